@@ -1,0 +1,127 @@
+"""The YAML documents of a family: parsed safely, every value checked, every error named."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dynamic_ofa_ros.errors import FamilyError
+
+VERSION = 1
+
+
+class Reader:
+    """Takes typed values out of a parsed YAML mapping; every error names the file and the key."""
+
+    def __init__(self, path: Path, document: Any, prefix: str = '') -> None:
+        if not isinstance(document, dict):
+            raise FamilyError(
+                f'{path}: {prefix or "the file"} should be a mapping of keys to values'
+            )
+        self.path, self._document, self._prefix = path, document, prefix
+
+    def check_format(self, expected: str) -> None:
+        """Raise FamilyError unless format and version are the expected ones."""
+        if self._document.get('format') != expected:
+            raise FamilyError(
+                f'{self.path}: format is {self._document.get("format")!r}, expected {expected!r}'
+            )
+        if self._document.get('version') != VERSION:
+            raise FamilyError(
+                f'{self.path}: version is {self._document.get("version")!r}; this release reads '
+                f'version {VERSION}. Install a release that matches, or build the family again.'
+            )
+
+    def value(self, key: str) -> Any:
+        """Return what stands at `key`."""
+        if key not in self._document:
+            raise FamilyError(f'{self.path}: {self._prefix}{key} is missing')
+        return self._document[key]
+
+    def text(self, key: str) -> str:
+        """Return text that is not empty."""
+        value = self.value(key)
+        if not isinstance(value, str) or not value:
+            raise self._wrong(key, value, 'text')
+        return value
+
+    def number(self, key: str, above: float = -math.inf) -> float:
+        """Return a finite number above `above`."""
+        value = self.value(key)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise self._wrong(key, value, 'a number')
+        if not (math.isfinite(value) and value > above):
+            wanted = (
+                'a finite number' if above == -math.inf else f'a finite number above {above:g}'
+            )
+            raise self._wrong(key, value, wanted)
+        return float(value)
+
+    def integer(self, key: str) -> int:
+        """Return a positive integer."""
+        value = self.value(key)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise self._wrong(key, value, 'a positive integer')
+        return value
+
+    def sequence(self, key: str) -> list[Any]:
+        """Return a list that is not empty."""
+        value = self.value(key)
+        if not isinstance(value, list) or not value:
+            raise self._wrong(key, value, 'a list that is not empty')
+        return value
+
+    def mapping(self, key: str) -> dict[Any, Any]:
+        """Return a mapping."""
+        value = self.value(key)
+        if not isinstance(value, dict):
+            raise self._wrong(key, value, 'a mapping of keys to values')
+        return value
+
+    def optional_mapping(self, key: str) -> dict[Any, Any]:
+        """Return a mapping, empty where there is none."""
+        return self.mapping(key) if self._document.get(key) is not None else {}
+
+    def section(self, key: str) -> Reader:
+        """Return a reader of the mapping at `key`."""
+        return Reader(self.path, self.mapping(key), f'{self._prefix}{key}.')
+
+    def triple(self, key: str) -> tuple[float, float, float]:
+        """Return three numbers."""
+        value = self.sequence(key)
+        if len(value) != 3 or not all(isinstance(v, (int, float)) for v in value):
+            raise self._wrong(key, value, 'three numbers')
+        return float(value[0]), float(value[1]), float(value[2])
+
+    def _wrong(self, key: str, value: Any, expected: str) -> FamilyError:
+        return FamilyError(f'{self.path}: {self._prefix}{key} is {value!r}, expected {expected}')
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return a file's bytes; raise FamilyError when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise FamilyError(
+            f'{path} is missing; the family is incomplete or this is not one'
+        ) from None
+    except OSError as error:
+        raise FamilyError(f'{path} cannot be read: {error.strerror or error}') from None
+
+
+def parse_yaml(path: Path, data: bytes) -> Any:
+    """Parse YAML that cannot execute code; raise FamilyError naming `path`."""
+    try:
+        return yaml.safe_load(data)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        detail = ' '.join(str(error).split())
+        raise FamilyError(f'{path} is not valid YAML: {detail}') from None
+
+
+def dump_yaml(document: Mapping[str, Any]) -> str:
+    """Return YAML with keys in the given order and short lists on one line."""
+    return yaml.safe_dump(dict(document), sort_keys=False, default_flow_style=None, width=96)

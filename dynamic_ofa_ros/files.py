@@ -1,0 +1,71 @@
+"""Files: where the package's own lie, and writing that leaves nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+PACKAGE = 'dynamic_ofa_ros'
+
+
+def share_directory() -> Path:
+    """Return the folder that holds launch/, config/, resource/ and msg/.
+
+    In a source checkout that is the checkout; after colcon it is the ament index's answer; after
+    pip it is share/dynamic_ofa_ros of the environment.
+    """
+    checkout = Path(__file__).resolve().parent.parent
+    if (checkout / 'package.xml').is_file():
+        return checkout
+    try:
+        from ament_index_python.packages import get_package_share_directory
+    except ImportError:
+        pass
+    else:
+        with suppress(LookupError):
+            return Path(get_package_share_directory(PACKAGE))
+    return Path(sysconfig.get_path('data')) / 'share' / PACKAGE
+
+
+def cache_directory() -> Path:
+    """Return the folder of derived data, safe to delete.
+
+    $DYNAMIC_OFA_CACHE, else dynamic_ofa_ros below $XDG_CACHE_HOME or ~/.cache.
+    """
+    chosen = os.environ.get('DYNAMIC_OFA_CACHE')
+    if chosen:
+        return Path(chosen).expanduser()
+    base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+    return Path(base).expanduser() / PACKAGE
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; on success fsync it and rename it to `path`.
+
+    When the block raises, the temporary file is removed and `path` stays as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f'.{path.name}.', suffix='.partial', dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open('rb+') as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write UTF-8 text so that `path` holds either the old contents or all of the new."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding='utf-8')

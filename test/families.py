@@ -1,0 +1,106 @@
+"""Small random families whose levels give clearly different answers, for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+CLASSES = 16
+
+
+def make_random_family(
+    directory: Path,
+    *,
+    levels: int = 3,
+    classes: int = CLASSES,
+    width_mult: float = 0.35,
+    seed: int = 0,
+    name: str = 'random',
+) -> Path:
+    """Write a family with random weights and random batch-norm statistics; return its directory.
+
+    Weights as `ofa` initialises them can give all zeros: here every batch norm is random too, in
+    ranges that keep activations alive, and each level has statistics of its own.
+    """
+    import torch
+
+    from dynamic_ofa_ros.architecture import SubnetArchitecture, count_cost
+    from dynamic_ofa_ros.backbone.batch_norm import recalculate, save_statistics, statistics_of
+    from dynamic_ofa_ros.backbone.supernet import build_supernet, extract_subnet
+    from dynamic_ofa_ros.backbone.weights import save_tensors
+    from dynamic_ofa_ros.family import (
+        BackboneSpec,
+        Level,
+        Preprocessing,
+        write_family,
+    )
+
+    directory.mkdir(parents=True, exist_ok=True)
+    backbone = BackboneSpec(name, 'ofa_mobilenetv3', width_mult, classes)
+    generator = torch.Generator().manual_seed(seed)
+    supernet = build_supernet(backbone).eval()
+    randomise(supernet, generator)
+    save_tensors(supernet.state_dict(), directory / 'backbone.safetensors')
+    random = np.random.default_rng(seed)
+    statistics, members = {}, []
+    for index in range(1, levels + 1):
+        share = (index - 1) / max(1, levels - 1)
+        architecture = SubnetArchitecture(
+            ks=tuple(int(k) for k in random.choice((3, 5, 7), 20)),
+            e=tuple([(3, 4, 6)[round(share * 2)]] * 20),
+            d=tuple([(2, 3, 4)[round(share * 2)]] * 5),
+            r=32 + 16 * round(share * 2),
+        )
+        subnet = extract_subnet(supernet, architecture)
+        images = torch.randn(8, 3, architecture.r, architecture.r, generator=generator)
+        recalculate(subnet, [images])
+        statistics[index] = statistics_of(subnet)
+        cost = count_cost(architecture, width_mult=width_mult, classes=classes)
+        members.append(
+            Level(
+                index=index,
+                name=f'level {index}',
+                architecture=architecture,
+                accuracy=0.5 + 0.4 * share,
+                macs=cost.macs,
+                parameters=cost.parameters,
+            )
+        )
+    save_statistics(statistics, directory / 'batch_norm.safetensors')
+    write_family(
+        directory,
+        name=name,
+        backbone=backbone,
+        preprocessing=Preprocessing(),
+        levels=members,
+        labels=[f'class {i}' for i in range(classes)],
+    )
+    return directory
+
+
+def randomise(module: object, generator: object) -> None:
+    """Give every batch norm random scale, shift and statistics, and all weights a good size."""
+    import torch
+    from torch import nn
+
+    assert isinstance(module, nn.Module)
+    assert isinstance(generator, torch.Generator)
+    with torch.no_grad():
+        for layer in module.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                count = layer.num_features
+                layer.weight.copy_(0.7 + 0.6 * torch.rand(count, generator=generator))
+                layer.bias.copy_(0.3 * torch.randn(count, generator=generator))
+                layer.running_mean.copy_(0.1 * torch.randn(count, generator=generator))
+                layer.running_var.copy_(0.5 + torch.rand(count, generator=generator))
+            elif isinstance(layer, nn.Linear):
+                layer.weight.copy_(
+                    torch.randn(layer.weight.shape, generator=generator)
+                    * (1.0 / layer.in_features**0.5)
+                )
+            elif isinstance(layer, nn.Conv2d):
+                fan_in = layer.weight[0].numel()
+                layer.weight.copy_(
+                    torch.randn(layer.weight.shape, generator=generator) * (2.0 / fan_in) ** 0.5
+                )

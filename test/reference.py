@@ -1,0 +1,17 @@
+"""Where the reference data lies, for tests that compare with published numbers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def reference_file(name: str) -> Path:
+    """Return a reference file; skip the test, saying so, where the folder is absent."""
+    default = Path(__file__).resolve().parents[2] / 'shared' / 'reference'
+    path = Path(os.environ.get('DYNAMIC_OFA_REFERENCE', default)) / name
+    if not path.is_file():
+        pytest.skip(f'reference data is absent: {name} (set DYNAMIC_OFA_REFERENCE to its folder)')
+    return path

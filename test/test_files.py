@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dynamic_ofa_ros import files
+
+
+def test_replacing_leaves_the_old_file_and_no_partial_one_when_it_fails(tmp_path: Path) -> None:
+    path = tmp_path / 'a.txt'
+    path.write_text('old')
+
+    def fail() -> None:
+        with files.replacing(path) as temporary:
+            temporary.write_text('half')
+            raise RuntimeError('killed')
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert path.read_text() == 'old'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_writing_makes_folders_and_keeps_the_usual_permissions(tmp_path: Path) -> None:
+    path = tmp_path / 'new' / 'a.txt'
+    files.write_text_atomically(path, 'ä')
+    plain = tmp_path / 'plain.txt'
+    plain.write_text('')
+    assert path.read_text(encoding='utf-8') == 'ä'
+    assert path.stat().st_mode == plain.stat().st_mode
+
+
+def test_cache_directory_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('DYNAMIC_OFA_CACHE', '/elsewhere')
+    assert files.cache_directory() == Path('/elsewhere')
+    monkeypatch.delenv('DYNAMIC_OFA_CACHE')
+    monkeypatch.setenv('XDG_CACHE_HOME', '/xdg')
+    assert files.cache_directory() == Path('/xdg/dynamic_ofa_ros')
+
+
+def test_share_directory_holds_the_messages() -> None:
+    assert (files.share_directory() / 'msg' / 'Telemetry.msg').is_file()
