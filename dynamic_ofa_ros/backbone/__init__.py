@@ -1,0 +1,1 @@
+"""The supernet: build it, train it, calibrate it, extract sub-networks from it."""

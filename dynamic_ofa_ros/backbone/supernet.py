@@ -1,0 +1,107 @@
+"""The supernet: build it with the `ofa` package and extract static sub-networks from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from dynamic_ofa_ros.architecture import SearchSpace, SubnetArchitecture
+from dynamic_ofa_ros.backbone.batch_norm import load_statistics
+from dynamic_ofa_ros.backbone.ofa_package import import_ofa
+from dynamic_ofa_ros.backbone.weights import load_weights
+from dynamic_ofa_ros.errors import ArchitectureError, BackboneError
+from dynamic_ofa_ros.family import BackboneSpec, Family
+
+MOBILENET_V3 = 'ofa_mobilenetv3'
+
+# The supernets that `ofa.model_zoo.ofa_net` publishes, as far as this release builds them.
+PUBLISHED = {
+    'ofa_mbv3_d234_e346_k357_w1.0': BackboneSpec(
+        'ofa_mbv3_d234_e346_k357_w1.0', MOBILENET_V3, 1.0, 1000
+    ),
+    'ofa_mbv3_d234_e346_k357_w1.2': BackboneSpec(
+        'ofa_mbv3_d234_e346_k357_w1.2', MOBILENET_V3, 1.2, 1000
+    ),
+}
+
+
+def build_supernet(backbone: BackboneSpec, dropout_rate: float = 0.0) -> nn.Module:
+    """Build a supernet with random weights; raise BackboneError for an unknown kind."""
+    if backbone.kind != MOBILENET_V3:
+        raise BackboneError(
+            f'backbone {backbone.name} is of kind {backbone.kind!r}; this release builds '
+            f'{MOBILENET_V3!r}'
+        )
+    space = SearchSpace()
+    networks = import_ofa('imagenet_classification.elastic_nn.networks')
+    supernet: nn.Module = networks.OFAMobileNetV3(
+        n_classes=backbone.classes,
+        bn_param=(0.1, 1e-5),
+        dropout_rate=dropout_rate,
+        width_mult=backbone.width_mult,
+        ks_list=list(space.kernel_sizes),
+        expand_ratio_list=list(space.expand_ratios),
+        depth_list=list(space.depths),
+    )
+    return supernet
+
+
+def published_backbone(name: str) -> BackboneSpec:
+    """Return the supernet published under `name` (the names of `ofa_net`)."""
+    try:
+        return PUBLISHED[name]
+    except KeyError:
+        raise BackboneError(
+            f'there is no published backbone {name!r}; known are {", ".join(PUBLISHED)}'
+        ) from None
+
+
+def set_active(supernet: nn.Module, architecture: SubnetArchitecture) -> None:
+    """Make `architecture` the sub-network that the supernet's own dynamic forward computes."""
+    space = SearchSpace(resolutions=(architecture.r,))
+    space.validate(architecture)
+    supernet.set_active_subnet(  # type: ignore[operator]
+        ks=list(architecture.ks), e=list(architecture.e), d=list(architecture.d)
+    )
+
+
+def extract_subnet(supernet: nn.Module, architecture: SubnetArchitecture) -> nn.Module:
+    """Return the static network of `architecture`, in eval mode, with its own copy of the weights.
+
+    Its output equals the supernet's with that architecture active. Batch-norm statistics are the
+    supernet's, cut to size: wrong for the sub-network until recalculated or loaded.
+    """
+    try:
+        set_active(supernet, architecture)
+    except ArchitectureError as error:
+        raise ArchitectureError(f'cannot extract a sub-network: {error}') from None
+    with torch.no_grad():
+        subnet: nn.Module = supernet.get_active_subnet(preserve_weight=True)  # type: ignore[operator]
+    return subnet.eval()
+
+
+def load_supernet(family: Family) -> nn.Module:
+    """Build a family's supernet and load its weights; float32, on the CPU."""
+    supernet = build_supernet(family.backbone)
+    load_weights(supernet, family.weights_path)
+    return supernet.eval()
+
+
+def load_level(family: Family, index: int, supernet: nn.Module | None = None) -> nn.Module:
+    """Return level `index` (from 1): extracted, with its own batch-norm statistics, eval, CPU.
+
+    Give `supernet` (from `load_supernet`) when loading several levels, to read the weights once.
+    """
+    level = family.level(index)
+    subnet = extract_subnet(supernet or load_supernet(family), level.architecture)
+    load_statistics(subnet, family.batch_norm_path, level.index)
+    return subnet
+
+
+def state_in_half(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return a copy of a state dict with floating-point tensors in float16, for storage."""
+    return {
+        name: value.half() if value.is_floating_point() else value for name, value in state.items()
+    }

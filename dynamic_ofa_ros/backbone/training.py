@@ -1,0 +1,292 @@
+"""Train or fine-tune a supernet: the sandwich rule with in-place distillation.
+
+Each step trains the largest sub-network on the labels, then the smallest and random ones on the
+largest's soft predictions (Yu & Huang, ICCV 2019; Yu et al., BigNAS, ECCV 2020), every
+sub-network at a resolution of its own (elastic resolution, Cai et al., ICLR 2020).
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from dynamic_ofa_ros.architecture import SearchSpace, SubnetArchitecture
+from dynamic_ofa_ros.backbone.supernet import build_supernet, set_active
+from dynamic_ofa_ros.backbone.weights import load_state
+from dynamic_ofa_ros.errors import CheckpointError, DatasetError
+from dynamic_ofa_ros.family import BackboneSpec, Preprocessing
+from dynamic_ofa_ros.files import replacing
+from dynamic_ofa_ros.offline.datasets import ImageDataset
+
+CHECKPOINT_FILE = 'checkpoint.pt'
+METRICS_FILE = 'metrics.csv'
+
+UInt8 = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train. Every value is recorded with the result.
+
+    epochs: passes over the training split; largest_only_epochs: how many of them, at the start,
+    train the largest sub-network alone (progressive shrinking's first phase); random_subnets:
+    sub-networks a step beside the largest and the smallest; mirror: whether images may be flipped
+    left to right; start_from: SHA-256 of the weights that a fine-tuning starts from.
+    """
+
+    resolutions: tuple[int, ...]
+    epochs: float = 20.0
+    largest_only_epochs: float = 4.0
+    random_subnets: int = 1
+    batch_size: int = 128
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.02
+    label_smoothing: float = 0.05
+    mirror: bool = True
+    smallest_crop: float = 0.7
+    averaging: float = 0.998
+    seed: int = 1
+    start_from: str = ''
+
+
+class Trainer:
+    """Trains one supernet; everything it needs to go on after a kill is in its checkpoint."""
+
+    def __init__(
+        self,
+        backbone: BackboneSpec,
+        settings: TrainingSettings,
+        preprocessing: Preprocessing,
+        dataset: ImageDataset,
+        directory: Path,
+        device: str = 'cpu',
+        weights: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        if len(dataset) < settings.batch_size:
+            raise DatasetError(
+                f'the training split has {len(dataset)} images, fewer than one batch of '
+                f'{settings.batch_size}; lower --batch-size'
+            )
+        self.backbone, self.settings, self.preprocessing = backbone, settings, preprocessing
+        self._dataset, self._directory = dataset, directory
+        self._device = torch.device(device)
+        self.space = SearchSpace(resolutions=settings.resolutions)
+        torch.manual_seed(settings.seed)
+        self._supernet = build_supernet(backbone)
+        if weights is not None:
+            load_state(self._supernet, weights)
+        self._supernet.to(self._device)
+        # channels_last doubles the speed of depthwise convolutions on CPUs.
+        self._supernet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._average = AveragedModel(
+            self._supernet,
+            multi_avg_fn=get_ema_multi_avg_fn(settings.averaging),  # type: ignore[no-untyped-call]
+        )
+        self._optimizer = torch.optim.AdamW(
+            _parameter_groups(self._supernet, settings.weight_decay), lr=settings.learning_rate
+        )
+        # AMP is for GPUs: on CPUs bfloat16 convolutions of these sizes are slower than float32.
+        self._amp = self._device.type == 'cuda'
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=self._amp)
+        self.steps_per_epoch = len(dataset) // settings.batch_size
+        self.steps = max(1, round(settings.epochs * self.steps_per_epoch))
+        self.step = 0
+
+    @property
+    def supernet(self) -> nn.Module:
+        """Return the supernet with averaged weights: the one to evaluate and to keep."""
+        averaged: nn.Module = self._average.module
+        return averaged
+
+    def steps_until(self, stop_step: int) -> Iterator[tuple[float, float]]:
+        """Train up to `stop_step`; yield the losses of largest and smallest after each step."""
+        self._supernet.train()
+        while self.step < min(stop_step, self.steps):
+            yield self._train_step()
+
+    def save(self) -> None:
+        """Write the checkpoint, atomically."""
+        state = {
+            'identity': self._identity(),
+            'step': self.step,
+            'supernet': self._supernet.state_dict(),
+            'average': self._average.state_dict(),
+            'optimizer': self._optimizer.state_dict(),
+            'scaler': self._scaler.state_dict(),
+        }
+        with replacing(self._directory / CHECKPOINT_FILE) as temporary:
+            torch.save(state, temporary)
+
+    def resume(self) -> bool:
+        """Go on from the directory's checkpoint, if there is one; tell whether there was.
+
+        Raise CheckpointError when it is damaged or belongs to another backbone or settings.
+        """
+        path = self._directory / CHECKPOINT_FILE
+        if not path.is_file():
+            return False
+        try:
+            state = torch.load(path, map_location=self._device, weights_only=True)
+        except Exception as error:  # whatever torch finds wrong with a damaged file
+            raise CheckpointError(
+                f'{path} is damaged ({type(error).__name__}: {error}); delete it to start again'
+            ) from error
+        if state.get('identity') != self._identity():
+            raise CheckpointError(
+                f'{path} belongs to a training with other settings ({state.get("identity")}); '
+                'choose another output folder, or delete the checkpoint to start again'
+            )
+        load_state(self._supernet, state['supernet'])
+        load_state(self._average, state['average'])
+        self._optimizer.load_state_dict(state['optimizer'])
+        self._scaler.load_state_dict(state['scaler'])
+        self.step = int(state['step'])
+        return True
+
+    def _identity(self) -> str:
+        return repr((asdict(self.backbone), asdict(self.settings), len(self._dataset)))
+
+    def _train_step(self) -> tuple[float, float]:
+        settings = self.settings
+        # One generator a step: a resumed run draws what the uninterrupted one would have drawn.
+        rng = np.random.default_rng([settings.seed, self.step])
+        learning_rate = self._learning_rate()
+        for group in self._optimizer.param_groups:
+            group['lr'] = learning_rate
+        images, labels = self._batch(rng)
+        self._optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            largest = self._forward(self.space.largest(), images)
+            loss_largest = functional.cross_entropy(
+                largest, labels, label_smoothing=settings.label_smoothing
+            )
+        torch.autograd.backward(self._scaler.scale(loss_largest))
+        loss_smallest = math.nan
+        if self.step >= settings.largest_only_epochs * self.steps_per_epoch:
+            soft_labels = largest.detach().float().softmax(1)
+            for index, student in enumerate(self._students(rng)):
+                with self._autocast():
+                    loss = functional.cross_entropy(self._forward(student, images), soft_labels)
+                torch.autograd.backward(self._scaler.scale(loss))
+                loss_smallest = float(loss.detach()) if index == 0 else loss_smallest
+        self._scaler.unscale_(self._optimizer)
+        nn.utils.clip_grad_norm_(self._supernet.parameters(), 5.0)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._average.update_parameters(self._supernet)
+        self.step += 1
+        return float(loss_largest.detach()), loss_smallest
+
+    def _students(self, rng: np.random.Generator) -> list[SubnetArchitecture]:
+        return [
+            self.space.smallest(),
+            *(self.space.sample(rng) for _ in range(self.settings.random_subnets)),
+        ]
+
+    def _forward(self, architecture: SubnetArchitecture, images: torch.Tensor) -> torch.Tensor:
+        set_active(self._supernet, architecture)
+        if images.shape[-1] != architecture.r:
+            images = functional.interpolate(
+                images, size=(architecture.r,) * 2, mode='bilinear', antialias=True
+            )
+        output: torch.Tensor = self._supernet(images.contiguous(memory_format=torch.channels_last))
+        return output
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self._device.type, enabled=self._amp)
+
+    def _learning_rate(self) -> float:
+        warm_up = min(200, self.steps // 10 + 1)
+        rise = min(1.0, (self.step + 1) / warm_up)
+        return self.settings.learning_rate * rise * _cosine(self.step / self.steps)
+
+    def _batch(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (N, 3, r, r) float32 normalised images and (N,) labels, augmented."""
+        size = self.settings.batch_size
+        epoch, position = divmod(self.step, self.steps_per_epoch)
+        order = np.random.default_rng([self.settings.seed, 77, epoch]).permutation(
+            len(self._dataset)
+        )
+        chosen = order[position * size : (position + 1) * size]
+        side = max(self.settings.resolutions)
+        pixels = np.stack(
+            [
+                augment(
+                    self._dataset.image(int(i)),
+                    side,
+                    rng,
+                    self.settings.mirror,
+                    self.settings.smallest_crop,
+                )
+                for i in chosen
+            ]
+        )
+        labels = torch.tensor([self._dataset.label(int(i)) for i in chosen])
+        return (
+            normalise(pixels, self.preprocessing).to(self._device, non_blocking=True),
+            labels.to(self._device),
+        )
+
+
+def normalise(pixels: UInt8, preprocessing: Preprocessing) -> torch.Tensor:
+    """Turn (N, r, r, 3) uint8 RGB into the network's input, (N, 3, r, r) float32."""
+    mean = np.array(preprocessing.mean, np.float32) * 255.0
+    scale = 1.0 / (np.array(preprocessing.std, np.float32) * 255.0)
+    # NHWC in memory, seen as NCHW: that is channels_last, and costs no transposition.
+    return torch.from_numpy((pixels - mean) * scale).permute(0, 3, 1, 2)
+
+
+def augment(
+    image: UInt8, side: int, rng: np.random.Generator, mirror: bool, smallest_crop: float
+) -> UInt8:
+    """Return a random crop of `image`, resized to (side, side, 3), with random light."""
+    height, width = image.shape[:2]
+    area = rng.uniform(smallest_crop, 1.0)
+    aspect = math.exp(rng.uniform(-0.15, 0.15))
+    crop_h = min(height, max(1, round(height * math.sqrt(area / aspect))))
+    crop_w = min(width, max(1, round(width * math.sqrt(area * aspect))))
+    top, left = rng.integers(height - crop_h + 1), rng.integers(width - crop_w + 1)
+    crop = image[top : top + crop_h, left : left + crop_w]
+    interpolation = cv2.INTER_AREA if crop_h > side else cv2.INTER_LINEAR
+    resized = cv2.resize(crop, (side, side), interpolation=interpolation)
+    if mirror and rng.random() < 0.5:
+        resized = resized[:, ::-1]
+    gain, offset = rng.uniform(0.75, 1.25), rng.uniform(-20.0, 20.0)
+    return np.asarray(np.clip(resized * gain + offset, 0.0, 255.0), np.uint8)
+
+
+def append_metrics(directory: Path, row: dict[str, Any]) -> None:
+    """Append a row to the run's metrics.csv, with a header if it is new."""
+    path = directory / METRICS_FILE
+    is_new = not path.is_file()
+    with path.open('a', newline='', encoding='utf-8') as file:
+        writer = csv.DictWriter(file, list(row))
+        if is_new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def _cosine(share: float) -> float:
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
+
+
+def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Keep weight decay off batch norms and biases."""
+    decayed = [p for p in module.parameters() if p.ndim > 1]
+    others = [p for p in module.parameters() if p.ndim <= 1]
+    return [
+        {'params': decayed, 'weight_decay': weight_decay},
+        {'params': others, 'weight_decay': 0.0},
+    ]
