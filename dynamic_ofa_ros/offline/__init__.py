@@ -1,0 +1,1 @@
+"""Design time: data, measurements and the choice of levels."""

@@ -1,0 +1,194 @@
+"""A very small training and build on class folders: every file, every message, kill and resume."""
+
+from __future__ import annotations
+
+import csv
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from dynamic_ofa_ros.cli.main import main
+from dynamic_ofa_ros.errors import CheckpointError
+from dynamic_ofa_ros.family import Family
+from dynamic_ofa_ros.offline.backbone_run import open_backbone
+
+TRAIN = [
+    'train', '--width-mult', '0.1', '--resolutions', '32,48', '--batch-size', '16',
+    '--largest-only-epochs', '1', '--threads', '1', '--device', 'cpu',
+]  # fmt: skip
+BUILD = ['--levels', '3', '--candidates', '8', '--calibration-images', '32', '--engine', 'pytorch']
+KILL_DEADLINE_S = 60.0
+
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three easy classes by hue, 60 training and 24 held-out JPEGs."""
+    root = tmp_path_factory.mktemp('photos')
+    rng = np.random.default_rng(1)
+    for split, count in (('train', 20), ('val', 8)):
+        for label, name in enumerate(('blue', 'green', 'red')):
+            (root / split / name).mkdir(parents=True)
+            for index in range(count):
+                image = rng.integers(0, 90, (40, 52, 3)).astype(np.uint8)
+                image[..., label] += 150
+                cv2.imwrite(str(root / split / name / f'{index}.jpg'), image)
+    return root
+
+
+@pytest.fixture(scope='module')
+def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp('run') / 'run'
+    assert main([*TRAIN, '--data', str(photos), '--output', str(output), '--epochs', '4']) == 0
+    return output
+
+
+def test_training_leaves_what_the_build_needs(run: Path) -> None:
+    trained = open_backbone(run)
+    assert trained.labels == ('blue', 'green', 'red')
+    assert trained.resolutions == (32, 48)
+    assert torch.isfinite(trained.load()(torch.zeros(1, 3, 32, 32))).all()
+    rows = list(csv.DictReader((run / 'metrics.csv').read_text().splitlines()))
+    assert [float(row['epoch']) for row in rows] == [1.0, 2.0, 3.0, 4.0]
+    assert float(rows[-1]['loss_largest']) < float(rows[0]['loss_largest'])
+    assert rows[0]['loss_smallest'] == 'nan'
+
+
+def test_a_finished_training_run_again_does_nothing_more(
+    run: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (run / 'metrics.csv').read_text()
+    assert main([*TRAIN, '--data', str(photos), '--output', str(run), '--epochs', '4']) == 0
+    assert (run / 'metrics.csv').read_text() == before
+    assert 'dynamic-ofa build' in capsys.readouterr().out
+
+
+def test_other_settings_do_not_go_on_from_the_checkpoint(
+    run: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*TRAIN, '--data', str(photos), '--output', str(run), '--epochs', '9']
+    assert main(arguments) == 2
+    assert 'other settings' in capsys.readouterr().err
+
+
+def test_a_killed_training_goes_on_and_ends_with_the_same_weights(
+    run: Path, photos: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / 'run'
+    command = [
+        sys.executable, '-m', 'dynamic_ofa_ros.cli.main', *TRAIN,
+        '--data', str(photos), '--output', str(output), '--epochs', '4',
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + KILL_DEADLINE_S
+    while not (output / 'checkpoint.pt').is_file() and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (output / 'checkpoint.pt').is_file()
+    assert main([*command[3:]]) == 0
+    mine, other = open_backbone(output).load(), open_backbone(run).load()
+    for (name, a), b in zip(mine.state_dict().items(), other.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, msg=lambda m, name=name: f'{name}: {m}')
+
+
+def test_a_damaged_checkpoint_is_named(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'checkpoint.pt').write_bytes(b'garbage')
+    arguments = [*TRAIN, '--data', str(photos), '--output', str(tmp_path), '--epochs', '1']
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert 'checkpoint.pt is damaged' in error
+    assert 'delete it to start again' in error
+
+
+@pytest.fixture(scope='module')
+def family(run: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp('built') / 'colours'
+    arguments = ['build', '--backbone', str(run), '--data', str(photos), '--output', str(output)]
+    assert main([*arguments, *BUILD]) == 0
+    return output
+
+
+def test_build_writes_a_family_that_loads(family: Path) -> None:
+    loaded = Family.load(family)
+    assert loaded.name == 'colours'
+    assert loaded.labels == ('blue', 'green', 'red')
+    assert 1 <= len(loaded.levels) <= 3
+    accuracies = [level.accuracy for level in loaded.levels]
+    assert accuracies == sorted(accuracies)
+    (profile,) = loaded.platforms.values()
+    assert 'pytorch' in profile.platform
+    assert list(family.parent.iterdir()) == [family], 'nothing else is left behind'
+
+
+def test_levels_prints_the_table(family: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(['levels', str(family)]) == 0
+    table = capsys.readouterr().out
+    assert 'top-1 %' in table
+    assert 'pytorch' in table
+
+
+def test_an_existing_output_is_left_alone(
+    run: Path, photos: Path, family: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ['build', '--backbone', str(run), '--data', str(photos), '--output', str(family)]
+    assert main(arguments) == 2
+    assert 'exists already' in capsys.readouterr().err
+
+
+def test_data_with_other_classes_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        'build',
+        '--backbone',
+        str(run),
+        '--data',
+        'signs',
+        '--output',
+        str(tmp_path / 'f'),
+    ]
+    assert main(arguments) == 2
+    assert 'the backbone was trained on 3 (blue, green, red' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--epochs', '-1'], '--epochs is -1; it must be above 0'),
+        (['--width-mult', 'nan'], '--width-mult is nan'),
+        (['--resolutions', '16,32'], 'give sizes between 32 and 512'),
+        (['--resolutions', 'large'], "--resolutions 'large'"),
+        (['--device', 'cuda:7'], 'sees no GPU'),
+        (['--batch-size', '5000'], 'fewer than one batch of 5000'),
+    ],
+)
+def test_bad_training_options_are_explained(
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    if 'cuda:7' in arguments and torch.cuda.is_available():
+        pytest.skip('this machine has a GPU')
+    base = [*TRAIN, '--data', str(photos), '--output', str(tmp_path / 'x'), '--epochs', '1']
+    assert main([*base, *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_without_a_backbone_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match='not the output folder of a finished'):
+        open_backbone(tmp_path)
+    (tmp_path / 'backbone.yaml').write_text('labels: 3')
+    with pytest.raises(CheckpointError, match=r'backbone\.yaml is damaged'):
+        open_backbone(tmp_path)
