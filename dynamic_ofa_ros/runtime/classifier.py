@@ -1,0 +1,426 @@
+"""Classifier: a frame in, a Result with stage timings out; and the worker thread around it.
+
+One frame's way: `submit` puts it into the mailbox (newest only), the worker decodes and
+preprocesses it, infers, postprocesses, hands the result to `on_result` and only then lets the
+manager look at the timings. A switch happens between frames.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dynamic_ofa_ros.errors import EngineError, ImageError
+from dynamic_ofa_ros.runtime.image import FloatArray, ImageArray, ImageSource, RgbImage, preprocess
+from dynamic_ofa_ros.runtime.mailbox import Frame, Mailbox
+from dynamic_ofa_ros.runtime.manager import Decision, Measurement, RuntimeManager
+from dynamic_ofa_ros.runtime.telemetry import CauseCounter, FrameTelemetry, RollingStatistics
+
+if TYPE_CHECKING:
+    from dynamic_ofa_ros.family import Family
+    from dynamic_ofa_ros.runtime.engine import Engine
+    from dynamic_ofa_ros.runtime.host import HostMonitor
+
+__all__ = [
+    'ClassScore',
+    'Classifier',
+    'ClassifierWorker',
+    'Frame',
+    'Mailbox',
+    'Result',
+    'Switch',
+    'WorkerSettings',
+]
+
+NAN = math.nan
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class of the answer; `score` is the softmax probability."""
+
+    class_id: int
+    label: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """The answer to one frame: classes in descending order of score, and what each stage took.
+
+    `processing_ms` is preprocess + inference + postprocess and what lies between.
+    """
+
+    level: int
+    resolution: int
+    scores: tuple[ClassScore, ...]
+    preprocess_ms: float
+    inference_ms: float
+    postprocess_ms: float
+    processing_ms: float
+
+    @property
+    def top1(self) -> ClassScore | None:
+        """The best class; None when no class passed the threshold."""
+        return self.scores[0] if self.scores else None
+
+
+class Classifier:
+    """Runs frames through an engine's levels; one thread at a time."""
+
+    def __init__(self, family: Family, engine: Engine) -> None:
+        if engine.level_count != len(family.levels):
+            raise EngineError(
+                f'the engine {engine.platform} has {engine.level_count} levels, '
+                f'the family {family.name} {len(family.levels)}'
+            )
+        self.family = family
+        self.engine = engine
+
+    def classify(
+        self,
+        image: ImageArray | ImageSource,
+        level: int | None = None,
+        *,
+        top_k: int = 5,
+        score_threshold: float = 0.0,
+    ) -> Result:
+        """Classify one image at a level (from 1; None is the highest).
+
+        `image` is (H, W, 3) uint8 RGB, or a source that decodes to it (counted as preprocessing).
+        Raises ImageError when it cannot be decoded, EngineError when inference fails.
+        """
+        index = len(self.family.levels) if level is None else level
+        resolution = self.family.level(index).resolution
+        source = RgbImage(image) if isinstance(image, np.ndarray) else image
+        start_ns = time.perf_counter_ns()
+        tensor = preprocess(source.decode(), resolution, self.family.preprocessing)
+        preprocessed_ns = time.perf_counter_ns()
+        logits = self.engine.infer(index, tensor)
+        inferred_ns = time.perf_counter_ns()
+        scores = self._postprocess(logits, top_k, score_threshold)
+        end_ns = time.perf_counter_ns()
+        return Result(
+            level=index,
+            resolution=resolution,
+            scores=scores,
+            preprocess_ms=(preprocessed_ns - start_ns) / 1e6,
+            inference_ms=(inferred_ns - preprocessed_ns) / 1e6,
+            postprocess_ms=(end_ns - inferred_ns) / 1e6,
+            processing_ms=(end_ns - start_ns) / 1e6,
+        )
+
+    def _postprocess(
+        self, logits: FloatArray, top_k: int, score_threshold: float
+    ) -> tuple[ClassScore, ...]:
+        probabilities = softmax(logits)
+        labels = self.family.labels
+        return tuple(
+            ClassScore(int(index), labels[index], float(probabilities[index]))
+            for index in top_indices(probabilities, top_k)
+            if probabilities[index] >= score_threshold
+        )
+
+
+def softmax(logits: FloatArray) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return the probabilities (classes,) float64; raise EngineError unless logits are finite."""
+    if not np.isfinite(logits).all():
+        raise EngineError('inference returned logits that are not finite numbers')
+    values = logits.astype(np.float64)
+    exponentials = np.exp(values - values.max())
+    return np.asarray(exponentials / exponentials.sum())
+
+
+def top_indices(values: np.ndarray[Any, Any], count: int) -> list[int]:
+    """Return the indices of the `count` largest values, largest first, ties by index."""
+    count = min(count, values.size)
+    if count < 1:
+        return []
+    candidates = np.flatnonzero(values >= np.partition(values, -count)[-count])
+    order = np.argsort(-values[candidates], kind='stable')
+    return [int(index) for index in candidates[order][:count]]
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What a user can change while the worker runs; swapped as one snapshot.
+
+    max_frame_age_ms: a frame older than this when its turn comes is dropped; 0 keeps all.
+    """
+
+    top_k: int = 5
+    score_threshold: float = 0.0
+    max_frame_age_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A switch as it happened: why, at which frame, and what changing the level itself cost.
+
+    `header` is that of the last frame classified at the old level, None where there is none.
+    """
+
+    decision: Decision
+    header: Any
+    switch_ms: float
+
+
+OnResult = Callable[[Frame, Result], None]
+OnTelemetry = Callable[[Frame, FrameTelemetry], None]
+OnError = Callable[[Frame, Exception, str], None]
+OnSwitch = Callable[[Switch], None]
+
+
+def _ignore(*arguments: object) -> None:
+    """Stand in for a callback that the caller did not give."""
+
+
+class ClassifierWorker:
+    """The thread that owns the engine: it takes the newest frame, classifies, reports, adapts.
+
+    All callbacks run on this thread. Per frame, in this order:
+    `on_result(frame, result)` as soon as the answer exists; the manager looks at the timings;
+    `on_telemetry(frame, telemetry)`; `on_switch(switch)` when the level changed (also before a
+    frame, when constraints did). `on_error(frame, error, cause)` for a frame without an answer:
+    cause encoding, size, step, buffer (rejected), inference, or internal: then the worker has
+    stopped and `failure` says why.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        manager: RuntimeManager,
+        *,
+        on_result: OnResult,
+        on_telemetry: OnTelemetry = _ignore,
+        on_error: OnError = _ignore,
+        on_switch: OnSwitch = _ignore,
+        settings: WorkerSettings | None = None,
+        host: HostMonitor | None = None,
+        statistics_window: int = 100,
+        clock_ns: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
+        self.classifier = classifier
+        self.manager = manager
+        self.mailbox = Mailbox()
+        self.rejected = CauseCounter()
+        self.dropped_old = CauseCounter()
+        self.failure: Exception | None = None
+        self._on_result = on_result
+        self._on_telemetry = on_telemetry
+        self._on_error = on_error
+        self._on_switch = on_switch
+        self._settings = settings or WorkerSettings()
+        self._host = host
+        self._clock_ns = clock_ns
+        self._statistics = RollingStatistics(statistics_window)
+        self._inference_errors = 0
+        self._is_enabled = True
+        self._processed = 0
+        self._last_header: Any = None
+        self._last_switch_ms = NAN
+        self._pending_switch: Switch | None = None
+        self._thread = threading.Thread(target=self._run, name='classifier', daemon=True)
+
+    # What other threads may call.
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> bool:
+        """Let the frame in work finish, end the thread, and tell whether it ended in time."""
+        self.mailbox.close()
+        if self._thread.ident is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the thread lives."""
+        return self._thread.is_alive()
+
+    def submit(self, frame: Frame) -> None:
+        """Hand over a frame; it replaces one that still waits. Nothing happens while disabled."""
+        if self._is_enabled:
+            self.mailbox.put(frame)
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether frames are taken."""
+        return self._is_enabled
+
+    def set_enabled(self, is_enabled: bool) -> None:
+        """Take frames from now on, or ignore them (neither processed nor counted as dropped)."""
+        self._is_enabled = is_enabled
+        if not is_enabled:
+            self.mailbox.clear()
+
+    @property
+    def settings(self) -> WorkerSettings:
+        """The settings that the next frame obeys."""
+        return self._settings
+
+    def set_settings(self, settings: WorkerSettings) -> None:
+        """Take new settings; the next frame obeys them."""
+        self._settings = settings
+
+    @property
+    def processed_frames(self) -> int:
+        """Frames that got an answer."""
+        return self._processed
+
+    @property
+    def dropped_frames(self) -> int:
+        """Frames replaced in the mailbox by a newer one, or older than `max_frame_age_ms`."""
+        return self.mailbox.replaced + self.dropped_old.total
+
+    @property
+    def rejected_frames(self) -> int:
+        """Frames that could not be decoded; `rejected.snapshot()` has them by cause."""
+        return self.rejected.total
+
+    @property
+    def inference_errors(self) -> int:
+        """Frames whose inference failed."""
+        return self._inference_errors
+
+    # The worker thread.
+
+    def _run(self) -> None:
+        frame: Frame | None = None
+        try:
+            while True:
+                frame = self.mailbox.get()
+                if frame is None:
+                    return
+                self._process(frame)
+        except Exception as error:  # the thread's last words: a callback or this code is broken
+            _log.exception('the classifier worker stopped')
+            self.failure = error
+            self.mailbox.close()
+            if frame is not None:
+                self._on_error(frame, error, 'internal')
+
+    def _process(self, frame: Frame) -> None:
+        settings = self._settings
+        start_ns = self._clock_ns()
+        queue_wait_ms = (start_ns - frame.received_ns) / 1e6
+        if self._is_too_old(frame, queue_wait_ms, settings.max_frame_age_ms):
+            self.dropped_old.add('age')
+            return
+        self._switch(self.manager.decide(start_ns), start_ns)
+        level = self.manager.active_level
+        try:
+            result = self.classifier.classify(
+                frame.image,
+                level,
+                top_k=settings.top_k,
+                score_threshold=settings.score_threshold,
+            )
+        except ImageError as error:
+            self.rejected.add(error.cause)
+            self._on_error(frame, error, error.cause)
+            return
+        except (EngineError, RuntimeError) as error:
+            self._inference_errors += 1
+            self._on_error(frame, error, 'inference')
+            return
+        self._on_result(frame, result)
+        end_ns = self._clock_ns()
+        self._processed += 1
+        self._last_header = frame.header
+        self._close_switch(result)
+        end_to_end_ms = (end_ns - frame.received_ns) / 1e6
+        decision = self.manager.observe(
+            Measurement(
+                time_ns=end_ns,
+                level=level,
+                inference_ms=result.inference_ms,
+                processing_ms=result.processing_ms,
+                end_to_end_ms=end_to_end_ms,
+            )
+        )
+        observed_ns = self._clock_ns()
+        self._statistics.add(self.manager.state.latency_ms, end_ns)
+        self._on_telemetry(frame, self._telemetry(frame, result, queue_wait_ms, end_to_end_ms))
+        self._switch(decision, end_ns, observed_ns)
+
+    @staticmethod
+    def _is_too_old(frame: Frame, queue_wait_ms: float, max_frame_age_ms: float) -> bool:
+        if max_frame_age_ms <= 0.0:
+            return False
+        age_ms = queue_wait_ms + (0.0 if math.isnan(frame.input_age_ms) else frame.input_age_ms)
+        return age_ms > max_frame_age_ms
+
+    def _switch(self, decision: Decision | None, start_ns: int, end_ns: int | None = None) -> None:
+        """Report a switch. Every level is resident: deciding was all there is to it."""
+        if decision is None:
+            return
+        switch_ms = ((self._clock_ns() if end_ns is None else end_ns) - start_ns) / 1e6
+        self._pending_switch = Switch(decision, self._last_header, switch_ms)
+        self._on_switch(self._pending_switch)
+
+    def _close_switch(self, result: Result) -> None:
+        """Settle what the last switch cost, with the first frame after it.
+
+        The cost is the time to decide and change the level plus what this frame's inference took
+        longer than expected (the level's profiled median times the slowdown at the decision). So
+        it carries one frame's noise and can come out slightly negative.
+        """
+        switch, self._pending_switch = self._pending_switch, None
+        if switch is not None and switch.decision.to_level == result.level:
+            extra_ms = result.inference_ms - switch.decision.expected_inference_ms
+            self._last_switch_ms = switch.switch_ms + extra_ms
+
+    def _telemetry(
+        self, frame: Frame, result: Result, queue_wait_ms: float, end_to_end_ms: float
+    ) -> FrameTelemetry:
+        state = self.manager.state
+        p50_ms, p95_ms = self._statistics.percentiles(0.5, 0.95)
+        device = self._host.latest if self._host else None
+        top1 = result.top1
+        level = self.classifier.family.level(result.level)
+        return FrameTelemetry(
+            sequence=self._processed,
+            input_age_ms=frame.input_age_ms,
+            queue_wait_ms=queue_wait_ms,
+            preprocess_ms=result.preprocess_ms,
+            inference_ms=result.inference_ms,
+            postprocess_ms=result.postprocess_ms,
+            processing_ms=result.processing_ms,
+            end_to_end_ms=end_to_end_ms,
+            latency_p50_ms=p50_ms,
+            latency_p95_ms=p95_ms,
+            throughput_hz=self._statistics.rate_hz(),
+            dropped_frames=self.dropped_frames,
+            rejected_frames=self.rejected_frames,
+            violations=state.violations,
+            max_latency_ms=state.constraints.max_latency_ms,
+            min_accuracy=state.constraints.min_accuracy,
+            level=result.level,
+            level_count=len(self.classifier.family.levels),
+            level_accuracy=level.accuracy,
+            level_latency_ms=self.manager.table.latency_ms(result.level),
+            predicted_latency_ms=state.predicted_latency_ms,
+            slowdown=state.slowdown,
+            contended=state.is_contended,
+            feasible=state.is_feasible,
+            switch_count=state.switch_count,
+            last_switch_ms=self._last_switch_ms,
+            device_load=device.load if device else NAN,
+            device_temperature_celsius=device.temperature_celsius if device else NAN,
+            device_power_w=device.power_w if device else NAN,
+            top1_class_id=top1.class_id if top1 else -1,
+            top1_score=top1.score if top1 else NAN,
+            top1_label=top1.label if top1 else '',
+            policy=state.policy,
+        )

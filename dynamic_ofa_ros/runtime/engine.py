@@ -1,0 +1,362 @@
+"""The Engine protocol, and how an engine is chosen, built and checked.
+
+An engine is one file under engines/ and one line in `_ENGINES`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import io
+import json
+import logging
+import re
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from dynamic_ofa_ros.errors import DynamicOfaError, EngineError
+from dynamic_ofa_ros.files import replacing
+from dynamic_ofa_ros.runtime.build_cache import BuildCache, filesystem_safe
+from dynamic_ofa_ros.runtime.host import cpu_name, has_nvidia_device
+from dynamic_ofa_ros.runtime.image import FloatArray
+from dynamic_ofa_ros.runtime.profiling import load_or_measure_profile, profile_engine
+
+if TYPE_CHECKING:
+    from dynamic_ofa_ros.family import Family
+
+__all__ = [
+    'Engine',
+    'create_engine',
+    'engine_names',
+    'load_or_measure_profile',
+    'platform_name',
+    'probe_input',
+    'profile_engine',
+    'verify',
+]
+
+Progress = Callable[[str], None]
+_log = logging.getLogger(__name__)
+
+_ENGINES = {
+    'onnxruntime': ('dynamic_ofa_ros.runtime.engines.onnxruntime', 'OnnxRuntimeEngine'),
+    'pytorch': ('dynamic_ofa_ros.runtime.engines.pytorch', 'PytorchEngine'),
+}
+_DISTRIBUTIONS = {'onnxruntime': ('onnxruntime', 'onnxruntime-gpu'), 'pytorch': ('torch',)}
+
+TOLERANCE = 5e-3
+"""Largest difference of a logit from the reference, as a fraction of the reference's range.
+
+Another order of summation differs by 1e-5, TF32 by 1e-3, wrong statistics by 0.1 and more.
+"""
+
+WARM_RUNS = 3
+TRIAL_RUNS = 7
+REFERENCE_VERSION = 'reference-1'
+
+
+class Engine(Protocol):
+    """Runs the levels of a family on a device; all of them resident and warm.
+
+    platform: what latency is measured on: device, engine, precision and threads; a file name.
+    notes: sentences for the user about what was asked for and could not be had.
+    """
+
+    platform: str
+    notes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The engine's name, as in the parameter `engine`."""
+
+    @property
+    def level_count(self) -> int:
+        """The number of levels."""
+
+    def infer(self, index: int, tensor: FloatArray) -> FloatArray:
+        """Run level `index` (from 1) on (1, 3, r, r) float32; return (classes,) float32 logits.
+
+        Returns when the device has finished. Raises EngineError when it fails.
+        """
+
+    def close(self) -> None:
+        """Free the device's memory."""
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    engine: str
+    device: str
+
+    def __str__(self) -> str:
+        return f'{self.engine} on {self.device}'
+
+
+def engine_names() -> tuple[str, ...]:
+    """Return the names of the engines this release has."""
+    return tuple(_ENGINES)
+
+
+def create_engine(
+    family: Family,
+    *,
+    device: str = 'auto',
+    engine: str = 'auto',
+    threads: int = 1,
+    cache_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> Engine:
+    """Build an engine with every level of the family resident, warm and checked.
+
+    device: auto, cpu, cuda or cuda:N. engine: auto or one of `engine_names()`. Where something is
+    auto, the fastest combination that gives the right answers on this machine is taken: measured
+    once and remembered in the build cache. `progress` is called with a sentence before each slow
+    step. Raises EngineError when what was asked for cannot be had, with what to do about it.
+    """
+    candidates = _candidates(device, engine)
+    if threads < 1:
+        raise EngineError(f'threads is {threads}; it must be at least 1')
+    cache = BuildCache(family, cache_dir)
+    builder = _Builder(family, cache, threads, progress)
+    if len(candidates) == 1 and 'auto' not in (device, engine):
+        chosen = builder.build(candidates[0])
+    else:
+        chosen = _fastest(
+            builder, candidates, f'choice-{_choice_key(device, engine)}-t{threads}.json'
+        )
+    chosen.notes = (*cache.notes, *builder.notes, *chosen.notes)
+    return chosen
+
+
+def platform_name(
+    device: str, device_name: str, engine: str, *, precision: str, threads: int
+) -> str:
+    """Return the name of a platform, fit for a file: `cpu-xeon-onnxruntime-fp32-t1`.
+
+    On a Jetson the power mode is part of it, for it changes the clocks.
+    """
+    parts = [device, _shortened(device_name), engine, precision, f't{threads}', *_power_mode()]
+    return '-'.join(filesystem_safe(part) for part in parts)
+
+
+def probe_input(resolution: int) -> FloatArray:
+    """Return what engines are compared on: (1, 3, r, r) float32, fixed noise in [-2, 2)."""
+    count = 3 * resolution * resolution
+    # Integer arithmetic: the same on every machine and with every release of numpy.
+    scrambled = (
+        np.arange(1, count + 1, dtype=np.uint64) * np.uint64(2654435761) % np.uint64(1 << 32)
+    )
+    noise = scrambled.astype(np.float64) / float(1 << 30) - 2.0
+    probe: FloatArray = noise.astype(np.float32).reshape(1, 3, resolution, resolution)
+    return probe
+
+
+def verify(engine: Engine, family: Family, reference: dict[int, FloatArray]) -> None:
+    """Compare an engine's answers with the reference logits of every level; raise EngineError."""
+    for level in family.levels:
+        expected = reference[level.index]
+        found = engine.infer(level.index, probe_input(level.resolution))
+        if found.shape != expected.shape:
+            raise EngineError(
+                f'{engine.name} returns logits of shape {found.shape} at level {level.index}, '
+                f'expected {expected.shape}'
+            )
+        difference = float(np.max(np.abs(found - expected)))
+        allowed = TOLERANCE * max(float(np.ptp(expected)), 1e-3)
+        if not difference <= allowed:  # also when it is not a number
+            raise EngineError(
+                f'{engine.name} gives wrong answers at level {level.index}: its logits differ '
+                f"from PyTorch's by up to {difference:.3g}, {allowed:.3g} is allowed"
+            )
+
+
+class _Builder:
+    """Builds engines of one family, checks and warms them; collects what went wrong on the way."""
+
+    def __init__(
+        self, family: Family, cache: BuildCache, threads: int, progress: Progress | None
+    ) -> None:
+        self.family = family
+        self.cache = cache
+        self.notes: tuple[str, ...] = ()
+        self._threads = threads
+        self._progress = progress
+        self._reference: dict[int, FloatArray] | None = None
+
+    def build(self, candidate: _Candidate) -> Engine:
+        """Return an engine that gives the right answers; raise EngineError."""
+        module_name, class_name = _ENGINES[candidate.engine]
+        try:
+            factory = getattr(importlib.import_module(module_name), class_name)
+        except ImportError as error:
+            raise EngineError(
+                f'engine {candidate.engine} is not available: {error}; install it with '
+                f'pip install {_DISTRIBUTIONS[candidate.engine][0]}, or use engine auto'
+            ) from error
+        self._tell(f'loading {candidate}')
+        engine: Engine = factory(
+            self.family,
+            self.cache,
+            device=candidate.device,
+            threads=self._threads,
+            progress=self._progress,
+        )
+        try:
+            verify(engine, self.family, self._reference_logits())
+            for level in self.family.levels:
+                tensor = probe_input(level.resolution)
+                for _ in range(WARM_RUNS):
+                    engine.infer(level.index, tensor)
+        except DynamicOfaError:
+            engine.close()
+            raise
+        return engine
+
+    def try_build(self, candidate: _Candidate) -> Engine | None:
+        """Return an engine, or None with the reason among the notes."""
+        try:
+            return self.build(candidate)
+        except EngineError as error:
+            _log.warning('%s', error)
+            self.notes = (*self.notes, str(error))
+            return None
+
+    def trial_ms(self, engines: list[Engine]) -> list[float]:
+        """Return for each engine the sum of all levels' median latencies, measured in turns."""
+        self._tell('measuring which engine is the fastest here')
+        totals = [0.0] * len(engines)
+        for level in self.family.levels:
+            tensor = probe_input(level.resolution)
+            times: list[list[float]] = [[] for _ in engines]
+            for _ in range(TRIAL_RUNS):
+                for samples, engine in zip(times, engines, strict=True):
+                    start_ns = time.perf_counter_ns()
+                    engine.infer(level.index, tensor)
+                    samples.append((time.perf_counter_ns() - start_ns) / 1e6)
+            for position, samples in enumerate(times):
+                totals[position] += statistics.median(samples)
+        return totals
+
+    def _reference_logits(self) -> dict[int, FloatArray]:
+        if self._reference is None:
+            folder = self.cache.folder('reference', REFERENCE_VERSION, self._write_reference)
+            with np.load(io.BytesIO((folder / 'logits.npz').read_bytes())) as stored:
+                self._reference = {
+                    level.index: stored[f'level_{level.index}'] for level in self.family.levels
+                }
+        return self._reference
+
+    def _write_reference(self, folder: Path) -> None:
+        self._tell('computing the reference answers with PyTorch')
+        try:
+            from dynamic_ofa_ros.runtime.engines.pytorch import reference_logits
+        except ImportError as error:
+            raise EngineError(
+                f'the first start with family {self.family.name} needs PyTorch, which cannot be '
+                f'imported ({error}); install it with: pip install torch'
+            ) from error
+        logits = reference_logits(self.family, probe_input)
+        named: dict[str, Any] = {f'level_{index}': value for index, value in logits.items()}
+        with replacing(folder / 'logits.npz') as path, path.open('wb') as file:
+            np.savez(file, **named)
+
+    def _tell(self, text: str) -> None:
+        if self._progress:
+            self._progress(text)
+
+
+def _candidates(device: str, engine: str) -> list[_Candidate]:
+    """Return the combinations to consider; raise EngineError for words that mean nothing."""
+    if not re.fullmatch(r'auto|cpu|cuda(:\d+)?', device):
+        raise EngineError(f'device is {device!r}; it must be auto, cpu, cuda or cuda:N')
+    if engine != 'auto' and engine not in _ENGINES:
+        raise EngineError(
+            f'there is no engine {engine!r}; it must be one of: auto, {", ".join(_ENGINES)}'
+        )
+    devices = ['cpu'] if device == 'auto' else [device]
+    if device == 'auto' and has_nvidia_device():
+        devices.append('cuda')
+    engines = list(_ENGINES) if engine == 'auto' else [engine]
+    return [_Candidate(name, place) for place in devices for name in engines]
+
+
+def _fastest(builder: _Builder, candidates: list[_Candidate], choice_file: str) -> Engine:
+    """Return the fastest engine that works: the remembered one, else by a trial."""
+    conditions = _conditions(candidates)
+    remembered = builder.cache.read_json(choice_file)
+    if remembered.get('conditions') == conditions:
+        for candidate in candidates:
+            if str(candidate) == remembered.get('winner'):
+                engine = builder.try_build(candidate)
+                if engine is not None:
+                    builder.notes = tuple(str(note) for note in remembered.get('notes', ()))
+                    return engine
+    builder.notes = ()
+    built = [(candidate, builder.try_build(candidate)) for candidate in candidates]
+    working = [(candidate, engine) for candidate, engine in built if engine is not None]
+    if not working:
+        raise EngineError('no engine works here. ' + '; '.join(builder.notes))
+    times_ms = builder.trial_ms([engine for _, engine in working])
+    best = min(range(len(working)), key=times_ms.__getitem__)
+    for position, (_, engine) in enumerate(working):
+        if position != best:
+            engine.close()
+    document = {
+        'winner': str(working[best][0]),
+        'trial_ms': {
+            str(candidate): round(total, 3)
+            for (candidate, _), total in zip(working, times_ms, strict=True)
+        },
+        'notes': list(builder.notes),
+        'conditions': conditions,
+    }
+    builder.cache.write_text(choice_file, json.dumps(document, indent=1))
+    _log.info('chose %s: %s', document['winner'], document['trial_ms'])
+    return working[best][1]
+
+
+def _conditions(candidates: list[_Candidate]) -> dict[str, str]:
+    """Return what a remembered choice depends on: the machine, the engines and their versions."""
+    return {
+        'cpu': cpu_name(),
+        'candidates': ', '.join(str(candidate) for candidate in candidates),
+        **{name: _version(name) for name in _ENGINES},
+    }
+
+
+def _version(engine: str) -> str:
+    for distribution in _DISTRIBUTIONS[engine]:
+        try:
+            return metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            continue
+    return 'absent'
+
+
+def _choice_key(device: str, engine: str) -> str:
+    return f'{filesystem_safe(device)}-{engine}'
+
+
+def _shortened(device_name: str) -> str:
+    """Return the telling part of a device's name: 'jetson-xavier-nx'."""
+    words = filesystem_safe(device_name).split('-')
+    noise = {'intel', 'amd', 'nvidia', 'developer', 'kit', 'with', 'graphics', 'r', 'tm'}
+    kept = [word for word in words if word not in noise]
+    return '-'.join((kept or words)[:4])
+
+
+def _power_mode() -> list[str]:
+    """Return ['pm2'] for a Jetson in power mode 2; nothing elsewhere."""
+    try:
+        text = Path('/var/lib/nvpmodel/status').read_text(encoding='utf-8')
+    except OSError:
+        return []
+    match = re.search(r'pmode:0*(\d+)', text)
+    return [f'pm{match.group(1)}'] if match else []

@@ -1,0 +1,304 @@
+"""Host: how busy, warm and hungry the machine is. Unknown is NaN, never 0.
+
+Sampled on a thread of its own about once a second: some of these files take milliseconds to read,
+and no frame waits for them.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+NAN = math.nan
+
+# Jetson's GPU load in per mille, by generation: Xavier and older, Orin, older kernels.
+_JETSON_GPU_LOAD = (
+    'devices/gpu.0/load',
+    'devices/platform/gpu.0/load',
+    'devices/platform/17000000.gpu/load',
+    'devices/platform/17000000.ga10b/load',
+    'devices/57000000.gpu/load',
+)
+_NVIDIA_NODES = ('/dev/nvidiactl', '/dev/nvhost-gpu', '/dev/nvgpu', '/dev/dxg')
+_CPU_SENSORS = ('coretemp', 'k10temp', 'cpu_thermal', 'zenpower', 'soc_thermal', 'cpu-thermal')
+
+
+@dataclass(frozen=True)
+class HostStatus:
+    """One sample. `load` is a fraction in [0, 1] of the device that runs inference."""
+
+    load: float = NAN
+    temperature_celsius: float = NAN
+    power_w: float = NAN
+
+
+class HostMonitor:
+    """Samples the device's state in the background; `latest` never waits.
+
+    device: 'cpu', or 'cuda' / 'cuda:N' for a GPU (NVML on a desktop, sysfs on a Jetson).
+    """
+
+    def __init__(
+        self, device: str = 'cpu', period_s: float = 1.0, sysfs: Path = Path('/sys')
+    ) -> None:
+        self._period_s = period_s
+        self._latest = HostStatus()
+        self._stopping = threading.Event()
+        self._read = _reader_of(device, sysfs)
+        self._thread = threading.Thread(target=self._run, name='host monitor', daemon=True)
+
+    @property
+    def latest(self) -> HostStatus:
+        """The last sample; all NaN before the first."""
+        return self._latest
+
+    def start(self) -> None:
+        """Start to sample."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 2.0) -> None:
+        """Stop to sample."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+
+    def sample(self) -> HostStatus:
+        """Take a sample now, on this thread."""
+        self._latest = self._read()
+        return self._latest
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self.sample()
+            self._stopping.wait(self._period_s)
+
+
+def _reader_of(device: str, sysfs: Path) -> Callable[[], HostStatus]:
+    """Return the function that samples this device."""
+    if device.startswith('cuda'):
+        load_path = next((sysfs / p for p in _JETSON_GPU_LOAD if (sysfs / p).is_file()), None)
+        if load_path is not None:
+            return lambda: HostStatus(
+                load=_number(load_path) / 1000.0,
+                temperature_celsius=_thermal_zone(sysfs, ('gpu',)),
+                power_w=_ina_power_w(sysfs),
+            )
+        index = int(device.partition(':')[2] or 0)
+        nvml_reader = _nvml_reader(index)
+        if nvml_reader is not None:
+            return nvml_reader
+        return HostStatus
+    cpu_load = CpuLoad()
+    energy = _EnergyCounter(sysfs)
+    return lambda: HostStatus(
+        load=cpu_load.sample(),
+        temperature_celsius=_cpu_temperature(sysfs),
+        power_w=_first_known(energy.power_w, lambda: _ina_power_w(sysfs)),
+    )
+
+
+class CpuLoad:
+    """The share of CPU time in use by anybody since the last sample; NaN for the first."""
+
+    def __init__(self) -> None:
+        self._before: tuple[float, float] | None = None
+
+    def sample(self) -> float:
+        """Return the load since the last call, a fraction in [0, 1]."""
+        now = _cpu_seconds()
+        before, self._before = self._before, now
+        if now is None or before is None:
+            return NAN
+        total = now[1] - before[1]
+        if total <= 0.0:
+            return NAN
+        return min(1.0, max(0.0, (now[0] - before[0]) / total))
+
+
+def _cpu_seconds() -> tuple[float, float] | None:
+    """Return CPU seconds spent busy and in total since boot, over all cores."""
+    try:
+        import psutil
+    except ImportError:
+        return None
+    times = psutil.cpu_times()
+    # Guest time is contained in user time: counting it again would make the total too long.
+    total = sum(times) - getattr(times, 'guest', 0.0) - getattr(times, 'guest_nice', 0.0)
+    idle = times.idle + getattr(times, 'iowait', 0.0)
+    return total - idle, total
+
+
+class OthersLoad:
+    """How much of the CPU other processes use between `start` and `fraction`."""
+
+    def __init__(self) -> None:
+        self._before = _cpu_seconds()
+        self._own_before_s = time.process_time()
+
+    def fraction(self) -> float:
+        """Return the share of all cores that others used, in [0, 1]; NaN when unknown."""
+        now = _cpu_seconds()
+        if now is None or self._before is None or now[1] <= self._before[1]:
+            return NAN
+        own_s = time.process_time() - self._own_before_s
+        others_s = now[0] - self._before[0] - own_s
+        return min(1.0, max(0.0, others_s / (now[1] - self._before[1])))
+
+
+class _EnergyCounter:
+    """Power of the CPU package from Intel's and AMD's energy counter (RAPL)."""
+
+    def __init__(self, sysfs: Path) -> None:
+        folder = sysfs / 'class' / 'powercap' / 'intel-rapl:0'
+        self._path = folder / 'energy_uj'
+        self._range_uj = _number(folder / 'max_energy_range_uj')
+        self._before: tuple[float, float] | None = None
+
+    def power_w(self) -> float:
+        """Return the mean power since the last call; NaN for the first or without a counter."""
+        energy_uj, now_s = _number(self._path), time.monotonic()
+        before, self._before = self._before, (energy_uj, now_s)
+        if before is None or math.isnan(energy_uj) or now_s <= before[1]:
+            return NAN
+        used_uj = energy_uj - before[0]
+        if used_uj < 0.0:
+            used_uj += self._range_uj  # the counter wrapped around
+        return used_uj / 1e6 / (now_s - before[1])
+
+
+def _first_known(*sources: Callable[[], float]) -> float:
+    for source in sources:
+        value = source()
+        if not math.isnan(value):
+            return value
+    return NAN
+
+
+def _cpu_temperature(sysfs: Path) -> float:
+    for name_path in _sorted_glob(sysfs / 'class' / 'hwmon', 'hwmon*/name'):
+        if _text(name_path) in _CPU_SENSORS:
+            celsius = _number(name_path.parent / 'temp1_input') / 1000.0
+            if not math.isnan(celsius):
+                return celsius
+    return _thermal_zone(sysfs, ('cpu', 'x86_pkg', 'soc'))
+
+
+def _thermal_zone(sysfs: Path, words: Iterable[str]) -> float:
+    zones = _sorted_glob(sysfs / 'class' / 'thermal', 'thermal_zone*/type')
+    for word in words:
+        for type_path in zones:
+            if word in _text(type_path).lower():
+                celsius = _number(type_path.parent / 'temp') / 1000.0
+                if not math.isnan(celsius):
+                    return celsius
+    return NAN
+
+
+def _ina_power_w(sysfs: Path) -> float:
+    """Return the board's input power from a Jetson's INA3221 monitor."""
+    for label_path in _sorted_glob(sysfs / 'class' / 'hwmon', 'hwmon*/in*_label'):
+        if _text(label_path) in ('VDD_IN', '5V_IN', 'POM_5V_IN'):
+            channel = label_path.name[len('in') : -len('_label')]
+            volt = _number(label_path.parent / f'in{channel}_input') / 1000.0
+            ampere = _number(label_path.parent / f'curr{channel}_input') / 1000.0
+            return volt * ampere
+    for power_path in _sorted_glob(
+        sysfs / 'bus' / 'i2c' / 'drivers' / 'ina3221x', '*/iio:device*/in_power0_input'
+    ):
+        return _number(power_path) / 1000.0
+    return NAN
+
+
+def _nvml_reader(index: int) -> Callable[[], HostStatus] | None:
+    """Return a function that asks NVIDIA's management library; None where there is none."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    nvml: Any = pynvml
+    try:
+        nvml.nvmlInit()
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    except nvml.NVMLError:
+        return None
+
+    def asked(question: Callable[[], float]) -> float:
+        try:
+            return float(question())
+        except nvml.NVMLError:
+            return NAN
+
+    return lambda: HostStatus(
+        load=asked(lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100.0),
+        temperature_celsius=asked(lambda: nvml.nvmlDeviceGetTemperature(handle, 0)),
+        power_w=asked(lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000.0),
+    )
+
+
+def _sorted_glob(folder: Path, pattern: str) -> list[Path]:
+    try:
+        return sorted(folder.glob(pattern))
+    except OSError:
+        return []
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding='utf-8', errors='replace').strip()
+    except OSError:
+        return ''
+
+
+def _number(path: Path) -> float:
+    try:
+        return float(_text(path))
+    except ValueError:
+        return NAN
+
+
+def cpu_name(proc: Path = Path('/proc')) -> str:
+    """Return the model of the CPU or of the board: what a person would call this machine.
+
+    Virtual machines often say no more than 'Intel Xeon Processor', and ARM cores have numbers
+    only: the CPU's family and model then tell one from another.
+    """
+    board = _text(proc / 'device-tree' / 'model').rstrip('\0')
+    if board:
+        return board
+    facts: dict[str, str] = {}
+    for line in _text(proc / 'cpuinfo').splitlines():
+        key, _, value = line.partition(':')
+        facts.setdefault(key.strip(), value.strip())
+    name = re.sub(r'\((R|TM)\)|\bCPU\b|\bProcessor\b|@.*', ' ', facts.get('model name', ''))
+    words = name.split() or [platform.machine() or 'unknown']
+    if not any(character.isdigit() for character in ''.join(words[1:])):
+        keys = ('cpu family', 'model', 'CPU implementer', 'CPU part')
+        words += [facts[key] for key in keys if key in facts]
+    return ' '.join(words)
+
+
+def gpu_name(index: int) -> str:
+    """Return the name of an NVIDIA GPU; 'gpu' when nobody can say."""
+    board = _text(Path('/proc/device-tree/model')).rstrip('\0')
+    if board:
+        return board
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        name = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(index))
+    except Exception:  # a name is never worth failing for
+        return 'gpu'
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def has_nvidia_device() -> bool:
+    """Tell whether this machine seems to have an NVIDIA GPU, without loading any library."""
+    return any(Path(node).exists() for node in _NVIDIA_NODES)

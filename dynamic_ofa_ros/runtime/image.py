@@ -1,0 +1,248 @@
+"""Decode camera images of any common encoding and turn them into a network's input.
+
+`preprocess` is the only implementation of a family's preprocessing: the offline evaluation and the
+node both call it, so accuracy over the wire equals accuracy offline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dynamic_ofa_ros.errors import ImageError
+
+if TYPE_CHECKING:
+    from dynamic_ofa_ros.family import Preprocessing
+
+ImageArray = NDArray[np.uint8]
+FloatArray = NDArray[np.float32]
+
+MAX_SIDE_PX = 32_768
+"""Wider or higher images are taken for damaged messages."""
+
+
+class ImageSource(Protocol):
+    """Anything that a frame can carry: it becomes pixels on the worker thread, when needed."""
+
+    def decode(self) -> ImageArray:
+        """Return the pixels as (H, W, 3) uint8, RGB; raise ImageError when that is impossible."""
+
+
+@dataclass(frozen=True)
+class RawImage:
+    """An uncompressed image as it came over the wire; fields as in sensor_msgs/Image."""
+
+    data: Any
+    width: int
+    height: int
+    encoding: str
+    step: int
+    is_bigendian: bool = False
+
+    def decode(self) -> ImageArray:
+        """Return the pixels as (H, W, 3) uint8, RGB; raise ImageError when that is impossible."""
+        return decode_image(
+            self.data,
+            width=self.width,
+            height=self.height,
+            encoding=self.encoding,
+            step=self.step,
+            is_bigendian=self.is_bigendian,
+        )
+
+
+@dataclass(frozen=True)
+class RgbImage:
+    """Pixels that are decoded already: (H, W, 3) uint8, RGB."""
+
+    pixels: ImageArray
+
+    def decode(self) -> ImageArray:
+        """Return the pixels; raise ImageError when they are not (H, W, 3) uint8."""
+        shape = self.pixels.shape
+        if self.pixels.ndim != 3 or shape[2] != 3 or self.pixels.dtype != np.uint8:
+            raise ImageError(
+                'size', f'Expected pixels (H, W, 3) uint8, found {shape} {self.pixels.dtype}.'
+            )
+        if not shape[0] or not shape[1]:
+            raise ImageError('size', f'The image is {shape[1]}x{shape[0]} pixels: nothing to see.')
+        return self.pixels
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How an encoding lies in memory and how it becomes RGB."""
+
+    bytes_per_pixel: int
+    to_rgb: Callable[[ImageArray, bool], ImageArray]
+    """Takes (rows, W, bytes_per_pixel) uint8 and whether it is big-endian."""
+    is_width_even: bool = False
+    is_height_even: bool = False
+    extra_rows: Callable[[int], int] = lambda height: 0
+    """Rows beyond the image's height (chroma planes)."""
+
+
+def _converted(code: int) -> Callable[[ImageArray, bool], ImageArray]:
+    def to_rgb(rows: ImageArray, is_bigendian: bool) -> ImageArray:
+        image = rows[..., 0] if rows.shape[2] == 1 else rows
+        return np.asarray(cv2.cvtColor(image, code), dtype=np.uint8)
+
+    return to_rgb
+
+
+def _as_is(rows: ImageArray, is_bigendian: bool) -> ImageArray:
+    return rows
+
+
+def _grey_of_16_bits(rows: ImageArray, is_bigendian: bool) -> ImageArray:
+    # The upper byte is the image at 8 bits: no arithmetic, and the order of bytes costs nothing.
+    grey = np.ascontiguousarray(rows[..., 0 if is_bigendian else 1])
+    return np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), dtype=np.uint8)
+
+
+def _chroma_rows(height: int) -> int:
+    return height // 2
+
+
+_GREY = _Layout(1, _converted(cv2.COLOR_GRAY2RGB))
+_BGR = _Layout(3, _converted(cv2.COLOR_BGR2RGB))
+_UYVY = _Layout(2, _converted(cv2.COLOR_YUV2RGB_UYVY), is_width_even=True)
+_YUYV = _Layout(2, _converted(cv2.COLOR_YUV2RGB_YUY2), is_width_even=True)
+
+_LAYOUTS = {
+    'rgb8': _Layout(3, _as_is),
+    'bgr8': _BGR,
+    '8UC3': _BGR,  # colours unknown by definition; OpenCV's order, as everything in ROS assumes
+    'rgba8': _Layout(4, _converted(cv2.COLOR_RGBA2RGB)),
+    'bgra8': _Layout(4, _converted(cv2.COLOR_BGRA2RGB)),
+    'mono8': _GREY,
+    '8UC1': _GREY,
+    'mono16': _Layout(2, _grey_of_16_bits),
+    'yuv422': _UYVY,
+    'uyvy': _UYVY,  # the name that newer distributions give to yuv422
+    'yuv422_yuy2': _YUYV,
+    'yuyv': _YUYV,
+    'nv12': _Layout(1, _converted(cv2.COLOR_YUV2RGB_NV12), True, True, _chroma_rows),
+    'nv21': _Layout(1, _converted(cv2.COLOR_YUV2RGB_NV21), True, True, _chroma_rows),
+    # ROS names the mosaic after its first pixels, OpenCV after the second row's second and third.
+    'bayer_rggb8': _Layout(1, _converted(cv2.COLOR_BayerBG2RGB), True, True),
+    'bayer_bggr8': _Layout(1, _converted(cv2.COLOR_BayerRG2RGB), True, True),
+    'bayer_gbrg8': _Layout(1, _converted(cv2.COLOR_BayerGR2RGB), True, True),
+    'bayer_grbg8': _Layout(1, _converted(cv2.COLOR_BayerGB2RGB), True, True),
+}
+
+ENCODINGS = tuple(_LAYOUTS)
+"""The encodings that `decode_image` understands."""
+
+
+def decode_image(
+    data: Any,
+    *,
+    width: int,
+    height: int,
+    encoding: str,
+    step: int,
+    is_bigendian: bool = False,
+) -> ImageArray:
+    """Decode an image message's buffer.
+
+    `data` is anything with the buffer protocol (array.array, bytes, memoryview, ndarray); `step`
+    is the length of a row in bytes, padding included. Returns (H, W, 3) uint8, RGB: for rgb8 a
+    view into `data` without a copy, so it is good as long as the buffer is left alone.
+    Raises ImageError with cause encoding, size, step or buffer.
+    """
+    layout = _LAYOUTS.get(encoding)
+    if layout is None:
+        raise ImageError(
+            'encoding',
+            f'Encoding {encoding!r} is not supported; supported are {", ".join(ENCODINGS)}.',
+        )
+    _check_size(layout, width, height, encoding)
+    row_bytes = width * layout.bytes_per_pixel
+    if step < row_bytes:
+        raise ImageError(
+            'step',
+            f'step is {step} bytes, but a row of {width} {encoding} pixels takes {row_bytes}.',
+        )
+    buffer = _as_bytes(data)
+    rows = height + layout.extra_rows(height)
+    if buffer.size < step * rows:
+        raise ImageError(
+            'buffer',
+            f'The buffer has {buffer.size} bytes, but {rows} rows of {step} bytes '
+            f'({width}x{height} {encoding}) take {step * rows}.',
+        )
+    view: ImageArray = np.ndarray(
+        (rows, width, layout.bytes_per_pixel),
+        dtype=np.uint8,
+        buffer=buffer,
+        strides=(step, layout.bytes_per_pixel, 1),
+    )
+    return layout.to_rgb(view, is_bigendian)
+
+
+def _as_bytes(data: Any) -> ImageArray:
+    """Return a flat view of the buffer; raise ImageError for what is no contiguous buffer."""
+    try:
+        view = memoryview(data)
+        return np.frombuffer(view, dtype=np.uint8) if view.nbytes else np.empty(0, dtype=np.uint8)
+    except (TypeError, ValueError, BufferError) as error:
+        raise ImageError('buffer', f'The pixels are no contiguous buffer: {error}.') from None
+
+
+def _check_size(layout: _Layout, width: int, height: int, encoding: str) -> None:
+    if width <= 0 or height <= 0:
+        raise ImageError('size', f'The image is {width}x{height} pixels: nothing to see.')
+    if max(width, height) > MAX_SIDE_PX:
+        raise ImageError(
+            'size',
+            f'The image is {width}x{height} pixels; sides up to {MAX_SIDE_PX} are expected.',
+        )
+    if layout.is_width_even and width % 2:
+        raise ImageError('size', f'{encoding} needs an even width, found {width}.')
+    if layout.is_height_even and height % 2:
+        raise ImageError('size', f'{encoding} needs an even height, found {height}.')
+
+
+def preprocess(rgb: ImageArray, resolution: int, preprocessing: Preprocessing) -> FloatArray:
+    """Turn an image into a network's input.
+
+    Resize the shorter side to `resolution / crop_fraction`, crop the centre, scale to [0, 1] and
+    normalise by mean and standard deviation. The crop is taken first and only what is needed is
+    resized, which differs from the literal order by less than a source pixel.
+    `rgb` is (H, W, 3) uint8; returns (1, 3, resolution, resolution) float32, contiguous.
+    """
+    height, width = rgb.shape[:2]
+    shorter_target = round(resolution / preprocessing.crop_fraction)
+    side = max(1, min(height, width, round(min(height, width) * resolution / shorter_target)))
+    top, left = (height - side) // 2, (width - side) // 2
+    square = rgb[top : top + side, left : left + side]
+    if side != resolution:
+        # Area averaging has no meaning when enlarging: OpenCV would repeat pixels.
+        use_area = preprocessing.interpolation == 'area' and side > resolution
+        method = cv2.INTER_AREA if use_area else cv2.INTER_LINEAR
+        resized = cv2.resize(square, (resolution, resolution), interpolation=method)
+        square = np.asarray(resized, dtype=np.uint8)
+    scale, offset = _normalisation(preprocessing.mean, preprocessing.std)
+    tensor = np.empty((1, 3, resolution, resolution), dtype=np.float32)
+    np.multiply(square.transpose(2, 0, 1), scale, out=tensor[0])
+    tensor[0] -= offset
+    return tensor
+
+
+def _normalisation(
+    mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> tuple[FloatArray, FloatArray]:
+    """Return scale and offset, each (3, 1, 1), so that normalised = pixel * scale - offset."""
+    deviation = np.asarray(std, dtype=np.float64)
+    scale = 1.0 / (255.0 * deviation)
+    offset = np.asarray(mean, dtype=np.float64) / deviation
+    return (
+        scale.astype(np.float32).reshape(3, 1, 1),
+        offset.astype(np.float32).reshape(3, 1, 1),
+    )

@@ -1,0 +1,128 @@
+"""Rolling statistics over recent frames and counters by cause."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+NAN = math.nan
+
+
+class RollingStatistics:
+    """Percentiles and rate of the most recent frames; not thread-safe, one writer owns it."""
+
+    def __init__(self, capacity: int = 100) -> None:
+        if capacity < 1:
+            raise ValueError(f'capacity must be at least 1, found {capacity}')
+        self._values = np.full(capacity, np.nan)
+        self._times_ns = np.zeros(capacity, dtype=np.int64)
+        self._count = 0
+
+    def add(self, value: float, time_ns: int) -> None:
+        """Take one frame's value and the time at which it was finished."""
+        slot = self._count % self._values.size
+        self._values[slot] = value
+        self._times_ns[slot] = time_ns
+        self._count += 1
+
+    def __len__(self) -> int:
+        return min(self._count, self._values.size)
+
+    def percentiles(self, *fractions: float) -> tuple[float, ...]:
+        """Return the values below which these fractions of the frames lie; NaN without frames.
+
+        Linear between neighbours, as `numpy.percentile`.
+        """
+        values = self._values[: len(self)]
+        values = values[~np.isnan(values)]
+        if not values.size:
+            return (NAN,) * len(fractions)
+        return tuple(float(value) for value in np.quantile(values, fractions))
+
+    def rate_hz(self) -> float:
+        """Return the frames per second over the window; NaN with fewer than two frames."""
+        size = len(self)
+        if size < 2:
+            return NAN
+        newest = int(self._times_ns[(self._count - 1) % self._values.size])
+        oldest = int(self._times_ns[0 if self._count <= size else self._count % size])
+        if newest <= oldest:
+            return NAN
+        return (size - 1) * 1e9 / (newest - oldest)
+
+    def clear(self) -> None:
+        """Forget all frames."""
+        self._count = 0
+
+
+class CauseCounter:
+    """Count events by a short word that names the cause; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+
+    def add(self, cause: str) -> int:
+        """Count one event and return how often this cause occurred."""
+        with self._lock:
+            self._counts[cause] += 1
+            return self._counts[cause]
+
+    @property
+    def total(self) -> int:
+        """All events of all causes."""
+        with self._lock:
+            return sum(self._counts.values())
+
+    def snapshot(self) -> Mapping[str, int]:
+        """Return a copy that does not change any more."""
+        with self._lock:
+            return MappingProxyType(dict(self._counts))
+
+
+@dataclass(frozen=True)
+class FrameTelemetry:
+    """Everything worth knowing about one processed frame; the fields of msg/Telemetry.msg.
+
+    Not measured is NaN; `max_latency_ms` and `min_accuracy` are NaN where there is no constraint.
+    """
+
+    sequence: int
+    input_age_ms: float
+    queue_wait_ms: float
+    preprocess_ms: float
+    inference_ms: float
+    postprocess_ms: float
+    processing_ms: float
+    end_to_end_ms: float
+    latency_p50_ms: float
+    latency_p95_ms: float
+    throughput_hz: float
+    dropped_frames: int
+    rejected_frames: int
+    violations: int
+    max_latency_ms: float
+    min_accuracy: float
+    level: int
+    level_count: int
+    level_accuracy: float
+    level_latency_ms: float
+    predicted_latency_ms: float
+    slowdown: float
+    contended: bool
+    feasible: bool
+    switch_count: int
+    last_switch_ms: float
+    device_load: float
+    device_temperature_celsius: float
+    device_power_w: float
+    top1_class_id: int
+    top1_score: float
+    top1_label: str
+    policy: str

@@ -1,0 +1,26 @@
+"""Fixtures of the runtime's tests: a small random family, and a fake engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from families import make_random_family
+from hypothesis import settings
+
+from dynamic_ofa_ros.family import Family
+
+# A busy machine makes single examples slow; that is no failure of what they test.
+settings.register_profile('no deadline', deadline=None)
+settings.load_profile('no deadline')
+
+
+@pytest.fixture(scope='session')
+def random_family(tmp_path_factory: pytest.TempPathFactory) -> Family:
+    return Family.load(make_random_family(tmp_path_factory.mktemp('families') / 'random'))
+
+
+@pytest.fixture(scope='session')
+def warm_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A build cache shared by the tests that do not look at building."""
+    return tmp_path_factory.mktemp('cache')

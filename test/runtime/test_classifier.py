@@ -1,0 +1,348 @@
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from runtime_fakes import FakeEngine, make_profile
+
+from dynamic_ofa_ros.constraints import Constraints
+from dynamic_ofa_ros.errors import EngineError, FamilyError
+from dynamic_ofa_ros.family import Family
+from dynamic_ofa_ros.runtime.classifier import (
+    Classifier,
+    ClassifierWorker,
+    Frame,
+    Switch,
+    WorkerSettings,
+    softmax,
+    top_indices,
+)
+from dynamic_ofa_ros.runtime.engine import create_engine
+from dynamic_ofa_ros.runtime.image import RawImage, RgbImage, preprocess
+from dynamic_ofa_ros.runtime.manager import RuntimeManager
+from dynamic_ofa_ros.runtime.policies import PolicySettings
+
+DEADLINE_S = 10.0
+PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+IMAGE = RgbImage(PIXELS)
+WRONG_STEP = RawImage(bytes(100), 10, 10, 'rgb8', 1)
+UNKNOWN_ENCODING = RawImage(bytes(300), 10, 10, 'h264', 30)
+
+
+# Postprocessing
+
+
+@given(st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=20))
+def test_softmax_is_stable(logits):
+    probabilities = softmax(np.array(logits, dtype=np.float32))
+    assert probabilities.sum() == pytest.approx(1.0)
+    assert probabilities[np.argmax(logits)] == probabilities.max()
+
+
+@pytest.mark.parametrize('bad', [math.nan, math.inf])
+def test_logits_that_are_not_finite_are_an_error(bad):
+    with pytest.raises(EngineError, match='not finite'):
+        softmax(np.array([0.0, bad], dtype=np.float32))
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(0, 40))
+def test_top_indices_equal_a_stable_sort(values, count):
+    array = np.array(values, dtype=np.float64)
+    expected = sorted(range(len(values)), key=lambda i: (-values[i], i))[:count]
+    assert top_indices(array, count) == expected
+
+
+# Classifier
+
+
+def test_classifies_with_a_real_engine(random_family, warm_cache):
+    engine = create_engine(random_family, device='cpu', engine='onnxruntime', cache_dir=warm_cache)
+    classifier = Classifier(random_family, engine)
+    for level in (1, 2, 3):
+        result = classifier.classify(PIXELS, level, top_k=3)
+        resolution = random_family.level(level).resolution
+        logits = engine.infer(level, preprocess(PIXELS, resolution, random_family.preprocessing))
+        assert (result.level, result.resolution) == (level, resolution)
+        assert [s.class_id for s in result.scores] == list(np.argsort(-logits)[:3])
+        assert result.top1 == result.scores[0]
+        assert result.top1.label == random_family.labels[result.top1.class_id]
+        stages_ms = result.preprocess_ms + result.inference_ms + result.postprocess_ms
+        assert result.inference_ms > 0.0
+        assert stages_ms == pytest.approx(result.processing_ms)
+    assert classifier.classify(PIXELS).level == 3
+    engine.close()
+
+
+def test_top_k_and_threshold(random_family):
+    classifier = Classifier(random_family, FakeEngine(3, 16))
+    best = classifier.classify(PIXELS, top_k=16)
+    assert [s.class_id for s in best.scores] == list(range(15, -1, -1))
+    assert sum(s.score for s in best.scores) == pytest.approx(1.0)
+    assert len(classifier.classify(PIXELS, top_k=16, score_threshold=0.1).scores) == 2
+    nothing = classifier.classify(PIXELS, score_threshold=1.0)
+    assert nothing.scores == ()
+    assert nothing.top1 is None
+
+
+def test_an_engine_of_another_family_is_refused(random_family):
+    with pytest.raises(EngineError, match='2 levels, the family random 3'):
+        Classifier(random_family, FakeEngine(2, 16))
+
+
+def test_a_level_outside_the_family_is_refused(random_family):
+    with pytest.raises(FamilyError, match='levels 1 to 3, not 4'):
+        Classifier(random_family, FakeEngine(3, 16)).classify(PIXELS, 4)
+
+
+# ClassifierWorker
+
+
+class Harness:
+    """A worker on a fake engine that records what it reports, in order."""
+
+    def __init__(self, family: Family, engine: FakeEngine, **arguments: Any) -> None:
+        self.engine = engine
+        self.events: list[tuple[str, Any]] = []
+        self._changed = threading.Condition()
+        self.manager = RuntimeManager(family.levels, make_profile((10.0, 20.0, 30.0)))
+        self.worker = ClassifierWorker(
+            Classifier(family, engine),
+            self.manager,
+            on_result=arguments.pop('on_result', lambda f, r: self._note('result', (f, r))),
+            on_telemetry=lambda frame, telemetry: self._note('telemetry', telemetry),
+            on_error=lambda frame, error, cause: self._note('error', (frame, error, cause)),
+            on_switch=lambda switch: self._note('switch', switch),
+            **arguments,
+        )
+
+    def __enter__(self) -> Harness:
+        self.worker.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        assert self.worker.stop(DEADLINE_S)
+        assert not self.worker.is_running
+
+    def _note(self, kind: str, value: Any) -> None:
+        with self._changed:
+            self.events.append((kind, value))
+            self._changed.notify_all()
+
+    def of(self, kind: str) -> list[Any]:
+        return [value for name, value in self.events if name == kind]
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        with self._changed:
+            assert self._changed.wait_for(condition, DEADLINE_S), self.events
+
+    def process(self, image: Any = IMAGE, header: Any = None, **frame: Any) -> None:
+        """Submit one frame and wait until it was answered or refused."""
+        before = len(self.of('telemetry')) + len(self.of('error'))
+        self.worker.submit(Frame(image, header, **frame))
+        self.wait(lambda: len(self.of('telemetry')) + len(self.of('error')) > before)
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine(3, 16)
+
+
+def test_a_frame_comes_back_with_its_own_header(random_family, engine):
+    header = object()
+    with Harness(random_family, engine) as harness:
+        harness.process(header=header, input_age_ms=7.0)
+    frame, result = harness.of('result')[0]
+    assert frame.header is header
+    assert result.top1.class_id == 15
+    telemetry = harness.of('telemetry')[0]
+    assert telemetry.sequence == 1
+    assert telemetry.input_age_ms == 7.0
+    assert telemetry.level == telemetry.level_count == 3
+    assert telemetry.level_latency_ms == 30.0
+    assert telemetry.top1_label == 'class 15'
+    assert telemetry.end_to_end_ms >= telemetry.processing_ms >= telemetry.inference_ms
+    assert telemetry.queue_wait_ms >= 0.0
+    assert math.isnan(telemetry.max_latency_ms)
+    assert math.isnan(telemetry.device_load)
+    assert math.isnan(telemetry.last_switch_ms)
+    assert telemetry.feasible
+
+
+def test_the_result_is_out_before_the_manager_looks(random_family, engine):
+    observed_before: list[int] = []
+    harness = Harness(
+        random_family,
+        engine,
+        on_result=lambda f, r: observed_before.append(len(harness.of('telemetry'))),
+    )
+    original = harness.manager.observe
+    order: list[str] = []
+
+    def observe(measurement: Any) -> Any:
+        order.append(f'observe after {len(observed_before)} results')
+        return original(measurement)
+
+    harness.manager.observe = observe  # type: ignore[method-assign]
+    with harness:
+        harness.process()
+        harness.process()
+    assert order == ['observe after 1 results', 'observe after 2 results']
+
+
+def test_replaced_frames_are_counted(random_family, engine):
+    entered, go = threading.Event(), threading.Event()
+
+    def hold(frame: Frame, result: Any) -> None:
+        entered.set()
+        assert go.wait(DEADLINE_S)
+
+    with Harness(random_family, engine, on_result=hold) as harness:
+        harness.worker.submit(Frame(IMAGE, header='first'))
+        assert entered.wait(DEADLINE_S)
+        for index in range(5):
+            harness.worker.submit(Frame(IMAGE, header=index))
+        go.set()
+        harness.wait(lambda: len(harness.of('telemetry')) == 2)
+    assert harness.worker.dropped_frames == 4
+    assert harness.of('telemetry')[1].dropped_frames == 4
+    assert harness.worker.processed_frames == 2
+
+
+def test_frames_that_cannot_be_decoded_are_counted_by_cause(random_family, engine):
+    with Harness(random_family, engine) as harness:
+        for image in (WRONG_STEP, UNKNOWN_ENCODING, WRONG_STEP):
+            harness.process(image)
+        harness.process()
+    assert [cause for _, _, cause in harness.of('error')] == ['step', 'encoding', 'step']
+    assert harness.worker.rejected.snapshot() == {'step': 2, 'encoding': 1}
+    assert harness.of('telemetry')[0].rejected_frames == 3
+    assert harness.engine.levels_run == [3]
+
+
+@pytest.mark.parametrize('error', [EngineError('out of memory'), RuntimeError('device lost')])
+def test_the_worker_survives_an_engine_that_raises(random_family, error):
+    with Harness(random_family, FakeEngine(3, 16, errors=[error])) as harness:
+        harness.process(header='bad')
+        harness.process(header='good')
+        assert harness.worker.is_running
+    frame, caught, cause = harness.of('error')[0]
+    assert (frame.header, caught, cause) == ('bad', error, 'inference')
+    assert harness.worker.inference_errors == 1
+    assert harness.of('result')[0][0].header == 'good'
+    assert harness.worker.failure is None
+
+
+def test_a_broken_callback_stops_the_worker_and_says_so(random_family, engine, caplog):
+    def broken(frame: Frame, result: Any) -> None:
+        raise KeyError('a bug')
+
+    with Harness(random_family, engine, on_result=broken) as harness:
+        harness.process()
+    assert isinstance(harness.worker.failure, KeyError)
+    assert harness.of('error')[0][2] == 'internal'
+    assert 'the classifier worker stopped' in caplog.text
+
+
+def test_constraints_switch_before_the_next_frame(random_family, engine):
+    with Harness(random_family, engine) as harness:
+        harness.process(header='before')
+        harness.manager.set_constraints(Constraints(12.0))
+        harness.process(header='after')
+    assert engine.levels_run == [3, 1]
+    kinds = [kind for kind, _ in harness.events]
+    assert kinds == ['result', 'telemetry', 'switch', 'result', 'telemetry']
+    switch: Switch = harness.of('switch')[0]
+    assert (switch.decision.from_level, switch.decision.to_level) == (3, 1)
+    assert switch.header == 'before'
+    assert 0.0 <= switch.switch_ms < 1000.0
+    telemetry = harness.of('telemetry')[1]
+    assert telemetry.switch_count == 1
+    assert telemetry.level == 1
+    # The fake engine answers in no time where the profile says 10 ms (times the slowdown).
+    assert telemetry.last_switch_ms == pytest.approx(
+        switch.switch_ms + telemetry.inference_ms - switch.decision.expected_inference_ms
+    )
+
+
+def test_contention_switches_between_frames(random_family, engine):
+    slow = RgbImage(PIXELS)
+    with Harness(random_family, engine) as harness:
+        harness.manager.set_constraints(Constraints(1e-6))
+        harness.manager.set_policy(PolicySettings('reactive', window=1))
+        harness.process(slow)
+        assert harness.manager.active_level == 1
+    assert harness.of('switch')[0].decision.to_level == 1
+    assert harness.of('telemetry')[0].violations == 1
+    assert not harness.of('telemetry')[0].feasible
+
+
+def test_old_frames_are_dropped(random_family, engine):
+    settings = WorkerSettings(max_frame_age_ms=50.0)
+    with Harness(random_family, engine, settings=settings) as harness:
+        now_ns = time.perf_counter_ns()
+        harness.worker.submit(Frame(IMAGE, 'old by its stamp', input_age_ms=60.0))
+        poll(lambda: harness.worker.dropped_frames == 1)
+        harness.worker.submit(Frame(IMAGE, 'waited', received_ns=now_ns - 60_000_000))
+        poll(lambda: harness.worker.dropped_frames == 2)
+        harness.worker.set_settings(WorkerSettings(max_frame_age_ms=0.0))
+        harness.process(header='fresh', input_age_ms=1e6)
+    assert [frame.header for frame, _ in harness.of('result')] == ['fresh']
+    assert harness.of('telemetry')[0].dropped_frames == 2
+
+
+def poll(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.001)
+
+
+def test_settings_act_on_the_next_frame(random_family, engine):
+    with Harness(random_family, engine) as harness:
+        harness.worker.set_settings(WorkerSettings(top_k=2))
+        harness.process()
+        harness.worker.set_settings(WorkerSettings(top_k=2, score_threshold=1.0))
+        harness.process()
+    assert [len(result.scores) for _, result in harness.of('result')] == [2, 0]
+    nothing = harness.of('telemetry')[1]
+    assert (nothing.top1_class_id, nothing.top1_label) == (-1, '')
+    assert math.isnan(nothing.top1_score)
+
+
+def test_disabled_means_no_frames(random_family, engine):
+    with Harness(random_family, engine) as harness:
+        harness.worker.set_enabled(False)
+        harness.worker.submit(Frame(IMAGE, header='ignored'))
+        harness.worker.set_enabled(True)
+        harness.process(header='taken')
+    assert [frame.header for frame, _ in harness.of('result')] == ['taken']
+    assert harness.worker.dropped_frames == 0
+
+
+def test_stops_cleanly_at_any_time(random_family, engine):
+    never_started = Harness(random_family, engine)
+    assert never_started.worker.stop()
+    with Harness(random_family, engine) as harness:
+        harness.process()
+    assert harness.worker.stop()
+    harness.worker.submit(Frame(IMAGE))
+    assert harness.worker.processed_frames == 1
+
+
+def test_rolling_statistics_follow_the_scope(random_family, engine):
+    with Harness(random_family, engine) as harness:
+        harness.manager.set_constraints(Constraints(1000.0, latency_scope='end_to_end'))
+        for _ in range(3):
+            harness.process()
+    last = harness.of('telemetry')[-1]
+    latencies = [t.end_to_end_ms for t in harness.of('telemetry')]
+    assert last.latency_p50_ms == pytest.approx(float(np.median(latencies)))
+    assert last.throughput_hz > 0.0
+    assert last.max_latency_ms == 1000.0

@@ -1,0 +1,379 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dynamic_ofa_ros.backbone.supernet import load_level, load_supernet
+from dynamic_ofa_ros.errors import EngineError
+from dynamic_ofa_ros.family import Family
+from dynamic_ofa_ros.runtime import engine as engine_module
+from dynamic_ofa_ros.runtime.engine import (
+    create_engine,
+    engine_names,
+    platform_name,
+    probe_input,
+    verify,
+)
+from dynamic_ofa_ros.runtime.engines.onnxruntime import OnnxRuntimeEngine
+from dynamic_ofa_ros.runtime.engines.pytorch import PytorchEngine, fold_batch_norms
+
+LOGIT_TOLERANCE = 1e-3  # a fraction of the logits' range
+CLEARLY_DIFFERENT = 0.2
+DEADLINE_S = 120
+CPU_ENGINES = ('onnxruntime', 'pytorch')
+
+
+def dynamic_network(family: Family, index: int) -> torch.nn.Module:
+    """Return the supernet with the level active and its statistics, for its own dynamic forward.
+
+    The dynamic batch norm uses the first channels of the supernet's, so the level's statistics go
+    there; that is how `ofa` itself calibrates a sub-network in place.
+    """
+    supernet = load_supernet(family)
+    architecture = family.level(index).architecture
+    supernet.set_active_subnet(
+        ks=list(architecture.ks), e=list(architecture.e), d=list(architecture.d)
+    )
+    level = load_level(family, index)
+    static = {n: m for n, m in level.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    dynamic = dynamic_batch_norms(supernet)
+    assert len(dynamic) == len(static)
+    with torch.inference_mode():
+        for source, target in zip(static.values(), dynamic, strict=True):
+            count = source.num_features
+            target.running_mean[:count] = source.running_mean
+            target.running_var[:count] = source.running_var
+    return supernet
+
+
+def dynamic_batch_norms(supernet: torch.nn.Module) -> list[torch.nn.BatchNorm2d]:
+    """Return the batch norms that the active sub-network runs through, in order."""
+    found: list[torch.nn.BatchNorm2d] = []
+    blocks = [supernet.blocks[0]]
+    for stage, depth in zip(supernet.block_group_info, supernet.runtime_depth, strict=True):
+        blocks += [supernet.blocks[i] for i in stage[:depth]]
+    for part in (supernet.first_conv, *blocks, supernet.final_expand_layer):
+        found += [m for m in part.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    return found
+
+
+@pytest.fixture(scope='module', params=CPU_ENGINES)
+def cpu_engine(request, random_family, warm_cache):
+    engine = create_engine(random_family, device='cpu', engine=request.param, cache_dir=warm_cache)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope='module')
+def onnx_cache(random_family, warm_cache):
+    """The warm cache, with the ONNX files certainly in it."""
+    create_engine(random_family, device='cpu', engine='onnxruntime', cache_dir=warm_cache).close()
+    return warm_cache
+
+
+# Answers
+
+
+@pytest.mark.parametrize('index', [1, 2, 3])
+def test_engines_agree_with_the_dynamic_forward_of_the_supernet(cpu_engine, random_family, index):
+    resolution = random_family.level(index).resolution
+    random = np.random.default_rng(index)
+    supernet = dynamic_network(random_family, index)
+    answers = []
+    for _ in range(3):
+        images = random.standard_normal((1, 3, resolution, resolution)).astype(np.float32)
+        with torch.inference_mode():
+            expected = supernet(torch.from_numpy(images))[0].numpy()
+        found = cpu_engine.infer(index, images)
+        assert found.dtype == np.float32
+        assert found.shape == (16,)
+        tolerance = LOGIT_TOLERANCE * float(np.ptp(expected))
+        np.testing.assert_allclose(found, expected, atol=tolerance, rtol=0)
+        answers.append(found)
+    # Networks that always answer the same would agree for nothing.
+    assert np.abs(answers[0] - answers[1]).max() > CLEARLY_DIFFERENT
+    assert np.ptp(answers[0]) > CLEARLY_DIFFERENT
+
+
+def test_levels_answer_differently(cpu_engine, random_family):
+    """Each index runs its own level: with another's answers the comparison must fail."""
+    reference = {
+        level.index: cpu_engine.infer(level.index, probe_input(level.resolution))
+        for level in random_family.levels
+    }
+    verify(cpu_engine, random_family, reference)
+    swapped = {1: reference[1], 2: reference[3], 3: reference[2]}
+    with pytest.raises(EngineError, match='wrong answers at level 2'):
+        verify(cpu_engine, random_family, swapped)
+
+
+def test_statistics_of_another_level_are_noticed(random_family, cpu_engine):
+    network = load_level(random_family, 2)
+    with torch.inference_mode():
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.running_mean.mul_(1.1)
+        wrong = network(torch.from_numpy(probe_input(random_family.level(2).resolution)))[0]
+    reference = {
+        level.index: cpu_engine.infer(level.index, probe_input(level.resolution))
+        for level in random_family.levels
+    }
+    with pytest.raises(EngineError, match='level 2'):
+        verify(cpu_engine, random_family, {**reference, 2: wrong.numpy()})
+
+
+@pytest.mark.parametrize(
+    'wrong', [np.full(16, np.nan, np.float32), np.zeros(16, np.float32), np.zeros(3, np.float32)]
+)
+def test_nonsense_is_noticed(random_family, wrong):
+    class Nonsense:
+        name = 'nonsense'
+
+        def infer(self, index: int, tensor: np.ndarray) -> np.ndarray:
+            return wrong
+
+    reference = {index: np.linspace(-1, 1, 16, dtype=np.float32) for index in (1, 2, 3)}
+    with pytest.raises(EngineError, match='nonsense'):
+        verify(Nonsense(), random_family, reference)  # type: ignore[arg-type]
+
+
+def test_folding_batch_norms_is_exact_and_complete(random_family):
+    network = load_level(random_family, 3)
+    images = torch.from_numpy(probe_input(random_family.level(3).resolution))
+    with torch.inference_mode():
+        expected = network(images)
+        folded = fold_batch_norms(network)
+        assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
+        torch.testing.assert_close(folded(images), expected, atol=1e-3, rtol=1e-4)
+
+
+def test_the_probe_is_the_same_everywhere():
+    probe = probe_input(4)
+    assert probe.shape == (1, 3, 4, 4)
+    np.testing.assert_allclose(probe.ravel()[:3], [0.47213595, -1.05572808, 1.41640786], atol=1e-6)
+    assert probe.min() >= -2.0
+    assert probe.max() < 2.0
+
+
+# Names and refusals
+
+
+def test_the_platform_is_named_and_safe_for_files(cpu_engine):
+    name = cpu_engine.platform
+    assert name.startswith('cpu-')
+    assert name.endswith(f'-{cpu_engine.name}-fp32-t1')
+    assert name == Path(name).name.lower()
+
+
+def test_platform_names():
+    name = platform_name(
+        'cuda', 'NVIDIA Jetson Xavier NX Developer Kit', 'pytorch', precision='fp16', threads=2
+    )
+    assert name == 'cuda-jetson-xavier-nx-pytorch-fp16-t2'
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({'engine': 'tensorflow'}, "no engine 'tensorflow'; it must be one of: auto, onnx"),
+        ({'device': 'gpu'}, "device is 'gpu'; it must be auto, cpu, cuda or cuda:N"),
+        ({'device': 'cuda:x'}, 'cuda:N'),
+        ({'threads': 0}, 'threads is 0'),
+    ],
+)
+def test_words_that_mean_nothing_are_refused(random_family, tmp_path, arguments, message):
+    with pytest.raises(EngineError, match=message):
+        create_engine(random_family, cache_dir=tmp_path, **arguments)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')
+@pytest.mark.parametrize('engine', ['auto', *CPU_ENGINES])
+def test_a_gpu_that_is_not_there_is_an_error_that_says_what_to_do(
+    random_family, warm_cache, engine
+):
+    with pytest.raises(EngineError, match=r"(?s)device 'cuda' was asked for.*use device 'cpu'"):
+        create_engine(random_family, device='cuda', engine=engine, cache_dir=warm_cache)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
+def test_pytorch_on_a_gpu_gives_the_right_answers(random_family, warm_cache):
+    engine = create_engine(random_family, device='cuda', engine='pytorch', cache_dir=warm_cache)
+    assert engine.platform.startswith('cuda-')
+    engine.close()
+
+
+def test_an_engine_that_is_not_installed_says_how_to_install_it(
+    random_family, warm_cache, monkeypatch
+):
+    monkeypatch.setitem(engine_module._ENGINES, 'onnxruntime', ('no_such_module', 'Engine'))
+    with pytest.raises(EngineError, match='pip install onnxruntime'):
+        create_engine(random_family, device='cpu', engine='onnxruntime', cache_dir=warm_cache)
+
+
+def test_failing_inference_is_an_engine_error(cpu_engine):
+    with pytest.raises(EngineError, match='level 1'):
+        cpu_engine.infer(1, np.zeros((1, 5, 32, 32), dtype=np.float32))
+
+
+# auto
+
+
+def test_auto_takes_the_fastest_and_remembers_it(random_family, warm_cache, tmp_path):
+    shutil.copytree(warm_cache, tmp_path / 'cache', dirs_exist_ok=True)
+    steps: list[str] = []
+    engine = create_engine(
+        random_family, device='auto', cache_dir=tmp_path / 'cache', progress=steps.append
+    )
+    assert engine.notes == ()
+    assert any('fastest' in step for step in steps)
+    choice_path = next((tmp_path / 'cache').glob('*/choice-*.json'))
+    choice = json.loads(choice_path.read_text())
+    assert choice['winner'].split(' on ')[0] == engine.name
+    assert choice['trial_ms'][choice['winner']] == min(choice['trial_ms'].values())
+    assert len(choice['trial_ms']) >= 2
+
+    # What is remembered is believed, even when it says the slower one ...
+    other = next(name for name in choice['trial_ms'] if name != choice['winner'])
+    choice_path.write_text(json.dumps({**choice, 'winner': other}))
+    steps.clear()
+    remembered = create_engine(
+        random_family, device='auto', cache_dir=tmp_path / 'cache', progress=steps.append
+    )
+    assert remembered.name == other.split(' on ')[0]
+    assert not any('fastest' in step for step in steps)
+
+    # ... until the machine or an engine's version is another.
+    stale = {**choice, 'winner': other, 'conditions': {**choice['conditions'], 'cpu': 'another'}}
+    choice_path.write_text(json.dumps(stale))
+    again = create_engine(
+        random_family, device='auto', cache_dir=tmp_path / 'cache', progress=steps.append
+    )
+    assert any('fastest' in step for step in steps)
+    for created in (engine, remembered, again):
+        created.close()
+
+
+def test_auto_leaves_an_engine_with_wrong_answers_and_notes_it(
+    random_family, warm_cache, tmp_path, monkeypatch
+):
+    shutil.copytree(warm_cache, tmp_path / 'cache', dirs_exist_ok=True)
+    right = OnnxRuntimeEngine.infer
+
+    def wrong(self: OnnxRuntimeEngine, index: int, tensor: np.ndarray) -> np.ndarray:
+        return right(self, index, tensor) * np.float32(1.1)
+
+    monkeypatch.setattr(OnnxRuntimeEngine, 'infer', wrong)
+    for _ in ('measured', 'remembered'):
+        engine = create_engine(random_family, device='cpu', cache_dir=tmp_path / 'cache')
+        assert engine.name == 'pytorch'
+        assert len(engine.notes) == 1
+        assert 'onnxruntime gives wrong answers at level 1' in engine.notes[0]
+        engine.close()
+    with pytest.raises(EngineError, match='wrong answers'):
+        create_engine(
+            random_family, device='cpu', engine='onnxruntime', cache_dir=tmp_path / 'cache'
+        )
+
+
+def test_no_engine_at_all_names_every_reason(random_family, warm_cache, monkeypatch):
+    for name in engine_names():
+        monkeypatch.setitem(engine_module._ENGINES, name, (f'no_such_{name}', 'Engine'))
+    with pytest.raises(EngineError, match=r'no engine works here.*onnxruntime.*pytorch'):
+        create_engine(random_family, device='cpu', cache_dir=warm_cache)
+
+
+# The cache, seen from the engine
+
+
+def onnx_file(cache: Path) -> Path:
+    return next(cache.glob('*/onnx/level_02.onnx'))
+
+
+def test_a_truncated_onnx_file_is_built_again(random_family, onnx_cache, tmp_path):
+    shutil.copytree(onnx_cache, tmp_path / 'cache', dirs_exist_ok=True)
+    path = onnx_file(tmp_path / 'cache')
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[: size // 2])
+    steps: list[str] = []
+    engine = create_engine(
+        random_family,
+        device='cpu',
+        engine='onnxruntime',
+        cache_dir=tmp_path / 'cache',
+        progress=steps.append,
+    )
+    assert 'ONNX: exporting level 2 of 3' in steps
+    assert onnx_file(tmp_path / 'cache').stat().st_size == size
+    engine.close()
+
+
+def test_a_warm_start_needs_no_pytorch(random_family, onnx_cache):
+    """Importing PyTorch takes seconds, most of what a start would take."""
+    code = (
+        'import sys; from pathlib import Path;'
+        'from dynamic_ofa_ros.runtime import Family, create_engine;'
+        f'family = Family.load({str(random_family.directory)!r});'
+        f'create_engine(family, device="cpu", engine="onnxruntime",'
+        f' cache_dir=Path({str(onnx_cache)!r}));'
+        'print("torch" in sys.modules)'
+    )
+    finished = subprocess.run(
+        [sys.executable, '-c', code],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        cwd=Path(__file__).resolve().parents[2],
+        check=True,
+    )
+    assert finished.stdout.strip() == 'False'
+
+
+def test_importing_the_runtime_imports_no_engine():
+    code = (
+        'import sys; import dynamic_ofa_ros.runtime as r;'
+        '[getattr(r, name) for name in r.__all__];'
+        'print([m for m in ("torch", "onnxruntime", "openvino", "zenoh") if m in sys.modules])'
+    )
+    finished = subprocess.run(
+        [sys.executable, '-c', code],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        cwd=Path(__file__).resolve().parents[2],
+        check=True,
+    )
+    assert finished.stdout.strip() == '[]'
+
+
+def test_pytorch_uses_the_threads_it_is_given(random_family, warm_cache, monkeypatch):
+    asked: list[int] = []
+    monkeypatch.setattr(torch, 'set_num_threads', asked.append)
+    engine = create_engine(
+        random_family, device='cpu', engine='pytorch', threads=2, cache_dir=warm_cache
+    )
+    assert asked[0] == 2
+    assert isinstance(engine, PytorchEngine)
+    assert engine.platform.endswith('-t2')
+    engine.close()
+
+
+def test_auto_goes_on_without_onnx_when_exporting_fails(
+    random_family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AttributeError("module 'numpy' has no attribute 'exceptions'")
+
+    monkeypatch.setattr('torch.onnx.export', fail)
+    with pytest.raises(EngineError, match=r'cannot export level 1 to ONNX .AttributeError'):
+        create_engine(random_family, device='cpu', engine='onnxruntime', cache_dir=tmp_path / 'a')
+    engine = create_engine(random_family, device='cpu', cache_dir=tmp_path / 'b')
+    assert engine.name == 'pytorch'
+    assert any('fit together' in note for note in engine.notes)
+    engine.close()

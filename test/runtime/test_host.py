@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import math
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from dynamic_ofa_ros.runtime import host
+from dynamic_ofa_ros.runtime.host import CpuLoad, HostMonitor, HostStatus, OthersLoad
+
+DEADLINE_S = 10.0
+
+
+def write(root: Path, **files: str) -> None:
+    """Write files whose names have __ for / (and hyphens as they are)."""
+    for name, text in files.items():
+        path = root / name.replace('__', '/')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def test_unknown_is_nan_never_zero(tmp_path):
+    status = HostMonitor('cpu', sysfs=tmp_path).sample()
+    assert math.isnan(status.temperature_celsius)
+    assert math.isnan(status.power_w)
+    assert math.isnan(status.load)  # the first sample has nothing to compare with
+    assert all(math.isnan(v) for v in (HostStatus().load, HostStatus().power_w))
+
+
+def test_cpu_temperature_from_hwmon(tmp_path):
+    write(
+        tmp_path,
+        class__hwmon__hwmon0__name='nvme\n',
+        class__hwmon__hwmon0__temp1_input='99000\n',
+        class__hwmon__hwmon1__name='k10temp\n',
+        class__hwmon__hwmon1__temp1_input='45500\n',
+    )
+    assert HostMonitor('cpu', sysfs=tmp_path).sample().temperature_celsius == 45.5
+
+
+def test_jetson_gpu(tmp_path):
+    write(
+        tmp_path,
+        devices__gpu_0__load='0',
+        class__thermal__thermal_zone0__type='CPU-therm\n',
+        class__thermal__thermal_zone0__temp='50000\n',
+        class__thermal__thermal_zone1__type='GPU-therm\n',
+        class__thermal__thermal_zone1__temp='61500\n',
+        class__hwmon__hwmon3__in1_label='VDD_IN\n',
+        class__hwmon__hwmon3__in1_input='5000\n',
+        class__hwmon__hwmon3__curr1_input='2400\n',
+    )
+    (tmp_path / 'devices/gpu.0').mkdir()
+    (tmp_path / 'devices/gpu.0/load').write_text('730\n')
+    status = HostMonitor('cuda', sysfs=tmp_path).sample()
+    assert status == HostStatus(load=0.73, temperature_celsius=61.5, power_w=12.0)
+
+
+@pytest.mark.parametrize('garbage', ['', 'N/A', '\x00\x00'])
+def test_garbage_in_sysfs_is_unknown(tmp_path, garbage):
+    write(
+        tmp_path,
+        class__thermal__thermal_zone0__type='cpu',
+        class__thermal__thermal_zone0__temp=garbage,
+    )
+    assert math.isnan(HostMonitor('cpu', sysfs=tmp_path).sample().temperature_celsius)
+
+
+def test_power_is_the_slope_of_the_energy_counter(tmp_path, monkeypatch):
+    folder = tmp_path / 'class/powercap/intel-rapl:0'
+    folder.mkdir(parents=True)
+    (folder / 'max_energy_range_uj').write_text('1000000000')
+    (folder / 'energy_uj').write_text('990000000')
+    times_s = iter((10.0, 12.0))
+    monkeypatch.setattr(host.time, 'monotonic', lambda: next(times_s))
+    monitor = HostMonitor('cpu', sysfs=tmp_path)
+    assert math.isnan(monitor.sample().power_w)
+    (folder / 'energy_uj').write_text('20000000')  # wrapped around: 30 J later
+    assert monitor.sample().power_w == pytest.approx(15.0)
+
+
+def test_cpu_load_is_that_of_the_interval(monkeypatch):
+    samples = iter([(100.0, 200.0), (103.0, 204.0), (103.0, 204.0), None])
+    monkeypatch.setattr(host, '_cpu_seconds', lambda: next(samples))
+    load = CpuLoad()
+    assert math.isnan(load.sample())
+    assert load.sample() == 0.75
+    assert math.isnan(load.sample())
+    assert math.isnan(load.sample())
+
+
+def test_the_load_of_others_leaves_this_process_out(monkeypatch):
+    samples = iter([(100.0, 200.0), (108.0, 210.0)])
+    own = iter([1.0, 4.0])
+    monkeypatch.setattr(host, '_cpu_seconds', lambda: next(samples))
+    monkeypatch.setattr(host.time, 'process_time', lambda: next(own))
+    assert OthersLoad().fraction() == pytest.approx(0.5)
+
+
+def test_the_real_cpu_load_is_a_fraction():
+    load = CpuLoad()
+    load.sample()
+    deadline = time.monotonic() + DEADLINE_S
+    value = math.nan
+    while math.isnan(value) and time.monotonic() < deadline:
+        sum(range(10000))
+        value = load.sample()
+    assert 0.0 <= value <= 1.0
+
+
+def test_samples_in_the_background(tmp_path):
+    write(
+        tmp_path,
+        class__thermal__thermal_zone0__type='cpu',
+        class__thermal__thermal_zone0__temp='40000',
+    )
+    monitor = HostMonitor('cpu', period_s=0.001, sysfs=tmp_path)
+    assert math.isnan(monitor.latest.temperature_celsius)
+    monitor.start()
+    try:
+        deadline = time.monotonic() + DEADLINE_S
+        while math.isnan(monitor.latest.temperature_celsius):
+            assert time.monotonic() < deadline
+            threading.Event().wait(0.001)
+    finally:
+        monitor.stop()
+    assert monitor.latest.temperature_celsius == 40.0
+
+
+def test_stopping_what_never_started_is_fine():
+    HostMonitor('cpu').stop()
+
+
+def test_names_of_the_machine_are_never_empty():
+    assert host.cpu_name()
+    assert host.gpu_name(0)
+
+
+CPU_INFO = {
+    'model name\t: Intel(R) Core(TM) i7-8550U CPU @ 1.8GHz\nmodel\t: 142\n': (
+        'Intel Core i7-8550U'
+    ),
+    'cpu family\t: 6\nmodel\t\t: 207\nmodel name\t: Intel(R) Xeon(R) Processor\n': (
+        'Intel Xeon 6 207'
+    ),
+    'model name\t: AMD EPYC 7B13\n': 'AMD EPYC 7B13',
+    'CPU implementer\t: 0x41\nCPU part\t: 0xd40\n': 'aarch64 0x41 0xd40',
+    '': 'aarch64',
+}
+
+
+@pytest.mark.parametrize(('text', 'expected'), CPU_INFO.items())
+def test_cpus_are_told_apart(tmp_path, monkeypatch, text, expected):
+    monkeypatch.setattr(host.platform, 'machine', lambda: 'aarch64')
+    (tmp_path / 'cpuinfo').write_text(text)
+    assert host.cpu_name(tmp_path) == expected
+
+
+def test_a_board_is_named_after_itself(tmp_path):
+    (tmp_path / 'device-tree').mkdir()
+    (tmp_path / 'device-tree/model').write_text('NVIDIA Jetson Xavier NX Developer Kit\0')
+    assert host.cpu_name(tmp_path) == 'NVIDIA Jetson Xavier NX Developer Kit'

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+import threading
+import time
+
+import pytest
+from runtime_fakes import make_levels, make_profile
+
+from dynamic_ofa_ros.constraints import Constraints
+from dynamic_ofa_ros.runtime.manager import Measurement, RuntimeManager
+from dynamic_ofa_ros.runtime.policies import PolicyError, PolicySettings
+
+LEVELS = make_levels((0.6, 0.7, 0.8))
+PROFILE = make_profile((10.0, 20.0, 30.0))
+FRAME_NS = 33_000_000
+DECISION_LIMIT_US = 50.0  # the target that control.md sets
+
+
+def make_manager(**arguments: object) -> RuntimeManager:
+    return RuntimeManager(LEVELS, PROFILE, **arguments)  # type: ignore[arg-type]
+
+
+def run(manager: RuntimeManager, inference_ms: float, frames: int, start: int = 1) -> None:
+    for frame in range(start, start + frames):
+        manager.observe(Measurement(frame * FRAME_NS, manager.active_level, inference_ms))
+
+
+def test_starts_at_the_best_level_that_meets_the_constraints():
+    manager = make_manager(constraints=Constraints(25.0))
+    assert manager.active_level == 2
+    first = manager.initial_decision
+    assert (first.from_level, first.to_level, first.policy) == (0, 2, 'reactive')
+    assert first.reason
+    assert manager.state.switch_count == 0
+
+
+def test_constraints_act_on_the_next_frame():
+    manager = make_manager()
+    run(manager, 30.0, 3)
+    manager.set_constraints(Constraints(12.0))
+    assert manager.active_level == 3
+    decision = manager.decide(4 * FRAME_NS)
+    assert decision is not None
+    assert (decision.from_level, decision.to_level) == (3, 1)
+    assert decision.max_latency_ms == 12.0
+    assert manager.active_level == 1
+    assert manager.state.switch_count == 1
+    assert manager.decide(5 * FRAME_NS) is None
+
+
+def test_a_new_policy_acts_on_the_next_frame():
+    manager = make_manager()
+    manager.set_policy(PolicySettings('fixed', fixed_level=2))
+    decision = manager.decide(FRAME_NS)
+    assert decision is not None
+    assert (decision.to_level, decision.policy) == (2, 'fixed')
+    assert manager.policy_settings.name == 'fixed'
+
+
+def test_a_policy_that_cannot_be_set_up_changes_nothing():
+    manager = make_manager()
+    with pytest.raises(PolicyError, match='3 levels'):
+        manager.set_policy(PolicySettings('fixed', fixed_level=4))
+    assert manager.policy_settings.name == 'reactive'
+    assert manager.decide(FRAME_NS) is None
+
+
+def test_slowdown_is_shared_over_levels_and_skips_the_first_frame():
+    manager = make_manager()
+    manager.observe(Measurement(FRAME_NS, 3, 900.0))
+    assert manager.state.slowdown == 1.0
+    run(manager, 60.0, 5, start=2)
+    assert manager.state.slowdown == pytest.approx(2.0)
+    assert manager.state.is_contended
+    manager.set_policy(PolicySettings('fixed', fixed_level=1))
+    decision = manager.decide(7 * FRAME_NS)
+    assert decision is not None
+    assert decision.expected_inference_ms == pytest.approx(20.0)
+    assert manager.state.predicted_latency_ms == pytest.approx(20.0)
+
+
+def test_violations_are_counted_in_total_and_in_a_row():
+    manager = make_manager(policy=PolicySettings('fixed'), constraints=Constraints(35.0))
+    run(manager, 40.0, 2)
+    run(manager, 30.0, 1, start=3)
+    run(manager, 40.0, 3, start=4)
+    assert manager.state.violations == 5
+    assert manager.state.consecutive_violations == 3
+    assert manager.state.latency_ms == 40.0
+
+
+def test_no_limit_is_never_violated():
+    manager = make_manager()
+    run(manager, 1e9, 3)
+    assert manager.state.violations == 0
+
+
+@pytest.mark.parametrize(
+    ('scope', 'expected_level', 'predicted_ms'),
+    [('inference', 2, 20.0), ('processing', 2, 22.0), ('end_to_end', 1, 18.0)],
+)
+def test_the_scope_takes_what_no_level_can_change_from_the_limit(
+    scope, expected_level, predicted_ms
+):
+    """Processing adds 2 ms and queueing 6 more: end to end only level 1 meets 25 ms."""
+    manager = make_manager(policy=PolicySettings('fixed', fixed_level=2))
+    for frame in range(1, 20):
+        manager.observe(Measurement(frame * FRAME_NS, 2, 20.0, 22.0, 28.0))
+    manager.set_policy(PolicySettings('reactive'))
+    manager.set_constraints(Constraints(25.0, latency_scope=scope))
+    manager.decide(20 * FRAME_NS)
+    assert manager.active_level == expected_level
+    assert manager.state.predicted_latency_ms == pytest.approx(predicted_ms)
+
+
+def test_the_scope_decides_what_is_a_violation():
+    settings = PolicySettings('fixed')
+    for scope, violations in (('inference', 0), ('processing', 0), ('end_to_end', 1)):
+        manager = make_manager(policy=settings, constraints=Constraints(35.0, latency_scope=scope))
+        manager.observe(Measurement(FRAME_NS, 3, 30.0, 32.0, 40.0))
+        assert manager.state.violations == violations
+
+
+def test_an_unmeasured_scope_is_no_violation():
+    manager = make_manager(constraints=Constraints(5.0, latency_scope='end_to_end'))
+    manager.observe(Measurement(FRAME_NS, 1, 100.0))
+    assert manager.state.violations == 0
+    assert math.isnan(manager.state.latency_ms)
+
+
+def test_upward_switches_have_a_budget_and_downward_ones_have_none():
+    settings = PolicySettings('reactive', window=1, hold_s=0.0, max_switches_per_minute=2)
+    manager = make_manager(policy=settings, constraints=Constraints(35.0))
+    ups = downs = 0
+    for frame in range(1, 400):  # 13 s of contention that comes and goes every few frames
+        slow = frame % 8 < 4
+        level = manager.active_level
+        inference_ms = PROFILE.latency_ms(level) * (4.0 if slow else 1.0)
+        decision = manager.observe(Measurement(frame * FRAME_NS, level, inference_ms))
+        if decision is not None:
+            ups += decision.to_level > decision.from_level
+            downs += decision.to_level < decision.from_level
+    assert ups == 2
+    assert downs >= 3
+    assert 'held back' in manager.state.reason or manager.active_level == 1
+
+
+def test_a_user_is_not_held_back_by_the_budget():
+    settings = PolicySettings('reactive', max_switches_per_minute=0)
+    manager = make_manager(policy=settings, constraints=Constraints(12.0))
+    manager.set_constraints(Constraints(35.0))
+    assert manager.decide(FRAME_NS) is not None
+    assert manager.active_level == 3
+
+
+def test_infeasible_is_said():
+    manager = make_manager(constraints=Constraints(5.0))
+    assert manager.active_level == 1
+    assert not manager.initial_decision.is_feasible
+    assert 'no level meets the limit of 5.00 ms' in manager.initial_decision.reason
+    manager.set_constraints(Constraints(15.0, min_accuracy=0.75, priority='accuracy'))
+    decision = manager.decide(FRAME_NS)
+    assert decision is not None
+    assert (decision.to_level, decision.is_feasible) == (3, False)
+    assert '0.750' in decision.reason
+
+
+def test_decisions_and_states_are_frozen():
+    manager = make_manager()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        manager.state.level = 9  # type: ignore[misc]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        manager.initial_decision.to_level = 9  # type: ignore[misc]
+
+
+def test_settings_from_other_threads_never_tear():
+    """Constraints and policy are set at random from two threads while frames are observed."""
+    manager = make_manager()
+    stopping = threading.Event()
+    tight, loose = Constraints(12.0), Constraints(100.0)
+
+    def set_constraints() -> None:
+        while not stopping.is_set():
+            manager.set_constraints(tight)
+            manager.set_constraints(loose)
+
+    def set_policy() -> None:
+        while not stopping.is_set():
+            manager.set_policy(PolicySettings('table'))
+            manager.set_policy(PolicySettings('reactive'))
+
+    threads = [threading.Thread(target=set_constraints), threading.Thread(target=set_policy)]
+    for thread in threads:
+        thread.start()
+    try:
+        for frame in range(1, 2000):
+            manager.decide(frame * FRAME_NS)
+            level = manager.active_level
+            manager.observe(Measurement(frame * FRAME_NS, level, PROFILE.latency_ms(level)))
+    finally:
+        stopping.set()
+        for thread in threads:
+            thread.join()
+    # Whatever was last is obeyed, both of it: neither setter lost the other's change.
+    manager.set_constraints(tight)
+    manager.set_policy(PolicySettings('table'))
+    manager.decide(3000 * FRAME_NS)
+    assert manager.state.constraints is tight
+    assert (manager.state.policy, manager.active_level) == ('table', 1)
+
+
+def test_a_decision_costs_microseconds():
+    manager = make_manager(constraints=Constraints(35.0))
+    costs_us = []
+    for frame in range(1, 1000):
+        start = time.perf_counter()
+        manager.observe(Measurement(frame * FRAME_NS, manager.active_level, 30.0))
+        costs_us.append((time.perf_counter() - start) * 1e6)
+    assert sorted(costs_us)[len(costs_us) // 2] < DECISION_LIMIT_US

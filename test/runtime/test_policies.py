@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from runtime_fakes import make_levels, make_profile
+
+from dynamic_ofa_ros.constraints import Constraints
+from dynamic_ofa_ros.runtime.manager import Decision, Measurement, RuntimeManager
+from dynamic_ofa_ros.runtime.policies import (
+    LevelTable,
+    PolicyError,
+    PolicySettings,
+    best_level,
+    create_policy,
+    policy_names,
+)
+
+ACCURACIES = (0.60, 0.70, 0.75, 0.78, 0.80)
+LATENCIES_MS = (10.0, 15.0, 20.0, 30.0, 40.0)
+LEVELS = make_levels(ACCURACIES)
+PROFILE = make_profile(LATENCIES_MS)
+TABLE = LevelTable.of(LEVELS, PROFILE)
+FRAME_S = 1 / 30
+NOISE = 0.05  # standard deviation of the simulated latencies, a fraction
+
+
+class Simulation:
+    """The manager on a device whose slowdown is a function of time; time is only a number."""
+
+    def __init__(self, policy: PolicySettings, constraints: Constraints, seed: int = 0) -> None:
+        self.manager = RuntimeManager(LEVELS, PROFILE, policy=policy, constraints=constraints)
+        self.levels: list[int] = []
+        self.latencies_ms: list[float] = []
+        self.switches: list[Decision] = []
+        self._frame = 0
+        self._random = np.random.default_rng(seed)
+
+    def run(self, seconds: float, slowdown: float | Callable[[float], float] = 1.0) -> None:
+        for _ in range(round(seconds / FRAME_S)):
+            self._frame += 1
+            time_s = self._frame * FRAME_S
+            now_ns = round(time_s * 1e9)
+            self._take(self.manager.decide(now_ns))
+            level = self.manager.active_level
+            factor = slowdown(time_s) if callable(slowdown) else slowdown
+            noise = max(0.5, 1.0 + NOISE * self._random.standard_normal())
+            latency_ms = LATENCIES_MS[level - 1] * factor * noise
+            self.levels.append(level)
+            self.latencies_ms.append(latency_ms)
+            self._take(self.manager.observe(Measurement(now_ns, level, latency_ms)))
+
+    def _take(self, decision: Decision | None) -> None:
+        if decision is not None:
+            self.switches.append(decision)
+
+
+def simulate(name: str, limit_ms: float = math.nan, **constraints: object) -> Simulation:
+    return Simulation(PolicySettings(name), Constraints(limit_ms, **constraints))  # type: ignore[arg-type]
+
+
+# best_level: what every policy falls back on
+
+
+@pytest.mark.parametrize(
+    ('slowdown', 'limit_ms', 'floor', 'priority', 'expected'),
+    [
+        (1.0, math.inf, 0.0, 'latency', (5, True)),
+        (1.0, 30.0, 0.0, 'latency', (4, True)),
+        (2.0, 30.0, 0.0, 'latency', (2, True)),
+        (1.0, 30.0, 0.75, 'latency', (4, True)),
+        (1.0, 18.0, 0.75, 'latency', (2, False)),
+        (1.0, 18.0, 0.75, 'accuracy', (3, False)),
+        (1.0, 5.0, 0.0, 'latency', (1, False)),
+        (1.0, 5.0, 0.0, 'accuracy', (1, False)),
+        (1.0, 50.0, 0.90, 'latency', (5, False)),
+        (1.0, 18.0, 0.90, 'latency', (2, False)),
+        (1.0, 18.0, 0.90, 'accuracy', (5, False)),
+        (1.0, -3.0, 0.0, 'latency', (1, False)),
+    ],
+)
+def test_best_level(slowdown, limit_ms, floor, priority, expected):
+    assert best_level(TABLE, slowdown, limit_ms, floor, priority) == expected
+
+
+@given(
+    slowdown=st.floats(0.1, 10.0),
+    limit_ms=st.floats(1.0, 200.0),
+    floor=st.floats(0.0, 1.0),
+    priority=st.sampled_from(['latency', 'accuracy']),
+)
+def test_best_level_against_exhaustive_search(slowdown, limit_ms, floor, priority):
+    level, is_feasible = best_level(TABLE, slowdown, limit_ms, floor, priority)
+    good = [
+        i
+        for i in range(1, 6)
+        if LATENCIES_MS[i - 1] * slowdown <= limit_ms and ACCURACIES[i - 1] >= floor
+    ]
+    assert is_feasible == bool(good)
+    if good:
+        assert ACCURACIES[level - 1] == max(ACCURACIES[i - 1] for i in good)
+    elif priority == 'latency' and LATENCIES_MS[0] * slowdown <= limit_ms:
+        assert LATENCIES_MS[level - 1] * slowdown <= limit_ms
+    elif priority == 'accuracy' and floor <= ACCURACIES[-1]:
+        assert ACCURACIES[level - 1] >= floor
+
+
+def test_levels_that_are_no_use_on_this_platform_are_left_out():
+    table = LevelTable.of(make_levels((0.6, 0.7, 0.7, 0.8)), make_profile((10, 25, 12, 20)))
+    assert table.ladder == (1, 3, 4)
+    assert best_level(table, 1.0, 100.0, 0.0, 'latency') == (4, True)
+
+
+def test_a_profile_of_another_family_is_refused():
+    with pytest.raises(PolicyError, match='2 levels, the family 5'):
+        LevelTable.of(LEVELS, make_profile((1.0, 2.0)))
+
+
+# Settings
+
+
+@pytest.mark.parametrize('name', ['', 'Table', 'clever'])
+def test_unknown_policies_are_refused_with_the_choice(name):
+    with pytest.raises(PolicyError, match='must be one of: ') as caught:
+        PolicySettings(name)
+    assert all(known in str(caught.value) for known in policy_names())
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        ({'fixed_level': -1}, 'fixed_level is -1'),
+        ({'window': 0}, 'window is 0'),
+        ({'hold_s': -0.1}, 'hold_s is -0.1'),
+        ({'hold_s': math.nan}, 'hold_s is nan'),
+        ({'max_switches_per_minute': -1.0}, 'max_switches_per_minute is -1'),
+        ({'max_switches_per_minute': math.nan}, 'max_switches_per_minute is nan'),
+    ],
+)
+def test_settings_without_meaning_are_refused(settings, message):
+    with pytest.raises(PolicyError, match=message):
+        PolicySettings(**settings)
+
+
+def test_a_fixed_level_beyond_the_family_is_refused():
+    with pytest.raises(PolicyError, match='fixed_level is 6; the family has 5 levels'):
+        create_policy(TABLE, PolicySettings('fixed', fixed_level=6))
+
+
+# The policies, each on a simulated device
+
+
+def test_table_answers_whatever_is_measured():
+    simulation = simulate('table', 30.0)
+    simulation.run(2.0, slowdown=3.0)
+    assert set(simulation.levels) == {4}
+    assert simulation.manager.state.violations > 50
+
+
+def test_table_does_not_flap_when_the_overhead_wavers():
+    manager = RuntimeManager(
+        LEVELS,
+        PROFILE,
+        policy=PolicySettings('table'),
+        constraints=Constraints(31.0, latency_scope='processing'),
+    )
+    random = np.random.default_rng(0)
+    for frame in range(1, 300):
+        overhead_ms = 1.0 + 0.2 * random.standard_normal()  # level 4 just fits, or just does not
+        manager.observe(
+            Measurement(frame * 33_000_000, manager.active_level, 30.0, 30.0 + overhead_ms)
+        )
+    assert manager.state.switch_count <= 1
+
+
+def test_fixed_stays():
+    simulation = Simulation(PolicySettings('fixed', fixed_level=2), Constraints(12.0))
+    simulation.run(1.0, slowdown=2.0)
+    assert set(simulation.levels) == {2}
+    assert not simulation.manager.state.is_feasible
+    assert set(levels_of(Simulation(PolicySettings('fixed'), Constraints()))) == {5}
+
+
+def levels_of(simulation: Simulation) -> Sequence[int]:
+    simulation.run(0.2)
+    return simulation.levels
+
+
+def test_reactive_starts_with_the_answer_of_the_table():
+    simulation = simulate('reactive', 33.0)
+    simulation.run(1.0)
+    assert set(simulation.levels) == {4}
+    assert simulation.manager.initial_decision.from_level == 0
+    assert simulation.manager.initial_decision.to_level == 4
+
+
+def test_reactive_leaves_contention_one_level_at_a_time_and_recovers():
+    simulation = simulate('reactive', 33.0)
+    simulation.run(2.0)
+    simulation.run(6.0, slowdown=2.0)
+    contended = simulation.levels[60:]
+    # Level 2 takes 30 ms now, level 3 would take 40.
+    assert contended[-1] == 2
+    assert [s.to_level for s in simulation.switches] == [3, 2]
+    first_switch = next(i for i, level in enumerate(contended) if level != 4)
+    assert 1 <= first_switch <= 10  # as many slow frames as the mean of ten needs
+    simulation.switches.clear()
+    simulation.run(6.0, slowdown=1.0)
+    assert [s.to_level for s in simulation.switches] == [3, 4]
+    assert 'one level up' in simulation.switches[0].reason
+    assert simulation.manager.state.is_feasible
+
+
+def test_reactive_sees_severe_contention():
+    """The published demo threw samples above 90 ms away, so it stayed when it was slowest."""
+    simulation = simulate('reactive', 33.0)
+    simulation.run(1.0)
+    simulation.run(4.0, slowdown=20.0)
+    assert simulation.levels[-1] == 1
+    assert not simulation.manager.state.is_feasible
+    assert 'no lower level is left' in simulation.manager.state.reason
+
+
+@pytest.mark.parametrize('slowdown', [1.0, 1.05, 1.1, 1.3, 1.6, 2.0, 2.2])
+@pytest.mark.parametrize('seed', [1, 2])
+def test_reactive_does_not_ping_pong_on_stationary_noise(slowdown, seed):
+    simulation = Simulation(PolicySettings('reactive'), Constraints(33.0), seed=seed)
+    simulation.run(5.0, slowdown)
+    simulation.switches.clear()
+    simulation.run(120.0, slowdown)
+    assert len(simulation.switches) <= 2 * 6
+
+
+def test_reactive_holds_in_wall_clock_time_not_in_frames():
+    settings = PolicySettings('reactive', hold_s=3.0)
+    simulation = Simulation(settings, Constraints(33.0))
+    simulation.run(1.0)
+    simulation.run(4.0, slowdown=2.0)
+    ended_s = 5.0
+    simulation.switches.clear()
+    simulation.run(10.0, slowdown=1.0)
+    first_up_s = simulation.switches[0].time_ns / 1e9
+    assert ended_s + 3.0 <= first_up_s <= ended_s + 4.0
+
+
+def test_reactive_ignores_the_first_frame_after_a_switch():
+    manager = RuntimeManager(
+        LEVELS, PROFILE, policy=PolicySettings('reactive', window=1), constraints=Constraints(33.0)
+    )
+    assert manager.active_level == 4
+    assert manager.observe(Measurement(1, 4, 500.0)) is None  # the very first frame
+    decision = manager.observe(Measurement(2, 4, 50.0))
+    assert decision is not None
+    assert decision.to_level == 3
+    assert manager.observe(Measurement(3, 3, 500.0)) is None
+    assert manager.state.violations == 3  # it broke the limit all the same
+
+
+def test_reactive_forgets_its_window_after_a_pause():
+    simulation = simulate('reactive', 33.0)
+    simulation.run(0.9, slowdown=1.0)
+    manager = simulation.manager
+    later_ns = 60_000_000_000
+    for frame in range(9):  # less than a window: the frames before the pause must not fill it up
+        assert manager.observe(Measurement(later_ns + frame, 4, 90.0)) is None
+    assert manager.observe(Measurement(later_ns + 9, 4, 90.0)) is not None
+
+
+def test_reactive_keeps_the_accuracy_floor_when_it_has_priority():
+    simulation = simulate('reactive', 33.0, min_accuracy=0.75, priority='accuracy')
+    simulation.run(5.0, slowdown=3.0)
+    assert simulation.levels[-1] == 3
+    assert not simulation.manager.state.is_feasible
+
+
+def test_reactive_keeps_the_limit_when_that_has_priority():
+    simulation = simulate('reactive', 33.0, min_accuracy=0.75, priority='latency')
+    simulation.run(5.0, slowdown=3.0)
+    assert simulation.levels[-1] == 1
+    assert not simulation.manager.state.is_feasible
+    simulation.run(5.0, slowdown=1.0)
+    assert simulation.levels[-1] == 4
+    assert simulation.manager.state.is_feasible
+
+
+def test_new_constraints_jump_with_the_present_slowdown():
+    simulation = simulate('reactive')
+    simulation.run(1.0, slowdown=2.0)
+    assert simulation.levels[-1] == 5
+    simulation.manager.set_constraints(Constraints(45.0))
+    simulation.run(FRAME_S, slowdown=2.0)
+    assert simulation.levels[-1] == 3
+    assert 'new constraints' in simulation.switches[-1].reason

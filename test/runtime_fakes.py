@@ -1,0 +1,53 @@
+"""Fakes for faults and clocks: an engine without a network, levels and a profile from nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dynamic_ofa_ros.architecture import SubnetArchitecture
+from dynamic_ofa_ros.family import LatencyProfile, Level, LevelLatency
+
+PLATFORM = 'cpu-fake-engine-fp32-t1'
+
+
+class FakeEngine:
+    """Answers with fixed logits; raises the errors it is given, one per call, before that."""
+
+    name = 'fake'
+
+    def __init__(self, level_count: int, classes: int, errors: Sequence[Exception] = ()) -> None:
+        self.platform = PLATFORM
+        self.notes: tuple[str, ...] = ()
+        self.level_count = level_count
+        self.levels_run: list[int] = []
+        self.errors = list(errors)
+        self._logits = np.arange(classes, dtype=np.float32)
+
+    def infer(self, index: int, tensor: np.ndarray) -> np.ndarray:
+        self.levels_run.append(index)
+        if self.errors:
+            raise self.errors.pop(0)
+        return self._logits
+
+    def close(self) -> None:
+        pass
+
+
+def make_levels(accuracies: Sequence[float]) -> tuple[Level, ...]:
+    architecture = SubnetArchitecture(ks=(3,) * 20, e=(3,) * 20, d=(2,) * 5, r=32)
+    return tuple(
+        Level(index, f'level {index}', architecture, accuracy, 1_000_000 * index, 100_000)
+        for index, accuracy in enumerate(accuracies, start=1)
+    )
+
+
+def make_profile(latencies_ms: Sequence[float]) -> LatencyProfile:
+    return LatencyProfile(
+        platform=PLATFORM,
+        levels=tuple(
+            LevelLatency(ms, ms, 0.02 * ms, 1.05 * ms, 1.1 * ms, 100) for ms in latencies_ms
+        ),
+        measured_at='2026-01-01T00:00:00+00:00',
+    )
