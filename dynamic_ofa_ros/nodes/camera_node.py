@@ -1,0 +1,161 @@
+"""camera_node: rendered signs, an image folder, a video file or a webcam, with the truth.
+
+`image_raw` with the sensor data profile; where the true class is known, `ground_truth` with the
+image's own header and the latched names behind the class ids on `ground_truth/label_info`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+from rclpy.duration import Duration
+from rclpy.node import Node
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+from vision_msgs.msg import Classification, LabelInfo
+
+from dynamic_ofa_ros.nodes import conversions, parameters, qos
+from dynamic_ofa_ros.nodes.camera_sources import (
+    SIGNS_HEIGHT,
+    SIGNS_WIDTH,
+    FolderSource,
+    Picture,
+    Prefetcher,
+    SignsSource,
+    Source,
+    VideoSource,
+    WebcamSource,
+)
+from dynamic_ofa_ros.nodes.parameter_table import NodeParameters
+from dynamic_ofa_ros.nodes.runner import NodeFinished, Throttle, run
+
+LINGER_S = 1.0
+"""How long the node stays after the last image, so that slow readers still get it."""
+
+
+@dataclass(frozen=True)
+class CameraSettings:
+    """The camera's live parameters."""
+
+    rate_hz: float
+
+
+class CameraNode(Node):  # type: ignore[misc]  # rclpy has no types where ROS 2 is absent
+    """Publishes the pictures of a source at a set rate."""
+
+    def __init__(self) -> None:
+        super().__init__('camera')
+        self._settings = NodeParameters(self, _settings, self._on_settings)
+        values = self._settings.declare(parameters.CAMERA)
+        settings = self._settings.activate()
+        self._encoding: str = values['encoding']
+        self._frame_id: str = values['frame_id']
+        self._throttle = Throttle()
+        cv2.setNumThreads(1)  # pictures are drawn ahead: the other cores are for others
+        self._source = self._open(values)
+        self._pictures = Prefetcher(self._source)
+        self._published = 0
+        self._ended_s: float | None = None
+        self._image_pub = self.create_publisher(
+            Image, 'image_raw', qos.CAMERA, qos_overriding_options=qos.overridable()
+        )
+        self._truth_pub: Any = None
+        if self._source.labels:
+            self._truth_pub = self.create_publisher(
+                Classification, 'ground_truth', qos.GROUND_TRUTH
+            )
+            labels_pub = self.create_publisher(LabelInfo, 'ground_truth/label_info', qos.LATCHED)
+            header = conversions.stamped_header(self.get_clock(), self._frame_id)
+            labels_pub.publish(conversions.label_info(header, self._source.labels))
+        # `_timers` and the like are rclpy's own names.
+        self._image_timer = self.create_timer(1.0 / settings.rate_hz, self._on_timer)
+        self.get_logger().info(
+            f'{values["source"]} {values["path"]}'.rstrip()
+            + f' on {self._image_pub.topic_name} at {settings.rate_hz:g} Hz'
+        )
+
+    def close(self) -> None:
+        """End the thread that draws."""
+        self._pictures.close()
+
+    def _open(self, values: Mapping[str, Any]) -> Source:
+        kind, path = values['source'], values['path']
+        width, height = values['width'], values['height']
+        if kind == 'folder':
+            return FolderSource(
+                path,
+                width=width,
+                height=height,
+                seed=values['seed'],
+                loop=values['loop'],
+                on_problem=self._on_problem,
+            )
+        if kind == 'video':
+            return VideoSource(path, width=width, height=height, loop=values['loop'])
+        if kind == 'webcam':
+            return WebcamSource(path, width=width, height=height, rate_hz=values['rate_hz'])
+        return SignsSource(
+            seed=values['seed'],
+            frames_per_scene=max(1, round(values['scene_period_s'] * values['rate_hz'])),
+            width=width or SIGNS_WIDTH,
+            height=height or SIGNS_HEIGHT,
+        )
+
+    def _on_problem(self, problem: str) -> None:
+        if self._throttle.passes('damaged image'):
+            self.get_logger().warning(f'left out: {problem}')
+
+    def _on_settings(self, before: CameraSettings, after: CameraSettings) -> None:
+        self.destroy_timer(self._image_timer)
+        self._image_timer = self.create_timer(1.0 / after.rate_hz, self._on_timer)
+
+    def _on_timer(self) -> None:
+        picture = self._pictures.take()
+        if picture is not None:
+            self._publish(picture)
+        elif self._pictures.failure is not None:
+            raise self._pictures.failure
+        elif self._pictures.has_ended:
+            self._finish()
+        elif self._published and not self._source.is_live and self._throttle.passes('late'):
+            self.get_logger().warning(
+                f'images are not ready at {self._settings.snapshot.rate_hz:g} Hz: the source or '
+                'this machine is too slow'
+            )
+
+    def _publish(self, picture: Picture) -> None:
+        now = self.get_clock().now()
+        if picture.captured_ns is not None:
+            age_ns = time.perf_counter_ns() - picture.captured_ns
+            now = now - Duration(nanoseconds=age_ns)
+        header = Header(stamp=now.to_msg(), frame_id=self._frame_id)
+        if self._truth_pub is not None and picture.class_id >= 0:
+            self._truth_pub.publish(conversions.truth(header, picture.class_id))
+        self._image_pub.publish(conversions.image_message(picture.rgb, header, self._encoding))
+        self._published += 1
+
+    def _finish(self) -> None:
+        now_s = time.monotonic()
+        if self._ended_s is None:
+            self._ended_s = now_s
+            self.get_logger().info(f'the source has ended after {self._published} images')
+        elif now_s - self._ended_s >= LINGER_S:
+            raise NodeFinished
+
+
+def _settings(values: Mapping[str, Any]) -> CameraSettings:
+    return CameraSettings(values['rate_hz'])
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the node; return the exit status."""
+    return run('camera', CameraNode, args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

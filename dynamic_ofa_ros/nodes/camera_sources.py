@@ -1,0 +1,301 @@
+"""Where the camera node's images come from; knows nothing of ROS."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+
+from dynamic_ofa_ros.errors import DatasetError, DynamicOfaError
+from dynamic_ofa_ros.offline.datasets import IMAGE_SUFFIXES, ClassFolder, UInt8, read_image
+from dynamic_ofa_ros.offline.signs import drift, render_scene, sample_scene, sign_names
+
+SIGNS_WIDTH, SIGNS_HEIGHT = 640, 480
+STREAM_OF_CAMERA = 2
+"""Third part of a scene's seed; the splits of `RenderedSigns` have 0 and 1, so none is shared."""
+
+
+class SourceError(DynamicOfaError):
+    """A source of images that cannot be opened or has failed."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image, (H, W, 3) uint8 RGB, with its true class; -1 where nobody knows it.
+
+    captured_ns: when it was taken, by `time.perf_counter_ns`; None: when it is published.
+    """
+
+    rgb: UInt8
+    class_id: int = -1
+    captured_ns: int | None = None
+
+
+class Source(Protocol):
+    """Gives pictures one after the other, on the thread that iterates."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes; empty where the truth is not known."""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether pictures come at the source's own pace, and only the newest counts."""
+
+    def pictures(self) -> Iterator[Picture]:
+        """Return the pictures; raise SourceError or DatasetError when there are none any more."""
+
+
+def _ignore(problem: str) -> None:
+    """Stand in for a callback that the caller did not give."""
+
+
+@dataclass(frozen=True)
+class SignsSource:
+    """Rendered scenes as the held-out split has them, each drifting for a while."""
+
+    seed: int = 1
+    frames_per_scene: int = 60
+    width: int = SIGNS_WIDTH
+    height: int = SIGNS_HEIGHT
+    is_live: bool = False
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the signs."""
+        return sign_names()
+
+    def pictures(self) -> Iterator[Picture]:
+        """Render for ever; every class comes once in each round, in random order."""
+        classes = len(self.labels)
+        scenes = 0
+        while True:
+            round_rng = np.random.default_rng([self.seed, STREAM_OF_CAMERA, scenes])
+            for class_id in round_rng.permutation(classes):
+                rng = np.random.default_rng([self.seed, STREAM_OF_CAMERA, scenes, 1])
+                scene = sample_scene(rng, int(class_id))
+                scenes += 1
+                for _ in range(self.frames_per_scene):
+                    yield Picture(render_scene(scene, self.width, self.height), int(class_id))
+                    scene = drift(scene, rng)
+
+
+class FolderSource:
+    """JPEG and PNG files: class folders (shuffled by seed), or any folder (sorted, no truth)."""
+
+    is_live = False
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        width: int = 0,
+        height: int = 0,
+        seed: int = 1,
+        loop: bool = True,
+        on_problem: Callable[[str], None] = _ignore,
+    ) -> None:
+        self._root = Path(path).expanduser()
+        self._size = (width, height)
+        self._loop = loop
+        self._on_problem = on_problem
+        self.labels: tuple[str, ...] = ()
+        self._files = self._list(seed)
+
+    def _list(self, seed: int) -> list[tuple[Path, int]]:
+        if not self._root.is_dir():
+            raise SourceError(f'there is no folder {self._root}; set path to a folder of images')
+        if any(_is_image(entry) for entry in self._root.iterdir()):
+            return [(file, -1) for file in sorted(self._root.rglob('*')) if _is_image(file)]
+        dataset = ClassFolder.open(self._root)
+        self.labels = dataset.classes
+        order = np.random.default_rng(seed).permutation(len(dataset))
+        return [dataset.files[index] for index in order]
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def pictures(self) -> Iterator[Picture]:
+        """Decode file after file; damaged ones are reported and left out."""
+        while True:
+            is_any_good = False
+            for file, class_id in self._files:
+                try:
+                    rgb = read_image(file)
+                except DatasetError as error:
+                    self._on_problem(str(error))
+                    continue
+                is_any_good = True
+                yield Picture(resized(rgb, *self._size), class_id)
+            if not is_any_good:
+                raise SourceError(f'none of the {len(self._files)} images in {self._root} is good')
+            if not self._loop:
+                return
+
+
+class VideoSource:
+    """The frames of a video file."""
+
+    is_live = False
+    labels: tuple[str, ...] = ()
+
+    def __init__(self, path: str, *, width: int = 0, height: int = 0, loop: bool = True) -> None:
+        self._path = Path(path).expanduser()
+        self._size = (width, height)
+        self._loop = loop
+        if not self._path.is_file():
+            raise SourceError(f'there is no file {self._path}; set path to a video file')
+        _open_capture(str(self._path)).release()
+
+    def pictures(self) -> Iterator[Picture]:
+        """Decode frame after frame."""
+        while True:
+            capture = _open_capture(str(self._path))
+            frames = 0
+            try:
+                while (rgb := _read_frame(capture)) is not None:
+                    frames += 1
+                    yield Picture(resized(rgb, *self._size))
+            finally:
+                capture.release()
+            if not frames:
+                raise SourceError(f'{self._path} holds no frame that can be decoded')
+            if not self._loop:
+                return
+
+
+class WebcamSource:
+    """A camera that OpenCV can open: an index or /dev/videoN."""
+
+    is_live = True
+    labels: tuple[str, ...] = ()
+
+    def __init__(
+        self, path: str, *, width: int = 0, height: int = 0, rate_hz: float = 30.0
+    ) -> None:
+        name = path.strip() or '0'
+        index = re.fullmatch(r'(?:/dev/video)?(\d+)', name)
+        if not index:
+            raise SourceError(f'path is {path!r}; for a webcam it must be an index or /dev/videoN')
+        self._name = name
+        self._size = (width, height)
+        self._capture = _open_capture(int(index[1]), f'webcam {name}')
+        for key, value in (
+            (cv2.CAP_PROP_FRAME_WIDTH, width),
+            (cv2.CAP_PROP_FRAME_HEIGHT, height),
+            (cv2.CAP_PROP_FPS, rate_hz),
+        ):
+            if value:
+                self._capture.set(key, value)
+
+    def pictures(self) -> Iterator[Picture]:
+        """Grab for ever."""
+        try:
+            while True:
+                rgb = _read_frame(self._capture)
+                if rgb is None:
+                    raise SourceError(f'webcam {self._name} gives no more images')
+                yield Picture(resized(rgb, *self._size), captured_ns=time.perf_counter_ns())
+        finally:
+            self._capture.release()
+
+
+def resized(rgb: UInt8, width: int, height: int) -> UInt8:
+    """Return the image at a size; 0 follows the other side, and 0x0 leaves it as it is."""
+    own_height, own_width = rgb.shape[:2]
+    width = width or (round(own_width * height / own_height) if height else own_width)
+    height = height or round(own_height * width / own_width)
+    if (width, height) == (own_width, own_height):
+        return rgb
+    is_smaller = width * height < own_width * own_height
+    method = cv2.INTER_AREA if is_smaller else cv2.INTER_LINEAR
+    return np.asarray(
+        cv2.resize(rgb, (max(1, width), max(1, height)), interpolation=method), np.uint8
+    )
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+
+
+def _open_capture(target: str | int, name: str = '') -> Any:
+    capture = cv2.VideoCapture(target)
+    if not capture.isOpened():
+        capture.release()
+        raise SourceError(f'OpenCV cannot open {name or target}')
+    return capture
+
+
+def _read_frame(capture: Any) -> UInt8 | None:
+    is_good, bgr = capture.read()
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8) if is_good else None
+
+
+@dataclass
+class Prefetcher:
+    """Draws pictures on a thread of its own, a few ahead, so that none is late.
+
+    failure: what ended the source, None as long as it goes on or after its normal end.
+    """
+
+    source: Source
+    depth: int = 4
+    failure: Exception | None = None
+    _ready: deque[Picture] = field(default_factory=deque)
+    _condition: threading.Condition = field(default_factory=threading.Condition)
+    _is_closed: bool = False
+    _is_exhausted: bool = False
+
+    def __post_init__(self) -> None:
+        self._thread = threading.Thread(target=self._run, name='prefetcher', daemon=True)
+        self._thread.start()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the source has ended and every picture was taken."""
+        with self._condition:
+            return self._is_exhausted and not self._ready
+
+    def take(self, timeout_s: float = 0.0) -> Picture | None:
+        """Return the next picture; None when none is ready in time."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._ready or self._is_exhausted, timeout_s)
+            if not self._ready:
+                return None
+            self._condition.notify_all()
+            return self._ready.popleft()
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """End the thread."""
+        with self._condition:
+            self._is_closed = True
+            self._condition.notify_all()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        try:
+            for picture in self.source.pictures():
+                if not self._put(picture):
+                    break
+        except Exception as error:  # told to whoever takes pictures
+            self.failure = error
+        with self._condition:
+            self._is_exhausted = True
+            self._condition.notify_all()
+
+    def _put(self, picture: Picture) -> bool:
+        with self._condition:
+            if self.source.is_live:
+                self._ready.clear()
+            self._condition.wait_for(lambda: len(self._ready) < self.depth or self._is_closed)
+            self._ready.append(picture)
+            self._condition.notify_all()
+            return not self._is_closed

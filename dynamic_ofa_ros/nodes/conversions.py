@@ -1,0 +1,206 @@
+"""Between the runtime's dataclasses and ROS messages."""
+
+from __future__ import annotations
+
+import array
+import dataclasses
+import math
+import zlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+from vision_msgs.msg import (
+    Classification,
+    LabelInfo,
+    ObjectHypothesis,
+    VisionClass,
+    VisionInfo,
+)
+
+from dynamic_ofa_ros.errors import ImageError
+from dynamic_ofa_ros.msg import ActiveLevel, Level, LevelArray, Telemetry
+from dynamic_ofa_ros.nodes.diagnostics import Severity, Status
+from dynamic_ofa_ros.runtime.image import ImageArray, RawImage
+
+if TYPE_CHECKING:
+    from dynamic_ofa_ros.family import Family, LatencyProfile
+    from dynamic_ofa_ros.runtime.classifier import Result
+    from dynamic_ofa_ros.runtime.manager import Decision
+    from dynamic_ofa_ros.runtime.telemetry import FrameTelemetry
+
+MAX_LABELS = 65536
+"""vision_msgs numbers classes in 16 bits."""
+
+_SEVERITIES = {
+    Severity.OK: DiagnosticStatus.OK,
+    Severity.WARN: DiagnosticStatus.WARN,
+    Severity.ERROR: DiagnosticStatus.ERROR,
+}
+
+
+def raw_image(message: Any) -> RawImage:
+    """Return a sensor_msgs/Image as the runtime takes it; nothing is copied or decoded."""
+    return RawImage(
+        data=message.data,
+        width=message.width,
+        height=message.height,
+        encoding=message.encoding,
+        step=message.step,
+        is_bigendian=bool(message.is_bigendian),
+    )
+
+
+def image_message(rgb: ImageArray, header: Any, encoding: str) -> Any:
+    """Return sensor_msgs/Image from (H, W, 3) uint8 RGB; encoding rgb8, bgr8 or mono8."""
+    if encoding == 'rgb8':
+        pixels: Any = np.ascontiguousarray(rgb)
+    elif encoding == 'bgr8':
+        pixels = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    elif encoding == 'mono8':
+        pixels = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    else:
+        raise ImageError('encoding', f'Encoding {encoding!r} cannot be published.')
+    # bytes would be checked element by element, in Python, on assignment; an array is taken whole.
+    data = array.array('B')
+    data.frombytes(memoryview(pixels).cast('B'))
+    return Image(
+        header=header,
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        encoding=encoding,
+        is_bigendian=0,
+        step=pixels.strides[0],
+        data=data,
+    )
+
+
+def classification(header: Any, result: Result) -> Any:
+    """Return vision_msgs/Classification; `header` is the image's own and is not touched."""
+    return Classification(
+        header=header,
+        results=[
+            ObjectHypothesis(class_id=str(score.class_id), score=score.score)
+            for score in result.scores
+        ],
+    )
+
+
+def truth(header: Any, class_id: int) -> Any:
+    """Return a known class as vision_msgs/Classification with score 1."""
+    return Classification(
+        header=header, results=[ObjectHypothesis(class_id=str(class_id), score=1.0)]
+    )
+
+
+def label_info(header: Any, labels: Iterable[str], threshold: float = 0.0) -> Any:
+    """Return vision_msgs/LabelInfo: the names behind the class ids."""
+    return LabelInfo(
+        header=header,
+        class_map=[
+            VisionClass(class_id=index, class_name=name) for index, name in enumerate(labels)
+        ],
+        threshold=threshold,
+    )
+
+
+def vision_info(header: Any, family: Family, label_topic: str) -> Any:
+    """Return vision_msgs/VisionInfo; its version changes with the labels, not with the level."""
+    return VisionInfo(
+        header=header,
+        method=f'{family.name} ({family.backbone.name})',
+        database_location=label_topic,
+        database_version=database_version(family.labels),
+    )
+
+
+def database_version(labels: Iterable[str]) -> int:
+    """Return a number from 0 to 2^31 - 1 that stands for a list of labels."""
+    return zlib.crc32('\n'.join(labels).encode('utf-8')) & 0x7FFFFFFF
+
+
+def telemetry(header: Any, values: FrameTelemetry) -> Any:
+    """Return dynamic_ofa_ros/Telemetry: the fields have the same names and units on both sides."""
+    fields = {field.name: getattr(values, field.name) for field in dataclasses.fields(values)}
+    return Telemetry(header=header, **fields)
+
+
+def level_array(header: Any, family: Family, profile: LatencyProfile) -> Any:
+    """Return the whole look-up table of a family on a platform."""
+    return LevelArray(
+        header=header,
+        family=family.name,
+        backbone=family.backbone.name,
+        platform=profile.platform,
+        levels=[
+            Level(
+                index=level.index,
+                name=level.name,
+                resolution=level.resolution,
+                accuracy=float(level.accuracy),
+                macs=float(level.macs),
+                parameters=float(level.parameters),
+                latency_ms=latency.median_ms,
+                latency_p95_ms=latency.p95_ms,
+                ks=array.array('i', level.architecture.ks),
+                e=array.array('i', level.architecture.e),
+                d=array.array('i', level.architecture.d),
+            )
+            for level, latency in zip(family.levels, profile.levels, strict=True)
+        ],
+    )
+
+
+def active_level(header: Any, decision: Decision, family: Family, switch_ms: float) -> Any:
+    """Return dynamic_ofa_ros/ActiveLevel: from, to, why and what it cost."""
+    is_first = decision.from_level == 0
+    return ActiveLevel(
+        header=header,
+        from_level=decision.from_level,
+        to_level=decision.to_level,
+        from_name='' if is_first else family.level(decision.from_level).name,
+        to_name=family.level(decision.to_level).name,
+        reason=decision.reason,
+        policy=decision.policy,
+        feasible=decision.is_feasible,
+        switch_ms=switch_ms,
+        slowdown=decision.slowdown,
+        max_latency_ms=decision.max_latency_ms,
+        min_accuracy=decision.min_accuracy,
+    )
+
+
+def diagnostic_array(header: Any, name: str, hardware_id: str, statuses: Iterable[Status]) -> Any:
+    """Return diagnostic_msgs/DiagnosticArray; each task's name is preceded by the node's."""
+    return DiagnosticArray(
+        header=header,
+        status=[
+            DiagnosticStatus(
+                level=_SEVERITIES[status.severity],
+                name=f'{name}: {status.task}',
+                message=status.message,
+                hardware_id=hardware_id,
+                values=[
+                    KeyValue(key=key, value=number_text(value))
+                    for key, value in status.values.items()
+                ],
+            )
+            for status in statuses
+        ],
+    )
+
+
+def number_text(value: float) -> str:
+    """Return a bare number as text: PlotJuggler draws only those. NaN is `nan`."""
+    if math.isfinite(value) and value == int(value):
+        return str(int(value))
+    return f'{value:.6g}'
+
+
+def stamped_header(clock: Any, frame_id: str = '') -> Any:
+    """Return a header with the clock's present time."""
+    return Header(stamp=clock.now().to_msg(), frame_id=frame_id)

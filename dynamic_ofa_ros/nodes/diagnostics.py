@@ -1,0 +1,271 @@
+"""What `/diagnostics` says: four tasks with bare numbers, and when they warn.
+
+Pure functions of two snapshots, so that every condition can be tested without a node. The keys of
+`Input` are those that NITROS and greenwave_monitor use.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import threading
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dynamic_ofa_ros.runtime.manager import ManagerState
+    from dynamic_ofa_ros.runtime.telemetry import FrameTelemetry
+
+NAN = math.nan
+SILENCE_S = 2.0
+"""With a publisher there but no frame for as long, `Input` warns."""
+
+VIOLATION_WINDOW_S = 5.0
+"""Over how long the share of frames that broke the limit is judged."""
+
+REJECTION_CAUSES = ('encoding', 'size', 'step', 'buffer')
+RATE_WINDOW = 60
+
+
+class Severity(enum.Enum):
+    """How bad a task's state is."""
+
+    OK = 0
+    WARN = 1
+    ERROR = 2
+
+
+@dataclass(frozen=True)
+class Status:
+    """One task of the diagnostics; the unit of a value is in its key."""
+
+    task: str
+    severity: Severity
+    message: str
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class InputSnapshot:
+    """What the image topic has done so far; counters are since start.
+
+    rate_node_hz, rate_msg_hz: frames per second by arrival and by stamp; delay_ms: age of the last
+    frame at arrival; silence_s: since the last frame, infinite before the first.
+    """
+
+    frames: int = 0
+    rate_node_hz: float = NAN
+    rate_msg_hz: float = NAN
+    delay_ms: float = NAN
+    silence_s: float = math.inf
+    zero_stamps: int = 0
+    future_stamps: int = 0
+
+
+class InputMonitor:
+    """Watches stamps and arrivals of images; the image callback writes, anyone reads."""
+
+    def __init__(self, window: int = RATE_WINDOW) -> None:
+        self._lock = threading.Lock()
+        self._arrivals_ns: deque[int] = deque(maxlen=window)
+        self._stamps_ns: deque[int] = deque(maxlen=window)
+        self._frames = 0
+        self._delay_ms = NAN
+        self._zero_stamps = 0
+        self._future_stamps = 0
+
+    def add(self, arrival_ns: int, stamp_ns: int, now_ns: int) -> float:
+        """Take a frame; return its age in ms, NaN when its stamp or the clock is not set.
+
+        arrival_ns is steady time; stamp_ns and now_ns are of the node's clock. The age of a frame
+        from the future is negative.
+        """
+        age_ms = NAN if not stamp_ns or not now_ns else (now_ns - stamp_ns) / 1e6
+        with self._lock:
+            self._frames += 1
+            self._arrivals_ns.append(arrival_ns)
+            self._delay_ms = age_ms
+            if not stamp_ns:
+                self._zero_stamps += 1
+            else:
+                self._stamps_ns.append(stamp_ns)
+            if age_ms < 0.0:
+                self._future_stamps += 1
+        return age_ms
+
+    def snapshot(self, now_ns: int) -> InputSnapshot:
+        """Return the state at a steady time; rates are NaN once the topic has fallen silent."""
+        with self._lock:
+            if not self._arrivals_ns:
+                return InputSnapshot()
+            silence_s = (now_ns - self._arrivals_ns[-1]) / 1e9
+            is_silent = silence_s > SILENCE_S
+            return InputSnapshot(
+                frames=self._frames,
+                rate_node_hz=NAN if is_silent else _rate_hz(self._arrivals_ns),
+                rate_msg_hz=NAN if is_silent else _rate_hz(self._stamps_ns),
+                delay_ms=self._delay_ms,
+                silence_s=silence_s,
+                zero_stamps=self._zero_stamps,
+                future_stamps=self._future_stamps,
+            )
+
+
+def _rate_hz(times_ns: deque[int]) -> float:
+    if len(times_ns) < 2 or times_ns[-1] <= times_ns[0]:
+        return NAN
+    return (len(times_ns) - 1) * 1e9 / (times_ns[-1] - times_ns[0])
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that the diagnostics are about, at one moment of steady time."""
+
+    time_ns: int
+    input: InputSnapshot
+    manager: ManagerState
+    last: FrameTelemetry | None
+    is_enabled: bool
+    publishers: int
+    processed_frames: int
+    dropped_frames: int
+    rejected: Mapping[str, int]
+    inference_errors: int
+    inference_error: str
+    rejected_constraints: int
+    level_count: int
+    level_accuracy: float
+    device_load: float = NAN
+    device_temperature_celsius: float = NAN
+    device_power_w: float = NAN
+    engine_notes: tuple[str, ...] = field(default=())
+
+
+class Diagnostician:
+    """Turns snapshots into statuses; remembers the last few to see what is new."""
+
+    def __init__(self) -> None:
+        self._history: deque[Snapshot] = deque()
+
+    def diagnose(self, now: Snapshot) -> tuple[Status, ...]:
+        """Return the statuses of all tasks."""
+        previous = self._history[-1] if self._history else now
+        while self._history and now.time_ns - self._history[0].time_ns > VIOLATION_WINDOW_S * 1e9:
+            self._history.popleft()
+        self._history.append(now)
+        return (
+            _latency(now, self._history[0]),
+            _input(now, previous),
+            _manager(now),
+            _device(now, previous),
+        )
+
+
+def _latency(now: Snapshot, then: Snapshot) -> Status:
+    last, constraints = now.last, now.manager.constraints
+    frames = now.processed_frames - then.processed_frames
+    violations = now.manager.violations - then.manager.violations
+    share = violations / frames if frames > 0 else NAN
+    values = {
+        'inference_ms': last.inference_ms if last else NAN,
+        'processing_ms': last.processing_ms if last else NAN,
+        'end_to_end_ms': last.end_to_end_ms if last else NAN,
+        'latency_p50_ms': last.latency_p50_ms if last else NAN,
+        'latency_p95_ms': last.latency_p95_ms if last else NAN,
+        'throughput_hz': last.throughput_hz if last else NAN,
+        'max_latency_ms': constraints.max_latency_ms,
+        'violations': now.manager.violations,
+        'violation_ratio': share,
+    }
+    # 1e-9 is for rounding: 1 - 0.95 is a little more than 0.05.
+    if constraints.has_latency and share > 1.0 - constraints.quantile + 1e-9:
+        message = (
+            f'{share:.0%} of the last {frames} frames broke the {constraints.latency_scope} limit '
+            f'of {constraints.max_latency_ms:g} ms; {1.0 - constraints.quantile:.1%} may'
+        )
+        return Status('Latency', Severity.WARN, message, values)
+    message = 'within the limit' if constraints.has_latency else 'no limit'
+    return Status('Latency', Severity.OK, message, values)
+
+
+def _input(now: Snapshot, previous: Snapshot) -> Status:
+    values: dict[str, float] = {
+        'frame_rate_node': now.input.rate_node_hz,
+        'frame_rate_msg': now.input.rate_msg_hz,
+        'current_delay_from_realtime_ms': now.input.delay_ms,
+        'total_dropped_frames': now.dropped_frames,
+        'expected_frequency': NAN,
+        'received_frames': now.input.frames,
+        'processed_frames': now.processed_frames,
+        'zero_stamps': now.input.zero_stamps,
+        'future_stamps': now.input.future_stamps,
+    }
+    for cause in REJECTION_CAUSES:
+        values[f'rejected_{cause}'] = now.rejected.get(cause, 0)
+    problems = _input_problems(now, previous)
+    severity = Severity.WARN if problems else Severity.OK
+    state = 'receiving' if now.input.silence_s <= SILENCE_S else 'no images, and no publisher'
+    if not now.is_enabled:
+        state = 'disabled'
+    return Status('Input', severity, '; '.join(problems) or state, values)
+
+
+def _input_problems(now: Snapshot, previous: Snapshot) -> list[str]:
+    problems = []
+    if now.input.silence_s > SILENCE_S and now.publishers and now.is_enabled:
+        waiting = (
+            f'for {now.input.silence_s:.0f} s' if math.isfinite(now.input.silence_s) else 'yet'
+        )
+        problems.append(f'no image {waiting}, though {now.publishers} publisher(s) exist')
+    if now.input.zero_stamps > previous.input.zero_stamps:
+        problems.append('images carry no stamp, so their age is unknown')
+    if now.input.future_stamps > previous.input.future_stamps:
+        problems.append("images are stamped in the future: check the camera's clock")
+    rejected = {
+        cause: count - previous.rejected.get(cause, 0)
+        for cause, count in now.rejected.items()
+        if count > previous.rejected.get(cause, 0)
+    }
+    if rejected:
+        text = ', '.join(f'{cause} {count}' for cause, count in sorted(rejected.items()))
+        problems.append(f'images that could not be decoded, by cause: {text}')
+    return problems
+
+
+def _manager(now: Snapshot) -> Status:
+    state, last = now.manager, now.last
+    values = {
+        'level': state.level,
+        'level_count': now.level_count,
+        'level_accuracy': now.level_accuracy,
+        'predicted_latency_ms': state.predicted_latency_ms,
+        'min_accuracy': state.constraints.min_accuracy,
+        'slowdown': state.slowdown,
+        'contended': float(state.is_contended),
+        'feasible': float(state.is_feasible),
+        'switch_count': state.switch_count,
+        'last_switch_ms': last.last_switch_ms if last else NAN,
+        'rejected_constraints': now.rejected_constraints,
+    }
+    if not state.is_feasible:
+        message = f'no level meets the constraints: {state.reason}'
+        return Status('Runtime manager', Severity.WARN, message, values)
+    message = f'level {state.level} of {now.level_count} by {state.policy}: {state.reason}'
+    return Status('Runtime manager', Severity.OK, message, values)
+
+
+def _device(now: Snapshot, previous: Snapshot) -> Status:
+    values = {
+        'device_load': now.device_load,
+        'device_temperature_celsius': now.device_temperature_celsius,
+        'device_power_w': now.device_power_w,
+        'inference_errors': now.inference_errors,
+    }
+    if now.inference_errors > previous.inference_errors:
+        message = f'inference failed: {now.inference_error}'
+        return Status('Device', Severity.ERROR, message, values)
+    if now.engine_notes:
+        return Status('Device', Severity.WARN, '; '.join(now.engine_notes), values)
+    return Status('Device', Severity.OK, 'running', values)

@@ -1,0 +1,267 @@
+"""Tables of parameters: what a parameter is, how it is declared, checked and read as one snapshot.
+
+Three stages of a change, as rclpy has them: pre-set turns an int given for a double into one,
+on-set validates the whole proposed set and changes nothing, post-set swaps the snapshot. Humble
+has only the second: there doubles are declared with dynamic typing, and the swap ends the on-set.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.parameter import Parameter
+
+from dynamic_ofa_ros.errors import DynamicOfaError
+
+Value = bool | int | float | str
+Settings = TypeVar('Settings')
+
+
+class ParameterError(DynamicOfaError, ValueError):
+    """A parameter whose value is refused; the message names parameter, value and range."""
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """One parameter; its type is that of its default.
+
+    lowest, highest: range of a number, both included. choices: what a string may be; an entry such
+    as `cuda:N` stands for the family that `pattern`, a regular expression, then describes.
+    is_live: takes effect on the next frame; otherwise the parameter is read-only.
+    """
+
+    name: str
+    default: Value
+    meaning: str
+    lowest: float = -math.inf
+    highest: float = math.inf
+    choices: tuple[str, ...] = ()
+    pattern: str = ''
+    is_live: bool = True
+
+    @property
+    def is_double(self) -> bool:
+        """Whether the parameter is a double."""
+        return isinstance(self.default, float)
+
+    @property
+    def has_range(self) -> bool:
+        """Whether the parameter is a number with a range."""
+        return math.isfinite(self.lowest) and math.isfinite(self.highest)
+
+    @property
+    def range_text(self) -> str:
+        """Return the range or the choices for a reader; empty where anything goes."""
+        if self.has_range:
+            return f'{self.lowest:g} to {self.highest:g}'
+        return ', '.join(self.choices)
+
+    def coerced(self, value: Any) -> Any:
+        """Return the value; an int as a float or as text where the parameter is of that type.
+
+        Text: `-p cpus:=1` and `-p path:=0` reach the node as integers.
+        """
+        if isinstance(value, int) and not isinstance(value, (bool, type(self.default))):
+            if isinstance(self.default, float):
+                return float(value)
+            if isinstance(self.default, str):
+                return str(value)
+        return value
+
+    def problem(self, value: Any) -> str:
+        """Return why a value is refused, a sentence; empty for a good one."""
+        value = self.coerced(value)
+        if _type_word(value) != _type_word(self.default):
+            return (
+                f'{self.name} is {value!r}; it must be {_type_word(self.default)}'
+                f'{f": {self.range_text}" if self.range_text else ""}'
+            )
+        # Not (a <= b <= c), so that NaN, which compares false with everything, is refused.
+        if self.has_range and not self.lowest <= value <= self.highest:
+            return f'{self.name} is {value:g}; it must lie in [{self.lowest:g}, {self.highest:g}]'
+        is_known = re.fullmatch(self.pattern, value) if self.pattern else value in self.choices
+        if self.choices and not is_known:
+            return f'{self.name} is {value!r}; it must be one of: {", ".join(self.choices)}'
+        return ''
+
+    def descriptor(self, is_dynamically_typed: bool = False) -> Any:
+        """Return the rcl_interfaces/msg/ParameterDescriptor; step 0 leaves sliders continuous."""
+        descriptor = ParameterDescriptor(
+            name=self.name,
+            type=Parameter.Type.from_parameter_value(self.default).value,
+            description=self.meaning,
+            additional_constraints=f'One of: {", ".join(self.choices)}' if self.choices else '',
+            read_only=not self.is_live,
+            dynamic_typing=is_dynamically_typed,
+        )
+        if self.has_range and self.is_double:
+            descriptor.floating_point_range = [
+                FloatingPointRange(
+                    from_value=float(self.lowest), to_value=float(self.highest), step=0.0
+                )
+            ]
+        elif self.has_range:
+            descriptor.integer_range = [
+                IntegerRange(from_value=int(self.lowest), to_value=int(self.highest), step=0)
+            ]
+        return descriptor
+
+
+def _type_word(value: object) -> str:
+    words = {bool: 'a bool', int: 'an integer', float: 'a double', str: 'a string'}
+    return words.get(type(value), type(value).__name__)
+
+
+def markdown_table(specs: Iterable[ParameterSpec]) -> str:
+    """Return the parameters as a Markdown table, one line each, without a newline at the end."""
+    lines = ['| name | default | range | live | meaning |', '|---|---|---|---|---|']
+    for spec in specs:
+        default = str(spec.default).lower() if isinstance(spec.default, bool) else spec.default
+        cells = (
+            f'`{spec.name}`',
+            f'`{default}`' if default != '' else '',
+            spec.range_text,
+            'yes' if spec.is_live else 'no',
+            spec.meaning,
+        )
+        lines.append(f'| {" | ".join(cells)} |')
+    return '\n'.join(lines)
+
+
+class NodeParameters(Generic[Settings]):
+    """The parameters of a node: declared from a table, read as one frozen snapshot.
+
+    build: makes the snapshot from all values by name; raises DynamicOfaError for a set that makes
+    no sense together. It is called for every proposed change and must change nothing.
+    on_change: called with the old and the new snapshot after a change, on the executor's thread.
+    """
+
+    def __init__(
+        self,
+        node: Any,
+        build: Callable[[Mapping[str, Any]], Settings],
+        on_change: Callable[[Settings, Settings], None],
+    ) -> None:
+        self._node = node
+        self._build = build
+        self._on_change = on_change
+        self._specs: dict[str, ParameterSpec] = {}
+        self._values: dict[str, Any] = {}
+        self._snapshot: Settings | None = None
+        self._has_stages = hasattr(node, 'add_pre_set_parameters_callback')
+
+    @property
+    def snapshot(self) -> Settings:
+        """The settings in force; call `activate` before."""
+        if self._snapshot is None:
+            raise RuntimeError('activate() was not called')
+        return self._snapshot
+
+    def declare(self, specs: Iterable[ParameterSpec]) -> Mapping[str, Any]:
+        """Declare parameters; return all values so far, overrides included.
+
+        Raises ParameterError for an override that is refused.
+        """
+        for spec in specs:
+            value = self._declare(spec)
+            problem = spec.problem(value)
+            if problem:
+                raise ParameterError(problem)
+            self._specs[spec.name] = spec
+            self._values[spec.name] = spec.coerced(value)
+        return dict(self._values)
+
+    def activate(self) -> Settings:
+        """Build the first snapshot, accept changes from now on, and return it."""
+        self._snapshot = self._build(self._values)
+        if self._has_stages:
+            self._node.add_pre_set_parameters_callback(self._coerce)
+            self._node.add_post_set_parameters_callback(self._swap)
+        self._node.add_on_set_parameters_callback(self._validate)
+        return self._snapshot
+
+    def _declare(self, spec: ParameterSpec) -> Any:
+        is_dynamic = spec.is_double and not self._has_stages
+        try:
+            parameter = self._node.declare_parameter(
+                spec.name, spec.default, spec.descriptor(is_dynamic)
+            )
+        except InvalidParameterTypeException:
+            return self._declare_coerced(spec)
+        except InvalidParameterValueException as error:
+            override = self._override(spec)
+            raise ParameterError(spec.problem(override) or str(error)) from error
+        return parameter.value
+
+    def _declare_coerced(self, spec: ParameterSpec) -> Any:
+        """Declare a parameter whose override has another type: an int for a double will do.
+
+        The pre-set callbacks do not run for overrides.
+        """
+        value = spec.coerced(self._override(spec))
+        problem = spec.problem(value)
+        if problem:
+            raise ParameterError(problem)
+        return self._node.declare_parameter(
+            spec.name, value, spec.descriptor(), ignore_override=True
+        ).value
+
+    def _override(self, spec: ParameterSpec) -> Any:
+        """Return the value that was given at start-up, of whatever type it is."""
+        self._node.declare_parameter(
+            spec.name, spec.default, ParameterDescriptor(dynamic_typing=True)
+        )
+        value = self._node.get_parameter(spec.name).value
+        self._node.undeclare_parameter(spec.name)
+        return value
+
+    def _coerce(self, parameters: Sequence[Any]) -> list[Any]:
+        return [self._coerced(parameter) for parameter in parameters]
+
+    def _coerced(self, parameter: Any) -> Any:
+        spec = self._specs.get(parameter.name)
+        if spec is None or spec.coerced(parameter.value) is parameter.value:
+            return parameter
+        return Parameter(parameter.name, value=spec.coerced(parameter.value))
+
+    def _proposed(self, parameters: Sequence[Any]) -> dict[str, Any]:
+        """Return all values as they would be; parameters of others (use_sim_time) are not ours."""
+        proposed = dict(self._values)
+        for parameter in parameters:
+            spec = self._specs.get(parameter.name)
+            if spec is not None:
+                proposed[parameter.name] = spec.coerced(parameter.value)
+        return proposed
+
+    def _validate(self, parameters: Sequence[Any]) -> Any:
+        for parameter in parameters:
+            spec = self._specs.get(parameter.name)
+            problem = spec.problem(parameter.value) if spec is not None else ''
+            if problem:
+                return SetParametersResult(successful=False, reason=problem)
+        try:
+            self._build(self._proposed(parameters))
+        except DynamicOfaError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        if not self._has_stages:
+            self._swap(parameters)
+        return SetParametersResult(successful=True)
+
+    def _swap(self, parameters: Sequence[Any]) -> None:
+        proposed = self._proposed(parameters)
+        if proposed == self._values:
+            return
+        before, after = self.snapshot, self._build(proposed)
+        self._values, self._snapshot = proposed, after
+        self._on_change(before, after)

@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import itertools
+import threading
+
+import cv2
+import numpy as np
+import pytest
+
+from dynamic_ofa_ros.errors import DynamicOfaError
+from dynamic_ofa_ros.nodes.camera_sources import (
+    FolderSource,
+    Picture,
+    Prefetcher,
+    SignsSource,
+    SourceError,
+    VideoSource,
+    WebcamSource,
+    resized,
+)
+from dynamic_ofa_ros.offline.datasets import RenderedSigns
+
+TIMEOUT_S = 10.0
+COLOURS = {'blue': (0, 0, 255), 'green': (0, 255, 0), 'red': (255, 0, 0)}
+
+
+def write_image(path, rgb=(10, 20, 30), size=(12, 16)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.full((*size, 3), rgb[::-1], np.uint8)
+    assert cv2.imwrite(str(path), pixels)
+
+
+@pytest.fixture
+def class_folders(tmp_path):
+    for name, colour in COLOURS.items():
+        for number in range(4):
+            write_image(tmp_path / name / 'deeper' / f'{number}.png', colour)
+    return tmp_path
+
+
+def take(source, count):
+    return list(itertools.islice(source.pictures(), count))
+
+
+def test_signs_are_the_same_by_seed_and_differ_between_seeds():
+    one, again, other = (
+        take(SignsSource(seed, frames_per_scene=1, width=64, height=48), 3) for seed in (1, 1, 2)
+    )
+    for a, b in zip(one, again, strict=True):
+        assert a.class_id == b.class_id
+        assert np.array_equal(a.rgb, b.rgb)
+    assert not any(np.array_equal(a.rgb, b.rgb) for a, b in zip(one, other, strict=True))
+
+
+def test_every_sign_comes_once_in_a_round():
+    source = SignsSource(frames_per_scene=1, width=64, height=48)
+    classes = [picture.class_id for picture in take(source, 2 * len(source.labels))]
+    half = len(source.labels)
+    assert sorted(classes[:half]) == sorted(classes[half:]) == list(range(half))
+    assert classes[:half] != classes[half:]
+
+
+def test_scene_stays_and_drifts():
+    first, second, third = take(SignsSource(frames_per_scene=2, width=64, height=48), 3)
+    assert first.class_id == second.class_id
+    assert not np.array_equal(first.rgb, second.rgb)
+    difference = np.abs(first.rgb.astype(int) - second.rgb).mean()
+    assert difference < np.abs(first.rgb.astype(int) - third.rgb).mean()
+
+
+def test_scenes_are_rendered_as_the_held_out_ones_are_but_never_the_same():
+    source = SignsSource(seed=1, frames_per_scene=1)
+    held_out = RenderedSigns(count=len(source.labels), seed=1, split='held_out')
+    picture = take(source, 1)[0]
+    assert picture.rgb.shape == held_out.image(0).shape == (480, 640, 3)
+    assert source.labels == held_out.classes
+    assert not np.array_equal(picture.rgb, held_out.image(picture.class_id))
+
+
+def test_class_folders_give_the_truth(class_folders):
+    source = FolderSource(str(class_folders), loop=False)
+    assert source.labels == ('blue', 'green', 'red')
+    pictures = take(source, 100)
+    assert len(pictures) == 12
+    for picture in pictures:
+        assert tuple(picture.rgb[0, 0]) == COLOURS[source.labels[picture.class_id]]
+        assert picture.rgb.shape == (12, 16, 3)
+
+
+def test_class_folders_come_in_an_order_given_by_the_seed(class_folders):
+    orders = [
+        [p.class_id for p in take(FolderSource(str(class_folders), seed=seed), 12)]
+        for seed in (1, 1, 2)
+    ]
+    assert orders[0] == orders[1] != orders[2]
+    assert orders[0] != sorted(orders[0])
+
+
+def test_flat_folder_is_sorted_recursive_and_without_truth(tmp_path):
+    for number, name in enumerate(('b.png', 'a.jpg', 'sub/c.jpeg')):
+        write_image(tmp_path / name, (number * 50, 0, 0))
+    (tmp_path / 'notes.txt').write_text('no image')
+    source = FolderSource(str(tmp_path), loop=False)
+    pictures = take(source, 10)
+    assert source.labels == ()
+    assert [picture.class_id for picture in pictures] == [-1, -1, -1]
+    assert [int(picture.rgb[0, 0, 0]) // 40 for picture in pictures] == [1, 0, 2]
+
+
+def test_folder_loops_on_request(class_folders):
+    assert len(take(FolderSource(str(class_folders), loop=True), 30)) == 30
+
+
+def test_damaged_image_is_left_out_and_told(class_folders):
+    (class_folders / 'red' / 'zz.png').write_bytes(b'nothing like an image')
+    problems = []
+    source = FolderSource(str(class_folders), loop=False, on_problem=problems.append)
+    assert len(take(source, 100)) == 12
+    assert len(problems) == 1
+    assert 'zz.png' in problems[0]
+
+
+def test_folder_of_damaged_images_ends_with_the_reason(tmp_path):
+    (tmp_path / 'a.png').write_bytes(b'nothing like an image')
+    with pytest.raises(SourceError, match='none of the 1 images'):
+        take(FolderSource(str(tmp_path), loop=True), 1)
+
+
+@pytest.mark.parametrize('kind', [FolderSource, VideoSource])
+def test_missing_path_is_named(kind, tmp_path):
+    with pytest.raises(DynamicOfaError, match='nowhere'):
+        kind(str(tmp_path / 'nowhere'))
+
+
+def test_folder_without_images_is_refused(tmp_path):
+    with pytest.raises(DynamicOfaError, match='no images'):
+        FolderSource(str(tmp_path))
+
+
+@pytest.fixture
+def video(tmp_path):
+    path = tmp_path / 'video.avi'
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'MJPG'), 10.0, (32, 24))
+    if not writer.isOpened():
+        pytest.skip('this OpenCV cannot write videos')
+    for number in range(3):
+        writer.write(np.full((24, 32, 3), (0, 0, 60 * number), np.uint8))
+    writer.release()
+    return path
+
+
+@pytest.mark.parametrize(('loop', 'frames'), [(False, 3), (True, 7)])
+def test_video_gives_its_frames_as_rgb(video, loop, frames):
+    pictures = take(VideoSource(str(video), loop=loop), 7)
+    assert len(pictures) == frames
+    red = [int(picture.rgb[..., 0].mean()) for picture in pictures[:3]]
+    assert red == pytest.approx([0, 60, 120], abs=6)
+    assert pictures[0].rgb.shape == (24, 32, 3)
+
+
+def test_damaged_video_is_refused(tmp_path):
+    path = tmp_path / 'video.mp4'
+    path.write_bytes(b'nothing like a video' * 10)
+    with pytest.raises(SourceError, match=r'video\.mp4'):
+        VideoSource(str(path))
+
+
+@pytest.mark.parametrize('path', ['front', '/dev/video', '-1'])
+def test_webcam_needs_an_index_or_a_device(path):
+    with pytest.raises(SourceError, match='must be an index or /dev/videoN'):
+        WebcamSource(path)
+
+
+def test_missing_webcam_is_named():
+    with pytest.raises(SourceError, match='webcam /dev/video63'):
+        WebcamSource('/dev/video63')
+
+
+@pytest.mark.parametrize(
+    ('size', 'expected'),
+    [((0, 0), (40, 20)), ((20, 0), (20, 10)), ((0, 10), (20, 10)), ((80, 80), (80, 80))],
+)
+def test_size_follows_the_side_that_is_given(size, expected):
+    rgb = np.zeros((20, 40, 3), np.uint8)
+    width, height = expected
+    assert resized(rgb, *size).shape == (height, width, 3)
+
+
+class Numbered:
+    """A source of pictures whose class is their number."""
+
+    labels = ()
+
+    def __init__(self, count, *, is_live=False, failure=None):
+        self.is_live = is_live
+        self.drawn = 0
+        self.all_drawn = threading.Event()
+        self._count = count
+        self._failure = failure
+
+    def pictures(self):
+        for number in range(self._count):
+            self.drawn += 1
+            yield Picture(np.zeros((2, 2, 3), np.uint8), number)
+        self.all_drawn.set()
+        if self._failure:
+            raise self._failure
+
+
+def test_prefetcher_gives_all_in_order_and_then_ends():
+    prefetcher = Prefetcher(Numbered(10), depth=2)
+    classes = [prefetcher.take(TIMEOUT_S).class_id for _ in range(10)]
+    assert classes == list(range(10))
+    assert prefetcher.take(TIMEOUT_S) is None
+    assert prefetcher.has_ended
+    assert prefetcher.failure is None
+    prefetcher.close()
+
+
+def test_prefetcher_draws_no_further_ahead_than_asked():
+    source = Numbered(100)
+    prefetcher = Prefetcher(source, depth=3)
+    prefetcher.take(TIMEOUT_S)
+    prefetcher.close()
+    assert source.drawn <= 1 + 3 + 1
+
+
+def test_prefetcher_keeps_only_the_newest_of_a_live_source():
+    source = Numbered(50, is_live=True)
+    prefetcher = Prefetcher(source, depth=4)
+    assert source.all_drawn.wait(TIMEOUT_S)
+    assert prefetcher.take(TIMEOUT_S).class_id == 49
+    prefetcher.close()
+
+
+def test_prefetcher_tells_the_failure():
+    prefetcher = Prefetcher(Numbered(1, failure=SourceError('unplugged')))
+    assert prefetcher.take(TIMEOUT_S) is not None
+    assert prefetcher.take(TIMEOUT_S) is None
+    assert prefetcher.has_ended
+    assert str(prefetcher.failure) == 'unplugged'
+    prefetcher.close()

@@ -1,0 +1,78 @@
+"""The classifier on simulated time; what else it does is in test_end_to_end.py."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from families import make_random_family
+
+from dynamic_ofa_ros.nodes import conversions
+
+from builtin_interfaces.msg import Time  # isort: skip
+from diagnostic_msgs.msg import DiagnosticArray  # isort: skip
+from rosgraph_msgs.msg import Clock  # isort: skip
+from sensor_msgs.msg import Image  # isort: skip
+from std_msgs.msg import Header  # isort: skip
+
+from dynamic_ofa_ros.msg import Telemetry  # isort: skip
+
+PIXELS = np.zeros((48, 64, 3), np.uint8)
+
+
+def image(sec, nanosec=0):
+    header = Header(stamp=Time(sec=sec, nanosec=nanosec), frame_id='camera')
+    return conversions.image_message(PIXELS, header, 'rgb8')
+
+
+@pytest.fixture(scope='module')
+def family(tmp_path_factory):
+    return make_random_family(tmp_path_factory.mktemp('family'), levels=2)
+
+
+def test_ages_follow_simulated_time_and_diagnostics_do_not_wait_for_it(domain, family):
+    telemetry = domain.listen(Telemetry, '/sim/classifier/telemetry')
+    diagnostics = domain.listen(DiagnosticArray, '/diagnostics')
+    images = domain.node.create_publisher(Image, '/sim/image_raw', 5)
+    clock = domain.node.create_publisher(Clock, '/clock', 5)
+    classifier = domain.start(
+        'classifier_node',
+        {
+            'family': family,
+            'engine': 'onnxruntime',
+            'device': 'cpu',
+            'use_sim_time': True,
+            'telemetry.every_n': 2,
+        },
+        arguments=('-r', '__ns:=/sim'),
+    )
+    domain.wait_until(lambda: images.get_subscription_count(), 'the subscription', 60.0)
+
+    def telemetry_of(message, meanwhile=lambda: None):
+        def publish():
+            meanwhile()
+            images.publish(message)
+
+        telemetry.messages.clear()
+        domain.wait_until(
+            lambda: [t for t in telemetry.messages if t.header == message.header],
+            'telemetry',
+            meanwhile=publish,
+        )
+        return telemetry.last
+
+    # No /clock yet: the clock stands at zero, so no age is known, and nobody is to blame.
+    assert math.isnan(telemetry_of(image(1000)).input_age_ms)
+    tick = Clock(clock=Time(sec=1000, nanosec=500_000_000))
+    domain.wait_until(
+        lambda: telemetry.last.input_age_ms == pytest.approx(250.0),
+        'the age by simulated time',
+        meanwhile=lambda: telemetry_of(image(1000, 250_000_000), lambda: clock.publish(tick)),
+    )
+    # Thinned to every second frame, beginning with the first.
+    assert all(t.sequence % 2 == 1 for t in telemetry.messages)
+    count = len(diagnostics.messages)
+    domain.wait_until(lambda: len(diagnostics.messages) >= count + 2, 'diagnostics')
+    assert 'in the future' not in classifier.output()
+    assert classifier.stop() == 0, classifier.output()

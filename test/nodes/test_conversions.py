@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dynamic_ofa_ros.architecture import SubnetArchitecture
+from dynamic_ofa_ros.errors import ImageError
+from dynamic_ofa_ros.family import (
+    BackboneSpec,
+    Family,
+    LatencyProfile,
+    Level,
+    LevelLatency,
+    Preprocessing,
+)
+from dynamic_ofa_ros.nodes import conversions
+from dynamic_ofa_ros.nodes.diagnostics import Severity, Status
+from dynamic_ofa_ros.runtime.classifier import ClassScore, Result
+from dynamic_ofa_ros.runtime.manager import Decision
+from dynamic_ofa_ros.runtime.telemetry import FrameTelemetry
+
+from builtin_interfaces.msg import Time  # isort: skip
+from diagnostic_msgs.msg import DiagnosticStatus  # isort: skip
+from std_msgs.msg import Header  # isort: skip
+
+from dynamic_ofa_ros.msg import Telemetry  # isort: skip
+
+NAN = math.nan
+HEADER = Header(stamp=Time(sec=7, nanosec=8), frame_id='camera')
+ARCHITECTURE = SubnetArchitecture(ks=(3,) * 20, e=(4,) * 20, d=(2, 3, 4, 3, 2), r=48)
+FAMILY = Family(
+    directory=Path('/family'),
+    name='tiny',
+    backbone=BackboneSpec('mbv3', 'ofa_mobilenetv3', 0.35, 3),
+    labels=('stop', 'yield', 'no entry'),
+    preprocessing=Preprocessing(),
+    levels=(
+        Level(1, 'small', ARCHITECTURE, 0.5, 1_000_000, 20_000),
+        Level(2, 'large', ARCHITECTURE, 0.9, 9_000_000, 90_000),
+    ),
+    platforms={},
+    checksum='0' * 64,
+)
+PROFILE = LatencyProfile(
+    'cpu-test',
+    (LevelLatency(1.0, 1.1, 0.1, 1.5, 1.8, 100), LevelLatency(4.0, 4.1, 0.1, 4.5, 4.8, 100)),
+    '2026-01-01T00:00:00+00:00',
+)
+
+
+@pytest.mark.parametrize('encoding', ['rgb8', 'bgr8', 'mono8'])
+def test_image_survives_the_way_there_and_back(encoding):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    if encoding == 'mono8':
+        pixels[...] = pixels[..., :1]
+    message = conversions.image_message(pixels, HEADER, encoding)
+    assert message.header == HEADER
+    assert (message.width, message.height, message.encoding) == (8, 6, encoding)
+    assert message.step * message.height == len(message.data)
+    assert np.array_equal(conversions.raw_image(message).decode(), pixels)
+
+
+def test_image_that_is_a_view_is_packed():
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 16, 3), np.uint8)[:, ::2]
+    message = conversions.image_message(pixels, HEADER, 'rgb8')
+    assert message.step == 8 * 3
+    assert np.array_equal(conversions.raw_image(message).decode(), pixels)
+
+
+def test_unknown_encoding_is_refused():
+    with pytest.raises(ImageError, match='yuv'):
+        conversions.image_message(np.zeros((2, 2, 3), np.uint8), HEADER, 'yuv')
+
+
+def test_classification_keeps_the_header_and_the_order():
+    scores = (ClassScore(2, 'no entry', 0.7), ClassScore(0, 'stop', 0.2))
+    message = conversions.classification(HEADER, Result(1, 48, scores, 1, 2, 3, 6))
+    assert message.header is HEADER
+    assert [r.class_id for r in message.results] == ['2', '0']
+    assert [r.score for r in message.results] == [0.7, 0.2]
+
+
+def test_truth_is_certain():
+    (result,) = conversions.truth(HEADER, 12).results
+    assert (result.class_id, result.score) == ('12', 1.0)
+
+
+def test_labels_are_numbered():
+    message = conversions.label_info(HEADER, FAMILY.labels, 0.25)
+    assert [(e.class_id, e.class_name) for e in message.class_map] == [
+        (0, 'stop'),
+        (1, 'yield'),
+        (2, 'no entry'),
+    ]
+    assert message.threshold == pytest.approx(0.25)
+
+
+def test_version_changes_with_the_labels_only():
+    message = conversions.vision_info(HEADER, FAMILY, '/label_info')
+    assert message.database_location == '/label_info'
+    assert message.database_version == conversions.database_version(FAMILY.labels)
+    assert message.database_version != conversions.database_version(('stop', 'yield'))
+    assert 0 <= message.database_version < 2**31
+
+
+def test_telemetry_fills_every_field_with_its_own_value():
+    """The dataclass and the message have the same names; distinct values show a mix-up."""
+    values = {}
+    for number, field in enumerate(dataclasses.fields(FrameTelemetry), start=1):
+        kinds = {'int': number, 'float': number + 0.5, 'bool': True, 'str': f'text {number}'}
+        values[field.name] = kinds[field.type]
+    message = conversions.telemetry(HEADER, FrameTelemetry(**values))
+    assert message.header is HEADER
+    fields = Telemetry.get_fields_and_field_types()
+    assert set(fields) == {'header', *values}
+    for name, value in values.items():
+        assert getattr(message, name) == value
+
+
+def test_telemetry_carries_what_is_not_known_as_nan():
+    values = {
+        field.name: {'int': 0, 'float': NAN, 'bool': False, 'str': ''}[field.type]
+        for field in dataclasses.fields(FrameTelemetry)
+    }
+    message = conversions.telemetry(HEADER, FrameTelemetry(**values))
+    assert math.isnan(message.device_power_w)
+    assert math.isnan(message.max_latency_ms)
+
+
+def test_levels_carry_the_whole_table():
+    message = conversions.level_array(HEADER, FAMILY, PROFILE)
+    assert (message.family, message.backbone, message.platform) == ('tiny', 'mbv3', 'cpu-test')
+    small, large = message.levels
+    assert (small.index, small.name, small.resolution) == (1, 'small', 48)
+    assert (large.accuracy, large.macs, large.parameters) == (0.9, 9e6, 9e4)
+    assert (large.latency_ms, large.latency_p95_ms) == (4.0, 4.5)
+    assert list(small.ks) == [3] * 20
+    assert list(small.d) == [2, 3, 4, 3, 2]
+
+
+def test_active_level_tells_from_to_and_why():
+    decision = Decision(0, 2, 1, 'too slow', 'reactive', False, 1.5, 1.5, 1.6, 3.0, NAN)
+    message = conversions.active_level(HEADER, decision, FAMILY, 0.02)
+    assert (message.from_level, message.from_name) == (2, 'large')
+    assert (message.to_level, message.to_name) == (1, 'small')
+    assert (message.reason, message.policy) == ('too slow', 'reactive')
+    assert not message.feasible
+    assert message.switch_ms == 0.02
+    assert message.max_latency_ms == 3.0
+    assert math.isnan(message.min_accuracy)
+
+
+def test_active_level_at_start_comes_from_nowhere():
+    decision = Decision(0, 0, 2, 'start', 'reactive', True, 1.0, 4.0, 4.0, NAN, NAN)
+    message = conversions.active_level(HEADER, decision, FAMILY, NAN)
+    assert (message.from_level, message.from_name) == (0, '')
+
+
+def test_diagnostics_name_node_task_and_hardware():
+    status = Status('Latency', Severity.WARN, 'slow', {'latency_p95_ms': 12.5, 'frames': 3})
+    message = conversions.diagnostic_array(HEADER, 'robot/classifier', 'cpu-test', [status])
+    (found,) = message.status
+    assert found.level == DiagnosticStatus.WARN
+    assert found.name == 'robot/classifier: Latency'
+    assert found.hardware_id == 'cpu-test'
+    assert [(v.key, v.value) for v in found.values] == [
+        ('latency_p95_ms', '12.5'),
+        ('frames', '3'),
+    ]
+
+
+@pytest.mark.parametrize(
+    ('value', 'text'),
+    [(3, '3'), (3.0, '3'), (0.25, '0.25'), (NAN, 'nan'), (math.inf, 'inf'), (1e9, '1000000000')],
+)
+def test_numbers_are_bare(value, text):
+    assert conversions.number_text(value) == text
+    assert math.isnan(value) or float(text) == value

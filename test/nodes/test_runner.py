@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from dynamic_ofa_ros.errors import FamilyError
+from dynamic_ofa_ros.nodes import runner
+from dynamic_ofa_ros.nodes.runner import (
+    NodeFinished,
+    Throttle,
+    forward_logging,
+    run,
+    stop_forwarding,
+)
+
+from rclpy.node import Node  # isort: skip
+
+pytestmark = pytest.mark.usefixtures('domain')
+
+
+class Waiting(Node):
+    """A node whose first timer call raises what it was given."""
+
+    closed = 0
+
+    def __init__(self, error):
+        super().__init__('waiting')
+        self._error = error
+        self.create_timer(0.01, self._raise)
+
+    def _raise(self):
+        raise self._error
+
+    def close(self):
+        type(self).closed += 1
+
+
+@pytest.fixture(autouse=True)
+def _nothing_closed_yet():
+    Waiting.closed = 0
+
+
+@pytest.mark.parametrize(
+    ('error', 'status'),
+    [(NodeFinished(), 0), (KeyboardInterrupt(), 0), (FamilyError('labels.txt is cut short'), 2)],
+)
+def test_status_says_how_it_ended(error, status, capfd):
+    assert run('waiting', lambda: Waiting(error), ['waiting']) == status
+    assert Waiting.closed == 1
+    printed = ''.join(capfd.readouterr())
+    assert ('labels.txt is cut short' in printed) == (status == 2)
+
+
+def test_refusal_at_start_is_one_line(capfd):
+    def create():
+        raise FamilyError('two lines\nof a parser')
+
+    assert run('waiting', create, ['waiting']) == 2
+    printed = ''.join(capfd.readouterr()).strip()
+    assert len(printed.splitlines()) == 1
+    assert 'two lines of a parser' in printed
+
+
+def test_unexpected_error_is_raised_after_closing():
+    with pytest.raises(ZeroDivisionError):
+        run('waiting', lambda: Waiting(ZeroDivisionError()), ['waiting'])
+    assert Waiting.closed == 1
+
+
+def test_bad_ros_arguments_are_refused(capfd):
+    arguments = ['waiting', '--ros-args', '--params-file', '/nowhere/at/all.yaml']
+    assert run('waiting', lambda: Waiting(NodeFinished()), arguments) == 2
+    assert '/nowhere/at/all.yaml' in ''.join(capfd.readouterr())
+
+
+def test_logging_goes_through_the_node(domain, capfd):
+    forwarder = forward_logging(domain.node)
+    try:
+        logger = logging.getLogger('dynamic_ofa_ros.runtime.anything')
+        logger.info('chose %s', 'onnxruntime')
+        logger.warning('busy')
+        logger.error('broken')
+        logger.debug('not shown')
+    finally:
+        stop_forwarding(forwarder)
+    printed = ''.join(capfd.readouterr())
+    for line in ('[INFO]', 'chose onnxruntime', '[WARN]', '[ERROR]'):
+        assert line in printed
+    assert 'not shown' not in printed
+
+
+def test_throttle_passes_each_kind_once_in_a_period(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(runner.time, 'monotonic', lambda: now[0])
+    throttle = Throttle(5.0)
+    assert throttle.passes('step')
+    assert not throttle.passes('step')
+    assert throttle.passes('encoding')
+    now[0] += 4.9
+    assert not throttle.passes('step')
+    now[0] += 0.2
+    assert throttle.passes('step')

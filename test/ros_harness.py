@@ -1,0 +1,223 @@
+"""Nodes as processes, and a node of the test's own to talk to them: with deadlines, never sleeps.
+
+The same code runs on the stand-ins, with a router that it starts, and on a real ROS 2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dynamic_ofa_ros import nodes  # noqa: F401 - registers the stand-ins where ROS 2 is absent
+from dynamic_ofa_ros.rclpy_zenoh import real_ros_is_available
+
+import rclpy  # isort: skip
+from rcl_interfaces.msg import Parameter as ParameterMessage  # isort: skip
+from rcl_interfaces.srv import GetParameters, SetParameters  # isort: skip
+from rclpy.executors import SingleThreadedExecutor  # isort: skip
+from rclpy.parameter import Parameter  # isort: skip
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_TIMEOUT_S = 20.0
+
+
+@dataclass
+class NodeProcess:
+    """A node that runs as a process; its output goes to a file."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def is_running(self) -> bool:
+        return self.process.poll() is None
+
+    def confine(self, cpus: set[int], nice: int) -> None:
+        """Keep the process on some CPUs at a priority: all threads that it has now (Linux)."""
+        for task in Path(f'/proc/{self.process.pid}/task').iterdir():
+            os.sched_setaffinity(int(task.name), cpus)
+            os.setpriority(os.PRIO_PROCESS, int(task.name), nice)
+
+    def output(self) -> str:
+        return self.log.read_text(errors='replace')
+
+    def wait(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> int:
+        """Return the exit status."""
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f'{self.name} did not end:\n{self.output()}') from None
+
+    def stop(self, number: int = signal.SIGINT, timeout_s: float = DEFAULT_TIMEOUT_S) -> int:
+        """Send a signal and return the exit status."""
+        if self.is_running:
+            self.process.send_signal(number)
+        return self.wait(timeout_s)
+
+
+@dataclass
+class Topic:
+    """What came on a topic so far."""
+
+    messages: list[Any] = field(default_factory=list)
+
+    @property
+    def last(self) -> Any:
+        return self.messages[-1] if self.messages else None
+
+
+class Ros:
+    """A private domain: starts node processes and talks to them through a node of its own."""
+
+    def __init__(self, folder: Path, domain_id: int) -> None:
+        self.folder = folder
+        self.processes: list[NodeProcess] = []
+        self.environment = {
+            **os.environ,
+            'ROS_DOMAIN_ID': str(domain_id),
+            'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+            'ROS_LOCALHOST_ONLY': '1',
+            'PYTHONPATH': os.pathsep.join(
+                filter(None, (str(ROOT), os.environ.get('PYTHONPATH', '')))
+            ),
+            'OMP_NUM_THREADS': '1',
+        }
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context, domain_id=domain_id)
+        self.node = rclpy.create_node('tester', context=self.context)
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(self.node)
+
+    def start(
+        self,
+        module: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        arguments: Sequence[str] = (),
+    ) -> NodeProcess:
+        """Start a node of the package as a process."""
+        command = [sys.executable, '-m', f'dynamic_ofa_ros.nodes.{module}', '--ros-args']
+        for name, value in (parameters or {}).items():
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            command += ['-p', f'{name}:={text}']
+        command += arguments
+        log = self.folder / f'{module}_{len(self.processes)}.log'
+        with log.open('wb') as file:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=self.environment,
+                cwd=self.folder,
+            )
+        node = NodeProcess(module, process, log)
+        self.processes.append(node)
+        return node
+
+    def listen(self, kind: Any, name: str, qos: Any = 10) -> Topic:
+        """Collect what comes on a topic from now on."""
+        topic = Topic()
+        self.node.create_subscription(kind, name, topic.messages.append, qos)
+        return topic
+
+    def spin_once(self, timeout_s: float = 0.01) -> None:
+        """Take what has come."""
+        self._executor.spin_once(timeout_sec=timeout_s)
+
+    def wait_until(
+        self,
+        condition: Callable[[], Any],
+        what: str,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        meanwhile: Callable[[], Any] | None = None,
+    ) -> Any:
+        """Spin until the condition holds and return it; fail with `what` at the deadline."""
+        deadline_s = time.monotonic() + timeout_s
+        while not (value := condition()):
+            if time.monotonic() > deadline_s:
+                raise AssertionError(f'{what}: not within {timeout_s:g} s\n{self._outputs()}')
+            if meanwhile is not None:
+                meanwhile()
+            self.spin_once()
+        return value
+
+    def call(self, kind: Any, name: str, request: Any, timeout_s: float = 10.0) -> Any:
+        """Call a service and return the response."""
+        client = self.node.create_client(kind, name)
+        try:
+            self.wait_until(client.service_is_ready, f'service {name}', timeout_s)
+            future = client.call_async(request)
+            self.wait_until(future.done, f'response of {name}', timeout_s)
+            return future.result()
+        finally:
+            self.node.destroy_client(client)
+
+    def set_parameter(self, node: str, name: str, value: Any) -> Any:
+        """Set a parameter as `ros2 param set` does; return the SetParametersResult."""
+        message = ParameterMessage(
+            name=name, value=Parameter(name, value=value).get_parameter_value()
+        )
+        request = SetParameters.Request(parameters=[message])
+        return self.call(SetParameters, f'{node}/set_parameters', request).results[0]
+
+    def get_parameter(self, node: str, name: str) -> Any:
+        """Return the value of a parameter."""
+        request = GetParameters.Request(names=[name])
+        value = self.call(GetParameters, f'{node}/get_parameters', request).values[0]
+        message = ParameterMessage(name=name, value=value)
+        return Parameter.from_parameter_msg(message).value
+
+    def _outputs(self) -> str:
+        return '\n'.join(
+            f'--- {node.name} ({"running" if node.is_running else node.process.returncode})\n'
+            + '\n'.join(node.output().splitlines()[-20:])
+            for node in self.processes
+        )
+
+    def close(self) -> None:
+        """End all processes and the test's own node."""
+        for node in self.processes:
+            if node.is_running:
+                node.process.send_signal(signal.SIGINT)
+        for node in self.processes:
+            with contextlib.suppress(AssertionError):
+                node.wait(5.0)
+        self._executor.shutdown()
+        self.node.destroy_node()
+        self.context.try_shutdown()
+
+
+@contextlib.contextmanager
+def ros(folder: Path) -> Iterator[Ros]:
+    """Yield a private domain, with a router where the stand-ins serve."""
+    domain_id = 1 + os.getpid() % 100
+    if real_ros_is_available():
+        with contextlib.closing(Ros(folder, domain_id)) as session:
+            yield session
+        return
+    from dynamic_ofa_ros.rclpy_zenoh.router import start_router
+    from dynamic_ofa_ros.rclpy_zenoh.session import ROUTER_VARIABLE
+
+    with start_router() as router:
+        before = os.environ.get(ROUTER_VARIABLE)
+        os.environ[ROUTER_VARIABLE] = router.endpoint
+        try:
+            with contextlib.closing(Ros(folder, domain_id)) as session:
+                yield session
+        finally:
+            if before is None:
+                del os.environ[ROUTER_VARIABLE]
+            else:
+                os.environ[ROUTER_VARIABLE] = before
