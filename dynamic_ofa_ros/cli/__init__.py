@@ -1,0 +1,1 @@
+"""The `dynamic-ofa` command: one file a verb."""

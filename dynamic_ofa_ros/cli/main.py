@@ -1,0 +1,72 @@
+"""The `dynamic-ofa` command: parses arguments, runs a verb, turns errors into sentences."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from dynamic_ofa_ros import __version__
+from dynamic_ofa_ros.errors import DynamicOfaError
+
+# One module a verb, in the order in which `--help` lists them.
+VERBS = ('demo', 'train', 'build', 'levels', 'search', 'router', 'ros')
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status: 0, or 2 with a sentence on bad input."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    logging.basicConfig(
+        level=logging.DEBUG if args.debug else logging.INFO, format='%(levelname)s: %(message)s'
+    )
+    if args.verb is None:
+        parser.print_help()
+        return EXIT_BAD_INPUT
+    try:
+        status: int = args.run(args)
+    except DynamicOfaError as error:
+        if args.debug:
+            raise
+        print(f'dynamic-ofa: {error}', file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader (head, less) went away: that is not an error, and Python must not report it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if args.debug:
+            raise
+        print(f'dynamic-ofa: {_describe(error)}', file=sys.stderr)
+        return EXIT_BAD_INPUT
+    return status
+
+
+def _describe(error: OSError) -> str:
+    where = f'{error.filename}: ' if error.filename else ''
+    return f'{where}{error.strerror or error}'
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='dynamic-ofa',
+        description='Build, run and steer families of Once-for-all sub-networks.',
+    )
+    parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
+    parser.add_argument('--debug', action='store_true', help='show tracebacks and debug messages')
+    subparsers = parser.add_subparsers(dest='verb', metavar='VERB')
+    for verb in VERBS:
+        importlib.import_module(f'dynamic_ofa_ros.cli.{verb}').add_parser(subparsers)
+    return parser
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""`dynamic-ofa train`: train a supernet on rendered signs or on a user's class folders."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the verb and its options."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        'train',
+        help='train a supernet on class folders or on rendered signs',
+        description='Train an OFA-MobileNetV3 supernet: the largest sub-network on the labels, '
+        'the smallest and random ones on its predictions. Run the same command again after a kill '
+        'and it goes on where it was.',
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        '--data',
+        required=True,
+        metavar='FOLDER|signs',
+        help='folder with train/ and val/ (or test/) of class folders, or class folders directly; '
+        '"signs" renders road and warehouse signs',
+    )
+    parser.add_argument('--output', required=True, metavar='FOLDER', help='where the run lives')
+    parser.add_argument(
+        '--width-mult', type=float, default=0.35, help='channels, times those of MobileNetV3'
+    )
+    parser.add_argument(
+        '--resolutions',
+        default='32,40,48,56,64',
+        metavar='PX,PX,...',
+        help='input sizes the sub-networks are trained at',
+    )
+    parser.add_argument(
+        '--epochs', type=float, default=20.0, help='passes over the training split'
+    )
+    parser.add_argument(
+        '--largest-only-epochs',
+        type=float,
+        default=4.0,
+        help='of these, how many train the largest sub-network alone, at the start',
+    )
+    parser.add_argument('--random-subnets', type=int, default=1, help='random sub-networks a step')
+    parser.add_argument('--batch-size', type=int, default=128)
+    parser.add_argument('--learning-rate', type=float, default=3e-3)
+    parser.add_argument(
+        '--no-mirror', action='store_true', help='never flip images: left and right differ'
+    )
+    parser.add_argument('--images', type=int, default=56000, help='signs: scenes to train on')
+    parser.add_argument(
+        '--held-out-images', type=int, default=2800, help='signs: scenes to test on'
+    )
+    parser.add_argument(
+        '--start-from',
+        default='',
+        metavar='FOLDER',
+        help='fine-tune the weights of another training, for instance at higher resolutions',
+    )
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    parser.add_argument('--threads', type=int, default=0, help='CPU threads; 0 = one per core')
+    parser.add_argument('--seed', type=int, default=1)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train until done; print the held-out accuracy of smallest and largest sub-network."""
+    from dynamic_ofa_ros.offline.train import TrainingRequest, train
+
+    report = train(
+        TrainingRequest(
+            data=args.data,
+            output=args.output,
+            width_mult=args.width_mult,
+            resolutions=parse_resolutions(args.resolutions),
+            epochs=args.epochs,
+            largest_only_epochs=args.largest_only_epochs,
+            random_subnets=args.random_subnets,
+            batch_size=args.batch_size,
+            learning_rate=args.learning_rate,
+            mirror=not (args.no_mirror or args.data == 'signs'),
+            rendered_images=args.images,
+            rendered_held_out_images=args.held_out_images,
+            device=args.device,
+            threads=args.threads,
+            seed=args.seed,
+            start_from=args.start_from,
+        )
+    )
+    print(f'held-out top-1: smallest {report.smallest:.1%}, largest {report.largest:.1%}')
+    print(f'weights: {report.weights_path}')
+    print(
+        f'next:    dynamic-ofa build --backbone {args.output} --data {args.data} --output FAMILY'
+    )
+    return 0
+
+
+def parse_resolutions(text: str) -> tuple[int, ...]:
+    """Read '64,96,128'; raise DatasetError for anything else."""
+    from dynamic_ofa_ros.errors import DatasetError
+
+    try:
+        return tuple(sorted({int(part) for part in text.split(',')}))
+    except ValueError:
+        raise DatasetError(
+            f'--resolutions {text!r}: give whole numbers of pixels with commas between them'
+        ) from None

@@ -1,0 +1,1 @@
+"""The demo: processes, a scenario, a live view, and a record of what happened."""

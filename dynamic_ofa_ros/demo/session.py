@@ -1,0 +1,328 @@
+"""One run of the demo: start the parts, play the scenario, record, end everything, write."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from dynamic_ofa_ros import __version__
+from dynamic_ofa_ros.demo.display import Display, open_display
+from dynamic_ofa_ros.demo.link import Link
+from dynamic_ofa_ros.demo.parts import Parts
+from dynamic_ofa_ros.demo.processes import PartError, Supervisor, indented_tail, tail
+from dynamic_ofa_ros.demo.recorder import Recorder
+from dynamic_ofa_ros.demo.recording import write_frames
+from dynamic_ofa_ros.demo.scenario import (
+    Action,
+    Phase,
+    Scenario,
+    ScenarioPlayer,
+    choose_limit,
+    default_scenario,
+)
+from dynamic_ofa_ros.demo.snapshot import Preparation, Snapshot
+from dynamic_ofa_ros.demo.summary import Summary, summarise, write_summary
+
+TICK_S = 0.2
+"""Between two drawings: often enough to look alive, seldom enough not to compete."""
+
+SILENCE_MAX_S = 15.0
+"""Without a label for so long, with all parts alive, something is stuck."""
+
+LOG_LINES = 12
+
+FRAMES_FILE = 'telemetry.csv'
+SUMMARY_FILE = 'summary.json'
+LATENCY_FILE = 'latency.png'
+ACCURACY_FILE = 'accuracy.png'
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What the command line asks for. An empty family is the one shipped with the package."""
+
+    family: str
+    seconds: float
+    rate_hz: float
+    has_plots: bool
+    prepare_timeout_s: float
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """How it ended: exit status, why (empty when all went well), files, and the summary if any."""
+
+    exit_status: int
+    message: str
+    files: tuple[Path, ...]
+    summary: Summary | None
+
+
+class _Interrupted(Exception):  # noqa: N818 - not an error
+    """A signal asked the demo to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def run_demo(options: DemoOptions, output: Path, console: Console) -> DemoResult:
+    """Run the demo; `output` is an empty folder. Returns when no process of it is left.
+
+    SIGINT, SIGTERM and SIGHUP end it; what was recorded until then is still written. A part that
+    dies ends it with exit status 1.
+    """
+    with _signals_noted() as received:
+        session = _Session(options, output, console, received)
+        status, message = 0, ''
+        try:
+            session.play()
+        except _Interrupted as interruption:
+            status, message = 128 + interruption.number, f'ended early by {interruption}'
+        except PartError as error:
+            status, message = 1, str(error)
+        return session.finish(status, message)
+
+
+class _Session:
+    def __init__(
+        self, options: DemoOptions, output: Path, console: Console, received: list[int]
+    ) -> None:
+        self._options = options
+        self._output = output
+        self._console = console
+        self._received = received
+        self._scenario: Scenario = default_scenario(options.seconds)
+        self._player = ScenarioPlayer(self._scenario, time.monotonic)
+        self._recorder = Recorder()
+        self._display: Display | None = None
+        self._preparation: Preparation | None = None
+        self._command = ''
+        self._last_frame_s = 0.0
+        self._frame_count = 0
+        self._end_ns = 0
+
+    def play(self) -> None:
+        """Start the parts, play the scenario, end the parts."""
+        self._display = open_display(self._console)
+        try:
+            with Supervisor(self._output) as supervisor:
+                parts = Parts(supervisor, self._options.family, self._options.rate_hz)
+                own_cpus = os.sched_getaffinity(0)
+                os.sched_setaffinity(0, parts.other_cpus)
+                link: Link | None = None
+                try:
+                    link = self._prepare(parts, supervisor)
+                    self._play_scenario(parts, supervisor, link)
+                finally:
+                    self._end_ns = time.time_ns()
+                    os.sched_setaffinity(0, own_cpus)
+                    if link is not None:
+                        link.close()
+        finally:
+            self._display.close()
+
+    def finish(self, status: int, message: str) -> DemoResult:
+        """Write what was recorded; plots only after a run that went to its end."""
+        conditions = {
+            'host': platform.node(),
+            'machine': platform.machine(),
+            'cpus': str(os.cpu_count()),
+            'python': platform.python_version(),
+            'package': __version__,
+            'ended': message or 'as planned',
+        }
+        recording = self._recorder.recording(self._end_ns or time.time_ns(), conditions)
+        if not recording.frames or not recording.phase_starts_s:
+            return DemoResult(status, message, (), None)
+        summary = summarise(recording)
+        frames_path, summary_path = self._output / FRAMES_FILE, self._output / SUMMARY_FILE
+        write_frames(recording.frames, frames_path)
+        write_summary(summary, summary_path)
+        files = [frames_path, summary_path]
+        if self._options.has_plots and not status:
+            from dynamic_ofa_ros.plots import plot_accuracy, plot_latency, save_figure
+
+            latency = plot_latency(recording.frames, recording.switches)
+            files.append(save_figure(latency, self._output / LATENCY_FILE))
+            if any(frame.is_correct is not None for frame in recording.frames):
+                accuracy = plot_accuracy(recording.frames)
+                files.append(save_figure(accuracy, self._output / ACCURACY_FILE))
+        return DemoResult(status, message, tuple(files), summary)
+
+    def _prepare(self, parts: Parts, supervisor: Supervisor) -> Link:
+        """Start everything; return once labels and their truth arrive."""
+        began_s = time.monotonic()
+        wait = partial(self._wait, supervisor, began_s)
+        if parts.needs_router:
+            parts.start_router()
+            try:
+                wait(None, 'router', 'the router', parts.router_is_ready)
+            except PartError:
+                if supervisor.is_running('router'):
+                    raise
+                # Another program took the port between our look and our grasp.
+                parts.start_router(on_any_port=True)
+                wait(None, 'router', 'the router', parts.router_is_ready)
+        parts.join()
+        parts.start_classifier()
+        link = Link(self._recorder, parts.namespace)
+        try:
+            # Alone until it is ready: it may be measuring how fast this machine is.
+            wait(
+                link,
+                'classifier',
+                'the classifier',
+                lambda: bool(self._recorder.levels) and link.can_steer(parts.classifier),
+            )
+            parts.start_competitor()
+            parts.start_camera()
+            wait(
+                link,
+                'competitor',
+                'the competing process',
+                lambda: link.can_steer(parts.competitor),
+            )
+            wait(link, 'camera', 'the camera', lambda: self._recorder.has_truth)
+            wait(link, 'classifier', 'the first label', lambda: self._recorder.has_telemetry)
+        except BaseException:
+            link.close()
+            raise
+        self._preparation = None
+        return link
+
+    def _wait(
+        self,
+        supervisor: Supervisor,
+        began_s: float,
+        link: Link | None,
+        part: str,
+        waiting_for: str,
+        is_ready: Callable[[], bool],
+    ) -> None:
+        """Wait until a part is ready, showing what its log says; raise PartError after a time."""
+        timeout_s = self._options.prepare_timeout_s
+        while not is_ready():
+            self._tick(supervisor, link)
+            elapsed_s = time.monotonic() - began_s
+            if elapsed_s > timeout_s:
+                raise PartError(self._timeout_message(supervisor, part, waiting_for))
+            lines = tuple(tail(supervisor.log_path(part), LOG_LINES))
+            self._preparation = Preparation(waiting_for, elapsed_s, timeout_s, lines)
+            self._show()
+
+    def _timeout_message(self, supervisor: Supervisor, part: str, waiting_for: str) -> str:
+        path = supervisor.log_path(part)
+        return (
+            f'{waiting_for} was not ready within {self._options.prepare_timeout_s:g} s. A first '
+            'start builds engines and measures every level, which takes longer on a slow or busy '
+            'machine: wait longer with --prepare-timeout-s, or see what it is doing. Its log '
+            f'({path}) ends:\n{indented_tail(path)}'
+        )
+
+    def _play_scenario(self, parts: Parts, supervisor: Supervisor, link: Link) -> None:
+        self._recorder.start(time.time_ns())
+        self._player.start()
+        self._last_frame_s = time.monotonic()
+        while True:
+            for phase in self._player.begun():
+                self._begin(phase, parts, link)
+            if self._player.progress().is_over:
+                return
+            self._show()
+            self._tick(supervisor, link)
+            self._check_silence()
+
+    def _begin(self, phase: Phase, parts: Parts, link: Link) -> None:
+        now_ns = time.time_ns()
+        self._recorder.begin_phase(phase.name, now_ns)
+        if phase.action is Action.SET_LIMIT:
+            latencies_ms = [level.latency_ms for level in self._recorder.levels]
+            choice = choose_limit(latencies_ms, self._recorder.free_run_slowdown())
+            link.set_parameter(parts.classifier, 'constraints.max_latency_ms', choice.limit_ms)
+            self._command = parts.set_limit_command(choice.limit_ms)
+        elif phase.action is Action.START_COMPETITOR:
+            link.set_parameter(parts.competitor, 'workload', parts.workload)
+            self._recorder.mark_competitor(True, now_ns)
+            self._command = parts.competitor_command(parts.workload)
+        elif phase.action is Action.STOP_COMPETITOR:
+            link.set_parameter(parts.competitor, 'workload', 'none')
+            self._recorder.mark_competitor(False, now_ns)
+            self._command = parts.competitor_command('none')
+        elif phase.action is Action.LIFT_LIMIT:
+            link.publish_constraints(0.0)
+            self._command = parts.lift_limit_command()
+
+    def _tick(self, supervisor: Supervisor, link: Link | None) -> None:
+        """Let a moment pass; raise when a signal came or a part died."""
+        if link is None:
+            time.sleep(TICK_S / 4)
+        else:
+            link.spin_for(TICK_S)
+        if self._received:
+            raise _Interrupted(self._received[0])
+        supervisor.poll()
+
+    def _check_silence(self) -> None:
+        now_s = time.monotonic()
+        if len(self._recorder.frames) != self._frame_count:
+            self._frame_count = len(self._recorder.frames)
+            self._last_frame_s = now_s
+        elif now_s - self._last_frame_s > SILENCE_MAX_S:
+            raise PartError(
+                f'no label has arrived for {SILENCE_MAX_S:.0f} s though every part is running; '
+                f'their logs are in {self._output}'
+            )
+
+    def _show(self) -> None:
+        assert self._display is not None
+        now_s = self._recorder.time_s(time.time_ns())
+        self._display.show(
+            Snapshot(
+                now_s=now_s,
+                phases=self._scenario.phases,
+                progress=self._player.progress(),
+                preparation=self._preparation,
+                command=self._command,
+                frames=self._recorder.history(now_s),
+                tally=self._recorder.tally,
+                switches=tuple(self._recorder.switches),
+                levels=self._recorder.levels,
+                family=self._recorder.family,
+                platform=self._recorder.platform,
+                output=str(self._output),
+                hint='Ctrl-C ends it; results so far are kept.',
+            )
+        )
+
+
+@contextlib.contextmanager
+def _signals_noted() -> Iterator[list[int]]:
+    """Collect the signals that should end the demo, instead of letting them interrupt anything.
+
+    So that a second Ctrl-C cannot interrupt the ending of the processes.
+    """
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    previous = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        sys.stdout.flush()

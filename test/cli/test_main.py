@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dynamic_ofa_ros import __version__
+from dynamic_ofa_ros.cli import levels
+from dynamic_ofa_ros.cli.main import VERBS, main
+
+COMMAND = [sys.executable, '-m', 'dynamic_ofa_ros.cli.main']
+HEAVY = ('torch', 'onnxruntime', 'zenoh', 'cv2', 'matplotlib', 'rclpy')
+
+
+def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(['--help'])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert all(verb in text for verb in VERBS)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        'import sys\n'
+        'from dynamic_ofa_ros.cli.main import main\n'
+        'try:\n    main(["--help"])\nexcept SystemExit:\n    pass\n'
+        f'heavy = [name for name in {HEAVY} if name in sys.modules]\n'
+        'sys.exit(repr(heavy) if heavy else 0)\n'
+    )
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize('verb', VERBS)
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([verb, '--help'])
+    assert caught.value.code == 0
+    assert verb in capsys.readouterr().out
+
+
+def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(['--version'])
+    assert __version__ in capsys.readouterr().out
+
+
+def test_no_verb_is_answered_with_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert 'usage:' in capsys.readouterr().out
+
+
+def test_bad_input_is_a_sentence_without_a_traceback(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [*COMMAND, 'levels', str(tmp_path / 'nowhere')], capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith('dynamic-ofa: there is no family at')
+    assert 'Traceback' not in result.stderr
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [*COMMAND, '--debug', 'levels', str(tmp_path / 'nowhere')], capture_output=True, text=True
+    )
+    assert result.returncode != 0
+    assert 'Traceback' in result.stderr
+
+
+@pytest.mark.parametrize(
+    ('error', 'status', 'message'),
+    [
+        (OSError(28, 'No space left on device', '/data/x'), 2, '/data/x: No space left on device'),
+        (PermissionError(13, 'Permission denied', '/data'), 2, '/data: Permission denied'),
+        (KeyboardInterrupt(), 130, ''),
+    ],
+)
+def test_what_the_system_refuses_is_a_sentence(
+    error: BaseException,
+    status: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(levels, 'run', refuse)
+    assert main(['levels']) == status
+    assert message in capsys.readouterr().err
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    command = f'{sys.executable} -m dynamic_ofa_ros.cli.main --help | head -1'
+    result = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert result.stderr == ''
