@@ -1,0 +1,238 @@
+"""Latency of every level: each engine against `ofa`'s own dynamic forward; batch 1.
+
+    python -m benchmarks.engines [--family NAME] [--runs 200] [--threads 1] [--skip-published]
+
+Measures (a) a family, by default the demo family, and (b) OFA-MobileNetV3 w1.2 with 1000 classes
+and the six published GPU architectures, with random weights: latency does not depend on their
+values as long as activations stay in a normal range, which recalculated batch norms see to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import multiprocessing
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import (
+    checksum,
+    in_turns,
+    print_table,
+    reference_directory,
+    summary,
+    write_results,
+)
+from dynamic_ofa_ros.architecture import SubnetArchitecture, count_cost
+from dynamic_ofa_ros.errors import EngineError
+from dynamic_ofa_ros.family import Family, Level, Preprocessing, default_family, write_family
+from dynamic_ofa_ros.runtime.engine import Engine, create_engine, engine_names
+from dynamic_ofa_ros.runtime.host import OthersLoad
+
+DYNAMIC = 'ofa dynamic'
+PUBLISHED = 'ofa_mbv3_d234_e346_k357_w1.2'
+CALIBRATION_IMAGES = 4
+
+
+def main() -> None:
+    """Measure, print the tables and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--family', default=default_family(), help='name or path of a family')
+    parser.add_argument('--runs', type=int, default=200, help='timed runs a level and engine')
+    parser.add_argument('--threads', type=int, default=1)
+    parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
+    parser.add_argument('--skip-published', action='store_true', help='measure the family only')
+    parser.add_argument('--output', type=Path, default=None, help='folder of the JSON file')
+    options = parser.parse_args()
+    load = OthersLoad()
+    results: dict[str, Any] = {}
+    inputs: list[np.ndarray[Any, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        families = [Family.load(options.family)]
+        levels_file = reference_directory() / 'levels_xavier_nx.json'
+        if options.skip_published:
+            pass
+        elif levels_file.is_file():
+            families.append(_published_family(levels_file, Path(folder) / 'published'))
+        else:
+            print(f'{levels_file} is absent: the published architectures are left out')
+        for family in families:
+            results[family.name] = _measure(family, options, Path(folder) / 'cache', inputs)
+    write_results(
+        'engines',
+        results,
+        configuration={
+            'runs': options.runs,
+            'threads': options.threads,
+            'device': options.device,
+            'batch': 1,
+            'order': 'engines in turns, blocks of 5',
+        },
+        input_checksum=checksum(inputs),
+        load=load,
+        **({'folder': options.output} if options.output else {}),
+    )
+
+
+def _measure(
+    family: Family,
+    options: argparse.Namespace,
+    cache: Path,
+    inputs: list[np.ndarray[Any, Any]],
+) -> dict[str, Any]:
+    """Measure all engines on all levels of a family, print the table and return the numbers."""
+    import torch
+
+    from dynamic_ofa_ros.backbone.supernet import load_supernet, set_active
+
+    engines: dict[str, Engine] = {}
+    for name in engine_names():
+        try:
+            engines[name] = create_engine(
+                family,
+                device=options.device,
+                engine=name,
+                threads=options.threads,
+                cache_dir=cache,
+                progress=lambda text: print(f'  {text}', flush=True),
+            )
+        except EngineError as error:
+            print(f'  left out: {error}')
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    supernet = load_supernet(family).to(device)
+    rows: list[list[object]] = []
+    levels = []
+    for level in family.levels:
+        shape = (1, 3, level.resolution, level.resolution)
+        images = np.random.default_rng(level.index).standard_normal(shape).astype(np.float32)
+        inputs.append(images)
+        tensor = torch.from_numpy(images)
+        set_active(supernet, level.architecture)
+
+        def dynamic(tensor: torch.Tensor = tensor) -> object:
+            with torch.inference_mode():
+                return supernet(tensor.to(device)).cpu()
+
+        contenders: dict[str, Callable[[], object]] = {DYNAMIC: dynamic}
+        for name, engine in engines.items():
+            contenders[name] = functools.partial(engine.infer, level.index, images)
+        measured = {
+            name: summary(samples) for name, samples in in_turns(contenders, options.runs).items()
+        }
+        base_ms = measured[DYNAMIC]['median_ms']
+        entry: dict[str, Any] = {'level': level.index, 'resolution': level.resolution}
+        for name, numbers in measured.items():
+            ratio = base_ms / numbers['median_ms']
+            entry[name] = {**numbers, 'times_faster_than_dynamic': round(ratio, 3)}
+            row = [level.index, level.resolution, round(level.macs / 1e6, 2), name]
+            rows.append([*row, *(numbers[k] for k in ('median_ms', 'p95_ms', 'p99_ms')), ratio])
+        levels.append(entry)
+    for engine in engines.values():
+        engine.close()
+    print_table(
+        f'{family.name}: {options.device}, {options.threads} thread(s), batch 1, '
+        f'{options.runs} runs',
+        ['level', 'px', 'MMACs', 'engine', 'median ms', 'p95 ms', 'p99 ms', 'x dynamic'],
+        rows,
+    )
+    memory = {name: _resident_mb(family, name, options, cache) for name in engines}
+    print_table(
+        f'{family.name}: host memory of a fresh process, cache warm',
+        ['engine', 'before MB', 'all levels MB', 'MB a level'],
+        [[name, m['before_mb'], m['loaded_mb'], m['per_level_mb']] for name, m in memory.items()],
+    )
+    return {'family_sha256': family.checksum, 'levels': levels, 'memory': memory}
+
+
+def _resident_mb(
+    family: Family, engine: str, options: argparse.Namespace, cache: Path
+) -> dict[str, float]:
+    """Return the resident memory of a fresh process before and after loading all levels."""
+    context = multiprocessing.get_context('spawn')
+    receiver, sender = context.Pipe(duplex=False)
+    arguments = (family.directory, engine, options.device, options.threads, cache, sender)
+    process = context.Process(target=_load_and_weigh, args=arguments)
+    process.start()
+    before_mb, loaded_mb = receiver.recv()
+    process.join()
+    return {
+        'before_mb': round(before_mb, 1),
+        'loaded_mb': round(loaded_mb, 1),
+        'per_level_mb': round((loaded_mb - before_mb) / len(family.levels), 2),
+    }
+
+
+def _load_and_weigh(
+    directory: Path, engine: str, device: str, threads: int, cache: Path, sender: Any
+) -> None:
+    import importlib
+
+    import psutil
+
+    importlib.import_module('torch' if engine == 'pytorch' else engine)
+    process = psutil.Process()
+    family = Family.load(directory)
+    before = process.memory_info().rss
+    created = create_engine(family, device=device, engine=engine, threads=threads, cache_dir=cache)
+    sender.send((before / 2**20, process.memory_info().rss / 2**20))
+    created.close()
+
+
+def _published_family(levels_file: Path, directory: Path) -> Family:
+    """Write a family of the published architectures with random weights; return it."""
+    import torch
+
+    from dynamic_ofa_ros.backbone.batch_norm import recalculate, save_statistics, statistics_of
+    from dynamic_ofa_ros.backbone.supernet import (
+        build_supernet,
+        extract_subnet,
+        published_backbone,
+    )
+    from dynamic_ofa_ros.backbone.weights import save_tensors
+
+    torch.manual_seed(0)
+    directory.mkdir(parents=True)
+    backbone = published_backbone(PUBLISHED)
+    supernet = build_supernet(backbone).eval()
+    save_tensors(supernet.state_dict(), directory / 'backbone.safetensors')
+    levels, statistics = [], {}
+    for published in json.loads(levels_file.read_text())['gpu']:
+        index = int(published['level'])
+        architecture = SubnetArchitecture.from_mapping(
+            {key: published[key] for key in ('ks', 'e', 'd', 'r')}
+        )
+        subnet = extract_subnet(supernet, architecture)
+        images = torch.randn(CALIBRATION_IMAGES, 3, architecture.r, architecture.r)
+        recalculate(subnet, [images])
+        statistics[index] = statistics_of(subnet)
+        cost = count_cost(architecture, backbone.width_mult, backbone.classes)
+        levels.append(
+            Level(
+                index=index,
+                name=f'published {index}',
+                architecture=architecture,
+                accuracy=float(published['top1']) / 100.0,
+                macs=cost.macs,
+                parameters=cost.parameters,
+            )
+        )
+    save_statistics(statistics, directory / 'batch_norm.safetensors')
+    write_family(
+        directory,
+        name=f'{PUBLISHED} (random weights)',
+        backbone=backbone,
+        preprocessing=Preprocessing(),
+        levels=levels,
+        labels=[f'class {i}' for i in range(backbone.classes)],
+    )
+    return Family.load(directory)
+
+
+if __name__ == '__main__':
+    main()
