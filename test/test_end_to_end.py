@@ -1,0 +1,490 @@
+"""End to end: real processes, a real transport, real images; nothing is replaced by a fake."""
+
+from __future__ import annotations
+
+import array
+import math
+import os
+import shutil
+import signal
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from families import make_random_family
+from ros_harness import Ros, Topic, ros
+
+from dynamic_ofa_ros.family import families_directory
+from dynamic_ofa_ros.nodes import conversions, qos
+
+from builtin_interfaces.msg import Time  # isort: skip
+from diagnostic_msgs.msg import DiagnosticArray  # isort: skip
+from rclpy.qos import QoSProfile, ReliabilityPolicy  # isort: skip
+from sensor_msgs.msg import Image  # isort: skip
+from std_msgs.msg import Header  # isort: skip
+from std_srvs.srv import SetBool  # isort: skip
+from vision_msgs.msg import Classification, LabelInfo  # isort: skip
+
+from dynamic_ofa_ros.msg import ActiveLevel, Constraints, LevelArray, Telemetry  # isort: skip
+
+NAN = math.nan
+HAS_DEMO_FAMILY = (families_directory() / 'signs' / 'family.yaml').is_file()
+NODE = '/robot/classifier'
+CAMERA_NODE = '/robot/camera'
+# Below the load's priority, so that contention costs the classifier more than its fair share.
+CLASSIFIER_NICE = 5
+LOAD_WORKERS = 4
+CONTENTION_WINDOW = 30
+START_TIMEOUT_S = 60.0
+IN_NAMESPACE = ('-r', '__ns:=/robot')
+BEST_EFFORT = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+
+class System:
+    """The classifier as a process, and what it has published so far."""
+
+    def __init__(self, session: Ros, family: str) -> None:
+        self.ros = session
+        self.family = family
+        self.telemetry = session.listen(Telemetry, f'{NODE}/telemetry', 50)
+        self.labels = session.listen(Classification, '/robot/classification', 50)
+        self.switches = session.listen(ActiveLevel, f'{NODE}/active_level', qos.LATCHED)
+        self.levels = session.listen(LevelArray, f'{NODE}/levels', qos.LATCHED)
+        self.label_info = session.listen(LabelInfo, '/robot/label_info', qos.LATCHED)
+        self.diagnostics = session.listen(DiagnosticArray, '/diagnostics', 50)
+        self.images = session.node.create_publisher(Image, '/robot/image_raw', 10)
+        self.constraints = session.node.create_publisher(Constraints, f'{NODE}/constraints', 1)
+        self.classifier = session.start(
+            'classifier_node',
+            {'family': family, 'engine': 'onnxruntime', 'device': 'cpu'},
+            arguments=IN_NAMESPACE,
+        )
+        session.wait_until(lambda: self.levels.last, 'the levels', START_TIMEOUT_S)
+        session.wait_until(
+            lambda: self.images.get_subscription_count() == 1, 'the image subscription'
+        )
+
+    @property
+    def top_level(self) -> int:
+        return len(self.levels.last.levels)
+
+    def publish(self, message: Any) -> None:
+        self.images.publish(message)
+
+    def feed(self) -> None:
+        """Publish an image: called in a loop, faster than the classifier can follow."""
+        self.publish(small_image(self.ros.node.get_clock().now().to_msg()))
+
+    def answer_to(self, message: Any) -> Any:
+        """Publish an image until its label comes back (it may be lost: best effort)."""
+
+        def answers() -> list[Any]:
+            return [label for label in self.labels.messages if label.header == message.header]
+
+        self.publish(message)
+        return self.ros.wait_until(
+            answers, f'the label of {message.header}', meanwhile=lambda: self.publish(message)
+        )[0]
+
+    def telemetry_of(self, message: Any) -> Any:
+        """Return the newest telemetry of an image that was answered: it comes after the label."""
+        return self.ros.wait_until(
+            lambda: [t for t in self.telemetry.messages if t.header == message.header],
+            f'the telemetry of {message.header}',
+        )[-1]
+
+    def next_telemetry(self, count: int = 1) -> list[Any]:
+        """Feed images until so many telemetry messages have come, and return them."""
+        start = len(self.telemetry.messages)
+        self.ros.wait_until(
+            lambda: len(self.telemetry.messages) >= start + count, 'telemetry', meanwhile=self.feed
+        )
+        return self.telemetry.messages[start : start + count]
+
+    def diagnostic(self, task: str) -> dict[str, float]:
+        """Return the values of a task in the latest diagnostics."""
+        for message in reversed(self.diagnostics.messages):
+            for status in message.status:
+                if status.name == f'{NODE.strip("/")}: {task}':
+                    return {item.key: float(item.value) for item in status.values}
+        return {}
+
+    def set(self, name: str, value: Any) -> Any:
+        return self.ros.set_parameter(NODE, name, value)
+
+    def free(self) -> None:
+        """Remove the constraints and wait until the classifier obeys."""
+        for name in ('constraints.max_latency_ms', 'constraints.min_accuracy'):
+            assert self.set(name, 0.0).successful
+        self.ros.wait_until(
+            lambda: self.telemetry.last and self.telemetry.last.level == self.top_level,
+            'the top level without constraints',
+            meanwhile=self.feed,
+        )
+
+
+def random_pixels(seed: int, height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def small_image(stamp: Any) -> Any:
+    return conversions.image_message(
+        random_pixels(0, 48, 64), Header(stamp=stamp, frame_id='small'), 'rgb8'
+    )
+
+
+@pytest.fixture(scope='module')
+def system(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('end_to_end')
+    os.environ.setdefault('DYNAMIC_OFA_CACHE', str(folder / 'cache'))
+    family = 'signs' if HAS_DEMO_FAMILY else str(make_random_family(folder / 'family'))
+    with ros(folder) as session:
+        running = System(session, family)
+        yield running
+        # The last test of all: a clean end, whatever came before.
+        assert running.classifier.stop(signal.SIGINT) == 0, running.classifier.output()
+        assert 'Traceback' not in running.classifier.output()
+
+
+def test_header_is_copied_byte_for_byte(system):
+    header = Header(stamp=Time(sec=1234, nanosec=56789), frame_id='odd frame/näme')
+    message = conversions.image_message(random_pixels(1, 60, 80), header, 'rgb8')
+    answer = system.answer_to(message)
+    assert answer.header.stamp.sec == 1234
+    assert answer.header.stamp.nanosec == 56789
+    assert answer.header.frame_id == 'odd frame/näme'
+    scores = [result.score for result in answer.results]
+    assert len(scores) == 5
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_labels_over_the_wire_are_those_of_the_runtime(system):
+    from dynamic_ofa_ros.family import Family
+    from dynamic_ofa_ros.runtime.classifier import Classifier
+    from dynamic_ofa_ros.runtime.engine import create_engine
+
+    family = Family.load(system.family)
+    classifier = Classifier(family, create_engine(family, device='cpu', engine='onnxruntime'))
+    system.free()
+    for seed in range(5):
+        pixels = random_pixels(seed, 120, 160)
+        header = Header(stamp=Time(sec=2000 + seed), frame_id='camera')
+        message = conversions.image_message(pixels, header, 'bgr8')
+        expected = classifier.classify(pixels)
+        found = system.answer_to(message).results
+        assert [int(result.class_id) for result in found] == [s.class_id for s in expected.scores]
+        assert found[0].score == pytest.approx(expected.scores[0].score, abs=1e-6)
+    names = {entry.class_id: entry.class_name for entry in system.label_info.last.class_map}
+    assert [names[index] for index in sorted(names)] == list(family.labels)
+
+
+def test_telemetry_is_complete(system):
+    telemetry = system.next_telemetry(3)[-1]
+    level = system.levels.last.levels[telemetry.level - 1]
+    assert telemetry.level_count == system.top_level
+    assert telemetry.level_accuracy == pytest.approx(level.accuracy)
+    assert telemetry.level_latency_ms == pytest.approx(level.latency_ms)
+    assert 0.0 < telemetry.inference_ms < telemetry.processing_ms < telemetry.end_to_end_ms
+    assert telemetry.queue_wait_ms >= 0.0
+    assert 0.0 < telemetry.input_age_ms < 5000.0
+    assert telemetry.throughput_hz > 0.0
+    assert telemetry.policy == 'reactive'
+    assert math.isnan(telemetry.max_latency_ms)
+    assert telemetry.top1_label
+
+
+def test_parameter_is_set_live(system):
+    assert system.set('constraints.max_latency_ms', 123.5).successful
+    system.ros.wait_until(
+        lambda: system.telemetry.last.max_latency_ms == 123.5, 'the limit', meanwhile=system.feed
+    )
+    system.free()
+
+
+def test_integer_is_accepted_for_a_double(system):
+    result = system.set('constraints.max_latency_ms', 77)
+    assert result.successful, result.reason
+    assert float(system.ros.get_parameter(NODE, 'constraints.max_latency_ms')) == 77.0
+    system.ros.wait_until(
+        lambda: system.telemetry.last.max_latency_ms == 77.0, 'the limit', meanwhile=system.feed
+    )
+    system.free()
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'named'),
+    [
+        ('constraints.max_latency_ms', -1.0, '10000'),
+        ('constraints.max_latency_ms', NAN, '10000'),
+        ('constraints.max_latency_ms', 1e9, '10000'),
+        ('constraints.max_latency_ms', math.inf, '10000'),
+        ('constraints.min_accuracy', 1.5, '1'),
+        ('constraints.latency_scope', 'yesterday', 'inference, processing, end_to_end'),
+        ('manager.policy', 'clairvoyant', 'reactive'),
+        ('manager.fixed_level', 99, ''),
+        ('top_k', 0, '1000'),
+    ],
+)
+def test_invalid_parameter_is_rejected_with_the_reason(system, name, value, named):
+    before = system.ros.get_parameter(NODE, name)
+    result = system.set(name, value)
+    assert not result.successful
+    assert name in result.reason
+    assert named in result.reason
+    assert system.ros.get_parameter(NODE, name) == before
+
+
+def test_read_only_parameter_is_refused(system):
+    result = system.set('threads', 2)
+    assert not result.successful
+    assert 'read-only' in result.reason.lower()
+
+
+def test_constraints_message_is_obeyed(system):
+    fastest = system.levels.last.levels[0]
+    limit_ms = (fastest.latency_ms + system.levels.last.levels[1].latency_ms) / 2
+    message = Constraints(max_latency_ms=limit_ms, min_accuracy=NAN, source='the tester')
+    system.ros.wait_until(
+        lambda: system.constraints.get_subscription_count() == 1, 'the constraints subscription'
+    )
+    system.constraints.publish(message)
+    # The table's answer: the fastest level is the only one within the limit.
+    telemetry = system.ros.wait_until(
+        lambda: system.telemetry.last.level == 1 and system.telemetry.last,
+        'the fastest level',
+        meanwhile=system.feed,
+    )
+    assert telemetry.max_latency_ms == pytest.approx(limit_ms)
+    assert math.isnan(telemetry.min_accuracy)
+    parameter = system.ros.get_parameter(NODE, 'constraints.max_latency_ms')
+    assert parameter == pytest.approx(limit_ms)
+    switch = next(m for m in reversed(system.switches.messages) if m.to_level == 1)
+    assert 'the tester' in switch.reason
+    assert switch.to_name == fastest.name
+    system.constraints.publish(Constraints(max_latency_ms=0.0, min_accuracy=NAN))
+    system.ros.wait_until(
+        lambda: math.isnan(system.telemetry.last.max_latency_ms),
+        'no limit',
+        meanwhile=system.feed,
+    )
+
+
+@pytest.mark.parametrize(
+    ('max_latency_ms', 'min_accuracy'),
+    [(-5.0, NAN), (1e12, NAN), (math.inf, NAN), (50.0, 2.0), (NAN, -0.5)],
+)
+def test_absurd_constraints_message_is_rejected_whole(system, max_latency_ms, min_accuracy):
+    def rejected() -> float:
+        return system.diagnostic('Runtime manager').get('rejected_constraints', NAN)
+
+    system.ros.wait_until(lambda: rejected() >= 0.0, 'diagnostics')
+    before = rejected()
+    system.constraints.publish(
+        Constraints(max_latency_ms=max_latency_ms, min_accuracy=min_accuracy, source='fool')
+    )
+    system.ros.wait_until(lambda: rejected() == before + 1, 'the rejection in the diagnostics')
+    assert system.ros.get_parameter(NODE, 'constraints.max_latency_ms') == 0.0
+    assert system.ros.get_parameter(NODE, 'constraints.min_accuracy') == 0.0
+    assert 'constraints of fool are rejected' in system.classifier.output()
+
+
+BAD_IMAGES = {
+    'step': {'step': 64 * 3 - 1},
+    'buffer': {'data': array.array('B', bytes(100))},
+    'size': {'width': 0, 'height': 0},
+    'encoding': {'encoding': 'smell-o-vision'},
+}
+
+
+@pytest.mark.parametrize('cause', sorted(BAD_IMAGES))
+def test_malformed_image_is_survived_and_counted_by_cause(system, cause):
+    def rejected() -> float:
+        return system.diagnostic('Input').get(f'rejected_{cause}', NAN)
+
+    system.ros.wait_until(lambda: rejected() >= 0.0, 'diagnostics')
+    before = rejected()
+    message = small_image(Time(sec=3000))
+    for name, value in BAD_IMAGES[cause].items():
+        setattr(message, name, value)
+    system.publish(message)
+    system.ros.wait_until(lambda: rejected() > before, f'a rejected image by {cause}')
+    assert f'image dropped ({cause}' in system.classifier.output()
+    good = small_image(Time(sec=3001))
+    assert system.answer_to(good).results
+    assert system.telemetry_of(good).rejected_frames >= 1
+
+
+def test_unknown_encoding_is_named_in_the_log(system):
+    assert 'smell-o-vision' in system.classifier.output()
+
+
+def test_enable_stops_and_resumes(system):
+    answer = system.ros.call(SetBool, f'{NODE}/enable', SetBool.Request(data=False))
+    assert answer.success
+    assert answer.message
+    assert system.ros.get_parameter(NODE, 'enabled') is False
+    count = len(system.labels.messages)
+    ticks = len(system.diagnostics.messages)
+    # Two diagnostics later (they come once a second) the images in between would have labels.
+    system.ros.wait_until(
+        lambda: len(system.diagnostics.messages) >= ticks + 2, 'diagnostics', meanwhile=system.feed
+    )
+    assert len(system.labels.messages) <= count + 1
+    assert system.ros.call(SetBool, f'{NODE}/enable', SetBool.Request(data=True)).success
+    assert system.next_telemetry()
+
+
+def test_stamps_of_zero_and_of_the_future(system):
+    unstamped = small_image(Time())
+    system.answer_to(unstamped)
+    assert math.isnan(system.telemetry_of(unstamped).input_age_ms)
+    system.ros.wait_until(
+        lambda: 'images carry no stamp' in system.classifier.output(), 'the warning'
+    )
+    future = system.ros.node.get_clock().now().to_msg()
+    future.sec += 100
+    message = small_image(future)
+    assert system.answer_to(message).header == message.header
+    system.ros.wait_until(lambda: 'in the future' in system.classifier.output(), 'the warning')
+
+
+def test_camera_is_labelled_better_than_by_chance(system):
+    """Camera, classifier and this test are three processes; the truth comes on a second topic."""
+    truths = system.ros.listen(Classification, '/robot/ground_truth', 50)
+    names = system.ros.listen(LabelInfo, '/robot/ground_truth/label_info', qos.LATCHED)
+    images = system.ros.listen(Image, '/robot/image_raw', BEST_EFFORT)
+    system.labels.messages.clear()
+    camera = system.ros.start(
+        'camera_node', {'scene_period_s': 0.0, 'rate_hz': 25}, arguments=IN_NAMESPACE
+    )
+    wanted = 60
+    system.ros.wait_until(lambda: len(matched(system.labels, truths)) >= wanted, 'labels', 30.0)
+    pairs = matched(system.labels, truths)
+    assert camera.stop(signal.SIGTERM) == 0, camera.output()
+    assert len(names.last.class_map) >= 16
+    assert (images.last.width, images.last.height) == (640, 480)
+    assert images.last.header.frame_id == 'camera_optical_frame'
+    right = sum(label == truth for label, truth in pairs) / len(pairs)
+    if HAS_DEMO_FAMILY:
+        assert right > 0.7
+    # Whatever the weights, what the camera sends is labelled, one label an image.
+    assert len({truth for _, truth in pairs}) >= 16
+
+
+def matched(labels: Topic, truths: Topic) -> list[tuple[str, str]]:
+    """Return (label, truth) of the images that have both."""
+    known = {stamp_of(m): m.results[0].class_id for m in truths.messages}
+    return [
+        (m.results[0].class_id, known[stamp_of(m)])
+        for m in labels.messages
+        if stamp_of(m) in known
+    ]
+
+
+def stamp_of(message: Any) -> tuple[int, int]:
+    return message.header.stamp.sec, message.header.stamp.nanosec
+
+
+@pytest.mark.skipif(not hasattr(os, 'sched_setaffinity'), reason='CPUs cannot be chosen here')
+def test_level_switches_under_real_contention_and_back(system):
+    """Load on the classifier's own CPU: levels go down on telemetry, and up when it ends."""
+    cpu = idlest_cpu()
+    system.classifier.confine({cpu}, CLASSIFIER_NICE)
+    system.free()
+    assert system.set('manager.hold_s', 0.2).successful
+    # Inference is shorter than a time slice, so load shows as a stream of frames that take ten
+    # times as long. The mean of so many frames answers to a stream, not to a hiccup of the host.
+    assert system.set('manager.window', CONTENTION_WINDOW).successful
+    alone = statistics.median(t.inference_ms for t in system.next_telemetry(60)[10:])
+    limit_ms = 2.5 * max(alone, system.levels.last.levels[-1].latency_ms)
+    assert system.set('constraints.max_latency_ms', limit_ms).successful
+    load = system.ros.start(
+        'contention_node',
+        {'workload': 'none', 'workers': LOAD_WORKERS, 'cpus': cpu},
+        arguments=IN_NAMESPACE,
+    )
+    try:
+        follow_load(system)
+    finally:
+        status = load.stop()
+    assert status == 0, load.output()
+    # Only root could raise the priority again: no test of the classifier's speed after this one.
+    system.classifier.confine(os.sched_getaffinity(0), CLASSIFIER_NICE)
+    system.free()
+
+
+def idlest_cpu() -> int:
+    """Return the CPU that others use least just now."""
+    psutil = pytest.importorskip('psutil')
+    loads = psutil.cpu_percent(interval=0.5, percpu=True)
+    return min(os.sched_getaffinity(0), key=lambda cpu: loads[cpu] if cpu < len(loads) else 100.0)
+
+
+def follow_load(system: System) -> None:
+    """Switch the load on and off and see the level follow."""
+    system.ros.wait_until(
+        lambda: system.telemetry.last.level == system.top_level,
+        'the top level before the load',
+        meanwhile=system.feed,
+    )
+    before = system.next_telemetry()[0]
+    result = system.ros.set_parameter('/robot/contention', 'workload', 'busy')
+    assert result.successful, result.reason
+    switched = system.ros.wait_until(
+        lambda: system.telemetry.last.level < system.top_level and system.telemetry.last,
+        'a lower level under load',
+        30.0,
+        meanwhile=system.feed,
+    )
+    assert switched.violations > before.violations
+    system.ros.wait_until(
+        lambda: any('exceeds the limit' in m.reason for m in system.switches.messages[-3:]),
+        'the reason',
+    )
+    assert system.ros.set_parameter('/robot/contention', 'workload', 'none').successful
+    system.ros.wait_until(
+        lambda: system.telemetry.last.level == system.top_level,
+        'the top level after the load',
+        30.0,
+        meanwhile=system.feed,
+    )
+
+
+@pytest.mark.parametrize(
+    ('file', 'damage'),
+    [('backbone.safetensors', 'flip'), ('family.yaml', 'cut'), ('labels.txt', 'remove')],
+)
+def test_damaged_family_is_refused(system, tmp_path, file, damage):
+    source = families_directory() / 'signs' if HAS_DEMO_FAMILY else Path(system.family)
+    family = Path(shutil.copytree(source, tmp_path / 'damaged'))
+    data = (family / file).read_bytes()
+    if damage == 'remove':
+        (family / file).unlink()
+    elif damage == 'cut':
+        (family / file).write_bytes(data[: len(data) // 2])
+    else:
+        (family / file).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    node = system.ros.start('classifier_node', {'family': family}, arguments=('-r', '__ns:=/sick'))
+    assert node.wait(START_TIMEOUT_S) == 2
+    assert 'Traceback' not in node.output()
+    fatal = [line for line in node.output().splitlines() if 'FATAL' in line]
+    assert len(fatal) == 1
+    assert file in fatal[0]
+
+
+@pytest.mark.parametrize(
+    ('module', 'parameters', 'said'),
+    [
+        ('classifier_node', {'threads': 0}, 'threads is 0; it must lie in [1, 64]'),
+        ('camera_node', {'source': 'folder', 'path': '/nowhere/at/all'}, '/nowhere/at/all'),
+        ('camera_node', {'source': 'video', 'path': '/nowhere.mp4'}, '/nowhere.mp4'),
+        ('contention_node', {'workload': 'sloth'}, "workload is 'sloth'; it must be one of"),
+    ],
+)
+def test_bad_start_ends_with_status_2_and_a_line(system, module, parameters, said):
+    node = system.ros.start(module, parameters, arguments=('-r', '__ns:=/sick'))
+    assert node.wait() == 2
+    assert said in node.output()
+    assert 'Traceback' not in node.output()
