@@ -190,7 +190,7 @@ def test_telemetry_is_complete(system):
     assert telemetry.queue_wait_ms >= 0.0
     assert 0.0 < telemetry.input_age_ms < 5000.0
     assert telemetry.throughput_hz > 0.0
-    assert telemetry.policy == 'reactive'
+    assert telemetry.policy == system.ros.get_parameter(NODE, 'manager.policy')
     assert math.isnan(telemetry.max_latency_ms)
     assert telemetry.top1_label
 
@@ -242,27 +242,38 @@ def test_read_only_parameter_is_refused(system):
     assert 'read-only' in result.reason.lower()
 
 
-def test_constraints_message_is_obeyed(system):
-    fastest = system.levels.last.levels[0]
-    limit_ms = (fastest.latency_ms + system.levels.last.levels[1].latency_ms) / 2
+@pytest.fixture
+def by_the_table(system):
+    """The policy whose answer depends on nothing but the constraints, on any machine."""
+    before = system.ros.get_parameter(NODE, 'manager.policy')
+    assert system.set('manager.policy', 'table').successful
+    yield
+    system.free()
+    assert system.set('manager.policy', before).successful
+
+
+def test_constraints_message_is_obeyed(system, by_the_table):
+    # Of the levels as measured here, and maybe on a busy machine: level 1 may not be the fastest.
+    limit_ms = 1.001 * min(level.latency_ms for level in system.levels.last.levels)
+    within = [level for level in system.levels.last.levels if level.latency_ms <= limit_ms]
+    wanted = max(within, key=lambda level: level.accuracy)
     message = Constraints(max_latency_ms=limit_ms, min_accuracy=NAN, source='the tester')
     system.ros.wait_until(
         lambda: system.constraints.get_subscription_count() == 1, 'the constraints subscription'
     )
     system.constraints.publish(message)
-    # The table's answer: the fastest level is the only one within the limit.
     telemetry = system.ros.wait_until(
-        lambda: system.telemetry.last.level == 1 and system.telemetry.last,
-        'the fastest level',
+        lambda: system.telemetry.last.level == wanted.index and system.telemetry.last,
+        'the most accurate level within the limit',
         meanwhile=system.feed,
     )
     assert telemetry.max_latency_ms == pytest.approx(limit_ms)
     assert math.isnan(telemetry.min_accuracy)
     parameter = system.ros.get_parameter(NODE, 'constraints.max_latency_ms')
     assert parameter == pytest.approx(limit_ms)
-    switch = next(m for m in reversed(system.switches.messages) if m.to_level == 1)
+    switch = next(m for m in reversed(system.switches.messages) if m.to_level == wanted.index)
     assert 'the tester' in switch.reason
-    assert switch.to_name == fastest.name
+    assert switch.to_name == wanted.name
     system.constraints.publish(Constraints(max_latency_ms=0.0, min_accuracy=NAN))
     system.ros.wait_until(
         lambda: math.isnan(system.telemetry.last.max_latency_ms),
@@ -281,12 +292,13 @@ def test_absurd_constraints_message_is_rejected_whole(system, max_latency_ms, mi
 
     system.ros.wait_until(lambda: rejected() >= 0.0, 'diagnostics')
     before = rejected()
+    names = ('constraints.max_latency_ms', 'constraints.min_accuracy')
+    constraints = [system.ros.get_parameter(NODE, name) for name in names]
     system.constraints.publish(
         Constraints(max_latency_ms=max_latency_ms, min_accuracy=min_accuracy, source='fool')
     )
     system.ros.wait_until(lambda: rejected() == before + 1, 'the rejection in the diagnostics')
-    assert system.ros.get_parameter(NODE, 'constraints.max_latency_ms') == 0.0
-    assert system.ros.get_parameter(NODE, 'constraints.min_accuracy') == 0.0
+    assert [system.ros.get_parameter(NODE, name) for name in names] == constraints
     assert 'constraints of fool are rejected' in system.classifier.output()
 
 
@@ -393,6 +405,7 @@ def test_level_switches_under_real_contention_and_back(system):
     cpu = idlest_cpu()
     system.classifier.confine({cpu}, CLASSIFIER_NICE)
     system.free()
+    assert system.set('manager.policy', 'reactive').successful
     assert system.set('manager.hold_s', 0.2).successful
     # Inference is shorter than a time slice, so load shows as a stream of frames that take ten
     # times as long. The mean of so many frames answers to a stream, not to a hiccup of the host.
