@@ -1,18 +1,26 @@
-"""Architectures: points of an OFA-MobileNetV3 search space, their encoding and exact cost."""
+"""Architectures: points of a search space, and the space they are drawn from.
+
+`SearchSpace` is OFA-MobileNetV3's; the spaces of other backbones derive from it (`spaces.py`) and
+say only what is different: which choices there are, how deep a stage is, what a network costs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from dynamic_ofa_ros.cost import Cost, convolution, halved, make_divisible
 from dynamic_ofa_ros.errors import ArchitectureError
 
-# OFA rounds every channel count to a multiple of this (Cai et al., ICLR 2020, released code).
-CHANNEL_DIVISOR = 8
+# The lists of an architecture; those of blocks have one entry a block, used or not.
+LISTS = ('ks', 'e', 'd', 'w')
+BLOCK_LISTS = ('ks', 'e')
+
 SQUEEZE_REDUCTION = 4
 
 # Stem, first block, five stages, final expand layer, feature mix layer (Howard et al. 2019,
@@ -23,281 +31,321 @@ _STAGE_HAS_SQUEEZE = (False, True, False, True, True)
 
 
 @dataclass(frozen=True)
-class SearchSpace:
-    """The choices an architecture is made of.
+class Genes:
+    """Choices of one kind that stand side by side in an architecture.
 
-    `depths` are blocks per stage; every stage has room for `max(depths)` blocks, and the `ks` and
-    `e` of blocks beyond a stage's depth are carried along but unused.
+    field: the list they belong to, or `r`; choices: what each may be, smallest first; count: how
+    many there are.
+    """
+
+    field: str
+    choices: tuple[float, ...]
+    count: int
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The choices an architecture is made of; by default those of OFA-MobileNetV3.
+
+    `depths` are blocks per stage; every stage has room for the most, and the `ks` and `e` of
+    blocks beyond a stage's depth are carried along but unused.
     """
 
     kernel_sizes: tuple[int, ...] = (3, 5, 7)
-    expand_ratios: tuple[int, ...] = (3, 4, 6)
+    expand_ratios: tuple[float, ...] = (3, 4, 6)
     depths: tuple[int, ...] = (2, 3, 4)
     resolutions: tuple[int, ...] = tuple(range(128, 225, 4))
     stages: int = 5
 
-    @property
-    def blocks_per_stage(self) -> int:
-        """Return the room for blocks in a stage."""
-        return max(self.depths)
+    kind: ClassVar[str] = 'ofa_mobilenetv3'
+
+    @cached_property
+    def stage_blocks(self) -> tuple[int, ...]:
+        """Return the room for blocks in every stage."""
+        return (max(self.depths),) * self.stages
+
+    @cached_property
+    def genes(self) -> tuple[Genes, ...]:
+        """Return all choices, in the order of LISTS and the resolution last."""
+        return (
+            Genes('ks', self.kernel_sizes, self.blocks),
+            Genes('e', self.expand_ratios, self.blocks),
+            Genes('d', self.depths, self.stages),
+            Genes('r', self.resolutions, 1),
+        )
+
+    def blocks_used(self, depths: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Return (..., stages) blocks in use, for depths (..., entries of `d`)."""
+        return np.asarray(depths, np.int64)
+
+    def count_cost(
+        self, architecture: SubnetArchitecture, width_mult: float, classes: int
+    ) -> Cost:
+        """Count MACs and parameters of a sub-network.
+
+        MACs are those of convolutions and linear layers, squeeze-and-excitation included;
+        parameters are the learnable ones. Both equal what forward hooks count on the extracted
+        network.
+        """
+        return sum(self.layers(architecture, width_mult, classes), Cost(0, 0))
+
+    def layers(
+        self, architecture: SubnetArchitecture, width_mult: float, classes: int
+    ) -> Iterator[Cost]:
+        """Yield the cost of every layer that has weights, in the order of the forward pass."""
+        stem, first, *stages, final_expand, mix = (
+            make_divisible(width * width_mult) for width in _BASE_WIDTHS
+        )
+        side = halved(architecture.r)
+        yield convolution(3, stem, 3, side)
+        yield convolution(stem, stem, 3, side, groups=stem)
+        yield convolution(stem, first, 1, side)
+
+        channels = first
+        for stage, position in self.active_positions(architecture):
+            expanded = make_divisible(round(channels * architecture.e[position]))
+            yield convolution(channels, expanded, 1, side)
+            if position == self.first_block(stage) and _STAGE_STRIDES[stage] == 2:
+                side = halved(side)
+            yield convolution(expanded, expanded, architecture.ks[position], side, groups=expanded)
+            if _STAGE_HAS_SQUEEZE[stage]:
+                squeezed = make_divisible(expanded // SQUEEZE_REDUCTION)
+                yield convolution(expanded, squeezed, 1, 1, norm=False, bias=True)
+                yield convolution(squeezed, expanded, 1, 1, norm=False, bias=True)
+            yield convolution(expanded, stages[stage], 1, side)
+            channels = stages[stage]
+
+        yield convolution(channels, final_expand, 1, side)
+        yield convolution(final_expand, mix, 1, 1, norm=False)
+        yield convolution(mix, classes, 1, 1, norm=False, bias=True)
+
+    # What follows is the same in every space.
 
     @property
     def blocks(self) -> int:
-        """Return the number of elastic blocks: the length of `ks` and of `e`."""
-        return self.stages * self.blocks_per_stage
+        """Return the number of elastic blocks: the length of `e`."""
+        return sum(self.stage_blocks)
+
+    @cached_property
+    def block_places(self) -> tuple[tuple[int, int], ...]:
+        """Return of every block its stage and its place in the stage, both from 0."""
+        return tuple(
+            (stage, place) for stage, room in enumerate(self.stage_blocks) for place in range(room)
+        )
+
+    def first_block(self, stage: int) -> int:
+        """Return the index of a stage's first block."""
+        return sum(self.stage_blocks[:stage])
+
+    def active_blocks(self, depths: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """Return (..., blocks) bool, for depths (..., entries of `d`): which blocks are used."""
+        stages, places = self._stages_and_places
+        return np.asarray(places < self.blocks_used(depths)[..., stages])
+
+    def active_positions(self, architecture: SubnetArchitecture) -> list[tuple[int, int]]:
+        """Return (stage, index of the block) of every block that is used, in order."""
+        active = self.active_blocks(architecture.d)
+        return [(self.block_places[i][0], int(i)) for i in np.flatnonzero(active)]
 
     def smallest(self) -> SubnetArchitecture:
         """Return the cheapest architecture."""
-        return self._uniform(min)
+        return self._assemble(lambda genes: (min(genes.choices),) * genes.count)
 
     def largest(self) -> SubnetArchitecture:
         """Return the most expensive architecture: the whole supernet."""
-        return self._uniform(max)
+        return self._assemble(lambda genes: (max(genes.choices),) * genes.count)
+
+    def at_resolution(self, resolution: int) -> SearchSpace:
+        """Return this space with one resolution only."""
+        return replace(self, resolutions=(resolution,))
 
     def sample(
         self, rng: np.random.Generator, resolution: int | None = None
     ) -> SubnetArchitecture:
         """Draw an architecture, every choice uniform and independent."""
-        return SubnetArchitecture(
-            ks=_draw(rng, self.kernel_sizes, self.blocks),
-            e=_draw(rng, self.expand_ratios, self.blocks),
-            d=_draw(rng, self.depths, self.stages),
-            r=_draw(rng, self.resolutions, 1)[0] if resolution is None else resolution,
-        )
+
+        def draw(genes: Genes) -> tuple[float, ...]:
+            if genes.field == 'r' and resolution is not None:
+                return (resolution,)
+            drawn = rng.integers(len(genes.choices), size=genes.count)
+            return tuple(genes.choices[i] for i in drawn)
+
+        return self._assemble(draw)
+
+    def sample_leaning(self, rng: np.random.Generator, lean: float) -> SubnetArchitecture:
+        """Draw an architecture whose choices lean to the large (`lean` > 0) or small (< 0) ones.
+
+        A choice is exp(lean) times as likely as the next smaller one. Independent uniform choices
+        all cost about the average; draws of different `lean` cover the range of costs.
+        """
+
+        def draw(genes: Genes) -> tuple[float, ...]:
+            weights = np.exp(lean * np.arange(len(genes.choices)))
+            drawn = rng.choice(len(weights), genes.count, p=weights / weights.sum())
+            return tuple(genes.choices[i] for i in drawn)
+
+        return self._assemble(draw)
 
     def mutate(
         self, architecture: SubnetArchitecture, rng: np.random.Generator, probability: float = 0.1
     ) -> SubnetArchitecture:
         """Redraw each choice with `probability`, independently (OFA's evolutionary search)."""
-        fresh = self.sample(rng)
-        return SubnetArchitecture(
-            ks=_mix(architecture.ks, fresh.ks, rng, probability),
-            e=_mix(architecture.e, fresh.e, rng, probability),
-            d=_mix(architecture.d, fresh.d, rng, probability),
-            r=_mix((architecture.r,), (fresh.r,), rng, probability)[0],
-        )
+        return _mix(architecture, self.sample(rng), rng, probability)
 
     def crossover(
         self, first: SubnetArchitecture, second: SubnetArchitecture, rng: np.random.Generator
     ) -> SubnetArchitecture:
         """Take each choice from either parent with equal probability."""
-        return SubnetArchitecture(
-            ks=_mix(first.ks, second.ks, rng, 0.5),
-            e=_mix(first.e, second.e, rng, 0.5),
-            d=_mix(first.d, second.d, rng, 0.5),
-            r=_mix((first.r,), (second.r,), rng, 0.5)[0],
-        )
+        return _mix(first, second, rng, 0.5)
 
     def validate(self, architecture: SubnetArchitecture) -> None:
         """Raise ArchitectureError unless `architecture` is a point of this space."""
-        for name, values, length, allowed in (
-            ('ks', architecture.ks, self.blocks, self.kernel_sizes),
-            ('e', architecture.e, self.blocks, self.expand_ratios),
-            ('d', architecture.d, self.stages, self.depths),
-            ('r', (architecture.r,), 1, self.resolutions),
-        ):
-            if len(values) != length:
+        for name in (*LISTS, 'r'):
+            values = architecture.values(name)
+            allowed = [
+                genes.choices
+                for genes in self.genes
+                if genes.field == name
+                for _ in range(genes.count)
+            ]
+            if len(values) != len(allowed):
                 raise ArchitectureError(
-                    f'{name} has {len(values)} values where this search space has {length}'
+                    f'{name} has {len(values)} values where this search space has {len(allowed)}'
                 )
-            for position, value in enumerate(values):
-                if value not in allowed:
+            for position, (value, choices) in enumerate(zip(values, allowed, strict=True)):
+                if value not in choices:
                     where = name if name == 'r' else f'{name}[{position}]'
                     raise ArchitectureError(
-                        f'{where} is {value}; this search space allows {_enumerate(allowed)}'
+                        f'{where} is {value}; this search space allows {_enumerate(choices)}'
                     )
 
-    def encode(self, architecture: SubnetArchitecture) -> npt.NDArray[np.float32]:
-        """Encode for the accuracy predictor: (2 * blocks * 3 + resolutions,) float32, one-hot.
+    def assemble(self, values: Sequence[float]) -> SubnetArchitecture:
+        """Return the architecture of all its choices in one row, in the order of `genes`."""
+        rest = iter(values)
+        return self._assemble(lambda genes: tuple(next(rest) for _ in range(genes.count)))
 
-        Kernel sizes, then expand ratios, then the resolution; a block beyond its stage's depth is
-        all zeros in both (OFA's encoding, Cai et al. 2020). The published predictor's eight
-        resolution classes are `(r - 112) // 16`; for other spaces each resolution is its own
-        class.
-        """
-        active = architecture.active_mask(self.blocks_per_stage)
-        kernel = _one_hot(architecture.ks, self.kernel_sizes) * active[:, None]
-        expand = _one_hot(architecture.e, self.expand_ratios) * active[:, None]
-        if set(self.resolutions) <= set(range(112, 240)):
-            resolution = np.zeros(8, np.float32)
-            resolution[(architecture.r - 112) // 16] = 1.0
-        else:
-            resolution = _one_hot((architecture.r,), self.resolutions)[0]
-        return np.concatenate([kernel.ravel(), expand.ravel(), resolution]).astype(np.float32)
+    @cached_property
+    def _stages_and_places(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        stages, places = zip(*self.block_places, strict=True)
+        return np.array(stages, np.int64), np.array(places, np.int64)
 
-    def _uniform(self, pick: Any) -> SubnetArchitecture:
-        return SubnetArchitecture(
-            ks=(pick(self.kernel_sizes),) * self.blocks,
-            e=(pick(self.expand_ratios),) * self.blocks,
-            d=(pick(self.depths),) * self.stages,
-            r=pick(self.resolutions),
-        )
+    def _assemble(self, choose: Callable[[Genes], tuple[float, ...]]) -> SubnetArchitecture:
+        fields: dict[str, tuple[Any, ...]] = {}
+        for genes in self.genes:
+            fields[genes.field] = fields.get(genes.field, ()) + choose(genes)
+        (resolution,) = fields.pop('r')
+        return SubnetArchitecture(**{'ks': (), **fields}, r=resolution)
 
 
 @dataclass(frozen=True)
 class SubnetArchitecture:
-    """One point of the search space.
+    """One point of a search space.
 
-    ks: kernel size of each block, stage by stage; e: expand ratio of each block; d: blocks used in
-    each stage; r: input height and width in pixels.
+    ks: kernel size of each block, stage by stage, empty where it is fixed (ResNet-50); e: expand
+    ratio of each block; d: depths (MobileNetV3, Proxyless: blocks of each stage; ResNet-50:
+    whether the stem has its middle layer, 0 or 2, then each stage's blocks beyond its least);
+    r: input height and width in pixels; w: index of the width multiplier of stem and stages, empty
+    where widths are fixed.
     """
 
     ks: tuple[int, ...]
-    e: tuple[int, ...]
+    e: tuple[float, ...]
     d: tuple[int, ...]
     r: int
+    w: tuple[int, ...] = ()
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> SubnetArchitecture:
-        """Read `{ks, e, d, r}`; raise ArchitectureError on missing keys or non-integers."""
+        """Read `{ks, e, d, r}` or `{e, d, w, r}`; raise ArchitectureError on what is not one.
+
+        `e` may hold fractions; everything else is whole.
+        """
+        lists = ('e', 'd', 'w') if isinstance(mapping, Mapping) and 'w' in mapping else LISTS[:3]
         try:
-            values = {key: mapping[key] for key in ('ks', 'e', 'd', 'r')}
+            values = {key: mapping[key] for key in (*lists, 'r')}
         except (KeyError, TypeError) as error:
             raise ArchitectureError(
-                f'an architecture needs ks, e, d and r; {error} is missing'
+                f'an architecture needs {", ".join(lists)} and r; {error} is missing'
             ) from None
-        for key in ('ks', 'e', 'd'):
-            if not isinstance(values[key], Sequence) or isinstance(values[key], str):
-                raise ArchitectureError(f'{key} must be a list of integers, not {values[key]!r}')
-        for key, items in values.items():
-            for item in items if key != 'r' else (items,):
-                if isinstance(item, bool) or not isinstance(item, (int, np.integer)):
-                    raise ArchitectureError(f'{key} holds {item!r}, which is not an integer')
+        if 'ks' in mapping:
+            values['ks'] = mapping['ks']
+        for key, listed in values.items():
+            is_list = isinstance(listed, Sequence) and not isinstance(listed, str)
+            if key != 'r' and not is_list:
+                raise ArchitectureError(f'{key} must be a list of numbers, not {listed!r}')
         return cls(
-            ks=tuple(int(k) for k in values['ks']),
-            e=tuple(int(e) for e in values['e']),
-            d=tuple(int(d) for d in values['d']),
-            r=int(values['r']),
+            ks=tuple(_whole('ks', k) for k in values.get('ks', ())),
+            e=tuple(_number('e', e) for e in values['e']),
+            d=tuple(_whole('d', d) for d in values['d']),
+            r=_whole('r', values['r']),
+            w=tuple(_whole('w', w) for w in values.get('w', ())),
         )
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return `{ks, e, d, r}` of plain lists and integers, as YAML and JSON take them."""
-        return {'ks': list(self.ks), 'e': list(self.e), 'd': list(self.d), 'r': self.r}
+        """Return lists and `r` of plain numbers, as YAML and JSON take them; no empty lists."""
+        lists = {name: list(self.values(name)) for name in LISTS if self.values(name)}
+        return {**lists, 'r': self.r}
 
-    def active_mask(self, blocks_per_stage: int) -> npt.NDArray[np.bool_]:
-        """Return (blocks,) bool: which blocks lie within their stage's depth."""
-        return np.concatenate([np.arange(blocks_per_stage) < depth for depth in self.d])
+    def values(self, field: str) -> tuple[float, ...]:
+        """Return one of LISTS, or the resolution as a tuple of one."""
+        if field == 'r':
+            return (self.r,)
+        values: tuple[float, ...] = getattr(self, field)
+        return values
 
     def canonical(self, space: SearchSpace) -> SubnetArchitecture:
         """Return the same network, unused choices at their smallest: equal ones compare equal."""
-        active = self.active_mask(space.blocks_per_stage)
-        return SubnetArchitecture(
-            ks=tuple(
-                k if used else min(space.kernel_sizes)
-                for k, used in zip(self.ks, active, strict=True)
-            ),
-            e=tuple(
-                e if used else min(space.expand_ratios)
-                for e, used in zip(self.e, active, strict=True)
-            ),
-            d=self.d,
-            r=self.r,
-        )
+        active = space.active_blocks(self.d)
+        smallest = space.smallest()
 
-
-@dataclass(frozen=True)
-class Cost:
-    """What one forward pass of a network takes, batch 1."""
-
-    macs: int
-    parameters: int
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.macs + other.macs, self.parameters + other.parameters)
-
-
-def make_divisible(value: float, divisor: int = CHANNEL_DIVISOR) -> int:
-    """Round to a multiple of `divisor`, never below 90 % of `value` (as MobileNet and OFA do)."""
-    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * value else rounded
-
-
-def count_cost(
-    architecture: SubnetArchitecture,
-    width_mult: float,
-    classes: int,
-    blocks_per_stage: int = 4,
-) -> Cost:
-    """Count MACs and parameters of an OFA-MobileNetV3 sub-network.
-
-    MACs are those of convolutions and linear layers, squeeze-and-excitation included; parameters
-    are the learnable ones. Both equal what forward hooks count on the extracted network.
-    """
-    return sum(_layers(architecture, width_mult, classes, blocks_per_stage), Cost(0, 0))
-
-
-def _layers(
-    architecture: SubnetArchitecture, width_mult: float, classes: int, blocks_per_stage: int
-) -> Iterator[Cost]:
-    stem, first, *stages, final_expand, mix = (
-        make_divisible(width * width_mult) for width in _BASE_WIDTHS
-    )
-    side = _halved(architecture.r)
-    yield _convolution(3, stem, 3, side)
-    yield _convolution(stem, stem, 3, side, groups=stem)
-    yield _convolution(stem, first, 1, side)
-
-    channels = first
-    for stage, width in enumerate(stages):
-        for block in range(architecture.d[stage]):
-            position = stage * blocks_per_stage + block
-            expanded = make_divisible(round(channels * architecture.e[position]))
-            yield _convolution(channels, expanded, 1, side)
-            if block == 0 and _STAGE_STRIDES[stage] == 2:
-                side = _halved(side)
-            yield _convolution(
-                expanded, expanded, architecture.ks[position], side, groups=expanded
+        def kept(name: str) -> tuple[Any, ...]:
+            ours, others = self.values(name), smallest.values(name)
+            return tuple(
+                value if used else other
+                for value, other, used in zip(ours, others, active[: len(ours)], strict=True)
             )
-            if _STAGE_HAS_SQUEEZE[stage]:
-                squeezed = make_divisible(expanded // SQUEEZE_REDUCTION)
-                yield _convolution(expanded, squeezed, 1, 1, norm=False, bias=True)
-                yield _convolution(squeezed, expanded, 1, 1, norm=False, bias=True)
-            yield _convolution(expanded, width, 1, side)
-            channels = width
 
-    yield _convolution(channels, final_expand, 1, side)
-    yield _convolution(final_expand, mix, 1, 1, norm=False)
-    yield _convolution(mix, classes, 1, 1, norm=False, bias=True)
+        return replace(self, ks=kept('ks'), e=kept('e'))
 
 
-def _convolution(
-    inputs: int,
-    outputs: int,
-    kernel: int,
-    side: int,
-    groups: int = 1,
-    norm: bool = True,
-    bias: bool = False,
-) -> Cost:
-    weights = inputs // groups * outputs * kernel * kernel
-    return Cost(
-        macs=weights * side * side,
-        parameters=weights + (2 * outputs if norm else 0) + (outputs if bias else 0),
-    )
-
-
-def _halved(side: int) -> int:
-    """Return the side after a stride-2 convolution padded with kernel // 2."""
-    return (side + 1) // 2
-
-
-def _draw(rng: np.random.Generator, choices: Sequence[int], count: int) -> tuple[int, ...]:
-    return tuple(int(choices[i]) for i in rng.integers(len(choices), size=count))
+def count_cost(architecture: SubnetArchitecture, width_mult: float, classes: int) -> Cost:
+    """Count MACs and parameters of an OFA-MobileNetV3 sub-network; see SearchSpace.count_cost."""
+    return SearchSpace().count_cost(architecture, width_mult, classes)
 
 
 def _mix(
-    first: tuple[int, ...], second: tuple[int, ...], rng: np.random.Generator, probability: float
-) -> tuple[int, ...]:
-    take_second = rng.random(len(first)) < probability
-    return tuple(b if take else a for a, b, take in zip(first, second, take_second, strict=True))
+    first: SubnetArchitecture,
+    second: SubnetArchitecture,
+    rng: np.random.Generator,
+    probability: float,
+) -> SubnetArchitecture:
+    """Take each choice from `second` with `probability`."""
+
+    def mixed(name: str) -> tuple[Any, ...]:
+        ours, theirs = first.values(name), second.values(name)
+        take_theirs = rng.random(len(ours)) < probability
+        return tuple(
+            b if take else a for a, b, take in zip(ours, theirs, take_theirs, strict=True)
+        )
+
+    lists = {name: mixed(name) for name in LISTS}
+    return SubnetArchitecture(**lists, r=mixed('r')[0])
 
 
-def _one_hot(values: Sequence[int], choices: Sequence[int]) -> npt.NDArray[np.float32]:
-    encoded: npt.NDArray[np.float32] = np.equal.outer(values, choices).astype(np.float32)
-    return encoded
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise ArchitectureError(f'{name} holds {value!r}, which is not an integer')
+    return int(value)
 
 
-def _enumerate(values: Sequence[int]) -> str:
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise ArchitectureError(f'{name} holds {value!r}, which is not a number')
+    # Ratios that are whole stay integers, so that they print and compare as they are written.
+    return int(value) if float(value).is_integer() else float(value)
+
+
+def _enumerate(values: Sequence[float]) -> str:
     if len(values) > 6:
         return f'{values[0]}, {values[1]}, ... {values[-1]}'
     return ', '.join(str(value) for value in values)

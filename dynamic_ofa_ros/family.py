@@ -23,6 +23,7 @@ from dynamic_ofa_ros.family_document import (
     read_bytes,
 )
 from dynamic_ofa_ros.files import share_directory, write_text_atomically
+from dynamic_ofa_ros.spaces import SPACES, search_space
 
 FORMAT = 'dynamic_ofa_family'
 PROFILE_FORMAT = 'dynamic_ofa_profile'
@@ -53,7 +54,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """Which supernet the levels share their weights with."""
+    """Which supernet the levels share their weights with; `kind` is one of `spaces.SPACES`."""
 
     name: str
     kind: str
@@ -156,7 +157,7 @@ class Family:
                 f'{directory / LABELS_FILE} has {len(labels)} labels; '
                 f'the backbone has {backbone.classes} classes'
             )
-        levels = _read_levels(reader)
+        levels = _read_levels(reader, backbone.kind)
         return cls(
             directory=directory,
             name=reader.text('name'),
@@ -315,9 +316,14 @@ def sha256_of(path: Path) -> str:
 
 def _read_backbone(reader: Reader) -> BackboneSpec:
     section = reader.section('backbone')
+    kind = section.text('kind')
+    if kind not in SPACES:
+        raise FamilyError(
+            f'{reader.path}: backbone.kind is {kind!r}; this release knows {", ".join(SPACES)}'
+        )
     return BackboneSpec(
         name=section.text('name'),
-        kind=section.text('kind'),
+        kind=kind,
         width_mult=section.number('width_mult', above=0.0),
         classes=section.integer('classes'),
     )
@@ -336,7 +342,7 @@ def _read_preprocessing(reader: Reader) -> Preprocessing:
     return Preprocessing(section.triple('mean'), std, crop_fraction, interpolation)
 
 
-def _read_levels(reader: Reader) -> tuple[Level, ...]:
+def _read_levels(reader: Reader, kind: str) -> tuple[Level, ...]:
     levels = []
     for position, item in enumerate(reader.sequence('levels'), start=1):
         entry = Reader(reader.path, item, f'levels[{position - 1}].')
@@ -347,6 +353,7 @@ def _read_levels(reader: Reader) -> tuple[Level, ...]:
             )
         try:
             architecture = SubnetArchitecture.from_mapping(entry.mapping('architecture'))
+            search_space(kind, (architecture.r,)).validate(architecture)
         except ArchitectureError as error:
             raise FamilyError(
                 f'{reader.path}: levels[{position - 1}].architecture: {error}'

@@ -42,6 +42,10 @@ class Reader:
             raise FamilyError(f'{self.path}: {self._prefix}{key} is missing')
         return self._document[key]
 
+    def has(self, key: str) -> bool:
+        """Tell whether anything stands at `key`."""
+        return self._document.get(key) is not None
+
     def text(self, key: str) -> str:
         """Return text that is not empty."""
         value = self.value(key)

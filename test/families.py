@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from dynamic_ofa_ros.architecture import SearchSpace, SubnetArchitecture
 
 CLASSES = 16
 
@@ -17,6 +21,7 @@ def make_random_family(
     width_mult: float = 0.35,
     seed: int = 0,
     name: str = 'random',
+    kind: str = 'ofa_mobilenetv3',
 ) -> Path:
     """Write a family with random weights and random batch-norm statistics; return its directory.
 
@@ -25,7 +30,6 @@ def make_random_family(
     """
     import torch
 
-    from dynamic_ofa_ros.architecture import SubnetArchitecture, count_cost
     from dynamic_ofa_ros.backbone.batch_norm import recalculate, save_statistics, statistics_of
     from dynamic_ofa_ros.backbone.supernet import build_supernet, extract_subnet
     from dynamic_ofa_ros.backbone.weights import save_tensors
@@ -35,9 +39,10 @@ def make_random_family(
         Preprocessing,
         write_family,
     )
+    from dynamic_ofa_ros.spaces import search_space
 
     directory.mkdir(parents=True, exist_ok=True)
-    backbone = BackboneSpec(name, 'ofa_mobilenetv3', width_mult, classes)
+    backbone = BackboneSpec(name, kind, width_mult, classes)
     generator = torch.Generator().manual_seed(seed)
     supernet = build_supernet(backbone).eval()
     randomise(supernet, generator)
@@ -46,17 +51,13 @@ def make_random_family(
     statistics, members = {}, []
     for index in range(1, levels + 1):
         share = (index - 1) / max(1, levels - 1)
-        architecture = SubnetArchitecture(
-            ks=tuple(int(k) for k in random.choice((3, 5, 7), 20)),
-            e=tuple([(3, 4, 6)[round(share * 2)]] * 20),
-            d=tuple([(2, 3, 4)[round(share * 2)]] * 5),
-            r=32 + 16 * round(share * 2),
-        )
+        space = search_space(kind, (32 + 16 * round(share * 2),))
+        architecture = _architecture(space, share, random)
         subnet = extract_subnet(supernet, architecture)
         images = torch.randn(8, 3, architecture.r, architecture.r, generator=generator)
         recalculate(subnet, [images])
         statistics[index] = statistics_of(subnet)
-        cost = count_cost(architecture, width_mult=width_mult, classes=classes)
+        cost = space.count_cost(architecture, width_mult, classes)
         members.append(
             Level(
                 index=index,
@@ -77,6 +78,19 @@ def make_random_family(
         labels=[f'class {i}' for i in range(classes)],
     )
     return directory
+
+
+def _architecture(
+    space: SearchSpace, share: float, random: np.random.Generator
+) -> SubnetArchitecture:
+    """Return random kernel sizes, and everything else `share` of the way up its choices."""
+    values: list[float] = []
+    for genes in space.genes:
+        if genes.field == 'ks':
+            values += random.choice(genes.choices, genes.count).tolist()
+        else:
+            values += [genes.choices[round(share * (len(genes.choices) - 1))]] * genes.count
+    return space.assemble(values)
 
 
 def randomise(module: object, generator: object) -> None:

@@ -8,12 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import reference_file
 
-from dynamic_ofa_ros.architecture import (
-    SearchSpace,
-    SubnetArchitecture,
-    count_cost,
-    make_divisible,
-)
+from dynamic_ofa_ros.architecture import SearchSpace, SubnetArchitecture, count_cost
+from dynamic_ofa_ros.cost import make_divisible
 from dynamic_ofa_ros.errors import ArchitectureError
 
 SPACE = SearchSpace()
@@ -47,7 +43,7 @@ def test_canonical_form_keeps_the_cost_and_forgets_unused_blocks(seed: int) -> N
     canonical = architecture.canonical(SPACE)
     assert count_cost(canonical, 1.0, 10) == count_cost(architecture, 1.0, 10)
     assert canonical.canonical(SPACE) == canonical
-    unused = ~architecture.active_mask(4)
+    unused = ~SPACE.active_blocks(architecture.d)
     assert all(k == 3 for k, is_unused in zip(canonical.ks, unused, strict=True) if is_unused)
 
 
@@ -77,14 +73,6 @@ def test_largest_costs_most() -> None:
     assert costs[0] < middle < costs[1]
 
 
-def test_encoding_has_zeros_for_unused_blocks() -> None:
-    architecture = SPACE.smallest()
-    encoded = SPACE.encode(architecture)
-    assert encoded.shape == (128,)
-    assert encoded[:60].sum() == encoded[60:120].sum() == sum(architecture.d)
-    assert encoded[120:].argmax() == (architecture.r - 112) // 16
-
-
 @settings(max_examples=30)
 @given(st.floats(1, 2000))
 def test_channels_are_multiples_of_eight_and_not_much_less(value: float) -> None:
@@ -108,6 +96,9 @@ GOOD = SPACE.smallest().to_mapping()
         ({'ks': [3.5] * 20}, 'ks holds 3.5'),
         ({'d': [True] * 5}, 'd holds True'),
         ({'r': '128'}, "r holds '128'"),
+        ({'e': ['3'] * 20}, "e holds '3', which is not a number"),
+        ({'e': [3.5] * 20}, r'e\[0\] is 3.5; this search space allows 3, 4, 6'),
+        ({'w': [0] * 6}, 'w has 6 values where this search space has 0'),
     ],
 )
 def test_bad_architectures_are_named(changed: dict[str, object], message: str) -> None:
@@ -118,3 +109,9 @@ def test_bad_architectures_are_named(changed: dict[str, object], message: str) -
 def test_missing_keys_are_named() -> None:
     with pytest.raises(ArchitectureError, match="'d' is missing"):
         SubnetArchitecture.from_mapping({'ks': [], 'e': []})
+
+
+def test_whole_ratios_are_integers_however_they_are_written() -> None:
+    architecture = SubnetArchitecture.from_mapping({**GOOD, 'e': [3.0] * 20})
+    assert architecture == SPACE.smallest()
+    assert all(isinstance(e, int) for e in architecture.e)

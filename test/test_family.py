@@ -87,6 +87,12 @@ def test_a_damaged_file_is_named_with_both_checksums(family: Path, name: str) ->
         (lambda d: d['levels'][0].update(accuracy=float('nan')), 'finite number above 0'),
         (lambda d: d['levels'][0].update(macs='many'), "macs is 'many', expected a positive"),
         (lambda d: d['levels'][2]['architecture'].pop('ks'), r'levels\[2\].architecture: .*ks'),
+        (
+            lambda d: d['levels'][1]['architecture'].update(d=[2, 2, 2, 2, 9]),
+            r'levels\[1\].*d\[4\] is 9',
+        ),
+        (lambda d: d['backbone'].update(kind='vit'), "backbone.kind is 'vit'; this release knows"),
+        (lambda d: d['backbone'].update(kind='ofa_resnet50'), r'levels\[0\].*ks has 20 values'),
         (lambda d: d['backbone'].update(classes=7), 'labels; the backbone has 7 classes'),
         (lambda d: d['preprocessing'].update(crop_fraction=2.0), 'crop_fraction'),
         (lambda d: d['preprocessing'].update(std=[0.1, 0.0, 0.1]), 'positive std'),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,37 +14,48 @@ from dynamic_ofa_ros.backbone.ofa_package import import_ofa
 from dynamic_ofa_ros.backbone.weights import load_weights
 from dynamic_ofa_ros.errors import ArchitectureError, BackboneError
 from dynamic_ofa_ros.family import BackboneSpec, Family
+from dynamic_ofa_ros.spaces import SPACES, ProxylessSpace, ResNet50Space, search_space
 
-MOBILENET_V3 = 'ofa_mobilenetv3'
+MOBILENET_V3 = SearchSpace.kind
 
-# The supernets that `ofa.model_zoo.ofa_net` publishes, as far as this release builds them.
+# The classes of `ofa` that build the supernets; they differ in the epsilon of batch norms.
+_CLASSES = {
+    MOBILENET_V3: ('OFAMobileNetV3', 1e-5),
+    ProxylessSpace.kind: ('OFAProxylessNASNets', 1e-3),
+    ResNet50Space.kind: ('OFAResNets', 1e-5),
+}
+_BATCH_NORM_MOMENTUM = 0.1
+
+# Narrower, the first stage would be as wide as ResNet-50's stem, where `ofa` tells them apart by
+# their widths.
+_NARROWEST_RESNET = 0.1
+
+# The supernets that `ofa.model_zoo.ofa_net` publishes, trained on ImageNet.
 PUBLISHED = {
-    'ofa_mbv3_d234_e346_k357_w1.0': BackboneSpec(
-        'ofa_mbv3_d234_e346_k357_w1.0', MOBILENET_V3, 1.0, 1000
-    ),
-    'ofa_mbv3_d234_e346_k357_w1.2': BackboneSpec(
-        'ofa_mbv3_d234_e346_k357_w1.2', MOBILENET_V3, 1.2, 1000
-    ),
+    name: BackboneSpec(name, kind, width_mult, 1000)
+    for name, kind, width_mult in (
+        ('ofa_mbv3_d234_e346_k357_w1.0', MOBILENET_V3, 1.0),
+        ('ofa_mbv3_d234_e346_k357_w1.2', MOBILENET_V3, 1.2),
+        ('ofa_proxyless_d234_e346_k357_w1.3', ProxylessSpace.kind, 1.3),
+        ('ofa_resnet50', ResNet50Space.kind, 1.0),
+    )
 }
 
 
 def build_supernet(backbone: BackboneSpec, dropout_rate: float = 0.0) -> nn.Module:
     """Build a supernet with random weights; raise BackboneError for an unknown kind."""
-    if backbone.kind != MOBILENET_V3:
+    if backbone.kind not in SPACES:
         raise BackboneError(
             f'backbone {backbone.name} is of kind {backbone.kind!r}; this release builds '
-            f'{MOBILENET_V3!r}'
+            f'{", ".join(SPACES)}'
         )
-    space = SearchSpace()
+    class_name, epsilon = _CLASSES[backbone.kind]
     networks = import_ofa('imagenet_classification.elastic_nn.networks')
-    supernet: nn.Module = networks.OFAMobileNetV3(
+    supernet: nn.Module = getattr(networks, class_name)(
         n_classes=backbone.classes,
-        bn_param=(0.1, 1e-5),
+        bn_param=(_BATCH_NORM_MOMENTUM, epsilon),
         dropout_rate=dropout_rate,
-        width_mult=backbone.width_mult,
-        ks_list=list(space.kernel_sizes),
-        expand_ratio_list=list(space.expand_ratios),
-        depth_list=list(space.depths),
+        **_structure(backbone),
     )
     return supernet
 
@@ -59,11 +71,20 @@ def published_backbone(name: str) -> BackboneSpec:
 
 
 def set_active(supernet: nn.Module, architecture: SubnetArchitecture) -> None:
-    """Make `architecture` the sub-network that the supernet's own dynamic forward computes."""
-    space = SearchSpace(resolutions=(architecture.r,))
+    """Make `architecture` the sub-network that the supernet's own dynamic forward computes.
+
+    Raise ArchitectureError when it is none of this supernet's, whatever its resolution.
+    """
+    class_name = type(supernet).__name__
+    (kind,) = (kind for kind, (name, _) in _CLASSES.items() if name == class_name)
+    space = search_space(kind, (architecture.r,))
     space.validate(architecture)
     supernet.set_active_subnet(  # type: ignore[operator]
-        ks=list(architecture.ks), e=list(architecture.e), d=list(architecture.d)
+        **{
+            genes.field: list(architecture.values(genes.field))
+            for genes in space.genes
+            if genes.field != 'r'
+        }
     )
 
 
@@ -105,3 +126,25 @@ def state_in_half(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {
         name: value.half() if value.is_floating_point() else value for name, value in state.items()
     }
+
+
+def _structure(backbone: BackboneSpec) -> dict[str, Any]:
+    """Return what the classes of `ofa` call the choices of a search space."""
+    space = search_space(backbone.kind)
+    structure: dict[str, Any] = {
+        'expand_ratio_list': list(space.expand_ratios),
+        'depth_list': list(space.depths),
+    }
+    if not isinstance(space, ResNet50Space):
+        return {
+            **structure,
+            'ks_list': list(space.kernel_sizes),
+            'width_mult': backbone.width_mult,
+        }
+    if backbone.width_mult < _NARROWEST_RESNET:
+        raise BackboneError(
+            f'backbone {backbone.name} has width {backbone.width_mult:g}; a ResNet-50 needs at '
+            f'least {_NARROWEST_RESNET:g}'
+        )
+    widths = [width * backbone.width_mult for width in space.width_mults]
+    return {**structure, 'width_mult_list': widths}
