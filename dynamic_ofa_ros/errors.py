@@ -60,3 +60,19 @@ class SearchError(DynamicOfaError, ValueError):
 
 class TransportError(DynamicOfaError):
     """A router or peer that cannot be reached."""
+
+
+class LevelFileError(DynamicOfaError):
+    """A file of levels that cannot be read or does not fit its backbone."""
+
+
+class DownloadError(DynamicOfaError):
+    """A file that cannot be fetched, or that is not what was to be fetched."""
+
+
+class EvaluationError(DynamicOfaError):
+    """Workers that measure accuracy and cannot be started or do not survive their task."""
+
+
+class SimulationError(DynamicOfaError, ValueError):
+    """A trace, scenario or setting that cannot be simulated."""

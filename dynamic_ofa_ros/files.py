@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import sysconfig
 import tempfile
 from collections.abc import Iterator
@@ -69,3 +71,24 @@ def write_text_atomically(path: Path, text: str) -> None:
     """Write UTF-8 text so that `path` holds either the old contents or all of the new."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding='utf-8')
+
+
+@contextmanager
+def creating_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on success rename it to `path`, which is new.
+
+    When the block raises, or something lies at `path` by then, the temporary folder is removed
+    and `path` stays as it was: raise FileExistsError in the latter case.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f'.{path.name}.', suffix='.partial', dir=path.parent))
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o777 & ~umask)
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, 'exists already', str(path))
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -15,11 +15,15 @@ from dynamic_ofa_ros.files import replacing
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write tensors as safetensors, atomically."""
+    """Write tensors as safetensors, atomically; raise CheckpointError on a full disk."""
     with replacing(path) as temporary:
-        save_file(
-            {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary
-        )
+        try:
+            save_file(
+                {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+                temporary,
+            )
+        except SafetensorError as error:  # what it makes of an OSError
+            raise CheckpointError(f'{path} cannot be written: {error}') from None
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -12,11 +12,20 @@ import yaml
 from torch import nn
 
 from dynamic_ofa_ros.architecture import SearchSpace
+from dynamic_ofa_ros.backbone.checkpoints import published_names, resolve_backbone
 from dynamic_ofa_ros.backbone.supernet import build_supernet
 from dynamic_ofa_ros.backbone.weights import load_weights, save_tensors
 from dynamic_ofa_ros.errors import CheckpointError
-from dynamic_ofa_ros.family import BACKBONE_FILE, BackboneSpec, Preprocessing
+from dynamic_ofa_ros.family import (
+    BACKBONE_FILE,
+    FAMILY_FILE,
+    BackboneSpec,
+    Family,
+    Preprocessing,
+    families_directory,
+)
 from dynamic_ofa_ros.files import write_text_atomically
+from dynamic_ofa_ros.spaces import search_space
 
 BACKBONE_DOCUMENT = 'backbone.yaml'
 
@@ -35,7 +44,7 @@ class TrainedBackbone:
     @property
     def space(self) -> SearchSpace:
         """Return the search space the supernet was trained for."""
-        return SearchSpace(resolutions=self.resolutions)
+        return search_space(self.backbone.kind, self.resolutions)
 
     def load(self) -> nn.Module:
         """Build the supernet and load its weights; float32, eval, on the CPU."""
@@ -63,10 +72,15 @@ class TrainedBackbone:
         )
 
 
-def open_backbone(directory: str | Path) -> TrainedBackbone:
-    """Read a run's folder; raise CheckpointError when it is missing, unfinished or damaged."""
-    folder = Path(directory).expanduser()
+def open_backbone(path_or_name: str | Path) -> TrainedBackbone:
+    """Read the folder of a training, of a fetched backbone (or its name), or of a family.
+
+    Raise CheckpointError when it is missing, unfinished or damaged.
+    """
+    folder = resolve_backbone(path_or_name)
     path = folder / BACKBONE_DOCUMENT
+    if not path.exists() and _is_family(folder, path_or_name):
+        return backbone_of(Family.load(path_or_name))
     try:
         document = yaml.safe_load(path.read_text(encoding='utf-8'))
         return TrainedBackbone(
@@ -79,10 +93,38 @@ def open_backbone(directory: str | Path) -> TrainedBackbone:
         )
     except FileNotFoundError:
         raise CheckpointError(
-            f'{path} is missing: {folder} is not the output folder of a finished dynamic-ofa train'
+            f'{path} is missing: {folder} is not the output folder of a finished dynamic-ofa '
+            f'train, nor a family, nor a published backbone ({", ".join(published_names())})'
         ) from None
     except (yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f'{path} is damaged: {type(error).__name__}: {error}') from None
+
+
+def backbone_of(family: Family) -> TrainedBackbone:
+    """Return the backbone that a family carries, to build another family from it.
+
+    Its resolutions are those the family was built with, or, where it does not say, its levels'.
+    """
+    provenance = family.provenance
+    resolutions = {level.resolution for level in family.levels}
+    for section in ('training', 'build'):
+        recorded = provenance.get(section)
+        if isinstance(recorded, Mapping) and recorded.get('resolutions'):
+            resolutions = {int(r) for r in recorded['resolutions']}
+    training = provenance.get('training')
+    return TrainedBackbone(
+        directory=family.directory,
+        backbone=family.backbone,
+        preprocessing=family.preprocessing,
+        labels=family.labels,
+        resolutions=tuple(sorted(resolutions)),
+        training=training if isinstance(training, Mapping) else {},
+    )
+
+
+def _is_family(folder: Path, path_or_name: str | Path) -> bool:
+    shipped = families_directory() / str(path_or_name)
+    return (folder / FAMILY_FILE).is_file() or (shipped / FAMILY_FILE).is_file()
 
 
 def _preprocessing(document: Mapping[str, Any]) -> Preprocessing:

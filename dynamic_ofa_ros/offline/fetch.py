@@ -1,0 +1,235 @@
+"""Fetch a published backbone: download, verify, convert, and leave a folder to build from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from dynamic_ofa_ros.backbone.checkpoints import (
+    PREDICTOR_FILE,
+    PublishedCheckpoint,
+    load_published,
+    read_published_predictor,
+)
+from dynamic_ofa_ros.backbone.checksums import CHECKSUMS_FILE, Checksums
+from dynamic_ofa_ros.backbone.download import OnProgress, alone, download
+from dynamic_ofa_ros.errors import CheckpointError, DatasetError, DownloadError
+from dynamic_ofa_ros.family import Preprocessing
+from dynamic_ofa_ros.files import cache_directory, creating_folder, replacing
+from dynamic_ofa_ros.offline.backbone_run import TrainedBackbone, open_backbone
+from dynamic_ofa_ros.offline.datasets import TRAINING_FOLDERS
+from dynamic_ofa_ros.spaces import search_space
+
+DOWNLOADS_FOLDER = 'downloads'
+
+# How ofa evaluates its backbones (ofa/imagenet_classification/data_providers/imagenet.py): the
+# shorter side to ceil(resolution / 0.875), the centre cropped, ImageNet's mean and deviation. Its
+# bilinear filter averages when shrinking, which OpenCV calls `area`; see docs/published.md.
+PREPROCESSING = Preprocessing(crop_fraction=0.875, interpolation='area')
+
+
+@dataclass(frozen=True)
+class FetchSettings:
+    """Where to take a backbone from, if not from its publisher; see `dynamic-ofa fetch --help`.
+
+    url: a mirror; file: a checkpoint that is here already; sha256: what it must have;
+    predictor_file: the same for its accuracy predictor; labels: one a class, in order.
+    """
+
+    url: str = ''
+    file: Path | None = None
+    sha256: str = ''
+    predictor: bool = True
+    predictor_file: Path | None = None
+    labels: tuple[str, ...] = ()
+
+    def wants_predictor(self, checkpoint: PublishedCheckpoint) -> bool:
+        """Tell whether to fetch the predictor: from its file, or where nothing else is offline."""
+        online = self.predictor and self.file is None and bool(checkpoint.predictor_url)
+        return self.predictor_file is not None or online
+
+
+@dataclass(frozen=True)
+class FetchReport:
+    """What was fetched, from where, and whether its checksum was seen for the first time."""
+
+    trained: TrainedBackbone
+    source: str
+    sha256: str
+    is_first_use: bool
+    predictor_path: Path | None
+
+
+def fetch_backbone(
+    checkpoint: PublishedCheckpoint,
+    output: Path,
+    settings: FetchSettings | None = None,
+    *,
+    cache: Path | None = None,
+    on_progress: OnProgress | None = None,
+) -> FetchReport:
+    """Write a published backbone into the new folder `output`, as a training would leave it.
+
+    Raise CheckpointError where `output` exists or the checkpoint does not fit, DownloadError where
+    it cannot be had or is not the one expected. Downloads in progress lie in `cache`.
+    """
+    settings = settings or FetchSettings()
+    cache = cache or cache_directory()
+    name = checkpoint.backbone.name
+    if output.exists():
+        raise CheckpointError(
+            f'{output} exists already; choose another folder with --output, or remove it first'
+        )
+    labels = settings.labels or placeholder_labels(checkpoint.backbone.classes)
+    if len(labels) != checkpoint.backbone.classes:
+        raise DatasetError(
+            f'{len(labels)} labels were given; {name} has {checkpoint.backbone.classes} classes'
+        )
+    with alone(cache / DOWNLOADS_FOLDER / name):
+        return _fetch(checkpoint, output, settings, labels, _Shelf(cache, on_progress))
+
+
+def placeholder_labels(classes: int) -> tuple[str, ...]:
+    """Return `class 0`, `class 1`, ...: what a checkpoint without labels calls its classes."""
+    return tuple(f'class {index}' for index in range(classes))
+
+
+def with_labels_of(trained: TrainedBackbone, classes: Sequence[str]) -> TrainedBackbone:
+    """Return the backbone with the class names of the data, where it has none of its own.
+
+    Published backbones number their classes by the sorted names of ImageNet's class folders, as
+    class folders are numbered here.
+    """
+    count = len(trained.labels)
+    if len(classes) != count or trained.labels != placeholder_labels(count):
+        return trained
+    return replace(trained, labels=tuple(classes))
+
+
+def read_labels(path: str | Path) -> tuple[str, ...]:
+    """Read labels, one a line, from a file, or the sorted names of class folders from a folder.
+
+    A folder may also hold them in its train/, as ImageNet's does. Raise DatasetError.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        training = next((path / n for n in TRAINING_FOLDERS if (path / n).is_dir()), path)
+        labels = tuple(sorted(entry.name for entry in training.iterdir() if entry.is_dir()))
+        kind = 'class folders'
+    else:
+        try:
+            lines = path.read_text(encoding='utf-8').splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DatasetError(f'{path} cannot be read as a list of labels: {error}') from None
+        labels = tuple(line.strip() for line in lines if line.strip())
+        kind = 'labels'
+    if not labels:
+        raise DatasetError(f'{path} holds no {kind}')
+    return labels
+
+
+@dataclass(frozen=True)
+class _Obtained:
+    """A file that has the checksum it should; `is_download`: ours to delete."""
+
+    name: str
+    path: Path
+    sha256: str
+    is_download: bool
+
+    def forget(self) -> None:
+        """Delete a download that is converted, or that is of no use."""
+        if self.is_download:
+            self.path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Shelf:
+    """Where downloads and their checksums are kept."""
+
+    cache: Path
+    on_progress: OnProgress | None
+
+    @property
+    def checksums(self) -> Checksums:
+        """Return the checksums of everything fetched so far."""
+        return Checksums(self.cache / CHECKSUMS_FILE)
+
+    def obtain(self, name: str, url: str, file: Path | None, sha256: str) -> _Obtained:
+        """Download a file unless it is here, and verify its checksum."""
+        path = file or self.cache / DOWNLOADS_FOLDER / name
+        if file is not None and not file.is_file():
+            raise CheckpointError(f'there is no file {file}')
+        if not path.is_file():
+            download(url, path, self.on_progress)
+        try:
+            found = self.checksums.check(name, path, sha256)
+        except DownloadError:
+            _Obtained(name, path, '', file is None).forget()
+            raise
+        return _Obtained(name, path, found, file is None)
+
+
+def _fetch(
+    checkpoint: PublishedCheckpoint,
+    output: Path,
+    settings: FetchSettings,
+    labels: tuple[str, ...],
+    shelf: _Shelf,
+) -> FetchReport:
+    name = checkpoint.backbone.name
+    url = settings.url or checkpoint.url
+    weights = shelf.obtain(name, url, settings.file, settings.sha256 or checkpoint.sha256)
+    with _of_no_use_when_it_fails(weights):
+        supernet = load_published(checkpoint.backbone, weights.path)
+    fetched, predictor = [weights], None
+    if settings.wants_predictor(checkpoint):
+        fetched.append(
+            shelf.obtain(
+                f'{name}.accuracy_predictor',
+                checkpoint.predictor_url,
+                settings.predictor_file,
+                checkpoint.predictor_sha256,
+            )
+        )
+        with _of_no_use_when_it_fails(fetched[-1]):
+            predictor = read_published_predictor(fetched[-1].path)
+    source = settings.file.name if settings.file else url
+    with creating_folder(output) as folder:
+        TrainedBackbone(
+            directory=folder,
+            backbone=checkpoint.backbone,
+            preprocessing=PREPROCESSING,
+            labels=labels,
+            resolutions=search_space(checkpoint.backbone.kind).resolutions,
+            training={'published_as': name, 'source': source, 'sha256': weights.sha256},
+        ).save(supernet)
+        if predictor is not None:
+            with replacing(folder / PREDICTOR_FILE) as temporary, temporary.open('wb') as file:
+                np.savez(file, **cast(Any, predictor))
+    # Only now: what could not be used is not to be trusted.
+    is_new = [shelf.checksums.record(item.name, item.sha256) for item in fetched]
+    for item in fetched:
+        item.forget()
+    return FetchReport(
+        trained=open_backbone(output),
+        source=source,
+        sha256=weights.sha256,
+        is_first_use=is_new[0],
+        predictor_path=None if predictor is None else output / PREDICTOR_FILE,
+    )
+
+
+@contextmanager
+def _of_no_use_when_it_fails(obtained: _Obtained) -> Iterator[None]:
+    """Delete a download that turns out to be something else, so that it is fetched anew."""
+    try:
+        yield
+    except CheckpointError:
+        obtained.forget()
+        raise
