@@ -56,11 +56,13 @@ setup(
         'rich',
         'rosbags',
         'safetensors',
+        'scipy',
         'torch',
         'zenoh-ros2-sdk',
     ],
     extras_require={
         'gpu': ['nvidia-ml-py'],
+        'ray': ['ray'],
         'dev': ['hypothesis', 'mypy', 'pytest', 'ruff', 'types-PyYAML'],
     },
     entry_points={

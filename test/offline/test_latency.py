@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from dynamic_ofa_ros.architecture import SubnetArchitecture
 from dynamic_ofa_ros.errors import LatencyTableError
 from dynamic_ofa_ros.offline.genome import Genetics
 from dynamic_ofa_ros.offline.latency import Correction, fit_correction, kendall_tau, read_table
+from dynamic_ofa_ros.offline.operator_layout import OperatorLayout
+from dynamic_ofa_ros.spaces import search_space
 
 TABLES = ('gpu', 'cpu')
 
@@ -120,4 +123,57 @@ def test_missing_and_unreadable_tables_are_named(tmp_path: Path) -> None:
         read_table(tmp_path / 't.json')
     (tmp_path / 't.json').write_text('{')
     with pytest.raises(LatencyTableError, match=r't\.json is not JSON'):
+        read_table(tmp_path / 't.json')
+
+
+def own_table(resolutions: list[int], kind: str = 'ofa_proxyless') -> dict:
+    names = OperatorLayout(search_space(kind, resolutions)).names
+    return {
+        'format': 'dynamic_ofa_latency_table',
+        'version': 1,
+        'platform': 'cpu-test',
+        'backbone': {'kind': kind},
+        'resolutions': resolutions,
+        'operators': {name: {'median_ms': [1.0, 2.0]} for name in names},
+        'correction': {'offset_ms': 5.0, 'factor': 2.0},
+    }
+
+
+def test_our_own_tables_are_of_any_kind_of_backbone(tmp_path: Path) -> None:
+    document = own_table([64, 96], 'ofa_resnet50')
+    document['operators']['stem1.w0']['median_ms'] = [0.0, 10.0]  # too quick to be seen
+    (tmp_path / 't.json').write_text(json.dumps(document))
+    table = read_table(tmp_path / 't.json')
+    space = search_space('ofa_resnet50', (64, 96))
+    small = space.smallest()
+    with_middle = replace(small, d=(2, *small.d[1:]), r=96)
+    genomes = Genetics(space).encode([small, with_middle])
+    # Three of the stem and the pool (without its middle), the least blocks, pool, classifier.
+    assert table.predict(genomes).tolist() == [5.0 + 2.0 * 15, 5.0 + 2.0 * (2 * 15 + 10)]
+    assert (table.platform, table.space) == ('cpu-test', space)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda d: d.update(version=7), 'version is 7; this release reads version 1'),
+        (lambda d: d.update(backbone='big'), "no kind of backbone 'None'"),
+        (lambda d: d['operators'].pop('s5.b0.k7.e6'), r'lacks operator s5\.b0\.k7\.e6'),
+        (lambda d: d['operators']['stem'].update(median_ms=[1.0]), 'should hold 2 positive'),
+        (lambda d: d['operators']['stem'].update(median_ms=[1.0, -1.0]), 'should hold 2 positive'),
+        (lambda d: d.update(correction='none'), '"correction" should hold the numbers'),
+        (lambda d: d.update(correction={'offset_ms': []}), '"correction" should hold the numbers'),
+    ],
+)
+def test_damaged_tables_of_ours_are_explained(tmp_path: Path, change, message: str) -> None:
+    document = own_table([64, 96])
+    change(document)
+    (tmp_path / 't.json').write_text(json.dumps(document))
+    with pytest.raises(LatencyTableError, match=message):
+        read_table(tmp_path / 't.json')
+
+
+def test_a_list_is_no_table(tmp_path: Path) -> None:
+    (tmp_path / 't.json').write_text('[]')
+    with pytest.raises(LatencyTableError, match='is not an operator table'):
         read_table(tmp_path / 't.json')

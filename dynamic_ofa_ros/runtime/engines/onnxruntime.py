@@ -46,7 +46,7 @@ class OnnxRuntimeEngine:
         threads: int = 1,
         progress: Callable[[str], None] | None = None,
     ) -> None:
-        providers = _providers(device)
+        providers = execution_providers(device)
         is_cpu = device == 'cpu'
         self.platform = platform_name(
             device.partition(':')[0],
@@ -98,7 +98,8 @@ class OnnxRuntimeEngine:
         self._sessions = []
 
 
-def _providers(device: str) -> list[Any]:
+def execution_providers(device: str) -> list[Any]:
+    """Return what ONNX Runtime calls a device; raise EngineError where it cannot use it."""
     if device == 'cpu':
         return ['CPUExecutionProvider']
     available = onnxruntime.get_available_providers()

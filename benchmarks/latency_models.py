@@ -1,0 +1,137 @@
+"""Compare the table of operators with a predictor fitted on whole networks.
+
+Both are built here, for the backbone of the shipped family, then asked about networks that neither
+has seen. Networks are measured with the real engine, so use a quiet machine; about 10 minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import print_table, write_results
+from dynamic_ofa_ros.offline.candidates import key_of, sample_candidates
+from dynamic_ofa_ros.offline.genome import Genetics
+from dynamic_ofa_ros.offline.latency import read_document, report_of
+from dynamic_ofa_ros.offline.latency_predictor import fit_latency_predictor
+from dynamic_ofa_ros.offline.on_device import Place, measure_architectures
+from dynamic_ofa_ros.offline.profile import (
+    open_for_profiling,
+    profile_networks,
+    profile_operators,
+)
+from dynamic_ofa_ros.runtime.host import OthersLoad
+
+NETWORKS = 100
+HELD_OUT = 40
+GROUP = 10
+FEWER = (25, 50)
+
+
+def main() -> None:
+    """Build both, measure held-out networks, print and write the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--backbone', default='signs')
+    parser.add_argument('--engine', default='onnxruntime')
+    args = parser.parse_args()
+    load = OthersLoad()
+    with tempfile.TemporaryDirectory() as folder:
+        results = compare(args.backbone, args.engine, Path(folder))
+    print_table(
+        'error on networks that were not fitted on',
+        ('model', 'mean %', 'largest %', 'within 10 %', "Kendall's tau", 'seconds'),
+        [
+            (
+                name,
+                100 * row['mean_error'],
+                100 * row['largest_error'],
+                row['within_10_percent'],
+                row['kendall_tau'],
+                row.get('seconds', ''),
+            )
+            for name, row in results['models'].items()
+        ],
+    )
+    write_results(
+        'latency_models',
+        results,
+        configuration={**vars(args), 'networks': NETWORKS, 'held_out': HELD_OUT},
+        input_checksum='noise',
+        load=load,
+    )
+
+
+def compare(backbone: str, engine: str, folder: Path) -> dict[str, Any]:
+    """Return the error of every model on the held-out networks, and what it took to build."""
+    trained = open_for_profiling(backbone)
+    options: dict[str, Any] = {'device': 'cpu', 'engine': engine}
+    started = time.monotonic()
+    table = profile_operators(trained, folder / 'table.json', **options)
+    table_s = time.monotonic() - started
+    started = time.monotonic()
+    predictor = profile_networks(trained, folder / 'networks.json', networks=NETWORKS, **options)
+    predictor_s = time.monotonic() - started
+
+    fitted = sample_candidates(trained.space, NETWORKS, 1)
+    seen = {
+        str(row['architecture'])
+        for name in ('table', 'networks')
+        for row in read_document(folder / f'{name}.json')['networks']
+    }
+    held_out = [
+        a
+        for a in sample_candidates(trained.space, 2 * HELD_OUT, 7)
+        if str(a.to_mapping()) not in seen
+    ][:HELD_OUT]
+    supernet, measured = trained.load(), []
+    for start in range(0, len(held_out), GROUP):
+        group = held_out[start : start + GROUP]
+        profile = measure_architectures(
+            trained, supernet, group, Place('cpu', engine, 1), folder / 'work', 1.0
+        )
+        measured += [level.median_ms for level in profile.levels]
+    truth = np.array(measured)
+    genomes = Genetics(trained.space).encode(held_out)
+
+    models: dict[str, Any] = {
+        'operators, plain sum': asdict(report_of(table.sum(genomes), truth)),
+        'operators, corrected': {
+            **asdict(report_of(table.predict(genomes), truth)),
+            'seconds': table_s,
+        },
+    }
+    times = {
+        str(row['architecture']): row['measured_ms']
+        for row in read_document(folder / 'networks.json')['networks']
+    }
+    fitted_ms = np.array([times[str(a.to_mapping())] for a in fitted])
+    fitted_genomes = Genetics(trained.space).encode(fitted)
+    order = np.random.default_rng(1).permutation(NETWORKS)
+    for count in FEWER:
+        fewer = fit_latency_predictor(
+            fitted_genomes[order[:count]], fitted_ms[order[:count]], trained.space
+        )
+        models[f'{count} whole networks'] = asdict(report_of(fewer.predict(genomes), truth))
+    models[f'{NETWORKS} whole networks'] = {
+        **asdict(report_of(predictor.predict(genomes), truth)),
+        'seconds': predictor_s,
+    }
+    return {
+        'platform': table.platform,
+        'correction': asdict(table.correction),
+        'models': models,
+        'held_out': [
+            {'architecture': key_of(a), 'measured_ms': ms}
+            for a, ms in zip(held_out, measured, strict=True)
+        ],
+    }
+
+
+if __name__ == '__main__':
+    main()

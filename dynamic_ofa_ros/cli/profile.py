@@ -1,0 +1,123 @@
+"""`dynamic-ofa profile`: a look-up table of operator latencies on this device."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from dynamic_ofa_ros.offline.latency import LatencyModel
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the verb and its options."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        'profile',
+        help='time the operators of a backbone on this device: the table that search needs',
+        description='Time every operator of a backbone here, one by one, so that the latency of '
+        'any of its sub-networks can be summed up from the table; then measure a few whole '
+        'networks and correct the sums by them. The file goes to dynamic-ofa search --lut. '
+        'Run the same command again after a kill and it goes on. Use a quiet machine of the kind '
+        'that the networks are for.',
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        '--backbone',
+        required=True,
+        metavar='FOLDER|FAMILY',
+        help='the output of dynamic-ofa train or fetch, or a family (a folder or its name): '
+        'its backbone is meant',
+    )
+    parser.add_argument('--output', required=True, metavar='FILE', help='the table, JSON')
+    parser.add_argument(
+        '--resolutions',
+        metavar='PX,PX,...',
+        help='input sizes to profile; default: all of the backbone, for a family those of its '
+        'levels',
+    )
+    parser.add_argument(
+        '--whole-networks',
+        type=int,
+        metavar='N',
+        help='measure N whole networks (about 100) instead of operators, and fit a predictor: '
+        'for devices on which the table takes too long, and engines that cannot run operators '
+        'alone',
+    )
+    parser.add_argument(
+        '--networks', type=int, default=12, help='whole networks to correct the table by'
+    )
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    parser.add_argument('--engine', default='auto', help='auto, pytorch or onnxruntime')
+    parser.add_argument('--threads', type=int, default=1, help='threads of the engine')
+    parser.add_argument('--seed', type=int, default=1, help='which whole networks are measured')
+    parser.add_argument(
+        '--fresh', action='store_true', help='start anew instead of going on after a kill'
+    )
+    parser.add_argument('--json', action='store_true', help='print JSON instead of sentences')
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Profile, write the file and say how far it can be trusted."""
+    from pathlib import Path
+
+    from dynamic_ofa_ros.cli.train import parse_resolutions
+    from dynamic_ofa_ros.offline.latency import read_document
+    from dynamic_ofa_ros.offline.profile import (
+        open_for_profiling,
+        profile_networks,
+        profile_operators,
+    )
+
+    output = Path(args.output).expanduser()
+    profile: Callable[..., LatencyModel] = profile_operators
+    networks = args.networks
+    if args.whole_networks is not None:
+        profile, networks = profile_networks, args.whole_networks
+    profile(
+        open_for_profiling(args.backbone),
+        output,
+        device=args.device,
+        engine=args.engine,
+        threads=args.threads,
+        resolutions=parse_resolutions(args.resolutions) if args.resolutions else None,
+        resume=not args.fresh,
+        networks=networks,
+        seed=args.seed,
+    )
+    summary = _summary(read_document(output), str(output))
+    if args.json:
+        print(json.dumps(summary, indent=1))
+        return 0
+    quality = summary['leave_one_out']
+    print(f'platform:  {summary["platform"]}')
+    if 'offset_ms' in summary:
+        print(f'operators: {summary["operators"]} at {len(summary["resolutions"])} resolutions')
+        print(f'corrected: {summary["offset_ms"]:.3g} ms + {summary["factor"]:.3g} x sum')
+    print(
+        f'networks:  {summary["networks"]} measured; error {quality["mean_error"]:.1%} on '
+        f'average, {quality["largest_error"]:.1%} at most, '
+        f'{quality["within_10_percent"]:.0%} within 10 %, '
+        f"Kendall's tau {quality['kendall_tau']:.2f} (leave one out)"
+    )
+    print(f'written:   {output}')
+    return 0
+
+
+def _summary(document: Mapping[str, Any], output: str) -> dict[str, Any]:
+    """Return what is worth printing of a table's or a predictor's document."""
+    summary: dict[str, Any] = {
+        'output': output,
+        'format': document['format'],
+        'platform': document['platform'],
+        'resolutions': document['resolutions'],
+        'networks': len(document['networks']),
+        'conditions': document['conditions'],
+    }
+    correction = document.get('correction')
+    if correction is None:
+        return {**summary, 'leave_one_out': document['leave_one_out']}
+    return {**summary, 'operators': len(document['operators']), **correction}

@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+
+from dynamic_ofa_ros.errors import CheckpointError, LatencyTableError
+from dynamic_ofa_ros.family import BackboneSpec, LatencyProfile, LevelLatency, Preprocessing
+from dynamic_ofa_ros.offline import profile
+from dynamic_ofa_ros.offline.backbone_run import TrainedBackbone
+from dynamic_ofa_ros.offline.genome import Genetics
+from dynamic_ofa_ros.offline.latency import read_document, read_table
+from dynamic_ofa_ros.offline.operator_layout import OperatorLayout
+from dynamic_ofa_ros.offline.operators import Operator, Timing
+from dynamic_ofa_ros.offline.profile import (
+    GROUP_OPERATORS,
+    open_for_profiling,
+    profile_networks,
+    profile_operators,
+)
+
+RESOLUTIONS = (32, 48)
+OFFSET_MS, FACTOR = 3.0, 1.5
+PLATFORM = 'cpu-test-pytorch-fp32-t1'
+WITHOUT_WEIGHTS = TrainedBackbone(
+    directory=Path('nowhere'),
+    backbone=BackboneSpec('test', 'ofa_mobilenetv3', 0.35, 4),
+    preprocessing=Preprocessing(),
+    labels=('a', 'b', 'c', 'd'),
+    resolutions=RESOLUTIONS,
+    training={},
+)
+
+
+class FakeDevice:
+    """Operators take what their name says; whole networks take more, by a line."""
+
+    def __init__(self) -> None:
+        self.platform = PLATFORM
+        self.timed: list[tuple[str, int]] = []
+        self.measured = 0
+        self.groups_before_kill = 10**9
+
+    def operator_ms(self, name: str, resolution: int) -> float:
+        return (1.0 + len(name) + 2.0 * name.count('7') + name.count('6')) * (1 + resolution) / 10
+
+    def network_ms(self, trained: TrainedBackbone, architecture: Any) -> float:
+        names = OperatorLayout(trained.space).names_in(architecture)
+        index = trained.resolutions.index(architecture.r)
+        return OFFSET_MS + FACTOR * sum(self.operator_ms(name, index) for name in names)
+
+    def time_operators(self, places: Sequence[tuple[Operator, int]], *_: object) -> list[Timing]:
+        if self.groups_before_kill == 0:
+            raise KeyboardInterrupt
+        self.groups_before_kill -= 1
+        self.timed += [(operator.name, index) for operator, index in places]
+        return [Timing(self.operator_ms(o.name, i), 1.0, 0.1, 30) for o, i in places]
+
+    def measure(
+        self, trained: TrainedBackbone, _: nn.Module, architectures: Sequence[Any], *__: object
+    ) -> LatencyProfile:
+        self.measured += len(architectures)
+        times = [self.network_ms(trained, a) for a in architectures]
+        levels = tuple(LevelLatency(ms, ms, 0.0, ms, ms, 60) for ms in times)
+        conditions = {'device': 'cpu', 'engine': 'pytorch', 'threads': '1'}
+        return LatencyProfile(self.platform, levels, 'now', conditions)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
+    fake = FakeDevice()
+    monkeypatch.setattr(TrainedBackbone, 'load', lambda self: nn.Identity())
+    monkeypatch.setattr(profile, 'extract_subnet', lambda *_: nn.Identity())
+    monkeypatch.setattr(profile, 'OperatorEngine', lambda *_: None)
+    monkeypatch.setattr(
+        profile,
+        'collect_operators',
+        lambda _, layout: [Operator(n, nn.Identity(), (), False) for n in layout.names],
+    )
+    monkeypatch.setattr(profile, 'time_operators', fake.time_operators)
+    monkeypatch.setattr(profile, 'measure_architectures', fake.measure)
+    return fake
+
+
+def test_a_table_predicts_what_whole_networks_take(device: FakeDevice, tmp_path: Path) -> None:
+    output = tmp_path / 'lut.json'
+    table = profile_operators(WITHOUT_WEIGHTS, output)
+    assert table.correction.offset_ms == pytest.approx(OFFSET_MS, abs=1e-6)
+    assert table.correction.factor == pytest.approx(FACTOR, abs=1e-6)
+    space = WITHOUT_WEIGHTS.space
+    architectures = [space.sample(np.random.default_rng(seed)) for seed in range(20)]
+    expected = [device.network_ms(WITHOUT_WEIGHTS, a) for a in architectures]
+    read = read_table(output)
+    for model in (table, read):
+        predicted = model.predict(Genetics(space).encode(architectures))
+        np.testing.assert_allclose(predicted, expected, rtol=1e-6)
+    assert (read.platform, read.space) == (PLATFORM, space)
+    assert len(device.timed) == len(set(device.timed)) == 96 * len(RESOLUTIONS)
+    assert [entry.name for entry in tmp_path.iterdir()] == ['lut.json']
+
+
+def test_the_file_says_what_was_measured_and_how(device: FakeDevice, tmp_path: Path) -> None:
+    profile_operators(WITHOUT_WEIGHTS, tmp_path / 'lut.json', networks=7)
+    document = read_document(tmp_path / 'lut.json')
+    assert document['operators']['stem'] == {
+        'median_ms': [pytest.approx(device.operator_ms('stem', i)) for i in (0, 1)],
+        'mean_ms': [1.0, 1.0],
+        'sd_ms': [0.1, 0.1],
+        'count': [30, 30],
+    }
+    assert document['backbone']['width_mult'] == 0.35
+    assert document['conditions']['engine'] == 'pytorch'
+    assert set(document['correction']['leave_one_out']) == {
+        'mean_error', 'largest_error', 'within_10_percent', 'kendall_tau',
+    }  # fmt: skip
+    sums = [network['sum_ms'] for network in document['networks']]
+    assert len(sums) == 7
+    # Spread over the whole range, so that the line is held at both ends.
+    table = read_table(tmp_path / 'lut.json')
+    extremes = Genetics(table.space).encode([table.space.smallest(), table.space.largest()])
+    ends = (table.predict(extremes) - OFFSET_MS) / FACTOR
+    assert min(sums) == pytest.approx(ends[0], rel=1e-3)
+    assert max(sums) == pytest.approx(ends[1], rel=1e-3)
+
+
+def test_a_killed_profile_goes_on(device: FakeDevice, tmp_path: Path) -> None:
+    whole = tmp_path / 'whole.json'
+    profile_operators(WITHOUT_WEIGHTS, whole)
+    device.timed.clear()
+    output = tmp_path / 'lut.json'
+    device.groups_before_kill = 2
+    with pytest.raises(KeyboardInterrupt):
+        profile_operators(WITHOUT_WEIGHTS, output)
+    assert not output.exists()
+    with (tmp_path / 'lut.json.journal').open('a') as journal:
+        journal.write('{"name": "s0.b')  # the kill came while a line was written
+    device.groups_before_kill = 10**9
+    profile_operators(WITHOUT_WEIGHTS, output)
+    assert len(device.timed) == len(set(device.timed)) == 96 * len(RESOLUTIONS)
+    first, second = (read_document(path) for path in (whole, output))
+    assert first['operators'] == second['operators']
+    assert not (tmp_path / 'lut.json.journal').exists()
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'resolutions': (32,)}, r'resolutions \[32, 48\] instead of \[32\]'),
+        ({'backbone': BackboneSpec('test', 'ofa_mobilenetv3', 1.0, 4)}, 'width_mult'),
+        ('platform', f'platform {PLATFORM} instead of cuda-other'),
+    ],
+)
+def test_a_journal_of_something_else_is_not_continued(
+    device: FakeDevice, tmp_path: Path, change, message: str
+) -> None:
+    device.groups_before_kill = 1
+    with pytest.raises(KeyboardInterrupt):
+        profile_operators(WITHOUT_WEIGHTS, tmp_path / 'lut.json')
+    device.groups_before_kill = 10**9
+    trained = WITHOUT_WEIGHTS
+    if change == 'platform':
+        device.platform = 'cuda-other'
+    else:
+        trained = replace(trained, **change)
+    with pytest.raises(LatencyTableError, match=message):
+        profile_operators(trained, tmp_path / 'lut.json')
+    assert len(device.timed) == GROUP_OPERATORS
+    profile_operators(trained, tmp_path / 'lut.json', resume=False)
+    assert (tmp_path / 'lut.json').exists()
+
+
+def test_an_output_that_exists_is_kept(device: FakeDevice, tmp_path: Path) -> None:
+    (tmp_path / 'lut.json').write_text('mine')
+    with pytest.raises(LatencyTableError, match='exists already'):
+        profile_operators(WITHOUT_WEIGHTS, tmp_path / 'lut.json')
+    assert (tmp_path / 'lut.json').read_text() == 'mine'
+
+
+def test_whole_networks_give_a_predictor_in_the_same_place(
+    device: FakeDevice, tmp_path: Path
+) -> None:
+    output = tmp_path / 'predictor.json'
+    predictor = profile_networks(WITHOUT_WEIGHTS, output, networks=40)
+    assert not device.timed
+    read = read_table(output)
+    genomes = Genetics(read.space).sample(np.random.default_rng(1), 10)
+    assert read.predict(genomes).tolist() == predictor.predict(genomes).tolist()
+    assert read.platform == PLATFORM
+    assert len(read_document(output)['networks']) == 40
+
+
+def test_resolutions_can_be_chosen(device: FakeDevice, tmp_path: Path) -> None:
+    table = profile_operators(
+        replace(WITHOUT_WEIGHTS, resolutions=(64,)), tmp_path / 'lut.json', resolutions=(48, 32)
+    )
+    assert table.space.resolutions == RESOLUTIONS
+
+
+def test_a_busy_machine_is_pointed_out(
+    device: FakeDevice,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(profile.DeviceWatch, 'load_of_others', 0.6)
+    with caplog.at_level(logging.WARNING):
+        profile_networks(WITHOUT_WEIGHTS, tmp_path / 'p.json', networks=20)
+    assert 'other programs used 60 % of the CPU' in caplog.text
+    assert json.loads((tmp_path / 'p.json').read_text())['conditions']['load_of_others'] == 0.6
+
+
+def test_sums_that_networks_do_not_follow_are_pointed_out(
+    device: FakeDevice,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        profile_operators(WITHOUT_WEIGHTS, tmp_path / 'good.json')
+    assert 'do not search with this file' not in caplog.text
+    disturbance = np.random.default_rng(1)
+    undisturbed = device.network_ms
+    monkeypatch.setattr(
+        device, 'network_ms', lambda *a: undisturbed(*a) * disturbance.uniform(1.0, 4.0)
+    )
+    with caplog.at_level(logging.WARNING):
+        profile_operators(WITHOUT_WEIGHTS, tmp_path / 'poor.json')
+    assert 'do not search with this file' in caplog.text
+
+
+def test_a_family_is_profiled_by_its_backbone() -> None:
+    trained = open_for_profiling('signs')
+    assert trained.backbone.kind == 'ofa_mobilenetv3'
+    assert trained.resolutions == tuple(sorted(set(trained.resolutions)))
+
+
+def test_what_is_no_backbone_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r'is neither the output .* nor a family: '):
+        open_for_profiling(str(tmp_path))
