@@ -22,13 +22,15 @@ from torch import nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dynamic_ofa_ros.architecture import SearchSpace, SubnetArchitecture
+from dynamic_ofa_ros.architecture import SubnetArchitecture
+from dynamic_ofa_ros.backbone.distributed import World
 from dynamic_ofa_ros.backbone.supernet import build_supernet, set_active
 from dynamic_ofa_ros.backbone.weights import load_state
 from dynamic_ofa_ros.errors import CheckpointError, DatasetError
 from dynamic_ofa_ros.family import BackboneSpec, Preprocessing
 from dynamic_ofa_ros.files import replacing
 from dynamic_ofa_ros.offline.datasets import ImageDataset
+from dynamic_ofa_ros.spaces import search_space
 
 CHECKPOINT_FILE = 'checkpoint.pt'
 METRICS_FILE = 'metrics.csv'
@@ -62,7 +64,12 @@ class TrainingSettings:
 
 
 class Trainer:
-    """Trains one supernet; everything it needs to go on after a kill is in its checkpoint."""
+    """Trains one supernet; everything it needs to go on after a kill is in its checkpoint.
+
+    In a `world` of several processes each takes its share of every batch. What is trained does not
+    depend on how many there are, but for batch norm, which sees a process' share only, and for
+    rounding: so any number of processes may go on from a checkpoint.
+    """
 
     def __init__(
         self,
@@ -73,16 +80,22 @@ class Trainer:
         directory: Path,
         device: str = 'cpu',
         weights: Mapping[str, torch.Tensor] | None = None,
+        world: World = World(),  # noqa: B008 - it cannot be changed
     ) -> None:
         if len(dataset) < settings.batch_size:
             raise DatasetError(
                 f'the training split has {len(dataset)} images, fewer than one batch of '
                 f'{settings.batch_size}; lower --batch-size'
             )
+        if settings.batch_size % world.size:
+            raise DatasetError(
+                f'a batch of {settings.batch_size} images does not divide among {world.size} '
+                f'processes; give a --batch-size that is a multiple of {world.size}'
+            )
         self.backbone, self.settings, self.preprocessing = backbone, settings, preprocessing
         self._dataset, self._directory = dataset, directory
-        self._device = torch.device(device)
-        self.space = SearchSpace(resolutions=settings.resolutions)
+        self._device, self._world = torch.device(device), world
+        self.space = search_space(backbone.kind, settings.resolutions)
         torch.manual_seed(settings.seed)
         self._supernet = build_supernet(backbone)
         if weights is not None:
@@ -90,6 +103,7 @@ class Trainer:
         self._supernet.to(self._device)
         # channels_last doubles the speed of depthwise convolutions on CPUs.
         self._supernet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        world.copy_first(self._supernet)
         self._average = AveragedModel(
             self._supernet,
             multi_avg_fn=get_ema_multi_avg_fn(settings.averaging),  # type: ignore[no-untyped-call]
@@ -117,7 +131,9 @@ class Trainer:
             yield self._train_step()
 
     def save(self) -> None:
-        """Write the checkpoint, atomically."""
+        """Write the checkpoint, atomically; of several processes only the first does."""
+        if not self._world.is_first:
+            return
         state = {
             'identity': self._identity(),
             'step': self.step,
@@ -160,12 +176,13 @@ class Trainer:
 
     def _train_step(self) -> tuple[float, float]:
         settings = self.settings
-        # One generator a step: a resumed run draws what the uninterrupted one would have drawn.
+        # One generator a step: a resumed run draws what the uninterrupted one would have drawn,
+        # and all processes draw the same.
         rng = np.random.default_rng([settings.seed, self.step])
         learning_rate = self._learning_rate()
         for group in self._optimizer.param_groups:
             group['lr'] = learning_rate
-        images, labels = self._batch(rng)
+        images, labels = self._batch()
         self._optimizer.zero_grad(set_to_none=True)
         with self._autocast():
             largest = self._forward(self.space.largest(), images)
@@ -181,13 +198,16 @@ class Trainer:
                     loss = functional.cross_entropy(self._forward(student, images), soft_labels)
                 torch.autograd.backward(self._scaler.scale(loss))
                 loss_smallest = float(loss.detach()) if index == 0 else loss_smallest
+        self._world.average_gradients(self._supernet)
         self._scaler.unscale_(self._optimizer)
         nn.utils.clip_grad_norm_(self._supernet.parameters(), 5.0)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._average.update_parameters(self._supernet)
         self.step += 1
-        return float(loss_largest.detach()), loss_smallest
+        losses = torch.tensor([float(loss_largest.detach()), loss_smallest], device=self._device)
+        of_largest, of_smallest = self._world.mean(losses).tolist()
+        return of_largest, of_smallest
 
     def _students(self, rng: np.random.Generator) -> list[SubnetArchitecture]:
         return [
@@ -212,25 +232,31 @@ class Trainer:
         rise = min(1.0, (self.step + 1) / warm_up)
         return self.settings.learning_rate * rise * _cosine(self.step / self.steps)
 
-    def _batch(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (N, 3, r, r) float32 normalised images and (N,) labels, augmented."""
+    def _batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (N, 3, r, r) float32 normalised images and (N,) labels, augmented.
+
+        N is this process' share of the batch. Each image has a generator of its own: what becomes
+        of it does not depend on how the batch is shared.
+        """
         size = self.settings.batch_size
         epoch, position = divmod(self.step, self.steps_per_epoch)
         order = np.random.default_rng([self.settings.seed, 77, epoch]).permutation(
             len(self._dataset)
         )
-        chosen = order[position * size : (position + 1) * size]
+        whole = range(position * size, (position + 1) * size)
+        mine = whole[self._world.rank :: self._world.size]
+        chosen = order[mine]
         side = max(self.settings.resolutions)
         pixels = np.stack(
             [
                 augment(
                     self._dataset.image(int(i)),
                     side,
-                    rng,
+                    np.random.default_rng([self.settings.seed, 78, epoch, place]),
                     self.settings.mirror,
                     self.settings.smallest_crop,
                 )
-                for i in chosen
+                for i, place in zip(chosen, mine, strict=True)
             ]
         )
         labels = torch.tensor([self._dataset.label(int(i)) for i in chosen])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any
 
 
@@ -13,7 +14,8 @@ def add_parser(subparsers: Any) -> None:
         help='train a supernet on class folders or on rendered signs',
         description='Train an OFA-MobileNetV3 supernet: the largest sub-network on the labels, '
         'the smallest and random ones on its predictions. Run the same command again after a kill '
-        'and it goes on where it was.',
+        'and it goes on where it was. On several GPUs or machines: torchrun --nproc-per-node 4 '
+        '--no-python dynamic-ofa train ...; a checkpoint may be gone on from with more or fewer.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
@@ -88,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
             start_from=args.start_from,
         )
     )
+    if math.isnan(report.largest):
+        return 0  # under torchrun another process reports
     print(f'held-out top-1: smallest {report.smallest:.1%}, largest {report.largest:.1%}')
     print(f'weights: {report.weights_path}')
     print(

@@ -9,7 +9,9 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol
 
@@ -29,6 +31,11 @@ IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')
 TRAINING_FOLDERS = ('train', 'training')
 HELD_OUT_FOLDERS = ('val', 'valid', 'validation', 'test')
 SPLITS = ('train', 'held_out')
+
+WORKER_DIED = (
+    'a process that reads images was ended from outside, most likely for want of memory; free '
+    'some and run the same command again'
+)
 
 
 class ImageDataset(Protocol):
@@ -101,15 +108,16 @@ class ClassFolder:
             )
         folders = sorted(entry for entry in root.iterdir() if entry.is_dir())
         names = tuple(classes) if classes is not None else tuple(f.name for f in folders)
+        labels = {name: label for label, name in enumerate(names)}
         files: list[tuple[Path, int]] = []
         for folder in folders:
             images = sorted(p for p in folder.rglob('*') if p.suffix.lower() in IMAGE_SUFFIXES)
-            if images and folder.name not in names:
+            if images and folder.name not in labels:
                 raise DatasetError(
                     f'{folder} is a class the labels do not have; they are '
                     f'{", ".join(names[:8])}{", ..." if len(names) > 8 else ""}'
                 )
-            files += [(path, names.index(folder.name)) for path in images]
+            files += [(path, labels[folder.name]) for path in images]
         if not files:
             raise DatasetError(
                 f'{root} holds no images: expected {root.name}/<class>/<image> with '
@@ -179,6 +187,18 @@ class ImageStore:
         image: UInt8 = self.images[index]
         return image
 
+    def __reduce__(self) -> tuple[Callable[..., ImageStore], tuple[object, ...]]:
+        """Hand another process the name of a mapped file instead of all its images."""
+        if isinstance(self.images, np.memmap) and self.images.filename is not None:
+            whole = np.load(self.images.filename, mmap_mode='r')
+            if whole.shape == self.images.shape:
+                return _open_store, (self.classes, str(self.images.filename), self.labels)
+        return ImageStore, (self.classes, np.asarray(self.images), self.labels)
+
+
+def _open_store(classes: tuple[str, ...], path: str, labels: npt.NDArray[np.int64]) -> ImageStore:
+    return ImageStore(classes, np.load(path, mmap_mode='r'), labels)
+
 
 def read_image(path: Path) -> UInt8:
     """Decode a JPEG or PNG as (H, W, 3) uint8, RGB; raise DatasetError when it is damaged."""
@@ -216,6 +236,24 @@ def open_splits(
             f'{whole.root} has {len(whole)} images, too few to hold out {held_out_share:.0%}'
         )
     return Subset(whole, tuple(indices[0])), Subset(whole, tuple(indices[1]))
+
+
+def check_classes(expected: Sequence[str], found: Sequence[str], split: str) -> None:
+    """Raise DatasetError unless a split's classes are, in order, those of a backbone."""
+    if tuple(expected) == tuple(found):
+        return
+    if len(expected) != len(found):
+        raise DatasetError(
+            f'the {split} data has {len(found)} classes ({", ".join(found[:3])}, ...); '
+            f'the backbone was trained on {len(expected)} ({", ".join(expected[:3])}, ...): '
+            'give the data it was trained on'
+        )
+    pairs = list(zip(expected, found, strict=True))
+    label = next(i for i, (one, other) in enumerate(pairs) if one != other)
+    raise DatasetError(
+        f'the {split} data calls class {label} {found[label]!r}, the backbone was trained with '
+        f'{expected[label]!r} there: give the data it was trained on, or rename the class folders'
+    )
 
 
 def centre_square(image: UInt8, side: int) -> UInt8:
@@ -258,30 +296,39 @@ def build_store(
             processes, mp_context=spawn, initializer=_start_worker, initargs=(dataset, side)
         ) as pool:
             results = pool.map(_load_square, range(len(dataset)), chunksize=64)
-            for index, result in enumerate(results):
-                if isinstance(result, str):
-                    damaged.append(result)
-                else:
-                    images[len(kept)] = result
-                    kept.append(index)
-                if on_progress is not None:
-                    on_progress(index + 1)
+            try:
+                for index, result in enumerate(results):
+                    if isinstance(result, str):
+                        damaged.append(result)
+                    else:
+                        images[len(kept)] = result
+                        kept.append(index)
+                    if on_progress is not None:
+                        on_progress(index + 1)
+            except BrokenProcessPool:
+                raise DatasetError(WORKER_DIED) from None
         images.flush()
         if damaged:
-            logger.warning(
-                '%d of %d images are damaged and left out: %s',
-                len(damaged),
-                len(dataset),
-                '; '.join(damaged[:10]),
-            )
-            if not kept:
-                raise DatasetError(f'all {len(dataset)} images are damaged, first: {damaged[0]}')
+            report_damaged(damaged, len(dataset))
             np.save(temporary.with_suffix('.cut.npy'), images[: len(kept)])
             temporary.with_suffix('.cut.npy').replace(temporary)
         labels = np.array([dataset.label(index) for index in kept], np.int64)
         with replacing(labels_path) as temporary_labels, temporary_labels.open('wb') as file:
             np.save(file, labels)
     return ImageStore(dataset.classes, np.load(path, mmap_mode='r'), labels)
+
+
+def report_damaged(sentences: Sequence[str], total: int) -> None:
+    """Warn of images that were left out; raise DatasetError when none is left."""
+    if len(sentences) == total:
+        raise DatasetError(f'all {total} images are damaged, first: {sentences[0]}')
+    logger.warning(
+        '%d of %d images are damaged and left out: %s%s',
+        len(sentences),
+        total,
+        '; '.join(sentences[:10]),
+        '; ...' if len(sentences) > 10 else '',
+    )
 
 
 # What a worker process loads from; set once by `_start_worker`.
@@ -292,15 +339,22 @@ def _start_worker(dataset: ImageDataset, side: int) -> None:
     global _worker_task
     _worker_task = dataset, side
     cv2.setNumThreads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
-def _end_with_parent() -> None:
-    """End this worker when the parent is gone, even by SIGKILL: the pool would wait for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
+def end_with_parent() -> None:
+    """End this process as soon as its parent is gone, even by SIGKILL; return at once.
+
+    Without it the workers of a killed command would wait for tasks for ever.
+    """
+
+    def watch(parent: BaseProcess) -> None:
         parent.join()
         os._exit(1)
+
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=watch, args=(parent,), daemon=True).start()
 
 
 def _allocate(file: Path, target: Path) -> None:

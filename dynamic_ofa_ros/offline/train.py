@@ -2,6 +2,9 @@
 
 A run is a folder: `checkpoint.pt` to go on from, `metrics.csv`, `backbone.safetensors` and
 `backbone.yaml`, which together are what `dynamic-ofa build` starts from.
+
+Under `torchrun` several processes train together; the first one decodes, writes and reports. All
+of them must see the data and the run's folder at the same path.
 """
 
 from __future__ import annotations
@@ -9,7 +12,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +21,7 @@ import cv2
 import numpy as np
 import torch
 
+from dynamic_ofa_ros.backbone.distributed import World, joined, started_world
 from dynamic_ofa_ros.backbone.supernet import MOBILENET_V3
 from dynamic_ofa_ros.backbone.training import (
     Trainer,
@@ -33,7 +38,7 @@ from dynamic_ofa_ros.offline.datasets import (
     build_store,
     open_splits,
 )
-from dynamic_ofa_ros.progress import progress
+from dynamic_ofa_ros.progress import ProgressReport, progress
 
 logger = logging.getLogger(__name__)
 
@@ -95,11 +100,21 @@ def open_data(
 
 
 def train(request: TrainingRequest) -> TrainingReport:
-    """Train, or go on training, until all epochs are done; write the run's files."""
+    """Train, or go on training, until all epochs are done; write the run's files.
+
+    In the processes of torchrun that are not the first, the report's accuracies are NaN.
+    """
     _check(request)
+    world = started_world()
+    device = _choose_device(request.device, world)
+    cores = max(1, (os.cpu_count() or 1) // world.local_size)
+    torch.set_num_threads(request.threads or cores)
+    with joined(world, device):
+        return _train(request, device, world)
+
+
+def _train(request: TrainingRequest, device: str, world: World) -> TrainingReport:
     start = open_backbone(request.start_from) if request.start_from else None
-    device = _choose_device(request.device)
-    torch.set_num_threads(request.threads or os.cpu_count() or 1)
     cv2.setNumThreads(1)
     directory = Path(request.output).expanduser()
     directory.mkdir(parents=True, exist_ok=True)
@@ -108,6 +123,8 @@ def train(request: TrainingRequest) -> TrainingReport:
         request.data, request.rendered_images, request.rendered_held_out_images, 240
     )
     classes = training.classes
+    if not world.is_first:
+        world.wait()  # for what the first one decodes
     training = _stored(training, directory / f'train-{side}.npy', side, 'decoding training images')
     held_out = _stored(
         held_out,
@@ -115,6 +132,8 @@ def train(request: TrainingRequest) -> TrainingReport:
         max(request.resolutions) * 2,
         'decoding held-out images',
     )
+    if world.is_first:
+        world.wait()
     settings = TrainingSettings(
         resolutions=request.resolutions,
         epochs=request.epochs,
@@ -137,8 +156,10 @@ def train(request: TrainingRequest) -> TrainingReport:
             'of the data: a fine-tuning needs the same'
         )
     weights = start.load().state_dict() if start else None
-    trainer = Trainer(backbone, settings, preprocessing, training, directory, device, weights)
-    if trainer.resume():
+    trainer = Trainer(
+        backbone, settings, preprocessing, training, directory, device, weights, world
+    )
+    if trainer.resume() and world.is_first:
         logger.info('going on from step %d of %d', trainer.step, trainer.steps)
     ends = (trainer.space.smallest().r, trainer.space.largest().r)
     evaluator = Evaluator(
@@ -154,7 +175,7 @@ def train(request: TrainingRequest) -> TrainingReport:
         )
 
     smallest = largest = float('nan')
-    with progress('training', trainer.steps) as report:
+    with _reporting(trainer.steps, world) as report:
         report.update(trainer.step)
         last_save = time.monotonic()
         while trainer.step < trainer.steps:
@@ -172,6 +193,8 @@ def train(request: TrainingRequest) -> TrainingReport:
                 if time.monotonic() - last_save > SAVE_EVERY_S:
                     trainer.save()
                     last_save = time.monotonic()
+            if not world.is_first:
+                continue
             rate = _rate(losses, settings.batch_size, started)
             smallest, largest = smallest_and_largest()
             mean_losses = np.array(losses).mean(0)
@@ -195,6 +218,9 @@ def train(request: TrainingRequest) -> TrainingReport:
             )
             trainer.save()
             last_save = time.monotonic()
+    if not world.is_first:
+        world.wait()
+        return TrainingReport(smallest, largest, directory / BACKBONE_FILE)
     if np.isnan(largest):
         smallest, largest = smallest_and_largest()
     TrainedBackbone(
@@ -212,7 +238,24 @@ def train(request: TrainingRequest) -> TrainingReport:
             'held_out_top1_largest': round(largest, 5),
         },
     ).save(trainer.supernet)
+    world.wait()
     return TrainingReport(smallest, largest, directory / BACKBONE_FILE)
+
+
+@contextmanager
+def _reporting(steps: int, world: World) -> Iterator[ProgressReport | SilentReport]:
+    if world.is_first:
+        with progress('training', steps) as report:
+            yield report
+    else:
+        yield SilentReport()
+
+
+class SilentReport:
+    """What a process that is not the first reports to."""
+
+    def update(self, done: int, note: str = '') -> None:
+        """Say nothing."""
 
 
 def _rate(losses: Sequence[object], batch_size: int, started: float) -> float:
@@ -226,9 +269,16 @@ def _stored(dataset: ImageDataset, path: Path, side: int, description: str) -> I
         return build_store(dataset, path, side, os.cpu_count() or 1, report.update)
 
 
-def _choose_device(device: str) -> str:
+def _choose_device(device: str, world: World) -> str:
     if device == 'auto':
-        return 'cuda' if torch.cuda.is_available() else 'cpu'
+        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    if device == 'cuda' and world.size > 1 and torch.cuda.is_available():
+        if world.local_size > torch.cuda.device_count():
+            raise CheckpointError(
+                f'torchrun started {world.local_size} processes on this machine, which has '
+                f'{torch.cuda.device_count()} GPUs; give each process a GPU of its own'
+            )
+        return f'cuda:{world.local_rank}'
     if device.startswith('cuda') and not torch.cuda.is_available():
         raise CheckpointError(
             f'device {device} was asked for, but this torch sees no GPU; use --device cpu, or '

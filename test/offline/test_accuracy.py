@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import logging
+import tracemalloc
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from dynamic_ofa_ros.errors import DatasetError
 from dynamic_ofa_ros.family import Preprocessing
-from dynamic_ofa_ros.offline import accuracy
+from dynamic_ofa_ros.offline import accuracy, loading
 from dynamic_ofa_ros.offline.accuracy import PreparedImages, calibration_subset, halves, top1
-from dynamic_ofa_ros.offline.datasets import ImageStore
+from dynamic_ofa_ros.offline.datasets import ClassFolder, ImageStore
 from dynamic_ofa_ros.runtime.image import preprocess
 
 PREPROCESSING = Preprocessing(crop_fraction=1.0, interpolation='area')
@@ -64,3 +69,85 @@ def test_halves_are_disjoint_and_complete() -> None:
 def test_calibration_takes_what_there_is() -> None:
     assert len(calibration_subset(store(50), 20)) == 20
     assert len(calibration_subset(store(50), 2000)) == 50
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two classes with 60 photographs each, two of them damaged."""
+    rng = np.random.default_rng(1)
+    for name in ('cat', 'dog'):
+        (tmp_path / 'val' / name).mkdir(parents=True)
+        for index in range(60):
+            image = rng.integers(0, 255, (50, 60, 3)).astype(np.uint8)
+            cv2.imwrite(str(tmp_path / 'val' / name / f'{index:02}.jpg'), image)
+    (tmp_path / 'val' / 'cat' / '03.jpg').write_bytes(b'')
+    (tmp_path / 'val' / 'dog' / '59.jpg').write_bytes(b'\xff\xd8\xff\xe0 cut off')
+    return tmp_path / 'val'
+
+
+@pytest.mark.parametrize('cache_bytes', [1 << 30, 0])
+def test_damaged_images_are_left_out_counted_and_listed(
+    photos: Path, caplog: pytest.LogCaptureFixture, cache_bytes: int
+) -> None:
+    dataset = ClassFolder.open(photos)
+    prepared = PreparedImages(dataset, PREPROCESSING, (32,), cache_bytes=cache_bytes)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            batches = list(prepared.batches(32))
+    assert caplog.text.count('2 of 120 images are damaged and left out') == 1, 'once, not a pass'
+    assert 'cat/03.jpg' in caplog.text
+    assert 'dog/59.jpg' in caplog.text
+    assert len(prepared.damaged) == 2
+    kept = [i for i in range(120) if i not in (3, 119)]
+    assert torch.cat([labels for _, labels in batches]).tolist() == [i // 60 for i in kept]
+    images = torch.cat([pixels for pixels, _ in batches]).numpy()
+    for position in (0, 3, 117):
+        expected = preprocess(dataset.image(kept[position]), 32, PREPROCESSING)[0]
+        assert np.array_equal(images[position], expected)
+    # Batches are the same whether streamed or not: batch norm depends on them.
+    assert [len(labels) for _, labels in batches] == [99, 19]
+    assert top1(AlwaysFirst(), 32, prepared) == 59 / 118
+
+
+class AlwaysFirst(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([[1.0, 0.0]]).repeat(len(images), 1)
+
+
+@pytest.mark.parametrize('cache_bytes', [1 << 30, 0])
+def test_only_damaged_images_is_an_error(photos: Path, cache_bytes: int) -> None:
+    for path in photos.rglob('*.jpg'):
+        path.write_bytes(b'damaged')
+    prepared = PreparedImages(
+        ClassFolder.open(photos), PREPROCESSING, (32,), cache_bytes=cache_bytes
+    )
+    with pytest.raises(DatasetError, match=r'all 120 images are damaged, first: .*cat/00\.jpg'):
+        top1(AlwaysFirst(), 32, prepared)
+
+
+def test_processes_read_what_one_reads(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, 'FEWEST_IMAGES_FOR_PROCESSES', 100)
+    dataset = ClassFolder.open(photos)
+    streamed = PreparedImages(dataset, PREPROCESSING, (32,), workers=2, cache_bytes=0)
+    assert streamed._loader._in_processes
+    kept = PreparedImages(dataset, PREPROCESSING, (32,), workers=1)
+    for (one, label), (other, other_label) in zip(
+        streamed.batches(32), kept.batches(32), strict=True
+    ):
+        assert torch.equal(one, other)
+        assert torch.equal(label, other_label)
+    assert streamed.damaged == kept.damaged
+
+
+def test_images_that_do_not_fit_take_little_memory() -> None:
+    images = np.zeros((1, 40, 40, 3), np.uint8)
+    dataset = ImageStore(('a',), np.broadcast_to(images, (1500, 40, 40, 3)), np.zeros(1500, int))
+    prepared = PreparedImages(dataset, PREPROCESSING, (64, 80), workers=2, cache_bytes=1 << 20)
+    tracemalloc.start()
+    try:
+        assert sum(len(labels) for _, labels in prepared.batches(80)) == 1500
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # All of them are 115 MB at 80 px alone; a batch is 7.7 MB.
+    assert peak_bytes < 35e6

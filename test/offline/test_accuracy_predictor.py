@@ -10,7 +10,12 @@ from reference import reference_file
 
 from dynamic_ofa_ros.architecture import SearchSpace, SubnetArchitecture
 from dynamic_ofa_ros.errors import PredictorError
-from dynamic_ofa_ros.offline.accuracy_predictor import AccuracyPredictor, read_predictor
+from dynamic_ofa_ros.offline.accuracy_predictor import (
+    AccuracyPredictor,
+    encode_resolutions,
+    read_predictor,
+    save_predictor,
+)
 from dynamic_ofa_ros.offline.genome import Genetics
 
 SPACE = SearchSpace()
@@ -45,10 +50,32 @@ def test_torch_agrees(published: AccuracyPredictor) -> None:
     np.testing.assert_allclose(published.predict(genomes, SPACE), expected, atol=1e-6)
 
 
-def test_features_are_the_architectures_encoding(published: AccuracyPredictor) -> None:
-    genomes = GENETICS.sample(np.random.default_rng(2), 50)
-    expected = [SPACE.encode(GENETICS.decode(genome)) for genome in genomes]
-    assert np.array_equal(published.features(genomes, SPACE), expected)
+def test_features_are_the_published_encoding(published: AccuracyPredictor) -> None:
+    (genome,) = GENETICS.encode([SPACE.smallest()])
+    (features,) = published.features(genome[None], SPACE)
+    blocks, resolution = features[:120].reshape(2, 5, 4, 3), features[120:]
+    assert (blocks[:, :, :2, 0] == 1).all(), 'the first choice in the two blocks of each stage'
+    assert blocks.sum() == 2 * 5 * 2, 'and nothing in the blocks beyond'
+    assert resolution.tolist() == [0, 1, 0, 0, 0, 0, 0, 0], '128 px'
+
+
+@pytest.mark.parametrize(
+    ('pixels', 'is_interpolating', 'encoded'),
+    [
+        (32, True, [1, 0, 0]),
+        (40, True, [0.5, 0.5, 0]),
+        (60, True, [0, 0.25, 0.75]),
+        (64, True, [0, 0, 1]),
+        (60, False, [0, 1, 0]),
+        (90, False, [0, 0, 1]),
+    ],
+)
+def test_resolutions_are_shared_out(
+    pixels: int, is_interpolating: bool, encoded: list[float]
+) -> None:
+    assert encode_resolutions(np.array([pixels]), (32, 48, 64), is_interpolating).tolist() == [
+        encoded
+    ]
 
 
 def test_bad_files_are_named(tmp_path: Path) -> None:
@@ -67,3 +94,33 @@ def test_resolutions_below_the_predictors_are_refused(published: AccuracyPredict
     genomes = Genetics(space).sample(np.random.default_rng(0), 1)
     with pytest.raises(PredictorError, match='knows resolutions from 112 px, not 64'):
         published.predict(genomes, space)
+
+
+@pytest.mark.parametrize(
+    ('changed', 'message'),
+    [
+        ({'b0': np.zeros(3)}, 'layer 0 has shape'),
+        ({'w1': np.zeros((1, 5))}, 'layer 1 has shape'),
+        ({'w0': np.full((4, 128), np.nan)}, 'no numbers'),
+        ({'resolutions': np.array([64, 32])}, 'do not rise'),
+        ({'b1': np.array([{}], object)}, 'is not an accuracy predictor'),
+    ],
+)
+def test_layers_that_do_not_fit_are_named(
+    tmp_path: Path, changed: dict[str, np.ndarray], message: str
+) -> None:
+    arrays = {'w0': np.zeros((4, 128)), 'b0': np.zeros(4), 'w1': np.zeros((1, 4)), 'b1': [0.5]}
+    np.savez(tmp_path / 'p.npz', **arrays)
+    assert read_predictor(tmp_path / 'p.npz').predict(GENETICS.encode([SPACE.largest()]), SPACE)
+    np.savez(tmp_path / 'p.npz', **{**arrays, **changed})
+    with pytest.raises(PredictorError, match=message):
+        read_predictor(tmp_path / 'p.npz')
+
+
+def test_the_published_predictor_survives_saving(
+    published: AccuracyPredictor, tmp_path: Path
+) -> None:
+    save_predictor(published, tmp_path / 'p.npz')
+    genomes = GENETICS.sample(np.random.default_rng(3), 20)
+    again = read_predictor(tmp_path / 'p.npz').predict(genomes, SPACE)
+    assert np.array_equal(again, published.predict(genomes, SPACE))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ from dynamic_ofa_ros.offline.datasets import (
     RenderedSigns,
     build_store,
     centre_square,
+    check_classes,
     open_splits,
     read_image,
 )
@@ -134,3 +136,22 @@ def test_a_full_disk_is_an_error_before_the_first_image(
         build_store(ClassFolder.open(folder), tmp_path / 's.npy', 16)
     assert caught.value.filename == str(tmp_path / 's.npy')
     assert not list(tmp_path.glob('*s.npy*')), 'nothing half-written stays'
+
+
+def test_classes_that_are_not_the_backbones_are_named() -> None:
+    check_classes(('a', 'b'), ['a', 'b'], 'training')
+    with pytest.raises(DatasetError, match=r'training data has 2 classes \(a, b.*trained on 3'):
+        check_classes(('a', 'b', 'c'), ('a', 'b'), 'training')
+    with pytest.raises(DatasetError, match="calls class 1 'x', the backbone was trained with 'b'"):
+        check_classes(('a', 'b'), ('a', 'x'), 'held-out')
+
+
+def test_another_process_gets_the_name_of_a_store_not_its_images(
+    folder: Path, tmp_path: Path
+) -> None:
+    store = build_store(ClassFolder.open(folder), tmp_path / 's.npy', 64)
+    sent = pickle.dumps(store)
+    assert len(sent) < 4000 < store.images.nbytes
+    again = pickle.loads(sent)
+    assert np.array_equal(again.images, store.images)
+    assert again.classes == store.classes

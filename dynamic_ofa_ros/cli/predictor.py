@@ -1,0 +1,257 @@
+"""`dynamic-ofa predictor`: fit an accuracy predictor for a backbone, or check one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dynamic_ofa_ros.architecture import SearchSpace
+    from dynamic_ofa_ros.offline.pairs import Pair
+
+DEFAULT_KIND = 'ofa_mobilenetv3'
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the verb, its two commands and their options."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        'predictor',
+        help='fit a predictor of accuracy for a backbone, or check one',
+        description='A predictor tells the top-1 of any sub-network in microseconds, where '
+        'measuring takes seconds to minutes: dynamic-ofa search needs one. It is learned from '
+        'some sub-networks whose accuracy was measured.',
+    )
+    commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
+    _add_fit(commands)
+    _add_check(commands)
+
+
+def _add_fit(commands: Any) -> None:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        'fit',
+        help='measure sampled sub-networks and fit a predictor to them',
+        description='Measure the top-1 of sampled sub-networks, each with batch-norm statistics '
+        'of its own, and fit a predictor. Every measurement is kept beside the output, in '
+        'OUTPUT.pairs.jsonl: run the same command again after a kill and it goes on. The error '
+        'that is printed comes from a cross-validation: of sub-networks not learned from.',
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        '--backbone',
+        default='',
+        metavar='FOLDER|NAME',
+        help='the output of dynamic-ofa train, or the name of a fetched backbone',
+    )
+    parser.add_argument(
+        '--data',
+        default='',
+        metavar='FOLDER|signs',
+        help='the data it was trained on: calibration uses the training split, accuracy one half '
+        'of the other, so that levels can be reported on the rest',
+    )
+    parser.add_argument(
+        '--pairs',
+        default='',
+        metavar='FILE',
+        help='fit pairs that are measured already, JSON lines {"architecture": {"ks": [...], '
+        '"e": [...], "d": [...], "r": 160}, "top1": 0.765} or CSV with columns ks, e, d, r and '
+        'top1; then --data is not needed',
+    )
+    parser.add_argument(
+        '--kind', default='', help=f'with --pairs and no --backbone; default: {DEFAULT_KIND}'
+    )
+    parser.add_argument('--output', required=True, metavar='FILE', help='the predictor, .npz')
+    parser.add_argument('--samples', type=int, default=200, help='sub-networks to measure')
+    parser.add_argument(
+        '--resolutions',
+        default='',
+        metavar='PX,PX,...',
+        help='input sizes to sample from; default: those of the training',
+    )
+    parser.add_argument(
+        '--calibration-images', type=int, default=500, help='images for batch-norm statistics'
+    )
+    parser.add_argument(
+        '--evaluation-images', type=int, default=10000, help='held-out images to use, at most'
+    )
+    parser.add_argument('--images', type=int, default=56000, help='signs: training scenes')
+    parser.add_argument('--held-out-images', type=int, default=8000, help='signs: test scenes')
+    parser.add_argument(
+        '--workers',
+        type=int,
+        default=0,
+        help='processes that measure; 0 = this one alone (with --ray: one for each core)',
+    )
+    parser.add_argument(
+        '--ray',
+        default='',
+        metavar='ADDRESS',
+        help='measure on a Ray cluster: host:port, auto, or local to start one here (needs the '
+        'optional ray; backbone and data at the same path on every machine)',
+    )
+    parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N')
+    parser.add_argument(
+        '--threads', type=int, default=0, help='CPU threads of each worker; 0 = its share of cores'
+    )
+    parser.add_argument('--seed', type=int, default=1)
+    parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
+    parser.set_defaults(run=run_fit)
+
+
+def _add_check(commands: Any) -> None:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        'check',
+        help='compare a predictor with measured accuracies',
+        description='Print how far a predictor is from measured accuracies and how well it orders '
+        'them (Kendall tau: 1 = the same order). For a search the order matters; a bias does not.',
+    )
+    parser.add_argument('predictor', metavar='FILE', help='the predictor, .npz')
+    parser.add_argument(
+        '--pairs', required=True, metavar='FILE', help='measured pairs, as for predictor fit'
+    )
+    parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
+    parser.set_defaults(run=run_check)
+
+
+def run_fit(args: argparse.Namespace) -> int:
+    """Measure or read pairs, fit, save, print the held-out error."""
+    from dynamic_ofa_ros.offline.accuracy_predictor import save_predictor
+    from dynamic_ofa_ros.offline.pairs import read_pairs
+    from dynamic_ofa_ros.offline.predictor_fit import encode_pairs, fit_predictor
+
+    output = Path(args.output).expanduser()
+    if args.pairs:
+        pairs, source = read_pairs(args.pairs), args.pairs
+        space = _space_of(args, pairs)
+    else:
+        pairs, space = _measure(args, output)
+        source = 'the sample'
+    genomes = encode_pairs([pair.architecture for pair in pairs], space, source)
+    predictor, report = fit_predictor(genomes, [pair.top1 for pair in pairs], space, args.seed)
+    save_predictor(predictor, output)
+    if args.json:
+        print(
+            json.dumps(
+                {
+                    'output': str(output),
+                    **asdict(report),
+                    'held_out_mae': report.held_out_mae,
+                    'held_out_rmse': report.held_out_rmse,
+                    'kendall_tau': report.kendall_tau,
+                }
+            )
+        )
+        return 0
+    print(
+        f'{report.pairs} sub-networks, accuracy spread {report.spread * 100:.2f} points; error '
+        f'of sub-networks not learned from ({report.folds}-fold), in points of top-1:'
+    )
+    print(f'{"":2}{"model":<10} {"mean":>7} {"rms":>7} {"Kendall tau":>12}')
+    for name, agreement in report.held_out.items():
+        print(
+            f'{"*" if name == report.model else "":<2}{name:<10} {agreement.mae * 100:>7.3f} '
+            f'{agreement.rmse * 100:>7.3f} {agreement.kendall_tau:>12.3f}'
+        )
+    print(f'* kept: {output}')
+    return 0
+
+
+def run_check(args: argparse.Namespace) -> int:
+    """Compare a predictor's values with measured ones and print the agreement."""
+    from dynamic_ofa_ros.offline.accuracy_predictor import read_predictor
+    from dynamic_ofa_ros.offline.agreement import Agreement
+    from dynamic_ofa_ros.offline.pairs import read_pairs
+    from dynamic_ofa_ros.offline.predictor_fit import check_accuracies, encode_pairs
+    from dynamic_ofa_ros.spaces import search_space
+
+    predictor, pairs = read_predictor(args.predictor), read_pairs(args.pairs)
+    space = search_space(predictor.kind, sorted({pair.architecture.r for pair in pairs}))
+    genomes = encode_pairs([pair.architecture for pair in pairs], space, args.pairs)
+    measured = check_accuracies([pair.top1 for pair in pairs])
+    predicted = predictor.predict(genomes, space)
+    agreement = Agreement.of(predicted, measured)
+    unbiased = Agreement.of(predicted - agreement.bias, measured)
+    if args.json:
+        values = {**asdict(agreement), 'mae_without_bias': unbiased.mae, 'pairs': len(pairs)}
+        print(json.dumps(values))
+        return 0
+    print(f'{len(pairs)} pairs; in points of top-1:')
+    print(f'mean error    {agreement.mae * 100:8.3f}')
+    print(f'rms error     {agreement.rmse * 100:8.3f}')
+    print(f'bias          {agreement.bias * 100:+8.3f}  (predicted - measured)')
+    print(f'without bias  {unbiased.mae * 100:8.3f}')
+    print(f'Kendall tau   {agreement.kendall_tau:8.3f}')
+    return 0
+
+
+def _space_of(args: argparse.Namespace, pairs: list[Pair]) -> SearchSpace:
+    """Return the space that given pairs are of, with the resolutions that they have."""
+    from dynamic_ofa_ros.offline.backbone_run import open_backbone
+    from dynamic_ofa_ros.spaces import search_space
+
+    kind = args.kind or DEFAULT_KIND
+    if args.backbone:
+        kind = open_backbone(args.backbone).backbone.kind
+    return search_space(kind, sorted({pair.architecture.r for pair in pairs}))
+
+
+def _measure(args: argparse.Namespace, output: Path) -> tuple[list[Pair], SearchSpace]:
+    from dataclasses import replace
+
+    from dynamic_ofa_ros.cli.train import parse_resolutions
+    from dynamic_ofa_ros.errors import PredictorError
+    from dynamic_ofa_ros.family import BACKBONE_FILE, sha256_of
+    from dynamic_ofa_ros.offline.accuracy import calibration_subset, halves
+    from dynamic_ofa_ros.offline.backbone_run import open_backbone
+    from dynamic_ofa_ros.offline.datasets import Subset, check_classes
+    from dynamic_ofa_ros.offline.evaluation_pool import EvaluationPool
+    from dynamic_ofa_ros.offline.pairs import PairsFile, measure_pairs, sample_architectures
+    from dynamic_ofa_ros.offline.predictor_fit import FEWEST_PAIRS
+    from dynamic_ofa_ros.offline.train import open_data
+
+    if not (args.backbone and args.data):
+        raise PredictorError(
+            'give --backbone and --data to measure sub-networks, or --pairs with what is measured'
+        )
+    for option in ('calibration_images', 'evaluation_images'):
+        if getattr(args, option) < 1:
+            name = option.replace('_', '-')
+            raise PredictorError(f'--{name} is {getattr(args, option)}; give 1 or more')
+    if args.samples < FEWEST_PAIRS:
+        raise PredictorError(
+            f'--samples is {args.samples}; {FEWEST_PAIRS} are the fewest that can be fitted'
+        )
+    trained = open_backbone(args.backbone)
+    if args.resolutions:
+        trained = replace(trained, resolutions=parse_resolutions(args.resolutions))
+    training, held_out = open_data(args.data, args.images, args.held_out_images)
+    check_classes(trained.labels, training.classes, 'training')
+    check_classes(trained.labels, held_out.classes, 'held-out')
+    selection, _ = halves(held_out)
+    used = range(min(args.evaluation_images, len(selection)))
+    calibration = calibration_subset(training, args.calibration_images)
+    file = PairsFile(
+        output.with_suffix('.pairs.jsonl'),
+        {
+            'backbone': sha256_of(trained.directory / BACKBONE_FILE),
+            'data': Path(args.data).name,
+            'training_images': len(training),
+            'held_out_images': len(held_out),
+            'evaluation_images': len(used),
+            'calibration_images': len(calibration),
+        },
+    )
+    with EvaluationPool(
+        trained,
+        calibration,
+        Subset(selection, tuple(used)),
+        workers=args.workers if args.ray else max(1, args.workers),
+        ray_address=args.ray,
+        device=args.device,
+        threads=args.threads or None,
+    ) as pool:
+        architectures = sample_architectures(trained.space, args.samples, args.seed)
+        return measure_pairs(pool, architectures, file), trained.space

@@ -1,0 +1,92 @@
+"""A tiny backbone and datasets with faults, importable by the workers of test_evaluation_pool."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CLASSES = ('a', 'b', 'c')
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Random images; before each one is read, `before` happens: see `FAULTS`."""
+
+    count: int
+    seed: int = 0
+    fault: str = ''
+    marker: str = ''
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return CLASSES
+
+    def __len__(self) -> int:
+        return self.count
+
+    def label(self, index: int) -> int:
+        return index % len(CLASSES)
+
+    def image(self, index: int) -> Any:
+        if self.fault:
+            FAULTS[self.fault](Path(self.marker))
+        rng = np.random.default_rng([self.seed, index])
+        return rng.integers(0, 255, (40, 40, 3)).astype(np.uint8)
+
+
+def exit_once(marker: Path) -> None:
+    """End the process like a crash, the first time only."""
+    try:
+        marker.touch(exist_ok=False)
+    except FileExistsError:
+        return
+    os._exit(3)
+
+
+def exit_always(marker: Path) -> None:
+    os._exit(3)
+
+
+def refuse(marker: Path) -> None:
+    raise ZeroDivisionError('no such thing')
+
+
+def hang(marker: Path) -> None:
+    (marker / str(os.getpid())).touch()
+    time.sleep(600)
+
+
+FAULTS = {'exit once': exit_once, 'exit always': exit_always, 'refuse': refuse, 'hang': hang}
+
+
+def make_backbone(folder: Path) -> Any:
+    """Write a random backbone whose sub-networks differ clearly; return it opened."""
+    import torch
+    from families import randomise
+
+    from dynamic_ofa_ros.backbone.supernet import build_supernet
+    from dynamic_ofa_ros.family import BackboneSpec, Preprocessing
+    from dynamic_ofa_ros.offline.backbone_run import TrainedBackbone, open_backbone
+
+    spec = BackboneSpec('tiny', 'ofa_mobilenetv3', 0.1, len(CLASSES))
+    supernet = build_supernet(spec)
+    randomise(supernet, torch.Generator().manual_seed(1))
+    folder.mkdir()
+    TrainedBackbone(folder, spec, Preprocessing(), CLASSES, (32, 48), {}).save(supernet)
+    return open_backbone(folder)
+
+
+if __name__ == '__main__':
+    from dynamic_ofa_ros.offline.backbone_run import open_backbone
+    from dynamic_ofa_ros.offline.evaluation_pool import EvaluationPool
+
+    opened = open_backbone(sys.argv[1])
+    data = Noise(4, fault='hang', marker=sys.argv[2])
+    with EvaluationPool(opened, data, data, workers=2) as pool:
+        list(pool.judge_many([opened.space.smallest(), opened.space.largest()]))

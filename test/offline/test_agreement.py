@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynamic_ofa_ros.offline.agreement import Agreement, kendall_tau
+
+
+def test_errors_are_those_of_the_definition() -> None:
+    agreement = Agreement.of([0.5, 0.7, 0.9], [0.4, 0.7, 0.7])
+    assert agreement.mae == pytest.approx(0.1)
+    assert agreement.rmse == pytest.approx(math.sqrt((0.01 + 0.04) / 3))
+    assert agreement.bias == pytest.approx(0.1)
+    # Of three pairs one is tied in the second: 2 / sqrt(3 * 2).
+    assert agreement.kendall_tau == pytest.approx(2 / math.sqrt(6))
+
+
+def test_order_alone_decides_tau() -> None:
+    values = np.array([3.0, 1.0, 2.0, 5.0])
+    assert kendall_tau(values, np.exp(values)) == pytest.approx(1.0)
+    assert kendall_tau(values, -values) == pytest.approx(-1.0)
+    assert math.isnan(kendall_tau(values, np.ones(4)))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=3, max_size=20))
+def test_tau_is_scipys(pairs: list[tuple[int, int]]) -> None:
+    stats = pytest.importorskip('scipy.stats')
+    first, second = np.array(pairs, float).T
+    if len(set(first)) > 1 and len(set(second)) > 1:
+        expected = stats.kendalltau(first, second).statistic
+        assert kendall_tau(first, second) == pytest.approx(expected)
