@@ -1,24 +1,42 @@
-"""`dynamic-ofa build`: make a family from a trained backbone."""
+"""`dynamic-ofa build`: make a family from a backbone."""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dynamic_ofa_ros.architecture import SubnetArchitecture
+    from dynamic_ofa_ros.offline.backbone_run import TrainedBackbone
+    from dynamic_ofa_ros.offline.build import BuildReport
+    from dynamic_ofa_ros.offline.datasets import ImageDataset
+
+DEFAULT_COUNT = 8
+DEFAULT_SPAN_POINTS = 20.0
+# A rendered scene costs more to make than to classify.
+RENDERED_HELD_OUT_IMAGES = 8000
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the verb and its options."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         'build',
-        help='choose levels from a trained backbone, calibrate and measure them',
-        description='Measure sampled sub-networks, keep the Pareto-optimal ones, calibrate their '
-        'batch norm and write the family. Run the same command again after a kill and it goes on.',
+        help='choose levels from a backbone, calibrate and measure them',
+        description='Make a family from a backbone, labelled images and this device: measure '
+        'sampled sub-networks, fit predictors of accuracy and latency, search, measure what was '
+        'found, choose levels from the Pareto front, calibrate their batch norm, measure again, '
+        'write. Run the same command again after a kill and it goes on where it was.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
-        '--backbone', required=True, metavar='FOLDER', help='the output of dynamic-ofa train'
+        '--backbone',
+        required=True,
+        metavar='FOLDER|NAME|FAMILY',
+        help='the output of dynamic-ofa train, the name of a fetched backbone, or a family, whose '
+        'backbone is used again',
     )
     parser.add_argument(
         '--data',
@@ -26,57 +44,221 @@ def add_parser(subparsers: Any) -> None:
         metavar='FOLDER|signs',
         help='the data it was trained on: calibration uses the training split, accuracy the other',
     )
-    parser.add_argument('--output', required=True, metavar='FOLDER', help='the family to write')
-    parser.add_argument('--name', help='name of the family; default: that of the output folder')
-    parser.add_argument('--levels', type=int, default=6, help='levels wanted')
-    parser.add_argument('--candidates', type=int, default=150, help='sub-networks to measure')
+    parser.add_argument(
+        '--output', metavar='FOLDER', help='the family to write; default: families/<name>'
+    )
+    parser.add_argument(
+        '--name', help='name of the family; default: that of the output folder or the level file'
+    )
     parser.add_argument(
         '--resolutions',
         metavar='PX,PX,...',
         help='input sizes to choose from; default: those of the training. Sizes somewhat above '
         'them often pay, for training crops make objects look larger than they will',
     )
-    parser.add_argument(
-        '--calibration-images', type=int, default=2000, help='images for batch-norm statistics'
-    )
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    parser.add_argument('--engine', default='auto', help='auto, pytorch or onnxruntime')
-    parser.add_argument('--threads', type=int, default=1, help='threads of the engine')
-    parser.add_argument('--images', type=int, default=56000, help='signs: training scenes')
-    parser.add_argument('--held-out-images', type=int, default=8000, help='signs: test scenes')
     parser.add_argument('--seed', type=int, default=1)
+    parser.add_argument('--json', action='store_true', help='print JSON instead of tables')
+    _add_levels(parser.add_argument_group('levels'))
+    _add_images(parser.add_argument_group('images'))
+    _add_machine(parser.add_argument_group('this machine'))
     parser.set_defaults(run=run)
 
 
+def _add_levels(group: Any) -> None:
+    group.add_argument(
+        '--count',
+        type=int,
+        default=DEFAULT_COUNT,
+        help='levels wanted; fewer where steps in top-1 would be smaller than a point',
+    )
+    group.add_argument(
+        '--span',
+        type=float,
+        default=DEFAULT_SPAN_POINTS,
+        metavar='POINTS',
+        help='leave out levels that are more points of top-1 below the most accurate one',
+    )
+    group.add_argument(
+        '--levels',
+        default='',
+        metavar='FILE|N',
+        help='a level file (or the name of one in config/levels): take its architectures instead '
+        'of searching. A number is the same as --count',
+    )
+    group.add_argument(
+        '--merge',
+        default='',
+        metavar='FAMILY',
+        help='add the levels of this family, which has the same backbone, for instance those '
+        'chosen on another device',
+    )
+    group.add_argument(
+        '--search', choices=('nsga2', 'none'), default='nsga2', help='none: sampled ones only'
+    )
+    group.add_argument(
+        '--candidates', type=int, default=150, help='sampled sub-networks that predictors learn of'
+    )
+    group.add_argument(
+        '--finalists', type=int, default=40, help='sub-networks to choose levels from'
+    )
+    group.add_argument(
+        '--evaluations', type=int, default=20000, help='sub-networks the search may look at'
+    )
+    group.add_argument(
+        '--predictor', default='', metavar='FILE', help='accuracy predictor to use, not fit one'
+    )
+    group.add_argument(
+        '--lut', default='', metavar='FILE', help='table of operator latencies (dynamic-ofa '
+        'profile) to search with, instead of a predictor fitted to whole networks',
+    )  # fmt: skip
+
+
+def _add_images(group: Any) -> None:
+    group.add_argument(
+        '--calibration-images',
+        type=int,
+        default=2000,
+        help='training images for the batch-norm statistics of a level',
+    )
+    group.add_argument(
+        '--selection-images',
+        type=int,
+        default=4000,
+        help='held-out images, at most, that levels are chosen by; never more than half of them',
+    )
+    group.add_argument(
+        '--held-out-images',
+        type=int,
+        default=0,
+        help=f'held-out images to use; 0 = all of them (signs: {RENDERED_HELD_OUT_IMAGES})',
+    )
+    group.add_argument('--images', type=int, default=56000, help='signs: training scenes')
+
+
+def _add_machine(group: Any) -> None:
+    group.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    group.add_argument('--engine', default='auto', help='auto, pytorch or onnxruntime')
+    group.add_argument('--threads', type=int, default=1, help='threads of the engine')
+    group.add_argument(
+        '--workers',
+        type=int,
+        default=0,
+        help='processes that measure accuracy; 0 = one per core where that pays',
+    )
+    group.add_argument(
+        '--ray',
+        default='',
+        metavar='ADDRESS',
+        help='measure accuracy on a Ray cluster instead: host:port, auto, or local',
+    )
+    group.add_argument(
+        '--work',
+        metavar='FOLDER',
+        help='where results of the stages lie, kept afterwards; default: beside the output, '
+        'removed once it is complete. With the same folder a build for another device measures '
+        'no accuracy twice',
+    )
+
+
 def run(args: argparse.Namespace) -> int:
-    """Build, then print the table of levels."""
-    from dynamic_ofa_ros.cli.levels import print_levels
-    from dynamic_ofa_ros.cli.train import parse_resolutions
+    """Build, then print the table of levels and the time of each stage."""
+    from dynamic_ofa_ros.family import Family
     from dynamic_ofa_ros.offline.backbone_run import open_backbone
     from dynamic_ofa_ros.offline.build import BuildSettings, build_family
-    from dynamic_ofa_ros.offline.train import open_data
+    from dynamic_ofa_ros.offline.fetch import with_labels_of
 
-    training, held_out = open_data(args.data, args.images, args.held_out_images)
-    output = Path(args.output).expanduser()
     trained = open_backbone(args.backbone)
-    if args.resolutions:
-        trained = replace(trained, resolutions=parse_resolutions(args.resolutions))
-    family = build_family(
+    wanted = _wanted(args, trained)
+    merge_with = Family.load(args.merge) if args.merge else None
+    training, held_out = _open_images(args)
+    trained = with_labels_of(wanted.trained, training.classes)
+    name = args.name or (Path(args.output).name if args.output else wanted.name)
+    output = Path(args.output or Path('families') / name).expanduser()
+    report = build_family(
         trained,
         training,
         held_out,
         output,
         BuildSettings(
-            levels=args.levels,
+            levels=wanted.count,
+            span=args.span / 100,
             candidates=args.candidates,
+            finalists=args.finalists,
+            search=args.search,
+            evaluations=args.evaluations,
             calibration_images=args.calibration_images,
+            selection_images=args.selection_images,
             device=args.device,
             engine=args.engine,
             threads=args.threads,
+            workers=args.workers,
+            ray=args.ray,
             seed=args.seed,
+            lut=args.lut,
+            predictor=args.predictor,
+            architectures=wanted.architectures,
         ),
-        name=args.name or output.name,
+        name,
+        work_folder=Path(args.work).expanduser() if args.work else None,
+        merge_with=merge_with,
     )
-    print_levels(family)
-    print(f'family: {output}')
+    _print_report(report, output, args.json)
     return 0
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What --levels, --count and --resolutions ask for."""
+
+    trained: TrainedBackbone
+    count: int
+    architectures: tuple[SubnetArchitecture, ...]
+    name: str
+
+
+def _wanted(args: argparse.Namespace, trained: TrainedBackbone) -> _Wanted:
+    from dynamic_ofa_ros.cli.train import parse_resolutions
+    from dynamic_ofa_ros.offline.level_file import read_levels
+
+    if args.resolutions:
+        trained = replace(trained, resolutions=parse_resolutions(args.resolutions))
+    if not args.levels or args.levels.lstrip('-').isdigit():
+        count = int(args.levels) if args.levels else args.count
+        return _Wanted(trained, count, (), trained.backbone.name)
+    file = read_levels(args.levels)
+    file.check_fits(trained.backbone, trained.space)
+    return _Wanted(trained, len(file.levels), file.architectures, file.name)
+
+
+def _open_images(args: argparse.Namespace) -> tuple[ImageDataset, ImageDataset]:
+    from dynamic_ofa_ros.errors import DatasetError
+    from dynamic_ofa_ros.offline.accuracy import calibration_subset
+    from dynamic_ofa_ros.offline.train import SIGNS, open_data
+
+    most = args.held_out_images
+    if most < 0:
+        raise DatasetError(f'--held-out-images is {most}; give 0 for all, or more')
+    training, held_out = open_data(args.data, args.images, most or RENDERED_HELD_OUT_IMAGES)
+    if args.data != SIGNS and 0 < most < len(held_out):
+        held_out = calibration_subset(held_out, most)  # a random part, the same every time
+    return training, held_out
+
+
+def _print_report(report: BuildReport, output: Path, as_json: bool) -> None:
+    from dynamic_ofa_ros.cli.levels import print_levels, table_document
+
+    if as_json:
+        document = {
+            'family': str(output),
+            'platform': report.profile.platform,
+            'seconds': dict(report.seconds),
+            'build': dict(report.family.provenance.get('build', {})),
+            **table_document(report.family),
+        }
+        print(json.dumps(document, indent=1))
+        return
+    print_levels(report.family)
+    for stage, seconds in report.seconds.items():
+        print(f'{stage:<32} {seconds:>8.1f} s')
+    print(f'{"all stages":<32} {sum(report.seconds.values()):>8.1f} s')
+    print(f'family: {output}')

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.family import Family
+
+PICTURES = ('.png', '.pdf', '.svg')
 
 
 def add_parser(subparsers: Any) -> None:
@@ -16,12 +19,22 @@ def add_parser(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         'levels',
         help="print a family's levels: accuracy, cost, latency on each measured platform",
-        description='Print the look-up table of a family.',
+        description='Print the look-up table of a family. --plot draws it: the levels among all '
+        'candidates that were measured, accuracy against latency and against MACs.',
     )
     parser.add_argument(
         'family', nargs='?', help='directory or name of a family; default: the shipped one'
     )
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
+    parser.add_argument(
+        '--plot',
+        metavar='FILE',
+        help='draw the family into a .png, .pdf or .svg; beside the published curves where the '
+        'folder of reference data is found ($DYNAMIC_OFA_REFERENCE)',
+    )
+    parser.add_argument(
+        '--platform', default='', help='whose candidates to draw; default: the first that has any'
+    )
     parser.set_defaults(run=run)
 
 
@@ -31,10 +44,37 @@ def run(args: argparse.Namespace) -> int:
 
     family = Family.load(args.family or default_family())
     if args.json:
-        print(json.dumps(_document(family), indent=1))
+        print(json.dumps(table_document(family), indent=1))
     else:
         print_levels(family)
+    if args.plot:
+        path = _draw(family, args.plot, args.platform)
+        if not args.json:
+            print(f'picture: {path}')
     return 0
+
+
+def _draw(family: Family, file: str, platform: str) -> Path:
+    from dynamic_ofa_ros.errors import FamilyError
+    from dynamic_ofa_ros.family_plots import plot_family
+    from dynamic_ofa_ros.offline.candidates import CANDIDATES_FOLDER, read_candidates
+    from dynamic_ofa_ros.plots import save_figure
+    from dynamic_ofa_ros.published_curves import read_published_curves
+
+    path = Path(file).expanduser()
+    if path.suffix not in PICTURES:
+        raise FamilyError(f'--plot {file}: end the name with one of {", ".join(PICTURES)}')
+    if platform and platform not in family.platforms:
+        raise FamilyError(
+            f'{family.name} was not measured on {platform}; its platforms are '
+            f'{", ".join(family.platforms) or "none"}'
+        )
+    candidates = {
+        entry.stem: read_candidates(entry)
+        for entry in sorted((family.directory / CANDIDATES_FOLDER).glob('*.csv'))
+    }
+    figure = plot_family(family, candidates, read_published_curves(), platform)
+    return save_figure(figure, path)
 
 
 def print_levels(family: Family) -> None:
@@ -66,7 +106,8 @@ def print_levels(family: Family) -> None:
         console.print(f'latency {number}: {platform}', highlight=False)
 
 
-def _document(family: Family) -> dict[str, Any]:
+def table_document(family: Family) -> dict[str, Any]:
+    """Return the table of a family as JSON takes it."""
     return {
         'name': family.name,
         'backbone': family.backbone.name,

@@ -1,0 +1,66 @@
+"""`dynamic-ofa measure`: latency of a family's levels on this machine, stored in the family."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from typing import Any
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the verb and its options."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        'measure',
+        help='measure a family on this machine and add the platform to it',
+        description='Measure the latency of every level on this machine and write it into the '
+        'family, as platforms/<platform>.yaml: so one family serves several devices. Run it on a '
+        'quiet machine. A machine that no file was written for measures itself when it starts.',
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        'family', nargs='?', help='directory or name of a family; default: the shipped one'
+    )
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    parser.add_argument('--engine', default='auto', help='auto, pytorch or onnxruntime')
+    parser.add_argument('--threads', type=int, default=1, help='threads of the engine')
+    parser.add_argument(
+        '--force', action='store_true', help='replace what was measured on this platform before'
+    )
+    parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, write, and print the table."""
+    from dynamic_ofa_ros.cli.levels import print_levels
+    from dynamic_ofa_ros.family import PLATFORMS_FOLDER, Family, default_family
+    from dynamic_ofa_ros.offline.on_device import Place, add_platform, warn_when_busy
+
+    family = Family.load(args.family or default_family())
+    profile = add_platform(
+        family,
+        Place(args.device, args.engine, args.threads),
+        is_forced=args.force,
+        progress=lambda text: print(text, file=sys.stderr),
+    )
+    warn_when_busy(profile, 'run the command again with --force when the machine is quiet')
+    path = family.directory / PLATFORMS_FOLDER / f'{profile.platform}.yaml'
+    if args.json:
+        document = {
+            'family': str(family.directory),
+            'platform': profile.platform,
+            'file': str(path),
+            'measured_at': profile.measured_at,
+            'conditions': dict(profile.conditions),
+            'levels': [
+                {'index': index, **asdict(latency)}
+                for index, latency in enumerate(profile.levels, start=1)
+            ],
+        }
+        print(json.dumps(document, indent=1))
+        return 0
+    print_levels(Family.load(family.directory))
+    print(f'written: {path}')
+    return 0

@@ -1,0 +1,138 @@
+"""The work folder of a build: results of its stages, so that a killed build goes on.
+
+Every result is a file named after its stage and a digest of all that it depends on: a changed
+setting starts only those stages anew that it concerns, and what others need stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dynamic_ofa_ros import __version__
+from dynamic_ofa_ros.files import write_text_atomically
+
+logger = logging.getLogger(__name__)
+
+TIMES_FILE = 'times.json'
+DIGEST_DIGITS = 12
+
+
+class WorkFolder:
+    """A folder of intermediate results; `is_kept` says whether it outlives the build."""
+
+    def __init__(self, folder: Path, is_kept: bool = False) -> None:
+        self.folder, self.is_kept = folder, is_kept
+        folder.mkdir(parents=True, exist_ok=True)
+        if not is_kept:  # another build may be writing into one that is shared
+            for torn in folder.glob('.*.partial'):
+                torn.unlink(missing_ok=True)
+        self.times_s: dict[str, float] = _read_object(folder / TIMES_FILE)
+
+    def path(self, stage: str, depends_on: Mapping[str, Any], suffix: str) -> Path:
+        """Return the file of a stage's result; `depends_on` is all that can change it (JSON)."""
+        return self.folder / f'{stage}-{digest_of(depends_on)}{suffix}'
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time the block takes to the stage's; what a SIGKILL cuts off is not counted."""
+        started_s = time.monotonic()
+        try:
+            yield
+        finally:
+            spent_s = self.times_s.get(stage, 0.0) + time.monotonic() - started_s
+            self.times_s[stage] = round(spent_s, 1)
+        write_text_atomically(self.folder / TIMES_FILE, json.dumps(self.times_s))
+
+    def fresh_folder(self, name: str) -> Path:
+        """Return an empty folder, whatever an earlier run left there."""
+        folder = self.folder / name
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir()
+        return folder
+
+    def finish(self) -> None:
+        """Remove the folder, or only what may be large where it is kept."""
+        if not self.is_kept:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return
+        (self.folder / TIMES_FILE).unlink(missing_ok=True)
+        for entry in self.folder.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+
+
+class Rows:
+    """A table that grows by a line of JSON at a time and survives a kill at any moment.
+
+    `key` names the field that identifies a row. A torn last line is dropped when the file is read.
+    """
+
+    def __init__(self, path: Path, key: str) -> None:
+        self._path, self._key = path, key
+        self._rows: dict[str, dict[str, Any]] = {}
+        text = path.read_text(encoding='utf-8') if path.is_file() else ''
+        for line in text.splitlines():
+            row = _parsed(line)
+            if key in row:
+                self._rows[row[key]] = row
+        if text and not text.endswith('\n'):
+            # The next line must not be glued to half a one.
+            self._append('')
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._rows
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        return self._rows[key]
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append a row; it is on the disk when this returns."""
+        self._append(json.dumps(row))
+        self._rows[row[self._key]] = dict(row)
+
+    def _append(self, line: str) -> None:
+        with self._path.open('a', encoding='utf-8') as file:
+            file.write(line + '\n')
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def digest_of(depends_on: Mapping[str, Any]) -> str:
+    """Return a short digest of what a result depends on; the package's version is part of it."""
+    text = json.dumps({**depends_on, 'version': __version__}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_DIGITS]
+
+
+def read_result(path: Path) -> dict[str, Any] | None:
+    """Return a stage's result written by `write_result`; None when there is none that is whole."""
+    return _read_object(path) or None
+
+
+def write_result(path: Path, result: Mapping[str, Any]) -> None:
+    """Write a stage's result, atomically."""
+    write_text_atomically(path, json.dumps(result, indent=1))
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        return _parsed(path.read_text(encoding='utf-8'))
+    except (FileNotFoundError, UnicodeDecodeError):
+        return {}
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}

@@ -1,0 +1,451 @@
+"""Building families: every stage, killed and resumed, merged, from level files, on a full disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from families import make_random_family, randomise
+
+from dynamic_ofa_ros.architecture import SubnetArchitecture
+from dynamic_ofa_ros.backbone.supernet import build_supernet
+from dynamic_ofa_ros.cli.main import main
+from dynamic_ofa_ros.family import (
+    BackboneSpec,
+    Family,
+    LatencyProfile,
+    LevelLatency,
+    Preprocessing,
+)
+from dynamic_ofa_ros.offline import build_site, on_device, predictor_fit, stages
+from dynamic_ofa_ros.offline.backbone_run import TrainedBackbone, open_backbone
+from dynamic_ofa_ros.offline.candidates import FINALIST, key_of, read_candidates
+from dynamic_ofa_ros.offline.evaluation_pool import EvaluationPool
+from dynamic_ofa_ros.offline.on_device import Place, level_of
+from dynamic_ofa_ros.runtime import engine
+
+LABELS = ('blue', 'green', 'red')
+PLATFORM = 'cpu-pretended-pytorch-fp32-t1'
+KILL_DEADLINE_S = 120.0
+
+SMALL = ['--calibration-images', '8', '--workers', '1', '--device', 'cpu', '--engine', 'pytorch']
+PLAIN = [
+    *SMALL,
+    '--search',
+    'none',
+    '--candidates',
+    '6',
+    '--finalists',
+    '4',
+    '--count',
+    '3',
+    '--span',
+    '90',
+]
+SEARCHED = [
+    *SMALL, '--candidates', '20', '--finalists', '6', '--count', '3', '--span', '90',
+    '--evaluations', '400',
+]  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes by hue, 24 training and 24 held-out JPEGs."""
+    root = tmp_path_factory.mktemp('photos')
+    rng = np.random.default_rng(1)
+    for split in ('train', 'val'):
+        for label, name in enumerate(LABELS):
+            (root / split / name).mkdir(parents=True)
+            for index in range(8):
+                image = rng.integers(0, 200, (40, 52, 3)).astype(np.uint8)
+                image[..., label] //= 2
+                cv2.imwrite(str(root / split / name / f'{index}.jpg'), image)
+    return root
+
+
+@pytest.fixture(scope='module')
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A supernet with random weights, in the folder that a training would leave."""
+    return make_backbone(tmp_path_factory.mktemp('backbone') / 'run', seed=1)
+
+
+def make_backbone(folder: Path, seed: int) -> Path:
+    spec = BackboneSpec('tiny', 'ofa_mobilenetv3', 0.1, len(LABELS))
+    supernet = build_supernet(spec).eval()
+    randomise(supernet, torch.Generator().manual_seed(seed))
+    folder.mkdir()
+    TrainedBackbone(folder, spec, Preprocessing(), LABELS, (32, 48), {}).save(supernet)
+    return folder
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Latency as MACs would have it, the same every time; returns how many were measured when."""
+    calls: list[int] = []
+
+    def measure(
+        trained: TrainedBackbone,
+        _supernet: object,
+        architectures: Sequence[SubnetArchitecture],
+        place: Place,
+        _scratch: Path,
+        *_: object,
+        **__: object,
+    ) -> LatencyProfile:
+        calls.append(len(architectures))
+        macs = [level_of(1, trained, a, 0.5).macs for a in architectures]
+        levels = [LevelLatency(*[0.5 + m / 1e6] * 2, 0.0, *[0.5 + m / 1e6] * 2, 9) for m in macs]
+        conditions = {name: str(value) for name, value in asdict(place).items()}
+        return LatencyProfile(PLATFORM, tuple(levels), '2026-01-01T00:00:00+00:00', conditions)
+
+    monkeypatch.setattr(build_site, 'measure_architectures', measure)
+    monkeypatch.setattr(predictor_fit, 'STEPS', 20)
+    monkeypatch.setattr(stages, 'FEWEST_PAIRS_TO_FIT', 20)
+    return calls
+
+
+def build(backbone: Path | str, photos: Path, output: Path, *options: str) -> int:
+    arguments = ['--backbone', str(backbone), '--data', str(photos), '--output', str(output)]
+    return main(['build', *arguments, *options])
+
+
+def contents(family: Path) -> dict[str, object]:
+    """Return everything of a family that does not depend on time."""
+    document = yaml.safe_load((family / 'family.yaml').read_text())
+    del document['provenance']['build']['seconds']
+    search = document['provenance']['build'].get('search')
+    if isinstance(search, dict):
+        del search['seconds']
+    others = {
+        str(path.relative_to(family)): path.read_bytes()
+        for path in sorted(family.rglob('*'))
+        if path.is_file() and path.name != 'family.yaml'
+    }
+    return {'family.yaml': document, **others}
+
+
+@pytest.fixture(scope='module')
+def level_file(tmp_path_factory: pytest.TempPathFactory, backbone: Path) -> Path:
+    space = open_backbone(backbone).space
+    document = {
+        'format': 'dynamic_ofa_levels',
+        'version': 1,
+        'name': 'chosen_elsewhere',
+        'source': 'a test',
+        'platform': 'none',
+        'backbone': asdict(open_backbone(backbone).backbone),
+        'levels': [{'architecture': a.to_mapping()} for a in (space.smallest(), space.largest())],
+    }
+    path = tmp_path_factory.mktemp('levels') / 'chosen.yaml'
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def test_a_build_with_search_leaves_everything(
+    backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    output = tmp_path / 'colours'
+    assert build(backbone, photos, output, *SEARCHED, '--json') == 0
+    printed = json.loads(capsys.readouterr().out)
+    family = Family.load(output)
+    assert [path.name for path in tmp_path.iterdir()] == ['colours'], 'nothing else is left'
+    assert printed['platform'] == PLATFORM
+    assert printed['checksum'] == family.checksum
+    assert set(printed['seconds']) >= {'1 accuracy pairs', '4 search', '8 written'}
+    facts = family.provenance['build']
+    assert facts['accuracy_predictor']['pairs'] == 20
+    assert facts['latency_model']['kendall_tau'] > 0.8
+    assert facts['search']['evaluations'] <= 400
+    assert facts['calibration_images'] == 8
+    assert set(facts['seconds']) >= {'1 accuracy pairs', '5 candidates measured'}
+    candidates = read_candidates(output / 'candidates' / f'{PLATFORM}.csv')
+    assert 2 <= sum(c.kind == FINALIST for c in candidates) <= 6
+    assert {key_of(c.architecture): c.level for c in candidates if c.level} == {
+        key_of(level.architecture): level.index for level in family.levels
+    }
+    found = [c for c in candidates if c.kind == FINALIST and c.predicted_latency_ms > 0]
+    error = [abs(c.predicted_latency_ms / c.latency_ms - 1) for c in found]
+    assert np.median(error) < 0.2, 'the predictor was fitted to MACs'
+
+
+def test_a_build_interrupted_at_every_write_ends_the_same(
+    backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    whole = tmp_path / 'whole'
+    assert build(backbone, photos, whole, *SEARCHED, '--name', 'same') == 0
+    output, interruptions = tmp_path / 'resumed', 0
+    real_fsync, writes = os.fsync, [0]
+
+    def fsync(handle: int) -> None:
+        real_fsync(handle)
+        writes[0] += 1
+        # Steps of different length hit every stage somewhere; the last is longer than stage 8.
+        if writes[0] >= (9, 15, 29)[interruptions % 3]:
+            raise KeyboardInterrupt
+
+    while not output.exists():
+        writes[0] = 0
+        monkeypatch.setattr(os, 'fsync', fsync)
+        status = build(backbone, photos, output, *SEARCHED, '--name', 'same')
+        monkeypatch.setattr(os, 'fsync', real_fsync)
+        assert status == (0 if output.exists() else 130)
+        interruptions += status == 130
+        assert interruptions < 40
+    assert interruptions >= 5
+    assert contents(output) == contents(whole)
+
+
+def test_a_killed_build_goes_on(backbone: Path, photos: Path, tmp_path: Path) -> None:
+    """SIGKILL twice, with real engines: what does not depend on the clock is the same."""
+    whole, output = tmp_path / 'whole', tmp_path / 'killed'
+    assert build(backbone, photos, whole, *PLAIN) == 0
+    command = [
+        sys.executable, '-m', 'dynamic_ofa_ros.cli.main', 'build', '--backbone', str(backbone),
+        '--data', str(photos), '--output', str(output), *PLAIN,
+    ]  # fmt: skip
+    work = tmp_path / '.killed.build'
+
+    def has_lines(pattern: str, count: int) -> Callable[[], bool]:
+        return lambda: any(p.read_text().count('\n') >= count for p in work.glob(pattern))
+
+    for moment in (has_lines('accuracies-*.jsonl', 2), has_lines('reported-*.jsonl', 1)):
+        kill_when(moment, command)
+        assert not output.exists()
+        assert moment(), 'what was measured is kept'
+    assert main(command[3:]) == 0
+    mine, theirs = (
+        {
+            key_of(c.architecture): (c.kind, c.macs, c.top1)
+            for c in read_candidates(next((family / 'candidates').iterdir()))
+        }
+        for family in (output, whole)
+    )
+    assert mine == theirs
+    accuracies = {level.architecture: level.accuracy for level in Family.load(whole).levels}
+    for level in Family.load(output).levels:
+        assert level.accuracy == accuracies.get(level.architecture, level.accuracy)
+    assert not work.exists()
+
+
+def kill_when(moment: Callable[[], bool], command: list[str]) -> None:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + KILL_DEADLINE_S
+    while not moment():
+        assert process.poll() is None, 'it ended before it could be killed'
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_other_settings_start_only_the_stages_they_concern(
+    backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    judged: list[int] = []
+    judge_many = EvaluationPool.judge_many
+
+    def counted(
+        self: EvaluationPool, architectures: Sequence[SubnetArchitecture]
+    ) -> Iterator[tuple[int, float]]:
+        judged.append(len(architectures))
+        return judge_many(self, architectures)
+
+    monkeypatch.setattr(EvaluationPool, 'judge_many', counted)
+    kept = [*PLAIN, '--work', str(tmp_path / 'work')]
+    assert build(backbone, photos, tmp_path / 'one', *kept) == 0
+    assert judged == [6, pretended[0]], 'the sampled ones, then the candidates'
+    first = list(pretended)
+    assert build(backbone, photos, tmp_path / 'two', *kept, '--count', '2') == 0
+    assert len(judged) == 2, 'no accuracy is measured twice'
+    assert build(backbone, photos, tmp_path / 'three', *kept, '--candidates', '8') == 0
+    assert judged[2] == 2, 'two more are sampled'
+    pretended.clear()
+    assert build(backbone, photos, tmp_path / 'four', *kept, '--threads', '2') == 0
+    assert pretended == first, 'another platform: every latency is measured, no accuracy'
+    assert sum(judged[4:]) == 0
+
+
+def test_the_levels_of_a_file_are_taken_as_they_are(
+    backbone: Path, photos: Path, tmp_path: Path, pretended: list[int], level_file: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    arguments = ['build', '--backbone', str(backbone), '--data', str(photos)]
+    status = main([*arguments, '--levels', str(level_file), *SMALL])
+    family = Family.load(tmp_path / 'families' / 'chosen_elsewhere')
+    assert status == 0
+    space = open_backbone(backbone).space
+    wanted = [space.smallest(), space.largest()]
+    assert [level.architecture for level in family.levels] in (wanted, wanted[:1])
+    assert '24 held-out images' in family.provenance['accuracy'], 'all: there was no choice'
+    if len(family.levels) == 1:
+        assert 'is dropped' in capsys.readouterr().err
+
+
+def test_a_family_is_a_backbone_too(
+    backbone: Path, photos: Path, tmp_path: Path, pretended: list[int]
+) -> None:
+    assert build(backbone, photos, tmp_path / 'first', *PLAIN) == 0
+    assert build(tmp_path / 'first', photos, tmp_path / 'again', *PLAIN, '--name', 'first') == 0
+    mine, theirs = contents(tmp_path / 'again'), contents(tmp_path / 'first')
+    assert mine['family.yaml']['levels'] == theirs['family.yaml']['levels']
+    assert mine['backbone.safetensors'] == theirs['backbone.safetensors']
+
+
+def test_families_of_one_backbone_are_merged(
+    backbone: Path, photos: Path, tmp_path: Path, pretended: list[int], level_file: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    assert build(backbone, photos, tmp_path / 'cpu', *PLAIN) == 0
+    platforms = tmp_path / 'cpu' / 'platforms'
+    elsewhere = (platforms / f'{PLATFORM}.yaml').read_text().replace('pretended', 'elsewhere')
+    (platforms / 'cpu-elsewhere-pytorch-fp32-t1.yaml').write_text(
+        '\n'.join(line for line in elsewhere.splitlines() if 'engine' not in line)
+    )
+    merge = ['--merge', str(tmp_path / 'cpu'), '--levels', str(level_file)]
+    assert build(backbone, photos, tmp_path / 'both', *SMALL, *merge) == 0
+    old, both = Family.load(tmp_path / 'cpu'), Family.load(tmp_path / 'both')
+    members = {level.architecture: level.accuracy for level in both.levels}
+    assert {level.architecture for level in old.levels} < set(members)
+    assert all(members[level.architecture] == level.accuracy for level in old.levels)
+    accuracies = [level.accuracy for level in both.levels]
+    assert accuracies == sorted(accuracies)
+    assert list(both.platforms) == [PLATFORM]
+    assert len(both.platforms[PLATFORM].levels) == len(both.levels)
+    assert 'the latencies of cpu-elsewhere-pytorch-fp32-t1 are left out' in caplog.text
+    assert (tmp_path / 'both' / 'candidates').is_dir(), 'those of the merged family'
+
+
+def test_what_cannot_be_merged_is_explained(
+    backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    stranger = make_backbone(tmp_path / 'stranger', seed=2)
+    assert build(stranger, photos, tmp_path / 'theirs', *PLAIN) == 0
+    merge = ['--merge', str(tmp_path / 'theirs')]
+    assert build(backbone, photos, tmp_path / 'both', *PLAIN, *merge) == 2
+    assert 'its weights are not those of this backbone' in capsys.readouterr().err
+    assert not (tmp_path / 'both').exists()
+    make_random_family(tmp_path / 'random')
+    merge = ['--merge', str(tmp_path / 'random')]
+    assert build(backbone, photos, tmp_path / 'both', *PLAIN, *merge) == 2
+    assert 'its backbone is not that of this build' in capsys.readouterr().err
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """Let no file grow beyond `size` bytes: a write then fails as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(('size', 'what'), [(100_000, '.family.build')])
+def test_a_full_disk_is_a_sentence_and_leaves_no_family(
+    size: int, what: str, backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    output = tmp_path / 'family'
+    with files_up_to(size):
+        assert build(backbone, photos, output, *PLAIN) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith('dynamic-ofa: ')
+    assert what in error
+    assert 'File too large' in error
+    assert not output.exists()
+    assert [p.name for p in tmp_path.iterdir()] == ['.family.build']
+    assert build(backbone, photos, output, *PLAIN) == 0, 'with room again it goes on'
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--count', '0'], '--count is 0; it must be at least 1'),
+        (['--levels', '-1'], '--count is -1'),
+        (['--finalists', '1'], '--finalists is 1'),
+        (['--span', '0'], '--span is 0; it must be above 0'),
+        (['--levels', 'nowhere.yaml'], 'there is no level file nowhere.yaml'),
+        (['--merge', 'nowhere'], 'there is no family at nowhere'),
+        (['--held-out-images', '-3'], '--held-out-images is -3'),
+        (['--workers', '-2'], '--workers is -2'),
+    ],
+)
+def test_bad_options_are_explained(
+    options: list[str], message: str, backbone: Path, photos: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    assert build(backbone, photos, tmp_path / 'family', *SMALL, *options) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_of_another_space_is_refused(
+    backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    from reference import reference_file
+
+    table = ['--lut', str(reference_file('lut_xavier_nx_gpu.json'))]
+    assert build(backbone, photos, tmp_path / 'family', *SEARCHED, *table) == 2
+    assert 'it lacks resolutions 32, 48' in capsys.readouterr().err
+
+
+def test_names_of_backbones_are_told_apart(tmp_path: Path) -> None:
+    assert open_backbone('signs').backbone.classes == 28, 'a shipped family'
+    assert open_backbone('signs').resolutions == (32, 48, 64, 80, 96)
+    with pytest.raises(Exception, match='dynamic-ofa fetch ofa_resnet50'):
+        open_backbone('ofa_resnet50')
+
+
+@pytest.fixture
+def quick_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    def profile(*args: object, **_: object) -> LatencyProfile:
+        return engine.profile_engine(*args, runs=4, pause_s=0.0)
+
+    monkeypatch.setattr(on_device, 'profile_engine', profile)
+
+
+def test_measure_adds_a_platform_and_does_not_replace_it_unasked(
+    tmp_path: Path, quick_profiles: None, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv('DYNAMIC_OFA_CACHE', str(tmp_path / 'cache'))
+    family = make_random_family(tmp_path / 'family', levels=2, width_mult=0.1)
+    arguments = ['measure', str(family), '--device', 'cpu', '--engine', 'pytorch']
+    checksum = Family.load(family).checksum
+    assert main([*arguments, '--json']) == 0
+    printed = json.loads(capsys.readouterr().out)
+    (profile,) = Family.load(family).platforms.values()
+    assert profile.platform == printed['platform']
+    assert profile.levels[0].median_ms == pytest.approx(printed['levels'][0]['median_ms'])
+    assert on_device.place_of(profile) == Place('cpu', 'pytorch', 1)
+    assert Family.load(family).checksum == checksum
+    before = Path(printed['file']).read_text()
+    assert main(arguments) == 2
+    assert '--force measures and replaces them' in capsys.readouterr().err
+    assert Path(printed['file']).read_text() == before
+    assert main([*arguments, '--force']) == 0
+    assert Path(printed['file']).read_text() != before
+    assert 'latency 1 ms' in capsys.readouterr().out
+    assert main([*arguments, '--threads', '2']) == 0
+    assert len(Family.load(family).platforms) == 2
