@@ -1,0 +1,359 @@
+"""All policies on all traces, simulated: who meets the limit, and what it costs in accuracy.
+
+    python -m benchmarks.policies [--seeds 8] [--duration-s 60] [--workers 2] [--output DIR]
+
+The published levels of the Jetson Xavier NX GPU, limits 55 and 65 ms. A run is one policy on one
+trace with one seed; the seed draws the trace and the noise, so all policies meet the same. Only
+the decision times depend on the machine.
+
+- late: frames over their limit. excess: those that some level would have met (late - oracle's).
+- on time: top-1 over the frames that some level would have met, a late frame counting zero.
+- regret: what the oracle gets on the same frames, minus that; on bimodal, whose frames are
+  independent, what the best fixed level gets in hindsight: no policy can foresee the next frame.
+- reaction, recovery: frames until a change is answered; see dynamic_ofa_ros/simulation/metrics.py.
+
+Intervals are 95 %, bootstrapped over the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import checksum, median, print_table, write_results
+from dynamic_ofa_ros.constraints import Constraints
+from dynamic_ofa_ros.progress import progress
+from dynamic_ofa_ros.runtime.policies import PolicySettings
+from dynamic_ofa_ros.simulation.metrics import Metrics, measure
+from dynamic_ofa_ros.simulation.platform import SimulatedPlatform, load_platform
+from dynamic_ofa_ros.simulation.run import Stopwatch, Timing, run
+from dynamic_ofa_ros.simulation.traces import make_trace, trace_kinds
+
+LIMITS_MS = (55.0, 65.0)
+CONTENDERS: dict[str, str | PolicySettings] = {
+    'fixed highest': PolicySettings('fixed'),
+    'fixed lowest': PolicySettings('fixed', fixed_level=1),
+    'table': 'table',
+    'reactive': 'reactive',
+    'predictive': 'predictive',
+    'alert': 'alert',
+    'alert_tuned': 'alert_tuned',
+    'oracle': 'oracle',
+}
+CONTENDED = tuple(kind for kind in trace_kinds() if kind != 'none')
+FORESEEABLE = ('step', 'ramp', 'burst', 'periodic', 'random_walk')
+STATIONARY = ('none', 'bimodal')
+
+RESAMPLES = 2000
+
+MAX_REACTION_FRAMES = 3.0
+MAX_EXCESS_OF_REACTIVE = 0.10
+MAX_REGRET_POINTS = 1.0
+MAX_SWITCHES_PER_MINUTE = 6.0
+MAX_DECISION_US = 50.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run."""
+
+    trace: str
+    limit_ms: float
+    policy: str
+    seed: int
+
+
+Results = dict[Case, Metrics]
+Measure = Callable[[Metrics], float | None]
+
+
+def excess_percent(metrics: Metrics) -> float:
+    """Return the share of frames that were late although some level would have met the limit."""
+    return 100.0 * metrics.excess_violation_ratio
+
+
+def on_time_percent(metrics: Metrics) -> float | None:
+    """Return the on-time top-1."""
+    return None if metrics.on_time_accuracy is None else 100.0 * metrics.on_time_accuracy
+
+
+def regret_points(metrics: Metrics) -> float | None:
+    """Return the on-time top-1 lost against the oracle on the same frames, in points."""
+    return _difference(metrics.oracle_on_time_accuracy, metrics.on_time_accuracy)
+
+
+def causal_regret_points(metrics: Metrics) -> float | None:
+    """Return the on-time top-1 lost against the best fixed level in hindsight, in points."""
+    return _difference(metrics.best_fixed_on_time_accuracy, metrics.on_time_accuracy)
+
+
+def regret_of(trace: str) -> Measure:
+    """Return the regret that counts on a trace."""
+    return causal_regret_points if trace == 'bimodal' else regret_points
+
+
+COLUMNS: dict[str, Measure] = {
+    'late %': lambda m: 100.0 * m.violation_ratio,
+    'excess %': excess_percent,
+    'on time %': on_time_percent,
+    'regret pt': regret_points,
+    'mean top-1 %': lambda m: 100.0 * m.mean_accuracy,
+    'switch/min': lambda m: m.switches_per_minute,
+    'react fr': lambda m: m.reaction_frames,
+    'react ms': lambda m: m.reaction_ms,
+    'recover fr': lambda m: m.recovery_frames,
+    'recover ms': lambda m: m.recovery_ms,
+}
+
+
+def main() -> None:
+    """Run everything, print the tables and the targets, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--seeds', type=int, default=8)
+    parser.add_argument('--duration-s', type=float, default=60.0, help='length of each trace')
+    parser.add_argument('--workers', type=int, default=min(4, os.cpu_count() or 1))
+    parser.add_argument('--output', type=Path, default=None, help='folder of the JSON file')
+    options = parser.parse_args()
+    platform = load_platform()
+    seeds = range(1, options.seeds + 1)
+    results = run_all(seeds, options.duration_s, options.workers)
+    decisions_us = {name: decision_us(platform, name) for name in CONTENDERS}
+    tables = tabulate(results, seeds)
+    for trace in (*trace_kinds(), 'contended'):
+        print_trace(trace, tables[trace])
+    print_table(
+        'time of a decision on this machine',
+        ['policy', 'median us'],
+        [[name, value] for name, value in decisions_us.items()],
+    )
+    targets = judge(results, seeds, decisions_us['predictive'])
+    print_table(
+        'targets of predictive',
+        ['', 'target', 'found', '95 % interval', 'verdict'],
+        [[t['name'], t['target'], t['found'], _interval_text(t), t['verdict']] for t in targets],
+    )
+    traces = [
+        np.asarray(make_trace(kind, seed, options.duration_s).slowdown.values)
+        for kind in trace_kinds()
+        for seed in seeds
+    ]
+    write_results(
+        'policies',
+        {'targets': targets, 'decision_us': decisions_us, 'traces': tables},
+        configuration={
+            'levels': platform.name,
+            'noise': platform.profile.levels[0].sd_ms / platform.profile.levels[0].mean_ms,
+            'limits_ms': LIMITS_MS,
+            'seeds': options.seeds,
+            'duration_s': options.duration_s,
+            'camera_period_ms': Timing().camera_period_ms,
+            'switch_ms': Timing().switch_ms,
+            'resamples': RESAMPLES,
+        },
+        input_checksum=checksum(traces),
+        **({'folder': options.output} if options.output else {}),
+    )
+
+
+def run_all(seeds: Sequence[int], duration_s: float, workers: int) -> Results:
+    """Run every case, in several processes."""
+    jobs = [(kind, seed, duration_s) for kind in trace_kinds() for seed in seeds]
+    results: Results = {}
+    with (
+        ProcessPoolExecutor(max_workers=max(1, workers)) as pool,
+        progress('policies', len(jobs)) as report,
+    ):
+        report.update(0)
+        for done, found in enumerate(pool.map(run_trace, jobs), start=1):
+            results.update(found)
+            report.update(done, jobs[done - 1][0])
+    return results
+
+
+def run_trace(job: tuple[str, int, float]) -> Results:
+    """Run all policies under all limits on one trace."""
+    kind, seed, duration_s = job
+    platform, trace = load_platform(), make_trace(kind, seed, duration_s)
+    return {
+        Case(kind, limit_ms, name, seed): measure(
+            run(trace, platform, policy, Constraints(max_latency_ms=limit_ms), seed=seed)
+        )
+        for limit_ms in LIMITS_MS
+        for name, policy in CONTENDERS.items()
+    }
+
+
+def decision_us(platform: SimulatedPlatform, name: str) -> float:
+    """Return the median time of a decision, the manager's own work included."""
+    stopwatch = Stopwatch()
+    limit = Constraints(max_latency_ms=LIMITS_MS[-1])
+    run(make_trace('random_walk'), platform, CONTENDERS[name], limit, stopwatch=stopwatch)
+    return round(median(stopwatch.decision_us), 2)
+
+
+def by_seed(
+    results: Results, seeds: Sequence[int], traces: Sequence[str], policy: str, value: Measure
+) -> list[float]:
+    """Return a measure per seed: the mean over the traces and limits where there is one."""
+    means = []
+    for seed in seeds:
+        found = [
+            value(results[Case(trace, limit_ms, policy, seed)])
+            for trace in traces
+            for limit_ms in LIMITS_MS
+        ]
+        known = [number for number in found if number is not None]
+        means.append(math.fsum(known) / len(known) if known else math.nan)
+    return means
+
+
+def interval(
+    samples: Sequence[float], statistic: Callable[[Any], Any] = lambda rows: rows.mean(axis=-1)
+) -> dict[str, float | None]:
+    """Return the mean over seeds and its bootstrapped 95 % interval; None where all is NaN."""
+    values = np.asarray([value for value in samples if not math.isnan(value)])
+    if not values.size:
+        return {'mean': None, 'low': None, 'high': None}
+    draws = np.random.default_rng(0).integers(values.size, size=(RESAMPLES, values.size))
+    low, high = np.quantile(statistic(values[draws]), (0.025, 0.975))
+    numbers = {'mean': statistic(values), 'low': low, 'high': high}
+    return {name: round(float(number), 4) for name, number in numbers.items()}
+
+
+def tabulate(results: Results, seeds: Sequence[int]) -> dict[str, Any]:
+    """Return every measure by trace and policy, the mean over both limits."""
+    groups = {kind: (kind,) for kind in trace_kinds()} | {'contended': CONTENDED}
+    return {
+        group: {
+            policy: {
+                name: interval(by_seed(results, seeds, traces, policy, value))
+                for name, value in COLUMNS.items()
+            }
+            for policy in CONTENDERS
+        }
+        for group, traces in groups.items()
+    }
+
+
+def print_trace(trace: str, table: dict[str, dict[str, dict[str, float | None]]]) -> None:
+    """Print the table of one trace: means, and half the interval of the two main measures."""
+    rows: list[list[object]] = []
+    for policy, columns in table.items():
+        row: list[object] = [policy]
+        for name, numbers in columns.items():
+            text = '-' if numbers['mean'] is None else f'{numbers["mean"]:.2f}'
+            if name in ('excess %', 'on time %') and numbers['mean'] is not None:
+                text += f' ({numbers["low"]:.2f}, {numbers["high"]:.2f})'
+            row.append(text)
+        rows.append(row)
+    title = f'{trace}: mean over limits {LIMITS_MS[0]:g} and {LIMITS_MS[1]:g} ms (95 % interval)'
+    print_table(title, ['policy', *COLUMNS], rows)
+
+
+def judge(results: Results, seeds: Sequence[int], decided_us: float) -> list[dict[str, Any]]:
+    """Return the targets at the end of the design's control.md, and how they are met."""
+
+    def samples(traces: Sequence[str], value: Measure, policy: str = 'predictive') -> list[float]:
+        return by_seed(results, seeds, traces, policy, value)
+
+    ours, paper = (samples(CONTENDED, excess_percent, p) for p in ('predictive', 'reactive'))
+    ratios = _ratio_interval(ours, paper)
+    gains = {
+        trace: interval(
+            [
+                a - b
+                for a, b in zip(
+                    samples((trace,), on_time_percent),
+                    samples((trace,), on_time_percent, 'reactive'),
+                    strict=True,
+                )
+            ]
+        )
+        for trace in CONTENDED
+    }
+    least = min(gains, key=lambda trace: gains[trace]['mean'] or 0.0)
+    found = [
+        _target(
+            'reaction to a step, frames',
+            MAX_REACTION_FRAMES,
+            interval(samples(('step',), lambda m: m.reaction_frames)),
+        ),
+        _target('excess violations / reactive', MAX_EXCESS_OF_REACTIVE, ratios),
+        _target(f'on-time top-1 over reactive, least ({least})', 0.0, gains[least], is_least=True),
+        _target(
+            'regret, mean of the foreseeable, points',
+            MAX_REGRET_POINTS,
+            interval(samples(FORESEEABLE, regret_points)),
+        ),
+    ]
+    found += [
+        _target(
+            f'  regret on {trace}',
+            MAX_REGRET_POINTS,
+            interval(samples((trace,), regret_of(trace))),
+        )
+        for trace in (*FORESEEABLE, 'bimodal')
+    ]
+    found += [
+        _target(
+            f'switches per minute on {trace}',
+            MAX_SWITCHES_PER_MINUTE,
+            interval(samples((trace,), lambda m: m.switches_per_minute)),
+        )
+        for trace in STATIONARY
+    ]
+    timed = {'mean': decided_us, 'low': None, 'high': None}
+    return [*found, _target('decision, us (this machine)', MAX_DECISION_US, timed)]
+
+
+def _target(
+    name: str, bound: float, numbers: dict[str, float | None], is_least: bool = False
+) -> dict[str, Any]:
+    """Return a target with its verdict; `is_least`: the bound must be exceeded, not kept."""
+    found = numbers['mean']
+    if found is None:
+        return {'name': name, 'target': bound, 'found': None, 'verdict': 'nothing to measure'}
+    is_met = found > bound if is_least else found <= bound
+    by = abs(found - bound)
+    return {
+        'name': name,
+        'target': f'{">" if is_least else "<="} {bound:g}',
+        'found': found,
+        'low': numbers['low'],
+        'high': numbers['high'],
+        'is_met': is_met,
+        'verdict': f'{"met" if is_met else "MISSED"} by {by:.3g}',
+    }
+
+
+def _ratio_interval(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float | None]:
+    """Return the ratio of two means over the same seeds, bootstrapped in pairs."""
+    pairs = np.asarray([ours, theirs])
+    draws = np.random.default_rng(0).integers(pairs.shape[1], size=(RESAMPLES, pairs.shape[1]))
+    drawn = pairs[:, draws].mean(axis=-1)
+    low, high = np.quantile(drawn[0] / drawn[1], (0.025, 0.975))
+    mean = pairs[0].mean() / pairs[1].mean()
+    numbers = {'mean': mean, 'low': low, 'high': high}
+    return {name: round(float(number), 4) for name, number in numbers.items()}
+
+
+def _interval_text(target: dict[str, Any]) -> str:
+    if target.get('low') is None:
+        return '-'
+    return f'{target["low"]:.3f} to {target["high"]:.3f}'
+
+
+def _difference(best: float | None, found: float | None) -> float | None:
+    return None if best is None or found is None else 100.0 * (best - found)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,265 @@
+"""`dynamic-ofa simulate`: run the manager on a simulated device, without a robot or a model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dynamic_ofa_ros.simulation.metrics import Metrics
+    from dynamic_ofa_ros.simulation.record import Record
+    from dynamic_ofa_ros.simulation.scenario import Scenario
+    from dynamic_ofa_ros.simulation.traces import Trace
+
+DESCRIPTION = """\
+Run the node's runtime manager in simulated time, and say how well it did. Either
+
+  dynamic-ofa simulate training_job                        a scenario: shipped, or your YAML file
+  dynamic-ofa simulate --trace slow.csv --limit-ms 60      a trace: how slow the device is, when
+  dynamic-ofa simulate --kind burst --limit-ms 60          a generated trace
+
+A trace file is CSV with the columns time_ms,slowdown; 1 is as fast as alone on the device. Each
+row holds until the next, the last one as long as the one before it. The levels are those published
+for the Jetson Xavier NX unless --family says otherwise. The same seed gives the same result.
+"""
+
+EPILOG = """\
+Shipped scenarios: fixed_network, frequency, limits, step, training_job, two_models.
+Policies: those of the node, and to compare with: alert, alert_tuned (Kalman filters as in the
+ALERT paper, with its constants and with better ones), oracle (knows the next frame; traces only).
+The oracle of the result meets the very same frames and knows what each level would take.
+"""
+
+OUTPUT_DEFAULT = 'simulation.png'
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the verb and its options."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        'simulate',
+        help='try a policy on a simulated device: a scenario, or a trace of your own',
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('scenario', nargs='?', help='a scenario, by name or YAML file')
+    parser.add_argument('--trace', metavar='FILE', type=Path, help='CSV file: time_ms,slowdown')
+    parser.add_argument(
+        '--kind',
+        metavar='KIND',
+        help='a generated trace: none, step, ramp, burst, periodic, random_walk, bimodal, '
+        'second_model, frequency',
+    )
+    parser.add_argument('--policy', help="who decides; default: the node's, or the scenario's")
+    parser.add_argument('--seed', type=int, help='default: 1, or what the scenario says')
+    output = parser.add_argument_group('results')
+    output.add_argument('--json', action='store_true', help='print JSON instead of a table')
+    output.add_argument('--frames', metavar='FILE', type=Path, help='write a CSV row per frame')
+    output.add_argument(
+        '--output',
+        metavar='FILE',
+        type=Path,
+        help=f'draw it (.png, .pdf, .svg); default: {OUTPUT_DEFAULT} for a scenario, none for a '
+        'trace',
+    )
+    trace = parser.add_argument_group('with a trace')
+    trace.add_argument('--limit-ms', type=float, help='latency limit; default: none')
+    trace.add_argument('--min-accuracy', type=float, help='accuracy floor, a fraction in (0, 1]')
+    trace.add_argument('--quantile', type=float, help='frames that must meet the limit; 0.95')
+    trace.add_argument('--priority', help='latency (default) or accuracy, if not both can hold')
+    trace.add_argument(
+        '--family', metavar='NAME', help='a family, or a list of levels in config/levels/'
+    )
+    trace.add_argument('--platform', help='on which of its platforms a family is simulated')
+    trace.add_argument('--noise', type=float, help="sd over mean of latency; the profile's")
+    trace.add_argument(
+        '--period-ms', type=float, help='time between pictures; 33.3; 0: one whenever wanted'
+    )
+    trace.add_argument('--switch-ms', type=float, help='what the first frame after a switch costs')
+    trace.add_argument('--duration-s', type=float, help="default: the trace's; 60 if generated")
+    policy = parser.add_argument_group("options of the node's policies, with a trace")
+    policy.add_argument('--fixed-level', type=int)
+    policy.add_argument('--window', type=int, help='frames that reactive averages over')
+    policy.add_argument('--hold-s', type=float, help='how long a higher level must look safe')
+    policy.add_argument('--max-switches-per-minute', type=float, help='upward')
+    parser.set_defaults(run=run)
+
+
+TRACE_OPTIONS = (
+    'limit_ms', 'min_accuracy', 'quantile', 'priority', 'family', 'platform', 'noise', 'period_ms',
+    'switch_ms', 'duration_s', 'fixed_level', 'window', 'hold_s', 'max_switches_per_minute',
+)  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Simulate and report; SimulationError, a sentence, on input that makes no sense."""
+    from dynamic_ofa_ros.errors import SimulationError
+
+    chosen = [name for name in ('scenario', 'trace', 'kind') if getattr(args, name) is not None]
+    if len(chosen) != 1:
+        raise SimulationError(
+            'say what to simulate, one of: a scenario, --trace FILE, --kind KIND '
+            f'({"none" if not chosen else " and ".join(chosen)} given); see --help'
+        )
+    if args.seed is not None and args.seed < 0:
+        raise SimulationError(f'the seed is {args.seed}; it must not be negative')
+    if chosen == ['scenario']:
+        return _run_scenario(args)
+    return _run_trace(args)
+
+
+def _run_scenario(args: argparse.Namespace) -> int:
+    from dynamic_ofa_ros.errors import SimulationError
+    from dynamic_ofa_ros.simulation.figures import columns_of
+    from dynamic_ofa_ros.simulation.metrics import measure
+    from dynamic_ofa_ros.simulation.scenario import load_scenario
+
+    given = [
+        f'--{name.replace("_", "-")}' for name in TRACE_OPTIONS if getattr(args, name) is not None
+    ]
+    if given:
+        raise SimulationError(
+            f'{", ".join(given)} goes with a trace; a scenario says such things in its file'
+        )
+    scenario = load_scenario(args.scenario)
+    if args.policy is not None:
+        scenario = scenario.with_policy(args.policy)
+    records = scenario.play(args.seed)
+    _write_frames(args.frames, records)
+    metrics = {record.name: measure(record) for record in records}
+    title = f'{scenario.title} (policy {records[0].policy})'
+    output = args.output or Path(OUTPUT_DEFAULT)
+    _draw([columns_of(scenario, records, title)], _caption(scenario, records), output)
+    if args.json:
+        models = {name: found.summary() for name, found in metrics.items()}
+        print(json.dumps({'scenario': scenario.title, 'models': models}, indent=1))
+        return 0
+    _print_table(title, metrics)
+    print(f'drawn: {output}')
+    return 0
+
+
+def _run_trace(args: argparse.Namespace) -> int:
+    from dynamic_ofa_ros.runtime.policies import DEFAULT_POLICY
+    from dynamic_ofa_ros.simulation.contenders import with_options
+    from dynamic_ofa_ros.simulation.drawing import Column
+    from dynamic_ofa_ros.simulation.metrics import measure
+    from dynamic_ofa_ros.simulation.platform import DEFAULT_LEVELS, load_platform
+    from dynamic_ofa_ros.simulation.run import run as simulate
+
+    names = ('fixed_level', 'window', 'hold_s', 'max_switches_per_minute')
+    policy = with_options(
+        args.policy or DEFAULT_POLICY, {name: getattr(args, name) for name in names}
+    )
+    seed = 1 if args.seed is None else args.seed
+    trace = _trace(args, seed)
+    platform = load_platform(args.family or DEFAULT_LEVELS, args.platform, args.noise)
+    record = simulate(trace, platform, policy, _constraints(args), seed=seed, timing=_timing(args))
+    metrics = measure(record)
+    _write_frames(args.frames, [record])
+    if args.output:
+        title = f'Trace {trace.name} (policy {record.policy})'
+        caption = f'{platform.name}: {platform.source}. Simulated, seed {seed}.'
+        _draw([Column(title, (record,))], caption, args.output)
+    if args.json:
+        print(json.dumps(metrics.summary(), indent=1))
+        return 0
+    _print_table(f'{platform.name} on trace {trace.name}', {record.policy: metrics})
+    return 0
+
+
+def _trace(args: argparse.Namespace, seed: int) -> Trace:
+    from dataclasses import replace
+
+    from dynamic_ofa_ros.errors import SimulationError
+    from dynamic_ofa_ros.simulation.traces import DEFAULT_DURATION_S, make_trace, read_trace
+
+    if args.kind is not None:
+        duration_s = DEFAULT_DURATION_S if args.duration_s is None else args.duration_s
+        return make_trace(args.kind, seed, duration_s)
+    trace = read_trace(args.trace)
+    if args.duration_s is None:
+        return trace
+    if not 0.0 < args.duration_s < float('inf'):
+        raise SimulationError(f'--duration-s is {args.duration_s:g}; it must be positive')
+    return replace(trace, duration_ms=args.duration_s * 1e3)
+
+
+def _constraints(args: argparse.Namespace) -> Any:
+    from dynamic_ofa_ros.constraints import Constraints
+
+    given = {
+        'max_latency_ms': args.limit_ms,
+        'min_accuracy': args.min_accuracy,
+        'quantile': args.quantile,
+        'priority': args.priority,
+    }
+    return Constraints(**{name: value for name, value in given.items() if value is not None})
+
+
+def _timing(args: argparse.Namespace) -> Any:
+    from dynamic_ofa_ros.simulation.run import Timing
+
+    given = {'camera_period_ms': args.period_ms, 'switch_ms': args.switch_ms}
+    return Timing(**{name: value for name, value in given.items() if value is not None})
+
+
+def _write_frames(path: Path | None, records: Any) -> None:
+    """Write the frames of all models into one CSV file."""
+    from dynamic_ofa_ros.simulation.record import write_frames
+
+    if path is not None:
+        write_frames(records, path)
+
+
+def _draw(columns: Any, caption: str, path: Path) -> None:
+    from dynamic_ofa_ros.plots import save_figure
+    from dynamic_ofa_ros.simulation.drawing import draw_columns
+
+    save_figure(draw_columns(columns, caption), path)
+
+
+def _caption(scenario: Scenario, records: tuple[Record, ...]) -> str:
+    platform = records[0].platform
+    text = f'Levels of {platform.name}: {platform.source}. '
+    if scenario.busy_spans():
+        text += 'Grey: something else slows the device down. '
+    return f'{text}Simulated, seed {records[0].seed}.'
+
+
+def _print_table(title: str, metrics: dict[str, Metrics]) -> None:
+    """Print the measures, a column per run."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title)
+    table.add_column('')
+    for name in metrics:
+        table.add_column(name, justify='right')
+    found = list(metrics.values())
+    for label, values in (
+        ('frames', [str(m.frames) for m in found]),
+        ('late frames %', [_percent(m.violation_ratio) for m in found]),
+        ('late whatever the level %', [_percent(m.oracle_violation_ratio) for m in found]),
+        ('on-time top-1 %', [_percent(m.on_time_accuracy) for m in found]),
+        ('on-time top-1 of the oracle %', [_percent(m.oracle_on_time_accuracy) for m in found]),
+        ('mean top-1 %', [_percent(m.mean_accuracy) for m in found]),
+        ('switches', [str(m.switches) for m in found]),
+        ('switches per minute', [f'{m.switches_per_minute:.1f}' for m in found]),
+        ('reaction, frames', [_number(m.reaction_frames) for m in found]),
+        ('reaction, ms', [_number(m.reaction_ms) for m in found]),
+        ('recovery, frames', [_number(m.recovery_frames) for m in found]),
+        ('recovery, ms', [_number(m.recovery_ms) for m in found]),
+    ):
+        table.add_row(label, *values)
+    Console().print(table)
+
+
+def _percent(value: float | None) -> str:
+    return '-' if value is None else f'{100 * value:.2f}'
+
+
+def _number(value: float | None) -> str:
+    return '-' if value is None else f'{value:.1f}'

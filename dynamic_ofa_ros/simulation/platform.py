@@ -1,0 +1,179 @@
+"""What is simulated: levels with accuracy, latency, noise and need of the device.
+
+Either a published list of levels (config/levels/), whose latencies are facts and whose noise is
+assumed, or a family measured on one of its platforms.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from dynamic_ofa_ros.errors import FamilyError, LevelFileError, SimulationError
+from dynamic_ofa_ros.family import Family, LatencyProfile, Level, LevelLatency
+
+DEFAULT_LEVELS = 'ofa_mbv3_w12_xavier_nx_gpu'
+
+ASSUMED_NOISE = 0.02
+"""Standard deviation over mean of a published level, whose spread nobody published.
+
+The published operator latencies of these levels spread by 1 % of their sum if they vary
+independently and by 3.3 to 4.5 % if they vary together.
+"""
+
+PEAK_DEMAND = 0.8
+"""Share of the device that the most demanding level takes while it runs alone; assumed."""
+
+_P95, _P99 = 1.645, 2.326
+
+
+@dataclass(frozen=True)
+class SimulatedPlatform:
+    """Levels and their uncontended latency on one platform.
+
+    demands: share of the device that each level takes while it runs alone, in (0, 1].
+    source: where the numbers come from, one line.
+    """
+
+    name: str
+    levels: tuple[Level, ...]
+    profile: LatencyProfile
+    demands: tuple[float, ...]
+    source: str
+
+    @property
+    def latencies_ms(self) -> tuple[float, ...]:
+        """Return the median latency of every level."""
+        return tuple(level.median_ms for level in self.profile.levels)
+
+    @property
+    def accuracies(self) -> tuple[float, ...]:
+        """Return the top-1 accuracy of every level, fractions."""
+        return tuple(level.accuracy for level in self.levels)
+
+    @property
+    def noise_sigmas(self) -> tuple[float, ...]:
+        """Return the standard deviation of every level's log-latency, from the profile's sd."""
+        return tuple(
+            math.sqrt(math.log1p((level.sd_ms / level.mean_ms) ** 2))
+            for level in self.profile.levels
+        )
+
+    def with_latencies(self, latencies_ms: tuple[float, ...], source: str) -> SimulatedPlatform:
+        """Return the same levels with other latencies; the noise stays in proportion."""
+        noise = tuple(level.sd_ms / level.mean_ms for level in self.profile.levels)
+        profile = replace(
+            self.profile,
+            levels=tuple(_lognormal(ms, sd) for ms, sd in zip(latencies_ms, noise, strict=True)),
+        )
+        return SimulatedPlatform(self.name, self.levels, profile, self.demands, source)
+
+
+def load_platform(
+    name_or_path: str = DEFAULT_LEVELS, platform: str | None = None, noise: float | None = None
+) -> SimulatedPlatform:
+    """Load published levels (a level file) or a family, each by name or path.
+
+    platform: which of a family's measured platforms; the only one, if there is one.
+    noise: standard deviation over mean of all latencies, instead of the profile's.
+    Raises SimulationError, LevelFileError or FamilyError when there is no such thing.
+    """
+    if noise is not None and not 0.0 <= noise <= 1.0:
+        raise SimulationError(f'noise is {noise:g}; it must lie in [0, 1], a share of the latency')
+    loaded = _load(name_or_path, platform)
+    if noise is None:
+        return loaded
+    levels = tuple(_lognormal(ms, noise) for ms in loaded.latencies_ms)
+    return replace(loaded, profile=replace(loaded.profile, levels=levels))
+
+
+def _load(name_or_path: str, platform: str | None) -> SimulatedPlatform:
+    try:
+        return _of_level_file(name_or_path)
+    except LevelFileError as error:
+        not_listed = error
+    try:
+        family = Family.load(name_or_path)
+    except FamilyError as error:
+        if name_or_path.endswith(('.yaml', '.yml')):
+            raise not_listed from None
+        raise SimulationError(
+            f'{name_or_path} is neither a level file nor a family: {not_listed}; {error}'
+        ) from None
+    return _of_family(family, platform)
+
+
+def _of_level_file(name_or_path: str) -> SimulatedPlatform:
+    from dynamic_ofa_ros.architecture import count_cost
+    from dynamic_ofa_ros.offline.level_file import read_levels
+
+    listed = read_levels(name_or_path)
+    levels, latencies = [], []
+    for index, entry in enumerate(listed.levels, start=1):
+        if entry.accuracy is None or entry.latency_ms is None:
+            raise SimulationError(
+                f'{listed.path}: level {index} states no '
+                f'{"accuracy" if entry.accuracy is None else "latency_ms"}; '
+                'a simulation needs both of every level'
+            )
+        cost = count_cost(entry.architecture, listed.backbone.width_mult, listed.backbone.classes)
+        levels.append(
+            Level(
+                index,
+                f'level {index}',
+                entry.architecture,
+                entry.accuracy,
+                cost.macs,
+                cost.parameters,
+            )
+        )
+        latencies.append(_lognormal(entry.latency_ms, ASSUMED_NOISE))
+    profile = LatencyProfile(listed.platform, tuple(latencies), 'published', {})
+    return SimulatedPlatform(
+        listed.name, tuple(levels), profile, _demands(levels, profile), listed.source
+    )
+
+
+def _of_family(family: Family, platform: str | None) -> SimulatedPlatform:
+    names = ', '.join(sorted(family.platforms)) or 'none'
+    if platform is None and len(family.platforms) != 1:
+        raise SimulationError(
+            f'family {family.name} was measured on {len(family.platforms)} platforms ({names}); '
+            'name one with --platform'
+            if family.platforms
+            else f'family {family.name} was measured on no platform; run dynamic-ofa measure first'
+        )
+    if platform is not None and platform not in family.platforms:
+        raise SimulationError(
+            f'family {family.name} was not measured on {platform}; it was on: {names}'
+        )
+    profile = family.platforms[platform or next(iter(family.platforms))]
+    return SimulatedPlatform(
+        family.name,
+        family.levels,
+        profile,
+        _demands(family.levels, profile),
+        f'measured on {profile.platform}, {profile.measured_at}',
+    )
+
+
+def _demands(
+    levels: list[Level] | tuple[Level, ...], profile: LatencyProfile
+) -> tuple[float, ...]:
+    """Return what each level asks of the device: its MACs per ms, the highest PEAK_DEMAND."""
+    rates = [level.macs / profile.latency_ms(level.index) for level in levels]
+    return tuple(PEAK_DEMAND * rate / max(rates) for rate in rates)
+
+
+def _lognormal(median_ms: float, noise: float) -> LevelLatency:
+    """Return the summary of a log-normal latency with a given sd over mean."""
+    sigma = math.sqrt(math.log1p(noise**2))
+    mean_ms = median_ms * math.exp(sigma**2 / 2.0)
+    return LevelLatency(
+        median_ms=median_ms,
+        mean_ms=mean_ms,
+        sd_ms=noise * mean_ms,
+        p95_ms=median_ms * math.exp(_P95 * sigma),
+        p99_ms=median_ms * math.exp(_P99 * sigma),
+        runs=0,
+    )

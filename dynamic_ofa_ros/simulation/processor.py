@@ -1,0 +1,211 @@
+"""A processor that several workloads share, in simulated time.
+
+Each workload asks for a share of the device while it runs (its demand). The processor says how
+fast each one proceeds, 1 being as fast as alone; in between two events speeds are constant:
+
+- proportional: all run side by side; when the demands add up to more than the device, each gets
+  the same fraction of what it asks for.
+- time slicing: one at a time, in turns of `slice_ms`, whatever it asks for. A short frame may find
+  its turn or wait for it, so latency is bimodal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from dynamic_ofa_ros.errors import SimulationError
+from dynamic_ofa_ros.simulation.steps import ALWAYS_ONE, Steps
+
+SHARINGS = ('proportional', 'time_slicing')
+
+_SLOT_EPSILON = 1e-9
+
+
+@dataclass(frozen=True)
+class Processor:
+    """A device with one clock.
+
+    sharing: one of SHARINGS. slice_ms: length of a turn when time slicing.
+    frequency: clock rate relative to the one the levels were profiled at, in (0, 1]; all work
+    slows down with it.
+    """
+
+    sharing: str = 'proportional'
+    slice_ms: float = 10.0
+    frequency: Steps = ALWAYS_ONE
+
+    def __post_init__(self) -> None:
+        if self.sharing not in SHARINGS:
+            raise SimulationError(
+                f'sharing is {self.sharing!r}; it must be one of: {", ".join(SHARINGS)}'
+            )
+        if not 0.1 <= self.slice_ms < math.inf:
+            raise SimulationError(
+                f'slice_ms is {self.slice_ms:g}; it must be finite and at least 0.1'
+            )
+        for value in self.frequency.values:
+            if not 0.0 < value <= 1.0:
+                raise SimulationError(
+                    f'frequency is {value:g}; it must lie in (0, 1], 1 = as profiled'
+                )
+
+    def speeds(self, time_ms: float, demands: Sequence[float]) -> tuple[float, ...]:
+        """Return the speed of each workload from `time_ms` on, until `next_change_ms`.
+
+        demands: share of the device each asks for, 0 for one that is idle (its speed is 0). What
+        all of them use together, the sum of speed x demand, never exceeds the clock's rate.
+        """
+        clock = self.frequency.at(time_ms)
+        if self.sharing == 'proportional':
+            speed = clock / max(1.0, sum(demands))
+            return tuple(speed if demand > 0.0 else 0.0 for demand in demands)
+        waiting = [index for index, demand in enumerate(demands) if demand > 0.0]
+        if not waiting:
+            return (0.0,) * len(demands)
+        turn = waiting[self._slot(time_ms) % len(waiting)]
+        return tuple(clock if index == turn else 0.0 for index in range(len(demands)))
+
+    def next_change_ms(self, time_ms: float) -> float:
+        """Return when speeds may change although no workload comes or goes."""
+        change_ms = self.frequency.next_change_ms(time_ms)
+        if self.sharing == 'time_slicing':
+            change_ms = min(change_ms, (self._slot(time_ms) + 1) * self.slice_ms)
+        return change_ms
+
+    def _slot(self, time_ms: float) -> int:
+        # A time that should be the end of a slot belongs to the next one despite its rounding.
+        return math.floor(time_ms / self.slice_ms + _SLOT_EPSILON)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Work that no manager controls: another program.
+
+    It is there from begin_ms to end_ms. With period_ms it works for busy_ms in every period and
+    pauses for the rest. demand: share of the device that it asks for while it works, in (0, 1].
+    """
+
+    name: str
+    demand: float
+    begin_ms: float = 0.0
+    end_ms: float = math.inf
+    period_ms: float = 0.0
+    busy_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.demand <= 1.0:
+            raise SimulationError(
+                f'the demand of job {self.name} is {self.demand:g}; it must lie in (0, 1]'
+            )
+        if not 0.0 <= self.begin_ms < self.end_ms:
+            raise SimulationError(
+                f'job {self.name} is there from {self.begin_ms:g} to {self.end_ms:g} ms; '
+                'it must begin at 0 or later, and end after that'
+            )
+        if self.period_ms and not 0.0 < self.busy_ms <= self.period_ms < math.inf:
+            raise SimulationError(
+                f'job {self.name} works {self.busy_ms:g} of every {self.period_ms:g} ms; '
+                'it must work for some of them, and not for more'
+            )
+
+    def demand_at(self, time_ms: float) -> float:
+        """Return what the job asks for at a time; 0 while it pauses or is not there."""
+        if not self.begin_ms <= time_ms < self.end_ms:
+            return 0.0
+        if self.period_ms == 0.0:
+            return self.demand
+        return self.demand if self._phase(time_ms)[1] < self.busy_ms else 0.0
+
+    def next_change_ms(self, time_ms: float) -> float:
+        """Return when the demand changes after `time_ms`; infinite when it does not."""
+        if time_ms < self.begin_ms:
+            return self.begin_ms
+        if time_ms >= self.end_ms:
+            return math.inf
+        if self.period_ms == 0.0:
+            return self.end_ms
+        period, phase_ms = self._phase(time_ms)
+        start_ms = self.begin_ms + period * self.period_ms
+        next_ms = start_ms + (self.busy_ms if phase_ms < self.busy_ms else self.period_ms)
+        return min(self.end_ms, next_ms if next_ms > time_ms else start_ms + self.period_ms)
+
+    def _phase(self, time_ms: float) -> tuple[int, float]:
+        """Return the number of the period, and how much of it is over."""
+        since_ms = time_ms - self.begin_ms
+        period = math.floor(since_ms / self.period_ms + _SLOT_EPSILON)
+        phase_ms = max(0.0, since_ms - period * self.period_ms)
+        return period, phase_ms + _SLOT_EPSILON
+
+
+def training_job(begin_ms: float, end_ms: float = math.inf, demand: float = 0.8) -> Job:
+    """Return a training job: steps of 120 ms on the device, 10 ms to fetch the next batch."""
+    return Job('training job', demand, begin_ms, end_ms, period_ms=130.0, busy_ms=120.0)
+
+
+class Timeline:
+    """What every workload asked for over time, as it was played; times ascend."""
+
+    def __init__(self) -> None:
+        self.times_ms: list[float] = []
+        self.demands: list[tuple[float, ...]] = []
+
+    def append(self, time_ms: float, demands: tuple[float, ...]) -> None:
+        """Note the demands from `time_ms` on; nothing when they did not change."""
+        if self.times_ms and self.times_ms[-1] == time_ms:
+            self.demands[-1] = demands
+        elif not self.demands or self.demands[-1] != demands:
+            self.times_ms.append(time_ms)
+            self.demands.append(demands)
+
+
+def alone_duration_ms(
+    processor: Processor,
+    timeline: Timeline,
+    segment: int,
+    workload: int,
+    start_ms: float,
+    work_ms: float,
+    demand: float,
+) -> float:
+    """Return how long work takes from `start_ms` on when all others behave as in the timeline.
+
+    segment: position in the timeline at `start_ms`. work_ms: how long it takes alone. workload:
+    whose place in the timeline it takes, and demand: what it asks for.
+    """
+    times_ms, demands = timeline.times_ms, timeline.demands
+    now_ms, left_ms = start_ms, work_ms
+    while True:
+        while segment + 1 < len(times_ms) and times_ms[segment + 1] <= now_ms:
+            segment += 1
+        others = demands[segment]
+        asked = (*others[:workload], demand, *others[workload + 1 :])
+        speed = processor.speeds(now_ms, asked)[workload]
+        until_ms = processor.next_change_ms(now_ms)
+        if segment + 1 < len(times_ms):
+            until_ms = min(until_ms, times_ms[segment + 1])
+        if speed > 0.0 and now_ms + left_ms / speed <= until_ms:
+            return now_ms + left_ms / speed - start_ms
+        left_ms -= speed * (until_ms - now_ms)
+        now_ms = until_ms
+
+
+def steady_latencies_ms(
+    processor: Processor, latencies_ms: Sequence[float], demands: Sequence[float]
+) -> tuple[float, ...]:
+    """Return what each workload's inference takes when all of them run all the time.
+
+    For proportional sharing at the profiled clock: latency x max(1, sum of the demands). With it
+    every combination of levels of several models can be judged without playing it.
+    """
+    if processor.sharing != 'proportional':
+        raise SimulationError('only proportional sharing has steady latencies')
+    speeds = processor.speeds(0.0, demands)
+    return tuple(ms / speed for ms, speed in zip(latencies_ms, speeds, strict=True))
+
+
+def first_change_ms(jobs: Iterable[Job], processor: Processor, time_ms: float) -> float:
+    """Return when anything that no manager controls changes after `time_ms`."""
+    changes = [job.next_change_ms(time_ms) for job in jobs]
+    return min([processor.next_change_ms(time_ms), *changes])

@@ -1,0 +1,248 @@
+"""Traces: the slowdown of a device over time, generated with a seed or read from a CSV file.
+
+The slowdown is the factor by which inference takes longer than alone on the device; a frame meets
+the value that holds when it starts. Every kind of trace draws its own times and heights from the
+seed, so a policy cannot be tuned to one of them.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dynamic_ofa_ros.errors import SimulationError
+from dynamic_ofa_ros.simulation.steps import Steps
+
+DEFAULT_DURATION_S = 60.0
+MIN_SLOWDOWN, MAX_SLOWDOWN = 0.01, 1000.0
+COLUMNS = ('time_ms', 'slowdown')
+
+ONE_ROW_DURATION_MS = 10000.0
+"""How long a CSV trace of a single row lasts."""
+
+GRID_MS = 10.0
+"""Resolution of the kinds that change all the time."""
+
+SLOT_MS = 20.0
+"""Bimodal contention is drawn anew this often: shorter than a frame, so frames are independent."""
+
+GPU_CLOCKS_MHZ = (1109.25, 1007.25, 956.25, 905.25, 854.25, 803.25)
+"""The upper clock rates of the Jetson Xavier NX's GPU (NVIDIA, Jetson Linux: nvpmodel)."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The slowdown of a device over time, from 0 ms to `duration_ms`.
+
+    is_contended: something else uses the device, or its clock drops.
+    is_stationary: frames are independent of each other, so no policy can foresee the next one: it
+    can do no better than the best fixed level.
+    """
+
+    name: str
+    slowdown: Steps
+    duration_ms: float
+    is_contended: bool = True
+    is_stationary: bool = False
+
+    def at(self, time_ms: float) -> float:
+        """Return the slowdown at a time."""
+        return self.slowdown.at(time_ms)
+
+
+def trace_kinds() -> tuple[str, ...]:
+    """Return the kinds that `make_trace` knows."""
+    return tuple(_KINDS)
+
+
+def make_trace(kind: str, seed: int = 1, duration_s: float = DEFAULT_DURATION_S) -> Trace:
+    """Generate a trace; the same kind, seed and duration give the same one.
+
+    Raises SimulationError for an unknown kind or a duration that is not positive.
+    """
+    if kind not in _KINDS:
+        raise SimulationError(
+            f'there is no kind of trace {kind!r}; it must be one of: {", ".join(_KINDS)}'
+        )
+    if not 0.0 < duration_s < math.inf:
+        raise SimulationError(f'a trace lasts {duration_s:g} s; it must be finite and positive')
+    random = np.random.default_rng([seed, *kind.encode()])
+    steps = _KINDS[kind](random, duration_s * 1e3)
+    return Trace(kind, steps, duration_s * 1e3, kind != 'none', kind == 'bimodal')
+
+
+def read_trace(path: str | Path) -> Trace:
+    """Read a CSV file with the columns time_ms and slowdown, a header first; others are ignored.
+
+    Times count from the first row. Each row holds until the next, the last one as long as the one
+    before it; a single row lasts 10 s. Raises SimulationError: which line, and what is wrong.
+    """
+    path = Path(path)
+    try:
+        with path.open(encoding='utf-8-sig', newline='') as file:
+            pairs = _read_pairs(path, csv.DictReader(file))
+    except OSError as error:
+        raise SimulationError(f'{path} cannot be read: {error.strerror or error}') from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SimulationError(f'{path} is not a CSV file: {error}') from None
+    origin_ms, last_ms = pairs[0][0], pairs[-1][0]
+    hold_ms = last_ms - pairs[-2][0] if len(pairs) > 1 else ONE_ROW_DURATION_MS
+    steps = Steps.of([(time_ms - origin_ms, slowdown) for time_ms, slowdown in pairs])
+    return Trace(path.stem, steps, last_ms - origin_ms + hold_ms)
+
+
+def _read_pairs(path: Path, rows: csv.DictReader[str]) -> list[tuple[float, float]]:
+    header = [name.strip() for name in rows.fieldnames or ()]
+    if not header:
+        raise SimulationError(f'{path} is empty; a trace is a CSV file: time_ms,slowdown')
+    missing = [name for name in COLUMNS if name not in header]
+    if missing:
+        raise SimulationError(
+            f'{path}: the first line has no column {" and no column ".join(missing)}; '
+            f'it names {", ".join(header)}, a trace needs time_ms,slowdown'
+        )
+    rows.fieldnames = header
+    pairs: list[tuple[float, float]] = []
+    for row in rows:
+        where = f'{path}, line {rows.line_num}'
+        time_ms, slowdown = (_number(where, name, row[name]) for name in COLUMNS)
+        if not MIN_SLOWDOWN <= slowdown <= MAX_SLOWDOWN:
+            raise SimulationError(
+                f'{where}: slowdown is {slowdown:g}; it must lie in '
+                f'[{MIN_SLOWDOWN:g}, {MAX_SLOWDOWN:g}], 1 = alone on the device'
+            )
+        if pairs and time_ms <= pairs[-1][0]:
+            raise SimulationError(
+                f'{where}: time_ms is {time_ms:g} after {pairs[-1][0]:g}; times must ascend'
+            )
+        pairs.append((time_ms, slowdown))
+    if not pairs:
+        raise SimulationError(f'{path} has no row below its header; a trace needs at least one')
+    return pairs
+
+
+def _number(where: str, name: str, text: str | None) -> float:
+    """Return a cell as a number; `text` is None where the row ends before it."""
+    try:
+        value = float(text or '')
+    except ValueError:
+        raise SimulationError(
+            f'{where}: {name} is {(text or "").strip()!r}; it must be a number'
+        ) from None
+    if not math.isfinite(value):
+        raise SimulationError(f'{where}: {name} is {value:g}; it must be finite')
+    return value
+
+
+def _none(random: np.random.Generator, duration_ms: float) -> Steps:
+    return Steps((0.0,), (1.0,))
+
+
+def _step(random: np.random.Generator, duration_ms: float) -> Steps:
+    """Contention comes once, stays, and goes."""
+    begin, end = random.uniform(0.2, 0.4), random.uniform(0.6, 0.8)
+    height = random.uniform(1.12, 1.4)
+    return Steps.of([(0.0, 1.0), (begin * duration_ms, height), (end * duration_ms, 1.0)])
+
+
+def _ramp(random: np.random.Generator, duration_ms: float) -> Steps:
+    """Contention grows, stays and falls again, a third of the time each."""
+    times_ms = np.arange(0.0, duration_ms, GRID_MS)
+    height = random.uniform(1.15, 1.4)
+    begin, top = random.uniform(0.05, 0.15), random.uniform(0.35, 0.45)
+    leave, end = random.uniform(0.55, 0.65), random.uniform(0.85, 0.95)
+    corners = np.asarray([0.0, begin, top, leave, end, 1.0]) * duration_ms
+    return _sampled(times_ms, np.interp(times_ms, corners, [1.0, 1.0, height, height, 1.0, 1.0]))
+
+
+def _burst(random: np.random.Generator, duration_ms: float) -> Steps:
+    """Short contention at random times, at times more than any level can bear."""
+    pairs, time_ms = [(0.0, 1.0)], 0.0
+    while True:
+        time_ms += 500.0 + random.exponential(4000.0)
+        length_ms = random.uniform(300.0, 2000.0)
+        if time_ms + length_ms >= duration_ms:
+            return Steps.of(pairs)
+        pairs += [(time_ms, random.uniform(1.15, 1.6)), (time_ms + length_ms, 1.0)]
+        time_ms += length_ms
+
+
+def _periodic(random: np.random.Generator, duration_ms: float) -> Steps:
+    """A job that comes and goes regularly."""
+    period_ms, share = random.uniform(4000.0, 10000.0), random.uniform(0.4, 0.6)
+    height = random.uniform(1.12, 1.4)
+    starts_ms = np.arange(random.uniform(0.2, 0.8) * period_ms, duration_ms, period_ms)
+    pairs = [(0.0, 1.0)]
+    for start_ms in starts_ms:
+        pairs += [(float(start_ms), height), (float(start_ms) + share * period_ms, 1.0)]
+    return Steps.of(pairs)
+
+
+def _random_walk(random: np.random.Generator, duration_ms: float) -> Steps:
+    """The logarithm of the slowdown walks between 0 and log 1.4, and is reflected there."""
+    times_ms = np.arange(0.0, duration_ms, GRID_MS)
+    top = math.log(1.4)
+    walk = np.cumsum(random.normal(0.0, 0.009, times_ms.size)) + random.uniform(0.0, top)
+    folded = np.abs((walk + top) % (2.0 * top) - top)
+    return _sampled(times_ms, np.exp(folded))
+
+
+def _bimodal(random: np.random.Generator, duration_ms: float) -> Steps:
+    """A frame either collides with another process's time slice or it does not."""
+    times_ms = np.arange(0.0, duration_ms, SLOT_MS)
+    share, height = random.uniform(0.1, 0.4), random.uniform(1.12, 1.32)
+    return _sampled(times_ms, np.where(random.random(times_ms.size) < share, height, 1.0))
+
+
+def _second_model(random: np.random.Generator, duration_ms: float) -> Steps:
+    """Another classifier comes and goes; while it works it takes part of the device.
+
+    A frame overlaps with a varying part of the other's frames: the mean over 50 ms.
+    """
+    times_ms = np.arange(0.0, duration_ms, GRID_MS)
+    period_ms, busy_ms = random.uniform(60.0, 110.0), random.uniform(35.0, 55.0)
+    begin_ms = random.uniform(0.15, 0.3) * duration_ms
+    end_ms = random.uniform(0.7, 0.85) * duration_ms
+    is_there = (times_ms >= begin_ms) & (times_ms < end_ms)
+    is_busy = is_there & ((times_ms - begin_ms) % period_ms < busy_ms)
+    extra = random.uniform(0.3, 0.6) * is_busy
+    summed = np.concatenate([[0.0], np.cumsum(extra)])
+    window = round(50.0 / GRID_MS)
+    ends = np.minimum(np.arange(times_ms.size) + window, times_ms.size)
+    return _sampled(times_ms, 1.0 + (summed[ends] - summed[: times_ms.size]) / window)
+
+
+def _frequency(random: np.random.Generator, duration_ms: float) -> Steps:
+    """The governor changes the clock rate every few seconds; latency follows it inversely."""
+    pairs, time_ms = [(0.0, 1.0)], 0.0
+    while True:
+        time_ms += random.uniform(2000.0, 8000.0)
+        if time_ms >= duration_ms:
+            return Steps.of(pairs)
+        clock_mhz = GPU_CLOCKS_MHZ[int(random.integers(len(GPU_CLOCKS_MHZ)))]
+        pairs.append((time_ms, GPU_CLOCKS_MHZ[0] / clock_mhz))
+
+
+def _sampled(
+    times_ms: np.ndarray[tuple[int], np.dtype[np.float64]],
+    values: np.ndarray[tuple[int], np.dtype[np.float64]],
+) -> Steps:
+    return Steps(tuple(times_ms.tolist()), tuple(values.tolist()))
+
+
+_KINDS: dict[str, Callable[[np.random.Generator, float], Steps]] = {
+    'none': _none,
+    'step': _step,
+    'ramp': _ramp,
+    'burst': _burst,
+    'periodic': _periodic,
+    'random_walk': _random_walk,
+    'bimodal': _bimodal,
+    'second_model': _second_model,
+    'frequency': _frequency,
+}

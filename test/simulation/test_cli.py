@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import csv
+import json
+from itertools import pairwise
+
+import pytest
+
+from dynamic_ofa_ros.cli.main import main
+from dynamic_ofa_ros.simulation.metrics import SUMMARY
+from dynamic_ofa_ros.simulation.scenario import scenario_names
+from dynamic_ofa_ros.simulation.traces import trace_kinds
+
+TRACE = 'time_ms,slowdown\n0,1.0\n2000,1.3\n4000,1.0\n'
+
+
+@pytest.fixture
+def trace(tmp_path):
+    path = tmp_path / 'trace.csv'
+    path.write_text(TRACE, encoding='utf-8')
+    return path
+
+
+def run(capsys, *arguments):
+    status = main([str(argument) for argument in arguments])
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err
+
+
+def test_json_holds_exactly_the_promised_measures(capsys, trace):
+    options = ('--policy', 'reactive', '--limit-ms', '60', '--seed', '1', '--json')
+    status, out, _ = run(capsys, 'simulate', '--trace', trace, *options)
+    assert status == 0
+    found = json.loads(out)
+    assert tuple(found) == SUMMARY
+    assert found['frames'] > 90
+    assert 0 < found['violations'] < found['frames']
+    assert run(capsys, 'simulate', '--trace', trace, *options)[1] == out
+
+
+def test_the_measures_follow_from_the_frames_in_the_file(capsys, trace, tmp_path):
+    frames = tmp_path / 'frames.csv'
+    status, out, _ = run(
+        capsys, 'simulate', '--trace', trace, '--policy', 'reactive', '--limit-ms', '60',
+        '--json', '--frames', frames,
+    )  # fmt: skip
+    assert status == 0
+    found = json.loads(out)
+    with frames.open(encoding='utf-8') as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == found['frames']
+    late = [float(row['latency_ms']) > float(row['limit_ms']) for row in rows]
+    assert [row['is_violation'] == '1' for row in rows] == late
+    assert found['violations'] == sum(late)
+    assert found['violation_ratio'] == pytest.approx(sum(late) / len(rows))
+    accuracies = [float(row['accuracy']) for row in rows]
+    assert found['mean_accuracy'] == pytest.approx(sum(accuracies) / len(rows))
+    # 1.3 times 41.2 ms is below 60: some level always meets the limit here.
+    assert found['oracle_violation_ratio'] == 0.0
+    on_time = [0.0 if is_late else a for is_late, a in zip(late, accuracies, strict=True)]
+    assert found['on_time_accuracy'] == pytest.approx(sum(on_time) / len(rows))
+    levels = [row['level'] for row in rows]
+    assert found['switches'] == sum(a != b for a, b in pairwise(levels))
+
+
+def test_a_table_and_a_picture_of_a_trace(capsys, trace, tmp_path):
+    picture = tmp_path / 'run.png'
+    status, out, _ = run(
+        capsys, 'simulate', '--trace', trace, '--policy', 'oracle', '--limit-ms', '60',
+        '--output', picture,
+    )  # fmt: skip
+    assert status == 0
+    assert 'on-time top-1 of the oracle' in out
+    assert picture.read_bytes().startswith(b'\x89PNG')
+
+
+def test_options_change_the_run(capsys):
+    def found(*options):
+        status, out, err = run(
+            capsys, 'simulate', '--kind', 'none', '--duration-s', '3', '--json', *options
+        )
+        assert status == 0, err
+        return json.loads(out)
+
+    low = found('--policy', 'fixed', '--fixed-level', '1')
+    assert low['mean_accuracy'] == pytest.approx(0.74202)
+    assert low['violations'] == 0  # no limit
+    assert found('--policy', 'fixed', '--period-ms', '500')['frames'] == 6
+    assert found('--policy', 'table', '--limit-ms', '50')['mean_accuracy'] == pytest.approx(
+        0.76134
+    )
+    floor = found('--policy', 'table', '--limit-ms', '50', '--min-accuracy', '0.78',
+                  '--priority', 'accuracy')  # fmt: skip
+    assert floor['mean_accuracy'] == pytest.approx(0.78346)
+    assert found('--policy', 'fixed', '--limit-ms', '61.7', '--noise', '0')['violation_ratio'] == 1
+
+
+def test_a_scenario_is_played_and_drawn(capsys, tmp_path):
+    picture = tmp_path / 'two.svg'
+    status, out, _ = run(
+        capsys, 'simulate', 'two_models', '--policy', 'reactive', '--json', '--output', picture
+    )
+    assert status == 0
+    found = json.loads(out)
+    assert list(found['models']) == ['model A', 'model B']
+    assert tuple(found['models']['model B']) == SUMMARY
+    text = picture.read_text(encoding='utf-8')
+    assert '<svg' in text
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'expected'),
+    [
+        ((), 'say what to simulate'),
+        (('step', '--kind', 'step'), 'scenario and kind given'),
+        (('--trace', 'absent.csv'), 'absent.csv cannot be read'),
+        (('--kind', 'steep'), "no kind of trace 'steep'"),
+        (('--kind', 'step', '--policy', 'best'), "no policy 'best'"),
+        (('--kind', 'step', '--policy', 'alert', '--window', '3'), 'alert has no option window'),
+        (('--kind', 'step', '--limit-ms', '-5'), 'max_latency_ms is -5 ms'),
+        (('--kind', 'step', '--seed', '-1'), 'the seed is -1'),
+        (('--kind', 'step', '--duration-s', '0'), 'lasts 0 s'),
+        (('--kind', 'step', '--period-ms', '-1'), 'camera_period_ms is -1'),
+        (('--kind', 'step', '--noise', '2'), 'noise is 2'),
+        (('--kind', 'step', '--family', 'nothing'), 'neither a level file nor a family'),
+        (('--kind', 'step', '--policy', 'fixed', '--fixed-level', '9'), 'fixed_level is 9'),
+        (('nothing',), 'there is no scenario nothing'),
+        (('step', '--limit-ms', '60'), '--limit-ms goes with a trace'),
+        (('two_models', '--policy', 'oracle'), 'the oracle cannot decide here'),
+    ],
+)
+def test_bad_input_is_answered_with_a_sentence(capsys, tmp_path, monkeypatch, arguments, expected):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(capsys, 'simulate', *arguments)
+    assert status == 2
+    assert out == ''
+    assert err.startswith('dynamic-ofa: ')
+    assert expected in err
+    assert 'Traceback' not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trace_with_thirty_thousand_rows_is_no_trouble(capsys, tmp_path):
+    path = tmp_path / 'long.csv'
+    rows = ''.join(f'{i / 5:.1f},{1 + (i % 7) / 20}\n' for i in range(30_000))
+    path.write_text('time_ms,slowdown\n' + rows, encoding='utf-8')
+    status, out, _ = run(capsys, 'simulate', '--trace', path, '--policy', 'table', '--json')
+    assert status == 0
+    assert json.loads(out)['frames'] == 84
+
+
+def test_the_help_names_what_there_is(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(['simulate', '--help'])
+    assert ended.value.code == 0
+    text = ' '.join(capsys.readouterr().out.split())
+    assert f'Shipped scenarios: {", ".join(scenario_names())}.' in text
+    for kind in trace_kinds():
+        assert kind in text

@@ -1,0 +1,134 @@
+"""Measures of records small enough to compute by hand.
+
+Levels take 10, 20 and 40 ms and have an accuracy of 0.5, 0.7 and 0.8.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from simulation.examples import make_record
+
+from dynamic_ofa_ros.errors import SimulationError
+from dynamic_ofa_ros.simulation.metrics import (
+    SUMMARY,
+    Reaction,
+    find_reactions,
+    find_recoveries,
+    measure,
+)
+from dynamic_ofa_ros.simulation.record import clairvoyant_level
+
+
+def test_every_measure_of_a_small_record():
+    # Limit 45 ms; frames of 40, 80 (late), 80 (late), 40, 50 (late; no level can: 50, 100, 200).
+    record = make_record([(3, 1.0), (3, 2.0), (3, 2.0), (2, 2.0), (1, 5.0)], 45.0)
+    found = measure(record)
+    assert found.frames == 5
+    assert found.violations == 3
+    assert found.violation_ratio == pytest.approx(3 / 5)
+    assert found.oracle_violation_ratio == pytest.approx(1 / 5)
+    assert found.excess_violation_ratio == pytest.approx(2 / 5)
+    assert found.on_time_accuracy == pytest.approx((0.8 + 0.0 + 0.0 + 0.7) / 4)
+    assert found.oracle_on_time_accuracy == pytest.approx((0.8 + 0.7 + 0.7 + 0.7) / 4)
+    # Fixed at level 2: 20, 40, 40, 40 ms, all met.
+    assert found.best_fixed_on_time_accuracy == pytest.approx(0.7)
+    assert found.mean_accuracy == pytest.approx((0.8 + 0.8 + 0.8 + 0.7 + 0.5) / 5)
+    assert found.switches == 2
+    assert found.switches_per_minute == pytest.approx(2 / (290.0 / 60e3))
+    assert found.reaction_frames == 2.0
+    assert found.reaction_ms == pytest.approx(160.0)
+    assert found.recovery_frames is None
+    assert tuple(found.summary()) == SUMMARY
+
+
+def test_without_a_limit_nothing_is_late():
+    found = measure(make_record([(3, 1.0), (3, 9.0)], math.inf))
+    assert (found.violations, found.oracle_violation_ratio) == (0, 0.0)
+    assert found.on_time_accuracy == found.oracle_on_time_accuracy == pytest.approx(0.8)
+    assert found.reaction_frames is None
+
+
+def test_where_no_level_can_meet_the_limit_nothing_is_blamed():
+    found = measure(make_record([(3, 10.0), (1, 10.0)], 45.0))
+    assert found.violation_ratio == found.oracle_violation_ratio == 1.0
+    assert found.on_time_accuracy is None
+    assert found.best_fixed_on_time_accuracy is None
+    assert found.reaction_frames is None
+
+
+def test_noise_can_break_a_limit_but_is_no_change_of_the_device():
+    record = make_record([(3, 1.0), (3, 1.0), (3, 1.0)], 45.0, noise=(1.0, 1.2, 1.0))
+    found = measure(record)
+    assert found.violations == 1
+    assert found.on_time_accuracy == pytest.approx((0.8 + 0.0 + 0.8) / 3)
+    assert found.oracle_on_time_accuracy == pytest.approx((0.8 + 0.7 + 0.8) / 3)
+    assert found.reaction_frames is None
+
+
+def test_a_frame_that_just_meets_the_limit_meets_it():
+    assert measure(make_record([(3, 1.0)], 40.0)).violations == 0
+    assert measure(make_record([(3, 1.0)], 39.999)).violations == 1
+
+
+def test_reaction_counts_the_frames_that_were_too_slow():
+    record = make_record([(3, 1.0), (3, 1.5), (3, 1.5), (3, 1.5), (2, 1.5), (2, 1.0)], 45.0)
+    assert find_reactions(record) == [Reaction(1, 3, pytest.approx(180.0))]
+
+
+def test_a_policy_that_is_quick_enough_reacts_in_no_frame():
+    record = make_record([(3, 1.0), (2, 1.5), (2, 1.5)], 45.0)
+    assert find_reactions(record) == [Reaction(1, 0, 0.0)]
+
+
+def test_what_the_end_cuts_short_counts_with_the_frames_it_had():
+    record = make_record([(3, 1.0), (3, 1.5), (3, 1.5)], 45.0)
+    assert find_reactions(record) == [Reaction(1, 2, pytest.approx(120.0))]
+
+
+def test_a_mistake_of_the_policy_is_no_change_of_the_device():
+    record = make_record([(2, 1.5), (3, 1.5), (2, 1.5)], 45.0)
+    assert find_reactions(record) == []
+    assert measure(record).violations == 1
+
+
+def test_contention_that_no_level_can_bear_asks_for_a_reaction_only_when_one_can():
+    record = make_record([(3, 1.0), (3, 8.0), (3, 8.0), (3, 2.0), (2, 2.0)], 45.0)
+    assert find_reactions(record) == [Reaction(3, 1, pytest.approx(80.0))]
+
+
+def test_a_lower_limit_asks_for_a_reaction_too():
+    record = make_record([(3, 1.0), (3, 1.0), (2, 1.0)], 45.0)
+    frames = (record.frames[0], *(replace(frame, limit_ms=30.0) for frame in record.frames[1:]))
+    assert find_reactions(replace(record, frames=frames)) == [Reaction(1, 1, 40.0)]
+
+
+def test_recovery_counts_from_when_the_old_level_would_do_again():
+    rows = [(3, 1.0), (3, 1.5), (2, 1.5), (2, 1.5), (2, 1.0), (2, 1.0), (3, 1.0)]
+    assert find_recoveries(make_record(rows, 45.0)) == [Reaction(4, 2, pytest.approx(40.0))]
+
+
+def test_recovery_begins_anew_when_contention_returns():
+    rows = [(3, 1.0), (2, 1.5), (2, 1.0), (2, 1.5), (2, 1.0), (3, 1.0)]
+    assert find_recoveries(make_record(rows, 45.0)) == [Reaction(4, 1, pytest.approx(20.0))]
+
+
+def test_what_never_recovers_is_left_out():
+    rows = [(3, 1.0), (2, 1.5), (2, 1.0), (2, 1.0)]
+    assert find_recoveries(make_record(rows, 45.0)) == []
+    assert measure(make_record(rows, 45.0)).recovery_frames is None
+
+
+def test_a_record_without_frames_has_no_measures():
+    with pytest.raises(SimulationError, match='over before its first frame'):
+        measure(make_record([], 45.0))
+
+
+def test_the_clairvoyant_choice():
+    accuracies = (0.5, 0.7, 0.8, 0.8)
+    assert clairvoyant_level(accuracies, (10.0, 20.0, 40.0, 30.0), 50.0) == 4  # faster, as good
+    assert clairvoyant_level(accuracies, (10.0, 20.0, 40.0, 60.0), 40.0) == 3
+    assert clairvoyant_level(accuracies, (10.0, 20.0, 40.0, 60.0), 5.0) == 1
+    assert clairvoyant_level((0.8, 0.5), (20.0, 30.0), 25.0) == 1
