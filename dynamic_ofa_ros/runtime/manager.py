@@ -11,14 +11,18 @@ import math
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dynamic_ofa_ros.constraints import Constraints
+from dynamic_ofa_ros.family import LatencyProfile
+from dynamic_ofa_ros.runtime.coordination import Ceiling, Status
 from dynamic_ofa_ros.runtime.policies import (
     Choice,
     LevelTable,
     Policy,
+    PolicyError,
+    PolicyFactory,
     PolicySettings,
     Situation,
     create_policy,
@@ -26,12 +30,12 @@ from dynamic_ofa_ros.runtime.policies import (
 from dynamic_ofa_ros.runtime.slowdown import (
     CONTENDED_ABOVE,
     SlowdownEstimator,
-    TrimmedMeanEstimator,
+    SlowdownFilter,
     ratio_of,
 )
 
 if TYPE_CHECKING:
-    from dynamic_ofa_ros.family import LatencyProfile, Level
+    from dynamic_ofa_ros.family import Level
 
 NAN = math.nan
 OVERHEAD_GAIN = 0.1
@@ -39,23 +43,31 @@ OVERHEAD_GAIN = 0.1
 
 MINUTE_NS = 60_000_000_000
 
+MIN_LIMIT_MS = 1e-3
+"""Told to peers when nothing of the limit is left for inference."""
+
 
 @dataclass(frozen=True)
 class Measurement:
-    """The latencies of one frame, and when it was finished."""
+    """The latencies of one frame, and when it was finished.
+
+    platform: where it ran; may be left out where there is only one.
+    """
 
     time_ns: int
     level: int
     inference_ms: float
     processing_ms: float = NAN
     end_to_end_ms: float = NAN
+    platform: str = ''
 
 
 @dataclass(frozen=True)
 class Decision:
     """A switch and its reasons. `from_level` is 0 for the first choice at start.
 
-    Latencies are of the limited scope; constraints are NaN where there is none.
+    Latencies are of the limited scope; constraints are NaN where there is none. Where the manager
+    chooses the platform too, the level may stay and the platform change.
     """
 
     time_ns: int
@@ -69,6 +81,8 @@ class Decision:
     predicted_latency_ms: float
     max_latency_ms: float
     min_accuracy: float
+    from_platform: str = ''
+    to_platform: str = ''
 
 
 @dataclass(frozen=True)
@@ -79,6 +93,10 @@ class ManagerState:
     latency_ms: of the last frame, in the limited scope; NaN before the first.
     consecutive_violations: frames in a row, up to the last one, that broke the limit.
     reason: the policy's present thinking, a sentence.
+    slowdown_sd: how far the slowdown may be off, relative (a standard deviation).
+    platform: where the next frame runs.
+    inference_limit_ms: what the limit leaves for inference; infinite without a limit.
+    margin: what the limit's quantile adds to the slowdown, a factor of at least 1.
     """
 
     level: int
@@ -93,6 +111,10 @@ class ManagerState:
     switch_count: int
     reason: str
     constraints: Constraints
+    slowdown_sd: float = NAN
+    platform: str = ''
+    inference_limit_ms: float = math.inf
+    margin: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -101,42 +123,57 @@ class _Settings:
 
     constraints: Constraints
     policy: PolicySettings
+    ceiling: Ceiling | None = None
 
 
 class RuntimeManager:
-    """Decides the level, frame by frame. `observe` costs microseconds and never blocks."""
+    """Decides the level, frame by frame. `observe` costs microseconds and never blocks.
+
+    Given the profiles of several platforms it decides the platform too: every platform has an
+    estimator of its own, and what it knows of one that is not in use fades, so a device that was
+    left because others used it is tried again after a while.
+    """
 
     def __init__(
         self,
         levels: Sequence[Level],
-        profile: LatencyProfile,
+        profile: LatencyProfile | Sequence[LatencyProfile],
         *,
         constraints: Constraints | None = None,
         policy: PolicySettings | None = None,
         estimator: SlowdownEstimator | None = None,
+        policy_factory: PolicyFactory = create_policy,
     ) -> None:
-        self.table = LevelTable.of(levels, profile)
-        self._estimator: SlowdownEstimator = estimator or TrimmedMeanEstimator()
+        profiles = (profile,) if isinstance(profile, LatencyProfile) else tuple(profile)
+        self.table = LevelTable.of(levels, *profiles)
+        self._estimators = _estimators(profiles, estimator)
+        self._policy_factory = policy_factory
         self._setting_lock = threading.Lock()
         self._settings = _Settings(constraints or Constraints(), policy or PolicySettings())
         self._applied = self._settings
-        self._policy: Policy = create_policy(self.table, self._settings.policy)
+        self._policy: Policy = self._policy_factory(self.table, self._settings.policy)
         self._overhead_ms = {'processing': NAN, 'end_to_end': NAN}
         self._upward_ns: deque[int] = deque()
         self._is_first_after_switch = True
         self._violations = 0
         self._consecutive_violations = 0
         self._switch_count = 0
-        self._level = 0
-        choice = self._policy.decide(self._situation(0, NAN, True, 1.0))
-        self._level = choice.level
-        self.initial_decision = self._decision(0, 0, choice, 1.0)
-        self._state = self._new_state(choice, NAN, 1.0)
+        self._option = 0
+        situation = self._situation(0, NAN, is_changed=True)
+        choice = self._policy.decide(situation)
+        self._option = choice.level
+        self.initial_decision = self._decision(situation, 0, choice)
+        self._state = self._new_state(situation, choice, NAN)
 
     @property
     def active_level(self) -> int:
         """The level that the next frame runs at, from 1."""
-        return self._level
+        return self.table.level(self._option)
+
+    @property
+    def active_platform(self) -> str:
+        """The platform that the next frame runs on."""
+        return self.table.platforms[self.table.device(self._option)]
 
     @property
     def state(self) -> ManagerState:
@@ -156,7 +193,7 @@ class RuntimeManager:
     def set_constraints(self, constraints: Constraints) -> None:
         """Take new constraints; the next frame obeys them. Safe to call from any thread."""
         with self._setting_lock:
-            self._settings = _Settings(constraints, self._settings.policy)
+            self._settings = replace(self._settings, constraints=constraints)
 
     def set_policy(self, policy: PolicySettings) -> None:
         """Take a new policy or new settings of it; the next frame obeys them.
@@ -164,9 +201,44 @@ class RuntimeManager:
         Safe to call from any thread. Raises PolicyError when the policy cannot be set up for these
         levels; the present one then stays.
         """
-        create_policy(self.table, policy)
+        self._policy_factory(self.table, policy)
         with self._setting_lock:
-            self._settings = _Settings(self._settings.constraints, policy)
+            self._settings = replace(self._settings, policy=policy)
+
+    def set_ceiling(self, ceiling: Ceiling | None) -> None:
+        """Take the highest level that other classifiers leave to this one; None lifts it.
+
+        Safe to call from any thread. The next frame obeys a lower ceiling; under a higher one the
+        policy decides when to go up.
+        """
+        with self._setting_lock:
+            self._settings = replace(self._settings, ceiling=ceiling)
+
+    def status(self, name: str, device: str, importance: float, interval_ms: float) -> Status:
+        """Return what to tell the other classifiers on the device; safe from any thread.
+
+        name: unique among them; interval_ms: mean time between frames, infinite when none come.
+        """
+        state = self._state
+        constraints = state.constraints
+        options = [
+            self.table.option(level, self.table.platforms.index(state.platform))
+            for level in range(1, self.table.level_count + 1)
+        ]
+        return Status(
+            name=name,
+            device=device,
+            level=state.level,
+            latencies_ms=tuple(self.table.latency_ms(option) for option in options),
+            accuracies=tuple(self.table.accuracy(option) for option in options),
+            limit_ms=max(state.inference_limit_ms, MIN_LIMIT_MS),
+            floor=constraints.min_accuracy if constraints.has_accuracy else 0.0,
+            priority=constraints.priority,
+            importance=importance,
+            slowdown=state.slowdown,
+            margin=state.margin,
+            interval_ms=interval_ms,
+        )
 
     def decide(self, time_ns: int) -> Decision | None:
         """Obey settings that changed since the last frame; call before each frame.
@@ -176,37 +248,65 @@ class RuntimeManager:
         settings = self._settings
         if settings is self._applied:
             return None
-        if settings.policy != self._applied.policy:
-            self._policy = create_policy(self.table, settings.policy)
-        self._applied = settings
-        slowdown = self._estimator.value(time_ns)
-        choice = self._policy.decide(self._situation(time_ns, NAN, True, slowdown))
-        return self._apply(choice, time_ns, self._state.latency_ms, slowdown)
+        before, self._applied = self._applied, settings
+        if settings.policy != before.policy:
+            self._policy = self._policy_factory(self.table, settings.policy)
+        elif settings.constraints == before.constraints and not self._is_above_ceiling():
+            return None  # a higher ceiling: the policy takes its time
+        situation = self._situation(time_ns, NAN, is_changed=True)
+        choice = self._below_ceiling(self._policy.decide(situation))
+        return self._apply(situation, choice, self._state.latency_ms)
 
     def observe(self, measurement: Measurement) -> Decision | None:
         """Take one frame's latencies; return the switch they cause, None when the level stays."""
-        level, time_ns = measurement.level, measurement.time_ns
+        time_ns = measurement.time_ns
         is_first, self._is_first_after_switch = self._is_first_after_switch, False
         if not is_first:
-            ratio = ratio_of(measurement.inference_ms, self.table.latency_ms(level))
-            self._estimator.observe(ratio, level, time_ns)
+            device = self._device_of(measurement)
+            option = self.table.option(measurement.level, device)
+            ratio = ratio_of(measurement.inference_ms, self.table.latency_ms(option))
+            self._estimators[device].observe(ratio, measurement.level, time_ns)
         self._take_overheads(measurement)
         latency_ms = self._scope_latency_ms(measurement)
         self._count_violation(latency_ms)
-        slowdown = self._estimator.value(time_ns)
-        situation = self._situation(
-            time_ns, measurement.inference_ms, False, slowdown, is_first_after_switch=is_first
+        situation = self._situation(time_ns, measurement.inference_ms, is_first=is_first)
+        choice = self._below_ceiling(self._policy.decide(situation))
+        return self._apply(situation, self._within_budget(choice, time_ns), latency_ms)
+
+    def _is_above_ceiling(self) -> bool:
+        return self.table.accuracy(self._option) > self._highest_accuracy()
+
+    def _highest_accuracy(self) -> float:
+        ceiling = self._applied.ceiling
+        return math.inf if ceiling is None else self.table.accuracy(ceiling.level)
+
+    def _below_ceiling(self, choice: Choice) -> Choice:
+        """Lower a choice to the ceiling; policies that know of it have done so themselves."""
+        ceiling, highest = self._applied.ceiling, self._highest_accuracy()
+        if ceiling is None or self._applied.policy.name == 'fixed':
+            return choice
+        if self.table.accuracy(choice.level) <= highest:
+            at_ceiling = self.table.accuracy(choice.level) == highest
+            reason = f'{choice.reason}; {ceiling.reason}' if at_ceiling else choice.reason
+            return replace(choice, reason=reason)
+        ladder = self.table.ladder
+        allowed = [option for option in ladder if self.table.accuracy(option) <= highest]
+        return replace(
+            choice, level=(allowed or ladder)[-1 if allowed else 0], reason=ceiling.reason
         )
-        choice = self._within_budget(self._policy.decide(situation), time_ns)
-        return self._apply(choice, time_ns, latency_ms, slowdown)
+
+    def _device_of(self, measurement: Measurement) -> int:
+        if not measurement.platform:
+            return self.table.device(self._option)
+        return self.table.platforms.index(measurement.platform)
 
     def _situation(
         self,
         time_ns: int,
         inference_ms: float,
-        is_changed: bool,
-        slowdown: float,
-        is_first_after_switch: bool = False,
+        *,
+        is_changed: bool = False,
+        is_first: bool = False,
     ) -> Situation:
         constraints = self._applied.constraints
         limit_ms = (
@@ -214,15 +314,17 @@ class RuntimeManager:
         )
         return Situation(
             time_ns=time_ns,
-            level=self._level,
+            level=self._option,
             latency_ms=inference_ms,
             limit_ms=limit_ms,
             floor=constraints.min_accuracy if constraints.has_accuracy else 0.0,
             priority=constraints.priority,
             quantile=constraints.quantile,
-            slowdown=slowdown,
-            is_first_after_switch=is_first_after_switch,
+            forecasts=[estimator.forecast(time_ns) for estimator in self._estimators],
+            is_first_after_switch=is_first,
             is_changed=is_changed,
+            highest_accuracy=self._highest_accuracy(),
+            device=self.table.device(self._option) if self._option else 0,
         )
 
     def _overhead(self) -> float:
@@ -262,38 +364,35 @@ class RuntimeManager:
 
     def _within_budget(self, choice: Choice, time_ns: int) -> Choice:
         """Hold back an upward switch when the last minute had its share of them."""
-        if self.table.accuracy(choice.level) <= self.table.accuracy(self._level):
+        if self.table.accuracy(choice.level) <= self.table.accuracy(self._option):
             return choice
         while self._upward_ns and time_ns - self._upward_ns[0] > MINUTE_NS:
             self._upward_ns.popleft()
         budget = self._applied.policy.max_switches_per_minute
         if len(self._upward_ns) + 1 > budget:
             reason = f'{choice.reason}; held back: {budget:g} upward switches in the last minute'
-            return Choice(self._level, choice.is_feasible, reason)
+            return Choice(self._option, choice.is_feasible, reason)
         self._upward_ns.append(time_ns)
         return choice
 
-    def _apply(
-        self, choice: Choice, time_ns: int, latency_ms: float, slowdown: float
-    ) -> Decision | None:
-        from_level, self._level = self._level, choice.level
+    def _apply(self, situation: Situation, choice: Choice, latency_ms: float) -> Decision | None:
+        from_option, self._option = self._option, choice.level
         decision = None
-        if choice.level != from_level:
+        if choice.level != from_option:
             self._switch_count += 1
             self._is_first_after_switch = True
-            decision = self._decision(time_ns, from_level, choice, slowdown)
-        self._state = self._new_state(choice, latency_ms, slowdown)
+            decision = self._decision(situation, from_option, choice)
+        self._state = self._new_state(situation, choice, latency_ms)
         return decision
 
-    def _decision(
-        self, time_ns: int, from_level: int, choice: Choice, slowdown: float
-    ) -> Decision:
-        constraints = self._applied.constraints
-        expected_ms = self.table.latency_ms(choice.level) * slowdown
+    def _decision(self, situation: Situation, from_option: int, choice: Choice) -> Decision:
+        table, constraints = self.table, self._applied.constraints
+        slowdown = situation.forecasts[table.device(choice.level)].slowdown
+        expected_ms = table.latency_ms(choice.level) * slowdown
         return Decision(
-            time_ns=time_ns,
-            from_level=from_level,
-            to_level=choice.level,
+            time_ns=situation.time_ns,
+            from_level=table.level(from_option) if from_option else 0,
+            to_level=table.level(choice.level),
             reason=choice.reason,
             policy=self._applied.policy.name,
             is_feasible=choice.is_feasible,
@@ -302,21 +401,51 @@ class RuntimeManager:
             predicted_latency_ms=expected_ms + self._overhead(),
             max_latency_ms=constraints.max_latency_ms,
             min_accuracy=constraints.min_accuracy,
+            from_platform=table.platforms[table.device(from_option)] if from_option else '',
+            to_platform=table.platforms[table.device(choice.level)],
         )
 
-    def _new_state(self, choice: Choice, latency_ms: float, slowdown: float) -> ManagerState:
-        expected_ms = self.table.latency_ms(choice.level) * slowdown
+    def _new_state(self, situation: Situation, choice: Choice, latency_ms: float) -> ManagerState:
+        table = self.table
+        device = table.device(choice.level)
+        forecast = situation.forecasts[device]
+        slowdown = forecast.slowdown
         return ManagerState(
-            level=choice.level,
+            level=table.level(choice.level),
             policy=self._applied.policy.name,
             is_feasible=choice.is_feasible,
             is_contended=slowdown > CONTENDED_ABOVE,
             slowdown=slowdown,
             latency_ms=latency_ms,
-            predicted_latency_ms=expected_ms + self._overhead(),
+            predicted_latency_ms=table.latency_ms(choice.level) * slowdown + self._overhead(),
             violations=self._violations,
             consecutive_violations=self._consecutive_violations,
             switch_count=self._switch_count,
             reason=choice.reason,
             constraints=self._applied.constraints,
+            slowdown_sd=forecast.sd,
+            platform=table.platforms[device],
+            inference_limit_ms=situation.limit_ms,
+            margin=forecast.margin(table.level(choice.level), situation.quantile),
         )
+
+
+def _estimators(
+    profiles: Sequence[LatencyProfile], estimator: SlowdownEstimator | None
+) -> list[SlowdownEstimator]:
+    """Return an estimator for each platform; the one given can serve a single platform only."""
+    if estimator is None:
+        return [SlowdownFilter(_noises(profile)) for profile in profiles]
+    if len(profiles) > 1:
+        raise PolicyError(
+            f'one estimator cannot serve {len(profiles)} platforms; leave it out, or give one '
+            'profile'
+        )
+    return [estimator]
+
+
+def _noises(profile: LatencyProfile) -> list[float]:
+    """Return sd / mean of every level's uncontended latency; NaN where the profile has no mean."""
+    return [
+        level.sd_ms / level.mean_ms if level.mean_ms > 0.0 else NAN for level in profile.levels
+    ]

@@ -11,11 +11,12 @@ from runtime_fakes import make_levels, make_profile
 from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.runtime.manager import Measurement, RuntimeManager
 from dynamic_ofa_ros.runtime.policies import PolicyError, PolicySettings
+from dynamic_ofa_ros.runtime.slowdown import SlowdownFilter
 
 LEVELS = make_levels((0.6, 0.7, 0.8))
 PROFILE = make_profile((10.0, 20.0, 30.0))
 FRAME_NS = 33_000_000
-DECISION_LIMIT_US = 50.0  # the target that control.md sets
+DECISION_LIMIT_LOOPS = 4.0  # the target of control.md, 50 us, is about five
 
 
 def make_manager(**arguments: object) -> RuntimeManager:
@@ -31,7 +32,7 @@ def test_starts_at_the_best_level_that_meets_the_constraints():
     manager = make_manager(constraints=Constraints(25.0))
     assert manager.active_level == 2
     first = manager.initial_decision
-    assert (first.from_level, first.to_level, first.policy) == (0, 2, 'reactive')
+    assert (first.from_level, first.to_level, first.policy) == (0, 2, 'predictive')
     assert first.reason
     assert manager.state.switch_count == 0
 
@@ -63,7 +64,7 @@ def test_a_policy_that_cannot_be_set_up_changes_nothing():
     manager = make_manager()
     with pytest.raises(PolicyError, match='3 levels'):
         manager.set_policy(PolicySettings('fixed', fixed_level=4))
-    assert manager.policy_settings.name == 'reactive'
+    assert manager.policy_settings.name == 'predictive'
     assert manager.decide(FRAME_NS) is None
 
 
@@ -212,10 +213,92 @@ def test_settings_from_other_threads_never_tear():
 
 
 def test_a_decision_costs_microseconds():
+    """Compared with a loop that takes about 10 us on a quiet core: a busy one slows both."""
     manager = make_manager(constraints=Constraints(35.0))
-    costs_us = []
-    for frame in range(1, 1000):
+    decisions, loops = [], []
+    for frame in range(1, 1500):
         start = time.perf_counter()
+        sum(range(1000))
+        middle = time.perf_counter()
         manager.observe(Measurement(frame * FRAME_NS, manager.active_level, 30.0))
-        costs_us.append((time.perf_counter() - start) * 1e6)
-    assert sorted(costs_us)[len(costs_us) // 2] < DECISION_LIMIT_US
+        loops.append(middle - start)
+        decisions.append(time.perf_counter() - middle)
+    tenth = len(loops) // 10
+    assert sorted(decisions)[tenth] < DECISION_LIMIT_LOOPS * sorted(loops)[tenth]
+
+
+# Several platforms: the manager chooses the device too.
+
+GPU, CPU = 'gpu-fake', 'cpu-fake'
+GPU_MS, CPU_MS = (10.0, 20.0, 30.0), (25.0, 50.0, 75.0)
+
+
+class TwoDevices:
+    """A GPU and a slower CPU, each with a slowdown of its own; time is only a number."""
+
+    def __init__(self, limit_ms: float) -> None:
+        profiles = [
+            dataclasses.replace(make_profile(GPU_MS), platform=GPU),
+            dataclasses.replace(make_profile(CPU_MS), platform=CPU),
+        ]
+        self.manager = RuntimeManager(LEVELS, profiles, constraints=Constraints(limit_ms))
+        self.visits: list[tuple[str, int]] = []
+        self.violations = 0
+        self._frame = 0
+
+    def run(self, seconds: float, gpu: float = 1.0, cpu: float = 1.0) -> None:
+        for _ in range(round(seconds * 1e9 / FRAME_NS)):
+            self._frame += 1
+            platform, level = self.manager.active_platform, self.manager.active_level
+            latencies, slowdown = (GPU_MS, gpu) if platform == GPU else (CPU_MS, cpu)
+            self.visits.append((platform, level))
+            measurement = Measurement(
+                self._frame * FRAME_NS, level, latencies[level - 1] * slowdown, platform=platform
+            )
+            self.violations += measurement.inference_ms > self.manager.constraints.max_latency_ms
+            self.manager.observe(measurement)
+
+
+def test_starts_on_the_device_that_gives_the_most():
+    devices = TwoDevices(35.0)
+    assert (devices.manager.active_platform, devices.manager.active_level) == (GPU, 3)
+    assert devices.manager.initial_decision.to_platform == GPU
+    assert devices.manager.state.platform == GPU
+
+
+def test_a_contended_device_is_left_and_taken_again():
+    devices = TwoDevices(35.0)
+    devices.run(3.0)
+    devices.visits.clear()
+    devices.run(2.0, gpu=6.0)
+    assert devices.visits.index((CPU, 1)) <= 4
+    assert devices.visits[-1] == (CPU, 1)
+    assert 'on cpu-fake' in devices.manager.state.reason
+    devices.run(15.0, gpu=1.0)
+    assert devices.visits[-1] == (GPU, 3)
+    assert devices.manager.state.is_feasible
+
+
+def test_trying_a_device_that_stays_contended_costs_little():
+    devices = TwoDevices(35.0)
+    devices.run(3.0)
+    devices.run(120.0, gpu=6.0)
+    tried = [visit for visit in devices.visits[200:] if visit[0] == GPU]
+    assert tried  # it is not given up for ever
+    assert devices.violations < 0.02 * len(devices.visits)
+
+
+def test_each_device_has_an_estimate_of_its_own():
+    devices = TwoDevices(35.0)
+    devices.run(2.0, gpu=6.0, cpu=1.1)
+    assert devices.manager.state.platform == CPU
+    assert devices.manager.state.slowdown == pytest.approx(1.1, rel=0.05)
+
+
+def test_a_policy_of_one_platform_says_so():
+    with pytest.raises(PolicyError, match='one platform, not on 2'):
+        RuntimeManager(LEVELS, [PROFILE, PROFILE], policy=PolicySettings('reactive'))
+    with pytest.raises(PolicyError, match='no profile'):
+        RuntimeManager(LEVELS, [])
+    with pytest.raises(PolicyError, match='one estimator'):
+        RuntimeManager(LEVELS, [PROFILE, PROFILE], estimator=SlowdownFilter([0.02] * 3))

@@ -295,3 +295,139 @@ def test_new_constraints_jump_with_the_present_slowdown():
     simulation.run(FRAME_S, slowdown=2.0)
     assert simulation.levels[-1] == 3
     assert 'new constraints' in simulation.switches[-1].reason
+
+
+# predictive
+
+
+def test_predictive_is_the_default():
+    assert PolicySettings().name == 'predictive'
+
+
+def test_predictive_jumps_directly_down_and_back_after_the_hold():
+    simulation = simulate('predictive', 38.0)
+    simulation.run(5.0)
+    assert set(simulation.levels[3:]) == {4}
+    simulation.run(4.0, slowdown=2.0)
+    contended = simulation.levels[150:]
+    assert next(i for i, level in enumerate(contended) if level != 4) <= 2
+    assert 3 not in contended  # directly to level 1 or 2, without level 3 on the way
+    first = simulation.switches[0]
+    for part in ('level 4 predicted', 'measured', 'the limit of 38.00 ms', 'slowdown'):
+        assert part in first.reason
+    simulation.switches.clear()
+    ended_ns = round(9.0 * 1e9)
+    simulation.run(8.0)
+    assert simulation.levels[-1] == 4
+    assert simulation.switches[0].time_ns >= ended_ns + 0.5e9
+    assert 'looked safe for' in simulation.switches[0].reason
+
+
+def test_predictive_holds_in_wall_clock_time():
+    simulation = Simulation(PolicySettings('predictive', hold_s=3.0), Constraints(33.0))
+    simulation.run(2.0)
+    simulation.run(4.0, slowdown=2.0)
+    simulation.switches.clear()
+    simulation.run(10.0)
+    first_up_s = simulation.switches[0].time_ns / 1e9
+    assert 6.0 + 3.0 <= first_up_s <= 6.0 + 4.5
+
+
+def test_predictive_takes_one_outlier_for_an_outlier():
+    manager = RuntimeManager(LEVELS, PROFILE, constraints=Constraints(33.0))
+    for frame in range(1, 300):
+        latency_ms = 150.0 if frame in (100, 200) else 30.0
+        assert manager.observe(Measurement(frame * 33_000_000, 4, latency_ms)) is None
+
+
+@pytest.mark.parametrize('slowdown', [1.0, 1.05, 1.1, 1.3, 1.6, 2.0, 2.2])
+@pytest.mark.parametrize('seed', [1, 2])
+def test_predictive_is_calm_on_stationary_noise(slowdown, seed):
+    simulation = Simulation(PolicySettings('predictive'), Constraints(33.0), seed=seed)
+    simulation.run(5.0, slowdown)
+    simulation.switches.clear()
+    simulation.run(120.0, slowdown)
+    assert len(simulation.switches) <= 2 * 6
+    assert np.mean(np.asarray(simulation.latencies_ms) > 33.0) < 0.05
+
+
+def test_predictive_keeps_the_share_of_late_frames_that_the_quantile_allows():
+    shares, accuracies = [], []
+    for quantile in (0.5, 0.8, 0.99):
+        simulation = simulate('predictive', 33.0, quantile=quantile)
+        random = np.random.default_rng(3)
+        simulation.run(60.0, lambda time_s, r=random: 1.5 if r.random() < 0.3 else 1.0)
+        late = np.asarray(simulation.latencies_ms[300:]) > 33.0
+        shares.append(late.mean())
+        accuracies.append(np.mean([ACCURACIES[level - 1] for level in simulation.levels]))
+        assert late.mean() <= 1.1 * (1.0 - quantile)
+    assert shares[0] > shares[2]
+    assert accuracies[0] > accuracies[2]
+
+
+def test_predictive_does_not_give_accuracy_up_for_stalls_that_hit_every_level():
+    """One frame in ten takes 300 ms more, whatever the level: no level can save it."""
+    manager = RuntimeManager(LEVELS, PROFILE, constraints=Constraints(36.0))
+    random = np.random.default_rng(4)
+    levels = []
+    for frame in range(1, 2400):
+        level = manager.active_level
+        levels.append(level)
+        stall_ms = 300.0 if random.random() < 0.1 else 0.0
+        noise = 1.0 + 0.02 * random.standard_normal()
+        latency_ms = LATENCIES_MS[level - 1] * noise + stall_ms
+        manager.observe(Measurement(frame * 33_000_000, level, latency_ms))
+    assert np.mean(np.asarray(levels) == 4) > 0.6
+
+
+def test_predictive_runs_the_fastest_level_when_nothing_helps():
+    simulation = simulate('predictive', 33.0)
+    simulation.run(1.0)
+    simulation.run(4.0, slowdown=20.0)
+    assert simulation.levels[-1] == 1
+    assert not simulation.manager.state.is_feasible
+    assert 'no level meets the limit' in simulation.manager.state.reason
+
+
+@pytest.mark.parametrize(('priority', 'expected'), [('accuracy', 3), ('latency', 1)])
+def test_predictive_keeps_the_constraint_with_priority(priority, expected):
+    simulation = simulate('predictive', 38.0, min_accuracy=0.75, priority=priority)
+    simulation.run(5.0, slowdown=3.0)
+    assert simulation.levels[-1] == expected
+    assert not simulation.manager.state.is_feasible
+    simulation.run(8.0)
+    assert simulation.levels[-1] == 4
+    assert simulation.manager.state.is_feasible
+
+
+def test_predictive_answers_new_constraints_with_the_present_slowdown():
+    simulation = simulate('predictive')
+    simulation.run(1.0, slowdown=2.0)
+    assert simulation.levels[-1] == 5
+    simulation.manager.set_constraints(Constraints(48.0))
+    simulation.run(FRAME_S, slowdown=2.0)
+    assert simulation.levels[-1] == 3
+    assert 'new constraints' in simulation.switches[-1].reason
+
+
+def test_predictive_doubles_the_hold_on_reversals():
+    policy = create_policy(TABLE, PolicySettings('predictive'))
+    manager = RuntimeManager(
+        LEVELS, PROFILE, constraints=Constraints(33.0), policy_factory=lambda *_: policy
+    )
+    for frame in range(1, 1500):  # contention comes back as soon as the manager went up
+        level = manager.active_level
+        slowdown = 2.0 if frame < 30 or level == 4 else 1.0
+        manager.observe(Measurement(frame * 33_000_000, level, LATENCIES_MS[level - 1] * slowdown))
+    assert policy.hold_s >= 4.0
+    assert manager.state.switch_count < 14
+
+
+def test_predictive_forgets_contention_while_no_frames_come():
+    simulation = simulate('predictive', 33.0)
+    simulation.run(3.0, slowdown=2.0)
+    manager = simulation.manager
+    assert manager.state.level < 4
+    manager.set_constraints(Constraints(32.9))
+    assert manager.decide(120_000_000_000) is not None
+    assert manager.active_level == 4

@@ -1,0 +1,61 @@
+"""Policies: which level to run, given what was measured and what is wanted.
+
+A policy is a small class with one method, `decide`, in a module of its own, and a line in
+`_POLICIES`. It sees inference latencies only: the manager has taken from the limit what no level
+can change. It reads no clock: time comes with the situation, so a simulator can drive it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dynamic_ofa_ros.runtime.policies.common import (
+    Choice,
+    LevelTable,
+    Policy,
+    PolicyError,
+    Situation,
+    best_level,
+)
+from dynamic_ofa_ros.runtime.policies.fixed import FixedPolicy
+from dynamic_ofa_ros.runtime.policies.predictive import PredictivePolicy
+from dynamic_ofa_ros.runtime.policies.reactive import ReactivePolicy
+from dynamic_ofa_ros.runtime.policies.settings import (
+    DEFAULT_POLICY,
+    POLICY_NAMES,
+    PolicySettings,
+)
+from dynamic_ofa_ros.runtime.policies.table import TablePolicy
+
+__all__ = [
+    'DEFAULT_POLICY',
+    'Choice',
+    'LevelTable',
+    'Policy',
+    'PolicyError',
+    'PolicyFactory',
+    'PolicySettings',
+    'Situation',
+    'best_level',
+    'create_policy',
+    'policy_names',
+]
+
+PolicyFactory = Callable[[LevelTable, PolicySettings], Policy]
+
+_POLICIES: dict[str, PolicyFactory] = {
+    'predictive': PredictivePolicy,
+    'table': TablePolicy,
+    'reactive': ReactivePolicy,
+    'fixed': FixedPolicy,
+}
+
+
+def policy_names() -> tuple[str, ...]:
+    """Return the names that `PolicySettings` accepts."""
+    return POLICY_NAMES
+
+
+def create_policy(table: LevelTable, settings: PolicySettings) -> Policy:
+    """Build the policy that the settings name; raise PolicyError when it cannot be set up."""
+    return _POLICIES[settings.name](table, settings)
