@@ -7,7 +7,7 @@ no display. Every function takes the frames themselves or the path of a telemetr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,50 +60,11 @@ def plot_latency(frames: Frames, switches: Sequence[SwitchRecord] | None = None)
     upper, lower = figure.subplots(
         2, 1, sharex=True, gridspec_kw={'height_ratios': (3.2, 1.0), 'hspace': 0.2}
     )
-    _draw_background(upper, frames, has_names=True)
+    cut = _draw_latency(upper, frames, has_names=True)
     _draw_background(lower, frames, has_names=False)
-    count = max(frame.level_count for frame in frames)
-    top_ms = _top_of(frames)
-    upper.plot([], [], linestyle='none', label='level (top-1 %):')
-    for level in sorted({frame.level for frame in frames}):
-        own = [frame for frame in frames if frame.level == level]
-        upper.scatter(
-            [frame.time_s for frame in own],
-            [min(frame.inference_ms, top_ms) for frame in own],
-            s=7.0,
-            color=level_colour(level, count),
-            linewidths=0,
-            label=f'{level} ({100 * own[0].level_accuracy:.1f})',
-            zorder=3,
-        )
-    cut = [frame for frame in frames if frame.inference_ms > top_ms]
-    if cut:
-        upper.scatter(
-            [frame.time_s for frame in cut],
-            [top_ms] * len(cut),
-            s=16.0,
-            marker='^',
-            color=[level_colour(frame.level, count) for frame in cut],
-            linewidths=0,
-            zorder=3,
-            clip_on=False,
-        )
-    if any(not math.isnan(frame.max_latency_ms) for frame in frames):
-        upper.plot(
-            [frame.time_s for frame in frames],
-            [frame.max_latency_ms for frame in frames],
-            color=LIMIT,
-            linewidth=1.5,
-            drawstyle='steps-post',
-            label='limit',
-            zorder=4,
-        )
-    upper.set_ylim(0.0, top_ms)
-    upper.set_ylabel('inference latency [ms]')
-    _draw_levels(lower, frames, count)
+    _draw_levels(lower, frames, max(frame.level_count for frame in frames))
     _annotate_switches(lower, _switches_of(frames) if switches is None else switches, frames)
     lower.set_xlabel('time [s]')
-    lower.set_xlim(frames[0].time_s, max(frames[-1].time_s, frames[0].time_s + 1e-3))
     draw_legend(figure, upper)
     violations = sum(frame.is_violation for frame in frames)
     limited = sum(not math.isnan(frame.max_latency_ms) for frame in frames)
@@ -118,6 +79,89 @@ def plot_latency(frames: Frames, switches: Sequence[SwitchRecord] | None = None)
         text += f' Triangles: {len(cut)} above the axis, up to {_slowest(cut):.1f} ms.'
     draw_caption(figure, text)
     return figure
+
+
+def plot_models(models: Mapping[str, Frames]) -> Figure:
+    """Draw several classifiers on one device: latency, limit and level of each over time.
+
+    As figure 8 of the paper. Raises RecordingError for one without frames.
+    """
+    loaded = {name: _load(frames) for name, frames in models.items()}
+    figure = new_figure(1.1 + 2.7 * len(loaded))
+    rows = figure.subplots(
+        2 * len(loaded),
+        1,
+        sharex=True,
+        gridspec_kw={'height_ratios': (2.6, 1.0) * len(loaded), 'hspace': 0.3},
+    )
+    texts = []
+    for row, (name, frames) in enumerate(loaded.items()):
+        upper, lower = rows[2 * row], rows[2 * row + 1]
+        _draw_latency(upper, frames, has_names=row == 0)
+        upper.set_ylabel(f'{name} [ms]')
+        _draw_background(lower, frames, has_names=False)
+        count = max(frame.level_count for frame in frames)
+        _draw_levels(lower, frames, count)
+        lower.set_yticks([1, count])
+        violations = sum(frame.is_violation for frame in frames)
+        limited = sum(not math.isnan(frame.max_latency_ms) for frame in frames)
+        texts.append(f'{name}: {violations} of {limited} limited frames above their limit')
+    rows[-1].set_xlabel('time [s]')
+    rows[-1].set_xlim(
+        min(frames[0].time_s for frames in loaded.values()),
+        max(frames[-1].time_s for frames in loaded.values()),
+    )
+    draw_legend(figure, rows[0])
+    text = 'Inference latency of each model, coloured by its active level, and that level below. '
+    draw_caption(figure, text + '; '.join(texts) + '.')
+    return figure
+
+
+def _draw_latency(
+    axes: Axes, frames: Sequence[FrameRecord], *, has_names: bool
+) -> list[FrameRecord]:
+    """Draw latency, a point a frame, and the limit; return the frames above the axis."""
+    _draw_background(axes, frames, has_names=has_names)
+    count = max(frame.level_count for frame in frames)
+    top_ms = _top_of(frames)
+    axes.plot([], [], linestyle='none', label='level (top-1 %):')
+    for level in sorted({frame.level for frame in frames}):
+        own = [frame for frame in frames if frame.level == level]
+        axes.scatter(
+            [frame.time_s for frame in own],
+            [min(frame.inference_ms, top_ms) for frame in own],
+            s=7.0,
+            color=level_colour(level, count),
+            linewidths=0,
+            label=f'{level} ({100 * own[0].level_accuracy:.1f})',
+            zorder=3,
+        )
+    cut = [frame for frame in frames if frame.inference_ms > top_ms]
+    if cut:
+        axes.scatter(
+            [frame.time_s for frame in cut],
+            [top_ms] * len(cut),
+            s=16.0,
+            marker='^',
+            color=[level_colour(frame.level, count) for frame in cut],
+            linewidths=0,
+            zorder=3,
+            clip_on=False,
+        )
+    if any(not math.isnan(frame.max_latency_ms) for frame in frames):
+        axes.plot(
+            [frame.time_s for frame in frames],
+            [frame.max_latency_ms for frame in frames],
+            color=LIMIT,
+            linewidth=1.5,
+            drawstyle='steps-post',
+            label='limit',
+            zorder=4,
+        )
+    axes.set_ylim(0.0, top_ms)
+    axes.set_ylabel('inference latency [ms]')
+    axes.set_xlim(frames[0].time_s, max(frames[-1].time_s, frames[0].time_s + 1e-3))
+    return cut
 
 
 def plot_accuracy(frames: Frames) -> Figure:

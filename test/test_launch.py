@@ -25,7 +25,7 @@ def argument_calls(file: Path) -> list[ast.Call]:
 
 
 def test_there_are_launch_files():
-    assert [file.name for file in LAUNCH_FILES] == ['demo.launch.py']
+    assert [file.name for file in LAUNCH_FILES] == ['demo.launch.py', 'two_models.launch.py']
 
 
 @pytest.mark.parametrize('file', LAUNCH_FILES, ids=lambda file: file.name)
@@ -41,25 +41,29 @@ def test_every_argument_has_a_default_and_a_description(file):
         assert {'default_value', 'description'} <= {keyword.arg for keyword in call.keywords}
 
 
-def test_choices_are_those_of_the_parameters():
+@pytest.mark.parametrize('file', LAUNCH_FILES, ids=lambda file: file.name)
+def test_choices_and_defaults_are_those_of_the_parameters(file):
     from dynamic_ofa_ros.nodes.parameters import CAMERA, CLASSIFIER
 
     specs = {spec.name: spec for spec in CAMERA + CLASSIFIER}
     calls = {
         ast.literal_eval(call.args[0]): {k.arg: k.value for k in call.keywords}
-        for file in LAUNCH_FILES
         for call in argument_calls(file)
     }
-    for name in ('engine', 'source'):
+    specs['coordination'] = specs['manager.coordination']
+    for name in {'engine', 'source', 'coordination'} & set(calls):
         assert set(ast.literal_eval(calls[name]['choices'])) == set(specs[name].choices)
-    for name in ('family', 'device', 'engine', 'source', 'path'):
-        assert ast.literal_eval(calls[name]['default_value']) == specs[name].default
+    for letter in 'ab':
+        specs[f'family_{letter}'] = specs['family']
+    for name in {'family', 'family_a', 'family_b', 'device', 'engine', 'source', 'path'}:
+        if name in calls:
+            assert ast.literal_eval(calls[name]['default_value']) == specs[name].default
     assert float(ast.literal_eval(calls['rate_hz']['default_value'])) == specs['rate_hz'].default
 
 
 @pytest.mark.skipif(not HAS_LAUNCH, reason='needs launch_ros, which comes with ROS 2')
 @pytest.mark.parametrize('file', LAUNCH_FILES, ids=lambda file: file.name)
-def test_description_loads_with_both_nodes(file):
+def test_description_loads_with_camera_and_classifiers(file):
     # ruff: noqa: I001 - it takes `launch` for the folder of that name
     from launch import LaunchContext
     from launch.launch_description_sources import PythonLaunchDescriptionSource

@@ -7,7 +7,7 @@ from demo.records import LIMIT_MS, frame, synthetic_recording
 
 from dynamic_ofa_ros.demo.recording import RecordingError, write_frames
 from dynamic_ofa_ros.plot_style import level_colour
-from dynamic_ofa_ros.plots import plot_accuracy, plot_latency, save_figure
+from dynamic_ofa_ros.plots import plot_accuracy, plot_latency, plot_models, save_figure
 
 
 @pytest.fixture(scope='module')
@@ -107,6 +107,20 @@ def test_accuracy_is_what_the_labels_say(recording):
     wrong = sum(f.is_correct is False for f in recording.frames)
     assert len(points(time_axes)) == wrong
     assert 'accuracy [%]' in texts(figure)
+
+
+def test_models_share_the_time_and_have_their_own_panels(recording):
+    late = recording.frames[len(recording.frames) // 2 :]
+    figure = plot_models({'one': recording.frames, 'two': late})
+    upper_one, _, upper_two, lower_two = figure.axes
+    assert len(points(upper_one)) == len(recording.frames)
+    assert len(points(upper_two)) == len(late)
+    assert upper_two.get_xlim() == upper_one.get_xlim()
+    assert lower_two.get_xlim()[1] == recording.frames[-1].time_s
+    written = texts(figure)
+    assert {'one [ms]', 'two [ms]'} <= set(written)
+    count = sum(frame.is_violation for frame in recording.frames)
+    assert any(f'one: {count} of' in text for text in written)
 
 
 def test_intervals_count_scenes_not_frames():

@@ -30,6 +30,10 @@ def add_parser(subparsers: Any) -> None:
         '--rate-hz', type=float, default=30.0,
         help='images per second, 1 to 240 (default: %(default)g)',
     )  # fmt: skip
+    parser.add_argument(
+        '--two', action='store_true',
+        help='two classifiers on one CPU instead: they choose their levels together',
+    )  # fmt: skip
     parser.add_argument('--no-plots', action='store_true', help='write no plots')
     parser.add_argument(
         '--prepare-timeout-s', type=float, default=300.0,
@@ -67,7 +71,12 @@ def run(args: argparse.Namespace) -> int:
         prepare_timeout_s=args.prepare_timeout_s,
     )
     console = Console()
-    result = run_demo(options, output, console)
+    if args.two:
+        from dynamic_ofa_ros.demo.two import run_two
+
+        result = run_two(options, output, console)
+    else:
+        result = run_demo(options, output, console)
     if result.summary is not None:
         console.print(summary_table(result.summary, console.width))
     if result.files:

@@ -13,7 +13,10 @@ from dynamic_ofa_ros import __version__
 from dynamic_ofa_ros.errors import DynamicOfaError
 
 # One module a verb, in the order in which `--help` lists them.
-VERBS = ('demo', 'train', 'build', 'levels', 'search', 'router', 'ros')
+VERBS = (
+    'demo', 'train', 'fetch', 'profile', 'predictor', 'search', 'build', 'calibrate', 'measure',
+    'levels', 'simulate', 'figures', 'router', 'ros',
+)  # fmt: skip
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130

@@ -18,10 +18,13 @@ READER_DEPTH = 300
 class Link:
     """Subscriptions, parameter clients and a publisher on one node, spun by `spin_for`.
 
-    Works with the real rclpy as with the stand-ins; `namespace` is '' or begins with a slash.
+    Works with the real rclpy as with the stand-ins; namespaces are '' or begin with a slash.
+    The camera is looked for in `camera_namespace`, by default the classifier's own.
     """
 
-    def __init__(self, recorder: Recorder, namespace: str) -> None:
+    def __init__(
+        self, recorder: Recorder, namespace: str, camera_namespace: str | None = None
+    ) -> None:
         # Imported here: only now it is clear which router the stand-ins shall use. `nodes`
         # registers them where ROS 2 is not installed.
         from dynamic_ofa_ros.nodes import qos  # isort: skip
@@ -49,8 +52,9 @@ class Link:
         self._constraints_type = Constraints
         reliable = QoSProfile(depth=READER_DEPTH)
         subscribe: Callable[..., Any] = self._node.create_subscription
-        subscribe(Classification, 'ground_truth', recorder.add_truth, reliable)
-        subscribe(LabelInfo, 'ground_truth/label_info', recorder.set_truth_names, qos.LATCHED)
+        truth = f'{namespace if camera_namespace is None else camera_namespace}/ground_truth'
+        subscribe(Classification, truth, recorder.add_truth, reliable)
+        subscribe(LabelInfo, f'{truth}/label_info', recorder.set_truth_names, qos.LATCHED)
         subscribe(Classification, 'classification', recorder.add_label, reliable)
         subscribe(LabelInfo, 'label_info', recorder.set_label_names, qos.LATCHED)
         subscribe(Telemetry, 'classifier/telemetry', recorder.add_telemetry, reliable)

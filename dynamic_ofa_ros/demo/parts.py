@@ -83,6 +83,21 @@ class Parts:
         """Start the node that is shown, on one CPU: the one that will be contended for."""
         self._start_node('classifier', 'classifier_node', {'family': self._family}, self._cpus)
 
+    def start_model(self, name: str) -> None:
+        """Start one of several classifiers that see the same camera and choose together."""
+        self._start_node(
+            name,
+            'classifier_node',
+            {'family': self._family, 'manager.coordination': 'collective'},
+            self._cpus,
+            namespace=self.namespace_of(name),
+            remappings={'image_raw': f'{self.namespace}/image_raw'},
+        )
+
+    def namespace_of(self, name: str) -> str:
+        """Return the namespace of one of several classifiers."""
+        return f'{self.namespace}/{name}'
+
     def start_camera(self) -> None:
         """Start the camera: rendered signs at 640x480."""
         parameters: dict[str, str | float] = {
@@ -103,9 +118,13 @@ class Parts:
         # The node may use all: it is its workers that are kept on one.
         self._start_node('competitor', 'contention_node', parameters, self._all_cpus)
 
+    def set_command(self, node: str, parameter: str, value: float) -> str:
+        """Return the command line that sets a parameter."""
+        return f'{self._ros} param set {node} {parameter} {value}'
+
     def set_limit_command(self, limit_ms: float) -> str:
         """Return the command line that sets the latency limit."""
-        return f'{self._ros} param set {self.classifier} constraints.max_latency_ms {limit_ms}'
+        return self.set_command(self.classifier, 'constraints.max_latency_ms', limit_ms)
 
     def competitor_command(self, workload: str) -> str:
         """Return the command line that gives the competitor a workload."""
@@ -136,10 +155,14 @@ class Parts:
         module: str,
         parameters: Mapping[str, str | float],
         cpus: Collection[int],
+        namespace: str | None = None,
+        remappings: Mapping[str, str] | None = None,
     ) -> None:
         command = [sys.executable, '-m', f'dynamic_ofa_ros.nodes.{module}', '--ros-args']
-        if self.namespace:
-            command += ['-r', f'__ns:={self.namespace}']
+        if namespace or self.namespace:
+            command += ['-r', f'__ns:={namespace or self.namespace}']
+        for name, target in (remappings or {}).items():
+            command += ['-r', f'{name}:={target}']
         for name, value in parameters.items():
             command += ['-p', f'{name}:={value}']
         self._supervisor.start(part, command, self._environment, cpus)

@@ -69,7 +69,7 @@ class DemoResult:
     summary: Summary | None
 
 
-class _Interrupted(Exception):  # noqa: N818 - not an error
+class Interrupted(Exception):  # noqa: N818 - not an error
     """A signal asked the demo to end."""
 
     def __init__(self, number: int) -> None:
@@ -83,12 +83,12 @@ def run_demo(options: DemoOptions, output: Path, console: Console) -> DemoResult
     SIGINT, SIGTERM and SIGHUP end it; what was recorded until then is still written. A part that
     dies ends it with exit status 1.
     """
-    with _signals_noted() as received:
+    with signals_noted() as received:
         session = _Session(options, output, console, received)
         status, message = 0, ''
         try:
             session.play()
-        except _Interrupted as interruption:
+        except Interrupted as interruption:
             status, message = 128 + interruption.number, f'ended early by {interruption}'
         except PartError as error:
             status, message = 1, str(error)
@@ -165,17 +165,9 @@ class _Session:
         """Start everything; return once labels and their truth arrive."""
         began_s = time.monotonic()
         wait = partial(self._wait, supervisor, began_s)
-        if parts.needs_router:
-            parts.start_router()
-            try:
-                wait(None, 'router', 'the router', parts.router_is_ready)
-            except PartError:
-                if supervisor.is_running('router'):
-                    raise
-                # Another program took the port between our look and our grasp.
-                parts.start_router(on_any_port=True)
-                wait(None, 'router', 'the router', parts.router_is_ready)
-        parts.join()
+        start_router(
+            parts, supervisor, lambda is_ready: wait(None, 'router', 'the router', is_ready)
+        )
         parts.start_classifier()
         link = Link(self._recorder, parts.namespace)
         try:
@@ -271,7 +263,7 @@ class _Session:
         else:
             link.spin_for(TICK_S)
         if self._received:
-            raise _Interrupted(self._received[0])
+            raise Interrupted(self._received[0])
         supervisor.poll()
 
     def _check_silence(self) -> None:
@@ -307,8 +299,25 @@ class _Session:
         )
 
 
+def start_router(
+    parts: Parts, supervisor: Supervisor, wait: Callable[[Callable[[], bool]], None]
+) -> None:
+    """Start a router where one is needed, wait until it is ready, and lead all parts to it."""
+    if parts.needs_router:
+        parts.start_router()
+        try:
+            wait(parts.router_is_ready)
+        except PartError:
+            if supervisor.is_running('router'):
+                raise
+            # Another program took the port between our look and our grasp.
+            parts.start_router(on_any_port=True)
+            wait(parts.router_is_ready)
+    parts.join()
+
+
 @contextlib.contextmanager
-def _signals_noted() -> Iterator[list[int]]:
+def signals_noted() -> Iterator[list[int]]:
     """Collect the signals that should end the demo, instead of letting them interrupt anything.
 
     So that a second Ctrl-C cannot interrupt the ending of the processes.

@@ -26,6 +26,7 @@ from vision_msgs.msg import Classification, LabelInfo, VisionInfo
 from dynamic_ofa_ros.family import Family
 from dynamic_ofa_ros.msg import ActiveLevel, Constraints, LevelArray, Telemetry
 from dynamic_ofa_ros.nodes import conversions, parameters, qos
+from dynamic_ofa_ros.nodes.collective import Collective
 from dynamic_ofa_ros.nodes.diagnostics import Diagnostician, InputMonitor, Snapshot
 from dynamic_ofa_ros.nodes.parameter_table import NodeParameters
 from dynamic_ofa_ros.nodes.parameters import ClassifierSettings
@@ -72,7 +73,8 @@ class ClassifierNode(Node):  # type: ignore[misc]  # rclpy has no types where RO
             constraints=settings.constraints,
             policy=settings.policy,
         )
-        self._host = HostMonitor(_device_of(self._engine.platform, fixed['device']))
+        device = _device_of(self._engine.platform, fixed['device'])
+        self._host = HostMonitor(device)
         self._worker = ClassifierWorker(
             Classifier(self._family, self._engine),
             self._manager,
@@ -94,6 +96,10 @@ class ClassifierNode(Node):  # type: ignore[misc]  # rclpy has no types where RO
         self._constraints_source = ''
         self._create_topics()
         self._publish_latched(settings)
+        self._collective = Collective(
+            self, self._manager, device, lambda: self._worker.processed_frames
+        )
+        self._collective.configure(settings.is_collective, settings.importance)
         self._host.start()
         self._worker.start()
         self._log_ready()
@@ -194,6 +200,7 @@ class ClassifierNode(Node):  # type: ignore[misc]  # rclpy has no types where RO
         if after.policy != before.policy:
             self._manager.set_policy(after.policy)
         self._worker.set_settings(after.worker)
+        self._collective.configure(after.is_collective, after.importance)
         if after.is_enabled != before.is_enabled:
             self._worker.set_enabled(after.is_enabled)
         if after.worker.score_threshold != before.worker.score_threshold:

@@ -23,8 +23,9 @@ from vision_msgs.msg import (
 )
 
 from dynamic_ofa_ros.errors import ImageError
-from dynamic_ofa_ros.msg import ActiveLevel, Level, LevelArray, Telemetry
+from dynamic_ofa_ros.msg import ActiveLevel, ClassifierStatus, Level, LevelArray, Telemetry
 from dynamic_ofa_ros.nodes.diagnostics import Severity, Status
+from dynamic_ofa_ros.runtime import coordination
 from dynamic_ofa_ros.runtime.image import ImageArray, RawImage
 
 if TYPE_CHECKING:
@@ -147,8 +148,9 @@ def level_array(header: Any, family: Family, profile: LatencyProfile) -> Any:
                 latency_ms=latency.median_ms,
                 latency_p95_ms=latency.p95_ms,
                 ks=array.array('i', level.architecture.ks),
-                e=array.array('i', level.architecture.e),
+                e=array.array('d', level.architecture.e),
                 d=array.array('i', level.architecture.d),
+                w=array.array('i', level.architecture.w),
             )
             for level, latency in zip(family.levels, profile.levels, strict=True)
         ],
@@ -171,6 +173,43 @@ def active_level(header: Any, decision: Decision, family: Family, switch_ms: flo
         slowdown=decision.slowdown,
         max_latency_ms=decision.max_latency_ms,
         min_accuracy=decision.min_accuracy,
+    )
+
+
+def classifier_status(header: Any, status: coordination.Status) -> Any:
+    """Return dynamic_ofa_ros/ClassifierStatus; what is not there (limit, frames) is NaN."""
+    return ClassifierStatus(
+        header=header,
+        name=status.name,
+        device=status.device,
+        level=status.level,
+        latencies_ms=array.array('d', status.latencies_ms),
+        accuracies=array.array('d', status.accuracies),
+        max_inference_ms=_nan_if_infinite(status.limit_ms),
+        min_accuracy=status.floor or math.nan,
+        priority=status.priority,
+        importance=status.importance,
+        slowdown=status.slowdown,
+        margin=status.margin,
+        interval_ms=_nan_if_infinite(status.interval_ms),
+    )
+
+
+def peer_status(message: Any) -> coordination.Status:
+    """Return what a peer says in a dynamic_ofa_ros/ClassifierStatus; it is not checked here."""
+    return coordination.Status(
+        name=message.name,
+        device=message.device,
+        level=message.level,
+        latencies_ms=tuple(message.latencies_ms),
+        accuracies=tuple(message.accuracies),
+        limit_ms=_infinite_if_nan(message.max_inference_ms),
+        floor=0.0 if math.isnan(message.min_accuracy) else message.min_accuracy,
+        priority=message.priority,
+        importance=message.importance,
+        slowdown=message.slowdown,
+        margin=message.margin,
+        interval_ms=_infinite_if_nan(message.interval_ms),
     )
 
 
@@ -199,6 +238,14 @@ def number_text(value: float) -> str:
     if math.isfinite(value) and value == int(value):
         return str(int(value))
     return f'{value:.6g}'
+
+
+def _nan_if_infinite(value: float) -> float:
+    return value if math.isfinite(value) else math.nan
+
+
+def _infinite_if_nan(value: float) -> float:
+    return math.inf if math.isnan(value) else value
 
 
 def stamped_header(clock: Any, frame_id: str = '') -> Any:

@@ -29,6 +29,7 @@ MAX_LATENCY = 'constraints.max_latency_ms'
 MIN_ACCURACY = 'constraints.min_accuracy'
 FIXED_LEVEL = 'manager.fixed_level'
 ENABLED = 'enabled'
+COORDINATIONS = ('none', 'collective')
 
 DEVICE_PATTERN = r'auto|cpu|cuda(:\d+)?'
 MAX_LEVELS = 1000
@@ -122,6 +123,26 @@ CLASSIFIER_LIVE = (
         'how long a higher level must look safe before moving up, in s',
         lowest=0.0,
         highest=60.0,
+    ),
+    ParameterSpec(
+        'manager.max_switches_per_minute',
+        PolicySettings().max_switches_per_minute,
+        'most upward switches in a minute',
+        lowest=0.0,
+        highest=6000.0,
+    ),
+    ParameterSpec(
+        'manager.coordination',
+        COORDINATIONS[0],
+        'whether levels are chosen together with other classifiers on the device',
+        choices=COORDINATIONS,
+    ),
+    ParameterSpec(
+        'manager.importance',
+        1.0,
+        "weight of this classifier's accuracy in collective choices",
+        lowest=0.01,
+        highest=100.0,
     ),
     ParameterSpec(
         'max_frame_age_ms',
@@ -246,6 +267,8 @@ class ClassifierSettings:
     worker: WorkerSettings
     telemetry_every_n: int
     is_enabled: bool
+    is_collective: bool
+    importance: float
 
 
 def classifier_live(level_count: int) -> tuple[ParameterSpec, ...]:
@@ -271,6 +294,7 @@ def classifier_settings(values: Mapping[str, Any]) -> ClassifierSettings:
             fixed_level=values[FIXED_LEVEL],
             window=values['manager.window'],
             hold_s=values['manager.hold_s'],
+            max_switches_per_minute=values['manager.max_switches_per_minute'],
         ),
         worker=WorkerSettings(
             top_k=values['top_k'],
@@ -279,6 +303,8 @@ def classifier_settings(values: Mapping[str, Any]) -> ClassifierSettings:
         ),
         telemetry_every_n=values['telemetry.every_n'],
         is_enabled=values[ENABLED],
+        is_collective=values['manager.coordination'] == COORDINATIONS[1],
+        importance=values['manager.importance'],
     )
 
 

@@ -22,6 +22,7 @@ from dynamic_ofa_ros.nodes.diagnostics import Severity, Status
 from dynamic_ofa_ros.runtime.classifier import ClassScore, Result
 from dynamic_ofa_ros.runtime.manager import Decision
 from dynamic_ofa_ros.runtime.telemetry import FrameTelemetry
+from dynamic_ofa_ros.spaces import ResNet50Space
 
 from builtin_interfaces.msg import Time  # isort: skip
 from diagnostic_msgs.msg import DiagnosticStatus  # isort: skip
@@ -139,7 +140,20 @@ def test_levels_carry_the_whole_table():
     assert (large.accuracy, large.macs, large.parameters) == (0.9, 9e6, 9e4)
     assert (large.latency_ms, large.latency_p95_ms) == (4.0, 4.5)
     assert list(small.ks) == [3] * 20
+    assert list(small.e) == [4.0] * 20
     assert list(small.d) == [2, 3, 4, 3, 2]
+    assert list(small.w) == []
+
+
+def test_levels_of_a_resnet_are_whole():
+    architecture = ResNet50Space().largest()
+    level = Level(1, 'resnet', architecture, 0.8, 1, 1)
+    profile = dataclasses.replace(PROFILE, levels=PROFILE.levels[:1])
+    family = dataclasses.replace(FAMILY, levels=(level,))
+    (message,) = conversions.level_array(HEADER, family, profile).levels
+    assert list(message.ks) == []
+    assert (tuple(message.e), tuple(message.d)) == (architecture.e, architecture.d)
+    assert tuple(message.w) == architecture.w
 
 
 def test_active_level_tells_from_to_and_why():

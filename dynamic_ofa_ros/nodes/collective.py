@@ -1,0 +1,102 @@
+"""The node's part in collective choices: tells the peers the own status, obeys what follows.
+
+All classifiers, in whatever namespace, meet on one topic; only those on the same device count.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.clock import Clock, ClockType
+
+from dynamic_ofa_ros.msg import ClassifierStatus
+from dynamic_ofa_ros.nodes import conversions, qos
+from dynamic_ofa_ros.runtime.coordination import STATUS_PERIOD_NS, Coordinator
+from dynamic_ofa_ros.runtime.manager import RuntimeManager
+
+TOPIC = '/dynamic_ofa/status'
+"""Absolute: peers are found whatever their namespace."""
+
+RATE_WINDOW_NS = 1_000_000_000
+"""Time over which the rate of frames is counted."""
+
+
+class Collective:
+    """Publishes, listens and sets the manager's ceiling, while switched on.
+
+    device: the processor that inference runs on, such as 'cpu' or 'cuda:0'.
+    count_frames: returns how many frames were processed so far.
+    """
+
+    def __init__(
+        self, node: Any, manager: RuntimeManager, device: str, count_frames: Callable[[], int]
+    ) -> None:
+        self._node = node
+        self._manager = manager
+        self._device = f'{socket.gethostname()}:{device}'
+        self._count_frames = count_frames
+        self._importance = 1.0
+        self._coordinator = Coordinator()
+        self._counts: deque[tuple[int, int]] = deque()
+        self._publisher: Any = None
+        self._subscription: Any = None
+        self._timer: Any = None
+
+    def configure(self, is_on: bool, importance: float) -> None:
+        """Take part or not, with this weight of the own accuracy."""
+        self._importance = importance
+        if is_on and self._timer is None:
+            self._publisher = self._node.create_publisher(ClassifierStatus, TOPIC, qos.STATUS)
+            self._subscription = self._node.create_subscription(
+                ClassifierStatus, TOPIC, self._on_status, qos.STATUS
+            )
+            # Steady: peers must not be forgotten because simulated time stands still.
+            self._timer = self._node.create_timer(
+                STATUS_PERIOD_NS / 1e9,
+                self._on_timer,
+                clock=Clock(clock_type=ClockType.STEADY_TIME),
+            )
+        elif not is_on and self._timer is not None:
+            self._node.destroy_timer(self._timer)
+            self._node.destroy_subscription(self._subscription)
+            self._node.destroy_publisher(self._publisher)
+            self._timer = None
+            self._coordinator = Coordinator()
+            self._counts.clear()
+            self._manager.set_ceiling(None)
+
+    def _on_status(self, message: Any) -> None:
+        if message.name == self._name:
+            return
+        status = conversions.peer_status(message)
+        if not self._coordinator.receive(status, time.perf_counter_ns()):
+            self._node.get_logger().warning(
+                f'the status of {message.name!r} makes no sense and is ignored',
+                throttle_duration_sec=5.0,
+            )
+
+    def _on_timer(self) -> None:
+        now_ns = time.perf_counter_ns()
+        status = self._manager.status(
+            self._name, self._device, self._importance, self._interval_ms(now_ns)
+        )
+        header = conversions.stamped_header(self._node.get_clock())
+        self._publisher.publish(conversions.classifier_status(header, status))
+        self._manager.set_ceiling(self._coordinator.decide(status, now_ns))
+
+    @property
+    def _name(self) -> str:
+        return str(self._node.get_fully_qualified_name())
+
+    def _interval_ms(self, now_ns: int) -> float:
+        """Return the mean time between frames of late; infinite when none came."""
+        counts = self._counts
+        counts.append((now_ns, self._count_frames()))
+        while now_ns - counts[0][0] > RATE_WINDOW_NS:
+            counts.popleft()
+        frames = counts[-1][1] - counts[0][1]
+        return (counts[-1][0] - counts[0][0]) / 1e6 / frames if frames > 0 else float('inf')
