@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import multiprocessing
 import tempfile
 from collections.abc import Callable
@@ -24,19 +23,16 @@ from benchmarks.common import (
     checksum,
     in_turns,
     print_table,
-    reference_directory,
     summary,
     write_results,
 )
-from dynamic_ofa_ros.architecture import SubnetArchitecture, count_cost
+from benchmarks.published import published_family
 from dynamic_ofa_ros.errors import EngineError
-from dynamic_ofa_ros.family import Family, Level, Preprocessing, default_family, write_family
+from dynamic_ofa_ros.family import Family, default_family
 from dynamic_ofa_ros.runtime.engine import Engine, create_engine, engine_names
 from dynamic_ofa_ros.runtime.host import OthersLoad
 
 DYNAMIC = 'ofa dynamic'
-PUBLISHED = 'ofa_mbv3_d234_e346_k357_w1.2'
-CALIBRATION_IMAGES = 4
 
 
 def main() -> None:
@@ -54,13 +50,8 @@ def main() -> None:
     inputs: list[np.ndarray[Any, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         families = [Family.load(options.family)]
-        levels_file = reference_directory() / 'levels_xavier_nx.json'
-        if options.skip_published:
-            pass
-        elif levels_file.is_file():
-            families.append(_published_family(levels_file, Path(folder) / 'published'))
-        else:
-            print(f'{levels_file} is absent: the published architectures are left out')
+        if not options.skip_published:
+            families.append(published_family(Path(folder) / 'published'))
         for family in families:
             results[family.name] = _measure(family, options, Path(folder) / 'cache', inputs)
     write_results(
@@ -182,56 +173,6 @@ def _load_and_weigh(
     created = create_engine(family, device=device, engine=engine, threads=threads, cache_dir=cache)
     sender.send((before / 2**20, process.memory_info().rss / 2**20))
     created.close()
-
-
-def _published_family(levels_file: Path, directory: Path) -> Family:
-    """Write a family of the published architectures with random weights; return it."""
-    import torch
-
-    from dynamic_ofa_ros.backbone.batch_norm import recalculate, save_statistics, statistics_of
-    from dynamic_ofa_ros.backbone.supernet import (
-        build_supernet,
-        extract_subnet,
-        published_backbone,
-    )
-    from dynamic_ofa_ros.backbone.weights import save_tensors
-
-    torch.manual_seed(0)
-    directory.mkdir(parents=True)
-    backbone = published_backbone(PUBLISHED)
-    supernet = build_supernet(backbone).eval()
-    save_tensors(supernet.state_dict(), directory / 'backbone.safetensors')
-    levels, statistics = [], {}
-    for published in json.loads(levels_file.read_text())['gpu']:
-        index = int(published['level'])
-        architecture = SubnetArchitecture.from_mapping(
-            {key: published[key] for key in ('ks', 'e', 'd', 'r')}
-        )
-        subnet = extract_subnet(supernet, architecture)
-        images = torch.randn(CALIBRATION_IMAGES, 3, architecture.r, architecture.r)
-        recalculate(subnet, [images])
-        statistics[index] = statistics_of(subnet)
-        cost = count_cost(architecture, backbone.width_mult, backbone.classes)
-        levels.append(
-            Level(
-                index=index,
-                name=f'published {index}',
-                architecture=architecture,
-                accuracy=float(published['top1']) / 100.0,
-                macs=cost.macs,
-                parameters=cost.parameters,
-            )
-        )
-    save_statistics(statistics, directory / 'batch_norm.safetensors')
-    write_family(
-        directory,
-        name=f'{PUBLISHED} (random weights)',
-        backbone=backbone,
-        preprocessing=Preprocessing(),
-        levels=levels,
-        labels=[f'class {i}' for i in range(backbone.classes)],
-    )
-    return Family.load(directory)
 
 
 if __name__ == '__main__':

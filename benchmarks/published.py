@@ -1,0 +1,67 @@
+"""The six published GPU levels of OFA-MobileNetV3 w1.2 as a family with random weights.
+
+Latency does not depend on the values of weights as long as activations stay in a normal range,
+which recalculated batch norms see to. Accuracies are the published ones; the labels mean nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dynamic_ofa_ros.family import (
+    BACKBONE_FILE,
+    BATCH_NORM_FILE,
+    Family,
+    Level,
+    Preprocessing,
+    write_family,
+)
+from dynamic_ofa_ros.offline.level_file import read_levels
+from dynamic_ofa_ros.spaces import search_space
+
+LEVELS = 'ofa_mbv3_w12_xavier_nx_gpu'
+CALIBRATION_IMAGES = 4
+
+
+def published_family(directory: Path) -> Family:
+    """Write the family into an empty or missing folder and return it."""
+    import torch
+
+    from dynamic_ofa_ros.backbone.batch_norm import recalculate, save_statistics, statistics_of
+    from dynamic_ofa_ros.backbone.supernet import build_supernet, extract_subnet
+    from dynamic_ofa_ros.backbone.weights import save_tensors
+
+    torch.manual_seed(0)
+    directory.mkdir(parents=True, exist_ok=True)
+    listed = read_levels(LEVELS)
+    backbone = listed.backbone
+    space = search_space(backbone.kind)
+    supernet = build_supernet(backbone).eval()
+    save_tensors(supernet.state_dict(), directory / BACKBONE_FILE)
+    levels, statistics = [], {}
+    for index, published in enumerate(listed.levels, start=1):
+        architecture = published.architecture
+        subnet = extract_subnet(supernet, architecture)
+        recalculate(subnet, [torch.randn(CALIBRATION_IMAGES, 3, architecture.r, architecture.r)])
+        statistics[index] = statistics_of(subnet)
+        cost = space.count_cost(architecture, backbone.width_mult, backbone.classes)
+        levels.append(
+            Level(
+                index=index,
+                name=f'published {index}',
+                architecture=architecture,
+                accuracy=published.accuracy or 0.0,
+                macs=cost.macs,
+                parameters=cost.parameters,
+            )
+        )
+    save_statistics(statistics, directory / BATCH_NORM_FILE)
+    write_family(
+        directory,
+        name=f'{backbone.name} (random weights)',
+        backbone=backbone,
+        preprocessing=Preprocessing(),
+        levels=levels,
+        labels=[f'class {i}' for i in range(backbone.classes)],
+    )
+    return Family.load(directory)
