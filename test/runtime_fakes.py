@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,8 +18,15 @@ class FakeEngine:
 
     name = 'fake'
 
-    def __init__(self, level_count: int, classes: int, errors: Sequence[Exception] = ()) -> None:
-        self.platform = PLATFORM
+    def __init__(
+        self,
+        level_count: int,
+        classes: int,
+        errors: Sequence[Exception] = (),
+        platform: str = PLATFORM,
+    ) -> None:
+        self.platform = platform
+        self.delay_s = 0.0
         self.notes: tuple[str, ...] = ()
         self.level_count = level_count
         self.levels_run: list[int] = []
@@ -29,6 +37,7 @@ class FakeEngine:
         self.levels_run.append(index)
         if self.errors:
             raise self.errors.pop(0)
+        time.sleep(self.delay_s)
         return self._logits
 
     def close(self) -> None:
@@ -43,9 +52,9 @@ def make_levels(accuracies: Sequence[float]) -> tuple[Level, ...]:
     )
 
 
-def make_profile(latencies_ms: Sequence[float]) -> LatencyProfile:
+def make_profile(latencies_ms: Sequence[float], platform: str = PLATFORM) -> LatencyProfile:
     return LatencyProfile(
-        platform=PLATFORM,
+        platform=platform,
         levels=tuple(
             LevelLatency(ms, ms, 0.02 * ms, 1.05 * ms, 1.1 * ms, 100) for ms in latencies_ms
         ),

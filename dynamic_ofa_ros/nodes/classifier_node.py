@@ -23,7 +23,7 @@ from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool
 from vision_msgs.msg import Classification, LabelInfo, VisionInfo
 
-from dynamic_ofa_ros.family import Family
+from dynamic_ofa_ros.family import Family, LatencyProfile
 from dynamic_ofa_ros.msg import ActiveLevel, Constraints, LevelArray, Telemetry
 from dynamic_ofa_ros.nodes import conversions, parameters, qos
 from dynamic_ofa_ros.nodes.collective import Collective
@@ -38,7 +38,7 @@ from dynamic_ofa_ros.runtime.classifier import (
     Result,
     Switch,
 )
-from dynamic_ofa_ros.runtime.engine import create_engine, load_or_measure_profile
+from dynamic_ofa_ros.runtime.engine import Engine, create_engines, load_or_measure_profile
 from dynamic_ofa_ros.runtime.host import HostMonitor
 from dynamic_ofa_ros.runtime.manager import Decision, RuntimeManager
 from dynamic_ofa_ros.runtime.telemetry import FrameTelemetry
@@ -55,28 +55,26 @@ class ClassifierNode(Node):  # type: ignore[misc]  # rclpy has no types where RO
         self._settings = NodeParameters(self, parameters.classifier_settings, self._on_settings)
         fixed = self._settings.declare(parameters.CLASSIFIER_FIXED)
         self._family = Family.load(fixed['family'])
-        self._engine = create_engine(
+        self._engines = create_engines(
             self._family,
             device=fixed['device'],
             engine=fixed['engine'],
             threads=fixed['threads'],
             progress=self._on_progress,
         )
-        if self._engine.platform not in self._family.platforms:
-            self._on_progress(f'looking up the latency of each level on {self._engine.platform}')
-        self._profile = load_or_measure_profile(self._engine, self._family)
+        self._profiles = [self._profile_of(engine) for engine in self._engines]
         self._settings.declare(parameters.classifier_live(len(self._family.levels)))
         settings = self._settings.activate()
         self._manager = RuntimeManager(
             self._family.levels,
-            self._profile,
+            self._profiles,
             constraints=settings.constraints,
             policy=settings.policy,
         )
-        device = _device_of(self._engine.platform, fixed['device'])
+        device = _device_of(self._engines[0].platform, fixed['device'])
         self._host = HostMonitor(device)
         self._worker = ClassifierWorker(
-            Classifier(self._family, self._engine),
+            Classifier(self._family, *self._engines),
             self._manager,
             on_result=self._on_result,
             on_telemetry=self._on_telemetry,
@@ -139,7 +137,8 @@ class ClassifierNode(Node):  # type: ignore[misc]  # rclpy has no types where RO
         has_stopped = self._worker.stop()
         self._host.stop()
         if has_stopped:
-            self._engine.close()
+            for engine in self._engines:
+                engine.close()
         stop_forwarding(self._log_forwarder)
 
     # Callbacks of the executor.
@@ -213,7 +212,7 @@ class ClassifierNode(Node):  # type: ignore[misc]  # rclpy has no types where RO
         message = conversions.diagnostic_array(
             conversions.stamped_header(self.get_clock()),
             self.get_fully_qualified_name().strip('/'),
-            self._engine.platform,
+            self._manager.active_platform,
             self._diagnostician.diagnose(snapshot),
         )
         self._publish(self._diagnostics_pub, message)
@@ -239,7 +238,7 @@ class ClassifierNode(Node):  # type: ignore[misc]  # rclpy has no types where RO
             device_load=device.load,
             device_temperature_celsius=device.temperature_celsius,
             device_power_w=device.power_w,
-            engine_notes=self._engine.notes,
+            engine_notes=self._engine_notes,
         )
 
     # Callbacks of the worker's thread.
@@ -291,7 +290,7 @@ class ClassifierNode(Node):  # type: ignore[misc]  # rclpy has no types where RO
             self._vision_info_pub, conversions.vision_info(header, self._family, label_topic)
         )
         self._publish(
-            self._levels_pub, conversions.level_array(header, self._family, self._profile)
+            self._levels_pub, conversions.level_array(header, self._family, self._profiles[0])
         )
         self._publish_active_level(self._manager.initial_decision, header, math.nan)
 
@@ -310,6 +309,15 @@ class ClassifierNode(Node):  # type: ignore[misc]  # rclpy has no types where RO
 
     # Start-up.
 
+    def _profile_of(self, engine: Engine) -> LatencyProfile:
+        if engine.platform not in self._family.platforms:
+            self._on_progress(f'looking up the latency of each level on {engine.platform}')
+        return load_or_measure_profile(engine, self._family)
+
+    @property
+    def _engine_notes(self) -> tuple[str, ...]:
+        return tuple(note for engine in self._engines for note in engine.notes)
+
     def _on_progress(self, text: str) -> None:
         # Building takes a while and cannot be interrupted otherwise.
         if not rclpy.ok(context=self.context):
@@ -318,12 +326,17 @@ class ClassifierNode(Node):  # type: ignore[misc]  # rclpy has no types where RO
 
     def _log_ready(self) -> None:
         topic = self._image_sub.topic_name
-        latencies = ', '.join(f'{level.median_ms:.2f}' for level in self._profile.levels)
-        self.get_logger().info(
-            f'ready: family {self._family.name} on {self._engine.platform}, levels of '
-            f'{latencies} ms, at level {self._manager.active_level}; images from {topic}'
+        platforms = '; and on '.join(
+            f'{profile.platform}, levels of '
+            + ', '.join(f'{level.median_ms:.2f}' for level in profile.levels)
+            + ' ms'
+            for profile in self._profiles
         )
-        for note in self._engine.notes:
+        self.get_logger().info(
+            f'ready: family {self._family.name} on {platforms}, '
+            f'at level {self._manager.active_level}; images from {topic}'
+        )
+        for note in self._engine_notes:
             self.get_logger().warning(note)
 
 

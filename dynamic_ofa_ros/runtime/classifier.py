@@ -60,6 +60,7 @@ class Result:
     """
 
     level: int
+    platform: str
     resolution: int
     scores: tuple[ClassScore, ...]
     preprocess_ms: float
@@ -74,42 +75,51 @@ class Result:
 
 
 class Classifier:
-    """Runs frames through an engine's levels; one thread at a time."""
+    """Runs frames through the levels of an engine, or of one of several; one thread at a time.
 
-    def __init__(self, family: Family, engine: Engine) -> None:
-        if engine.level_count != len(family.levels):
-            raise EngineError(
-                f'the engine {engine.platform} has {engine.level_count} levels, '
-                f'the family {family.name} {len(family.levels)}'
-            )
+    Each of several engines runs the whole family on a platform of its own; the first is the one
+    that serves where none is named.
+    """
+
+    def __init__(self, family: Family, *engines: Engine) -> None:
+        for engine in engines:
+            if engine.level_count != len(family.levels):
+                raise EngineError(
+                    f'the engine {engine.platform} has {engine.level_count} levels, '
+                    f'the family {family.name} {len(family.levels)}'
+                )
         self.family = family
-        self.engine = engine
+        self.engine = engines[0]
+        self._engines = {engine.platform: engine for engine in engines}
 
     def classify(
         self,
         image: ImageArray | ImageSource,
         level: int | None = None,
         *,
+        platform: str = '',
         top_k: int = 5,
         score_threshold: float = 0.0,
     ) -> Result:
-        """Classify one image at a level (from 1; None is the highest).
+        """Classify one image at a level (from 1; None is the highest), on a platform if named.
 
         `image` is (H, W, 3) uint8 RGB, or a source that decodes to it (counted as preprocessing).
         Raises ImageError when it cannot be decoded, EngineError when inference fails.
         """
         index = len(self.family.levels) if level is None else level
         resolution = self.family.level(index).resolution
+        engine = self._engines[platform] if platform else self.engine
         source = RgbImage(image) if isinstance(image, np.ndarray) else image
         start_ns = time.perf_counter_ns()
         tensor = preprocess(source.decode(), resolution, self.family.preprocessing)
         preprocessed_ns = time.perf_counter_ns()
-        logits = self.engine.infer(index, tensor)
+        logits = engine.infer(index, tensor)
         inferred_ns = time.perf_counter_ns()
         scores = self._postprocess(logits, top_k, score_threshold)
         end_ns = time.perf_counter_ns()
         return Result(
             level=index,
+            platform=engine.platform,
             resolution=resolution,
             scores=scores,
             preprocess_ms=(preprocessed_ns - start_ns) / 1e6,
@@ -323,6 +333,7 @@ class ClassifierWorker:
             result = self.classifier.classify(
                 frame.image,
                 level,
+                platform=self.manager.active_platform,
                 top_k=settings.top_k,
                 score_threshold=settings.score_threshold,
             )
@@ -347,6 +358,7 @@ class ClassifierWorker:
                 inference_ms=result.inference_ms,
                 processing_ms=result.processing_ms,
                 end_to_end_ms=end_to_end_ms,
+                platform=result.platform,
             )
         )
         observed_ns = self._clock_ns()
@@ -377,8 +389,11 @@ class ClassifierWorker:
         it carries one frame's noise and can come out slightly negative.
         """
         switch, self._pending_switch = self._pending_switch, None
-        if switch is not None and switch.decision.to_level == result.level:
-            extra_ms = result.inference_ms - switch.decision.expected_inference_ms
+        if switch is None:
+            return
+        decision = switch.decision
+        if (decision.to_level, decision.to_platform) == (result.level, result.platform):
+            extra_ms = result.inference_ms - decision.expected_inference_ms
             self._last_switch_ms = switch.switch_ms + extra_ms
 
     def _telemetry(
@@ -409,7 +424,7 @@ class ClassifierWorker:
             level=result.level,
             level_count=len(self.classifier.family.levels),
             level_accuracy=level.accuracy,
-            level_latency_ms=self.manager.table.latency_ms(result.level),
+            level_latency_ms=self.manager.uncontended_ms(result.level, result.platform),
             predicted_latency_ms=state.predicted_latency_ms,
             slowdown=state.slowdown,
             contended=state.is_contended,

@@ -1,24 +1,24 @@
 """Several classifiers on one device: a collective choice of levels, without a central node.
 
-Every manager tells the others its status a few times a second: its levels, limit, importance and
+Every manager tells the others its status ten times a second: its levels, limit, importance and
 what it measures. From the same statuses all compute the same combination of levels: the one with
 the highest weighted accuracy whose latencies meet every limit (Dynamic-OFA, section 4.4, switches
 two models collectively). A manager takes from it only its own part, a *ceiling*: below it the
 manager's own policy decides, for its own limit. So nobody has to trust anybody: a wrong or missing
 status costs accuracy, never the own limit.
 
-What a level does to the others follows from how much of the time it keeps the device busy:
-`busy = latency / interval between frames`. While one classifier runs, the busy others share the
-device with it in equal parts, so its latency is `uncontended * external * (1 + sum of busy)`.
-`external` is what the measured slowdown leaves to explain: other programs, or where this model is
-wrong.
+What a combination does to a limit is judged by its *delay*: what the latency, at the limit's
+quantile, exceeds the uncontended one. Where it was measured it is known. Elsewhere a model tells:
+frames that overlap slow each other down, with a strength learnt from the combinations measured,
+the nearer the more. And more load never delays less: what was measured bounds what lies above and
+below it.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,17 +40,36 @@ RATE_WINDOW_NS = 1_000_000_000
 """Time over which arriving frames are counted."""
 
 WORTHWHILE = 0.002
-"""Weighted accuracy (fraction) a new combination must gain before anyone moves for it."""
+"""Mean weighted accuracy (fraction) that moving to another combination must gain."""
 
 HEADROOM = 0.03
 """What a new combination must leave of every limit: noise must not undo it at once."""
 
-MAX_COMBINATIONS = 20_000
-FIXED_POINT_ROUNDS = 12
-EXTERNAL_GAIN = 0.3
-"""Weight of a new status in the running mean of a peer's external slowdown."""
+SETTLED_NS = 500_000_000
+"""After a change of levels it takes this long until what is told belongs to them."""
 
-MIN_EXTERNAL, MAX_EXTERNAL = 0.5, 50.0
+NOTICED_NS = 250_000_000
+"""Who leaves a combination after this long has measured why."""
+
+REMEMBERED_NS = 60_000_000_000
+"""What was measured is forgotten after this long away from that combination."""
+
+FIRST_NS, FIRST_GAIN = 1_500_000_000, 0.5
+RISE, FALL = 0.5, 0.02
+"""Weight of a new status in a remembered delay: at first; then of one that is larger, or smaller.
+Peaks are what counts: they come back."""
+
+EASED = 0.3
+"""When the slowdown falls by this much with the same levels, the device itself has changed."""
+
+INTERVAL_CHANGE = 1.3
+"""When frames come so much more or less often, what was measured says nothing any more."""
+
+TINY = 1e-6
+"""Squared distance at which a combination counts as the same one."""
+
+MAX_COMBINATIONS = 5_000
+FIXED_POINT_ROUNDS = 4
 
 
 @dataclass(frozen=True)
@@ -94,10 +113,9 @@ class Status:
         )
 
     @property
-    def busy(self) -> float:
-        """Return the share of time that this classifier keeps the device busy, in [0, 1]."""
-        latency_ms = self.latencies_ms[self.level - 1] * self.slowdown
-        return min(1.0, latency_ms / self.interval_ms)
+    def tail(self) -> float:
+        """Return the factor on uncontended latencies that the limit's quantile of frames shows."""
+        return self.slowdown * self.margin
 
 
 @dataclass(frozen=True)
@@ -124,14 +142,116 @@ class FrameInterval:
         return (time_ns - counts[0][0]) / 1e6 / frames if frames > 0 else math.inf
 
 
+@dataclass(frozen=True)
+class Contention:
+    """How much slower frames run; (models,) or (N, models) arrays.
+
+    strengths: what a frame of a peer that overlaps all of the own one adds, from 0 to 1.
+    externals: the factor that no peer explains: noise, other programs.
+    """
+
+    strengths: FloatArray
+    externals: FloatArray
+
+
+class Memory:
+    """What was measured at which combination of levels, as delays of each model."""
+
+    def __init__(self) -> None:
+        self._delays: dict[tuple[int, ...], tuple[int, FloatArray]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._delays)
+
+    def note(
+        self, everyone: Sequence[Status], levels: tuple[int, ...], stay_ns: int, time_ns: int
+    ) -> None:
+        """Take what everyone measures after a stay at these levels."""
+        latency_ms = latencies(everyone, np.array([levels]))[0]
+        delay_ms = latency_ms * np.array([status.tail - 1.0 for status in everyone])
+        self._delays = {
+            known: entry
+            for known, entry in self._delays.items()
+            if time_ns - entry[0] <= REMEMBERED_NS
+        }
+        if levels in self._delays:
+            known_ms = self._delays[levels][1]
+            is_new = stay_ns < FIRST_NS
+            if not is_new and ((known_ms - delay_ms) > EASED * latency_ms).any():
+                self._delays.clear()
+            else:
+                gain = FIRST_GAIN if is_new else np.where(delay_ms > known_ms, RISE, FALL)
+                delay_ms = known_ms + gain * (delay_ms - known_ms)
+        self._delays[levels] = (time_ns, delay_ms)
+
+    def predicted_ms(self, everyone: Sequence[Status], combinations: IntArray) -> FloatArray:
+        """Return (N, models) latencies, at the limits' quantile, of (N, models) levels."""
+        latency_ms = latencies(everyone, combinations)
+        contention = self._contention(everyone, latency_ms)
+        delay_ms = predicted_ms(everyone, contention, combinations) - latency_ms
+        return latency_ms + self._bounded(everyone, latency_ms, delay_ms)
+
+    def _contention(self, everyone: Sequence[Status], latency_ms: FloatArray) -> Contention:
+        """Return the contention expected at each of (N, models) latencies.
+
+        The mean of what was measured, the nearest counting most. As long as the highest levels
+        were not measured together, the worst is expected of them: that peers take turns, fully.
+        """
+        points = [latencies(everyone, np.array([levels]))[0] for levels in self._delays]
+        tails = [
+            1.0 + delay_ms / point
+            for point, (_, delay_ms) in zip(points, self._delays.values(), strict=True)
+        ]
+        measured = _explained(everyone, np.array(points), np.array(tails)) if points else None
+        strengths = [] if measured is None else list(measured.strengths)
+        externals = [] if measured is None else list(measured.externals)
+        top_ms = np.array([max(status.latencies_ms) for status in everyone])
+        if not any((point >= top_ms).all() for point in points):
+            points.append(top_ms)
+            strengths.append(np.ones(len(everyone)))
+            externals.append(np.array([status.margin for status in everyone]))
+        distance = np.log(latency_ms[:, None, :] / np.array(points)[None, :, :])
+        weight = 1.0 / ((distance**2).sum(axis=2) + TINY)
+        weight /= weight.sum(axis=1, keepdims=True)
+        return Contention(weight @ np.array(strengths), weight @ np.array(externals))
+
+    def _bounded(
+        self, everyone: Sequence[Status], latency_ms: FloatArray, delay_ms: FloatArray
+    ) -> FloatArray:
+        """Return the delays within what the measured ones allow."""
+        highest = np.full(delay_ms.shape, math.inf)
+        lowest = np.full(delay_ms.shape, -math.inf)
+        for levels, (_, known_ms) in self._delays.items():
+            at_ms = latencies(everyone, np.array([levels]))
+            is_below = (latency_ms <= at_ms).all(axis=1, keepdims=True)
+            is_above = (latency_ms >= at_ms).all(axis=1, keepdims=True)
+            highest = np.where(is_below, np.minimum(highest, known_ms), highest)
+            lowest = np.where(is_above, np.maximum(lowest, known_ms), lowest)
+        bounded: FloatArray = np.maximum(np.minimum(delay_ms, highest), lowest)
+        return bounded
+
+
+def _explained(
+    everyone: Sequence[Status], latency_ms: FloatArray, tails: FloatArray
+) -> Contention:
+    """Explain (N, models) tails measured at these latencies: by the peers as far as they can."""
+    overlap = _overlap(everyone, latency_ms, latency_ms * tails)
+    with np.errstate(divide='ignore', invalid='ignore'):
+        strengths = np.where(overlap > 0.0, (tails - 1.0) / overlap, 0.0).clip(0.0, 1.0)
+    return Contention(strengths, tails / (1.0 + strengths * overlap))
+
+
 class Coordinator:
-    """One manager's part in the collective; it keeps what the peers said."""
+    """One manager's part in the collective; it keeps what the peers said and what was measured."""
 
     def __init__(self) -> None:
         self._peers: dict[str, tuple[int, Status]] = {}
-        self._external: dict[str, float] = {}
+        self._memory = Memory()
+        self._circle: dict[str, Status] = {}
+        self._levels: tuple[int, ...] = ()
+        self._levels_since_ns = 0
         self._target: dict[str, int] = {}
-        self._key: object = None
+        self._wishes: object = None
         self._turn: tuple[str, int] | None = None
         self._turn_since_ns = 0
 
@@ -147,7 +267,6 @@ class Coordinator:
         for name, (heard_ns, _) in list(self._peers.items()):
             if time_ns - heard_ns > SILENCE_NS:
                 del self._peers[name]
-                self._external.pop(name, None)
         living = (status for _, status in self._peers.values() if status.device == device)
         return sorted(living, key=lambda status: status.name)
 
@@ -155,32 +274,54 @@ class Coordinator:
         """Return the own ceiling after this status; None when there is nobody to care for."""
         peers = [peer for peer in self.peers(own.device, time_ns) if peer.name != own.name]
         if not peers:
-            self._target, self._key = {}, None
+            self._circle, self._wishes = {}, None
             return None
         everyone = sorted([own, *peers], key=lambda status: status.name)
-        self._learn(everyone)
+        self._recognise(everyone)
+        self._learn(everyone, time_ns)
+        if not self._memory:
+            return Ceiling(own.level, f'collective with {_others(own, everyone)}: measures')
         self._aim(everyone)
         return self._take_turn(own, everyone, time_ns)
 
-    def _learn(self, everyone: Sequence[Status]) -> None:
-        total = sum(status.busy for status in everyone)
-        for status in everyone:
-            shared = 1.0 + total - status.busy
-            external = min(MAX_EXTERNAL, max(MIN_EXTERNAL, status.slowdown / shared))
-            known = self._external.get(status.name, external)
-            self._external[status.name] = known + EXTERNAL_GAIN * (external - known)
+    def _recognise(self, everyone: Sequence[Status]) -> None:
+        """Forget what was measured with others, or with cameras of another rate."""
+        known = self._circle
+        if [status.name for status in everyone] == list(known) and all(
+            status.latencies_ms == known[status.name].latencies_ms
+            and _is_close(status.interval_ms, known[status.name].interval_ms)
+            for status in everyone
+        ):
+            return
+        self._circle = {status.name: status for status in everyone}
+        self._memory = Memory()
+        self._levels, self._wishes = (), None
+
+    def _learn(self, everyone: Sequence[Status], time_ns: int) -> None:
+        levels = tuple(status.level for status in everyone)
+        if levels != self._levels:
+            stay_ns = time_ns - self._levels_since_ns
+            if self._levels and NOTICED_NS <= stay_ns < SETTLED_NS:
+                self._memory.note(everyone, self._levels, stay_ns, time_ns)
+            self._levels, self._levels_since_ns = levels, time_ns
+        stay_ns = time_ns - self._levels_since_ns
+        if stay_ns >= SETTLED_NS:
+            self._memory.note(everyone, levels, stay_ns, time_ns)
 
     def _aim(self, everyone: Sequence[Status]) -> None:
         """Choose the combination to aim at; keep the present aim unless another is worth it."""
-        external = [self._external[status.name] for status in everyone]
+
+        def predict(combinations: IntArray) -> FloatArray:
+            return self._memory.predicted_ms(everyone, combinations)
+
         cautious = [replace(s, limit_ms=s.limit_ms * (1.0 - HEADROOM)) for s in everyone]
-        best = best_combination(cautious, external)
-        key = tuple((s.name, s.limit_ms, s.floor, s.importance) for s in everyone)
-        if key == self._key:
+        best = best_combination(cautious, predict)
+        wishes = [(s.name, s.limit_ms, s.floor, s.priority, s.importance) for s in everyone]
+        if wishes == self._wishes:
             kept = [self._target[status.name] for status in everyone]
-            if not _is_worthwhile(everyone, external, kept, best):
+            if not _is_worthwhile(everyone, predict, kept, best):
                 return
-        self._key = key
+        self._wishes = wishes
         self._target = {s.name: level for s, level in zip(everyone, best, strict=True)}
 
     def _take_turn(self, own: Status, everyone: Sequence[Status], time_ns: int) -> Ceiling:
@@ -194,7 +335,7 @@ class Coordinator:
             (s for s in everyone if _accuracy(s, self._target[s.name]) < _accuracy(s, s.level)),
             key=lambda s: (_price(s, self._target[s.name]), s.name),
         )
-        names = ', '.join(status.name for status in everyone if status.name != own.name)
+        names = _others(own, everyone)
         if not movers:
             self._turn = None
             return Ceiling(target, f'collective with {names}: at most level {target}')
@@ -211,7 +352,11 @@ class Coordinator:
         return Ceiling(own.level, f'collective: waits for {first.name} to make room')
 
 
-def best_combination(everyone: Sequence[Status], external: Sequence[float]) -> list[int]:
+Predict = Callable[[IntArray], FloatArray]
+"""Returns the (N, models) latencies, at the limits' quantile, of (N, models) levels."""
+
+
+def best_combination(everyone: Sequence[Status], predict: Predict) -> list[int]:
     """Return the levels, one a status, with the most weighted accuracy that meet every limit.
 
     Where no combination does, latency and floors are exceeded as little as possible. All
@@ -223,53 +368,72 @@ def best_combination(everyone: Sequence[Status], external: Sequence[float]) -> l
         grids = np.meshgrid(*[np.array(ladder) for ladder in ladders], indexing='ij')
         combinations = np.stack([grid.ravel() for grid in grids], axis=1)
     else:
-        combinations = _descent(everyone, external, ladders)
-    scores = _scores(everyone, external, combinations)
+        combinations = _descent(everyone, ladders)
+    scores = _scores(everyone, predict, combinations)
     return [int(level) for level in combinations[int(np.lexsort(scores)[0])]]
 
 
-def predicted_ms(
-    everyone: Sequence[Status], external: Sequence[float], combinations: IntArray
-) -> FloatArray:
-    """Return (N, models) latencies for (N, models) levels, sharing the device."""
-    latency_ms = np.column_stack(
+def latencies(everyone: Sequence[Status], combinations: IntArray) -> FloatArray:
+    """Return the (N, models) uncontended latencies of (N, models) levels."""
+    return np.column_stack(
         [
             np.array(status.latencies_ms)[combinations[:, i] - 1]
             for i, status in enumerate(everyone)
         ]
     )
-    interval_ms = np.array([status.interval_ms for status in everyone])
-    alone = latency_ms * np.array(external)
-    predicted: FloatArray = alone
+
+
+def predicted_ms(
+    everyone: Sequence[Status], contention: Contention, combinations: IntArray
+) -> FloatArray:
+    """Return (N, models) latencies for (N, models) levels, sharing the device."""
+    latency_ms = latencies(everyone, combinations)
+    alone = latency_ms * contention.externals
+    predicted = alone
     for _ in range(FIXED_POINT_ROUNDS):  # from below: it grows to the least solution
-        busy = np.minimum(1.0, predicted / interval_ms)
-        predicted = alone * (1.0 + busy.sum(1, keepdims=True) - busy)
+        overlap = _overlap(everyone, latency_ms, predicted)
+        predicted = alone * (1.0 + contention.strengths * overlap)
     return predicted
 
 
+def _overlap(
+    everyone: Sequence[Status], latency_ms: FloatArray, contended_ms: FloatArray
+) -> FloatArray:
+    """Return (N, models) how many peers work during all of a frame, when frames meet badly.
+
+    A peer's frame lasts for a part of the own one; a peer that is busy all the time for all of it.
+    """
+    interval_ms = np.array([status.interval_ms for status in everyone])
+    busy = np.minimum(1.0, contended_ms / interval_ms)[:, None, :]
+    part = np.minimum(1.0, latency_ms[:, None, :] / latency_ms[:, :, None])
+    comes = (interval_ms < math.inf)[None, None, :]
+    share = np.where(comes, np.maximum(busy, part), 0.0)
+    total: FloatArray = share.sum(axis=2) - np.diagonal(share, axis1=1, axis2=2)
+    return total
+
+
 def _scores(
-    everyone: Sequence[Status], external: Sequence[float], combinations: IntArray
+    everyone: Sequence[Status], predict: Predict, combinations: IntArray
 ) -> tuple[FloatArray, ...]:
     """Return the keys to sort combinations by, the least important first, as lexsort wants."""
-    margin = np.array([status.margin for status in everyone])
     limit_ms = np.array([status.limit_ms for status in everyone])
     weight = np.array([status.importance for status in everyone])
     accuracy = np.column_stack(
         [np.array(status.accuracies)[combinations[:, i] - 1] for i, status in enumerate(everyone)]
     )
     floor = np.array([status.floor for status in everyone])
-    predicted = predicted_ms(everyone, external, combinations)
-    late = np.log(np.maximum(predicted * margin / limit_ms, 1.0)) @ weight
+    predicted = predict(combinations)
+    late = np.log(np.maximum(predicted / limit_ms, 1.0)) @ weight
     short = np.maximum(floor - accuracy, 0.0) @ weight
     return predicted.sum(1), -(accuracy @ weight), np.round(short, 9), np.round(late, 9)
 
 
 def _is_worthwhile(
-    everyone: Sequence[Status], external: Sequence[float], kept: Sequence[int], best: Sequence[int]
+    everyone: Sequence[Status], predict: Predict, kept: Sequence[int], best: Sequence[int]
 ) -> bool:
     if list(kept) == list(best):
         return False
-    scores = _scores(everyone, external, np.array([kept, best]))
+    scores = _scores(everyone, predict, np.array([kept, best]))
     (_, _), (kept_accuracy, best_accuracy), kept_best_short, kept_best_late = scores
     if kept_best_late[0] > kept_best_late[1] or kept_best_short[0] > kept_best_short[1]:
         return True
@@ -296,9 +460,7 @@ def _ladder(status: Status) -> list[int]:
     return ladder
 
 
-def _descent(
-    everyone: Sequence[Status], external: Sequence[float], ladders: Sequence[Sequence[int]]
-) -> IntArray:
+def _descent(everyone: Sequence[Status], ladders: Sequence[Sequence[int]]) -> IntArray:
     """Return the way down from everyone's highest level, cheapest steps first."""
     at = [len(ladder) - 1 for ladder in ladders]
     way = [[ladder[i] for ladder, i in zip(ladders, at, strict=True)]]
@@ -318,6 +480,16 @@ def _price(status: Status, level: int) -> float:
     freed_ms = _latency_ms(status, status.level) - _latency_ms(status, level)
     lost = status.importance * (_accuracy(status, status.level) - _accuracy(status, level))
     return lost / freed_ms if freed_ms > 0.0 else math.inf
+
+
+def _others(own: Status, everyone: Sequence[Status]) -> str:
+    return ', '.join(status.name for status in everyone if status.name != own.name)
+
+
+def _is_close(one_ms: float, other_ms: float) -> bool:
+    if math.isinf(one_ms) or math.isinf(other_ms):
+        return one_ms == other_ms
+    return max(one_ms, other_ms) < INTERVAL_CHANGE * min(one_ms, other_ms)
 
 
 def _accuracy(status: Status, level: int) -> float:

@@ -135,6 +135,42 @@ def create_engine(
     return chosen
 
 
+def create_engines(
+    family: Family,
+    *,
+    device: str = 'auto',
+    engine: str = 'auto',
+    threads: int = 1,
+    cache_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> list[Engine]:
+    """Build an engine for every device that the manager may choose among; the arguments as above.
+
+    With device auto on a machine with a GPU: one on the GPU, then one on the CPU, to go to when
+    others crowd the GPU. Where the GPU does not work, and everywhere else, the one engine of
+    `create_engine`; its notes say what did not.
+    """
+
+    def create(on_device: str) -> Engine:
+        return create_engine(
+            family,
+            device=on_device,
+            engine=engine,
+            threads=threads,
+            cache_dir=cache_dir,
+            progress=progress,
+        )
+
+    if device != 'auto' or not has_nvidia_device():
+        return [create(device)]
+    cpu = create('cpu')
+    try:
+        return [create('cuda'), cpu]
+    except EngineError as error:
+        cpu.notes = (*cpu.notes, f'the GPU is not used: {error}')
+        return [cpu]
+
+
 def platform_name(
     device: str, device_name: str, engine: str, *, precision: str, threads: int
 ) -> str:

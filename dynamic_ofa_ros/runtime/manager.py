@@ -175,6 +175,12 @@ class RuntimeManager:
         """The platform that the next frame runs on."""
         return self.table.platforms[self.table.device(self._option)]
 
+    def uncontended_ms(self, level: int, platform: str) -> float:
+        """Return the inference latency of a level on a platform that nobody else uses."""
+        return self.table.latency_ms(
+            self.table.option(level, self.table.platforms.index(platform))
+        )
+
     @property
     def state(self) -> ManagerState:
         """The snapshot after the last frame; safe to read from any thread."""

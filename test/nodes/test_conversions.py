@@ -79,7 +79,7 @@ def test_unknown_encoding_is_refused():
 
 def test_classification_keeps_the_header_and_the_order():
     scores = (ClassScore(2, 'no entry', 0.7), ClassScore(0, 'stop', 0.2))
-    message = conversions.classification(HEADER, Result(1, 48, scores, 1, 2, 3, 6))
+    message = conversions.classification(HEADER, Result(1, 'cpu', 48, scores, 1, 2, 3, 6))
     assert message.header is HEADER
     assert [r.class_id for r in message.results] == ['2', '0']
     assert [r.score for r in message.results] == [0.7, 0.2]

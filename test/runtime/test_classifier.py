@@ -111,9 +111,12 @@ class Harness:
         self.engine = engine
         self.events: list[tuple[str, Any]] = []
         self._changed = threading.Condition()
-        self.manager = RuntimeManager(family.levels, make_profile((10.0, 20.0, 30.0)))
+        others: list[FakeEngine] = arguments.pop('others', [])
+        self.manager = RuntimeManager(
+            family.levels, arguments.pop('profile', make_profile((10.0, 20.0, 30.0)))
+        )
         self.worker = ClassifierWorker(
-            Classifier(family, engine),
+            Classifier(family, engine, *others),
             self.manager,
             on_result=arguments.pop('on_result', lambda f, r: self._note('result', (f, r))),
             on_telemetry=lambda frame, telemetry: self._note('telemetry', telemetry),
@@ -281,6 +284,31 @@ def test_contention_switches_between_frames(random_family, engine):
     assert harness.of('switch')[0].decision.to_level == 1
     assert harness.of('telemetry')[0].violations == 1
     assert not harness.of('telemetry')[0].feasible
+
+
+def test_a_crowded_device_is_left_for_the_other(random_family):
+    gpu = FakeEngine(3, 16, platform='cuda-fake')
+    cpu = FakeEngine(3, 16, platform='cpu-fake')
+    profiles = [
+        make_profile((20.0, 40.0, 60.0), 'cuda-fake'),
+        make_profile((80.0, 160.0, 240.0), 'cpu-fake'),
+    ]
+    with Harness(random_family, gpu, others=[cpu], profile=profiles) as harness:
+        harness.manager.set_constraints(Constraints(120.0))
+        harness.process()
+        assert harness.manager.active_platform == 'cuda-fake'
+        assert gpu.levels_run == [3]
+        gpu.delay_s = 0.4  # others crowd the GPU: not even its fastest level takes 120 ms
+        for _ in range(8):
+            if not cpu.levels_run:
+                harness.process()
+        assert harness.manager.active_platform == 'cpu-fake'
+    assert cpu.levels_run == [1]
+    switch = harness.of('switch')[-1].decision
+    assert (switch.from_platform, switch.to_platform) == ('cuda-fake', 'cpu-fake')
+    assert 'cpu-fake' in switch.reason
+    assert harness.of('result')[-1][1].platform == 'cpu-fake'
+    assert harness.of('telemetry')[-1].level_latency_ms == 80.0
 
 
 def test_old_frames_are_dropped(random_family, engine):
