@@ -37,7 +37,8 @@ class FakeEngine:
         self.levels_run.append(index)
         if self.errors:
             raise self.errors.pop(0)
-        time.sleep(self.delay_s)
+        if self.delay_s:
+            time.sleep(self.delay_s)
         return self._logits
 
     def close(self) -> None:

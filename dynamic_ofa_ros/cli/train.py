@@ -12,7 +12,7 @@ def add_parser(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         'train',
         help='train a supernet on class folders or on rendered signs',
-        description='Train an OFA-MobileNetV3 supernet: the largest sub-network on the labels, '
+        description='Train a Once-for-all supernet: the largest sub-network on the labels, '
         'the smallest and random ones on its predictions. Run the same command again after a kill '
         'and it goes on where it was. On several GPUs or machines: torchrun --nproc-per-node 4 '
         '--no-python dynamic-ofa train ...; a checkpoint may be gone on from with more or fewer.',
@@ -26,6 +26,12 @@ def add_parser(subparsers: Any) -> None:
         '"signs" renders road and warehouse signs',
     )
     parser.add_argument('--output', required=True, metavar='FOLDER', help='where the run lives')
+    parser.add_argument(
+        '--kind',
+        default='ofa_mobilenetv3',
+        choices=('ofa_mobilenetv3', 'ofa_proxyless', 'ofa_resnet50'),
+        help='the supernet; MobileNetV3 is the best for its latency, ResNet-50 the largest',
+    )
     parser.add_argument(
         '--width-mult', type=float, default=0.35, help='channels, times those of MobileNetV3'
     )
@@ -88,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
             threads=args.threads,
             seed=args.seed,
             start_from=args.start_from,
+            kind=args.kind,
         )
     )
     if math.isnan(report.largest):

@@ -52,6 +52,10 @@ CALIBRATION_IMAGES = 1000
 SAVE_EVERY_S = 60.0
 
 
+# For the names of backbones.
+_SHORT = {MOBILENET_V3: 'mbv3', 'ofa_proxyless': 'proxyless', 'ofa_resnet50': 'resnet50'}
+
+
 @dataclass(frozen=True)
 class TrainingRequest:
     """What the user asks of a training run; see `dynamic-ofa train --help`."""
@@ -72,6 +76,7 @@ class TrainingRequest:
     threads: int
     seed: int
     start_from: str = ''
+    kind: str = MOBILENET_V3
 
 
 @dataclass(frozen=True)
@@ -145,14 +150,19 @@ def _train(request: TrainingRequest, device: str, world: World) -> TrainingRepor
         seed=request.seed,
         start_from=sha256_of(start.directory / BACKBONE_FILE) if start else '',
     )
-    name = f'{Path(request.data).name or "images"}_mbv3_w{request.width_mult:g}'
-    backbone = BackboneSpec(name, MOBILENET_V3, request.width_mult, len(classes))
+    name = f'{Path(request.data).name or "images"}_{_SHORT[request.kind]}_w{request.width_mult:g}'
+    backbone = BackboneSpec(name, request.kind, request.width_mult, len(classes))
     # Class folders hold objects that fill the picture; a scene's sign may be anywhere in it.
     preprocessing = Preprocessing(crop_fraction=1.0, interpolation='area')
-    if start and (start.backbone.width_mult, start.labels) != (request.width_mult, classes):
+    if start and (start.backbone.kind, start.backbone.width_mult, start.labels) != (
+        request.kind,
+        request.width_mult,
+        classes,
+    ):
         raise CheckpointError(
-            f'{start.directory} has width {start.backbone.width_mult:g} and {len(start.labels)} '
-            f'classes; asked for are width {request.width_mult:g} and the {len(classes)} classes '
+            f'{start.directory} is {start.backbone.kind} of width {start.backbone.width_mult:g} '
+            f'with {len(start.labels)} classes; asked for are {request.kind}, width '
+            f'{request.width_mult:g} and the {len(classes)} classes '
             'of the data: a fine-tuning needs the same'
         )
     weights = start.load().state_dict() if start else None
