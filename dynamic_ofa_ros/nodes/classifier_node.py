@@ -95,7 +95,7 @@ class ClassifierNode(Node):  # type: ignore[misc]  # rclpy has no types where RO
         self._create_topics()
         self._publish_latched(settings)
         self._collective = Collective(
-            self, self._manager, device, lambda: self._worker.processed_frames
+            self, self._manager, device, lambda: self._worker.mailbox.received
         )
         self._collective.configure(settings.is_collective, settings.importance)
         self._host.start()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import socket
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -15,21 +14,18 @@ from rclpy.clock import Clock, ClockType
 
 from dynamic_ofa_ros.msg import ClassifierStatus
 from dynamic_ofa_ros.nodes import conversions, qos
-from dynamic_ofa_ros.runtime.coordination import STATUS_PERIOD_NS, Coordinator
+from dynamic_ofa_ros.runtime.coordination import STATUS_PERIOD_NS, Coordinator, FrameInterval
 from dynamic_ofa_ros.runtime.manager import RuntimeManager
 
 TOPIC = '/dynamic_ofa/status'
 """Absolute: peers are found whatever their namespace."""
-
-RATE_WINDOW_NS = 1_000_000_000
-"""Time over which the rate of frames is counted."""
 
 
 class Collective:
     """Publishes, listens and sets the manager's ceiling, while switched on.
 
     device: the processor that inference runs on, such as 'cpu' or 'cuda:0'.
-    count_frames: returns how many frames were processed so far.
+    count_frames: returns how many frames have come so far, processed or not.
     """
 
     def __init__(
@@ -41,7 +37,7 @@ class Collective:
         self._count_frames = count_frames
         self._importance = 1.0
         self._coordinator = Coordinator()
-        self._counts: deque[tuple[int, int]] = deque()
+        self._interval = FrameInterval()
         self._publisher: Any = None
         self._subscription: Any = None
         self._timer: Any = None
@@ -66,7 +62,7 @@ class Collective:
             self._node.destroy_publisher(self._publisher)
             self._timer = None
             self._coordinator = Coordinator()
-            self._counts.clear()
+            self._interval = FrameInterval()
             self._manager.set_ceiling(None)
 
     def _on_status(self, message: Any) -> None:
@@ -82,7 +78,10 @@ class Collective:
     def _on_timer(self) -> None:
         now_ns = time.perf_counter_ns()
         status = self._manager.status(
-            self._name, self._device, self._importance, self._interval_ms(now_ns)
+            self._name,
+            self._device,
+            self._importance,
+            self._interval.update(now_ns, self._count_frames()),
         )
         header = conversions.stamped_header(self._node.get_clock())
         self._publisher.publish(conversions.classifier_status(header, status))
@@ -91,12 +90,3 @@ class Collective:
     @property
     def _name(self) -> str:
         return str(self._node.get_fully_qualified_name())
-
-    def _interval_ms(self, now_ns: int) -> float:
-        """Return the mean time between frames of late; infinite when none came."""
-        counts = self._counts
-        counts.append((now_ns, self._count_frames()))
-        while now_ns - counts[0][0] > RATE_WINDOW_NS:
-            counts.popleft()
-        frames = counts[-1][1] - counts[0][1]
-        return (counts[-1][0] - counts[0][0]) / 1e6 / frames if frames > 0 else float('inf')

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,13 +33,16 @@ SILENCE_NS = 2_000_000_000
 TURN_NS = 300_000_000
 """How long the others wait for the one whose turn it is; longer than two status periods."""
 
+PATIENCE_NS, STUBBORN_NS = 1_000_000_000, 10_000_000_000
+"""Who does not make room for so long is taken to stay as it is; for how long."""
+
 STATUS_PERIOD_NS = 100_000_000
 """How often a manager tells its status."""
 
-RATE_WINDOW_NS = 1_000_000_000
-"""Time over which arriving frames are counted."""
+RATE_WINDOW_NS, MIN_RATE_WINDOW_NS = 2_000_000_000, 500_000_000
+"""Time over which arriving frames are counted; at first."""
 
-WORTHWHILE = 0.002
+WORTHWHILE = 0.003
 """Mean weighted accuracy (fraction) that moving to another combination must gain."""
 
 HEADROOM = 0.03
@@ -62,8 +65,15 @@ Peaks are what counts: they come back."""
 EASED = 0.3
 """When the slowdown falls by this much with the same levels, the device itself has changed."""
 
-INTERVAL_CHANGE = 1.3
+INTERVAL_CHANGE = 1.5
 """When frames come so much more or less often, what was measured says nothing any more."""
+
+MAX_MARGIN = 1.1
+
+LIGHTNESS = 0.25
+"""How fast the weight of a level falls with its latency (exponent), before it was measured."""
+
+MAX_STRENGTH = 1.5
 
 TINY = 1e-6
 """Squared distance at which a combination counts as the same one."""
@@ -114,8 +124,11 @@ class Status:
 
     @property
     def tail(self) -> float:
-        """Return the factor on uncontended latencies that the limit's quantile of frames shows."""
-        return self.slowdown * self.margin
+        """Return the factor on uncontended latencies that nearly all frames stay below just now.
+
+        A large margin is left out: it remembers many frames, so it may belong to other levels.
+        """
+        return self.slowdown * min(self.margin, MAX_MARGIN)
 
 
 @dataclass(frozen=True)
@@ -127,7 +140,7 @@ class Ceiling:
 
 
 class FrameInterval:
-    """Mean time between the frames that arrive, over the last second."""
+    """Mean time between the frames that arrive, over the last two seconds."""
 
     def __init__(self) -> None:
         self._counts: deque[tuple[int, int]] = deque()
@@ -138,8 +151,10 @@ class FrameInterval:
         counts.append((time_ns, count))
         while time_ns - counts[0][0] > RATE_WINDOW_NS:
             counts.popleft()
-        frames = count - counts[0][1]
-        return (time_ns - counts[0][0]) / 1e6 / frames if frames > 0 else math.inf
+        frames, span_ns = count - counts[0][1], time_ns - counts[0][0]
+        if frames <= 0 or span_ns < MIN_RATE_WINDOW_NS:
+            return math.inf
+        return span_ns / 1e6 / frames
 
 
 @dataclass(frozen=True)
@@ -194,26 +209,20 @@ class Memory:
     def _contention(self, everyone: Sequence[Status], latency_ms: FloatArray) -> Contention:
         """Return the contention expected at each of (N, models) latencies.
 
-        The mean of what was measured, the nearest counting most. As long as the highest levels
-        were not measured together, the worst is expected of them: that peers take turns, fully.
+        The mean of what was measured, the nearest counting most. The further a combination lies
+        above everything measured, the more the worst is expected: that peers take turns, fully.
         """
-        points = [latencies(everyone, np.array([levels]))[0] for levels in self._delays]
-        tails = [
-            1.0 + delay_ms / point
-            for point, (_, delay_ms) in zip(points, self._delays.values(), strict=True)
-        ]
-        measured = _explained(everyone, np.array(points), np.array(tails)) if points else None
-        strengths = [] if measured is None else list(measured.strengths)
-        externals = [] if measured is None else list(measured.externals)
-        top_ms = np.array([max(status.latencies_ms) for status in everyone])
-        if not any((point >= top_ms).all() for point in points):
-            points.append(top_ms)
-            strengths.append(np.ones(len(everyone)))
-            externals.append(np.array([status.margin for status in everyone]))
-        distance = np.log(latency_ms[:, None, :] / np.array(points)[None, :, :])
-        weight = 1.0 / ((distance**2).sum(axis=2) + TINY)
+        points = latencies(everyone, np.array(list(self._delays)))
+        delay_ms = np.array([known_ms for _, known_ms in self._delays.values()])
+        measured = _explained(everyone, points, 1.0 + delay_ms / points)
+        log_ratio = np.log(latency_ms[:, None, :] / points[None, :, :])
+        weight = 1.0 / ((log_ratio**2).sum(axis=2) + TINY)
         weight /= weight.sum(axis=1, keepdims=True)
-        return Contention(weight @ np.array(strengths), weight @ np.array(externals))
+        top_ms = np.array([max(status.latencies_ms) for status in everyone])
+        ascent = np.maximum(log_ratio, 0.0).sum(axis=2) / (np.log(top_ms / points).sum(1) + TINY)
+        unknown = ascent.min(axis=1)[:, None]
+        strengths = (1.0 - unknown) * (weight @ measured.strengths) + unknown
+        return Contention(strengths, weight @ measured.externals)
 
     def _bounded(
         self, everyone: Sequence[Status], latency_ms: FloatArray, delay_ms: FloatArray
@@ -237,7 +246,7 @@ def _explained(
     """Explain (N, models) tails measured at these latencies: by the peers as far as they can."""
     overlap = _overlap(everyone, latency_ms, latency_ms * tails)
     with np.errstate(divide='ignore', invalid='ignore'):
-        strengths = np.where(overlap > 0.0, (tails - 1.0) / overlap, 0.0).clip(0.0, 1.0)
+        strengths = np.where(overlap > 0.0, (tails - 1.0) / overlap, 0.0).clip(0.0, MAX_STRENGTH)
     return Contention(strengths, tails / (1.0 + strengths * overlap))
 
 
@@ -254,6 +263,7 @@ class Coordinator:
         self._wishes: object = None
         self._turn: tuple[str, int] | None = None
         self._turn_since_ns = 0
+        self._stubborn: dict[str, tuple[int, int]] = {}  # its level, until when
 
     def receive(self, status: Status, time_ns: int) -> bool:
         """Take a peer's status; return False and ignore it when its numbers make no sense."""
@@ -281,13 +291,19 @@ class Coordinator:
         self._learn(everyone, time_ns)
         if not self._memory:
             return Ceiling(own.level, f'collective with {_others(own, everyone)}: measures')
-        self._aim(everyone)
+        self._aim(everyone, time_ns)
         return self._take_turn(own, everyone, time_ns)
 
     def _recognise(self, everyone: Sequence[Status]) -> None:
         """Forget what was measured with others, or with cameras of another rate."""
         known = self._circle
-        if [status.name for status in everyone] == list(known) and all(
+        self._circle = {
+            s.name: replace(known[s.name], interval_ms=s.interval_ms)
+            if s.name in known and math.isinf(known[s.name].interval_ms)
+            else known.get(s.name, s)
+            for s in everyone
+        }
+        if list(self._circle) == list(known) and all(
             status.latencies_ms == known[status.name].latencies_ms
             and _is_close(status.interval_ms, known[status.name].interval_ms)
             for status in everyone
@@ -308,21 +324,39 @@ class Coordinator:
         if stay_ns >= SETTLED_NS:
             self._memory.note(everyone, levels, stay_ns, time_ns)
 
-    def _aim(self, everyone: Sequence[Status]) -> None:
+    def _aim(self, everyone: Sequence[Status], time_ns: int) -> None:
         """Choose the combination to aim at; keep the present aim unless another is worth it."""
 
         def predict(combinations: IntArray) -> FloatArray:
             return self._memory.predicted_ms(everyone, combinations)
 
         cautious = [replace(s, limit_ms=s.limit_ms * (1.0 - HEADROOM)) for s in everyone]
-        best = best_combination(cautious, predict)
-        wishes = [(s.name, s.limit_ms, s.floor, s.priority, s.importance) for s in everyone]
+        staying = self._staying(everyone, time_ns)
+        best = best_combination(cautious, predict, staying)
+        wishes = (
+            staying,
+            [(s.name, s.limit_ms, s.floor, s.priority, s.importance) for s in everyone],
+        )
         if wishes == self._wishes:
             kept = [self._target[status.name] for status in everyone]
             if not _is_worthwhile(everyone, predict, kept, best):
                 return
         self._wishes = wishes
         self._target = {s.name: level for s, level in zip(everyone, best, strict=True)}
+
+    def _staying(self, everyone: Sequence[Status], time_ns: int) -> frozenset[str]:
+        """Return who did not make room when it was its turn.
+
+        It may not obey (policy `fixed`), or have measured something else and wait for others.
+        """
+        self._stubborn = {
+            status.name: self._stubborn[status.name]
+            for status in everyone
+            if status.name in self._stubborn
+            and self._stubborn[status.name][0] == status.level
+            and time_ns < self._stubborn[status.name][1]
+        }
+        return frozenset(self._stubborn)
 
     def _take_turn(self, own: Status, everyone: Sequence[Status], time_ns: int) -> Ceiling:
         """Return the target when it is this one's turn to move; else the level it is at.
@@ -343,6 +377,8 @@ class Coordinator:
         turn = (first.name, first.level)
         if turn != self._turn:
             self._turn, self._turn_since_ns = turn, time_ns
+        if time_ns - self._turn_since_ns > PATIENCE_NS and first.name != own.name:
+            self._stubborn[first.name] = (first.level, time_ns + STUBBORN_NS)
         has_waited = time_ns - self._turn_since_ns > TURN_NS
         is_moving = own.name == first.name or (has_waited and own in movers)
         if is_moving:
@@ -356,14 +392,17 @@ Predict = Callable[[IntArray], FloatArray]
 """Returns the (N, models) latencies, at the limits' quantile, of (N, models) levels."""
 
 
-def best_combination(everyone: Sequence[Status], predict: Predict) -> list[int]:
+def best_combination(
+    everyone: Sequence[Status], predict: Predict, staying: Collection[str] = ()
+) -> list[int]:
     """Return the levels, one a status, with the most weighted accuracy that meet every limit.
 
+    staying: names of those that stay at the level they are at.
     Where no combination does, latency and floors are exceeded as little as possible. All
     combinations are compared up to `MAX_COMBINATIONS`; beyond, levels are lowered one by one, the
     cheapest per millisecond first.
     """
-    ladders = [_ladder(status) for status in everyone]
+    ladders = [[s.level] if s.name in staying else _ladder(s) for s in everyone]
     if math.prod(len(ladder) for ladder in ladders) <= MAX_COMBINATIONS:
         grids = np.meshgrid(*[np.array(ladder) for ladder in ladders], indexing='ij')
         combinations = np.stack([grid.ravel() for grid in grids], axis=1)
@@ -402,12 +441,14 @@ def _overlap(
     """Return (N, models) how many peers work during all of a frame, when frames meet badly.
 
     A peer's frame lasts for a part of the own one; a peer that is busy all the time for all of it.
+    Its lower levels count a little less than its highest one: they ask for less of the device.
     """
     interval_ms = np.array([status.interval_ms for status in everyone])
     busy = np.minimum(1.0, contended_ms / interval_ms)[:, None, :]
     part = np.minimum(1.0, latency_ms[:, None, :] / latency_ms[:, :, None])
-    comes = (interval_ms < math.inf)[None, None, :]
-    share = np.where(comes, np.maximum(busy, part), 0.0)
+    top_ms = np.array([max(status.latencies_ms) for status in everyone])
+    weight = ((latency_ms / top_ms) ** LIGHTNESS)[:, None, :]
+    share = weight * np.maximum(busy, part)
     total: FloatArray = share.sum(axis=2) - np.diagonal(share, axis1=1, axis2=2)
     return total
 
@@ -488,7 +529,7 @@ def _others(own: Status, everyone: Sequence[Status]) -> str:
 
 def _is_close(one_ms: float, other_ms: float) -> bool:
     if math.isinf(one_ms) or math.isinf(other_ms):
-        return one_ms == other_ms
+        return True  # a camera that pauses
     return max(one_ms, other_ms) < INTERVAL_CHANGE * min(one_ms, other_ms)
 
 

@@ -283,8 +283,15 @@ class RuntimeManager:
         return self.table.accuracy(self._option) > self._highest_accuracy()
 
     def _highest_accuracy(self) -> float:
-        ceiling = self._applied.ceiling
-        return math.inf if ceiling is None else self.table.accuracy(ceiling.level)
+        ceiling, constraints = self._applied.ceiling, self._applied.constraints
+        if ceiling is None:
+            return math.inf
+        highest = self.table.accuracy(ceiling.level)
+        if constraints.has_accuracy and constraints.priority == 'accuracy':
+            floor = constraints.min_accuracy  # with priority over the others' limits too
+            accurate = [accuracy for accuracy in self.table.accuracies if accuracy >= floor]
+            highest = max(highest, min(accurate, default=highest))
+        return highest
 
     def _below_ceiling(self, choice: Choice) -> Choice:
         """Lower a choice to the ceiling; policies that know of it have done so themselves."""

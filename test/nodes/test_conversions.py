@@ -19,6 +19,7 @@ from dynamic_ofa_ros.family import (
 )
 from dynamic_ofa_ros.nodes import conversions
 from dynamic_ofa_ros.nodes.diagnostics import Severity, Status
+from dynamic_ofa_ros.runtime import coordination
 from dynamic_ofa_ros.runtime.classifier import ClassScore, Result
 from dynamic_ofa_ros.runtime.manager import Decision
 from dynamic_ofa_ros.runtime.telemetry import FrameTelemetry
@@ -194,3 +195,40 @@ def test_diagnostics_name_node_task_and_hardware():
 def test_numbers_are_bare(value, text):
     assert conversions.number_text(value) == text
     assert math.isnan(value) or float(text) == value
+
+
+def peer(**changes):
+    return coordination.Status(
+        **{
+            'name': '/a/classifier',
+            'device': 'host:cpu',
+            'level': 2,
+            'latencies_ms': (1.0, 4.0),
+            'accuracies': (0.5, 0.9),
+            'limit_ms': 12.5,
+            'floor': 0.6,
+            'priority': 'accuracy',
+            'importance': 3.0,
+            'slowdown': 1.4,
+            'margin': 1.1,
+            'interval_ms': 33.0,
+            **changes,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    'changes', [{}, {'limit_ms': math.inf}, {'floor': 0.0}, {'interval_ms': math.inf}]
+)
+def test_classifier_status_survives_the_way_there_and_back(changes):
+    message = conversions.classifier_status(HEADER, peer(**changes))
+    assert message.header == HEADER
+    assert conversions.peer_status(message) == peer(**changes)
+
+
+def test_what_a_status_lacks_is_nan_in_the_message():
+    lacking = peer(limit_ms=math.inf, floor=0.0, interval_ms=math.inf)
+    message = conversions.classifier_status(HEADER, lacking)
+    assert math.isnan(message.max_inference_ms)
+    assert math.isnan(message.min_accuracy)
+    assert math.isnan(message.interval_ms)

@@ -1,0 +1,343 @@
+"""Two and three models on one processor, simulated: are all limits met, and at what cost.
+
+    python -m benchmarks.coordination [--seeds 1000] [--workers 2] [--output DIR]
+
+A scenario is drawn from its seed: models (the published Jetson Xavier NX GPU levels, or a made-up
+family of another kind), one camera for all or one each with a period of its own, limits,
+importance, time slicing or proportional sharing, lost messages. In half of them something changes
+after 2.5 s: a model comes or dies without a word, a limit or an importance changes. What counts
+are 4 s that begin 2 s after the last change.
+
+Exhaustive search plays every combination of fixed levels on the same processor with the same
+cameras and noise (simulation/combinations.py: nothing is approximated). One is feasible when no
+more than 5 % of each model's frames are late; the best has the highest weighted accuracy.
+
+- met: feasible scenarios in which no model has more than 5 % late frames.
+- loss: weighted accuracy of the best combination minus what was reached, in points; where met.
+- settled: when the last level changed, after the last change; over all scenarios.
+- restless: scenarios in which some model changes its level more than MAX_CHANGES times in the 4 s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import checksum, print_table, write_results
+from dynamic_ofa_ros.architecture import SubnetArchitecture
+from dynamic_ofa_ros.constraints import Constraints
+from dynamic_ofa_ros.family import LatencyProfile, Level, LevelLatency
+from dynamic_ofa_ros.progress import progress
+from dynamic_ofa_ros.simulation.combinations import all_combinations, late_shares
+from dynamic_ofa_ros.simulation.platform import SimulatedPlatform, load_platform
+from dynamic_ofa_ros.simulation.processor import SHARINGS, Processor
+from dynamic_ofa_ros.simulation.record import Record
+from dynamic_ofa_ros.simulation.run import Timing
+from dynamic_ofa_ros.simulation.several import CollectiveModel, Network, play_together
+from dynamic_ofa_ros.simulation.sharing import SimulatedModel, play
+from dynamic_ofa_ros.simulation.steps import Steps
+
+CHANGE_MS, SETTLING_MS, JUDGED_MS = 2500.0, 2000.0, 4000.0
+CHANGES = ('comes', 'dies', 'limit', 'importance')
+CAMERAS = ('one camera', 'own cameras')
+QUANTILE = 0.95
+MAX_CHANGES = 4
+MAX_LOSS_POINTS = 1.0
+CONTENDERS = ('collective', 'predictive', 'reactive')
+
+MADE_UP_ACCURACIES = (0.640, 0.690, 0.722, 0.741, 0.752)
+MADE_UP_LATENCIES_MS = (12.0, 18.0, 26.0, 37.0, 52.0)
+MADE_UP_DEMANDS = (0.35, 0.45, 0.55, 0.7, 0.9)
+MADE_UP_NOISE = 0.03
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What is played; judged between from_ms and duration_ms, with the last limits in force."""
+
+    models: tuple[CollectiveModel, ...]
+    processor: Processor
+    network: Network
+    camera: str
+    change: str
+    change_ms: float
+    limits_ms: tuple[float, ...]
+    seed: int
+
+    @property
+    def from_ms(self) -> float:
+        """When it must have settled."""
+        return self.change_ms + SETTLING_MS
+
+    @property
+    def duration_ms(self) -> float:
+        """When it ends."""
+        return self.from_ms + JUDGED_MS
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one contender did in one scenario; loss_points is NaN where limits were not met."""
+
+    models: int
+    sharing: str
+    camera: str
+    change: str
+    is_feasible: bool
+    is_met: bool
+    worst_late_share: float
+    loss_points: float
+    settled_ms: float
+    changes: int
+
+
+def main() -> None:
+    """Play all scenarios, print the table and the targets, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--seeds', type=int, default=1000)
+    parser.add_argument('--workers', type=int, default=min(4, os.cpu_count() or 1))
+    parser.add_argument('--output', type=Path, default=None, help='folder of the JSON file')
+    options = parser.parse_args()
+    seeds = range(1, options.seeds + 1)
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in CONTENDERS}
+    with (
+        ProcessPoolExecutor(max_workers=max(1, options.workers)) as pool,
+        progress('coordination', len(seeds)) as report,
+    ):
+        for done, found in enumerate(pool.map(judge, seeds, chunksize=4), start=1):
+            for name, outcome in found.items():
+                outcomes[name].append(outcome)
+            report.update(done)
+    tables = {
+        group: {name: summary(_of_group(outcomes[name], group)) for name in CONTENDERS}
+        for group in ('all', '2 models', '3 models', *SHARINGS, *CAMERAS, 'none', *CHANGES)
+    }
+    for group, table in tables.items():
+        print_table(
+            f'{group}: {options.seeds} scenarios' if group == 'all' else group,
+            ['', *table['collective']],
+            [[name, *row.values()] for name, row in table.items()],
+        )
+    limits = np.array([limit for seed in seeds for limit in draw(seed).limits_ms])
+    write_results(
+        'coordination',
+        tables,
+        configuration={
+            'seeds': options.seeds,
+            'change_ms': CHANGE_MS,
+            'settling_ms': SETTLING_MS,
+            'judged_ms': JUDGED_MS,
+            'quantile': QUANTILE,
+            'max_changes': MAX_CHANGES,
+        },
+        input_checksum=checksum([limits]),
+        **({'folder': options.output} if options.output else {}),
+    )
+
+
+@lru_cache(maxsize=1)
+def platforms() -> tuple[SimulatedPlatform, SimulatedPlatform]:
+    """Return the published levels and the made-up family."""
+    return load_platform(), made_up_platform()
+
+
+def made_up_platform() -> SimulatedPlatform:
+    """Return five levels that differ more in latency than the published ones do."""
+    architecture = SubnetArchitecture(ks=(3,) * 20, e=(3,) * 20, d=(2,) * 5, r=160)
+    levels = tuple(
+        Level(i, f'level {i}', architecture, accuracy, 0, 0)
+        for i, accuracy in enumerate(MADE_UP_ACCURACIES, start=1)
+    )
+    latencies = tuple(
+        LevelLatency(ms, ms, MADE_UP_NOISE * ms, 1.05 * ms, 1.07 * ms, 0)
+        for ms in MADE_UP_LATENCIES_MS
+    )
+    profile = LatencyProfile('made up', latencies, 'never', {})
+    return SimulatedPlatform('made up', levels, profile, MADE_UP_DEMANDS, 'made up')
+
+
+def draw(seed: int) -> Scenario:
+    """Return the scenario of a seed."""
+    rng = np.random.default_rng([seed, *b'coordination'])
+    count = int(rng.integers(2, 4))
+    change = str(rng.choice(CHANGES)) if rng.random() < 0.5 else 'none'
+    changing = int(rng.integers(count))
+    is_shared = bool(rng.random() < 0.5)
+    shared = Timing(float(rng.uniform(50.0, 150.0)))
+    models, limits_ms = [], []
+    for index in range(count):
+        platform = platforms()[int(rng.integers(2))]
+        fastest_ms, slowest_ms = min(platform.latencies_ms), max(platform.latencies_ms)
+
+        def draw_limit(low: float = 1.1 * fastest_ms, high: float = 2.0 * slowest_ms) -> float:
+            return float(rng.uniform(low, high))
+
+        period_ms = float(rng.uniform(50.0, 150.0))
+        timing = Timing(period_ms, float(rng.uniform(0.0, period_ms)))
+        timing = shared if is_shared else timing
+        first_ms, then_ms = draw_limit(), draw_limit()
+        weight, later = (float(np.exp(rng.normal(0.0, 0.5))) for _ in range(2))
+        what = change if index == changing else 'none'
+        schedule = [(0.0, Constraints(first_ms, quantile=QUANTILE))]
+        if what == 'limit':
+            schedule.append((CHANGE_MS, Constraints(then_ms, quantile=QUANTILE)))
+        importance = [(0.0, weight)]
+        if what == 'importance':
+            importance.append((CHANGE_MS, later))
+        model = SimulatedModel(
+            'abc'[index],
+            platform,
+            'predictive',
+            schedule,
+            timing,
+            begin_ms=CHANGE_MS if what == 'comes' else 0.0,
+            end_ms=CHANGE_MS if what == 'dies' else math.inf,
+        )
+        models.append(CollectiveModel(model, Steps.of(importance)))
+        limits_ms.append(then_ms if what == 'limit' else first_ms)
+    return Scenario(
+        tuple(models),
+        Processor(str(rng.choice(SHARINGS))),
+        Network(float(rng.uniform(0.5, 20.0)), float(rng.choice([0.0, 0.0, 0.1, 0.3]))),
+        CAMERAS[0] if is_shared else CAMERAS[1],
+        change,
+        0.0 if change == 'none' else CHANGE_MS,
+        tuple(limits_ms),
+        seed,
+    )
+
+
+def judge(seed: int, contenders: Sequence[str] = CONTENDERS) -> dict[str, Outcome]:
+    """Play a scenario with each contender, and compare with every combination of levels."""
+    scenario = draw(seed)
+    best = best_accuracy(scenario)
+    return {name: outcome(scenario, play_with(scenario, name), best) for name in contenders}
+
+
+def best_accuracy(scenario: Scenario) -> float:
+    """Return the highest weighted accuracy of a feasible combination; NaN if there is none."""
+    models = [member.model for member in scenario.models]
+    combinations = all_combinations(models)
+    late = late_shares(
+        models,
+        scenario.processor,
+        combinations,
+        scenario.limits_ms,
+        duration_ms=scenario.duration_ms,
+        from_ms=scenario.from_ms,
+        seed=scenario.seed,
+    )
+    is_feasible = (late <= 1.0 - QUANTILE).all(axis=1)
+    accuracy = np.column_stack(
+        [np.array(m.platform.accuracies)[combinations[:, i] - 1] for i, m in enumerate(models)]
+    )
+    weighted = accuracy @ weights(scenario)
+    return float(weighted[is_feasible].max()) if is_feasible.any() else math.nan
+
+
+def weights(scenario: Scenario) -> Any:
+    """Return the share of each model in the weighted accuracy; 0 for those that are gone."""
+    importance = np.array(
+        [
+            member.importance.at(scenario.duration_ms)
+            if member.model.end_ms > scenario.from_ms
+            else 0.0
+            for member in scenario.models
+        ]
+    )
+    return importance / importance.sum()
+
+
+def play_with(scenario: Scenario, contender: str) -> tuple[Record, ...]:
+    """Play a scenario: together, or each model alone with a policy."""
+    if contender == 'collective':
+        return play_together(
+            scenario.models,
+            scenario.processor,
+            duration_ms=scenario.duration_ms,
+            seed=scenario.seed,
+            network=scenario.network,
+            has_alternatives=False,
+        )
+    return play(
+        [replace(member.model, policy=contender) for member in scenario.models],
+        scenario.processor,
+        duration_ms=scenario.duration_ms,
+        seed=scenario.seed,
+        has_alternatives=False,
+    )
+
+
+def outcome(scenario: Scenario, records: Sequence[Record], best: float) -> Outcome:
+    """Judge what was played."""
+    share = weights(scenario)
+    late, reached, changes, settled_ms = [], 0.0, 0, 0.0
+    for record, limit_ms, weight in zip(records, scenario.limits_ms, share, strict=True):
+        if weight == 0.0:
+            continue
+        frames = [frame for frame in record.frames if frame.start_ms >= scenario.from_ms]
+        late.append(sum(f.latency_ms > limit_ms for f in frames) / max(1, len(frames)))
+        accuracies = record.platform.accuracies
+        reached += weight * math.fsum(accuracies[f.level - 1] for f in frames) / len(frames)
+        times_ms = [decision.time_ns / 1e6 for decision in record.decisions]
+        changes = max(changes, sum(ms >= scenario.from_ms for ms in times_ms))
+        settled_ms = max([settled_ms, *(ms - scenario.change_ms for ms in times_ms)])
+    is_feasible = not math.isnan(best)
+    is_met = max(late) <= 1.0 - QUANTILE
+    return Outcome(
+        models=len(records),
+        sharing=scenario.processor.sharing,
+        camera=scenario.camera,
+        change=scenario.change,
+        is_feasible=is_feasible,
+        is_met=is_met,
+        worst_late_share=max(late),
+        loss_points=100.0 * (best - reached) if is_feasible and is_met else math.nan,
+        settled_ms=settled_ms,
+        changes=changes,
+    )
+
+
+def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return what the table shows of some scenarios; see the text above."""
+    feasible = [found for found in outcomes if found.is_feasible]
+    met = [found for found in feasible if found.is_met]
+    loss = np.array([found.loss_points for found in met] or [math.nan])
+    settled_ms = np.array([found.settled_ms for found in feasible] or [math.nan])
+
+    def percent(part: int, whole: int) -> float:
+        return round(100.0 * part / max(1, whole), 2)
+
+    return {
+        'feasible': len(feasible),
+        'met %': percent(len(met), len(feasible)),
+        'late > 10 %': percent(sum(f.worst_late_share > 0.1 for f in feasible), len(feasible)),
+        'loss mean': round(float(loss.mean()), 3),
+        'loss p95': round(float(np.quantile(loss, 0.95)), 3),
+        'loss <= 1 %': percent(int((loss <= MAX_LOSS_POINTS).sum()), len(met)),
+        'settled p50 s': round(float(np.median(settled_ms)) / 1e3, 2),
+        'settled <= 2 s %': percent(int((settled_ms <= SETTLING_MS).sum()), len(feasible)),
+        'changes/min': round(
+            float(np.mean([f.changes for f in feasible] or [0])) * 60e3 / JUDGED_MS, 2
+        ),
+        'restless %': percent(sum(f.changes > MAX_CHANGES for f in outcomes), len(outcomes)),
+    }
+
+
+def _of_group(outcomes: Sequence[Outcome], group: str) -> list[Outcome]:
+    if group == 'all':
+        return list(outcomes)
+    return [f for f in outcomes if group in (f'{f.models} models', f.sharing, f.camera, f.change)]
+
+
+if __name__ == '__main__':
+    main()

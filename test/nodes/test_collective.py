@@ -1,0 +1,125 @@
+"""The node's part in the collective, in the test's own node; see also test/test_collective.py."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+
+import pytest
+from runtime_fakes import make_levels, make_profile
+
+from dynamic_ofa_ros.nodes import conversions, qos
+from dynamic_ofa_ros.nodes.collective import TOPIC, Collective
+from dynamic_ofa_ros.runtime.coordination import Status
+from dynamic_ofa_ros.runtime.manager import RuntimeManager
+
+from std_msgs.msg import Header  # isort: skip
+
+from dynamic_ofa_ros.msg import ClassifierStatus  # isort: skip
+
+DEVICE = f'{socket.gethostname()}:cpu'
+PEER = Status(
+    '/peer',
+    DEVICE,
+    level=2,
+    latencies_ms=(10.0, 20.0),
+    accuracies=(0.6, 0.8),
+    limit_ms=5.0,
+    importance=50.0,
+    slowdown=1.5,
+    interval_ms=30.0,
+)
+
+
+class Ceilings:
+    """A manager that notes the ceilings it is given."""
+
+    def __init__(self) -> None:
+        self._manager = RuntimeManager(make_levels((0.6, 0.7, 0.8)), make_profile((10, 20, 30)))
+        self.given = []
+        self.status = self._manager.status
+
+    def set_ceiling(self, ceiling):
+        self.given.append(ceiling)
+        self._manager.set_ceiling(ceiling)
+
+
+@pytest.fixture(scope='module')
+def talk(domain):
+    """What all say on the topic, and a way to speak as a peer."""
+    topic = domain.listen(ClassifierStatus, TOPIC, qos.STATUS)
+    publisher = domain.node.create_publisher(ClassifierStatus, TOPIC, qos.STATUS)
+    return topic, publisher
+
+
+@pytest.fixture
+def collective(domain):
+    manager, frames = Ceilings(), iter(range(0, 100_000, 3))
+    part = Collective(domain.node, manager, 'cpu', lambda: next(frames))
+    part.configure(is_on=True, importance=2.0)
+    yield part, manager
+    part.configure(is_on=False, importance=2.0)
+
+
+def said(topic, name):
+    return [message for message in topic.messages if message.name == name]
+
+
+def test_tells_its_status_ten_times_a_second(domain, talk, collective):
+    topic, _ = talk
+    name = domain.node.get_fully_qualified_name()
+    before = len(said(topic, name))
+    message = domain.wait_until(lambda: said(topic, name)[before + 8 :], 'nine statuses')[-1]
+    status = conversions.peer_status(message)
+    assert (status.device, status.importance, status.level) == (DEVICE, 2.0, 3)
+    assert status.latencies_ms == (10.0, 20.0, 30.0)
+    assert status.is_sound
+    assert status.interval_ms < 1000.0, 'frames are counted'
+
+
+def test_alone_no_ceiling_and_with_an_important_peer_a_low_one(domain, talk, collective):
+    _, publisher = talk
+    _, manager = collective
+    domain.wait_until(lambda: len(manager.given) > 2, 'decisions')
+    assert set(manager.given) == {None}
+    header = Header(stamp=domain.node.get_clock().now().to_msg())
+    message = conversions.classifier_status(header, PEER)
+    ceiling = domain.wait_until(
+        lambda: (
+            manager.given[-1] is not None and manager.given[-1].level == 1 and manager.given[-1]
+        ),
+        'the lowest ceiling',
+        meanwhile=lambda: publisher.publish(message),
+    )
+    assert 'makes room for /peer' in ceiling.reason
+    domain.wait_until(lambda: manager.given[-1] is None, 'the silent peer to be forgotten')
+
+
+@pytest.mark.parametrize('changes', [{'slowdown': -1.0}, {'device': 'elsewhere:cpu'}])
+def test_who_makes_no_sense_or_is_elsewhere_does_not_count(domain, talk, collective, changes):
+    topic, publisher = talk
+    _, manager = collective
+    peer = replace(PEER, name=f'/peer_{next(iter(changes))}', **changes)
+    message = conversions.classifier_status(Header(), peer)
+    domain.wait_until(
+        lambda: len(said(topic, peer.name)) > 5 and len(manager.given) > 10,
+        'messages and decisions',
+        meanwhile=lambda: publisher.publish(message),
+    )
+    assert set(manager.given) == {None}
+
+
+def test_switched_off_it_is_silent_and_lifts_the_ceiling(domain, talk, collective):
+    part, manager = collective
+    domain.wait_until(lambda: len(manager.given) > 1, 'decisions')
+    part.configure(is_on=False, importance=2.0)
+    count = len(manager.given)
+    assert manager.given[-1] is None
+    topic, publisher = talk
+    message = conversions.classifier_status(Header(), replace(PEER, name='/late'))
+    domain.wait_until(
+        lambda: len(said(topic, '/late')) > 20,
+        'messages',
+        meanwhile=lambda: publisher.publish(message),
+    )
+    assert len(manager.given) == count

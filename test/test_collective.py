@@ -1,0 +1,103 @@
+"""Two real classifiers on one CPU see each other, choose together, and survive a silent death."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import numpy as np
+import pytest
+from families import make_random_family
+from ros_harness import ros
+
+from dynamic_ofa_ros.nodes import conversions, qos
+from dynamic_ofa_ros.nodes.collective import TOPIC
+
+from sensor_msgs.msg import Image  # isort: skip
+from std_msgs.msg import Header  # isort: skip
+
+from dynamic_ofa_ros.msg import ActiveLevel, ClassifierStatus, LevelArray  # isort: skip
+
+START_TIMEOUT_S = 120.0
+SWITCH_TIMEOUT_S = 30.0
+IMPOSSIBLE = 0.2
+"""Share of its fastest level's latency that one of the two is allowed."""
+
+
+class Pair:
+    """Two classifiers, one camera each."""
+
+    def __init__(self, session: Any, family: str) -> None:
+        self.ros = session
+        self.statuses = session.listen(ClassifierStatus, TOPIC, qos.STATUS)
+        self.switches, self.processes, self._images, self._levels = {}, {}, {}, {}
+        for name in 'ab':
+            node = f'/{name}/classifier'
+            self.switches[name] = session.listen(ActiveLevel, f'{node}/active_level', qos.LATCHED)
+            self._levels[name] = session.listen(LevelArray, f'{node}/levels', qos.LATCHED)
+            self._images[name] = session.node.create_publisher(Image, f'/{name}/image_raw', 5)
+            self.processes[name] = session.start(
+                'classifier_node',
+                {
+                    'family': family,
+                    'engine': 'onnxruntime',
+                    'device': 'cpu',
+                    'manager.coordination': 'collective',
+                },
+                arguments=('-r', f'__ns:=/{name}'),
+            )
+            # One after the other: the second one finds what the first has built.
+            session.wait_until(
+                lambda name=name: self._levels[name].last, f'levels of {name}', START_TIMEOUT_S
+            )
+
+    @property
+    def levels(self) -> list[Any]:
+        return self._levels['a'].last.levels
+
+    def feed(self) -> None:
+        """Publish an image to both: called in a loop."""
+        header = Header(stamp=self.ros.node.get_clock().now().to_msg(), frame_id='camera')
+        image = conversions.image_message(np.zeros((48, 64, 3), np.uint8), header, 'rgb8')
+        for name, process in self.processes.items():
+            if process.is_running:
+                self._images[name].publish(image)
+
+    def wait(self, condition: Any, what: str) -> Any:
+        return self.ros.wait_until(condition, what, SWITCH_TIMEOUT_S, meanwhile=self.feed)
+
+
+@pytest.fixture(scope='module')
+def pair(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('collective')
+    os.environ.setdefault('DYNAMIC_OFA_CACHE', str(folder / 'cache'))
+    with ros(folder) as session:
+        yield Pair(session, str(make_random_family(folder / 'family', levels=2)))
+
+
+def test_one_makes_room_for_the_other_until_that_dies(pair):
+    """The limit of b cannot be met, so a is asked for all it has until b is gone."""
+    pair.wait(
+        lambda: (
+            {status.name for status in pair.statuses.messages}
+            >= {'/a/classifier', '/b/classifier'}
+        ),
+        'the statuses of both',
+    )
+    top = max(pair.levels, key=lambda level: level.accuracy)
+    limit_ms = IMPOSSIBLE * min(level.latency_ms for level in pair.levels)
+    result = pair.ros.set_parameter('/b/classifier', 'constraints.max_latency_ms', limit_ms)
+    assert result.successful, result.reason
+    switch = pair.wait(
+        lambda: [m for m in pair.switches['a'].messages if 'collective' in m.reason],
+        'a to make room',
+    )[-1]
+    assert switch.to_level != top.index
+    assert '/b/classifier' in switch.reason
+    pair.processes['b'].stop(signal.SIGKILL)
+    pair.wait(
+        lambda: pair.switches['a'].last.to_level == top.index, 'a at its top level, alone again'
+    )
+    assert pair.processes['a'].is_running
+    assert pair.processes['a'].stop(signal.SIGINT) == 0, pair.processes['a'].output()
