@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dynamic_ofa_ros.architecture import SearchSpace, SubnetArchitecture
+    from dynamic_ofa_ros.offline.objectives import Objectives
+    from dynamic_ofa_ros.offline.search import SearchResult
 
 
 def add_parser(subparsers: Any) -> None:
@@ -13,32 +19,73 @@ def add_parser(subparsers: Any) -> None:
         'search',
         help='find the most accurate architectures within latency limits',
         description='Search a space with a table of operator latencies and an accuracy predictor. '
-        'All limits share one search and its evaluations. The same seed gives the same result.',
+        'All limits share one search and its evaluations; without a limit the whole front is '
+        'printed. The same seed gives the same result.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument('--lut', required=True, metavar='FILE', help='operator latencies, JSON')
-    parser.add_argument('--predictor', required=True, metavar='FILE', help='its weights, .npz')
+    parser.add_argument(
+        '--lut', required=True, metavar='FILE', help='latencies, as written by dynamic-ofa profile'
+    )
+    parser.add_argument(
+        '--predictor', required=True, metavar='FILE', help='accuracy predictor, .npz'
+    )
     parser.add_argument(
         '--limit-ms', type=float, action='append', default=[], help='latency limit; repeatable'
     )
-    parser.add_argument('--evaluations', type=int, default=20000, help='for all limits together')
-    parser.add_argument('--seed', type=int, default=1)
+    parser.add_argument(
+        '--evaluations',
+        type=int,
+        default=20000,
+        help='of accuracy, for all limits together; a gradient counts as 3',
+    )
+    parser.add_argument('--seed', type=int, default=1, help='another seed, another search')
+    parser.add_argument(
+        '--warm-start', metavar='FILE', help='begin with the architectures that --json printed'
+    )
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
+    constraints = parser.add_argument_group('constraints, beside the limits')
+    constraints.add_argument('--resolutions', help='input sizes to use, such as 160,176')
+    constraints.add_argument('--min-latency-ms', type=float, help='nothing faster than this')
+    constraints.add_argument('--max-latency-ms', type=float, help='nothing slower than this')
+    constraints.add_argument('--max-macs', type=float, help='multiply-accumulates of a pass')
+    constraints.add_argument('--max-parameters', type=float, help='learnable parameters')
+    constraints.add_argument('--width-mult', type=float, default=1.0, help="the backbone's width")
+    constraints.add_argument('--classes', type=int, default=1000, help="the backbone's classes")
+    paper = parser.add_argument_group('the algorithm; the rest is for algorithm1 only')
+    paper.add_argument(
+        '--algorithm',
+        choices=['nsga2', 'algorithm1'],
+        default='nsga2',
+        help='nsga2, or the one of the Dynamic-OFA paper, which needs limits',
+    )
+    paper.add_argument('--min-accuracy', type=float, default=0.0, help='window, a fraction')
+    paper.add_argument('--max-accuracy', type=float, default=1.0, help='window, a fraction')
+    paper.add_argument(
+        '--latency-step-ms', type=float, default=1.0, help='by how much a limit is relaxed'
+    )
+    paper.add_argument(
+        '--step-every', type=int, default=1000, help='after so many draws that do not fit'
+    )
+    paper.add_argument(
+        '--latency-cap-ms', type=float, help='relax no further; by default, by ten steps'
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Search and print the best at each limit, or the whole front where no limit is given."""
-    from dynamic_ofa_ros.offline.accuracy_predictor import read_predictor
-    from dynamic_ofa_ros.offline.genome import Genetics
     from dynamic_ofa_ros.offline.latency import read_table
-    from dynamic_ofa_ros.offline.search import Objectives, find_front
+    from dynamic_ofa_ros.offline.search import find_front
 
-    table, predictor = read_table(args.lut), read_predictor(args.predictor)
-    objectives = Objectives(
-        Genetics(table.space), table.predict, lambda g: predictor.predict(g, table.space)
-    )
-    result = find_front(objectives, args.limit_ms, args.evaluations, args.seed)
+    table = read_table(args.lut)
+    objectives = _objectives(args, table)
+    if args.algorithm == 'algorithm1':
+        result = _algorithm_1(args, objectives)
+    else:
+        known = _read_architectures(args.warm_start, objectives.genetics.space)
+        result = find_front(
+            objectives, args.limit_ms, args.evaluations, args.seed, warm_start=known
+        )
     rows: list[dict[str, Any]] = [
         {
             'limit_ms': limit_ms,
@@ -65,3 +112,106 @@ def run(args: argparse.Namespace) -> int:
         )
     print(f'{result.evaluations} evaluations in {result.seconds:.1f} s on {table.platform}')
     return 0
+
+
+def _algorithm_1(args: argparse.Namespace, objectives: Objectives) -> SearchResult:
+    from dynamic_ofa_ros.errors import SearchError
+    from dynamic_ofa_ros.offline.algorithm1 import Algorithm1Settings, find_with_algorithm_1
+
+    if args.warm_start:
+        raise SearchError('Algorithm 1 starts at random; --warm-start goes with --algorithm nsga2')
+    settings = Algorithm1Settings(
+        min_accuracy=args.min_accuracy,
+        max_accuracy=args.max_accuracy,
+        latency_step_ms=args.latency_step_ms,
+        step_every=args.step_every,
+        latency_cap_ms=args.latency_cap_ms,
+    )
+    result, _ = find_with_algorithm_1(
+        objectives, args.limit_ms, args.evaluations, args.seed, settings
+    )
+    return result
+
+
+def _objectives(args: argparse.Namespace, table: Any) -> Objectives:
+    """Put the predictors and the constraints together, in the space of the resolutions asked."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from dynamic_ofa_ros.offline.accuracy_predictor import read_predictor
+    from dynamic_ofa_ros.offline.genome import Genetics, Genomes
+    from dynamic_ofa_ros.offline.objectives import Bound, Objectives, cost_measure
+
+    predictor = read_predictor(args.predictor)
+    space = table.space
+    if args.resolutions:
+        space = replace(space, resolutions=_resolutions(args.resolutions, space))
+    genetics = Genetics(space)
+    in_table = np.array([table.space.resolutions.index(r) for r in space.resolutions])
+
+    def latency(genomes: Genomes) -> Any:
+        return table.predict(np.column_stack([genomes[:, :-1], in_table[genomes[:, -1]]]))
+
+    bounds = []
+    if args.min_latency_ms is not None or args.max_latency_ms is not None:
+        ends = {'smallest': args.min_latency_ms, 'largest': args.max_latency_ms}
+        given = {name: value for name, value in ends.items() if value is not None}
+        bounds.append(Bound('latency', 'ms', **given))
+    for name, unit, largest in (
+        ('macs', 'MACs', args.max_macs),
+        ('parameters', 'parameters', args.max_parameters),
+    ):
+        if largest is not None:
+            measure = cost_measure(genetics, name, args.width_mult, args.classes)
+            bounds.append(Bound('cost', unit, largest=largest, measure=measure))
+    return Objectives(
+        genetics,
+        latency,
+        lambda g: predictor.predict(g, space),
+        bounds,
+        lambda g: predictor.effects(g, space),
+    )
+
+
+def _resolutions(text: str, space: SearchSpace) -> tuple[int, ...]:
+    from dynamic_ofa_ros.errors import SearchError
+
+    possible = ', '.join(str(r) for r in space.resolutions)
+    try:
+        chosen = sorted({int(part) for part in text.split(',')})
+    except ValueError:
+        raise SearchError(
+            f'--resolutions is {text!r}; give input sizes with commas between, from {possible}'
+        ) from None
+    for resolution in chosen:
+        if resolution not in space.resolutions:
+            nearest = min(space.resolutions, key=lambda r: abs(r - resolution))
+            raise SearchError(
+                f'the latency table has no resolution {resolution}; the nearest is {nearest}, '
+                f'and all are {possible}'
+            )
+    return tuple(chosen)
+
+
+def _read_architectures(path: str | None, space: SearchSpace) -> list[SubnetArchitecture]:
+    """Read what --json printed; raise SearchError where the file is something else."""
+    from dynamic_ofa_ros.architecture import SubnetArchitecture
+    from dynamic_ofa_ros.errors import ArchitectureError, SearchError
+
+    if path is None:
+        return []
+    try:
+        rows = json.loads(Path(path).expanduser().read_text(encoding='utf-8'))
+        found = [SubnetArchitecture.from_mapping(row['architecture']) for row in rows]
+        for architecture in found:
+            space.validate(architecture)
+    except OSError as error:
+        raise SearchError(f'{path} cannot be read: {error.strerror or error}') from None
+    except ArchitectureError as error:
+        raise SearchError(f'{path} is of another search space: {error}') from None
+    except (ValueError, KeyError, TypeError):
+        raise SearchError(
+            f'{path} is not the result of a search; give what dynamic-ofa search --json printed'
+        ) from None
+    return found

@@ -58,6 +58,38 @@ class AccuracyPredictor:
             )
         return self.forward(features)
 
+    def effects(self, genomes: Genomes, space: SearchSpace) -> FloatArray:
+        """Estimate how top-1 changes where a gene takes a choice: (N, genes, most choices).
+
+        First order: the gradient at each genome, by one forward and one backward pass. The one of
+        a depth that blocks tell, and of a choice that there is not, is NaN.
+        """
+        genetics = Genetics(space)
+        gradient = self.gradient(self.features(genomes, space))
+        known = encode_resolutions(
+            np.asarray(space.resolutions), self.resolutions, self.is_interpolating
+        )
+        by_resolution = gradient[:, -len(self.resolutions) :] @ known.T
+        genes, choices = genetics.one_hot
+        values = np.full((*genomes.shape, max(genetics.choices)), np.nan)
+        values[:, genes, choices] = np.concatenate(
+            [gradient[:, : -len(self.resolutions)], by_resolution], axis=1
+        )
+        own = np.take_along_axis(values, genomes[:, :, None], axis=2)
+        return np.asarray(values - own, np.float64)
+
+    def gradient(self, features: Float32Array) -> Float32Array:
+        """Return (N, inputs) derivatives of top-1 by the features."""
+        values, passing = features, []
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            values = values @ weight.T + bias
+            passing.append(values > 0)
+            values = np.maximum(values, 0.0)
+        gradient = np.repeat(self.weights[-1], len(features), axis=0)
+        for weight, passes in zip(self.weights[-2::-1], reversed(passing), strict=True):
+            gradient = (gradient * passes) @ weight
+        return gradient
+
     def features(self, genomes: Genomes, space: SearchSpace) -> Float32Array:
         """Return (N, inputs) float32: one-hot choices of used blocks, then the resolution."""
         genetics = Genetics(space)

@@ -106,14 +106,14 @@ class Genetics:
         for field in BLOCK_LISTS:
             genes = self.indices(used, field)
             genes[:] = active[:, : genes.shape[1]]
-        columns, values = self._one_hot
+        columns, values = self.one_hot
         features: npt.NDArray[np.float32] = np.float32(
             (genomes[:, columns] == values) & used[:, columns]
         )
         return features
 
     @cached_property
-    def _one_hot(self) -> tuple[Genomes, Genomes]:
+    def one_hot(self) -> tuple[Genomes, Genomes]:
         """Return the gene, and its choice, that every feature stands for."""
         told_by_blocks = self._columns['d'].stop - np.arange(len(self.space.stage_blocks)) - 1
         columns = np.setdiff1d(np.arange(len(self.choices)), told_by_blocks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -44,32 +45,56 @@ def hypervolume(
 def choose_levels(
     latency_ms: Sequence[float],
     accuracy: Sequence[float],
-    count: int,
-    smallest_step: float = 0.005,
+    count: int | None = None,
+    smallest_step: float = 0.01,
+    largest_step: float = 0.03,
 ) -> list[int]:
-    """Choose up to `count` points of the front, fastest first, spread evenly along it.
+    """Choose up to `count` points of the front, fastest first: a family's levels.
 
-    The two ends are always taken. Between them the points are spread by accuracy and log-latency
-    alike, so that neither a flat nor a steep part of the front takes all levels. A step in
-    accuracy smaller than `smallest_step` (fraction) buys nothing and is left out.
+    The two ends are always taken. Neighbours differ by `smallest_step` to `largest_step` in
+    accuracy (fractions) wherever the front has points for it; of the choices that keep to that,
+    as many levels as possible are taken, and spread evenly in accuracy and log-latency. Without
+    `count` the steps decide how many there are.
     """
     candidates = front(latency_ms, accuracy)
-    if len(candidates) <= 2 or count < 2:
-        return candidates[-1:] if count < 2 else candidates
+    if count is not None and count < 2:
+        return candidates[-1:]
+    if len(candidates) <= 2:
+        return candidates
     speed = np.log([latency_ms[i] for i in candidates])
     top1 = np.array([accuracy[i] for i in candidates])
-    position = 0.5 * (speed - speed[0]) / (speed[-1] - speed[0]) + 0.5 * (top1 - top1[0]) / (
-        top1[-1] - top1[0]
+    most = len(candidates) if count is None else min(count, len(candidates))
+    most = min(most, 2 + int((top1[-1] - top1[0]) / smallest_step))
+    step = top1[None] - top1[:, None]  # from row to column
+    missed = np.maximum(smallest_step - step, 0.0) / smallest_step
+    missed += np.maximum(step - largest_step, 0.0) / largest_step
+    even = (step / (top1[-1] - top1[0])) ** 2
+    even += ((speed[None] - speed[:, None]) / (speed[-1] - speed[0])) ** 2
+    chosen = min(
+        (_shortest_path(missed, even, levels) for levels in range(2, most + 1)),
+        key=lambda path: (round(_length(missed, path), 9), -len(path)),
     )
-    chosen = [0]
-    last = len(candidates) - 1
-    for target in np.linspace(0.0, 1.0, count)[1:-1]:
-        open_ = [
-            i
-            for i in range(chosen[-1] + 1, last)
-            if top1[i] - top1[chosen[-1]] >= smallest_step
-            and top1[last] - top1[i] >= smallest_step
-        ]
-        if open_:
-            chosen.append(min(open_, key=lambda i: abs(position[i] - target)))
-    return [candidates[i] for i in [*chosen, last]]
+    return [candidates[i] for i in chosen]
+
+
+def _shortest_path(first: FloatArray, second: FloatArray, points: int) -> list[int]:
+    """Return the path from the first to the last of N points, over `points` of them in order.
+
+    The sum of its steps in `first` is the least, and among such, nearly, that in `second`; both
+    are (N, N), a step from row to column.
+    """
+    steps = np.where(np.triu(np.ones_like(first), 1) > 0, first + 1e-6 * second, np.inf)
+    length = steps[0]
+    origins = []
+    for _ in range(points - 2):
+        through = length[:, None] + steps
+        origins.append(through.argmin(0))
+        length = through.min(0)
+    path = [len(first) - 1]
+    for origin in reversed(origins):
+        path.append(int(origin[path[-1]]))
+    return [0, *reversed(path)]
+
+
+def _length(steps: FloatArray, path: Sequence[int]) -> float:
+    return float(sum(steps[i, j] for i, j in itertools.pairwise(path)))

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamic_ofa_ros.offline.pareto import choose_levels, front, hypervolume
@@ -11,6 +11,7 @@ POINTS = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 50)), min_size=1,
 )
 
 
+@settings(deadline=None)
 @given(POINTS)
 def test_front_is_what_nothing_dominates(points: tuple[list[float], list[float]]) -> None:
     latency, accuracy = points
@@ -30,6 +31,7 @@ def test_hypervolume_of_a_staircase() -> None:
     assert hypervolume([4.0], [1.0], (3.0, 0.0)) == 0.0
 
 
+@settings(deadline=None)
 @given(POINTS, st.integers(2, 8))
 def test_levels_are_on_the_front_and_keep_its_ends(
     points: tuple[list[float], list[float]], count: int
@@ -56,3 +58,27 @@ def test_steps_too_small_to_matter_are_left_out() -> None:
     latency = [1.0, 2.0, 3.0, 4.0]
     accuracy = [0.80, 0.8001, 0.90, 0.9001]
     assert choose_levels(latency, accuracy, 4) == [0, 3]
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.floats(0.0005, 0.02), min_size=30, max_size=60),
+    st.lists(st.floats(0.01, 0.2), min_size=60, max_size=60),
+)
+def test_steps_are_neither_small_nor_large_where_the_front_allows(
+    gains: list[float], growth: list[float]
+) -> None:
+    accuracy = (0.5 + np.cumsum(gains)).tolist()
+    latency = np.exp(np.cumsum(growth[: len(gains)])).tolist()
+    chosen = choose_levels(latency, accuracy)
+    steps = np.diff([accuracy[i] for i in chosen])
+    # With points at most 0.02 apart, steps of 0.01 to 0.03 always exist, but for the last.
+    assert (steps <= 0.03 + 1e-9).all()
+    assert len(steps) == 1 or (np.sort(steps)[1:] >= 0.01 - 1e-9).all()
+
+
+def test_more_levels_are_chosen_where_steps_allow_it() -> None:
+    latency = np.geomspace(1.0, 4.0, 61).tolist()
+    accuracy = np.linspace(0.8, 0.92, 61).tolist()
+    assert len(choose_levels(latency, accuracy)) >= 10
+    assert len(choose_levels(latency, accuracy, 6)) == 6

@@ -2,19 +2,26 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from reference import reference_file
 
-from dynamic_ofa_ros.architecture import SearchSpace
+from dynamic_ofa_ros.architecture import SearchSpace, SubnetArchitecture
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.errors import SearchError
 from dynamic_ofa_ros.offline.accuracy_predictor import read_predictor
+from dynamic_ofa_ros.offline.algorithm1 import Algorithm1Settings, find_with_algorithm_1
 from dynamic_ofa_ros.offline.genome import Genetics, Genomes
 from dynamic_ofa_ros.offline.latency import read_table
+from dynamic_ofa_ros.offline.moves import Moves
+from dynamic_ofa_ros.offline.objectives import Bound, Objectives
 from dynamic_ofa_ros.offline.pareto import front
-from dynamic_ofa_ros.offline.search import Objectives, find_front
+from dynamic_ofa_ros.offline.search import find_front
+from dynamic_ofa_ros.offline.structures import Structures
+
+GAIN_TOLERANCE = 1e-6
 
 SMALL = Genetics(
     SearchSpace(
@@ -69,7 +76,9 @@ def test_limits_are_kept_in_their_order() -> None:
 
 
 def test_an_impossible_limit_names_the_nearest_possible() -> None:
-    with pytest.raises(SearchError, match=r'takes 1 ms or less .* the fastest takes 5 ms'):
+    with pytest.raises(
+        SearchError, match='at most 1 ms of latency; the nearest possible has 5 ms'
+    ):
         find_front(small_objectives(), [1.0], 400, 1, 50)
 
 
@@ -81,14 +90,14 @@ def test_too_few_evaluations_are_refused() -> None:
 def test_nothing_is_evaluated_more_often_than_counted() -> None:
     counted = 0
     objectives = small_objectives()
-    latency = objectives._latency
+    accuracy = objectives._accuracy
 
     def count(genomes: Genomes) -> np.ndarray:
         nonlocal counted
         counted += len(genomes)
-        return latency(genomes)
+        return accuracy(genomes)
 
-    objectives._latency = count
+    objectives._accuracy = count
     result = find_front(objectives, [9.0], 500, 1, 50)
     assert result.evaluations == counted <= 500
 
@@ -102,22 +111,60 @@ def test_warm_start_is_part_of_what_is_known() -> None:
 
 
 @pytest.mark.parametrize('device', ['gpu', 'cpu'])
-def test_about_as_good_as_the_published_search_at_a_fiftieth_of_its_evaluations(
-    device: str,
-) -> None:
+def test_as_good_as_the_published_search_at_a_fiftieth_of_its_evaluations(device: str) -> None:
+    # With the default seed; benchmarks/search.py tells how many seeds are.
     table = read_table(reference_file(f'lut_xavier_nx_{device}.json'))
     predictor = read_predictor(reference_file('acc_predictor.npz'))
     published = json.loads(reference_file(f'published_search_{device}.json').read_text())['found']
     objectives = Objectives(
-        Genetics(table.space), table.predict, lambda g: predictor.predict(g, table.space)
+        Genetics(table.space),
+        table.predict,
+        lambda g: predictor.predict(g, table.space),
+        effects=lambda g: predictor.effects(g, table.space),
     )
     result = find_front(objectives, [f['constraint'] for f in published], 20000)
+    assert result.evaluations <= 20000
     gains = [
         found.accuracy - other['pred_acc']
         for found, other in zip(result.at_limits, published, strict=True)
     ]
-    assert np.mean(gains) > 0.0005
-    assert min(gains) > -0.004
+    assert min(gains) >= -GAIN_TOLERANCE
+    assert np.mean(gains) > 0.0015
+
+
+def test_a_gradient_counts_as_three_evaluations() -> None:
+    predictor = read_predictor(reference_file('acc_predictor.npz'))
+    genetics = Genetics(SearchSpace())
+    space = genetics.space
+    objectives = Objectives(
+        genetics,
+        lambda g: np.ones(len(g)),
+        lambda g: predictor.predict(g, space),
+        effects=lambda g: predictor.effects(g, space),
+    )
+    genomes = genetics.sample(np.random.default_rng(1), 2)
+    structures = Structures(genetics, np.random.default_rng(1))
+    around = [structures.moves(genome)[2] for genome in genomes]
+    gains = objectives.gains(genomes, predictor.predict(genomes, space), around, 5)
+    assert len(gains) == 1
+    assert objectives.evaluations == 3
+    true = predictor.predict(around[0], space) - predictor.predict(genomes[:1], space)
+    assert np.corrcoef(gains[0], true)[0, 1] > 0.6
+
+
+def test_moves_keep_the_slack_and_learn_from_what_was_seen() -> None:
+    genome = np.zeros(6, np.int64)
+    rng = np.random.default_rng(4)
+    cost, gain = rng.uniform(-1.0, 1.0, 6), rng.uniform(-0.01, 0.01, 6)
+    guess = gain + rng.normal(0.0, 0.01, 6)
+    moves = Moves(genome, np.arange(6), np.ones(6, np.int64), cost, guess)
+    proposed = moves.propose(0.3, 20)
+    assert (proposed @ cost <= 0.3 + 1e-12).all()
+    assert {1, 2} <= set(proposed.sum(1).tolist())
+    assert proposed.sum(1).max() >= 3
+    learned = moves.corrected(proposed, proposed @ gain)
+    missed = [np.abs(proposed @ (known.gain - gain)).sum() for known in (moves, learned)]
+    assert missed[1] < 0.3 * missed[0]
 
 
 def test_the_command_prints_what_others_can_check(capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,3 +185,162 @@ def test_the_command_prints_what_others_can_check(capsys: pytest.CaptureFixture[
 def test_the_command_names_a_missing_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(['search', '--lut', 'nowhere.json', '--predictor', 'x.npz']) == 2
     assert 'nowhere.json cannot be read' in capsys.readouterr().err
+
+
+def bounded(*bounds: Bound) -> Objectives:
+    plain = small_objectives()
+    return Objectives(SMALL, plain._latency, plain._accuracy, bounds)
+
+
+def sizes(genomes: Genomes) -> np.ndarray:
+    return 10.0 + genomes.sum(1)
+
+
+def test_constraints_are_kept() -> None:
+    size = Bound('size', 'units', largest=14.0, measure=sizes)
+    latency = Bound('latency', 'ms', smallest=6.0, largest=9.0)
+    result = find_front(bounded(size, latency), evaluations=600, seed=1, population=50)
+    assert result.front
+    for found in result.front:
+        assert 6.0 <= found.latency_ms <= 9.0
+        assert sizes(SMALL.encode([found.architecture]))[0] <= 14.0
+    free = find_front(small_objectives(), evaluations=600, seed=1, population=50)
+    assert free.front[-1].accuracy > result.front[-1].accuracy
+
+
+def test_an_impossible_constraint_names_the_nearest_possible() -> None:
+    size = Bound('size', 'units', largest=9.0, measure=sizes)
+    with pytest.raises(
+        SearchError, match='has at most 9 units of size; the nearest possible has 10 units'
+    ):
+        find_front(bounded(size), evaluations=400, seed=1, population=50)
+
+
+def test_constraints_that_exclude_each_other_name_the_nearest_of_both() -> None:
+    size = Bound('size', 'units', largest=10.0, measure=sizes)
+    slow = Bound('latency', 'ms', smallest=12.0)
+    with pytest.raises(SearchError, match='units of size and at least 12 ms of latency; the near'):
+        find_front(bounded(size, slow), evaluations=400, seed=1, population=50)
+
+
+def test_structures_are_told_by_depths_and_resolution() -> None:
+    structures = Structures(SMALL, np.random.default_rng(1))
+    assert structures.genes.tolist() == [8, 9, 10]
+    genomes = SMALL.sample(np.random.default_rng(2), 50)
+    ids = structures.ids(genomes)
+    for one, other in itertools.combinations(range(20), 2):
+        same = (genomes[one, 8:] == genomes[other, 8:]).all()
+        assert (ids[one] == ids[other]) == same
+    genes, choices, around = structures.moves(genomes[0])
+    assert (structures.ids(around) == ids[0]).all()
+    assert ((around != genomes[0]).sum(1) == 1).all()
+    assert (around[np.arange(len(around)), genes] == choices).all()
+
+
+def test_the_additive_model_finds_the_best_of_an_additive_space() -> None:
+    rng = np.random.default_rng(5)
+    cost, value = rng.uniform(0.5, 2.0, 11), rng.uniform(0.0, 0.05, 11)
+    genomes = np.unique(SMALL.canonical(everything()), axis=0)
+    latency_ms, top1 = 5.0 + genomes @ cost, 0.5 + genomes @ value
+    known = rng.choice(len(genomes), 300, replace=False)
+    found = Structures(SMALL, rng).promising(
+        genomes[known], latency_ms[known], top1[known], 10.0, 9, lambda g: 5.0 + g @ cost
+    )
+    assert (5.0 + found @ cost <= 10.0).all()
+    assert (0.5 + found @ value).max() >= top1[latency_ms <= 10.0].max() - 0.03
+
+
+def test_algorithm_1_keeps_its_window_and_repeats_nothing() -> None:
+    settings = Algorithm1Settings(0.55, 0.62, population=40, generations=10, latency_step_ms=0.5)
+    result, (target,) = find_with_algorithm_1(small_objectives(), [9.0], 5000, 1, settings)
+    latency_ms, top1 = small_objectives().evaluate(target.population)
+    assert ((top1 >= 0.55) & (top1 <= 0.62)).all()
+    assert (latency_ms <= target.relaxed_ms).all()
+    assert len(np.unique(target.population, axis=0)) == len(target.population) > 40
+    assert result.at_limits[0].accuracy == top1.max()
+    again, _ = find_with_algorithm_1(small_objectives(), [9.0], 5000, 1, settings)
+    assert again.at_limits == result.at_limits
+
+
+def test_algorithm_1_relaxes_an_impossible_limit_step_by_step() -> None:
+    settings = Algorithm1Settings(
+        0.56, population=20, generations=3, latency_step_ms=0.5, step_every=100
+    )
+    _, (target,) = find_with_algorithm_1(small_objectives(), [4.0], 20000, 1, settings)
+    assert target.limit_ms < 5.0 < target.relaxed_ms <= 9.0
+    assert (target.relaxed_ms - target.limit_ms) % 0.5 == 0.0
+
+
+def test_algorithm_1_does_not_relax_beyond_its_cap() -> None:
+    settings = Algorithm1Settings(
+        population=20, latency_step_ms=0.3, step_every=50, latency_cap_ms=4.5
+    )
+    with pytest.raises(SearchError, match=r'within 4.5 ms; the nearest .* takes 5'):
+        find_with_algorithm_1(small_objectives(), [4.0], 20000, 1, settings)
+
+
+def test_algorithm_1_names_the_nearest_accuracy() -> None:
+    settings = Algorithm1Settings(0.98, 0.99, population=20, step_every=50)
+    with pytest.raises(SearchError, match='nearest that was found has top-1'):
+        find_with_algorithm_1(small_objectives(), [9.0], 3000, 1, settings)
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [{'min_accuracy': 0.8, 'max_accuracy': 0.7}, {'latency_step_ms': 0.0}, {'population': 1}],
+)
+def test_settings_of_algorithm_1_that_make_no_sense(settings: dict[str, float]) -> None:
+    with pytest.raises(SearchError):
+        Algorithm1Settings(**settings)
+
+
+TABLES = ['search', '--evaluations', '600']
+
+
+def tables() -> list[str]:
+    return [
+        *TABLES, '--lut', str(reference_file('lut_xavier_nx_gpu.json')),
+        '--predictor', str(reference_file('acc_predictor.npz')),
+    ]  # fmt: skip
+
+
+def test_the_command_keeps_constraints_and_warms_up(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    constraints = ['--resolutions', '176,208', '--max-macs', '3e8', '--width-mult', '1.2']
+    assert main([*tables(), '--limit-ms', '22', *constraints, '--json']) == 0
+    text = capsys.readouterr().out
+    row = json.loads(text)[0]
+    architecture = SubnetArchitecture.from_mapping(row['architecture'])
+    assert architecture.r in (176, 208)
+    assert SearchSpace().count_cost(architecture, 1.2, 1000).macs <= 3e8
+    earlier = tmp_path / 'earlier.json'
+    earlier.write_text(text)
+    assert main([*tables(), '--limit-ms', '22', '--warm-start', str(earlier), '--json']) == 0
+    assert json.loads(capsys.readouterr().out)[0]['accuracy'] >= row['accuracy']
+
+
+@pytest.mark.parametrize(
+    ('options', 'sentence'),
+    [
+        (['--resolutions', '100'], 'has no resolution 100; the nearest is 160'),
+        (['--resolutions', 'all'], "--resolutions is 'all'"),
+        (['--max-macs', '1e6', '--width-mult', '1.2'], 'at most 1e+06 MACs of cost; the nearest'),
+        (['--limit-ms', '3'], 'at most 3 ms of latency; the nearest possible has 1'),
+        (['--warm-start', 'nowhere.json'], 'nowhere.json cannot be read'),
+        (['--algorithm', 'algorithm1'], 'none was given'),
+    ],
+)
+def test_the_command_says_what_is_wrong(
+    options: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*tables(), *options]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_the_command_runs_algorithm_1(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ['--algorithm', 'algorithm1', '--limit-ms', '25', '--min-accuracy', '0.75']
+    assert main([*tables(), *options, '--json']) == 0
+    row = json.loads(capsys.readouterr().out)[0]
+    assert row['accuracy'] >= 0.75
+    assert row['evaluations'] <= 600
