@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import print_table, write_results
+from dynamic_ofa_ros.offline.backbone_run import open_backbone
 from dynamic_ofa_ros.offline.candidates import key_of, sample_candidates
 from dynamic_ofa_ros.offline.genome import Genetics
 from dynamic_ofa_ros.offline.latency import read_document, report_of
 from dynamic_ofa_ros.offline.latency_predictor import fit_latency_predictor
 from dynamic_ofa_ros.offline.on_device import Place, measure_architectures
 from dynamic_ofa_ros.offline.profile import (
-    open_for_profiling,
     profile_networks,
     profile_operators,
 )
@@ -69,7 +69,7 @@ def main() -> None:
 
 def compare(backbone: str, engine: str, folder: Path) -> dict[str, Any]:
     """Return the error of every model on the held-out networks, and what it took to build."""
-    trained = open_for_profiling(backbone)
+    trained = open_backbone(backbone)
     options: dict[str, Any] = {'device': 'cpu', 'engine': engine}
     started = time.monotonic()
     table = profile_operators(trained, folder / 'table.json', **options)

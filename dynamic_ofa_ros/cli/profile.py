@@ -65,12 +65,9 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from dynamic_ofa_ros.cli.train import parse_resolutions
+    from dynamic_ofa_ros.offline.backbone_run import open_backbone
     from dynamic_ofa_ros.offline.latency import read_document
-    from dynamic_ofa_ros.offline.profile import (
-        open_for_profiling,
-        profile_networks,
-        profile_operators,
-    )
+    from dynamic_ofa_ros.offline.profile import profile_networks, profile_operators
 
     output = Path(args.output).expanduser()
     profile: Callable[..., LatencyModel] = profile_operators
@@ -78,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     if args.whole_networks is not None:
         profile, networks = profile_networks, args.whole_networks
     profile(
-        open_for_profiling(args.backbone),
+        open_backbone(args.backbone),
         output,
         device=args.device,
         engine=args.engine,

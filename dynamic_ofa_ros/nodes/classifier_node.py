@@ -10,7 +10,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import rclpy
@@ -41,6 +41,7 @@ from dynamic_ofa_ros.runtime.classifier import (
 from dynamic_ofa_ros.runtime.engine import Engine, create_engines, load_or_measure_profile
 from dynamic_ofa_ros.runtime.host import HostMonitor
 from dynamic_ofa_ros.runtime.manager import Decision, RuntimeManager
+from dynamic_ofa_ros.runtime.policies import LevelTable, create_policy
 from dynamic_ofa_ros.runtime.telemetry import FrameTelemetry
 
 DIAGNOSTICS_PERIOD_S = 1.0
@@ -52,7 +53,7 @@ class ClassifierNode(Node):  # type: ignore[misc]  # rclpy has no types where RO
     def __init__(self) -> None:
         super().__init__('classifier')
         self._log_forwarder = forward_logging(self)
-        self._settings = NodeParameters(self, parameters.classifier_settings, self._on_settings)
+        self._settings = NodeParameters(self, self._checked_settings, self._on_settings)
         fixed = self._settings.declare(parameters.CLASSIFIER_FIXED)
         self._family = Family.load(fixed['family'])
         self._engines = create_engines(
@@ -190,6 +191,12 @@ class ClassifierNode(Node):  # type: ignore[misc]  # rclpy has no types where RO
         response.success = result.successful
         response.message = f'classification {word}' if result.successful else result.reason
         return response
+
+    def _checked_settings(self, values: Mapping[str, Any]) -> ClassifierSettings:
+        """Make a snapshot of all parameters; refuse a policy that these platforms cannot have."""
+        settings = parameters.classifier_settings(values)
+        create_policy(LevelTable.of(self._family.levels, *self._profiles), settings.policy)
+        return settings
 
     def _on_settings(self, before: ClassifierSettings, after: ClassifierSettings) -> None:
         """Hand changed settings on; the next frame obeys them."""

@@ -22,13 +22,9 @@ from torch import nn
 
 from dynamic_ofa_ros.architecture import SubnetArchitecture
 from dynamic_ofa_ros.backbone.supernet import extract_subnet
-from dynamic_ofa_ros.errors import CheckpointError, FamilyError, LatencyTableError
-from dynamic_ofa_ros.family import Family, LatencyProfile
-from dynamic_ofa_ros.offline.backbone_run import (
-    BACKBONE_DOCUMENT,
-    TrainedBackbone,
-    open_backbone,
-)
+from dynamic_ofa_ros.errors import LatencyTableError
+from dynamic_ofa_ros.family import LatencyProfile
+from dynamic_ofa_ros.offline.backbone_run import TrainedBackbone
 from dynamic_ofa_ros.offline.candidates import key_of, sample_candidates
 from dynamic_ofa_ros.offline.device_state import DeviceWatch
 from dynamic_ofa_ros.offline.genome import Genetics
@@ -104,31 +100,6 @@ class _Session:
             'measured_at': _now(),
             'conditions': conditions,
         }
-
-
-def open_for_profiling(folder_or_family: str) -> TrainedBackbone:
-    """Open the output of `dynamic-ofa train` or `fetch`, or a family's backbone.
-
-    A family says at which resolutions its levels run: those are meant unless others are given.
-    """
-    folder = Path(folder_or_family).expanduser()
-    if (folder / BACKBONE_DOCUMENT).is_file():
-        return open_backbone(folder)
-    try:
-        family = Family.load(folder_or_family)
-    except FamilyError as error:
-        raise CheckpointError(
-            f'{folder_or_family} is neither the output folder of a finished dynamic-ofa train or '
-            f'fetch (it has no {BACKBONE_DOCUMENT}) nor a family: {error}'
-        ) from None
-    return TrainedBackbone(
-        directory=family.directory,
-        backbone=family.backbone,
-        preprocessing=family.preprocessing,
-        labels=family.labels,
-        resolutions=tuple(sorted({level.resolution for level in family.levels})),
-        training={},
-    )
 
 
 def profile_operators(

@@ -1,4 +1,4 @@
-"""The classifier on simulated time; what else it does is in test_end_to_end.py."""
+"""The classifier on simulated time and on two platforms; the rest is in test_end_to_end.py."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import math
 import numpy as np
 import pytest
 from families import make_random_family
+from runtime_fakes import FakeEngine, make_profile
 
-from dynamic_ofa_ros.nodes import conversions
+from dynamic_ofa_ros.family import Family
+from dynamic_ofa_ros.nodes import classifier_node, conversions
 
+import rclpy  # isort: skip
 from builtin_interfaces.msg import Time  # isort: skip
 from diagnostic_msgs.msg import DiagnosticArray  # isort: skip
+from rclpy.parameter import Parameter  # isort: skip
 from rosgraph_msgs.msg import Clock  # isort: skip
 from sensor_msgs.msg import Image  # isort: skip
 from std_msgs.msg import Header  # isort: skip
@@ -76,3 +80,35 @@ def test_ages_follow_simulated_time_and_diagnostics_do_not_wait_for_it(domain, f
     domain.wait_until(lambda: len(diagnostics.messages) >= count + 2, 'diagnostics')
     assert 'in the future' not in classifier.output()
     assert classifier.stop() == 0, classifier.output()
+
+
+def test_two_platforms_are_one_set_of_levels_and_refuse_what_knows_only_one(
+    domain, family, monkeypatch
+):
+    latencies = {'cuda-fake': (5.0, 10.0), 'cpu-fake': (20.0, 40.0)}
+    loaded = Family.load(family)
+    classes = len(loaded.labels)
+    monkeypatch.setattr(classifier_node.Family, 'load', lambda _: loaded)
+    monkeypatch.setattr(
+        classifier_node,
+        'create_engines',
+        lambda *_, **__: [FakeEngine(2, classes, platform=name) for name in latencies],
+    )
+    monkeypatch.setattr(
+        classifier_node,
+        'load_or_measure_profile',
+        lambda engine, _: make_profile(latencies[engine.platform], engine.platform),
+    )
+    rclpy.init()
+    node = classifier_node.ClassifierNode()
+    try:
+        (refused,) = node.set_parameters([Parameter('manager.policy', value='reactive')])
+        assert not refused.successful
+        assert 'one platform, not on 2' in refused.reason
+        assert node.get_parameter('manager.policy').value == 'predictive'
+        (accepted,) = node.set_parameters([Parameter('manager.policy', value='table')])
+        assert accepted.successful
+    finally:
+        node.close()
+        node.destroy_node()
+        rclpy.try_shutdown()

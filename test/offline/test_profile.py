@@ -14,14 +14,13 @@ from torch import nn
 from dynamic_ofa_ros.errors import CheckpointError, LatencyTableError
 from dynamic_ofa_ros.family import BackboneSpec, LatencyProfile, LevelLatency, Preprocessing
 from dynamic_ofa_ros.offline import profile
-from dynamic_ofa_ros.offline.backbone_run import TrainedBackbone
+from dynamic_ofa_ros.offline.backbone_run import TrainedBackbone, open_backbone
 from dynamic_ofa_ros.offline.genome import Genetics
 from dynamic_ofa_ros.offline.latency import read_document, read_table
 from dynamic_ofa_ros.offline.operator_layout import OperatorLayout
 from dynamic_ofa_ros.offline.operators import Operator, Timing
 from dynamic_ofa_ros.offline.profile import (
     GROUP_OPERATORS,
-    open_for_profiling,
     profile_networks,
     profile_operators,
 )
@@ -236,11 +235,11 @@ def test_sums_that_networks_do_not_follow_are_pointed_out(
 
 
 def test_a_family_is_profiled_by_its_backbone() -> None:
-    trained = open_for_profiling('signs')
+    trained = open_backbone('signs')
     assert trained.backbone.kind == 'ofa_mobilenetv3'
     assert trained.resolutions == tuple(sorted(set(trained.resolutions)))
 
 
 def test_what_is_no_backbone_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r'is neither the output .* nor a family: '):
-        open_for_profiling(str(tmp_path))
+    with pytest.raises(CheckpointError, match=r'is not the output folder .* nor a family'):
+        open_backbone(str(tmp_path))

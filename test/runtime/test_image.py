@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import array
-import time
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -258,12 +258,11 @@ def test_grey_and_colour_of_the_same_scene_agree():
     )
 
 
-def test_a_camera_image_is_ready_in_time():
-    """Far above the aim of 1 ms, so that a busy machine passes; catches work on whole images."""
-    raw = RawImage(bytes(640 * 480 * 3), 640, 480, 'bgr8', 640 * 3)
-    best_s = np.inf
-    for _ in range(10):
-        start = time.perf_counter()
-        preprocess(raw.decode(), 224, Preprocessing())
-        best_s = min(best_s, time.perf_counter() - start)
-    assert best_s < 0.005
+def test_only_what_the_network_needs_is_worked_on():
+    raw = RawImage(bytes(3000 * 4000 * 3), 4000, 3000, 'rgb8', 4000 * 3)
+    rgb = raw.decode()
+    tracemalloc.start()
+    preprocess(rgb, 224, Preprocessing())
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 10 * 224 * 224 * 3 * 4
