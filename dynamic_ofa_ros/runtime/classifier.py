@@ -20,7 +20,7 @@ import numpy as np
 from dynamic_ofa_ros.errors import EngineError, ImageError
 from dynamic_ofa_ros.runtime.image import FloatArray, ImageArray, ImageSource, RgbImage, preprocess
 from dynamic_ofa_ros.runtime.mailbox import Frame, Mailbox
-from dynamic_ofa_ros.runtime.manager import Decision, Measurement, RuntimeManager
+from dynamic_ofa_ros.runtime.manager import Decision, ManagerState, Measurement, RuntimeManager
 from dynamic_ofa_ros.runtime.telemetry import CauseCounter, FrameTelemetry, RollingStatistics
 
 if TYPE_CHECKING:
@@ -362,8 +362,10 @@ class ClassifierWorker:
             )
         )
         observed_ns = self._clock_ns()
-        self._statistics.add(self.manager.state.latency_ms, end_ns)
-        self._on_telemetry(frame, self._telemetry(frame, result, queue_wait_ms, end_to_end_ms))
+        state = self.manager.state
+        self._statistics.add(state.latency_ms, end_ns)
+        telemetry = self._telemetry(frame, result, state, queue_wait_ms, end_to_end_ms)
+        self._on_telemetry(frame, telemetry)
         self._switch(decision, end_ns, observed_ns)
 
     @staticmethod
@@ -397,9 +399,13 @@ class ClassifierWorker:
             self._last_switch_ms = switch.switch_ms + extra_ms
 
     def _telemetry(
-        self, frame: Frame, result: Result, queue_wait_ms: float, end_to_end_ms: float
+        self,
+        frame: Frame,
+        result: Result,
+        state: ManagerState,
+        queue_wait_ms: float,
+        end_to_end_ms: float,
     ) -> FrameTelemetry:
-        state = self.manager.state
         p50_ms, p95_ms = self._statistics.percentiles(0.5, 0.95)
         device = self._host.latest if self._host else None
         top1 = result.top1

@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.family import LatencyProfile
@@ -126,6 +126,19 @@ class _Settings:
     ceiling: Ceiling | None = None
 
 
+class _Frame(NamedTuple):
+    """What a frame leaves behind; `state` is made of it when somebody asks."""
+
+    situation: Situation
+    choice: Choice
+    latency_ms: float
+    predicted_ms: float
+    settings: _Settings
+    violations: int
+    consecutive_violations: int
+    switch_count: int
+
+
 class RuntimeManager:
     """Decides the level, frame by frame. `observe` costs microseconds and never blocks.
 
@@ -163,7 +176,7 @@ class RuntimeManager:
         choice = self._policy.decide(situation)
         self._option = choice.level
         self.initial_decision = self._decision(situation, 0, choice)
-        self._state = self._new_state(situation, choice, NAN)
+        self._frame = self._new_frame(situation, choice, NAN)
 
     @property
     def active_level(self) -> int:
@@ -184,7 +197,29 @@ class RuntimeManager:
     @property
     def state(self) -> ManagerState:
         """The snapshot after the last frame; safe to read from any thread."""
-        return self._state
+        frame, table = self._frame, self.table
+        situation, choice = frame.situation, frame.choice
+        level, device = table.level(choice.level), table.device(choice.level)
+        forecast = situation.forecasts[device]
+        slowdown = forecast.slowdown
+        return ManagerState(
+            level=level,
+            policy=frame.settings.policy.name,
+            is_feasible=choice.is_feasible,
+            is_contended=slowdown > CONTENDED_ABOVE,
+            slowdown=slowdown,
+            latency_ms=frame.latency_ms,
+            predicted_latency_ms=frame.predicted_ms,
+            violations=frame.violations,
+            consecutive_violations=frame.consecutive_violations,
+            switch_count=frame.switch_count,
+            reason=choice.reason,
+            constraints=frame.settings.constraints,
+            slowdown_sd=forecast.sd,
+            platform=table.platforms[device],
+            inference_limit_ms=situation.limit_ms,
+            margin=forecast.margin(level, situation.quantile),
+        )
 
     @property
     def constraints(self) -> Constraints:
@@ -225,7 +260,7 @@ class RuntimeManager:
 
         name: unique among them; interval_ms: mean time between frames, infinite when none come.
         """
-        state = self._state
+        state = self.state
         constraints = state.constraints
         options = [
             self.table.option(level, self.table.platforms.index(state.platform))
@@ -261,7 +296,7 @@ class RuntimeManager:
             return None  # a higher ceiling: the policy takes its time
         situation = self._situation(time_ns, NAN, is_changed=True)
         choice = self._below_ceiling(self._policy.decide(situation))
-        return self._apply(situation, choice, self._state.latency_ms)
+        return self._apply(situation, choice, self._frame.latency_ms)
 
     def observe(self, measurement: Measurement) -> Decision | None:
         """Take one frame's latencies; return the switch they cause, None when the level stays."""
@@ -295,18 +330,17 @@ class RuntimeManager:
 
     def _below_ceiling(self, choice: Choice) -> Choice:
         """Lower a choice to the ceiling; policies that know of it have done so themselves."""
-        ceiling, highest = self._applied.ceiling, self._highest_accuracy()
+        ceiling = self._applied.ceiling
         if ceiling is None or self._applied.policy.name == 'fixed':
             return choice
+        highest = self._highest_accuracy()
         if self.table.accuracy(choice.level) <= highest:
             at_ceiling = self.table.accuracy(choice.level) == highest
             reason = f'{choice.reason}; {ceiling.reason}' if at_ceiling else choice.reason
-            return replace(choice, reason=reason)
+            return choice._replace(why=reason)
         ladder = self.table.ladder
         allowed = [option for option in ladder if self.table.accuracy(option) <= highest]
-        return replace(
-            choice, level=(allowed or ladder)[-1 if allowed else 0], reason=ceiling.reason
-        )
+        return choice._replace(level=(allowed or ladder)[-1 if allowed else 0], why=ceiling.reason)
 
     def _device_of(self, measurement: Measurement) -> int:
         if not measurement.platform:
@@ -346,19 +380,17 @@ class RuntimeManager:
         return 0.0 if math.isnan(overhead_ms) else overhead_ms
 
     def _take_overheads(self, measurement: Measurement) -> None:
-        for scope, latency_ms in (
-            ('processing', measurement.processing_ms),
-            ('end_to_end', measurement.end_to_end_ms),
-        ):
-            overhead_ms = latency_ms - measurement.inference_ms
-            if math.isnan(overhead_ms):
-                continue
-            known_ms = self._overhead_ms[scope]
-            self._overhead_ms[scope] = (
-                overhead_ms
-                if math.isnan(known_ms)
-                else known_ms + OVERHEAD_GAIN * (overhead_ms - known_ms)
-            )
+        inference_ms = measurement.inference_ms
+        self._take_overhead('processing', measurement.processing_ms - inference_ms)
+        self._take_overhead('end_to_end', measurement.end_to_end_ms - inference_ms)
+
+    def _take_overhead(self, scope: str, overhead_ms: float) -> None:
+        if math.isnan(overhead_ms):
+            return
+        known_ms = self._overhead_ms[scope]
+        if not math.isnan(known_ms):
+            overhead_ms = known_ms + OVERHEAD_GAIN * (overhead_ms - known_ms)
+        self._overhead_ms[scope] = overhead_ms
 
     def _scope_latency_ms(self, measurement: Measurement) -> float:
         scope = self._applied.constraints.latency_scope
@@ -377,6 +409,8 @@ class RuntimeManager:
 
     def _within_budget(self, choice: Choice, time_ns: int) -> Choice:
         """Hold back an upward switch when the last minute had its share of them."""
+        if choice.level == self._option:
+            return choice
         if self.table.accuracy(choice.level) <= self.table.accuracy(self._option):
             return choice
         while self._upward_ns and time_ns - self._upward_ns[0] > MINUTE_NS:
@@ -395,7 +429,7 @@ class RuntimeManager:
             self._switch_count += 1
             self._is_first_after_switch = True
             decision = self._decision(situation, from_option, choice)
-        self._state = self._new_state(situation, choice, latency_ms)
+        self._frame = self._new_frame(situation, choice, latency_ms)
         return decision
 
     def _decision(self, situation: Situation, from_option: int, choice: Choice) -> Decision:
@@ -418,28 +452,17 @@ class RuntimeManager:
             to_platform=table.platforms[table.device(choice.level)],
         )
 
-    def _new_state(self, situation: Situation, choice: Choice, latency_ms: float) -> ManagerState:
-        table = self.table
-        device = table.device(choice.level)
-        forecast = situation.forecasts[device]
-        slowdown = forecast.slowdown
-        return ManagerState(
-            level=table.level(choice.level),
-            policy=self._applied.policy.name,
-            is_feasible=choice.is_feasible,
-            is_contended=slowdown > CONTENDED_ABOVE,
-            slowdown=slowdown,
-            latency_ms=latency_ms,
-            predicted_latency_ms=table.latency_ms(choice.level) * slowdown + self._overhead(),
-            violations=self._violations,
-            consecutive_violations=self._consecutive_violations,
-            switch_count=self._switch_count,
-            reason=choice.reason,
-            constraints=self._applied.constraints,
-            slowdown_sd=forecast.sd,
-            platform=table.platforms[device],
-            inference_limit_ms=situation.limit_ms,
-            margin=forecast.margin(table.level(choice.level), situation.quantile),
+    def _new_frame(self, situation: Situation, choice: Choice, latency_ms: float) -> _Frame:
+        forecast = situation.forecasts[self.table.device(choice.level)]
+        return _Frame(
+            situation,
+            choice,
+            latency_ms,
+            self.table.latency_ms(choice.level) * forecast.slowdown + self._overhead(),
+            self._applied,
+            self._violations,
+            self._consecutive_violations,
+            self._switch_count,
         )
 
 

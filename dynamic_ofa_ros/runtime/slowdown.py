@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 CONTENDED_ABOVE = 1.2
 """Slowdown from which on the device is called contended: above what a quiet machine shows."""
@@ -81,8 +81,7 @@ UNKNOWN_SD = 0.05
 """Standard deviation of the log-slowdown when nothing is known."""
 
 
-@dataclass(frozen=True)
-class Forecast:
+class Forecast(NamedTuple):
     """What the next frames will show, as the estimator sees it; natural logarithms throughout.
 
     Valid until the estimator takes its next sample.
@@ -127,9 +126,11 @@ class Forecast:
     def log_factors(self, quantile: float) -> list[float]:
         """Return `log_factor` of every level; position 0 is level 1."""
         z, seen, variance = normal_quantile(quantile), self._seen(quantile), self.variance
+        log_slowdown, sqrt = self.log_slowdown, math.sqrt
+        margins = [z * sqrt(variance + noise) for noise in self.noises]
         return [
-            self.log_slowdown + offset + max(z * math.sqrt(variance + noise), seen)
-            for offset, noise in zip(self.offsets, self.noises, strict=True)
+            log_slowdown + offset + (margin if margin > seen else seen)
+            for offset, margin in zip(self.offsets, margins, strict=True)
         ]
 
     def _log_margin(self, level: int, quantile: float) -> float:
@@ -237,12 +238,12 @@ class SlowdownFilter:
 
     def forecast(self, time_ns: int) -> Forecast:
         """Return what to expect of a frame at this time."""
-        weight = self._remembered(time_ns)
+        weight, scale = self._remembered(time_ns), self._noise_scale
         variance = (self._variance + self._drift) * weight**2 + UNKNOWN_SD**2 * (1.0 - weight**2)
         return Forecast(
             log_slowdown=self._log_slowdown * weight,
             variance=variance,
-            noises=[noise * self._noise_scale for noise in self._profiled],
+            noises=[noise * scale for noise in self._profiled],
             offsets=self._offsets,
             errors=self._errors,
         )

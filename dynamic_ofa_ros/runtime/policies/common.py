@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from dynamic_ofa_ros.errors import DynamicOfaError
 from dynamic_ofa_ros.runtime.slowdown import Forecast
@@ -90,8 +90,7 @@ class LevelTable:
         return self.accuracies[level - 1]
 
 
-@dataclass(frozen=True)
-class Situation:
+class Situation(NamedTuple):  # made for every frame: a frozen dataclass takes three times as long
     """What a policy decides on, once per frame.
 
     latency_ms: inference latency of the frame just measured; NaN when there is none.
@@ -129,13 +128,20 @@ class Situation:
         return self.forecast.slowdown
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What a policy wants: a level, whether it keeps the constraints, and why."""
+class Choice(NamedTuple):
+    """What a policy wants: a level, whether it keeps the constraints, and why.
+
+    why: the sentence, or what makes it: most frames nobody reads it.
+    """
 
     level: int
     is_feasible: bool
-    reason: str
+    why: str | Callable[[], str]
+
+    @property
+    def reason(self) -> str:
+        """Return why, a sentence."""
+        return self.why if isinstance(self.why, str) else self.why()
 
 
 class Policy(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 from dynamic_ofa_ros.runtime.policies.common import (
     Choice,
@@ -54,6 +55,11 @@ class PredictivePolicy:
     def __init__(self, table: LevelTable, settings: PolicySettings) -> None:
         self._table = table
         self._log_latency = {level: math.log(table.latency_ms(level)) for level in table.ladder}
+        self._higher = {
+            level: [other for other in table.ladder if table.accuracy(other) > accuracy]
+            for level, accuracy in enumerate(table.accuracies, start=1)
+        }
+        self._place = {level: (table.device(level), table.level(level)) for level in table.ladder}
         self._base_hold_ns = round(settings.hold_s * 1e9)
         self._hold_ns = self._base_hold_ns
         self._safe_since_ns: dict[int, int] = {}
@@ -71,8 +77,11 @@ class PredictivePolicy:
         candidates = self._candidates(situation)
         log_limit = math.log(situation.limit_ms) if situation.limit_ms > 0.0 else -math.inf
         slacks = self._slacks(candidates, situation, log_limit)
-        fitting = [level for level in candidates if slacks[level] >= 0.0]
-        target = fitting[-1] if fitting else self._least_late(candidates, situation, log_limit)
+        for target in reversed(candidates):
+            if slacks[target] >= 0.0:
+                break
+        else:
+            target = self._least_late(candidates, situation, log_limit)
         level = situation.level
         if situation.is_changed or level not in slacks:
             self._restart(situation.time_ns)
@@ -84,8 +93,7 @@ class PredictivePolicy:
         if wanted < accuracy or slacks[target] >= 0.0 > slacks[level]:
             self._end_stay(situation.time_ns, is_down=wanted < accuracy)
             return self._choice(situation, target, slacks, self._why_down(situation, slacks))
-        higher = [other for other in candidates if self._table.accuracy(other) > accuracy]
-        risen = self._held(higher, situation, slacks, wanted)
+        risen = self._held(situation, slacks, wanted)
         if risen is None:
             return self._choice(situation, level, slacks)
         if not self._accuracy_below:
@@ -112,36 +120,28 @@ class PredictivePolicy:
         factors: list[float] = []  # by option, as options are numbered: platform by platform
         for forecast in situation.forecasts:
             factors += forecast.log_factors(situation.quantile)
-        return {
-            level: log_limit - self._log_latency[level] - factors[level - 1]
-            for level in candidates
-        }
+        latency = self._log_latency
+        return {level: log_limit - latency[level] - factors[level - 1] for level in candidates}
 
     def _least_late(
         self, candidates: Sequence[int], situation: Situation, log_limit: float
     ) -> int:
         shares = {}
         for level in candidates:
-            forecast = situation.forecasts[self._table.device(level)]
+            device, position = self._place[level]
             headroom = log_limit - self._log_latency[level]
-            shares[level] = forecast.late_share(self._table.level(level), headroom)
+            shares[level] = situation.forecasts[device].late_share(position, headroom)
         least = min(shares.values())
         if least >= HOPELESS:
             slacks = self._slacks(candidates, situation, 0.0)
             return max(candidates, key=slacks.__getitem__)
         return [level for level in candidates if shares[level] <= least + LATE_TOLERANCE][-1]
 
-    def _held(
-        self,
-        higher: Sequence[int],
-        situation: Situation,
-        slacks: dict[int, float],
-        wanted: float,
-    ) -> int | None:
+    def _held(self, situation: Situation, slacks: dict[int, float], wanted: float) -> int | None:
         """Return the most accurate of the higher levels that looked safe for the hold."""
         held = None
-        for level in higher:
-            if self._is_safe(level, situation, slacks, wanted):
+        for level in self._higher[situation.level]:
+            if level in slacks and self._is_safe(level, situation, slacks, wanted):
                 since_ns = self._safe_since_ns.setdefault(level, situation.time_ns)
                 if situation.time_ns - since_ns >= self._hold_ns:
                     held = level
@@ -154,9 +154,10 @@ class PredictivePolicy:
     ) -> bool:
         if slacks[situation.level] < 0.0:  # no level fits, but this one is late no more often
             return self._table.accuracy(level) <= wanted
-        forecast = situation.forecasts[self._table.device(level)]
-        spread = forecast.spread(self._table.level(level))
-        return slacks[level] >= max(UP_MARGIN, UP_MARGIN_SD * spread)
+        if slacks[level] < UP_MARGIN:
+            return False
+        device, position = self._place[level]
+        return slacks[level] >= UP_MARGIN_SD * situation.forecasts[device].spread(position)
 
     def _end_stay(self, now_ns: int, *, is_down: bool) -> None:
         """Judge the last move up by what it gained until now, and adapt the hold."""
@@ -203,14 +204,24 @@ class PredictivePolicy:
         self, situation: Situation, level: int, slacks: dict[int, float], why: str = ''
     ) -> Choice:
         is_feasible = slacks[level] >= 0.0 and self._table.accuracy(level) >= situation.floor
+        text = partial(self._text, situation, level, slacks, is_feasible, why)
+        return Choice(level, is_feasible, text)
+
+    def _text(
+        self,
+        situation: Situation,
+        level: int,
+        slacks: dict[int, float],
+        is_feasible: bool,
+        why: str,
+    ) -> str:
         if not is_feasible:
             outcome = f'no level meets {constraints_text(situation)}'
         elif math.isinf(situation.limit_ms):
             outcome = 'no limit'
         else:
             outcome = f'within {limit_text(situation)}'
-        text = (
+        return (
             f'{why}{self._predicted(situation, level, slacks)} at the {situation.quantile:g} '
             f'quantile, {outcome}; slowdown {situation.slowdown:.2f}'
         )
-        return Choice(level, is_feasible, text)
