@@ -50,8 +50,9 @@ late, would make a row of with a smaller probability than this; two at least."""
 STRONG = 1.5
 """Errors beyond this many gates are no accident; they may be the first of a step."""
 
-STEP_CHANCE, STEP_CHANCE_GAIN, CREDIBLE = 0.2, 0.25, 0.5
-"""Chance that a strong error begins a step: at first, how fast it is learnt, and when believed."""
+STEP_CHANCE, STEP_CHANCE_GAIN, CREDIBLE = 0.2, 0.25, 1 / 3
+"""Chance that a strong error begins a step: at first, how fast it is learnt, and when believed.
+A late frame costs about three times what a lower level does until the hold lets it up again."""
 
 COMMON = WINDOW // 10
 """Errors that more than so many of the recent frames reach are noise, not outliers."""

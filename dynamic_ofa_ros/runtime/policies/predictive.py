@@ -23,7 +23,7 @@ larger of a constant and this many standard deviations of a frame."""
 MAX_HOLD_S = 30.0
 """Bound of the hold that reversals double."""
 
-SHORTEST_HOLD = 0.25
+SHORTEST_HOLD = 0.1
 """Bound of the hold that moves up that paid halve, as a share of `hold_s`."""
 
 WORTH = 0.5
