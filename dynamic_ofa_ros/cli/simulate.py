@@ -26,7 +26,7 @@ for the Jetson Xavier NX unless --family says otherwise. The same seed gives the
 """
 
 EPILOG = """\
-Shipped scenarios: fixed_network, frequency, limits, step, training_job, two_models.
+Shipped scenarios: fixed_network, frequency, gpu_and_cpu, limits, step, training_job, two_models.
 Policies: those of the node, and to compare with: alert, alert_tuned (Kalman filters as in the
 ALERT paper, with its constants and with better ones), oracle (knows the next frame; traces only).
 The oracle of the result meets the very same frames and knows what each level would take.

@@ -25,6 +25,7 @@ from dynamic_ofa_ros.plot_style import (
     new_figure,
     style_axes,
 )
+from dynamic_ofa_ros.simulation.platform import SimulatedPlatform
 from dynamic_ofa_ros.simulation.record import Record
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ def _draw_legend(figure: Figure, columns: Sequence[Column]) -> None:
         Line2D(
             [], [], linestyle='none', marker='o', markersize=5, markeredgewidth=0,
             color=level_colour(level, count),
-            label=f'{level} ({100 * platform.accuracies[level - 1]:.1f})',
+            label=f'{_short_name(platform, level)} ({100 * platform.accuracies[level - 1]:.1f})',
         )
         for level in used
     ]  # fmt: skip
@@ -231,6 +232,12 @@ def _draw_legend(figure: Figure, columns: Sequence[Column]) -> None:
         columnspacing=0.9,
         borderaxespad=0.0,
     )
+
+
+def _short_name(platform: SimulatedPlatform, level: int) -> str:
+    """Return a level's number, with its device where that is not the first one."""
+    name = platform.levels[level - 1].name
+    return name if ' on ' in name else str(level)
 
 
 def _latency_range_ms(records: Sequence[Record]) -> tuple[float, float]:

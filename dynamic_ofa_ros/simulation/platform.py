@@ -7,6 +7,7 @@ assumed, or a family measured on one of its platforms.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dynamic_ofa_ros.errors import FamilyError, LevelFileError, SimulationError
@@ -59,14 +60,54 @@ class SimulatedPlatform:
             for level in self.profile.levels
         )
 
-    def with_latencies(self, latencies_ms: tuple[float, ...], source: str) -> SimulatedPlatform:
-        """Return the same levels with other latencies; the noise stays in proportion."""
+    def with_latencies(
+        self, latencies_ms: Sequence[float], source: str, device: str | None = None
+    ) -> SimulatedPlatform:
+        """Return the same levels with other latencies; the noise stays in proportion.
+
+        device: name of the device that has them; this platform's unless given.
+        """
         noise = tuple(level.sd_ms / level.mean_ms for level in self.profile.levels)
         profile = replace(
             self.profile,
+            platform=self.profile.platform if device is None else device,
             levels=tuple(_lognormal(ms, sd) for ms, sd in zip(latencies_ms, noise, strict=True)),
         )
         return SimulatedPlatform(self.name, self.levels, profile, self.demands, source)
+
+
+def joined(platforms: Sequence[SimulatedPlatform]) -> SimulatedPlatform:
+    """Return one set of levels on several devices: an entry per level and device.
+
+    They are numbered device by device, as the runtime manager numbers its options. Raises
+    SimulationError when the levels differ or two devices have the same name.
+    """
+    first = platforms[0]
+    if len(platforms) == 1:
+        return first
+    names = [platform.profile.platform for platform in platforms]
+    if len(set(names)) != len(names):
+        raise SimulationError(f'two devices have the same name, among {", ".join(names)}')
+    if any(platform.accuracies != first.accuracies for platform in platforms):
+        raise SimulationError(f'the levels on {", ".join(names)} differ; they must be the same')
+    options = [*first.levels] + [
+        replace(level, name=f'{level.index} on {name}')
+        for name in names[1:]
+        for level in first.levels
+    ]
+    return SimulatedPlatform(
+        first.name,
+        tuple(replace(level, index=index) for index, level in enumerate(options, start=1)),
+        replace(
+            first.profile,
+            platform=' and '.join(names),
+            levels=tuple(level for platform in platforms for level in platform.profile.levels),
+        ),
+        tuple(demand for platform in platforms for demand in platform.demands),
+        '; '.join(
+            f'{name}: {platform.source}' for platform, name in zip(platforms, names, strict=True)
+        ),
+    )
 
 
 def load_platform(

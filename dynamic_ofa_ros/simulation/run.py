@@ -21,7 +21,7 @@ from dynamic_ofa_ros.errors import SimulationError
 from dynamic_ofa_ros.runtime.manager import Decision, Measurement, RuntimeManager
 from dynamic_ofa_ros.runtime.policies import PolicySettings
 from dynamic_ofa_ros.simulation.contenders import Foresight, contender
-from dynamic_ofa_ros.simulation.platform import SimulatedPlatform
+from dynamic_ofa_ros.simulation.platform import SimulatedPlatform, joined
 from dynamic_ofa_ros.simulation.record import Record, SimulatedFrame
 from dynamic_ofa_ros.simulation.traces import Trace
 
@@ -109,31 +109,28 @@ def run(
     seed: int = 1,
     timing: Timing | None = None,
     stopwatch: Stopwatch | None = None,
+    others: Sequence[tuple[SimulatedPlatform, Trace]] = (),
 ) -> Record:
     """Simulate a classifier on a trace from 0 ms to its end; the same arguments, the same record.
 
     policy: a name of `contender_names()`, or settings of one of the node's policies.
     constraints: one for the whole run, or a schedule. Their latency scope must be inference.
     stopwatch: takes the time of each decision; changes nothing else.
+    others: further devices that have the same levels, each with its own slowdown; the manager then
+    chooses the device too, and the record's levels are those of `joined`.
     Raises SimulationError for arguments that make no sense.
     """
     timing = timing or Timing()
     schedule = as_schedule(constraints)
-    fastest_ms = min(platform.latencies_ms) * min(trace.slowdown.values)
-    if fastest_ms < MIN_FRAME_MS:
-        raise SimulationError(
-            f'inference would take {fastest_ms:g} ms, too little to simulate: is the slowdown of '
-            f'trace {trace.name} right? 1 is alone on the device'
-        )
-    device = _TraceDevice(trace, platform, FrameNoise(seed))
+    devices = _TraceDevices(((platform, trace), *others), FrameNoise(seed))
     camera = Camera(timing)
     number, start_ms = camera.next_frame(0.0)
-    foresight = Foresight(device.latencies_ms(number, start_ms))
+    foresight = Foresight(devices.latencies_ms(number, start_ms))
     who = contender(policy, foresight)
     switch_ms = timing.switch_ms if who.pays_switches else 0.0
     manager = RuntimeManager(
         platform.levels,
-        platform.profile,
+        devices.profiles,
         constraints=schedule[0][1],
         policy=who.settings,
         policy_factory=who.create,
@@ -141,40 +138,43 @@ def run(
     frames: list[SimulatedFrame] = []
     decisions: list[Decision] = []
     upcoming = list(schedule[1:])
-    level_before = manager.active_level
+    option_before = _option(manager)
     while start_ms < trace.duration_ms:
         while upcoming and upcoming[0][0] <= start_ms:
             manager.set_constraints(upcoming.pop(0)[1])
         _note(decisions, manager.decide(round(start_ms * 1e6)))
-        level, latencies_ms = manager.active_level, foresight.level_latencies_ms
-        is_first = level != level_before
-        latency_ms = latencies_ms[level - 1] + (switch_ms if is_first else 0.0)
-        slowdown, reason = trace.at(start_ms), manager.state.reason
+        level, device = manager.active_level, manager.active_platform
+        option, latencies_ms = _option(manager), foresight.level_latencies_ms
+        is_first = option != option_before
+        latency_ms = latencies_ms[option - 1] + (switch_ms if is_first else 0.0)
+        expected_ms = devices.latencies_ms(None, start_ms)
         frames.append(
             SimulatedFrame(
                 camera_frame=number,
                 start_ms=start_ms,
-                level=level,
+                level=option,
                 latency_ms=latency_ms,
                 limit_ms=limit_of(manager.constraints),
-                slowdown=slowdown,
+                slowdown=devices.slowdown(option, start_ms),
                 is_first_after_switch=is_first,
                 level_latencies_ms=latencies_ms,
-                level_expected_ms=tuple(ms * slowdown for ms in platform.latencies_ms),
-                reason=reason,
+                level_expected_ms=expected_ms,
+                reason=manager.state.reason,
             )
         )
-        level_before = level
+        option_before = option
         finish_ms = start_ms + latency_ms
         number, start_ms = camera.next_frame(finish_ms)
-        foresight.level_latencies_ms = device.latencies_ms(number, start_ms)
-        measurement = Measurement(round(finish_ms * 1e6), level, latency_ms, latency_ms)
+        foresight.level_latencies_ms = devices.latencies_ms(number, start_ms)
+        measurement = Measurement(
+            round(finish_ms * 1e6), level, latency_ms, latency_ms, platform=device
+        )
         began_ns = time.perf_counter_ns()
         decision = manager.observe(measurement)
         if stopwatch is not None:
             stopwatch.decision_us.append((time.perf_counter_ns() - began_ns) / 1e3)
         _note(decisions, decision)
-    return Record(trace.name, who.name, seed, platform, tuple(frames), tuple(decisions))
+    return Record(trace.name, who.name, seed, devices.platform, tuple(frames), tuple(decisions))
 
 
 def as_schedule(constraints: Constraints | ConstraintSchedule | None) -> ConstraintSchedule:
@@ -201,19 +201,48 @@ def limit_of(constraints: Constraints) -> float:
     return constraints.max_latency_ms if constraints.has_latency else math.inf
 
 
-class _TraceDevice:
-    """Knows what every level takes for a picture that starts at some time."""
+class _TraceDevices:
+    """Knows what every level takes, on every device, for a picture that starts at some time."""
 
-    def __init__(self, trace: Trace, platform: SimulatedPlatform, noise: FrameNoise) -> None:
-        self._trace, self._noise = trace, noise
-        self._levels = list(zip(platform.latencies_ms, platform.noise_sigmas, strict=True))
+    def __init__(
+        self, devices: Sequence[tuple[SimulatedPlatform, Trace]], noise: FrameNoise
+    ) -> None:
+        for platform, trace in devices:
+            fastest_ms = min(platform.latencies_ms) * min(trace.slowdown.values)
+            if fastest_ms < MIN_FRAME_MS:
+                raise SimulationError(
+                    f'inference would take {fastest_ms:g} ms, too little to simulate: is the '
+                    f'slowdown of trace {trace.name} right? 1 is alone on the device'
+                )
+        self.platform = joined([platform for platform, _ in devices])
+        self.profiles = [platform.profile for platform, _ in devices]
+        self._noise = noise
+        self._options = [
+            (trace, median_ms, sigma)
+            for platform, trace in devices
+            for median_ms, sigma in zip(platform.latencies_ms, platform.noise_sigmas, strict=True)
+        ]
 
-    def latencies_ms(self, camera_frame: int, start_ms: float) -> tuple[float, ...]:
-        """Return the latency of every level, noise included, the cost of a switch not."""
-        slowdown, z = self._trace.at(start_ms), self._noise.of(camera_frame)
+    def slowdown(self, option: int, start_ms: float) -> float:
+        """Return how much slower the device of an option is than alone."""
+        return self._options[option - 1][0].at(start_ms)
+
+    def latencies_ms(self, camera_frame: int | None, start_ms: float) -> tuple[float, ...]:
+        """Return the latency of every option, without the cost of a switch.
+
+        With the noise of a picture, or without noise for None.
+        """
+        z = 0.0 if camera_frame is None else self._noise.of(camera_frame)
         return tuple(
-            median_ms * slowdown * math.exp(sigma * z) for median_ms, sigma in self._levels
+            median_ms * trace.at(start_ms) * math.exp(sigma * z)
+            for trace, median_ms, sigma in self._options
         )
+
+
+def _option(manager: RuntimeManager) -> int:
+    """Return the present level, numbered as in `joined`."""
+    table = manager.table
+    return table.option(manager.active_level, table.platforms.index(manager.active_platform))
 
 
 def _note(decisions: list[Decision], decision: Decision | None) -> None:

@@ -1,6 +1,7 @@
 """Scenarios: YAML files that say what happens on a simulated device. See docs/simulation.md.
 
-A scenario has either a trace and one model, or a processor that models and jobs share.
+A scenario has either a trace and one model, which may have other devices to choose from, or a
+processor that models and jobs share.
 """
 
 from __future__ import annotations
@@ -16,7 +17,12 @@ from dynamic_ofa_ros.family_document import Reader, parse_yaml
 from dynamic_ofa_ros.files import share_directory
 from dynamic_ofa_ros.runtime.policies import DEFAULT_POLICY, PolicyError, PolicySettings
 from dynamic_ofa_ros.simulation.contenders import with_options
-from dynamic_ofa_ros.simulation.platform import DEFAULT_LEVELS, SimulatedPlatform, load_platform
+from dynamic_ofa_ros.simulation.platform import (
+    DEFAULT_LEVELS,
+    SimulatedPlatform,
+    joined,
+    load_platform,
+)
 from dynamic_ofa_ros.simulation.processor import Job, Processor, training_job
 from dynamic_ofa_ros.simulation.record import Record
 from dynamic_ofa_ros.simulation.run import DEFAULT_CAMERA_PERIOD_MS, DEFAULT_SWITCH_MS, Timing, run
@@ -29,7 +35,7 @@ FORMAT = 'dynamic_ofa_scenario'
 _TOP_KEYS = frozenset(
     (
         'format', 'version', 'title', 'duration_s', 'seed', 'phases', 'trace', 'processor', 'jobs',
-        'models',
+        'models', 'other_devices',
     )
 )  # fmt: skip
 _MODEL_KEYS = frozenset(
@@ -41,6 +47,7 @@ _MODEL_KEYS = frozenset(
 )  # fmt: skip
 _JOB_KEYS = frozenset(('name', 'kind', 'demand', 'begin_s', 'end_s', 'period_ms', 'busy_ms'))
 _TRACE_KEYS = frozenset(('kind', 'seed', 'file', 'steps'))
+_DEVICE_KEYS = _TRACE_KEYS | {'name', 'latency_factor', 'latencies_ms'}
 _PROCESSOR_KEYS = frozenset(('sharing', 'slice_ms', 'frequency'))
 
 
@@ -66,6 +73,7 @@ class _StrictReader(Reader):
 class Scenario:
     """What happens: either `trace` is given, with one model, or processor and jobs count.
 
+    others: with a trace, devices that the model may go to, each with its own slowdown.
     phases: (begin in s, name), ascending; they only name parts of the picture.
     """
 
@@ -78,15 +86,11 @@ class Scenario:
     processor: Processor
     jobs: tuple[Job, ...]
     phases: tuple[tuple[float, str], ...] = ()
+    others: tuple[tuple[SimulatedPlatform, Trace], ...] = ()
 
     def with_policy(self, policy: str | PolicySettings) -> Scenario:
         """Return the same scenario with another policy for every model."""
         models = tuple(replace(model, policy=policy) for model in self.models)
-        return replace(self, models=models)
-
-    def with_platform(self, platform: SimulatedPlatform) -> Scenario:
-        """Return the same scenario with other levels for every model."""
-        models = tuple(replace(model, platform=platform) for model in self.models)
         return replace(self, models=models)
 
     def play(self, seed: int | None = None) -> tuple[Record, ...]:
@@ -104,6 +108,7 @@ class Scenario:
             model.constraints,
             seed=seed,
             timing=model.timing,
+            others=self.others,
         )
         return (replace(record, name=model.name),)
 
@@ -170,6 +175,10 @@ def _read(reader: _StrictReader) -> Scenario:
             'a trace says how slow the device is whatever runs on it, so it goes with one model '
             'and neither processor nor jobs; leave out the trace or these'
         )
+    if reader.has('other_devices') and trace is None:
+        raise SimulationError(
+            'other_devices goes with a trace, which says how slow the first device is; add one'
+        )
     return Scenario(
         path=reader.path,
         title=reader.text('title'),
@@ -182,6 +191,9 @@ def _read(reader: _StrictReader) -> Scenario:
         if reader.has('jobs')
         else (),
         phases=tuple(_pairs(reader, 'phases', str)) if reader.has('phases') else (),
+        others=_read_devices(reader, models[0].platform, duration_ms)
+        if reader.has('other_devices')
+        else (),
     )
 
 
@@ -236,8 +248,46 @@ def _read_constraints(reader: Reader) -> list[tuple[float, Constraints]]:
     ]
 
 
+def _read_devices(
+    reader: _StrictReader, first: SimulatedPlatform, duration_ms: float
+) -> tuple[tuple[SimulatedPlatform, Trace], ...]:
+    entries = _entries(reader, 'other_devices', _DEVICE_KEYS)
+    devices = tuple(_read_device(entry, first, duration_ms) for entry in entries)
+    joined([first, *(platform for platform, _ in devices)])  # refuses two of the same name
+    return devices
+
+
+def _read_device(
+    reader: Reader, first: SimulatedPlatform, duration_ms: float
+) -> tuple[SimulatedPlatform, Trace]:
+    """Read a device that has the model's levels too; it is alone there unless a trace is given."""
+    if reader.has('latency_factor') == reader.has('latencies_ms'):
+        raise SimulationError(
+            f'device {reader.text("name")} needs either latency_factor, how many times slower '
+            'than the first device it is, or latencies_ms, one for each level'
+        )
+    if reader.has('latencies_ms'):
+        latencies_ms, source = reader.sequence('latencies_ms'), 'given in the scenario'
+        if len(latencies_ms) != len(first.levels) or not all(map(_is_number, latencies_ms)):
+            raise SimulationError(
+                f'latencies_ms of device {reader.text("name")} is {latencies_ms}; it must hold '
+                f'{len(first.levels)} numbers, one for each level'
+            )
+    else:
+        factor = reader.number('latency_factor', above=0.0)
+        latencies_ms = [factor * latency_ms for latency_ms in first.latencies_ms]
+        source = f'assumed, {factor:g} times as long'
+    platform = first.with_latencies(latencies_ms, source, reader.text('name'))
+    is_alone = not any(reader.has(key) for key in ('kind', 'file', 'steps'))
+    alone = Trace('alone', Steps((0.0,), (1.0,)), duration_ms, is_contended=False)
+    return platform, alone if is_alone else _read_steps(reader, duration_ms)
+
+
 def _read_trace(reader: _StrictReader, duration_ms: float) -> Trace:
-    section = reader.strict_section('trace', _TRACE_KEYS)
+    return _read_steps(reader.strict_section('trace', _TRACE_KEYS), duration_ms)
+
+
+def _read_steps(section: Reader, duration_ms: float) -> Trace:
     if sum(section.has(key) for key in ('kind', 'file', 'steps')) != 1:
         raise SimulationError(
             'trace needs exactly one of kind (a generated one), file (CSV) and steps, a list of '
@@ -248,7 +298,7 @@ def _read_trace(reader: _StrictReader, duration_ms: float) -> Trace:
         return make_trace(section.text('kind'), seed, duration_ms / 1e3)
     if section.has('file'):
         file = Path(section.text('file')).expanduser()
-        return replace(read_trace(reader.path.parent / file), duration_ms=duration_ms)
+        return replace(read_trace(section.path.parent / file), duration_ms=duration_ms)
     pairs = _pairs(section, 'steps', float)
     if min(value for _, value in pairs) <= 0.0:
         raise SimulationError('the slowdowns of trace.steps must be positive, 1 = alone')

@@ -3,11 +3,13 @@ from __future__ import annotations
 import pytest
 
 from dynamic_ofa_ros.errors import FamilyError, SimulationError
+from dynamic_ofa_ros.runtime.policies import PolicyError
 from dynamic_ofa_ros.simulation.scenario import load_scenario, scenario_names
 
 SHIPPED = (
     'fixed_network',
     'frequency',
+    'gpu_and_cpu',
     'limits',
     'step',
     'training_job',
@@ -62,6 +64,25 @@ BAD = {
         'demand of job constant job is 2',
     ),
     'sharing': (HEAD + MODEL + 'processor: {sharing: fair}\n', "sharing is 'fair'"),
+    'another device without a trace': (
+        HEAD + MODEL + 'other_devices: [{name: CPU, latency_factor: 2}]\n',
+        'other_devices goes with a trace',
+    ),
+    'another device that is not described': (
+        HEAD + MODEL + 'trace: {kind: step}\nother_devices: [{name: CPU}]\n',
+        'device CPU needs either latency_factor',
+    ),
+    'another device with too few levels': (
+        HEAD + MODEL + 'trace: {kind: step}\nother_devices: [{name: CPU, latencies_ms: [1, 2]}]\n',
+        'it must hold 6 numbers',
+    ),
+    'another device of the same name': (
+        HEAD
+        + MODEL
+        + 'trace: {kind: step}\nother_devices: [{name: A, latency_factor: 2}, '
+        + '{name: A, latency_factor: 3}]\n',
+        'two devices have the same name',
+    ),
     'no mapping': ('[1, 2]\n', 'should be a mapping'),
     'no YAML': ('a: [\n', 'is not valid YAML'),
     'no number': (HEAD.replace('1.0', 'long') + MODEL, "duration_s is 'long'"),
@@ -84,11 +105,12 @@ def test_these_scenarios_are_shipped():
 
 @pytest.mark.parametrize('name', SHIPPED)
 def test_a_shipped_scenario_plays(name, monkeypatch):
-    scenario = load_scenario(name).with_policy('reactive')
+    policy = 'table' if name == 'gpu_and_cpu' else 'reactive'
+    scenario = load_scenario(name).with_policy(policy)
     records = scenario.play()
     assert [record.name for record in records] == [model.name for model in scenario.models]
     for record, model in zip(records, scenario.models, strict=True):
-        assert record.policy == 'reactive'
+        assert record.policy == policy
         assert len(record.frames) > 50
         assert record.frames[0].start_ms == model.begin_ms
         assert record.frames[-1].start_ms > min(scenario.duration_ms, model.end_ms) - 200.0
@@ -103,6 +125,22 @@ def test_spans_join_what_touches_and_end_with_the_scenario():
     assert load_scenario('two_models').busy_spans() == [(4.0, 12.0)]
     assert load_scenario('step').busy_spans() == [(6.0, 14.0)]
     assert load_scenario('limits').busy_spans() == []
+
+
+def test_a_contended_device_is_left_for_another_and_taken_again():
+    (record,) = load_scenario('gpu_and_cpu').play()
+    assert len(record.platform.levels) == 12
+    is_on_gpu = {frame.start_ms: frame.level <= 6 for frame in record.frames}
+    assert all(on_gpu for start_ms, on_gpu in is_on_gpu.items() if start_ms < 12_000.0)
+    contended = [on for start_ms, on in is_on_gpu.items() if 12_300.0 < start_ms < 20_000.0]
+    assert sum(contended) < 0.1 * len(contended)
+    assert all(on_gpu for start_ms, on_gpu in is_on_gpu.items() if start_ms > 26_000.0)
+    assert sum(frame.is_violation for frame in record.frames) < 0.02 * len(record.frames)
+
+
+def test_reactive_says_that_it_knows_one_device_only():
+    with pytest.raises(PolicyError, match='one platform, not on 2'):
+        load_scenario('gpu_and_cpu').with_policy('reactive').play()
 
 
 def test_limits_change_when_they_should(write):
