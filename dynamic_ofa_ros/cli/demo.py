@@ -51,8 +51,9 @@ def run(args: argparse.Namespace) -> int:
 
     from dynamic_ofa_ros.demo.output import prepare_output
     from dynamic_ofa_ros.demo.report import summary_table
+    from dynamic_ofa_ros.demo.running import DemoOptions
     from dynamic_ofa_ros.demo.scenario import ScenarioError, default_scenario
-    from dynamic_ofa_ros.demo.session import DemoOptions, run_demo
+    from dynamic_ofa_ros.demo.session import run_demo
     from dynamic_ofa_ros.family import Family
 
     # Everything that can be wrong with the arguments is found before anything starts.

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import platform
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
-from dynamic_ofa_ros import __version__
 from dynamic_ofa_ros.demo.display import Display, open_display
 from dynamic_ofa_ros.demo.link import Link
 from dynamic_ofa_ros.demo.parts import Parts
 from dynamic_ofa_ros.demo.processes import PartError, Supervisor, indented_tail, tail
 from dynamic_ofa_ros.demo.recorder import Recorder
 from dynamic_ofa_ros.demo.recording import write_frames
+from dynamic_ofa_ros.demo.running import (
+    TICK_S,
+    DemoOptions,
+    DemoResult,
+    Interrupted,
+    conditions,
+    run_session,
+    start_router,
+)
 from dynamic_ofa_ros.demo.scenario import (
     Action,
     Phase,
@@ -32,10 +34,7 @@ from dynamic_ofa_ros.demo.scenario import (
     default_scenario,
 )
 from dynamic_ofa_ros.demo.snapshot import Preparation, Snapshot
-from dynamic_ofa_ros.demo.summary import Summary, summarise, write_summary
-
-TICK_S = 0.2
-"""Between two drawings: often enough to look alive, seldom enough not to compete."""
+from dynamic_ofa_ros.demo.summary import summarise, write_summary
 
 SILENCE_MAX_S = 15.0
 """Without a label for so long, with all parts alive, something is stuck."""
@@ -48,51 +47,9 @@ LATENCY_FILE = 'latency.png'
 ACCURACY_FILE = 'accuracy.png'
 
 
-@dataclass(frozen=True)
-class DemoOptions:
-    """What the command line asks for. An empty family is the one shipped with the package."""
-
-    family: str
-    seconds: float
-    rate_hz: float
-    has_plots: bool
-    prepare_timeout_s: float
-
-
-@dataclass(frozen=True)
-class DemoResult:
-    """How it ended: exit status, why (empty when all went well), files, and the summary if any."""
-
-    exit_status: int
-    message: str
-    files: tuple[Path, ...]
-    summary: Summary | None
-
-
-class Interrupted(Exception):  # noqa: N818 - not an error
-    """A signal asked the demo to end."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
-
-
 def run_demo(options: DemoOptions, output: Path, console: Console) -> DemoResult:
-    """Run the demo; `output` is an empty folder. Returns when no process of it is left.
-
-    SIGINT, SIGTERM and SIGHUP end it; what was recorded until then is still written. A part that
-    dies ends it with exit status 1.
-    """
-    with signals_noted() as received:
-        session = _Session(options, output, console, received)
-        status, message = 0, ''
-        try:
-            session.play()
-        except Interrupted as interruption:
-            status, message = 128 + interruption.number, f'ended early by {interruption}'
-        except PartError as error:
-            status, message = 1, str(error)
-        return session.finish(status, message)
+    """Run the demo; `output` is an empty folder. Returns when no process of it is left."""
+    return run_session(lambda received: _Session(options, output, console, received))
 
 
 class _Session:
@@ -135,15 +92,7 @@ class _Session:
 
     def finish(self, status: int, message: str) -> DemoResult:
         """Write what was recorded; plots only after a run that went to its end."""
-        conditions = {
-            'host': platform.node(),
-            'machine': platform.machine(),
-            'cpus': str(os.cpu_count()),
-            'python': platform.python_version(),
-            'package': __version__,
-            'ended': message or 'as planned',
-        }
-        recording = self._recorder.recording(self._end_ns or time.time_ns(), conditions)
+        recording = self._recorder.recording(self._end_ns or time.time_ns(), conditions(message))
         if not recording.frames or not recording.phase_starts_s:
             return DemoResult(status, message, (), None)
         summary = summarise(recording)
@@ -297,41 +246,3 @@ class _Session:
                 hint='Ctrl-C ends it; results so far are kept.',
             )
         )
-
-
-def start_router(
-    parts: Parts, supervisor: Supervisor, wait: Callable[[Callable[[], bool]], None]
-) -> None:
-    """Start a router where one is needed, wait until it is ready, and lead all parts to it."""
-    if parts.needs_router:
-        parts.start_router()
-        try:
-            wait(parts.router_is_ready)
-        except PartError:
-            if supervisor.is_running('router'):
-                raise
-            # Another program took the port between our look and our grasp.
-            parts.start_router(on_any_port=True)
-            wait(parts.router_is_ready)
-    parts.join()
-
-
-@contextlib.contextmanager
-def signals_noted() -> Iterator[list[int]]:
-    """Collect the signals that should end the demo, instead of letting them interrupt anything.
-
-    So that a second Ctrl-C cannot interrupt the ending of the processes.
-    """
-    received: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    previous = {number: signal.signal(number, note) for number in numbers}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-        sys.stdout.flush()

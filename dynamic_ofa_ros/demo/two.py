@@ -7,7 +7,6 @@ the other, then the other dies without a word.
 from __future__ import annotations
 
 import os
-import platform
 import signal
 import time
 from dataclasses import dataclass
@@ -17,18 +16,18 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from dynamic_ofa_ros import __version__
 from dynamic_ofa_ros.demo.link import Link
 from dynamic_ofa_ros.demo.parts import Parts
 from dynamic_ofa_ros.demo.processes import PartError, Supervisor, indented_tail
 from dynamic_ofa_ros.demo.recorder import Recorder
 from dynamic_ofa_ros.demo.recording import FrameRecord, write_frames
-from dynamic_ofa_ros.demo.session import (
+from dynamic_ofa_ros.demo.running import (
     TICK_S,
     DemoOptions,
     DemoResult,
     Interrupted,
-    signals_noted,
+    conditions,
+    run_session,
     start_router,
 )
 from dynamic_ofa_ros.demo.summary import Summary, summarise, write_summary
@@ -59,20 +58,8 @@ class _Model:
 
 
 def run_two(options: DemoOptions, output: Path, console: Console) -> DemoResult:
-    """Run the demo of two models; `output` is an empty folder. Leaves no process behind.
-
-    SIGINT, SIGTERM and SIGHUP end it; what was recorded until then is still written.
-    """
-    with signals_noted() as received:
-        session = _TwoModels(options, output, console, received)
-        status, message = 0, ''
-        try:
-            session.play()
-        except Interrupted as interruption:
-            status, message = 128 + interruption.number, f'ended early by {interruption}'
-        except PartError as error:
-            status, message = 1, str(error)
-        return session.finish(status, message)
+    """Run the demo of two models; `output` is an empty folder. Leaves no process behind."""
+    return run_session(lambda received: _TwoModels(options, output, console, received))
 
 
 class _TwoModels:
@@ -116,17 +103,12 @@ class _TwoModels:
 
     def finish(self, status: int, message: str) -> DemoResult:
         """Write telemetry and a summary of each model, print them, and draw both."""
-        conditions = {
-            'host': platform.node(),
-            'machine': platform.machine(),
-            'cpus': str(os.cpu_count()),
-            'package': __version__,
-            'ended': message or 'as planned',
-        }
         files: list[Path] = []
         frames: dict[str, tuple[FrameRecord, ...]] = {}
         for name, model in self._models.items():
-            recording = model.recorder.recording(self._end_ns or time.time_ns(), conditions)
+            recording = model.recorder.recording(
+                self._end_ns or time.time_ns(), conditions(message)
+            )
             if not recording.frames or not recording.phase_starts_s:
                 continue
             summary = summarise(recording)
@@ -246,15 +228,7 @@ class _TwoModels:
 
     def _table(self, command: str) -> Table:
         table = Table(title=f'two models on one CPU: {self._phase}', caption=command)
-        for heading in (
-            'model',
-            'level',
-            'top-1',
-            'inference',
-            'limit',
-            'slowdown',
-            'last switch',
-        ):
+        for heading in LIVE_COLUMNS:
             table.add_column(heading)
         for name, model in self._models.items():
             last, switches = model.last, model.recorder.switches

@@ -1,0 +1,130 @@
+"""What every demo has: options, a result, an ending by signals, a router."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from dynamic_ofa_ros import __version__
+from dynamic_ofa_ros.demo.parts import Parts
+from dynamic_ofa_ros.demo.processes import PartError, Supervisor
+from dynamic_ofa_ros.demo.summary import Summary
+
+TICK_S = 0.2
+"""Between two drawings: often enough to look alive, seldom enough not to compete."""
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What the command line asks for. An empty family is the one shipped with the package."""
+
+    family: str
+    seconds: float
+    rate_hz: float
+    has_plots: bool
+    prepare_timeout_s: float
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """How it ended: exit status, why (empty when all went well), files, and the summary if any."""
+
+    exit_status: int
+    message: str
+    files: tuple[Path, ...]
+    summary: Summary | None
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error
+    """A signal asked the demo to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class DemoSession(Protocol):
+    """One run of a demo."""
+
+    def play(self) -> None:
+        """Start the parts, play, end the parts."""
+
+    def finish(self, status: int, message: str) -> DemoResult:
+        """Write what was recorded."""
+
+
+def run_session(create: Callable[[list[int]], DemoSession]) -> DemoResult:
+    """Run a demo until no process of it is left.
+
+    create: is given the list that the numbers of signals come into. SIGINT, SIGTERM and SIGHUP
+    end the demo; what was recorded until then is still written. A part that dies ends it with
+    status 1.
+    """
+    with signals_noted() as received:
+        session = create(received)
+        status, message = 0, ''
+        try:
+            session.play()
+        except Interrupted as interruption:
+            status, message = 128 + interruption.number, f'ended early by {interruption}'
+        except PartError as error:
+            status, message = 1, str(error)
+        return session.finish(status, message)
+
+
+def conditions(message: str) -> dict[str, str]:
+    """Return what a summary says of machine and run; `message` is why it ended early, or empty."""
+    return {
+        'host': platform.node(),
+        'machine': platform.machine(),
+        'cpus': str(os.cpu_count()),
+        'python': platform.python_version(),
+        'package': __version__,
+        'ended': message or 'as planned',
+    }
+
+
+def start_router(
+    parts: Parts, supervisor: Supervisor, wait: Callable[[Callable[[], bool]], None]
+) -> None:
+    """Start a router where one is needed, wait until it is ready, and lead all parts to it."""
+    if parts.needs_router:
+        parts.start_router()
+        try:
+            wait(parts.router_is_ready)
+        except PartError:
+            if supervisor.is_running('router'):
+                raise
+            # Another program took the port between our look and our grasp.
+            parts.start_router(on_any_port=True)
+            wait(parts.router_is_ready)
+    parts.join()
+
+
+@contextlib.contextmanager
+def signals_noted() -> Iterator[list[int]]:
+    """Collect the signals that should end the demo, instead of letting them interrupt anything.
+
+    So that a second Ctrl-C cannot interrupt the ending of the processes.
+    """
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    previous = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        sys.stdout.flush()
