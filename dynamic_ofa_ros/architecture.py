@@ -23,12 +23,6 @@ BLOCK_LISTS = ('ks', 'e')
 
 SQUEEZE_REDUCTION = 4
 
-# Stem, first block, five stages, final expand layer, feature mix layer (Howard et al. 2019,
-# large).
-_BASE_WIDTHS = (16, 16, 24, 40, 80, 112, 160, 960, 1280)
-_STAGE_STRIDES = (2, 2, 2, 1, 2)
-_STAGE_HAS_SQUEEZE = (False, True, False, True, True)
-
 
 @dataclass(frozen=True)
 class Genes:
@@ -58,6 +52,14 @@ class SearchSpace:
     stages: int = 5
 
     kind: ClassVar[str] = 'ofa_mobilenetv3'
+
+    # Channels of stem, first block and stages, then of the layers of the head (Howard et al. 2019,
+    # large): those before and those after global pooling.
+    body_widths: ClassVar[tuple[int, ...]] = (16, 16, 24, 40, 80, 112, 160)
+    head_widths: ClassVar[tuple[int, ...]] = (960,)
+    pooled_widths: ClassVar[tuple[int, ...]] = (1280,)
+    strides: ClassVar[tuple[int, ...]] = (2, 2, 2, 1, 2)
+    has_squeeze: ClassVar[tuple[bool, ...]] = (False, True, False, True, True)
 
     @cached_property
     def stage_blocks(self) -> tuple[int, ...]:
@@ -93,31 +95,36 @@ class SearchSpace:
         self, architecture: SubnetArchitecture, width_mult: float, classes: int
     ) -> Iterator[Cost]:
         """Yield the cost of every layer that has weights, in the order of the forward pass."""
-        stem, first, *stages, final_expand, mix = (
-            make_divisible(width * width_mult) for width in _BASE_WIDTHS
-        )
+
+        def widths(base_widths: Sequence[int]) -> list[int]:
+            return [make_divisible(width * width_mult) for width in base_widths]
+
+        stem, channels, *stages = widths(self.body_widths)
         side = halved(architecture.r)
         yield convolution(3, stem, 3, side)
         yield convolution(stem, stem, 3, side, groups=stem)
-        yield convolution(stem, first, 1, side)
+        yield convolution(stem, channels, 1, side)
 
-        channels = first
         for stage, position in self.active_positions(architecture):
             expanded = make_divisible(round(channels * architecture.e[position]))
             yield convolution(channels, expanded, 1, side)
-            if position == self.first_block(stage) and _STAGE_STRIDES[stage] == 2:
+            if position == self.first_block(stage) and self.strides[stage] == 2:
                 side = halved(side)
             yield convolution(expanded, expanded, architecture.ks[position], side, groups=expanded)
-            if _STAGE_HAS_SQUEEZE[stage]:
+            if self.has_squeeze[stage]:
                 squeezed = make_divisible(expanded // SQUEEZE_REDUCTION)
                 yield convolution(expanded, squeezed, 1, 1, norm=False, bias=True)
                 yield convolution(squeezed, expanded, 1, 1, norm=False, bias=True)
             yield convolution(expanded, stages[stage], 1, side)
             channels = stages[stage]
 
-        yield convolution(channels, final_expand, 1, side)
-        yield convolution(final_expand, mix, 1, 1, norm=False)
-        yield convolution(mix, classes, 1, 1, norm=False, bias=True)
+        for width in widths(self.head_widths):
+            yield convolution(channels, width, 1, side)
+            channels = width
+        for width in widths(self.pooled_widths):
+            yield convolution(channels, width, 1, 1, norm=False)
+            channels = width
+        yield convolution(channels, classes, 1, 1, norm=False, bias=True)
 
     # What follows is the same in every space.
 

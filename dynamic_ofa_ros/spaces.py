@@ -25,9 +25,12 @@ class ProxylessSpace(SearchSpace):
 
     kind: ClassVar[str] = 'ofa_proxyless'
 
-    # Stem, first block, six stages, feature mix layer (Cai et al., ProxylessNAS, ICLR 2019).
-    base_widths: ClassVar[tuple[int, ...]] = (32, 16, 24, 40, 80, 96, 192, 320, 1280)
+    # Cai et al., ProxylessNAS, ICLR 2019.
+    body_widths: ClassVar[tuple[int, ...]] = (32, 16, 24, 40, 80, 96, 192, 320)
+    head_widths: ClassVar[tuple[int, ...]] = (1280,)
+    pooled_widths: ClassVar[tuple[int, ...]] = ()
     strides: ClassVar[tuple[int, ...]] = (2, 2, 2, 1, 2, 1)
+    has_squeeze: ClassVar[tuple[bool, ...]] = (False,) * 6
 
     @cached_property
     def stage_blocks(self) -> tuple[int, ...]:
@@ -44,31 +47,6 @@ class ProxylessSpace(SearchSpace):
             Genes('d', (1,), 1),
             Genes('r', self.resolutions, 1),
         )
-
-    def layers(
-        self, architecture: SubnetArchitecture, width_mult: float, classes: int
-    ) -> Iterator[Cost]:
-        """Yield the cost of every layer that has weights, in the order of the forward pass."""
-        stem, first, *stages, mix = (
-            make_divisible(width * width_mult) for width in self.base_widths
-        )
-        side = halved(architecture.r)
-        yield convolution(3, stem, 3, side)
-        yield convolution(stem, stem, 3, side, groups=stem)
-        yield convolution(stem, first, 1, side)
-
-        channels = first
-        for stage, position in self.active_positions(architecture):
-            expanded = make_divisible(round(channels * architecture.e[position]))
-            yield convolution(channels, expanded, 1, side)
-            if position == self.first_block(stage) and self.strides[stage] == 2:
-                side = halved(side)
-            yield convolution(expanded, expanded, architecture.ks[position], side, groups=expanded)
-            yield convolution(expanded, stages[stage], 1, side)
-            channels = stages[stage]
-
-        yield convolution(channels, mix, 1, side)
-        yield convolution(mix, classes, 1, 1, norm=False, bias=True)
 
 
 @dataclass(frozen=True)
