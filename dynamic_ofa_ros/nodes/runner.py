@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -16,6 +18,7 @@ from rclpy.qos_overriding_options import InvalidQosOverridesError
 from dynamic_ofa_ros.errors import DynamicOfaError
 
 EXIT_BAD_INPUT = 2
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PACKAGE_LOGGER = 'dynamic_ofa_ros'
 
 
@@ -37,8 +40,9 @@ def run(name: str, create: Callable[[], ClosableNode], args: Sequence[str] | Non
     """Run a node until SIGINT, SIGTERM or its own end; return the exit status.
 
     0 after a clean end, 2 after an error that the user can mend, told in one line. What nobody
-    expected is raised.
+    expected is raised. Further signals change nothing of the ending once it has begun.
     """
+    handlers = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
     try:
         rclpy.init(args=args)
     except Exception as error:  # of many types, but always about arguments or environment
@@ -47,6 +51,8 @@ def run(name: str, create: Callable[[], ClosableNode], args: Sequence[str] | Non
         return _run(name, create)
     finally:
         rclpy.try_shutdown()
+        for number, handler in handlers.items():
+            _handle(number, handler)
 
 
 def _run(name: str, create: Callable[[], ClosableNode]) -> int:
@@ -66,11 +72,19 @@ def _run(name: str, create: Callable[[], ClosableNode]) -> int:
             raise
         logging.getLogger(__name__).debug('interrupted: %s', error)
     finally:
+        for number in ENDING_SIGNALS:
+            _handle(number, signal.SIG_IGN)  # an impatient second Ctrl-C
         if node is not None:
             node.close()
             executor.shutdown()
             node.destroy_node()
     return 0
+
+
+def _handle(number: int, handler: Any) -> None:
+    """Set what answers a signal; only the main thread can, and others get none."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(number, handler)
 
 
 def _refuse(name: str, error: Exception) -> int:

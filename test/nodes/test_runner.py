@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 
 import pytest
 
@@ -50,6 +52,19 @@ def test_status_says_how_it_ended(error, status, capfd):
     assert Waiting.closed == 1
     printed = ''.join(capfd.readouterr())
     assert ('labels.txt is cut short' in printed) == (status == 2)
+
+
+def test_a_second_signal_does_not_disturb_the_ending():
+    handler = signal.getsignal(signal.SIGINT)
+
+    class Impatient(Waiting):
+        def close(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            super().close()
+
+    assert run('waiting', lambda: Impatient(KeyboardInterrupt()), ['waiting']) == 0
+    assert Impatient.closed == 1
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_refusal_at_start_is_one_line(capfd):
