@@ -20,6 +20,7 @@ import pytest
 import torch
 import yaml
 from families import make_random_family, randomise
+from offline.fake_device import pretend_device
 
 from dynamic_ofa_ros.architecture import SubnetArchitecture
 from dynamic_ofa_ros.backbone.supernet import build_supernet
@@ -32,10 +33,13 @@ from dynamic_ofa_ros.family import (
     Preprocessing,
 )
 from dynamic_ofa_ros.offline import build_site, on_device, predictor_fit, stages
+from dynamic_ofa_ros.offline.accuracy_predictor import save_predictor
 from dynamic_ofa_ros.offline.backbone_run import TrainedBackbone, open_backbone
 from dynamic_ofa_ros.offline.candidates import FINALIST, key_of, read_candidates
 from dynamic_ofa_ros.offline.evaluation_pool import EvaluationPool
+from dynamic_ofa_ros.offline.genome import Genetics
 from dynamic_ofa_ros.offline.on_device import Place, level_of
+from dynamic_ofa_ros.offline.profile import profile_operators
 from dynamic_ofa_ros.runtime import engine
 
 LABELS = ('blue', 'green', 'red')
@@ -397,6 +401,28 @@ def test_bad_options_are_explained(
     assert build(backbone, photos, tmp_path / 'family', *SMALL, *options) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_table_and_a_predictor_that_exist_are_used(
+    backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    trained = open_backbone(backbone)
+    with monkeypatch.context() as patch:
+        pretend_device(patch)
+        profile_operators(trained, tmp_path / 'lut.json')
+    rng = np.random.default_rng(1)
+    genomes = Genetics(trained.space).encode([trained.space.sample(rng) for _ in range(40)])
+    predictor, _ = predictor_fit.fit_predictor(genomes, genomes.mean(axis=1) / 9, trained.space)
+    save_predictor(predictor, tmp_path / 'predictor.npz')
+    given = ['--lut', str(tmp_path / 'lut.json'), '--predictor', str(tmp_path / 'predictor.npz')]
+    assert build(backbone, photos, tmp_path / 'colours', *SEARCHED, *given) == 0
+    facts = Family.load(tmp_path / 'colours').provenance['build']
+    assert facts['accuracy_predictor']['file'] == 'predictor.npz'
+    assert facts['latency_model']['file'] == 'lut.json'
+    assert '1 accuracy pairs' not in facts['seconds'], 'nothing to fit a predictor to'
+    assert facts['search']['evaluations'] <= 400
+    assert max(pretended) <= 6, 'only candidates are timed, no networks to fit a model to'
 
 
 def test_a_table_of_another_space_is_refused(

@@ -2,23 +2,19 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from torch import nn
+from offline.fake_device import FACTOR, OFFSET_MS, PLATFORM, FakeDevice, pretend_device
 
 from dynamic_ofa_ros.errors import CheckpointError, LatencyTableError
-from dynamic_ofa_ros.family import BackboneSpec, LatencyProfile, LevelLatency, Preprocessing
+from dynamic_ofa_ros.family import BackboneSpec, Preprocessing
 from dynamic_ofa_ros.offline import profile
 from dynamic_ofa_ros.offline.backbone_run import TrainedBackbone, open_backbone
 from dynamic_ofa_ros.offline.genome import Genetics
 from dynamic_ofa_ros.offline.latency import read_document, read_table
-from dynamic_ofa_ros.offline.operator_layout import OperatorLayout
-from dynamic_ofa_ros.offline.operators import Operator, Timing
 from dynamic_ofa_ros.offline.profile import (
     GROUP_OPERATORS,
     profile_networks,
@@ -26,8 +22,6 @@ from dynamic_ofa_ros.offline.profile import (
 )
 
 RESOLUTIONS = (32, 48)
-OFFSET_MS, FACTOR = 3.0, 1.5
-PLATFORM = 'cpu-test-pytorch-fp32-t1'
 WITHOUT_WEIGHTS = TrainedBackbone(
     directory=Path('nowhere'),
     backbone=BackboneSpec('test', 'ofa_mobilenetv3', 0.35, 4),
@@ -38,54 +32,9 @@ WITHOUT_WEIGHTS = TrainedBackbone(
 )
 
 
-class FakeDevice:
-    """Operators take what their name says; whole networks take more, by a line."""
-
-    def __init__(self) -> None:
-        self.platform = PLATFORM
-        self.timed: list[tuple[str, int]] = []
-        self.measured = 0
-        self.groups_before_kill = 10**9
-
-    def operator_ms(self, name: str, resolution: int) -> float:
-        return (1.0 + len(name) + 2.0 * name.count('7') + name.count('6')) * (1 + resolution) / 10
-
-    def network_ms(self, trained: TrainedBackbone, architecture: Any) -> float:
-        names = OperatorLayout(trained.space).names_in(architecture)
-        index = trained.resolutions.index(architecture.r)
-        return OFFSET_MS + FACTOR * sum(self.operator_ms(name, index) for name in names)
-
-    def time_operators(self, places: Sequence[tuple[Operator, int]], *_: object) -> list[Timing]:
-        if self.groups_before_kill == 0:
-            raise KeyboardInterrupt
-        self.groups_before_kill -= 1
-        self.timed += [(operator.name, index) for operator, index in places]
-        return [Timing(self.operator_ms(o.name, i), 1.0, 0.1, 30) for o, i in places]
-
-    def measure(
-        self, trained: TrainedBackbone, _: nn.Module, architectures: Sequence[Any], *__: object
-    ) -> LatencyProfile:
-        self.measured += len(architectures)
-        times = [self.network_ms(trained, a) for a in architectures]
-        levels = tuple(LevelLatency(ms, ms, 0.0, ms, ms, 60) for ms in times)
-        conditions = {'device': 'cpu', 'engine': 'pytorch', 'threads': '1'}
-        return LatencyProfile(self.platform, levels, 'now', conditions)
-
-
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
-    fake = FakeDevice()
-    monkeypatch.setattr(TrainedBackbone, 'load', lambda self: nn.Identity())
-    monkeypatch.setattr(profile, 'extract_subnet', lambda *_: nn.Identity())
-    monkeypatch.setattr(profile, 'OperatorEngine', lambda *_: None)
-    monkeypatch.setattr(
-        profile,
-        'collect_operators',
-        lambda _, layout: [Operator(n, nn.Identity(), (), False) for n in layout.names],
-    )
-    monkeypatch.setattr(profile, 'time_operators', fake.time_operators)
-    monkeypatch.setattr(profile, 'measure_architectures', fake.measure)
-    return fake
+    return pretend_device(monkeypatch)
 
 
 def test_a_table_predicts_what_whole_networks_take(device: FakeDevice, tmp_path: Path) -> None:

@@ -1,0 +1,68 @@
+"""A device whose operators take what their names say, in place of one that is timed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from torch import nn
+
+from dynamic_ofa_ros.family import LatencyProfile, LevelLatency
+from dynamic_ofa_ros.offline import profile
+from dynamic_ofa_ros.offline.backbone_run import TrainedBackbone
+from dynamic_ofa_ros.offline.operator_layout import OperatorLayout
+from dynamic_ofa_ros.offline.operators import Operator, Timing
+
+OFFSET_MS, FACTOR = 3.0, 1.5
+PLATFORM = 'cpu-test-pytorch-fp32-t1'
+
+
+class FakeDevice:
+    """Operators take what their name says; whole networks take more, by a line."""
+
+    def __init__(self) -> None:
+        self.platform = PLATFORM
+        self.timed: list[tuple[str, int]] = []
+        self.measured = 0
+        self.groups_before_kill = 10**9
+
+    def operator_ms(self, name: str, resolution: int) -> float:
+        return (1.0 + len(name) + 2.0 * name.count('7') + name.count('6')) * (1 + resolution) / 10
+
+    def network_ms(self, trained: TrainedBackbone, architecture: Any) -> float:
+        names = OperatorLayout(trained.space).names_in(architecture)
+        index = trained.resolutions.index(architecture.r)
+        return OFFSET_MS + FACTOR * sum(self.operator_ms(name, index) for name in names)
+
+    def time_operators(self, places: Sequence[tuple[Operator, int]], *_: object) -> list[Timing]:
+        if self.groups_before_kill == 0:
+            raise KeyboardInterrupt
+        self.groups_before_kill -= 1
+        self.timed += [(operator.name, index) for operator, index in places]
+        return [Timing(self.operator_ms(o.name, i), 1.0, 0.1, 30) for o, i in places]
+
+    def measure(
+        self, trained: TrainedBackbone, _: nn.Module, architectures: Sequence[Any], *__: object
+    ) -> LatencyProfile:
+        self.measured += len(architectures)
+        times = [self.network_ms(trained, a) for a in architectures]
+        levels = tuple(LevelLatency(ms, ms, 0.0, ms, ms, 60) for ms in times)
+        conditions = {'device': 'cpu', 'engine': 'pytorch', 'threads': '1'}
+        return LatencyProfile(self.platform, levels, 'now', conditions)
+
+
+def pretend_device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
+    """Let `profile` time the fake device; no weights are needed."""
+    fake = FakeDevice()
+    monkeypatch.setattr(TrainedBackbone, 'load', lambda self: nn.Identity())
+    monkeypatch.setattr(profile, 'extract_subnet', lambda *_: nn.Identity())
+    monkeypatch.setattr(profile, 'OperatorEngine', lambda *_: None)
+    monkeypatch.setattr(
+        profile,
+        'collect_operators',
+        lambda _, layout: [Operator(n, nn.Identity(), (), False) for n in layout.names],
+    )
+    monkeypatch.setattr(profile, 'time_operators', fake.time_operators)
+    monkeypatch.setattr(profile, 'measure_architectures', fake.measure)
+    return fake
