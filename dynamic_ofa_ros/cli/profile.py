@@ -27,9 +27,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         '--backbone',
         required=True,
-        metavar='FOLDER|FAMILY',
-        help='the output of dynamic-ofa train or fetch, or a family (a folder or its name): '
-        'its backbone is meant',
+        metavar='FOLDER|NAME',
+        help='the output of dynamic-ofa train, the name of a backbone that dynamic-ofa fetch got, '
+        'or a family (a folder or its name): its backbone is meant',
     )
     parser.add_argument('--output', required=True, metavar='FILE', help='the table, JSON')
     parser.add_argument(
