@@ -1,6 +1,8 @@
 """Two and three models on one processor, simulated: are all limits met, and at what cost.
 
-    python -m benchmarks.coordination [--seeds 1000] [--workers 2] [--output DIR]
+    python -m benchmarks.coordination [--first 1001] [--seeds 200] [--workers 2] [--output DIR]
+    python -m benchmarks.coordination --first 1 --seeds 1000 --contenders collective \
+        --name coordination_1000_seeds
 
 A scenario is drawn from its seed: models (the published Jetson Xavier NX GPU levels, or a made-up
 family of another kind), one camera for all or one each with a period of its own, limits,
@@ -14,7 +16,7 @@ more than 5 % of each model's frames are late; the best has the highest weighted
 
 - met: feasible scenarios in which no model has more than 5 % late frames.
 - loss: weighted accuracy of the best combination minus what was reached, in points; where met.
-- settled: when the last level changed, after the last change; over all scenarios.
+- settled: when the last level changed, after the last change from outside; where feasible.
 - restless: scenarios in which some model changes its level more than MAX_CHANGES times in the 4 s.
 """
 
@@ -26,7 +28,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -103,36 +105,49 @@ class Outcome:
 def main() -> None:
     """Play all scenarios, print the table and the targets, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seeds', type=int, default=1000)
+    parser.add_argument('--first', type=int, default=1001, help='1 to 80 were used for tuning')
+    parser.add_argument('--seeds', type=int, default=200, help='how many')
+    parser.add_argument('--contenders', nargs='+', choices=CONTENDERS, default=CONTENDERS)
+    parser.add_argument('--name', default='coordination', help='of the JSON file')
     parser.add_argument('--workers', type=int, default=min(4, os.cpu_count() or 1))
     parser.add_argument('--output', type=Path, default=None, help='folder of the JSON file')
     options = parser.parse_args()
-    seeds = range(1, options.seeds + 1)
-    outcomes: dict[str, list[Outcome]] = {name: [] for name in CONTENDERS}
+    seeds = range(options.first, options.first + options.seeds)
+    found: list[dict[str, Outcome]] = []
     with (
         ProcessPoolExecutor(max_workers=max(1, options.workers)) as pool,
         progress('coordination', len(seeds)) as report,
     ):
-        for done, found in enumerate(pool.map(judge, seeds, chunksize=4), start=1):
-            for name, outcome in found.items():
-                outcomes[name].append(outcome)
-            report.update(done)
+        judged = pool.map(partial(judge, contenders=options.contenders), seeds, chunksize=4)
+        for outcomes in judged:
+            found.append(outcomes)
+            report.update(len(found))
+    report_results(found, seeds, options.name, options.output)
+
+
+def report_results(
+    found: Sequence[dict[str, Outcome]], seeds: range, name: str, folder: Path | None
+) -> None:
+    """Print the tables of what the contenders reached at these seeds, and write the JSON file."""
     tables = {
-        group: {name: summary(_of_group(outcomes[name], group)) for name in CONTENDERS}
+        group: {
+            contender: summary(_of_group([outcomes[contender] for outcomes in found], group))
+            for contender in found[0]
+        }
         for group in ('all', '2 models', '3 models', *SHARINGS, *CAMERAS, 'none', *CHANGES)
     }
     for group, table in tables.items():
         print_table(
-            f'{group}: {options.seeds} scenarios' if group == 'all' else group,
+            f'{group}: {len(found)} scenarios' if group == 'all' else group,
             ['', *table['collective']],
-            [[name, *row.values()] for name, row in table.items()],
+            [[contender, *row.values()] for contender, row in table.items()],
         )
     limits = np.array([limit for seed in seeds for limit in draw(seed).limits_ms])
     write_results(
-        'coordination',
+        name,
         tables,
         configuration={
-            'seeds': options.seeds,
+            'seeds': f'{seeds[0]} to {seeds[-1]}',
             'change_ms': CHANGE_MS,
             'settling_ms': SETTLING_MS,
             'judged_ms': JUDGED_MS,
@@ -140,7 +155,7 @@ def main() -> None:
             'max_changes': MAX_CHANGES,
         },
         input_checksum=checksum([limits]),
-        **({'folder': options.output} if options.output else {}),
+        **({'folder': folder} if folder else {}),
     )
 
 

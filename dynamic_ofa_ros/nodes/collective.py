@@ -1,4 +1,4 @@
-"""The node's part in collective choices: tells the peers the own status, obeys what follows.
+"""The node's part in collective choices: tells the peers the own status, sets what is agreed.
 
 All classifiers, in whatever namespace, meet on one topic; only those on the same device count.
 """
@@ -83,9 +83,11 @@ class Collective:
             self._importance,
             self._interval.update(now_ns, self._count_frames()),
         )
+        ceiling = self._coordinator.decide(status, now_ns)
+        status = self._coordinator.told(status, now_ns)
         header = conversions.stamped_header(self._node.get_clock())
         self._publisher.publish(conversions.classifier_status(header, status))
-        self._manager.set_ceiling(self._coordinator.decide(status, now_ns))
+        self._manager.set_ceiling(ceiling)
 
     @property
     def _name(self) -> str:

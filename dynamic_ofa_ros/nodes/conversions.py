@@ -177,7 +177,9 @@ def active_level(header: Any, decision: Decision, family: Family, switch_ms: flo
 
 
 def classifier_status(header: Any, status: coordination.Status) -> Any:
-    """Return dynamic_ofa_ros/ClassifierStatus; what is not there (limit, frames) is NaN."""
+    """Return dynamic_ofa_ros/ClassifierStatus; what is not there (limit, interval) is NaN."""
+    agreement = status.agreement
+    agreed = agreement.levels if agreement is not None else ()
     return ClassifierStatus(
         header=header,
         name=status.name,
@@ -186,12 +188,19 @@ def classifier_status(header: Any, status: coordination.Status) -> Any:
         latencies_ms=array.array('d', status.latencies_ms),
         accuracies=array.array('d', status.accuracies),
         max_inference_ms=_nan_if_infinite(status.limit_ms),
+        quantile=status.quantile,
         min_accuracy=status.floor or math.nan,
         priority=status.priority,
         importance=status.importance,
         slowdown=status.slowdown,
-        margin=status.margin,
         interval_ms=_nan_if_infinite(status.interval_ms),
+        time_ns=status.time_ns,
+        frame_end_ns=array.array('q', [frame.end_ns for frame in status.frames]),
+        frame_latency_ms=array.array('d', [frame.latency_ms for frame in status.frames]),
+        frame_level=array.array('i', [frame.level for frame in status.frames]),
+        agreement_round=agreement.round if agreement is not None else 0,
+        agreed_names=[name for name, _ in agreed],
+        agreed_level=array.array('i', [level for _, level in agreed]),
     )
 
 
@@ -204,12 +213,27 @@ def peer_status(message: Any) -> coordination.Status:
         latencies_ms=tuple(message.latencies_ms),
         accuracies=tuple(message.accuracies),
         limit_ms=_infinite_if_nan(message.max_inference_ms),
+        quantile=message.quantile,
         floor=0.0 if math.isnan(message.min_accuracy) else message.min_accuracy,
         priority=message.priority,
         importance=message.importance,
         slowdown=message.slowdown,
-        margin=message.margin,
         interval_ms=_infinite_if_nan(message.interval_ms),
+        time_ns=message.time_ns,
+        frames=tuple(
+            map(
+                coordination.Frame,
+                message.frame_end_ns,
+                message.frame_latency_ms,
+                message.frame_level,
+            )
+        ),
+        agreement=coordination.Agreement(
+            message.agreement_round,
+            tuple(zip(message.agreed_names, message.agreed_level, strict=False)),
+        )
+        if message.agreed_names
+        else None,
     )
 
 

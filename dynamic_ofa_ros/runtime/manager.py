@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.family import LatencyProfile
-from dynamic_ofa_ros.runtime.coordination import Ceiling, Status
+from dynamic_ofa_ros.runtime.coordination import (
+    FRAMES_TOLD,
+    Ceiling,
+    Frame,
+    Obedience,
+    Status,
+)
 from dynamic_ofa_ros.runtime.policies import (
     Choice,
     LevelTable,
@@ -167,6 +173,8 @@ class RuntimeManager:
         self._policy: Policy = self._policy_factory(self.table, self._settings.policy)
         self._overhead_ms = {'processing': NAN, 'end_to_end': NAN}
         self._upward_ns: deque[int] = deque()
+        self._recent_frames: deque[Frame] = deque(maxlen=FRAMES_TOLD)
+        self._obedience = Obedience()
         self._is_first_after_switch = True
         self._violations = 0
         self._consecutive_violations = 0
@@ -277,8 +285,9 @@ class RuntimeManager:
             priority=constraints.priority,
             importance=importance,
             slowdown=state.slowdown,
-            margin=state.margin,
+            quantile=constraints.quantile,
             interval_ms=interval_ms,
+            frames=tuple(self._recent_frames),
         )
 
     def decide(self, time_ns: int) -> Decision | None:
@@ -292,15 +301,17 @@ class RuntimeManager:
         before, self._applied = self._applied, settings
         if settings.policy != before.policy:
             self._policy = self._policy_factory(self.table, settings.policy)
-        elif settings.constraints == before.constraints and not self._is_above_ceiling():
+        elif settings.constraints == before.constraints and not self._must_switch():
             return None  # a higher ceiling: the policy takes its time
         situation = self._situation(time_ns, NAN, is_changed=True)
-        choice = self._below_ceiling(self._policy.decide(situation))
+        choice = self._below_ceiling(self._policy.decide(situation), situation)
         return self._apply(situation, choice, self._frame.latency_ms)
 
     def observe(self, measurement: Measurement) -> Decision | None:
         """Take one frame's latencies; return the switch they cause, None when the level stays."""
         time_ns = measurement.time_ns
+        if 0.0 < measurement.inference_ms < math.inf:
+            self._recent_frames.append(Frame(time_ns, measurement.inference_ms, measurement.level))
         is_first, self._is_first_after_switch = self._is_first_after_switch, False
         if not is_first:
             device = self._device_of(measurement)
@@ -311,10 +322,14 @@ class RuntimeManager:
         latency_ms = self._scope_latency_ms(measurement)
         self._count_violation(latency_ms)
         situation = self._situation(time_ns, measurement.inference_ms, is_first=is_first)
-        choice = self._below_ceiling(self._policy.decide(situation))
+        choice = self._below_ceiling(self._policy.decide(situation), situation)
         return self._apply(situation, self._within_budget(choice, time_ns), latency_ms)
 
-    def _is_above_ceiling(self) -> bool:
+    def _must_switch(self) -> bool:
+        """Tell whether the ceiling does not allow the present level, or another one is agreed."""
+        ceiling = self._applied.ceiling
+        if ceiling is not None and self._obedience.is_owed(ceiling):
+            return ceiling.level != self.active_level
         return self.table.accuracy(self._option) > self._highest_accuracy()
 
     def _highest_accuracy(self) -> float:
@@ -328,12 +343,15 @@ class RuntimeManager:
             highest = max(highest, min(accurate, default=highest))
         return highest
 
-    def _below_ceiling(self, choice: Choice) -> Choice:
+    def _below_ceiling(self, choice: Choice, situation: Situation) -> Choice:
         """Lower a choice to the ceiling; policies that know of it have done so themselves."""
         ceiling = self._applied.ceiling
         if ceiling is None or self._applied.policy.name == 'fixed':
             return choice
         highest = self._highest_accuracy()
+        if self._is_agreed_level_right(ceiling, choice, situation):
+            option = self.table.option(ceiling.level, self.table.device(choice.level))
+            return choice._replace(level=option, why=ceiling.reason)
         if self.table.accuracy(choice.level) <= highest:
             at_ceiling = self.table.accuracy(choice.level) == highest
             reason = f'{choice.reason}; {ceiling.reason}' if at_ceiling else choice.reason
@@ -341,6 +359,19 @@ class RuntimeManager:
         ladder = self.table.ladder
         allowed = [option for option in ladder if self.table.accuracy(option) <= highest]
         return choice._replace(level=(allowed or ladder)[-1 if allowed else 0], why=ceiling.reason)
+
+    def _is_agreed_level_right(
+        self, ceiling: Ceiling, choice: Choice, situation: Situation
+    ) -> bool:
+        agreed = self.table.accuracy(ceiling.level)
+        return agreed >= situation.highest_accuracy and self._obedience.holds(
+            ceiling,
+            situation.time_ns,
+            is_late=situation.latency_ms > situation.limit_ms,
+            wants_lower=self.active_level == ceiling.level
+            and self.table.accuracy(choice.level) < agreed,
+            quantile=situation.quantile,
+        )
 
     def _device_of(self, measurement: Measurement) -> int:
         if not measurement.platform:

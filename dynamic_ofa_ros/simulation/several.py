@@ -135,6 +135,7 @@ class _Member:
             self._interval.update(now_ns, self._pictures(now_ms)),
         )
         manager.set_ceiling(self.coordinator.decide(status, now_ns))
+        status = self.coordinator.told(status, now_ns)
         self.next_ms += STATUS_PERIOD_MS
         if self.next_ms >= self._model.end_ms:
             self.next_ms = math.inf  # it dies without a word

@@ -210,7 +210,10 @@ def peer(**changes):
             'priority': 'accuracy',
             'importance': 3.0,
             'slowdown': 1.4,
-            'margin': 1.1,
+            'quantile': 0.9,
+            'time_ns': 5_000_000_000,
+            'frames': (coordination.Frame(4_000_000_000, 3.5, 2),),
+            'agreement': coordination.Agreement(7, (('/a/classifier', 2), ('/b', 1))),
             'interval_ms': 33.0,
             **changes,
         }
@@ -218,7 +221,14 @@ def peer(**changes):
 
 
 @pytest.mark.parametrize(
-    'changes', [{}, {'limit_ms': math.inf}, {'floor': 0.0}, {'interval_ms': math.inf}]
+    'changes',
+    [
+        {},
+        {'limit_ms': math.inf},
+        {'floor': 0.0},
+        {'interval_ms': math.inf},
+        {'frames': (), 'agreement': None},
+    ],
 )
 def test_classifier_status_survives_the_way_there_and_back(changes):
     message = conversions.classifier_status(HEADER, peer(**changes))

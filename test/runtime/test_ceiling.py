@@ -76,6 +76,49 @@ def test_a_higher_ceiling_leaves_the_pace_to_the_policy():
     assert 'looked safe' in decision.reason
 
 
+def agreed(level, round=1):
+    return Ceiling(level, REASON.format(level), is_agreed=True, round=round)
+
+
+@pytest.mark.parametrize('policy', ['predictive', 'reactive', 'table'])
+def test_what_is_agreed_is_run_at_once_up_and_down(policy):
+    manager = make_manager(policy=policy)
+    frames = Frames(manager)
+    frames.run(3)
+    for level in (1, 3, 2):
+        manager.set_ceiling(agreed(level))
+        (decision,) = frames.run(1)
+        assert decision.to_level == level
+        assert decision.reason == REASON.format(level)
+        assert not frames.run(30), 'and stays'
+
+
+def test_what_is_agreed_is_left_when_its_frames_are_late_and_the_policy_decides():
+    manager = make_manager(constraints=Constraints(25.0))
+    frames = Frames(manager)
+    manager.set_ceiling(agreed(3))
+    frames.run(40)
+    assert manager.active_level == 2, 'level 3 takes 30 ms'
+    manager.set_ceiling(agreed(3))
+    assert not frames.run(10), 'said again, it is no news'
+    manager.set_ceiling(agreed(1, round=2))
+    frames.run(1)
+    assert manager.active_level == 1
+
+
+def test_a_floor_with_priority_beats_what_is_agreed():
+    manager = make_manager(constraints=Constraints(min_accuracy=0.7, priority='accuracy'))
+    manager.set_ceiling(agreed(1))
+    Frames(manager).run(10)
+    assert LEVELS[manager.active_level - 1].accuracy >= 0.7
+
+
+def test_policy_fixed_ignores_what_is_agreed():
+    manager = make_manager(policy='fixed')
+    manager.set_ceiling(agreed(1))
+    assert not Frames(manager).run(10)
+
+
 def test_none_lifts_the_ceiling():
     manager = make_manager()
     frames = Frames(manager)
@@ -131,5 +174,7 @@ def test_status_is_what_the_peers_need():
     assert status.accuracies == (0.6, 0.7, 0.8)
     assert (status.limit_ms, status.floor) == (25.0, 0.65)
     assert status.slowdown == pytest.approx(1.0, abs=0.02)
-    assert status.margin >= 1.0
+    assert status.quantile == 0.95
+    assert [frame.level for frame in status.frames] == [2, 2, 2, 2, 2]
+    assert [frame.latency_ms for frame in status.frames] == [20.0] * 5
     assert make_manager().status('a', 'd', 1.0, 33.0).limit_ms == math.inf
