@@ -26,8 +26,15 @@ from dynamic_ofa_ros.runtime.coordination import (
     FrameInterval,
     Obedience,
     Status,
+    proposer,
 )
-from dynamic_ofa_ros.runtime.coordination.choice import CAUTION, MAX_COMBINATIONS, options
+from dynamic_ofa_ros.runtime.coordination.choice import (
+    CAUTION,
+    MAX_COMBINATIONS,
+    Options,
+    options,
+)
+from dynamic_ofa_ros.runtime.coordination.frames import FrameLog
 from dynamic_ofa_ros.runtime.coordination.learning import unknown_sharing
 from dynamic_ofa_ros.runtime.coordination.obedience import ROOM_NS, too_many_in_a_row
 from dynamic_ofa_ros.runtime.coordination.record import Record
@@ -245,20 +252,30 @@ def test_who_does_not_obey_is_taken_as_it_is() -> None:
     assert asked.level == 4
 
 
-def test_what_was_left_is_not_agreed_again_and_again() -> None:
-    """Everybody leaves what is agreed, whatever it is, as a manager does whose frames are late."""
-    circle = Circle(status('a', limit_ms=66.0), status('b', limit_ms=30.0))
-    circle.run(0.2)
-    rounds = []
-    for _ in range(150):
-        circle.run(0.1)
-        for name, s in circle.everyone.items():
-            circle.everyone[name] = replace(s, level=1)
-        ceiling = circle.ceilings['a']
-        assert ceiling is not None
-        rounds.append(ceiling.round)
-    assert rounds[-1] - rounds[0] <= 8
-    assert rounds[-1] - rounds[100] <= 2
+def test_what_disappoints_again_and_again_is_tried_less_and_less_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A device that makes the present combination late and promises that the other one is not."""
+    two = np.array([[1, 2], [2, 1]])
+    agreed = Agreement(0, ())
+
+    def promises(everyone: list[Status], *_: object) -> Options:
+        now = [level for _, level in agreed.levels] or [0, 0]
+        is_now = (two == now).all(axis=1, keepdims=True)
+        latency_ms = np.array([[10.0, 20.0], [20.0, 10.0]])
+        allowed, nothing = np.array([0.05, 0.05]), np.zeros(2)
+        late = np.where(is_now, [1.0, 1.0], [0.0, 0.0])
+        return Options(two, late, allowed, late.sum(axis=1), nothing, nothing, latency_ms)
+
+    monkeypatch.setattr(proposer, 'options', promises)
+    part, rounds = proposer.Proposer(FrameLog()), []
+    for time_ns in range(SECOND_NS, 61 * SECOND_NS, STATUS_PERIOD_NS):
+        levels = dict(agreed.levels) or {'a': 1, 'b': 1}
+        everyone = [status(name, level=levels[name]) for name in 'ab']
+        agreed = part.propose(everyone, [], time_ns, 0)
+        rounds.append(agreed.round)
+    assert 4 <= rounds[-1] <= 10, 'in a minute'
+    assert rounds[-1] - rounds[300] <= 1
 
 
 def test_frame_interval_is_unknown_at_first_and_follows_the_camera() -> None:
