@@ -69,5 +69,5 @@ def test_whole_networks_and_json(
 def test_no_backbone_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ['--backbone', str(tmp_path), '--output', str(tmp_path / 'lut.json')]
     assert main(['profile', *arguments]) == EXIT_BAD_INPUT
-    assert 'is neither the output' in capsys.readouterr().err
+    assert 'is not the output folder' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
