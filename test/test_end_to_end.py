@@ -37,6 +37,8 @@ CAMERA_NODE = '/robot/camera'
 CLASSIFIER_NICE = 5
 LOAD_WORKERS = 4
 CONTENTION_WINDOW = 30
+# The reactive policy climbs one level at a time, and a hiccup takes it down again.
+CLIMB_TIMEOUT_S = 90.0
 START_TIMEOUT_S = 60.0
 IN_NAMESPACE = ('-r', '__ns:=/robot')
 BEST_EFFORT = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -440,6 +442,7 @@ def follow_load(system: System) -> None:
     system.ros.wait_until(
         lambda: system.telemetry.last.level == system.top_level,
         'the top level before the load',
+        CLIMB_TIMEOUT_S,
         meanwhile=system.feed,
     )
     before = system.next_telemetry()[0]
@@ -460,7 +463,7 @@ def follow_load(system: System) -> None:
     system.ros.wait_until(
         lambda: system.telemetry.last.level == system.top_level,
         'the top level after the load',
-        30.0,
+        CLIMB_TIMEOUT_S,
         meanwhile=system.feed,
     )
 

@@ -8,6 +8,7 @@ from reference import reference_file
 
 from dynamic_ofa_ros.errors import FamilyError, LevelFileError, SimulationError
 from dynamic_ofa_ros.family import (
+    Family,
     LatencyProfile,
     LevelLatency,
     default_family,
@@ -52,19 +53,20 @@ def test_a_family_is_simulated_on_a_platform_it_was_measured_on(tmp_path):
     directory = tmp_path / 'family'
     shutil.copytree(families_directory() / default_family(), directory)
     shutil.rmtree(directory / 'platforms')
+    count = len(Family.load(directory).levels)
     with pytest.raises(SimulationError, match='measured on no platform'):
         load_platform(str(directory))
     for name in ('cpu', 'gpu'):
         latency = LevelLatency(5.0, 5.1, 0.51, 6.0, 6.5, 100)
-        profile = LatencyProfile(name, (latency,) * 6, '2026-01-01T00:00:00+00:00')
+        profile = LatencyProfile(name, (latency,) * count, '2026-01-01T00:00:00+00:00')
         write_profile(profile, directory / 'platforms' / f'{name}.yaml')
     with pytest.raises(SimulationError, match=r'on 2 platforms \(cpu, gpu\); name one'):
         load_platform(str(directory))
     with pytest.raises(SimulationError, match='not measured on tpu; it was on: cpu, gpu'):
         load_platform(str(directory), 'tpu')
     platform = load_platform(str(directory), 'gpu')
-    assert platform.latencies_ms == (5.0,) * 6
-    assert platform.noise_sigmas == pytest.approx([0.0998] * 6, abs=1e-4)
+    assert platform.latencies_ms == (5.0,) * count
+    assert platform.noise_sigmas == pytest.approx([0.0998] * count, abs=1e-4)
 
 
 def test_what_is_neither_is_refused(tmp_path):
