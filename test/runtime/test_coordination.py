@@ -278,6 +278,24 @@ def test_what_disappoints_again_and_again_is_tried_less_and_less_often(
     assert rounds[-1] - rounds[300] <= 1
 
 
+def test_limits_that_nothing_meets_are_not_reviewed_with_every_late_frame(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reviews = []
+
+    def counted(*arguments: object) -> Options:
+        reviews.append(circle.time_ns)
+        return options(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(proposer, 'options', counted)
+    circle = Circle(status('a', limit_ms=5.0), status('b', limit_ms=5.0))
+    circle.run(10.0)
+    settled = len(reviews)
+    circle.run(20.0)
+    assert circle.levels == {'a': 1, 'b': 1}
+    assert 15 <= len(reviews) - settled <= 30, 'about once a second'
+
+
 def test_frame_interval_is_unknown_at_first_and_follows_the_camera() -> None:
     interval = FrameInterval()
     assert interval.update(0, 0) == math.inf

@@ -26,7 +26,11 @@ if it never was there, it is taken to stay where it is for this long."""
 
 UNSETTLED_NS, QUIET_REVIEW_NS = 1_400_000_000, 1_000_000_000
 """After a change from outside the choice is reviewed with every status for so long; later at
-this interval, and when a frame was late."""
+this interval, and when a frame was late or somebody left."""
+
+PRESSING_REVIEW_NS = 50_000_000
+"""The least time between two such reviews. Each that moves nobody doubles it, up to
+QUIET_REVIEW_NS: where no combination keeps the limits, frames are late all the time."""
 
 FIRST_HOLD_NS, MAX_HOLD_NS = 300_000_000, 30_000_000_000
 """How long a combination is kept before one that promises more is tried; at first, and at most:
@@ -68,6 +72,8 @@ class Proposer:
         self._waiting: dict[str, int] = {}  # where they stay until others have made room
         self._round = self._round_since_ns = 0
         self._disturbed_ns = self._reviewed_ns = 0
+        self._is_pressing = False  # late frames, or somebody left, since the last review
+        self._pressing_review_ns = PRESSING_REVIEW_NS
         self._hold_ns = FIRST_HOLD_NS
         self._is_trial = False
         self._at_target: set[str] = set()
@@ -94,15 +100,15 @@ class Proposer:
         ]
         self._round = max(self._round, last_round)
         is_new = self._recognise(everyone, time_ns)
-        is_late = False
         for observation in observations:
             self._record.note(self._names, observation)
             limit_ms = everyone[self._names.index(observation.name)].limit_ms
-            is_late |= observation.frame.latency_ms > limit_ms
-        is_left = self._watch(everyone, time_ns)
+            self._is_pressing |= observation.frame.latency_ms > limit_ms
+        self._is_pressing |= self._watch(everyone, time_ns)
         is_early = time_ns - self._disturbed_ns < UNSETTLED_NS
-        is_due = time_ns - self._reviewed_ns >= QUIET_REVIEW_NS
-        if is_new or is_left or is_early or is_due or is_late:
+        interval_ns = self._pressing_review_ns if self._is_pressing else QUIET_REVIEW_NS
+        is_due = time_ns - self._reviewed_ns >= interval_ns
+        if is_new or is_early or is_due:
             self._review(everyone, time_ns, must_move=is_new)
         levels = self._in_order(everyone, time_ns)
         return Agreement(self._round, tuple(levels.items()))
@@ -142,6 +148,7 @@ class Proposer:
 
     def _disturb(self, time_ns: int) -> None:
         self._disturbed_ns = time_ns
+        self._pressing_review_ns = PRESSING_REVIEW_NS
         self._hold_ns = FIRST_HOLD_NS
         self._is_trial = False
 
@@ -182,6 +189,9 @@ class Proposer:
 
     def _review(self, everyone: Sequence[Status], time_ns: int, *, must_move: bool) -> None:
         self._reviewed_ns = time_ns
+        if self._is_pressing:
+            self._pressing_review_ns = min(2 * self._pressing_review_ns, QUIET_REVIEW_NS)
+        self._is_pressing = False
         since_ns = changed_since_ns(everyone, self._log.observed(), self._sharing)
         if since_ns is not None and self._is_fitted:
             self._log.forget_before(since_ns)
@@ -239,6 +249,7 @@ class Proposer:
         }
         self._round += 1
         self._round_since_ns = time_ns
+        self._pressing_review_ns = PRESSING_REVIEW_NS
         self._at_target.clear()
         self._is_refused = False
         self._off_since_ns.clear()
