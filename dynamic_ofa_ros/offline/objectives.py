@@ -75,13 +75,15 @@ class Objectives:
         self.bounds = tuple(bounds)
         self._latency, self._accuracy, self._effects = latency, accuracy, effects
         self._known: dict[bytes, tuple[float, float]] = {}
-        self._genomes: list[Genomes] = []
-        self._latency_ms: list[FloatArray] = []
-        self._top1: list[FloatArray] = []
+        self._genomes: list[Genomes] = [np.empty((0, len(genetics.choices)), np.int64)]
+        self._latency_ms: list[FloatArray] = [np.empty(0)]
+        self._top1: list[FloatArray] = [np.empty(0)]
         self.evaluations = 0
 
     def evaluate(self, genomes: Genomes) -> tuple[FloatArray, FloatArray]:
         """Return (N,) latencies and (N,) accuracies; every genome counts as an evaluation."""
+        if not len(genomes):
+            return np.empty(0), np.empty(0)
         latency_ms, top1 = self._latency(genomes), self._accuracy(genomes)
         if self.bounds:
             excess = sum(bound.excess(self._measured(bound, genomes, latency_ms))

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from dynamic_ofa_ros.architecture import SubnetArchitecture
 from dynamic_ofa_ros.errors import LatencyTableError
+from dynamic_ofa_ros.offline.accuracy_predictor import AccuracyPredictor
 from dynamic_ofa_ros.offline.build_site import Site
 from dynamic_ofa_ros.offline.candidates import (
     FINALIST,
@@ -85,7 +86,7 @@ def find_candidates(site: Site) -> Found:
     else:
         with site.work.timed('2 accuracy predictor'):
             stage(2, 'accuracy predictor')
-            predict_top1, facts['accuracy_predictor'] = accuracy_predictor(site, sampled)
+            predictor, facts['accuracy_predictor'] = accuracy_predictor(site, sampled)
         with site.work.timed('3 latency model'):
             stage(3, 'latency model')
             predict_ms, facts['latency_model'], timed = latency_model(site, sampled)
@@ -94,7 +95,7 @@ def find_candidates(site: Site) -> Found:
         ]
         with site.work.timed('4 search'):
             stage(4, f'searching with {settings.evaluations} evaluations')
-            sampled, found = search(site, sampled, predict_ms, predict_top1, facts)
+            sampled, found = search(site, sampled, predict_ms, predictor, facts)
         chosen = _merged(found, sampled, settings.finalists)
     with site.work.timed('5 candidates measured'):
         stage(5, f'measuring {len(chosen)} candidates, accuracy and latency')
@@ -114,7 +115,9 @@ def measure_sampled(site: Site) -> list[Candidate]:
     ]
 
 
-def accuracy_predictor(site: Site, sampled: Sequence[Candidate]) -> tuple[Predict, dict[str, Any]]:
+def accuracy_predictor(
+    site: Site, sampled: Sequence[Candidate]
+) -> tuple[AccuracyPredictor, dict[str, Any]]:
     """Stage 2: read the predictor that was given, or fit one to the sampled sub-networks."""
     from dynamic_ofa_ros.offline.accuracy_predictor import read_predictor, save_predictor
     from dynamic_ofa_ros.offline.predictor_fit import fit_predictor
@@ -146,8 +149,7 @@ def accuracy_predictor(site: Site, sampled: Sequence[Candidate]) -> tuple[Predic
             )
         facts = read_result(report_path) or {}
         logger.info('accuracy predictor: %s', _in_words(facts))
-    predictor = read_predictor(path)
-    return (lambda genomes: predictor.predict(genomes, space)), facts
+    return read_predictor(path), facts
 
 
 def latency_model(
@@ -181,13 +183,17 @@ def search(
     site: Site,
     sampled: Sequence[Candidate],
     predict_ms: Predict,
-    predict_top1: Predict,
+    predictor: AccuracyPredictor,
     facts: dict[str, Any],
 ) -> tuple[list[Candidate], list[Candidate]]:
     """Stage 4: return the sampled with their predictions, and what the search found."""
     from dynamic_ofa_ros.offline.search import Objectives, find_front
 
     genetics = Genetics(site.trained.space)
+
+    def predict_top1(genomes: Genomes) -> FloatArray:
+        return predictor.predict(genomes, genetics.space)
+
     if sampled:
         genomes = genetics.encode([c.architecture for c in sampled])
         sampled = [
@@ -209,7 +215,12 @@ def search(
     path = site.work.path('front', depends_on, '.json')
     result = read_result(path)
     if result is None:
-        objectives = Objectives(genetics, predict_ms, predict_top1)
+        objectives = Objectives(
+            genetics,
+            predict_ms,
+            predict_top1,
+            effects=lambda genomes: predictor.effects(genomes, genetics.space),
+        )
         best = [sampled[i].architecture for i in _sampled_front(sampled)]
         outcome = find_front(
             objectives, limits_ms, site.settings.evaluations, site.settings.seed, warm_start=best

@@ -271,6 +271,15 @@ def test_algorithm_1_relaxes_an_impossible_limit_step_by_step() -> None:
     assert (target.relaxed_ms - target.limit_ms) % 0.5 == 0.0
 
 
+def test_algorithm_1_evaluates_nothing_that_is_too_slow() -> None:
+    objectives = small_objectives()
+    settings = Algorithm1Settings(population=20, generations=5, latency_cap_ms=9.0)
+    result, _ = find_with_algorithm_1(objectives, [9.0], 1000, 1, settings)
+    genomes, latency_ms, _ = objectives.archive()
+    assert latency_ms.max() <= 9.0
+    assert len(genomes) == result.evaluations
+
+
 def test_algorithm_1_does_not_relax_beyond_its_cap() -> None:
     settings = Algorithm1Settings(
         population=20, latency_step_ms=0.3, step_every=50, latency_cap_ms=4.5
