@@ -25,8 +25,9 @@ from dynamic_ofa_ros.offline.structures import Structures
 
 # How many climb at once: so many share each call of the predictors.
 CLIMBERS = 20
-# Where all climbers together find fewer new genomes a round, the space is nearly exhausted.
-IDLE = 5
+# Where all climbers together find fewer new genomes a round, for so many rounds, the space is
+# nearly exhausted.
+IDLE, IDLE_ROUNDS = 5, 5
 # What a climber evaluates at once.
 BATCH = 10
 # After so many batches that bring nothing a climber stops; where it is this much less accurate
@@ -36,7 +37,10 @@ HOPELESS = 0.0015
 # A structure already climbed in counts as this much less accurate at the next choice, a visit.
 VISIT_PENALTY = 0.0003
 # What a first climb in a structure is expected to gain over what is known of it.
-FIRST_CLIMB_GAIN = 0.005
+FIRST_CLIMB_GAIN = 0.003
+# Shares of the evaluations at which a stage ends. Every stage starts with new proposals from the
+# additive model, which knows more then, and forgets the visits.
+STAGES = (0.4, 1.0)
 # Structures that the additive model proposes at each limit, and what it is fitted on.
 PROPOSED = 30
 FITTED = 1500
@@ -136,9 +140,10 @@ def climb(
     objectives: Objectives, limits_ms: Sequence[float], evaluations: int, rng: np.random.Generator
 ) -> None:
     """Improve the best at each limit until the evaluations are used up."""
-    search = _LocalSearch(objectives, limits_ms, evaluations, rng)
-    search.propose_structures()
-    search.run()
+    for share in STAGES:
+        search = _LocalSearch(objectives, limits_ms, round(share * evaluations), rng)
+        search.propose_structures()
+        search.run()
 
 
 class _LocalSearch:
@@ -175,7 +180,7 @@ class _LocalSearch:
         """Let climbers climb, and others start in their place."""
         climbers: list[_Climber] = []
         idle_rounds = 0
-        while idle_rounds < 5:
+        while idle_rounds < IDLE_ROUNDS:
             known = self._update()
             climbers.extend(self._start() for _ in range(self._room(climbers)))
             climbers = self._step(climbers)

@@ -24,7 +24,7 @@ from dynamic_ofa_ros.offline.pareto import front
 __all__ = ['Bound', 'Found', 'Objectives', 'Predict', 'SearchResult', 'find_front', 'result_of']
 
 # Of the evaluations, the share that NSGA-II gets; local search gets the rest.
-GLOBAL_SHARE = 0.15
+GLOBAL_SHARE = 0.1
 # Limits that local search serves where none are given.
 SPREAD_LIMITS = 10
 
