@@ -32,9 +32,10 @@ from benchmarks.published import published_family
 from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.family import Family, LatencyProfile
 from dynamic_ofa_ros.runtime.classifier import Classifier
+from dynamic_ofa_ros.runtime.decisions import Measurement
 from dynamic_ofa_ros.runtime.engine import create_engine, profile_engine
 from dynamic_ofa_ros.runtime.host import OthersLoad
-from dynamic_ofa_ros.runtime.manager import Measurement, RuntimeManager
+from dynamic_ofa_ros.runtime.manager import RuntimeManager
 from dynamic_ofa_ros.runtime.policies import PolicySettings
 
 POLICIES = {

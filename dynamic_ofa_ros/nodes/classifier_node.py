@@ -38,9 +38,10 @@ from dynamic_ofa_ros.runtime.classifier import (
     Result,
     Switch,
 )
+from dynamic_ofa_ros.runtime.decisions import Decision
 from dynamic_ofa_ros.runtime.engine import Engine, create_engines, load_or_measure_profile
 from dynamic_ofa_ros.runtime.host import HostMonitor
-from dynamic_ofa_ros.runtime.manager import Decision, RuntimeManager
+from dynamic_ofa_ros.runtime.manager import RuntimeManager
 from dynamic_ofa_ros.runtime.policies import LevelTable, create_policy
 from dynamic_ofa_ros.runtime.telemetry import FrameTelemetry
 

@@ -31,7 +31,7 @@ from dynamic_ofa_ros.runtime.image import ImageArray, RawImage
 if TYPE_CHECKING:
     from dynamic_ofa_ros.family import Family, LatencyProfile
     from dynamic_ofa_ros.runtime.classifier import Result
-    from dynamic_ofa_ros.runtime.manager import Decision
+    from dynamic_ofa_ros.runtime.decisions import Decision
     from dynamic_ofa_ros.runtime.telemetry import FrameTelemetry
 
 MAX_LABELS = 65536

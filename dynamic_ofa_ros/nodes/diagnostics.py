@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dynamic_ofa_ros.runtime.manager import ManagerState
+    from dynamic_ofa_ros.runtime.decisions import ManagerState
     from dynamic_ofa_ros.runtime.telemetry import FrameTelemetry
 
 NAN = math.nan

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynamic_ofa_ros.errors import EngineError, ImageError
+from dynamic_ofa_ros.runtime.decisions import Decision, ManagerState, Measurement
 from dynamic_ofa_ros.runtime.image import FloatArray, ImageArray, ImageSource, RgbImage, preprocess
 from dynamic_ofa_ros.runtime.mailbox import Frame, Mailbox
-from dynamic_ofa_ros.runtime.manager import Decision, ManagerState, Measurement, RuntimeManager
+from dynamic_ofa_ros.runtime.manager import RuntimeManager
 from dynamic_ofa_ros.runtime.telemetry import CauseCounter, FrameTelemetry, RollingStatistics
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from dynamic_ofa_ros.files import replacing
 from dynamic_ofa_ros.simulation.platform import SimulatedPlatform
 
 if TYPE_CHECKING:
-    from dynamic_ofa_ros.runtime.manager import Decision
+    from dynamic_ofa_ros.runtime.decisions import Decision
 
 FRAME_COLUMNS = (
     'model',

@@ -18,7 +18,8 @@ import numpy as np
 
 from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.errors import SimulationError
-from dynamic_ofa_ros.runtime.manager import Decision, Measurement, RuntimeManager
+from dynamic_ofa_ros.runtime.decisions import Decision, Measurement
+from dynamic_ofa_ros.runtime.manager import RuntimeManager
 from dynamic_ofa_ros.runtime.policies import PolicySettings
 from dynamic_ofa_ros.simulation.contenders import Foresight, contender
 from dynamic_ofa_ros.simulation.platform import SimulatedPlatform, joined

@@ -21,7 +21,7 @@ from dynamic_ofa_ros.nodes import conversions
 from dynamic_ofa_ros.nodes.diagnostics import Severity, Status
 from dynamic_ofa_ros.runtime import coordination
 from dynamic_ofa_ros.runtime.classifier import ClassScore, Result
-from dynamic_ofa_ros.runtime.manager import Decision
+from dynamic_ofa_ros.runtime.decisions import Decision
 from dynamic_ofa_ros.runtime.telemetry import FrameTelemetry
 from dynamic_ofa_ros.spaces import ResNet50Space
 

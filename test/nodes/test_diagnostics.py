@@ -13,7 +13,7 @@ from dynamic_ofa_ros.nodes.diagnostics import (
     Severity,
     Snapshot,
 )
-from dynamic_ofa_ros.runtime.manager import ManagerState
+from dynamic_ofa_ros.runtime.decisions import ManagerState
 
 NAN = math.nan
 SECOND_NS = 1_000_000_000

@@ -9,7 +9,8 @@ from runtime_fakes import make_levels, make_profile
 
 from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.runtime.coordination import Ceiling
-from dynamic_ofa_ros.runtime.manager import Measurement, RuntimeManager
+from dynamic_ofa_ros.runtime.decisions import Measurement
+from dynamic_ofa_ros.runtime.manager import RuntimeManager
 from dynamic_ofa_ros.runtime.policies import PolicySettings
 
 LEVELS = make_levels((0.6, 0.7, 0.8))

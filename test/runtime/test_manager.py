@@ -9,7 +9,8 @@ import pytest
 from runtime_fakes import make_levels, make_profile
 
 from dynamic_ofa_ros.constraints import Constraints
-from dynamic_ofa_ros.runtime.manager import Measurement, RuntimeManager
+from dynamic_ofa_ros.runtime.decisions import Measurement
+from dynamic_ofa_ros.runtime.manager import RuntimeManager
 from dynamic_ofa_ros.runtime.policies import PolicyError, PolicySettings
 from dynamic_ofa_ros.runtime.slowdown import SlowdownFilter
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from runtime_fakes import make_levels, make_profile
 
 from dynamic_ofa_ros.constraints import Constraints
-from dynamic_ofa_ros.runtime.manager import Decision, Measurement, RuntimeManager
+from dynamic_ofa_ros.runtime.decisions import Decision, Measurement
+from dynamic_ofa_ros.runtime.manager import RuntimeManager
 from dynamic_ofa_ros.runtime.policies import (
     LevelTable,
     PolicyError,
