@@ -69,7 +69,7 @@ class _Frame(NamedTuple):
     situation: Situation
     choice: Choice
     latency_ms: float
-    predicted_ms: float
+    overhead_ms: float
     settings: _Settings
     violations: int
     consecutive_violations: int
@@ -148,7 +148,7 @@ class RuntimeManager:
             is_contended=slowdown > CONTENDED_ABOVE,
             slowdown=slowdown,
             latency_ms=frame.latency_ms,
-            predicted_latency_ms=frame.predicted_ms,
+            predicted_latency_ms=table.latency_ms(choice.level) * slowdown + frame.overhead_ms,
             violations=frame.violations,
             consecutive_violations=frame.consecutive_violations,
             switch_count=frame.switch_count,
@@ -254,7 +254,9 @@ class RuntimeManager:
         self._count_violation(latency_ms)
         situation = self._situation(time_ns, measurement.inference_ms, is_first=is_first)
         choice = self._below_ceiling(self._policy.decide(situation), situation)
-        return self._apply(situation, self._within_budget(choice, time_ns), latency_ms)
+        if choice.level != self._option:
+            choice = self._within_budget(choice, time_ns)
+        return self._apply(situation, choice, latency_ms)
 
     def _must_switch(self) -> bool:
         """Tell whether the ceiling does not allow the present level, or another one is agreed."""
@@ -371,8 +373,6 @@ class RuntimeManager:
 
     def _within_budget(self, choice: Choice, time_ns: int) -> Choice:
         """Hold back an upward switch when the last minute had its share of them."""
-        if choice.level == self._option:
-            return choice
         if self.table.accuracy(choice.level) <= self.table.accuracy(self._option):
             return choice
         while self._upward_ns and time_ns - self._upward_ns[0] > MINUTE_NS:
@@ -415,12 +415,11 @@ class RuntimeManager:
         )
 
     def _new_frame(self, situation: Situation, choice: Choice, latency_ms: float) -> _Frame:
-        forecast = situation.forecasts[self.table.device(choice.level)]
         return _Frame(
             situation,
             choice,
             latency_ms,
-            self.table.latency_ms(choice.level) * forecast.slowdown + self._overhead(),
+            self._overhead(),
             self._applied,
             self._violations,
             self._consecutive_violations,

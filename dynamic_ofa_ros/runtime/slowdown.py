@@ -88,8 +88,9 @@ class Forecast(NamedTuple):
     Valid until the estimator takes its next sample.
 
     log_slowdown, variance: of the slowdown. By level, position 0 is level 1: noises, the variance
-    of a frame's latency around it, and offsets, what the level deviates from the common slowdown.
-    errors: the recent prediction errors, ascending.
+    of a frame's latency around it by the profile, and offsets, what the level deviates from the
+    common slowdown. errors: the recent prediction errors, ascending. noise_scale: measured noise
+    over the profile's.
     """
 
     log_slowdown: float
@@ -97,6 +98,7 @@ class Forecast(NamedTuple):
     noises: Sequence[float]
     offsets: Sequence[float]
     errors: Sequence[float]
+    noise_scale: float = 1.0
 
     @property
     def slowdown(self) -> float:
@@ -110,7 +112,7 @@ class Forecast(NamedTuple):
 
     def spread(self, level: int) -> float:
         """Return the standard deviation of a frame's log-latency around its prediction."""
-        return math.sqrt(self.variance + self.noises[level - 1])
+        return math.sqrt(self.variance + self.noise_scale * self.noises[level - 1])
 
     def log_factor(self, level: int, quantile: float) -> float:
         """Return the log-factor on a level's latency that this share of frames stays below.
@@ -126,12 +128,13 @@ class Forecast(NamedTuple):
 
     def log_factors(self, quantile: float) -> list[float]:
         """Return `log_factor` of every level; position 0 is level 1."""
-        z, seen, variance = normal_quantile(quantile), self._seen(quantile), self.variance
-        log_slowdown, sqrt = self.log_slowdown, math.sqrt
-        margins = [z * sqrt(variance + noise) for noise in self.noises]
+        log_slowdown, variance, noises, offsets, _, scale = self
+        z, seen, sqrt = normal_quantile(quantile), self._seen(quantile), math.sqrt
         return [
-            log_slowdown + offset + (margin if margin > seen else seen)
-            for offset, margin in zip(self.offsets, margins, strict=True)
+            log_slowdown
+            + offset
+            + (margin if (margin := z * sqrt(variance + scale * noise)) > seen else seen)
+            for noise, offset in zip(noises, offsets, strict=True)
         ]
 
     def _log_margin(self, level: int, quantile: float) -> float:
@@ -142,15 +145,16 @@ class Forecast(NamedTuple):
         allowed = int((1.0 - quantile) * len(self.errors) + 1e-9)
         return self.errors[-1 - allowed] if self.errors else 0.0
 
-    def late_share(self, level: int, log_headroom: float) -> float:
-        """Return the share of recent frames that would have been late at a level.
+    def late_shares(self, log_headrooms: Sequence[float]) -> list[float]:
+        """Return the share of recent frames that would have been late; position 0 is level 1.
 
-        log_headroom: logarithm of limit / uncontended latency of the level.
+        log_headrooms: by level, the logarithm of limit / uncontended latency.
         """
-        if not self.errors:
-            return 0.0
-        allowed = log_headroom - self.log_slowdown - self.offsets[level - 1]
-        return 1.0 - bisect_left(self.errors, allowed) / len(self.errors)
+        errors, expected, count = self.errors, self.log_slowdown, len(self.errors)
+        return [
+            1.0 - bisect_left(errors, headroom - expected - offset) / count if count else 0.0
+            for headroom, offset in zip(log_headrooms, self.offsets, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -239,14 +243,15 @@ class SlowdownFilter:
 
     def forecast(self, time_ns: int) -> Forecast:
         """Return what to expect of a frame at this time."""
-        weight, scale = self._remembered(time_ns), self._noise_scale
+        weight = self._remembered(time_ns)
         variance = (self._variance + self._drift) * weight**2 + UNKNOWN_SD**2 * (1.0 - weight**2)
         return Forecast(
-            log_slowdown=self._log_slowdown * weight,
-            variance=variance,
-            noises=[noise * scale for noise in self._profiled],
-            offsets=self._offsets,
-            errors=self._errors,
+            self._log_slowdown * weight,
+            variance,
+            self._profiled,
+            self._offsets,
+            self._errors,
+            self._noise_scale,
         )
 
     def _remembered(self, time_ns: int) -> float:

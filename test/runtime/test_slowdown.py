@@ -102,7 +102,9 @@ def test_the_quantile_covers_both_modes_of_time_slices():
     forecast = device.filter.forecast(device.time_ns)
     assert math.exp(forecast.log_factor(1, 0.95)) == pytest.approx(1.4, rel=0.12)
     assert math.exp(forecast.log_factor(1, 0.5)) < 1.2
-    assert forecast.late_share(1, math.log(1.2)) == pytest.approx(0.2, abs=0.1)
+    assert forecast.late_shares([math.log(1.2)] * len(forecast.offsets))[0] == pytest.approx(
+        0.2, abs=0.1
+    )
 
 
 @given(slowdown=slowdowns, sampled=levels)

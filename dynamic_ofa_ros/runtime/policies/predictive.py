@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from functools import partial
 
@@ -54,7 +55,11 @@ class PredictivePolicy:
 
     def __init__(self, table: LevelTable, settings: PolicySettings) -> None:
         self._table = table
-        self._log_latency = {level: math.log(table.latency_ms(level)) for level in table.ladder}
+        logs, count = (
+            [math.log(latency_ms) for latency_ms in table.latencies_ms],
+            table.level_count,
+        )
+        self._log_latencies = [logs[i : i + count] for i in range(0, len(logs), count)]
         self._higher = {
             level: [other for other in table.ladder if table.accuracy(other) > accuracy]
             for level, accuracy in enumerate(table.accuracies, start=1)
@@ -76,12 +81,13 @@ class PredictivePolicy:
         """Return the level to run next."""
         candidates = self._candidates(situation)
         log_limit = math.log(situation.limit_ms) if situation.limit_ms > 0.0 else -math.inf
-        slacks = self._slacks(candidates, situation, log_limit)
+        predicted = self._predictions(situation)
+        slacks = {level: log_limit - predicted[level - 1] for level in candidates}
         for target in reversed(candidates):
             if slacks[target] >= 0.0:
                 break
         else:
-            target = self._least_late(candidates, situation, log_limit)
+            target = self._least_late(candidates, situation, log_limit, predicted)
         level = situation.level
         if situation.is_changed or level not in slacks:
             self._restart(situation.time_ns)
@@ -113,29 +119,29 @@ class PredictivePolicy:
             ladder = tuple(allowed) or ladder[:1]
         return ladder
 
-    def _slacks(
-        self, candidates: Sequence[int], situation: Situation, log_limit: float
-    ) -> dict[int, float]:
-        """Return log(limit / predicted latency), at the quantile wanted, of each candidate."""
-        factors: list[float] = []  # by option, as options are numbered: platform by platform
-        for forecast in situation.forecasts:
-            factors += forecast.log_factors(situation.quantile)
-        latency = self._log_latency
-        return {level: log_limit - latency[level] - factors[level - 1] for level in candidates}
+    def _predictions(self, situation: Situation) -> list[float]:
+        """Return the log-latency in ms that the quantile wanted stays below, by option."""
+        found: list[float] = []
+        for forecast, logs in zip(situation.forecasts, self._log_latencies, strict=True):
+            found += map(operator.add, logs, forecast.log_factors(situation.quantile))
+        return found
 
     def _least_late(
-        self, candidates: Sequence[int], situation: Situation, log_limit: float
+        self,
+        candidates: Sequence[int],
+        situation: Situation,
+        log_limit: float,
+        predicted: Sequence[float],
     ) -> int:
-        shares = {}
-        for level in candidates:
-            device, position = self._place[level]
-            headroom = log_limit - self._log_latency[level]
-            shares[level] = situation.forecasts[device].late_share(position, headroom)
-        least = min(shares.values())
+        """Return the most accurate of those late least often; the fastest where that is often."""
+        shares: list[float] = []
+        for forecast, logs in zip(situation.forecasts, self._log_latencies, strict=True):
+            shares += forecast.late_shares([log_limit - log_ms for log_ms in logs])
+        least = min([shares[level - 1] for level in candidates])
         if least >= HOPELESS:
-            slacks = self._slacks(candidates, situation, 0.0)
-            return max(candidates, key=slacks.__getitem__)
-        return [level for level in candidates if shares[level] <= least + LATE_TOLERANCE][-1]
+            return min(candidates, key=lambda level: predicted[level - 1])
+        bound = least + LATE_TOLERANCE
+        return next(level for level in reversed(candidates) if shares[level - 1] <= bound)
 
     def _held(self, situation: Situation, slacks: dict[int, float], wanted: float) -> int | None:
         """Return the most accurate of the higher levels that looked safe for the hold."""
