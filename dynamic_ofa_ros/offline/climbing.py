@@ -40,7 +40,7 @@ VISIT_PENALTY = 0.0003
 FIRST_CLIMB_GAIN = 0.003
 # Shares of the evaluations at which a stage ends. Every stage starts with new proposals from the
 # additive model, which knows more then, and forgets the visits.
-STAGES = (0.4, 1.0)
+STAGES = (0.3, 1.0)
 # Structures that the additive model proposes at each limit, and what it is fitted on.
 PROPOSED = 30
 FITTED = 1500
@@ -56,12 +56,14 @@ FAR_MUTATION = (0.2, 1.0)
 class _Standing:
     """What is known at one limit: of every structure the best genome, and how often it was used.
 
-    structures: structure id to (accuracy, place in the archive); accuracy: the best of all.
+    structures: structure id to (accuracy, place in the archive); promises: to the accuracy that a
+    climb there may end with; accuracy: the best of all.
     """
 
     limit_ms: float
     structures: dict[int, tuple[float, int]] = field(default_factory=dict)
     visits: dict[int, int] = field(default_factory=dict)
+    promises: dict[int, float] = field(default_factory=dict)
     accuracy: float = -math.inf
 
     def update(self, ids: Genomes, latency_ms: FloatArray, top1: FloatArray, offset: int) -> None:
@@ -72,18 +74,20 @@ class _Standing:
         for structure, first in zip(structures.tolist(), allowed[firsts].tolist(), strict=True):
             if top1[first] > self.structures.get(structure, (-math.inf, 0))[0]:
                 self.structures[structure] = float(top1[first]), offset + first
+                self._promise(structure)
                 self.accuracy = max(self.accuracy, float(top1[first]))
 
     def next_structure(self) -> int:
         """Return the structure that promises most, less a penalty for visits; count one."""
-        structure = max(self.structures, key=self._promise)
+        structure = max(self.promises, key=self.promises.__getitem__)
         self.visits[structure] = self.visits.get(structure, 0) + 1
+        self._promise(structure)
         return structure
 
-    def _promise(self, structure: int) -> float:
+    def _promise(self, structure: int) -> None:
         visits = self.visits.get(structure, 0)
         expected = -VISIT_PENALTY * visits if visits else FIRST_CLIMB_GAIN
-        return self.structures[structure][0] + expected
+        self.promises[structure] = self.structures[structure][0] + expected
 
 
 @dataclass

@@ -7,8 +7,9 @@ the moves they hold are corrected by what these gave.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from copy import copy
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,7 @@ RATES = np.linspace(0.05, 0.95, 8)
 CORRECTION_NOISE = 0.3
 
 
-@dataclass(frozen=True)
+@dataclass
 class Moves:
     """The moves from one genome.
 
@@ -67,7 +68,9 @@ class Moves:
         held = np.equal(genomes[:, self.genes], self.choices).astype(np.float64)
         normal = held @ held.T + CORRECTION_NOISE * np.eye(len(held))
         missed = np.linalg.solve(normal, gains - held @ self.gain)
-        return replace(self, gain=self.gain + held.T @ missed)
+        moves = copy(self)  # with what it has found out of its genes
+        moves.gain = self.gain + held.T @ missed
+        return moves
 
     def _apply(self, moves: Genomes) -> Genomes:
         """Return (N, genes): the genome after each row of (N, size) moves."""
@@ -81,7 +84,7 @@ class Moves:
 
     def _pairs(self, slack_ms: float, count: int) -> Genomes:
         useful = np.flatnonzero((self.cost_ms < 0) | (self.gain > 0))
-        first, second = useful[np.stack(np.triu_indices(len(useful), 1))]
+        first, second = useful[_pairs_of(len(useful))]
         fits = self.cost_ms[first] + self.cost_ms[second] <= slack_ms
         fits &= self.genes[first] != self.genes[second]
         pairs = np.column_stack([first[fits], second[fits]])
@@ -104,12 +107,11 @@ class Moves:
         of_gene = self._of_gene
         best = np.where(of_gene < 0, -np.inf, worth[:, of_gene]).argmax(2)
         best = of_gene[np.arange(len(of_gene)), best]  # (rates, genes)
-        ranked = np.take_along_axis(
-            best, np.argsort(-np.take_along_axis(worth, best, 1), axis=1, kind='stable'), 1
-        )
+        rate = np.arange(len(rates))[:, None]
+        ranked = best[rate, np.argsort(-worth[rate, best], axis=1, kind='stable')]
         if slack_ms >= 0:
             ranked = ranked[:, :MOST_MOVES]
-        is_worth = np.take_along_axis(worth, ranked, 1) > 0
+        is_worth = worth[rate, ranked] > 0
         cost_ms = np.where(is_worth, self.cost_ms[ranked], np.inf)
         gene_count = ranked.shape[1]
         sizes = [size for size in SIZES if size <= gene_count]
@@ -137,6 +139,12 @@ class Moves:
         offsets = np.arange(counts.max())
         moves: Genomes = np.where(offsets < counts[:, None], starts[:, None] + offsets, -1)
         return moves
+
+
+@lru_cache(maxsize=256)
+def _pairs_of(count: int) -> Genomes:
+    """Return (2, pairs): both indices of every pair among so many."""
+    return np.stack(np.triu_indices(count, 1))
 
 
 def _filled(cost_ms: FloatArray, slack_ms: float) -> npt.NDArray[np.bool_]:
