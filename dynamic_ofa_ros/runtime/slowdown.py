@@ -16,6 +16,8 @@ from functools import lru_cache
 from statistics import NormalDist
 from typing import NamedTuple, Protocol
 
+from dynamic_ofa_ros.runtime.rhythm import Rhythm
+
 CONTENDED_ABOVE = 1.2
 """Slowdown from which on the device is called contended: above what a quiet machine shows."""
 
@@ -69,6 +71,9 @@ OFFSET_SD = 0.01
 MAX_OFFSET = 0.25
 """Bound of a level's own factor (log domain)."""
 
+FRAME_GAIN = 0.1
+"""Weight of the newest interval in the mean time between frames."""
+
 KNOWN_FOR_NS = 2_000_000_000
 """Without samples the estimate stands for this long; then it fades."""
 
@@ -90,7 +95,8 @@ class Forecast(NamedTuple):
     log_slowdown, variance: of the slowdown. By level, position 0 is level 1: noises, the variance
     of a frame's latency around it by the profile, and offsets, what the level deviates from the
     common slowdown. errors: the recent prediction errors, ascending. noise_scale: measured noise
-    over the profile's.
+    over the profile's. due: what a load that comes regularly adds to the log-slowdown, if it is to
+    come in the next frame.
     """
 
     log_slowdown: float
@@ -99,6 +105,7 @@ class Forecast(NamedTuple):
     offsets: Sequence[float]
     errors: Sequence[float]
     noise_scale: float = 1.0
+    due: float = 0.0
 
     @property
     def slowdown(self) -> float:
@@ -120,7 +127,8 @@ class Forecast(NamedTuple):
         The larger of what the filter expects (a Gaussian) and what was seen lately: contention by
         time slices has two modes, whose upper one a Gaussian underestimates.
         """
-        return self.log_slowdown + self.offsets[level - 1] + self._log_margin(level, quantile)
+        expected = self.log_slowdown + self.due + self.offsets[level - 1]
+        return expected + self._log_margin(level, quantile)
 
     def margin(self, level: int, quantile: float) -> float:
         """Return what the quantile adds to the slowdown: a factor of at least 1."""
@@ -128,10 +136,11 @@ class Forecast(NamedTuple):
 
     def log_factors(self, quantile: float) -> list[float]:
         """Return `log_factor` of every level; position 0 is level 1."""
-        log_slowdown, variance, noises, offsets, _, scale = self
+        log_slowdown, variance, noises, offsets, _, scale, due = self
+        expected = log_slowdown + due
         z, seen, sqrt = normal_quantile(quantile), self._seen(quantile), math.sqrt
         return [
-            log_slowdown
+            expected
             + offset
             + (margin if (margin := z * sqrt(variance + scale * noise)) > seen else seen)
             for noise, offset in zip(noises, offsets, strict=True)
@@ -150,7 +159,7 @@ class Forecast(NamedTuple):
 
         log_headrooms: by level, the logarithm of limit / uncontended latency.
         """
-        errors, expected, count = self.errors, self.log_slowdown, len(self.errors)
+        errors, expected, count = self.errors, self.log_slowdown + self.due, len(self.errors)
         return [
             1.0 - bisect_left(errors, headroom - expected - offset) / count if count else 0.0
             for headroom, offset in zip(log_headrooms, self.offsets, strict=True)
@@ -166,6 +175,7 @@ class _Suspicion:
     is_strong: bool
     log_slowdown: float
     variance: float
+    time_ns: int
     in_a_row: int = 1
 
 
@@ -209,12 +219,17 @@ class SlowdownFilter:
         self._last_sample = self._last_difference = math.nan
         self._recent = deque([0.0] * WINDOW)
         self._errors = [0.0] * WINDOW  # the same, ascending
+        self._rhythm = Rhythm()
+        self._frame_ns = 0.0
 
     def observe(self, ratio: float, level: int, time_ns: int) -> None:
         """Take one ratio; what is not positive and finite is no measurement and is ignored."""
         if not (math.isfinite(ratio) and ratio > 0.0):
             return
         self._fade(time_ns)
+        if self._last_ns is not None:
+            between_ns = time_ns - self._last_ns
+            self._frame_ns += FRAME_GAIN * (between_ns - self._frame_ns)
         self._last_ns = time_ns
         self._frames_at_level += 1
         if level != self._level:
@@ -233,9 +248,9 @@ class SlowdownFilter:
             self._follow(error, noise, level)
             self._learn_noise(sample, level)
         elif suspicion is None or suspicion.error * error < 0.0:
-            self._suspect(sample, error, gate, noise)
+            self._suspect(sample, error, gate, noise, time_ns)
         elif suspicion.in_a_row + 1 >= self._enough_in_a_row(error, gate, suspicion.in_a_row + 1):
-            self._step_to(suspicion.sample, sample, noise)
+            self._step_to(suspicion, sample, noise)
         else:
             self._suspicion = replace(
                 suspicion, sample=sample, in_a_row=suspicion.in_a_row + 1, is_strong=False
@@ -252,6 +267,9 @@ class SlowdownFilter:
             self._offsets,
             self._errors,
             self._noise_scale,
+            self._rhythm.due(time_ns, self._log_slowdown, self._frame_ns)
+            if weight == 1.0
+            else 0.0,
         )
 
     def _remembered(self, time_ns: int) -> float:
@@ -278,6 +296,7 @@ class SlowdownFilter:
         self._variance = UNKNOWN_SD**2
         self._drift = MIN_DRIFT**2
         self._break_off()
+        self._rhythm.forget()
         self._recent = deque([0.0] * WINDOW)
         self._errors = [0.0] * WINDOW
 
@@ -318,10 +337,14 @@ class SlowdownFilter:
         if self._frames_at_level < SETTLING_FRAMES:
             self._learn_offset(error, prior + noise, level)
 
-    def _suspect(self, sample: float, error: float, gate: float, noise: float) -> None:
+    def _suspect(
+        self, sample: float, error: float, gate: float, noise: float, time_ns: int
+    ) -> None:
         """Leave out a sample far off; believe it where slow ones used to be the first of many."""
         is_strong = error > STRONG * gate
-        self._suspicion = _Suspicion(sample, error, is_strong, self._log_slowdown, self._variance)
+        self._suspicion = _Suspicion(
+            sample, error, is_strong, self._log_slowdown, self._variance, time_ns
+        )
         self._last_sample = self._last_difference = math.nan
         if is_strong and self._step_chance >= CREDIBLE:
             self._log_slowdown, self._variance = sample, noise
@@ -333,11 +356,17 @@ class SlowdownFilter:
             self._step_chance += STEP_CHANCE_GAIN * (is_step - self._step_chance)
         if not is_step:
             self._log_slowdown, self._variance = suspicion.log_slowdown, suspicion.variance
+        elif self._log_slowdown != suspicion.log_slowdown:  # it was believed at once
+            self._rhythm.step(
+                suspicion.time_ns, suspicion.log_slowdown, self._log_slowdown, self._frame_ns
+            )
 
-    def _step_to(self, first: float, second: float, noise: float) -> None:
+    def _step_to(self, suspicion: _Suspicion, second: float, noise: float) -> None:
         """Start again from two samples that agree on a step: the gain is open."""
+        first, before = suspicion.sample, self._log_slowdown
         self._log_slowdown = 0.5 * (first + second)
         self._variance = 0.5 * noise + 0.25 * (second - first) ** 2
+        self._rhythm.step(suspicion.time_ns, before, self._log_slowdown, self._frame_ns)
         self._break_off()
 
     def _learn_noise(self, sample: float, level: int) -> None:

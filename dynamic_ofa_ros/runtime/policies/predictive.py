@@ -194,8 +194,9 @@ class PredictivePolicy:
         measured = (
             '' if math.isnan(situation.latency_ms) else f', measured {situation.latency_ms:.2f} ms'
         )
+        due = 'a load that comes regularly is due: ' if situation.forecast.due else ''
         return (
-            f'{self._predicted(situation, situation.level, slacks)}{measured}, '
+            f'{due}{self._predicted(situation, situation.level, slacks)}{measured}, '
             f'against {limit_text(situation)}: '
         )
 
