@@ -230,7 +230,7 @@ class _LocalSearch:
 
     def _vary(self, standing: _Standing, structure: int, genome: Genomes) -> Genomes:
         choices = self.objectives.genetics.choices
-        used = np.flatnonzero(self.structures.used(genome[None])[0] & self.structures.free)
+        used = np.flatnonzero(self.structures.free_in_use(genome))
         optima = sorted(self._optima.get(structure, {}).values(), key=lambda found: -found[0])
         kind = self.rng.random()
         if kind < KICKS:
@@ -266,13 +266,13 @@ class _LocalSearch:
         genomes = np.concatenate(groups)
         limits_ms = np.repeat([c.standing.limit_ms for c in climbers], [len(g) for g in groups])
         owners = np.repeat(np.arange(len(climbers)), [len(g) for g in groups])
-        chosen = np.flatnonzero(self.objectives.latency(genomes) <= limits_ms)
+        genomes_ms = self.objectives.latency(genomes)
+        chosen = np.flatnonzero(genomes_ms <= limits_ms)
         chosen = chosen[self.objectives.unseen_at(genomes[chosen])]
         rank = np.arange(len(chosen)) - np.searchsorted(owners[chosen], owners[chosen])
-        chosen = chosen[rank < BATCH]
-        latency_ms, top1 = self.objectives.lookup(genomes[chosen], self._evaluations)
-        known = ~np.isnan(top1)
-        chosen, latency_ms, top1 = chosen[known], latency_ms[known], top1[known]
+        left = max(0, self._evaluations - self.objectives.evaluations)
+        chosen = chosen[rank < BATCH][:left]
+        latency_ms, top1 = self.objectives.evaluate(genomes[chosen], genomes_ms[chosen])
         for index, climber in enumerate(climbers):
             own = slice(*np.searchsorted(owners[chosen], [index, index + 1]))
             climber.learn(genomes[chosen[own]], latency_ms[own], top1[own])

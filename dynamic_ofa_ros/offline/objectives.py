@@ -80,11 +80,17 @@ class Objectives:
         self._top1: list[FloatArray] = [np.empty(0)]
         self.evaluations = 0
 
-    def evaluate(self, genomes: Genomes) -> tuple[FloatArray, FloatArray]:
-        """Return (N,) latencies and (N,) accuracies; every genome counts as an evaluation."""
+    def evaluate(
+        self, genomes: Genomes, latency_ms: FloatArray | None = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return (N,) latencies and (N,) accuracies; every genome counts as an evaluation.
+
+        latency_ms: where they are known already.
+        """
         if not len(genomes):
             return np.empty(0), np.empty(0)
-        latency_ms, top1 = self._latency(genomes), self._accuracy(genomes)
+        latency_ms = self._latency(genomes) if latency_ms is None else latency_ms
+        top1 = self._accuracy(genomes)
         if self.bounds:
             excess = sum(bound.excess(self._measured(bound, genomes, latency_ms))
                          for bound in self.bounds)  # fmt: skip

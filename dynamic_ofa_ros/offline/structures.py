@@ -32,6 +32,7 @@ class Structures:
     def __init__(self, genetics: Genetics, rng: np.random.Generator) -> None:
         self.genetics = genetics
         self._rng = rng
+        self._in_use: dict[bytes, npt.NDArray[np.bool_]] = {}
 
     @cached_property
     def genes(self) -> Genomes:
@@ -65,12 +66,19 @@ class Structures:
 
         (M,) genes, (M,) their new choices, and (M, genes) the genomes.
         """
-        in_use = self.used(genome[None])[0] & self.free
+        in_use = self.free_in_use(genome)
         moved = np.flatnonzero(in_use[self._gene] & (self._choice != genome[self._gene]))
         genes, choices = self._gene[moved], self._choice[moved]
         genomes: Genomes = np.repeat(genome[None], len(moved), axis=0)
         genomes[np.arange(len(moved)), genes] = choices
         return genes, choices, genomes
+
+    def free_in_use(self, genome: Genomes) -> npt.NDArray[np.bool_]:
+        """Return (genes,): which matter in this genome and do not belong to the structure."""
+        key = genome[self.genes].tobytes()
+        if key not in self._in_use:
+            self._in_use[key] = self.used(genome[None])[0] & self.free
+        return self._in_use[key]
 
     def promising(
         self,
