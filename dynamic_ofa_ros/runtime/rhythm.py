@@ -56,17 +56,7 @@ class Rhythm:
             return 0.0
         ahead_ns = self._due_ns - (time_ns + frame_ns)
         guard_ns = self._spread_ns + GUARD_FRAMES * frame_ns
-        if ahead_ns > guard_ns:
-            return 0.0
-        if ahead_ns < -guard_ns - frame_ns:
-            self.forget()
-            return 0.0
-        return self._height
-
-    def forget(self) -> None:
-        """Know of no rhythm: a load that was due did not come, or nothing was seen for long."""
-        self._rises_ns.clear()
-        self._due_ns = None
+        return self._height if -guard_ns - frame_ns <= ahead_ns <= guard_ns else 0.0
 
     def _find(self, frame_ns: float) -> None:
         """Fit a beat to the last rises, to as many of them as keep it."""

@@ -227,9 +227,8 @@ class SlowdownFilter:
         if not (math.isfinite(ratio) and ratio > 0.0):
             return
         self._fade(time_ns)
-        if self._last_ns is not None:
-            between_ns = time_ns - self._last_ns
-            self._frame_ns += FRAME_GAIN * (between_ns - self._frame_ns)
+        if self._last_ns is not None and time_ns - self._last_ns < KNOWN_FOR_NS:
+            self._frame_ns += FRAME_GAIN * (time_ns - self._last_ns - self._frame_ns)
         self._last_ns = time_ns
         self._frames_at_level += 1
         if level != self._level:
@@ -259,6 +258,7 @@ class SlowdownFilter:
     def forecast(self, time_ns: int) -> Forecast:
         """Return what to expect of a frame at this time."""
         weight = self._remembered(time_ns)
+        due = self._rhythm.due(time_ns, self._log_slowdown, self._frame_ns) if weight == 1.0 else 0
         variance = (self._variance + self._drift) * weight**2 + UNKNOWN_SD**2 * (1.0 - weight**2)
         return Forecast(
             self._log_slowdown * weight,
@@ -267,9 +267,7 @@ class SlowdownFilter:
             self._offsets,
             self._errors,
             self._noise_scale,
-            self._rhythm.due(time_ns, self._log_slowdown, self._frame_ns)
-            if weight == 1.0
-            else 0.0,
+            due,
         )
 
     def _remembered(self, time_ns: int) -> float:
@@ -296,7 +294,7 @@ class SlowdownFilter:
         self._variance = UNKNOWN_SD**2
         self._drift = MIN_DRIFT**2
         self._break_off()
-        self._rhythm.forget()
+        self._rhythm = Rhythm()
         self._recent = deque([0.0] * WINDOW)
         self._errors = [0.0] * WINDOW
 

@@ -55,10 +55,8 @@ class PredictivePolicy:
 
     def __init__(self, table: LevelTable, settings: PolicySettings) -> None:
         self._table = table
-        logs, count = (
-            [math.log(latency_ms) for latency_ms in table.latencies_ms],
-            table.level_count,
-        )
+        logs = [math.log(latency_ms) for latency_ms in table.latencies_ms]
+        count = table.level_count
         self._log_latencies = [logs[i : i + count] for i in range(0, len(logs), count)]
         self._higher = {
             level: [other for other in table.ladder if table.accuracy(other) > accuracy]
