@@ -144,8 +144,9 @@ def climb(
     objectives: Objectives, limits_ms: Sequence[float], evaluations: int, rng: np.random.Generator
 ) -> None:
     """Improve the best at each limit until the evaluations are used up."""
+    structures = Structures(objectives.genetics, rng)
     for share in STAGES:
-        search = _LocalSearch(objectives, limits_ms, round(share * evaluations), rng)
+        search = _LocalSearch(objectives, structures, limits_ms, round(share * evaluations), rng)
         search.propose_structures()
         search.run()
 
@@ -154,12 +155,12 @@ class _LocalSearch:
     def __init__(
         self,
         objectives: Objectives,
+        structures: Structures,
         limits_ms: Sequence[float],
         evaluations: int,
         rng: np.random.Generator,
     ) -> None:
-        self.objectives, self.rng = objectives, rng
-        self.structures = Structures(objectives.genetics, rng)
+        self.objectives, self.structures, self.rng = objectives, structures, rng
         self.standings = [_Standing(limit_ms) for limit_ms in limits_ms]
         self._evaluations = evaluations
         self._optima: dict[int, dict[bytes, tuple[float, Genomes]]] = {}

@@ -149,12 +149,15 @@ def _pairs_of(count: int) -> Genomes:
 
 def _filled(cost_ms: FloatArray, slack_ms: float) -> npt.NDArray[np.bool_]:
     """Return (N, genes): which of N lists of costs fit, one after the other, into the slack."""
-    made = np.zeros(cost_ms.shape, np.bool_)
-    left_ms = np.full(len(cost_ms), slack_ms)
-    for gene in range(cost_ms.shape[1]):
-        made[:, gene] = cost_ms[:, gene] <= left_ms
-        left_ms = left_ms - np.where(made[:, gene], cost_ms[:, gene], 0.0)
-    return made
+    made = []
+    for costs in cost_ms.tolist():  # lists: these are too short for an array's overhead
+        left_ms, fitting = slack_ms, []
+        for cost in costs:
+            fits = cost <= left_ms
+            left_ms -= cost if fits else 0.0
+            fitting.append(fits)
+        made.append(fitting)
+    return np.array(made, np.bool_).reshape(cost_ms.shape)
 
 
 def _largest(values: FloatArray, count: int) -> Genomes:

@@ -75,9 +75,10 @@ class Objectives:
         self.bounds = tuple(bounds)
         self._latency, self._accuracy, self._effects = latency, accuracy, effects
         self._known: dict[bytes, tuple[float, float]] = {}
-        self._genomes: list[Genomes] = [np.empty((0, len(genetics.choices)), np.int64)]
-        self._latency_ms: list[FloatArray] = [np.empty(0)]
-        self._top1: list[FloatArray] = [np.empty(0)]
+        self._count = 0  # of what follows, the first so many are in use
+        self._genomes: Genomes = np.empty((1024, len(genetics.choices)), np.int64)
+        self._latency_ms: FloatArray = np.empty(1024)
+        self._top1: FloatArray = np.empty(1024)
         self.evaluations = 0
 
     def evaluate(
@@ -98,9 +99,7 @@ class Objectives:
         self.evaluations += len(genomes)
         keys = [genome.tobytes() for genome in genomes]
         self._known.update(zip(keys, zip(latency_ms, top1, strict=True), strict=True))
-        self._genomes.append(genomes)
-        self._latency_ms.append(latency_ms)
-        self._top1.append(top1)
+        self._remember(genomes, latency_ms, top1)
         return latency_ms, top1
 
     def lookup(self, genomes: Genomes, evaluations: int) -> tuple[FloatArray, FloatArray]:
@@ -164,10 +163,20 @@ class Objectives:
 
     def archive(self) -> tuple[Genomes, FloatArray, FloatArray]:
         """Return everything evaluated so far, in order."""
-        for parts in (self._genomes, self._latency_ms, self._top1):
-            if len(parts) > 1:
-                parts[:] = [np.concatenate(parts)]
-        return self._genomes[0], self._latency_ms[0], self._top1[0]
+        count = self._count
+        return self._genomes[:count], self._latency_ms[:count], self._top1[:count]
+
+    def _remember(self, genomes: Genomes, latency_ms: FloatArray, top1: FloatArray) -> None:
+        begin, end = self._count, self._count + len(genomes)
+        if end > len(self._top1):
+            room = max(end, 2 * len(self._top1)) - begin
+            self._genomes = np.pad(self._genomes[:begin], ((0, room), (0, 0)))
+            self._latency_ms = np.pad(self._latency_ms[:begin], (0, room))
+            self._top1 = np.pad(self._top1[:begin], (0, room))
+        self._genomes[begin:end] = genomes
+        self._latency_ms[begin:end] = latency_ms
+        self._top1[begin:end] = top1
+        self._count = end
 
     def refuse(self, latency_ms: float = math.inf) -> SearchError:
         """Return the error for a search that found nothing, naming the nearest possible."""

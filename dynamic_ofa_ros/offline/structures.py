@@ -102,7 +102,7 @@ class Structures:
         cost, gain = weights[:-1, 0], weights[:-1, 1]
         trades = _TRADES * (top1.std() + 1e-12) / (latency_ms.std() + 1e-12)
         structures = self._all
-        used = self.used(structures).astype(np.float64)
+        used = self._all_used
         picks = np.zeros((len(trades), len(self.free)), np.int64)
         picked = np.zeros((2, len(trades), len(self.free)))
         chosen = np.zeros((2, len(structures), 1))
@@ -149,6 +149,10 @@ class Structures:
         genomes: Genomes = np.repeat((choices - 1)[None], len(values), axis=0)
         genomes[:, self.genes] = values
         return self.genetics.canonical(genomes)
+
+    @cached_property
+    def _all_used(self) -> FloatArray:
+        return self.used(self._all).astype(np.float64)
 
     def used(self, genomes: Genomes) -> npt.NDArray[np.bool_]:
         """Return (N, genes): which genes matter."""
