@@ -301,7 +301,7 @@ def _draw_levels(axes: Axes, frames: Sequence[FrameRecord], count: int) -> None:
                 [end_s] * 2, [begin.level, following.level], color=QUIET, linewidth=0.7, zorder=2
             )
     axes.set_ylim(0.4, count + 1.1)
-    axes.set_yticks(range(1, count + 1, 1 if count <= 8 else math.ceil(count / 6)))
+    axes.set_yticks(range(count, 0, -1 if count <= 6 else -math.ceil(count / 4)))
     axes.set_ylabel('level')
 
 

@@ -156,6 +156,8 @@ class LimitChoice:
 def choose_limit(latencies_ms: Sequence[float], slowdown: float = 1.0) -> LimitChoice:
     """Choose a limit that a middle level of the look-up table meets and the highest does not.
 
+    The middle level is that whose latency is next to the geometric mean of the extremes.
+
     latencies_ms: uncontended latency per level, ascending from level 1; slowdown: what the free
     run measured, because a machine that is never quite idle (camera, this demo) should not have to
     meet a limit it never could. Raises ScenarioError for a table without a usable latency.
@@ -168,7 +170,9 @@ def choose_limit(latencies_ms: Sequence[float], slowdown: float = 1.0) -> LimitC
         )
     low, high = CREDIBLE_SLOWDOWN
     factor = low if math.isnan(slowdown) else min(max(slowdown, low), high)
-    level = (len(latencies_ms) + 1) // 2
+    centre_ms = math.sqrt(latencies_ms[0] * latencies_ms[-1])
+    levels = range(1, max(len(latencies_ms), 2))  # all but the highest
+    level = min(levels, key=lambda level: abs(math.log(latencies_ms[level - 1] / centre_ms)))
     middle_ms = latencies_ms[level - 1]
     next_ms = latencies_ms[min(level, len(latencies_ms) - 1)]
     limit_ms = max(middle_ms * MIDDLE_LEVEL_MARGIN, math.sqrt(middle_ms * next_ms))

@@ -24,7 +24,7 @@ from dynamic_ofa_ros.offline.objectives import FloatArray, Objectives
 from dynamic_ofa_ros.offline.structures import Structures
 
 # How many climb at once: so many share each call of the predictors.
-CLIMBERS = 20
+CLIMBERS = 32
 # Where all climbers together find fewer new genomes a round, for so many rounds, the space is
 # nearly exhausted.
 IDLE, IDLE_ROUNDS = 5, 5
@@ -50,6 +50,9 @@ KICKS, CROSSES = 0.1, 0.3
 KICKED_GENES = (2, 4)
 MATES = 8
 FAR_MUTATION = (0.2, 1.0)
+# Share of climbs that go by a detour: first up within a limit that is relaxed by so much, then
+# down to the true one. It leads past what only just keeps the limit.
+DETOURS, RELAXED = 0.3, (0.0, 0.01)
 
 
 @dataclass
@@ -99,6 +102,7 @@ class _Climber:
 
     standing: _Standing
     genome: Genomes
+    limit_ms: float
     value: float = math.nan
     latency_ms: float = math.nan
     moves: Moves | None = None
@@ -109,7 +113,7 @@ class _Climber:
     @property
     def merit(self) -> float:
         """Return the accuracy; what misses the limit is below everything that keeps it."""
-        return self.value if self.latency_ms <= self.standing.limit_ms else -math.inf
+        return self.value if self.latency_ms <= self.limit_ms else -math.inf
 
     def learn(self, genomes: Genomes, latency_ms: FloatArray, top1: FloatArray) -> None:
         """Move to the best of what was evaluated, if it is better; else learn from it."""
@@ -132,7 +136,7 @@ class _Climber:
         moves = self.moves
         if self.tried:
             moves = moves.corrected(np.concatenate(self.tried), np.concatenate(self.gains))
-        return moves.propose(self.standing.limit_ms - self.latency_ms, batch)
+        return moves.propose(self.limit_ms - self.latency_ms, batch)
 
     @property
     def is_done(self) -> bool:
@@ -191,10 +195,15 @@ class _LocalSearch:
             climbers = self._step(climbers)
             if not climbers:
                 return
-            for climber in climbers:
-                if climber.is_done:
-                    self._remember(climber)
+            done = [climber for climber in climbers if climber.is_done]
             climbers = [climber for climber in climbers if not climber.is_done]
+            for climber in done:
+                if climber.limit_ms <= climber.standing.limit_ms:
+                    self._remember(climber)
+                else:
+                    climbers.append(
+                        _Climber(climber.standing, climber.genome, climber.standing.limit_ms)
+                    )
             is_idle = len(self.objectives.archive()[0]) < known + IDLE
             idle_rounds = idle_rounds + 1 if is_idle else 0
 
@@ -225,9 +234,12 @@ class _LocalSearch:
         structure = standing.next_structure()
         genomes, _, _ = self.objectives.archive()
         genome = genomes[standing.structures[structure][1]].copy()
+        limit_ms = standing.limit_ms
         if standing.visits[structure] > 1:
             genome = self._vary(standing, structure, genome)
-        return _Climber(standing, genome)
+            if self.rng.random() < DETOURS:
+                limit_ms *= 1.0 + self.rng.uniform(*RELAXED)
+        return _Climber(standing, genome, limit_ms)
 
     def _vary(self, standing: _Standing, structure: int, genome: Genomes) -> Genomes:
         choices = self.objectives.genetics.choices
@@ -265,7 +277,7 @@ class _LocalSearch:
             return []
         groups = [climber.proposals(BATCH) for climber in climbers]
         genomes = np.concatenate(groups)
-        limits_ms = np.repeat([c.standing.limit_ms for c in climbers], [len(g) for g in groups])
+        limits_ms = np.repeat([c.limit_ms for c in climbers], [len(g) for g in groups])
         owners = np.repeat(np.arange(len(climbers)), [len(g) for g in groups])
         genomes_ms = self.objectives.latency(genomes)
         chosen = np.flatnonzero(genomes_ms <= limits_ms)
