@@ -112,7 +112,7 @@ def test_warm_start_is_part_of_what_is_known() -> None:
 
 @pytest.mark.parametrize('device', ['gpu', 'cpu'])
 def test_as_good_as_the_published_search_at_a_fiftieth_of_its_evaluations(device: str) -> None:
-    # On the GPU's table three seeds of four are, at all ten limits (benchmarks/search.py).
+    # On the GPU's table a seed in three is not, at one of the ten limits (benchmarks/search.py).
     table = read_table(reference_file(f'lut_xavier_nx_{device}.json'))
     predictor = read_predictor(reference_file('acc_predictor.npz'))
     published = json.loads(reference_file(f'published_search_{device}.json').read_text())['found']
