@@ -41,7 +41,7 @@ class NodeProcess:
     def is_running(self) -> bool:
         return self.process.poll() is None
 
-    def confine(self, cpus: set[int], nice: int) -> None:
+    def confine(self, cpus: set[int], nice: int = 0) -> None:
         """Keep the process on some CPUs at a priority: all threads that it has now (Linux)."""
         for task in Path(f'/proc/{self.process.pid}/task').iterdir():
             os.sched_setaffinity(int(task.name), cpus)

@@ -51,6 +51,9 @@ class Pair:
             session.wait_until(
                 lambda name=name: self._levels[name].last, f'levels of {name}', START_TIMEOUT_S
             )
+        if hasattr(os, 'sched_setaffinity'):  # on two CPUs they would not be in each other's way
+            for process in self.processes.values():
+                process.confine({min(os.sched_getaffinity(0))})
 
     @property
     def levels(self) -> list[Any]:
