@@ -104,7 +104,8 @@ class PredictivePolicy:
             self._accuracy_below, self._gained = accuracy, 0.0
         held_s = (situation.time_ns - self._safe_since_ns[risen]) / 1e9
         self._safe_since_ns.clear()
-        why = f'{self._table.name(risen)} looked safe for {held_s:.2f} s: '
+        seen = 'looked safe' if slacks[risen] >= 0.0 else 'would have been late no more often'
+        why = f'{self._table.name(risen)} {seen} for {held_s:.2f} s: '
         return self._choice(situation, risen, slacks, why)
 
     def _candidates(self, situation: Situation) -> Sequence[int]:
