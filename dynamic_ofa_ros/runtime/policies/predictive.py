@@ -139,8 +139,10 @@ class PredictivePolicy:
         least = min([shares[level - 1] for level in candidates])
         if least >= HOPELESS:
             return min(candidates, key=lambda level: predicted[level - 1])
-        bound = least + LATE_TOLERANCE
-        return next(level for level in reversed(candidates) if shares[level - 1] <= bound)
+        bound, at = least + LATE_TOLERANCE, situation.level
+        found = next(level for level in reversed(candidates) if shares[level - 1] <= bound)
+        is_near = at in candidates and shares[at - 1] <= bound + LATE_TOLERANCE
+        return max(found, at, key=self._table.accuracy) if is_near else found
 
     def _held(self, situation: Situation, slacks: dict[int, float], wanted: float) -> int | None:
         """Return the most accurate of the higher levels that looked safe for the hold."""
