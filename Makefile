@@ -13,7 +13,7 @@ help:
 	@echo 'make test        lint, types, tests'
 	@echo 'make lint        ruff and mypy only'
 	@echo 'make format      let ruff format the code'
-	@echo 'make benchmarks  run every benchmark; results in benchmarks/results/ (20 minutes)'
+	@echo 'make benchmarks  engines, switching and node; results in benchmarks/results/ (10 minutes)'
 	@echo 'make clean       remove the virtual environment and caches'
 
 $(READY): constraints.txt setup.py pyproject.toml

@@ -24,7 +24,7 @@ from dynamic_ofa_ros.offline.objectives import FloatArray, Objectives
 from dynamic_ofa_ros.offline.structures import Structures
 
 # How many climb at once: so many share each call of the predictors.
-CLIMBERS = 32
+CLIMBERS = 30
 # Where all climbers together find fewer new genomes a round, for so many rounds, the space is
 # nearly exhausted.
 IDLE, IDLE_ROUNDS = 5, 5

@@ -122,20 +122,19 @@ class Forecast(NamedTuple):
         return math.sqrt(self.variance + self.noise_scale * self.noises[level - 1])
 
     def log_factor(self, level: int, quantile: float) -> float:
-        """Return the log-factor on a level's latency that this share of frames stays below.
-
-        The larger of what the filter expects (a Gaussian) and what was seen lately: contention by
-        time slices has two modes, whose upper one a Gaussian underestimates.
-        """
-        expected = self.log_slowdown + self.due + self.offsets[level - 1]
-        return expected + self._log_margin(level, quantile)
+        """Return the log-factor on a level's latency that this share of frames stays below."""
+        return self.log_factors(quantile)[level - 1]
 
     def margin(self, level: int, quantile: float) -> float:
         """Return what the quantile adds to the slowdown: a factor of at least 1."""
         return math.exp(max(0.0, self._log_margin(level, quantile)))
 
     def log_factors(self, quantile: float) -> list[float]:
-        """Return `log_factor` of every level; position 0 is level 1."""
+        """Return the log-factors that this share of frames stays below; position 0 is level 1.
+
+        The larger of what the filter expects (a Gaussian) and what was seen lately: contention by
+        time slices has two modes, whose upper one a Gaussian underestimates.
+        """
         log_slowdown, variance, noises, offsets, _, scale, due = self
         expected = log_slowdown + due
         z, seen, sqrt = normal_quantile(quantile), self._seen(quantile), math.sqrt

@@ -112,32 +112,24 @@ def test_warm_start_is_part_of_what_is_known() -> None:
 
 @pytest.mark.parametrize('device', ['gpu', 'cpu'])
 def test_as_good_as_the_published_search_at_a_fiftieth_of_its_evaluations(device: str) -> None:
-    # On the GPU's table a seed in three is not, at one of the ten limits (benchmarks/search.py).
+    # With the default seed; benchmarks/search.py tells how many seeds are.
     table = read_table(reference_file(f'lut_xavier_nx_{device}.json'))
     predictor = read_predictor(reference_file('acc_predictor.npz'))
     published = json.loads(reference_file(f'published_search_{device}.json').read_text())['found']
-
-    def gains(seed: int) -> list[float]:
-        objectives = Objectives(
-            Genetics(table.space),
-            table.predict,
-            lambda g: predictor.predict(g, table.space),
-            effects=lambda g: predictor.effects(g, table.space),
-        )
-        result = find_front(objectives, [f['constraint'] for f in published], 20000, seed)
-        assert result.evaluations <= 20000
-        return [
-            found.accuracy - other['pred_acc']
-            for found, other in zip(result.at_limits, published, strict=True)
-        ]
-
-    found = []
-    for seed in range(1, 5):
-        found.append(gains(seed))
-        assert np.mean(found[-1]) > 0.0015
-        if min(found[-1]) >= -GAIN_TOLERANCE:
-            return
-    raise AssertionError(f'no seed is as good at every limit: {found}')
+    objectives = Objectives(
+        Genetics(table.space),
+        table.predict,
+        lambda g: predictor.predict(g, table.space),
+        effects=lambda g: predictor.effects(g, table.space),
+    )
+    result = find_front(objectives, [f['constraint'] for f in published], 20000)
+    assert result.evaluations <= 20000
+    gains = [
+        found.accuracy - other['pred_acc']
+        for found, other in zip(result.at_limits, published, strict=True)
+    ]
+    assert min(gains) >= -GAIN_TOLERANCE
+    assert np.mean(gains) > 0.0015
 
 
 def test_a_gradient_counts_as_three_evaluations() -> None:

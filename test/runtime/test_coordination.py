@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -283,9 +284,9 @@ def test_limits_that_nothing_meets_are_not_reviewed_with_every_late_frame(
 ) -> None:
     reviews = []
 
-    def counted(*arguments: object) -> Options:
+    def counted(*arguments: Any) -> Options:
         reviews.append(circle.time_ns)
-        return options(*arguments)  # type: ignore[arg-type]
+        return options(*arguments)
 
     monkeypatch.setattr(proposer, 'options', counted)
     circle = Circle(status('a', limit_ms=5.0), status('b', limit_ms=5.0))
