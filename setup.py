@@ -43,7 +43,6 @@ setup(
     data_files=shared_files(),
     # The exact versions that are tested together: constraints.txt.
     install_requires=[
-        'eclipse-zenoh',
         'matplotlib',
         'numpy>=1.24',
         'ofa',
@@ -54,11 +53,9 @@ setup(
         'pymoo',
         'pyyaml',
         'rich',
-        'rosbags',
         'safetensors',
         'scipy',
         'torch',
-        'zenoh-ros2-sdk',
     ],
     extras_require={
         'gpu': ['nvidia-ml-py'],

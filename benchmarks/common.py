@@ -31,7 +31,6 @@ PACKAGES = (
     'openvino',
     'ofa',
     'opencv-python-headless',
-    'eclipse-zenoh',
     'rosbags',
 )
 

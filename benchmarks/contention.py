@@ -215,7 +215,7 @@ def run_segment(
                 time_ns=time.perf_counter_ns(),
                 level=level,
                 inference_ms=result.inference_ms,
-                processing_ms=result.processing_ms,
+                node_ms=result.processing_ms,
                 end_to_end_ms=result.processing_ms,
             )
         )

@@ -58,10 +58,6 @@ class SearchError(DynamicOfaError, ValueError):
     """A search that was asked for something impossible."""
 
 
-class TransportError(DynamicOfaError):
-    """A router or peer that cannot be reached."""
-
-
 class LevelFileError(DynamicOfaError):
     """A file of levels that cannot be read or does not fit its backbone."""
 

@@ -358,7 +358,8 @@ def mend_exports(environment: Environment) -> None:
     """Point the wheels' CMake files to this Python and NumPy: they name their builder's."""
     folders = run_python(
         environment.python,
-        'import numpy, sysconfig; print(sysconfig.get_path("include")); print(numpy.get_include())',
+        'import numpy, sysconfig\n'
+        'print(sysconfig.get_path("include"), numpy.get_include(), sep="\\n")',
     )
     python_include, numpy_include = folders.stdout.splitlines()
     pattern = '*/cmake/*rosidl_generator_py*Export.cmake'

@@ -1,7 +1,4 @@
-"""Nodes as processes, and a node of the test's own to talk to them: with deadlines, never sleeps.
-
-The same code runs on the stand-ins, with a router that it starts, and on a real ROS 2.
-"""
+"""Nodes as processes, and a node of the test's own to talk to them, with deadlines."""
 
 from __future__ import annotations
 
@@ -16,14 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dynamic_ofa_ros import nodes  # noqa: F401 - registers the stand-ins where ROS 2 is absent
-from dynamic_ofa_ros.rclpy_zenoh import real_ros_is_available
+import rclpy
+from rcl_interfaces.msg import Parameter as ParameterMessage
+from rcl_interfaces.srv import GetParameters, SetParameters
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
 
-import rclpy  # isort: skip
-from rcl_interfaces.msg import Parameter as ParameterMessage  # isort: skip
-from rcl_interfaces.srv import GetParameters, SetParameters  # isort: skip
-from rclpy.executors import SingleThreadedExecutor  # isort: skip
-from rclpy.parameter import Parameter  # isort: skip
+from dynamic_ofa_ros.demo.domain import own_domain
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_TIMEOUT_S = 20.0
@@ -85,9 +81,6 @@ class Ros:
         self.processes: list[NodeProcess] = []
         self.environment = {
             **os.environ,
-            'ROS_DOMAIN_ID': str(domain_id),
-            'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-            'ROS_LOCALHOST_ONLY': '1',
             'PYTHONPATH': os.pathsep.join(
                 filter(None, (str(ROOT), os.environ.get('PYTHONPATH', '')))
             ),
@@ -201,23 +194,6 @@ class Ros:
 
 @contextlib.contextmanager
 def ros(folder: Path) -> Iterator[Ros]:
-    """Yield a private domain, with a router where the stand-ins serve."""
-    domain_id = 1 + os.getpid() % 100
-    if real_ros_is_available():
-        with contextlib.closing(Ros(folder, domain_id)) as session:
-            yield session
-        return
-    from dynamic_ofa_ros.rclpy_zenoh.router import start_router
-    from dynamic_ofa_ros.rclpy_zenoh.session import ROUTER_VARIABLE
-
-    with start_router() as router:
-        before = os.environ.get(ROUTER_VARIABLE)
-        os.environ[ROUTER_VARIABLE] = router.endpoint
-        try:
-            with contextlib.closing(Ros(folder, domain_id)) as session:
-                yield session
-        finally:
-            if before is None:
-                del os.environ[ROUTER_VARIABLE]
-            else:
-                os.environ[ROUTER_VARIABLE] = before
+    """Yield a private domain."""
+    with own_domain() as domain_id, contextlib.closing(Ros(folder, domain_id)) as session:
+        yield session

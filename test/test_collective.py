@@ -10,14 +10,12 @@ import numpy as np
 import pytest
 from families import make_random_family
 from ros_harness import ros
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
 
+from dynamic_ofa_ros.msg import ActiveLevel, ClassifierStatus, LevelArray
 from dynamic_ofa_ros.nodes import conversions, qos
 from dynamic_ofa_ros.nodes.collective import TOPIC
-
-from sensor_msgs.msg import Image  # isort: skip
-from std_msgs.msg import Header  # isort: skip
-
-from dynamic_ofa_ros.msg import ActiveLevel, ClassifierStatus, LevelArray  # isort: skip
 
 START_TIMEOUT_S = 120.0
 SWITCH_TIMEOUT_S = 30.0

@@ -13,21 +13,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray
 from families import make_random_family
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from ros_harness import Ros, Topic, ros
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+from std_srvs.srv import SetBool
+from vision_msgs.msg import Classification, LabelInfo
 
 from dynamic_ofa_ros.family import families_directory
+from dynamic_ofa_ros.msg import ActiveLevel, Constraints, LevelArray, Telemetry
 from dynamic_ofa_ros.nodes import conversions, qos
-
-from builtin_interfaces.msg import Time  # isort: skip
-from diagnostic_msgs.msg import DiagnosticArray  # isort: skip
-from rclpy.qos import QoSProfile, ReliabilityPolicy  # isort: skip
-from sensor_msgs.msg import Image  # isort: skip
-from std_msgs.msg import Header  # isort: skip
-from std_srvs.srv import SetBool  # isort: skip
-from vision_msgs.msg import Classification, LabelInfo  # isort: skip
-
-from dynamic_ofa_ros.msg import ActiveLevel, Constraints, LevelArray, Telemetry  # isort: skip
 
 NAN = math.nan
 HAS_DEMO_FAMILY = (families_directory() / 'signs' / 'family.yaml').is_file()
@@ -189,7 +187,11 @@ def test_telemetry_is_complete(system):
     assert telemetry.level_count == system.top_level
     assert telemetry.level_accuracy == pytest.approx(level.accuracy)
     assert telemetry.level_latency_ms == pytest.approx(level.latency_ms)
-    assert 0.0 < telemetry.inference_ms < telemetry.processing_ms < telemetry.end_to_end_ms
+    assert 0.0 < telemetry.inference_ms < telemetry.processing_ms < telemetry.node_ms
+    assert telemetry.node_ms < telemetry.end_to_end_ms
+    assert telemetry.executor_wait_ms >= 0.0
+    assert telemetry.platform == system.levels.last.platform
+    assert telemetry.lost_frames == telemetry.failed_frames == 0
     assert telemetry.queue_wait_ms >= 0.0
     assert 0.0 < telemetry.input_age_ms < 5000.0
     assert telemetry.throughput_hz > 0.0
@@ -224,7 +226,7 @@ def test_integer_is_accepted_for_a_double(system):
         ('constraints.max_latency_ms', 1e9, '10000'),
         ('constraints.max_latency_ms', math.inf, '10000'),
         ('constraints.min_accuracy', 1.5, '1'),
-        ('constraints.latency_scope', 'yesterday', 'inference, processing, end_to_end'),
+        ('constraints.latency_scope', 'yesterday', 'inference, node, end_to_end'),
         ('manager.policy', 'clairvoyant', 'reactive'),
         ('manager.fixed_level', 99, ''),
         ('top_k', 0, '1000'),
@@ -277,7 +279,11 @@ def test_constraints_message_is_obeyed(system, by_the_table):
     switch = next(m for m in reversed(system.switches.messages) if m.to_level == wanted.index)
     assert 'the tester' in switch.reason
     assert switch.to_name == wanted.name
-    system.constraints.publish(Constraints(max_latency_ms=0.0, min_accuracy=NAN))
+    # What a message leaves out stays; a negative number removes.
+    system.constraints.publish(Constraints(min_accuracy=-1.0))
+    system.constraints.publish(Constraints())
+    assert system.next_telemetry()[0].max_latency_ms == pytest.approx(limit_ms)
+    system.constraints.publish(Constraints(max_latency_ms=-1.0))
     system.ros.wait_until(
         lambda: math.isnan(system.telemetry.last.max_latency_ms),
         'no limit',
@@ -287,7 +293,7 @@ def test_constraints_message_is_obeyed(system, by_the_table):
 
 @pytest.mark.parametrize(
     ('max_latency_ms', 'min_accuracy'),
-    [(-5.0, NAN), (1e12, NAN), (math.inf, NAN), (50.0, 2.0), (NAN, -0.5)],
+    [(1e12, NAN), (math.inf, NAN), (50.0, 2.0), (NAN, 1.5), (-1.0, 7.0)],
 )
 def test_absurd_constraints_message_is_rejected_whole(system, max_latency_ms, min_accuracy):
     def rejected() -> float:
@@ -414,6 +420,7 @@ def test_level_switches_under_real_contention_and_back(system):
     assert system.set('manager.window', CONTENTION_WINDOW).successful
     alone = statistics.median(t.inference_ms for t in system.next_telemetry(60)[10:])
     limit_ms = 2.5 * max(alone, system.levels.last.levels[-1].latency_ms)
+    assert system.set('constraints.latency_scope', 'inference').successful
     assert system.set('constraints.max_latency_ms', limit_ms).successful
     load = system.ros.start(
         'contention_node',

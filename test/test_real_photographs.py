@@ -15,17 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rclpy.qos import QoSProfile
 from reference import reference_file
 from ros_harness import Ros, ros
+from vision_msgs.msg import Classification
 
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.family import Family
+from dynamic_ofa_ros.msg import ActiveLevel, LevelArray, Telemetry
 from dynamic_ofa_ros.nodes import qos
-
-from rclpy.qos import QoSProfile  # isort: skip
-from vision_msgs.msg import Classification  # isort: skip
-
-from dynamic_ofa_ros.msg import ActiveLevel, LevelArray, Telemetry  # isort: skip
 
 TRAINING_IMAGES, HELD_OUT_IMAGES = 24, 12  # per class
 START_TIMEOUT_S = 60.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,16 +17,11 @@ READER_DEPTH = 300
 class Link:
     """Subscriptions, parameter clients and a publisher on one node, spun by `spin_for`.
 
-    Works with the real rclpy as with the stand-ins; namespaces are '' or begin with a slash.
-    The camera is looked for in `camera_namespace`, by default the classifier's own.
+    namespace: the classifier's, '' or beginning with a slash; the camera is at the root.
     """
 
-    def __init__(
-        self, recorder: Recorder, namespace: str, camera_namespace: str | None = None
-    ) -> None:
-        # Imported here: only now it is clear which router the stand-ins shall use. `nodes`
-        # registers them where ROS 2 is not installed.
-        from dynamic_ofa_ros.nodes import qos  # isort: skip
+    def __init__(self, recorder: Recorder, namespace: str = '') -> None:
+        # Imported here: `dynamic-ofa` has verbs that need no ROS 2.
         import rclpy
         from rclpy.context import Context
         from rclpy.executors import SingleThreadedExecutor
@@ -36,6 +30,7 @@ class Link:
         from vision_msgs.msg import Classification, LabelInfo
 
         from dynamic_ofa_ros.msg import ActiveLevel, Constraints, LevelArray, Telemetry
+        from dynamic_ofa_ros.nodes import qos
 
         self._context = Context()
         rclpy.init(
@@ -52,7 +47,7 @@ class Link:
         self._constraints_type = Constraints
         reliable = QoSProfile(depth=READER_DEPTH)
         subscribe: Callable[..., Any] = self._node.create_subscription
-        truth = f'{namespace if camera_namespace is None else camera_namespace}/ground_truth'
+        truth = '/ground_truth'
         subscribe(Classification, truth, recorder.add_truth, reliable)
         subscribe(LabelInfo, f'{truth}/label_info', recorder.set_truth_names, qos.LATCHED)
         subscribe(Classification, 'classification', recorder.add_label, reliable)
@@ -95,10 +90,8 @@ class Link:
         self._pending.append((future, f'{node} {name}', time.monotonic() + ANSWER_TIMEOUT_S))
 
     def publish_constraints(self, max_latency_ms: float) -> None:
-        """Change the latency limit by topic; 0 removes it. The accuracy floor stays as it is."""
-        message = self._constraints_type(
-            max_latency_ms=max_latency_ms, min_accuracy=math.nan, source='demo'
-        )
+        """Change the latency limit by topic; a negative one removes it. The floor stays."""
+        message = self._constraints_type(max_latency_ms=max_latency_ms, source='demo')
         message.header.stamp = self._node.get_clock().now().to_msg()
         self._constraints_pub.publish(message)
 

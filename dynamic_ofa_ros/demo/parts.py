@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Collection, Mapping
 
-from dynamic_ofa_ros.demo.processes import Supervisor, tail
-from dynamic_ofa_ros.errors import TransportError
-from dynamic_ofa_ros.rclpy_zenoh import real_ros_is_available
-from dynamic_ofa_ros.rclpy_zenoh.router import check_port_is_free, free_port
-from dynamic_ofa_ros.rclpy_zenoh.session import DEFAULT_PORT, ROUTER_VARIABLE
+from dynamic_ofa_ros.demo.processes import Supervisor
 
 WORKERS = 2
 """Competing processes on the classifier's CPU.
@@ -19,34 +16,31 @@ Measured on two virtual cores with the demo's family: one or two make inference 
 as slow; from three on, images no longer reach the classifier at their rate.
 """
 
-ROUTER_READY = 'Router ready at'
-"""What `dynamic-ofa router` prints once it listens."""
+SCOPE = 'inference'
+"""What the limits of the demo are about: the levels' own latencies are what it compares."""
 
 SCENE_PERIOD_S = 0.3
 """A scene this long: enough of them in each phase to measure an accuracy."""
 
 
 class Parts:
-    """Router, classifier, camera and competitor, in a graph of this demo's own.
+    """Classifier, camera and competitor, in a domain of this demo's own.
 
-    With the stand-ins every demo has a router of its own (port 7447 when it is free, so that
-    another terminal joins in without further ado, else any). With a real ROS 2 there is no router
-    and the user's domain is used: there the nodes are kept apart by a namespace.
     Classifier and competitor share one CPU; everything else is kept off it, so that nothing but
     the competitor contends.
     """
 
     workload = 'busy'
 
-    def __init__(self, supervisor: Supervisor, family: str, rate_hz: float) -> None:
+    def __init__(
+        self, supervisor: Supervisor, family: str, rate_hz: float, domain_id: int
+    ) -> None:
         self._supervisor = supervisor
         self._family = family
         self._rate_hz = rate_hz
-        self.needs_router = not real_ros_is_available()
-        self.namespace = '' if self.needs_router else f'/demo_{os.getpid()}'
-        self.classifier = f'{self.namespace}/classifier'
-        self.competitor = f'{self.namespace}/contention'
-        self._port = DEFAULT_PORT
+        self._domain_id = domain_id
+        self.classifier = '/classifier'
+        self.competitor = '/contention'
         usable = os.sched_getaffinity(0)
         # Interrupts and the desktop tend to live on the first: take the last.
         self._cpus = {max(usable)} if len(usable) > 1 else usable
@@ -54,49 +48,29 @@ class Parts:
         self._all_cpus = usable
         self._environment = {**os.environ, 'PYTHONUNBUFFERED': '1'}
 
-    def start_router(self, *, on_any_port: bool = False) -> None:
-        """Start a router on the usual port if that is free, else on any."""
-        try:
-            check_port_is_free('127.0.0.1', self._port)
-        except TransportError:
-            on_any_port = True
-        if on_any_port:
-            self._port = free_port()
-        command = [sys.executable, '-m', 'dynamic_ofa_ros.cli.main', 'router']
-        command += ['--port', str(self._port)]
-        self._supervisor.start('router', command, self._environment, self.other_cpus)
-
-    def router_is_ready(self) -> bool:
-        """Tell whether our router says so.
-
-        That something answers at the port proves nothing: another demo may just have taken it.
-        """
-        return any(ROUTER_READY in line for line in tail(self._supervisor.log_path('router')))
-
-    def join(self) -> None:
-        """Lead this process and the parts still to be started to the router."""
-        if self.needs_router:
-            os.environ[ROUTER_VARIABLE] = self._endpoint
-            self._environment[ROUTER_VARIABLE] = self._endpoint
-
     def start_classifier(self) -> None:
         """Start the node that is shown, on one CPU: the one that will be contended for."""
-        self._start_node('classifier', 'classifier_node', {'family': self._family}, self._cpus)
+        parameters = {'family': self._family, 'constraints.latency_scope': SCOPE}
+        self._start_node('classifier', 'classifier_node', parameters, self._cpus)
 
     def start_model(self, name: str) -> None:
         """Start one of several classifiers that see the same camera and choose together."""
         self._start_node(
             name,
             'classifier_node',
-            {'family': self._family, 'manager.coordination': 'collective'},
+            {
+                'family': self._family,
+                'constraints.latency_scope': SCOPE,
+                'manager.coordination': 'collective',
+            },
             self._cpus,
             namespace=self.namespace_of(name),
-            remappings={'image_raw': f'{self.namespace}/image_raw'},
+            remappings={'image_raw': '/image_raw'},
         )
 
     def namespace_of(self, name: str) -> str:
         """Return the namespace of one of several classifiers."""
-        return f'{self.namespace}/{name}'
+        return f'/{name}'
 
     def start_camera(self) -> None:
         """Start the camera: rendered signs at 640x480."""
@@ -134,20 +108,13 @@ class Parts:
         """Return the command line that removes the limit by topic."""
         return (
             f'{self._ros} topic pub --once {self.classifier}/constraints '
-            "dynamic_ofa_ros/msg/Constraints '{max_latency_ms: 0.0, min_accuracy: .nan}'"
+            "dynamic_ofa_ros/msg/Constraints '{max_latency_ms: -1.0}'"
         )
 
     @property
-    def _endpoint(self) -> str:
-        return f'tcp/127.0.0.1:{self._port}'
-
-    @property
     def _ros(self) -> str:
-        if not self.needs_router:
-            return 'ros2'
-        if self._port == DEFAULT_PORT:
-            return 'dynamic-ofa ros'
-        return f'{ROUTER_VARIABLE}=127.0.0.1:{self._port} dynamic-ofa ros'
+        command = 'ros2' if shutil.which('ros2') else 'dynamic-ofa ros'
+        return f'ROS_DOMAIN_ID={self._domain_id} {command}'
 
     def _start_node(
         self,
@@ -155,12 +122,12 @@ class Parts:
         module: str,
         parameters: Mapping[str, str | float],
         cpus: Collection[int],
-        namespace: str | None = None,
+        namespace: str = '',
         remappings: Mapping[str, str] | None = None,
     ) -> None:
         command = [sys.executable, '-m', f'dynamic_ofa_ros.nodes.{module}', '--ros-args']
-        if namespace or self.namespace:
-            command += ['-r', f'__ns:={namespace or self.namespace}']
+        if namespace:
+            command += ['-r', f'__ns:={namespace}']
         for name, target in (remappings or {}).items():
             command += ['-r', f'{name}:={target}']
         for name, value in parameters.items():

@@ -144,14 +144,10 @@ class Supervisor:
                 self._escalate(part)
 
     def close(self) -> None:
-        """End all parts and see that none is left. Safe to call twice.
-
-        The part started first (the router) goes last: the others say goodbye through it.
-        """
+        """End all parts and see that none is left. Safe to call twice."""
         deadline_s = self._clock_s() + 2.0 * sum(s for _, s in self._escalation) + 1.0
         while self._parts and self._clock_s() < deadline_s:
-            names = list(self._parts)
-            for name in names[1:] or names:
+            for name in list(self._parts):
                 self.request_stop(name)
             with contextlib.suppress(PartError):
                 self.poll()

@@ -1,4 +1,4 @@
-"""What every demo has: options, a result, an ending by signals, a router."""
+"""What every demo has: options, a result, an ending by signals, a domain of its own."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from types import FrameType
 from typing import Protocol
 
 from dynamic_ofa_ros import __version__
-from dynamic_ofa_ros.demo.parts import Parts
-from dynamic_ofa_ros.demo.processes import PartError, Supervisor
+from dynamic_ofa_ros.demo.domain import own_domain
+from dynamic_ofa_ros.demo.processes import PartError
 from dynamic_ofa_ros.demo.summary import Summary
 
 TICK_S = 0.2
@@ -61,15 +61,15 @@ class DemoSession(Protocol):
         """Write what was recorded."""
 
 
-def run_session(create: Callable[[list[int]], DemoSession]) -> DemoResult:
+def run_session(create: Callable[[list[int], int], DemoSession]) -> DemoResult:
     """Run a demo until no process of it is left.
 
-    create: is given the list that the numbers of signals come into. SIGINT, SIGTERM and SIGHUP
-    end the demo; what was recorded until then is still written. A part that dies ends it with
-    status 1.
+    create: is given the list that the numbers of signals come into, and the number of a ROS
+    domain of its own. SIGINT, SIGTERM and SIGHUP end the demo; what was recorded until then is
+    still written. A part that dies ends it with status 1.
     """
-    with signals_noted() as received:
-        session = create(received)
+    with signals_noted() as received, own_domain() as domain_id:
+        session = create(received, domain_id)
         status, message = 0, ''
         try:
             session.play()
@@ -90,23 +90,6 @@ def conditions(message: str) -> dict[str, str]:
         'package': __version__,
         'ended': message or 'as planned',
     }
-
-
-def start_router(
-    parts: Parts, supervisor: Supervisor, wait: Callable[[Callable[[], bool]], None]
-) -> None:
-    """Start a router where one is needed, wait until it is ready, and lead all parts to it."""
-    if parts.needs_router:
-        parts.start_router()
-        try:
-            wait(parts.router_is_ready)
-        except PartError:
-            if supervisor.is_running('router'):
-                raise
-            # Another program took the port between our look and our grasp.
-            parts.start_router(on_any_port=True)
-            wait(parts.router_is_ready)
-    parts.join()
 
 
 @contextlib.contextmanager

@@ -23,7 +23,6 @@ from dynamic_ofa_ros.demo.running import (
     Interrupted,
     conditions,
     run_session,
-    start_router,
 )
 from dynamic_ofa_ros.demo.scenario import (
     Action,
@@ -49,17 +48,23 @@ ACCURACY_FILE = 'accuracy.png'
 
 def run_demo(options: DemoOptions, output: Path, console: Console) -> DemoResult:
     """Run the demo; `output` is an empty folder. Returns when no process of it is left."""
-    return run_session(lambda received: _Session(options, output, console, received))
+    return run_session(lambda *args: _Session(options, output, console, *args))
 
 
 class _Session:
     def __init__(
-        self, options: DemoOptions, output: Path, console: Console, received: list[int]
+        self,
+        options: DemoOptions,
+        output: Path,
+        console: Console,
+        received: list[int],
+        domain_id: int,
     ) -> None:
         self._options = options
         self._output = output
         self._console = console
         self._received = received
+        self._domain_id = domain_id
         self._scenario: Scenario = default_scenario(options.seconds)
         self._player = ScenarioPlayer(self._scenario, time.monotonic)
         self._recorder = Recorder()
@@ -75,7 +80,9 @@ class _Session:
         self._display = open_display(self._console)
         try:
             with Supervisor(self._output) as supervisor:
-                parts = Parts(supervisor, self._options.family, self._options.rate_hz)
+                parts = Parts(
+                    supervisor, self._options.family, self._options.rate_hz, self._domain_id
+                )
                 own_cpus = os.sched_getaffinity(0)
                 os.sched_setaffinity(0, parts.other_cpus)
                 link: Link | None = None
@@ -114,11 +121,8 @@ class _Session:
         """Start everything; return once labels and their truth arrive."""
         began_s = time.monotonic()
         wait = partial(self._wait, supervisor, began_s)
-        start_router(
-            parts, supervisor, lambda is_ready: wait(None, 'router', 'the router', is_ready)
-        )
         parts.start_classifier()
-        link = Link(self._recorder, parts.namespace)
+        link = Link(self._recorder)
         try:
             # Alone until it is ready: it may be measuring how fast this machine is.
             wait(
@@ -202,7 +206,7 @@ class _Session:
             self._recorder.mark_competitor(False, now_ns)
             self._command = parts.competitor_command('none')
         elif phase.action is Action.LIFT_LIMIT:
-            link.publish_constraints(0.0)
+            link.publish_constraints(-1.0)
             self._command = parts.lift_limit_command()
 
     def _tick(self, supervisor: Supervisor, link: Link | None) -> None:

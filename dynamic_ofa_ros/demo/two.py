@@ -28,7 +28,6 @@ from dynamic_ofa_ros.demo.running import (
     Interrupted,
     conditions,
     run_session,
-    start_router,
 )
 from dynamic_ofa_ros.demo.summary import Summary, summarise, write_summary
 
@@ -59,17 +58,23 @@ class _Model:
 
 def run_two(options: DemoOptions, output: Path, console: Console) -> DemoResult:
     """Run the demo of two models; `output` is an empty folder. Leaves no process behind."""
-    return run_session(lambda received: _TwoModels(options, output, console, received))
+    return run_session(lambda *args: _TwoModels(options, output, console, *args))
 
 
 class _TwoModels:
     def __init__(
-        self, options: DemoOptions, output: Path, console: Console, received: list[int]
+        self,
+        options: DemoOptions,
+        output: Path,
+        console: Console,
+        received: list[int],
+        domain_id: int,
     ) -> None:
         self._options = options
         self._output = output
         self._console = console
         self._received = received
+        self._domain_id = domain_id
         self._models: dict[str, _Model] = {}
         self._phase = 'preparing'
         self._end_ns = 0
@@ -87,7 +92,9 @@ class _TwoModels:
             self._live.start()
         try:
             with Supervisor(self._output) as supervisor:
-                parts = Parts(supervisor, self._options.family, self._options.rate_hz)
+                parts = Parts(
+                    supervisor, self._options.family, self._options.rate_hz, self._domain_id
+                )
                 os.sched_setaffinity(0, parts.other_cpus)
                 try:
                     self._prepare(parts, supervisor)
@@ -128,13 +135,10 @@ class _TwoModels:
     def _prepare(self, parts: Parts, supervisor: Supervisor) -> None:
         """Start everything, one classifier after the other: each may measure this machine."""
         deadline_s = time.monotonic() + self._options.prepare_timeout_s
-        start_router(parts, supervisor, lambda is_ready: self._wait(
-            supervisor, 'router', is_ready, deadline_s
-        ))  # fmt: skip
         for name in MODELS:
             parts.start_model(name)
             recorder = Recorder()
-            link = Link(recorder, parts.namespace_of(name), parts.namespace)
+            link = Link(recorder, parts.namespace_of(name))
             self._models[name] = _Model(name, recorder, link)
             node = f'{parts.namespace_of(name)}/classifier'
             self._wait(

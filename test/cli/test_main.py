@@ -11,7 +11,7 @@ from dynamic_ofa_ros.cli import levels
 from dynamic_ofa_ros.cli.main import VERBS, main
 
 COMMAND = [sys.executable, '-m', 'dynamic_ofa_ros.cli.main']
-HEAVY = ('torch', 'onnxruntime', 'zenoh', 'cv2', 'matplotlib', 'rclpy')
+HEAVY = ('torch', 'onnxruntime', 'cv2', 'matplotlib', 'rclpy')
 
 
 def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:

@@ -140,22 +140,6 @@ def test_close_ends_stubborn_parts_and_their_children(tmp_path):
     supervisor.close()  # twice does no harm
 
 
-def test_the_first_part_outlives_the_others(tmp_path):
-    note = 'import signal, time, sys; signal.signal(signal.SIGINT, lambda *_: sys.exit(0)); '
-    with Supervisor(tmp_path, escalation=QUICK) as supervisor:
-        ends = {}
-        started(supervisor, 'router', note + SLEEP)
-        started(supervisor, 'node', note + SLEEP)
-        bury = supervisor._bury
-
-        def noting(part):
-            ends[part.name] = len(ends)
-            bury(part)
-
-        supervisor._bury = noting
-    assert ends == {'node': 0, 'router': 1}
-
-
 def test_nothing_is_left_when_the_supervising_process_is_killed(tmp_path):
     code = f"""
 import sys

@@ -1,4 +1,4 @@
-"""The demo as a user starts it: real processes, a real router, a short scenario."""
+"""The demo as a user starts it: real processes, a short scenario."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def family(tmp_path_factory):
 @pytest.fixture(scope='module')
 def environment(tmp_path_factory):
     """Return an environment with a build cache that the demos of this module share."""
-    variables = {k: v for k, v in os.environ.items() if k != 'DYNAMIC_OFA_ROUTER'}
+    variables = dict(os.environ)
     path = os.pathsep.join(filter(None, (str(ROOT), variables.get('PYTHONPATH', ''))))
     variables.setdefault('DYNAMIC_OFA_CACHE', str(tmp_path_factory.mktemp('cache')))
     return {**variables, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'}
@@ -175,7 +175,7 @@ def check_constraints(frames, summary):
 def test_an_interrupted_demo_leaves_results_but_no_process(start, number, status):
     demo = start('--seconds', '600')
     demo.wait_for(r'free run +level')
-    assert len(demo.parts()) >= 4
+    assert len(demo.parts()) >= 3
     demo.process.send_signal(number)
     assert demo.wait(END_TIMEOUT_S) == status
     assert not demo.parts()
@@ -244,7 +244,7 @@ def test_a_classifier_that_is_not_ready_in_time_is_explained(start):
     demo = start('--prepare-timeout-s', '0.5')
     assert demo.wait(END_TIMEOUT_S) == 1
     assert not demo.parts()
-    assert re.search(r'the (router|classifier) was not ready within 0.5 s', demo.text)
+    assert re.search(r'the classifier was not ready within 0.5 s', demo.text)
     assert '--prepare-timeout-s' in demo.text
 
 

@@ -1,4 +1,4 @@
-"""Two models on one CPU as a user starts them: real processes, a real router, a short scenario."""
+"""Two models on one CPU as a user starts them: real processes, a short scenario."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ def finished(tmp_path_factory):
     if not HAS_DEMO_FAMILY:
         pytest.skip('needs the shipped family')
     folder = tmp_path_factory.mktemp('two')
-    environment = {k: v for k, v in os.environ.items() if k != 'DYNAMIC_OFA_ROUTER'}
+    environment = dict(os.environ)
     environment.setdefault('DYNAMIC_OFA_CACHE', str(tmp_path_factory.mktemp('cache')))
     environment['OMP_NUM_THREADS'] = '1'
     command = [sys.executable, '-m', 'dynamic_ofa_ros.cli.main', 'demo', '--two']

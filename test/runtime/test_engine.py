@@ -339,7 +339,7 @@ def test_importing_the_runtime_imports_no_engine():
     code = (
         'import sys; import dynamic_ofa_ros.runtime as r;'
         '[getattr(r, name) for name in r.__all__];'
-        'print([m for m in ("torch", "onnxruntime", "openvino", "zenoh") if m in sys.modules])'
+        'print([m for m in ("torch", "onnxruntime", "openvino", "rclpy") if m in sys.modules])'
     )
     finished = subprocess.run(
         [sys.executable, '-c', code],

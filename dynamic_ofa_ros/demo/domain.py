@@ -1,0 +1,62 @@
+"""A ROS graph of one's own: a domain that nobody else uses, on this host only."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from dynamic_ofa_ros.files import share_directory
+
+DOMAIN_VARIABLE = 'ROS_DOMAIN_ID'
+PROFILES_VARIABLE = 'FASTRTPS_DEFAULT_PROFILES_FILE'
+
+
+@contextlib.contextmanager
+def own_domain() -> Iterator[int]:
+    """Reserve a domain id and lead this process and its children to it.
+
+    Discovery is limited to this host, and Fast DDS gets the package's profile unless the user has
+    one. At the end the environment is as before, and what killed processes left in shared memory
+    is gone.
+    """
+    from domain_coordinator import domain_id
+
+    with domain_id() as number, contextlib.ExitStack() as stack:
+        stack.callback(clean_shared_memory)
+        _set_variable(stack, DOMAIN_VARIABLE, str(number))
+        _set_variable(stack, 'ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+        if PROFILES_VARIABLE not in os.environ:
+            _set_variable(stack, PROFILES_VARIABLE, str(share_directory() / 'config/fastdds.xml'))
+        yield int(number)
+
+
+def _set_variable(stack: contextlib.ExitStack, name: str, value: str) -> None:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    if before is None:
+        stack.callback(os.environ.pop, name, None)
+    else:
+        stack.callback(os.environ.__setitem__, name, before)
+
+
+def clean_shared_memory() -> None:
+    """Remove the shared memory of processes that were killed (Fast DDS; it keeps what is in use).
+
+    Does nothing where Fast DDS's command is not installed.
+    """
+    places = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get('PATH', '')))
+    command = shutil.which('fastdds', path=places)
+    if command is not None:
+        subprocess.run(
+            [command, 'shm', 'clean'],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=30.0,
+            check=False,
+        )
