@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from dynamic_ofa_ros.errors import ConstraintError
 from dynamic_ofa_ros.family import LatencyProfile, Level
 
-LATENCY_SCOPES = ('inference', 'processing', 'end_to_end')
+LATENCY_SCOPES = ('inference', 'node', 'end_to_end')
 PRIORITIES = ('latency', 'accuracy')
 MAX_LATENCY_MS = 10000.0
 MIN_QUANTILE, MAX_QUANTILE = 0.5, 0.999

@@ -79,6 +79,9 @@ class CameraNode(Node):  # type: ignore[misc]  # rclpy has no types where ROS 2 
             + f' on {self._image_pub.topic_name} at {settings.rate_hz:g} Hz'
         )
 
+    def start(self) -> None:
+        """Do nothing: the timers have begun."""
+
     def close(self) -> None:
         """End the thread that draws."""
         self._pictures.close()

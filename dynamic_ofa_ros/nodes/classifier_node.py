@@ -1,108 +1,116 @@
 """classifier_node: images in; labels, telemetry and the reasons for every switch out.
 
-Wiring only. The image callback leaves the message in the worker's mailbox; decoding, inference
-and publishing happen on the worker's thread.
+Wiring only. A lifecycle node: configure builds the engines, activate subscribes, deactivate keeps
+everything warm, cleanup frees it. Transitions run on a thread of their own, so that parameters,
+services and diagnostics answer meanwhile. The image callback leaves the message in the worker's
+mailbox; decoding, inference and publishing happen on the worker's thread.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException
+from rclpy.lifecycle import LifecycleNodeMixin, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool
 from vision_msgs.msg import Classification, LabelInfo, VisionInfo
 
-from dynamic_ofa_ros.family import Family, LatencyProfile
+from dynamic_ofa_ros.errors import DynamicOfaError
 from dynamic_ofa_ros.msg import ActiveLevel, Constraints, LevelArray, Telemetry
-from dynamic_ofa_ros.nodes import conversions, parameters, qos
+from dynamic_ofa_ros.nodes import conversions, parameter_table, parameters, qos
 from dynamic_ofa_ros.nodes.collective import Collective
-from dynamic_ofa_ros.nodes.diagnostics import Diagnostician, InputMonitor, Snapshot
-from dynamic_ofa_ros.nodes.parameter_table import NodeParameters
+from dynamic_ofa_ros.nodes.debug_image import DebugImage
+from dynamic_ofa_ros.nodes.diagnostics import Diagnostician, Snapshot, idle_statuses
+from dynamic_ofa_ros.nodes.executors import MainExecutor, TransitionExecutor
+from dynamic_ofa_ros.nodes.image_input import ImageInput
+from dynamic_ofa_ros.nodes.parameter_table import NodeParameters, ParameterError
 from dynamic_ofa_ros.nodes.parameters import ClassifierSettings
 from dynamic_ofa_ros.nodes.runner import Throttle, forward_logging, run, stop_forwarding
-from dynamic_ofa_ros.runtime.classifier import (
-    Classifier,
-    ClassifierWorker,
-    Frame,
-    Result,
-    Switch,
-)
+from dynamic_ofa_ros.runtime.assembly import Assembly, Callbacks, Request, assemble
+from dynamic_ofa_ros.runtime.classifier import Frame, Result, Switch
 from dynamic_ofa_ros.runtime.decisions import Decision
-from dynamic_ofa_ros.runtime.engine import Engine, create_engines, load_or_measure_profile
-from dynamic_ofa_ros.runtime.host import HostMonitor
-from dynamic_ofa_ros.runtime.manager import RuntimeManager
 from dynamic_ofa_ros.runtime.policies import LevelTable, create_policy
 from dynamic_ofa_ros.runtime.telemetry import FrameTelemetry
 
 DIAGNOSTICS_PERIOD_S = 1.0
+JOIN_TIMEOUT_S = 10.0
 
 
-class ClassifierNode(Node):  # type: ignore[misc]  # rclpy has no types where ROS 2 is absent
+def _transition(
+    callback: Callable[[ClassifierNode], None],
+) -> Callable[[ClassifierNode, Any], Any]:
+    """Make a transition callback of a method: rclpy swallows what it raises, so it is told here.
+
+    Errors that the user can mend fail the transition; what nobody expected is an error of it.
+    """
+
+    @functools.wraps(callback)
+    def wrapper(self: ClassifierNode, state: Any) -> Any:
+        try:
+            callback(self)
+        except ExternalShutdownException:
+            return TransitionCallbackReturn.FAILURE
+        except DynamicOfaError as error:
+            self.transition_error = error
+            self.get_logger().error(' '.join(str(error).split()))
+            return TransitionCallbackReturn.FAILURE
+        except Exception as error:
+            self.transition_error = error
+            self.get_logger().error(traceback.format_exc())
+            return TransitionCallbackReturn.ERROR
+        return TransitionCallbackReturn.SUCCESS
+
+    return wrapper
+
+
+class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy is untyped
     """Classifies the images of a topic with whichever level fits the moment."""
 
     def __init__(self) -> None:
-        super().__init__('classifier')
+        Node.__init__(self, 'classifier')
+        # Reentrant: the state can be asked for while it changes.
+        LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
+        self.transition_error: Exception | None = None
         self._log_forwarder = forward_logging(self)
-        self._settings = NodeParameters(self, self._checked_settings, self._on_settings)
-        fixed = self._settings.declare(parameters.CLASSIFIER_FIXED)
-        self._family = Family.load(fixed['family'])
-        self._engines = create_engines(
-            self._family,
-            device=fixed['device'],
-            engine=fixed['engine'],
-            threads=fixed['threads'],
-            progress=self._on_progress,
-        )
-        self._profiles = [self._profile_of(engine) for engine in self._engines]
-        self._settings.declare(parameters.classifier_live(len(self._family.levels)))
-        settings = self._settings.activate()
-        self._manager = RuntimeManager(
-            self._family.levels,
-            self._profiles,
-            constraints=settings.constraints,
-            policy=settings.policy,
-        )
-        device = _device_of(self._engines[0].platform, fixed['device'])
-        self._host = HostMonitor(device)
-        self._worker = ClassifierWorker(
-            Classifier(self._family, *self._engines),
-            self._manager,
-            on_result=self._on_result,
-            on_telemetry=self._on_telemetry,
-            on_error=self._on_error,
-            on_switch=self._on_switch,
-            settings=settings.worker,
-            host=self._host,
-        )
-        self._worker.set_enabled(settings.is_enabled)
         self._throttle = Throttle()
-        self._input = InputMonitor()
-        self._diagnostician = Diagnostician()
+        self._assembly: Assembly | None = None
+        self._progress = ''
         self._last_telemetry: FrameTelemetry | None = None
         self._inference_error = ''
         self._rejected_constraints = 0
         self._asking_source = ''
         self._constraints_source = ''
-        self._create_topics()
-        self._publish_latched(settings)
-        self._collective = Collective(
-            self, self._manager, device, lambda: self._worker.mailbox.received
+        self._diagnostician = Diagnostician()
+        self._settings = NodeParameters(self, self._checked_settings, self._on_settings)
+        fixed = self._settings.declare(parameters.CLASSIFIER)
+        self._request = Request(
+            fixed['family'], fixed['device'], fixed['engine'], fixed['threads']
         )
-        self._collective.configure(settings.is_collective, settings.importance)
-        self._host.start()
-        self._worker.start()
-        self._log_ready()
+        self._is_autostarting = fixed['autostart']
+        self._input = ImageInput(self, fixed['image_transport'], self._on_frame, self._on_lost)
+        self._settings.activate()
+        self._create_topics()
+        self._debug_image = DebugImage(self, self._publish)
+        self._collective = Collective(self)
+        self._transition_executor = TransitionExecutor(self)
+        self._transitions = threading.Thread(
+            target=self._run_transitions, name='transitions', daemon=True
+        )
+        parameter_table.warn_of_unknown(self)
 
     def _create_topics(self) -> None:
         self._classification_pub = self.create_publisher(
@@ -120,13 +128,6 @@ class ClassifierNode(Node):  # type: ignore[misc]  # rclpy has no types where RO
         self.create_subscription(
             Constraints, '~/constraints', self._on_constraints, qos.CONSTRAINTS
         )
-        self._image_sub = self.create_subscription(
-            Image,
-            'image_raw',
-            self._on_image,
-            qos.IMAGE,
-            qos_overriding_options=qos.overridable(),
-        )
         # Steady: diagnostics must go on when simulated time stands still.
         self.create_timer(
             DIAGNOSTICS_PERIOD_S,
@@ -134,41 +135,137 @@ class ClassifierNode(Node):  # type: ignore[misc]  # rclpy has no types where RO
             clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
 
+    # The process.
+
+    def start(self) -> None:
+        """Begin to take transitions; with `autostart`, become active."""
+        self._transitions.start()
+
     def close(self) -> None:
-        """Let the frame in work finish and free the engine."""
-        has_stopped = self._worker.stop()
-        self._host.stop()
-        if has_stopped:
-            for engine in self._engines:
-                engine.close()
+        """End all threads and free everything, whatever the state."""
+        self._input.close()
+        self._transition_executor.shutdown(JOIN_TIMEOUT_S)
+        if self._transitions.ident is not None:
+            self._transitions.join(JOIN_TIMEOUT_S)
+        self._free()
+        self._debug_image.close()
         stop_forwarding(self._log_forwarder)
 
-    # Callbacks of the executor.
+    def _run_transitions(self) -> None:
+        try:
+            if self._is_autostarting:
+                self._autostart()
+            self._transition_executor.spin()
+        except ExternalShutdownException:
+            pass
+        except Exception as error:
+            if rclpy.ok(context=self.context):
+                self._raise_later(error)
 
-    def _on_image(self, message: Any) -> None:
-        received_ns = time.perf_counter_ns()
-        stamp = message.header.stamp
-        now_ns = self.get_clock().now().nanoseconds
-        age_ms = self._input.add(received_ns, stamp.sec * 10**9 + stamp.nanosec, now_ns)
-        self._worker.submit(
-            Frame(conversions.raw_image(message), message.header, received_ns, age_ms)
+    def _autostart(self) -> None:
+        self.trigger_configure()
+        if self.transition_error is None and self._assembly is not None:
+            self.trigger_activate()
+        if self.transition_error is not None:
+            self._raise_later(self.transition_error)
+
+    def _raise_later(self, error: Exception) -> None:
+        """Raise an error on the main thread: it ends the process."""
+
+        def fail() -> None:
+            raise error
+
+        self.executor.create_task(fail)
+
+    # Transitions.
+
+    @_transition
+    def on_configure(self) -> None:
+        """Build the engines, and publish what they can do."""
+        settings = self._settings.snapshot
+        self.transition_error = None
+        assembly = assemble(
+            self._request,
+            Callbacks(self._on_result, self._on_telemetry, self._on_error, self._on_switch),
+            constraints=settings.constraints,
+            policy=settings.policy,
+            settings=settings.worker,
+            progress=self._on_progress,
         )
-        if not stamp.sec and not stamp.nanosec and self._throttle.passes('zero stamp'):
-            self.get_logger().warning('images carry no stamp: their age is unknown')
-        if age_ms < 0.0 and self._throttle.passes('future stamp'):
-            self.get_logger().warning(
-                f'an image is stamped {-age_ms:.1f} ms in the future; the stamp is kept as it is'
-            )
+        self._progress = ''
+        self._assembly = assembly
+        # Both are about this family; parameters may have changed while it was built.
+        self._checked_settings(self._settings.values)
+        self._on_settings(settings, self._settings.snapshot)
+        assembly.start()
+        self._publish_latched(assembly)
+
+    @_transition
+    def on_activate(self) -> None:
+        """Take images."""
+        assembly = self._require_assembly()
+        settings = self._settings.snapshot
+        assembly.worker.set_enabled(settings.is_enabled)
+        self._collective.open(assembly)
+        self._collective.configure(settings.is_collective, settings.importance)
+        self._input.open()
+        self._log_ready(assembly)
+
+    @_transition
+    def on_deactivate(self) -> None:
+        """Take no more images; everything stays warm."""
+        self._input.close()
+        self._collective.close()
+        self._require_assembly().worker.set_enabled(False)
+
+    @_transition
+    def on_cleanup(self) -> None:
+        """Free the engines."""
+        self._free()
+
+    @_transition
+    def on_shutdown(self) -> None:
+        """Stop everything."""
+        self._input.close()
+        self._free()
+
+    @_transition
+    def on_error(self) -> None:
+        """Clean up after a transition that failed unexpectedly; the node can be configured."""
+        self._input.close()
+        self._free()
+
+    def _free(self) -> None:
+        self._collective.close()
+        assembly, self._assembly = self._assembly, None
+        self._last_telemetry = None
+        if assembly is not None:
+            assembly.close()
+
+    def _require_assembly(self) -> Assembly:
+        if self._assembly is None:
+            raise DynamicOfaError('the classifier is not configured')
+        return self._assembly
+
+    # Callbacks of the main executor.
+
+    def _on_frame(self, frame: Frame) -> None:
+        if self._assembly is not None:
+            self._assembly.worker.submit(frame)
+
+    def _on_lost(self, count: int) -> None:
+        if self._assembly is not None:
+            self._assembly.worker.add_lost(count)
 
     def _on_constraints(self, message: Any) -> None:
         """Change what the message names; through parameters, so that everybody sees the same."""
         changes = [
-            Parameter(name, Parameter.Type.DOUBLE, value)
+            Parameter(name, Parameter.Type.DOUBLE, max(value, 0.0))
             for name, value in (
                 (parameters.MAX_LATENCY, message.max_latency_ms),
                 (parameters.MIN_ACCURACY, message.min_accuracy),
             )
-            if not math.isnan(value)
+            if value and not math.isnan(value)
         ]
         if not changes:
             return
@@ -194,59 +291,85 @@ class ClassifierNode(Node):  # type: ignore[misc]  # rclpy has no types where RO
         return response
 
     def _checked_settings(self, values: Mapping[str, Any]) -> ClassifierSettings:
-        """Make a snapshot of all parameters; refuse a policy that these platforms cannot have."""
+        """Make a snapshot of all parameters; refuse what family or platforms cannot have."""
         settings = parameters.classifier_settings(values)
-        create_policy(LevelTable.of(self._family.levels, *self._profiles), settings.policy)
+        assembly = self._assembly
+        if assembly is not None:
+            count = len(assembly.family.levels)
+            if settings.policy.fixed_level > count:
+                raise ParameterError(
+                    f'{parameters.FIXED_LEVEL} is {settings.policy.fixed_level}; '
+                    f'it must lie in [0, {count}]'
+                )
+            table = LevelTable.of(assembly.family.levels, *assembly.profiles)
+            create_policy(table, settings.policy)
         return settings
 
     def _on_settings(self, before: ClassifierSettings, after: ClassifierSettings) -> None:
         """Hand changed settings on; the next frame obeys them."""
+        assembly = self._assembly
+        if assembly is None:
+            return
         if after.constraints != before.constraints:
             self._constraints_source = self._asking_source
-            self._manager.set_constraints(after.constraints)
+            assembly.manager.set_constraints(after.constraints)
         if after.policy != before.policy:
-            self._manager.set_policy(after.policy)
-        self._worker.set_settings(after.worker)
+            assembly.manager.set_policy(after.policy)
+        assembly.worker.set_settings(after.worker)
         self._collective.configure(after.is_collective, after.importance)
         if after.is_enabled != before.is_enabled:
-            self._worker.set_enabled(after.is_enabled)
+            assembly.worker.set_enabled(after.is_enabled)
         if after.worker.score_threshold != before.worker.score_threshold:
-            self._publish_label_info(after)
+            self._publish_label_info(assembly)
 
     def _on_diagnostics(self) -> None:
-        if self._worker.failure is not None:
-            raise self._worker.failure
-        snapshot = self._snapshot(time.perf_counter_ns())
+        assembly = self._assembly
+        if assembly is None:
+            statuses, hardware = idle_statuses(self._progress), ''
+        else:
+            if assembly.worker.failure is not None:
+                raise assembly.worker.failure
+            self._input.update()
+            statuses = self._diagnostician.diagnose(self._snapshot(assembly))
+            hardware = assembly.manager.active_platform
         message = conversions.diagnostic_array(
             conversions.stamped_header(self.get_clock()),
             self.get_fully_qualified_name().strip('/'),
-            self._manager.active_platform,
-            self._diagnostician.diagnose(snapshot),
+            hardware,
+            statuses,
         )
         self._publish(self._diagnostics_pub, message)
+        for warning in self._diagnostician.new_warnings():
+            self.get_logger().warning(warning)
 
-    def _snapshot(self, now_ns: int) -> Snapshot:
-        device = self._host.latest
-        state = self._manager.state
+    def _snapshot(self, assembly: Assembly) -> Snapshot:
+        worker, device, state = assembly.worker, assembly.host.latest, assembly.manager.state
+        now_ns = time.perf_counter_ns()
         return Snapshot(
             time_ns=now_ns,
-            input=self._input.snapshot(now_ns),
+            input=self._input.monitor.snapshot(now_ns),
+            topic=self._input.topic,
             manager=state,
             last=self._last_telemetry,
-            is_enabled=self._worker.is_enabled,
-            publishers=self.count_publishers(self._image_sub.topic_name),
-            processed_frames=self._worker.processed_frames,
-            dropped_frames=self._worker.dropped_frames,
-            rejected=self._worker.rejected.snapshot(),
-            inference_errors=self._worker.inference_errors,
+            is_enabled=worker.is_enabled,
+            publishers=self._input.publishers,
+            qos_problem=self._input.qos_problem,
+            processed_frames=worker.processed_frames,
+            lost_frames=self._input.lost_frames,
+            dropped_frames=worker.dropped_frames,
+            dropped_old=worker.dropped_old.total,
+            dropped_age_ms=worker.dropped_age_ms,
+            max_frame_age_ms=worker.settings.max_frame_age_ms,
+            rejected=worker.rejected.snapshot(),
+            failed_frames=worker.failed_frames,
             inference_error=self._inference_error,
             rejected_constraints=self._rejected_constraints,
-            level_count=len(self._family.levels),
-            level_accuracy=self._family.level(state.level).accuracy,
+            level_count=len(assembly.family.levels),
+            level_accuracy=assembly.family.level(state.level).accuracy,
             device_load=device.load,
             device_temperature_celsius=device.temperature_celsius,
             device_power_w=device.power_w,
-            engine_notes=self._engine_notes,
+            engine_notes=assembly.notes,
         )
 
     # Callbacks of the worker's thread.
@@ -258,13 +381,14 @@ class ClassifierNode(Node):  # type: ignore[misc]  # rclpy has no types where RO
         self._last_telemetry = values
         if (values.sequence - 1) % self._settings.snapshot.telemetry_every_n == 0:
             self._publish(self._telemetry_pub, conversions.telemetry(frame.header, values))
+        scope = self._settings.snapshot.constraints.latency_scope
+        self._debug_image.show(frame, values, values.latency_ms(scope))
 
     def _on_error(self, frame: Frame, error: Exception, cause: str) -> None:
         if cause in ('inference', 'internal'):
             self._inference_error = str(error)
         if self._throttle.passes(f'error {cause}'):
-            count = self._worker.rejected.snapshot().get(cause, self._worker.inference_errors)
-            self.get_logger().error(f'image dropped ({cause}, {count} so far): {error}')
+            self.get_logger().error(f'image dropped ({cause}): {error}')
 
     def _on_switch(self, switch: Switch) -> None:
         decision = switch.decision
@@ -290,74 +414,62 @@ class ClassifierNode(Node):  # type: ignore[misc]  # rclpy has no types where RO
             if self.context.ok():
                 raise
 
-    def _publish_latched(self, settings: ClassifierSettings) -> None:
+    def _publish_latched(self, assembly: Assembly) -> None:
         header = conversions.stamped_header(self.get_clock())
         label_topic = self.resolve_topic_name('label_info')
-        self._publish_label_info(settings)
+        self._publish_label_info(assembly)
         self._publish(
-            self._vision_info_pub, conversions.vision_info(header, self._family, label_topic)
+            self._vision_info_pub, conversions.vision_info(header, assembly.family, label_topic)
         )
         self._publish(
-            self._levels_pub, conversions.level_array(header, self._family, self._profiles[0])
+            self._levels_pub,
+            conversions.level_array(header, assembly.family, assembly.profiles),
         )
-        self._publish_active_level(self._manager.initial_decision, header, math.nan)
+        self._publish_active_level(assembly.manager.initial_decision, header, math.nan)
 
-    def _publish_label_info(self, settings: ClassifierSettings) -> None:
+    def _publish_label_info(self, assembly: Assembly) -> None:
         header = conversions.stamped_header(self.get_clock())
-        threshold = settings.worker.score_threshold
+        threshold = self._settings.snapshot.worker.score_threshold
         self._publish(
-            self._label_info_pub, conversions.label_info(header, self._family.labels, threshold)
+            self._label_info_pub, conversions.label_info(header, assembly.family.labels, threshold)
         )
 
     def _publish_active_level(self, decision: Decision, header: Any, switch_ms: float) -> None:
+        assembly = self._assembly
+        if assembly is None:
+            return
         if header is None:  # nothing was classified before this switch
             header = conversions.stamped_header(self.get_clock())
-        message = conversions.active_level(header, decision, self._family, switch_ms)
+        message = conversions.active_level(header, decision, assembly.family, switch_ms)
         self._publish(self._active_level_pub, message)
 
     # Start-up.
-
-    def _profile_of(self, engine: Engine) -> LatencyProfile:
-        if engine.platform not in self._family.platforms:
-            self._on_progress(f'looking up the latency of each level on {engine.platform}')
-        return load_or_measure_profile(engine, self._family)
-
-    @property
-    def _engine_notes(self) -> tuple[str, ...]:
-        return tuple(note for engine in self._engines for note in engine.notes)
 
     def _on_progress(self, text: str) -> None:
         # Building takes a while and cannot be interrupted otherwise.
         if not rclpy.ok(context=self.context):
             raise ExternalShutdownException()
+        self._progress = text
         self.get_logger().info(text)
 
-    def _log_ready(self) -> None:
-        topic = self._image_sub.topic_name
+    def _log_ready(self, assembly: Assembly) -> None:
         platforms = '; and on '.join(
             f'{profile.platform}, levels of '
             + ', '.join(f'{level.median_ms:.2f}' for level in profile.levels)
             + ' ms'
-            for profile in self._profiles
+            for profile in assembly.profiles
         )
         self.get_logger().info(
-            f'ready: family {self._family.name} on {platforms}, '
-            f'at level {self._manager.active_level}; images from {topic}'
+            f'ready: family {assembly.family.name} on {platforms}, '
+            f'at level {assembly.manager.active_level}; images from {self._input.topic}'
         )
-        for note in self._engine_notes:
+        for note in assembly.notes:
             self.get_logger().warning(note)
-
-
-def _device_of(platform: str, asked: str) -> str:
-    """Return the device to watch: what inference really runs on, 'cpu' or 'cuda[:N]'."""
-    if not platform.startswith('cuda'):
-        return 'cpu'
-    return asked if asked.startswith('cuda') else 'cuda'
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node; return the exit status."""
-    return run('classifier', ClassifierNode, args)
+    return run('classifier', ClassifierNode, args, executor=MainExecutor)
 
 
 if __name__ == '__main__':

@@ -7,34 +7,25 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
 
 from dynamic_ofa_ros.msg import ClassifierStatus
 from dynamic_ofa_ros.nodes import conversions, qos
+from dynamic_ofa_ros.runtime.assembly import Assembly
 from dynamic_ofa_ros.runtime.coordination import STATUS_PERIOD_NS, Coordinator, FrameInterval
-from dynamic_ofa_ros.runtime.manager import RuntimeManager
 
 TOPIC = '/dynamic_ofa/status'
 """Absolute: peers are found whatever their namespace."""
 
 
 class Collective:
-    """Publishes, listens and sets the manager's ceiling, while switched on.
+    """Publishes, listens and sets the manager's ceiling, while open and switched on."""
 
-    device: the processor that inference runs on, such as 'cpu' or 'cuda:0'.
-    count_frames: returns how many frames have come so far, processed or not.
-    """
-
-    def __init__(
-        self, node: Any, manager: RuntimeManager, device: str, count_frames: Callable[[], int]
-    ) -> None:
+    def __init__(self, node: Any) -> None:
         self._node = node
-        self._manager = manager
-        self._device = f'{socket.gethostname()}:{device}'
-        self._count_frames = count_frames
+        self._assembly: Assembly | None = None
         self._importance = 1.0
         self._coordinator = Coordinator()
         self._interval = FrameInterval()
@@ -42,9 +33,20 @@ class Collective:
         self._subscription: Any = None
         self._timer: Any = None
 
+    def open(self, assembly: Assembly) -> None:
+        """Speak for a manager; `configure` switches on."""
+        self._assembly = assembly
+
+    def close(self) -> None:
+        """Fall silent: the peers forget this classifier."""
+        self.configure(False, self._importance)
+        self._assembly = None
+
     def configure(self, is_on: bool, importance: float) -> None:
         """Take part or not, with this weight of the own accuracy."""
         self._importance = importance
+        if self._assembly is None:
+            return
         if is_on and self._timer is None:
             self._publisher = self._node.create_publisher(ClassifierStatus, TOPIC, qos.STATUS)
             self._subscription = self._node.create_subscription(
@@ -63,7 +65,7 @@ class Collective:
             self._timer = None
             self._coordinator = Coordinator()
             self._interval = FrameInterval()
-            self._manager.set_ceiling(None)
+            self._assembly.manager.set_ceiling(None)
 
     def _on_status(self, message: Any) -> None:
         if message.name == self._name:
@@ -76,18 +78,21 @@ class Collective:
             )
 
     def _on_timer(self) -> None:
+        assembly = self._assembly
+        if assembly is None:
+            return
         now_ns = time.perf_counter_ns()
-        status = self._manager.status(
+        status = assembly.manager.status(
             self._name,
-            self._device,
+            f'{socket.gethostname()}:{assembly.device}',
             self._importance,
-            self._interval.update(now_ns, self._count_frames()),
+            self._interval.update(now_ns, assembly.worker.mailbox.received),
         )
         ceiling = self._coordinator.decide(status, now_ns)
         status = self._coordinator.told(status, now_ns)
         header = conversions.stamped_header(self._node.get_clock())
         self._publisher.publish(conversions.classifier_status(header, status))
-        self._manager.set_ceiling(ceiling)
+        assembly.manager.set_ceiling(ceiling)
 
     @property
     def _name(self) -> str:

@@ -186,6 +186,9 @@ class ContentionNode(Node):  # type: ignore[misc]  # rclpy has no types where RO
         self._workers.apply(settings)
         self._log(settings)
 
+    def start(self) -> None:
+        """Do nothing: the timers have begun."""
+
     def close(self) -> None:
         """End all workers."""
         self._workers.stop()

@@ -6,7 +6,7 @@ import array
 import dataclasses
 import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -26,7 +26,7 @@ from dynamic_ofa_ros.errors import ImageError
 from dynamic_ofa_ros.msg import ActiveLevel, ClassifierStatus, Level, LevelArray, Telemetry
 from dynamic_ofa_ros.nodes.diagnostics import Severity, Status
 from dynamic_ofa_ros.runtime import coordination
-from dynamic_ofa_ros.runtime.image import ImageArray, RawImage
+from dynamic_ofa_ros.runtime.image import CompressedImage, ImageArray, RawImage
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.family import Family, LatencyProfile
@@ -54,6 +54,11 @@ def raw_image(message: Any) -> RawImage:
         step=message.step,
         is_bigendian=bool(message.is_bigendian),
     )
+
+
+def compressed_image(message: Any) -> CompressedImage:
+    """Return a sensor_msgs/CompressedImage as the runtime takes it; nothing is decoded."""
+    return CompressedImage(message.data, message.format)
 
 
 def image_message(rgb: ImageArray, header: Any, encoding: str) -> Any:
@@ -130,13 +135,14 @@ def telemetry(header: Any, values: FrameTelemetry) -> Any:
     return Telemetry(header=header, **fields)
 
 
-def level_array(header: Any, family: Family, profile: LatencyProfile) -> Any:
-    """Return the whole look-up table of a family on a platform."""
+def level_array(header: Any, family: Family, profiles: Sequence[LatencyProfile]) -> Any:
+    """Return the whole look-up table of a family, the preferred platform first."""
     return LevelArray(
         header=header,
         family=family.name,
         backbone=family.backbone.name,
-        platform=profile.platform,
+        platform=profiles[0].platform,
+        platforms=[profile.platform for profile in profiles],
         levels=[
             Level(
                 index=level.index,
@@ -145,14 +151,18 @@ def level_array(header: Any, family: Family, profile: LatencyProfile) -> Any:
                 accuracy=float(level.accuracy),
                 macs=float(level.macs),
                 parameters=float(level.parameters),
-                latency_ms=latency.median_ms,
-                latency_p95_ms=latency.p95_ms,
+                latency_ms=latencies[0].median_ms,
+                latency_p95_ms=latencies[0].p95_ms,
+                latencies_ms=array.array('d', [latency.median_ms for latency in latencies]),
+                latencies_p95_ms=array.array('d', [latency.p95_ms for latency in latencies]),
                 ks=array.array('i', level.architecture.ks),
                 e=array.array('d', level.architecture.e),
                 d=array.array('i', level.architecture.d),
                 w=array.array('i', level.architecture.w),
             )
-            for level, latency in zip(family.levels, profile.levels, strict=True)
+            for level, *latencies in zip(
+                family.levels, *(profile.levels for profile in profiles), strict=True
+            )
         ],
     )
 
@@ -166,6 +176,8 @@ def active_level(header: Any, decision: Decision, family: Family, switch_ms: flo
         to_level=decision.to_level,
         from_name='' if is_first else family.level(decision.from_level).name,
         to_name=family.level(decision.to_level).name,
+        from_platform=decision.from_platform,
+        to_platform=decision.to_platform,
         reason=decision.reason,
         policy=decision.policy,
         feasible=decision.is_feasible,

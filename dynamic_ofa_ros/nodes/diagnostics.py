@@ -10,7 +10,7 @@ import enum
 import math
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,9 @@ VIOLATION_WINDOW_S = 5.0
 
 REJECTION_CAUSES = ('encoding', 'size', 'step', 'buffer')
 RATE_WINDOW = 60
+
+LOGGED_PROBLEMS = ('silence', 'age')
+"""Problems of the input that the log hears of from here; of the others whoever finds them."""
 
 
 class Severity(enum.Enum):
@@ -90,6 +93,8 @@ class InputMonitor:
             if not stamp_ns:
                 self._zero_stamps += 1
             else:
+                if self._stamps_ns and stamp_ns < self._stamps_ns[-1]:
+                    self._stamps_ns.clear()  # a bag that starts again, a clock that was set back
                 self._stamps_ns.append(stamp_ns)
             if age_ms < 0.0:
                 self._future_stamps += 1
@@ -121,18 +126,28 @@ def _rate_hz(times_ns: deque[int]) -> float:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything that the diagnostics are about, at one moment of steady time."""
+    """Everything that the diagnostics are about, at one moment of steady time.
+
+    topic: where images come from. qos_problem: a sentence, empty where there is none.
+    dropped_old: frames dropped for their age, the last of them `dropped_age_ms` old.
+    """
 
     time_ns: int
     input: InputSnapshot
+    topic: str
     manager: ManagerState
     last: FrameTelemetry | None
     is_enabled: bool
     publishers: int
+    qos_problem: str
     processed_frames: int
+    lost_frames: int
     dropped_frames: int
+    dropped_old: int
+    dropped_age_ms: float
+    max_frame_age_ms: float
     rejected: Mapping[str, int]
-    inference_errors: int
+    failed_frames: int
     inference_error: str
     rejected_constraints: int
     level_count: int
@@ -148,19 +163,43 @@ class Diagnostician:
 
     def __init__(self) -> None:
         self._history: deque[Snapshot] = deque()
+        self._warned: set[str] = set()
+        self._new_warnings: list[str] = []
 
     def diagnose(self, now: Snapshot) -> tuple[Status, ...]:
         """Return the statuses of all tasks."""
-        previous = self._history[-1] if self._history else now
+        previous = self._history[-1] if self._history else None
         while self._history and now.time_ns - self._history[0].time_ns > VIOLATION_WINDOW_S * 1e9:
             self._history.popleft()
         self._history.append(now)
+        problems = _input_problems(now, previous)
+        self._note_warnings(problems)
         return (
             _latency(now, self._history[0]),
-            _input(now, previous),
+            _input(now, previous, list(problems.values())),
             _manager(now),
             _device(now, previous),
         )
+
+    def new_warnings(self) -> list[str]:
+        """Return the problems of the input that began with the last snapshot, for the log."""
+        warnings, self._new_warnings = self._new_warnings, []
+        return warnings
+
+    def _note_warnings(self, problems: Mapping[str, str]) -> None:
+        begun = [
+            text
+            for kind, text in problems.items()
+            if kind in LOGGED_PROBLEMS and kind not in self._warned
+        ]
+        self._new_warnings += begun
+        self._warned = set(problems)
+
+
+def idle_statuses(progress: str) -> tuple[Status, ...]:
+    """Return the statuses of a node that is not configured, or that is being configured."""
+    message = f'configuring: {progress}' if progress else 'not configured'
+    return (Status('Runtime manager', Severity.OK, message, {}),)
 
 
 def _latency(now: Snapshot, then: Snapshot) -> Status:
@@ -168,13 +207,17 @@ def _latency(now: Snapshot, then: Snapshot) -> Status:
     frames = now.processed_frames - then.processed_frames
     violations = now.manager.violations - then.manager.violations
     share = violations / frames if frames > 0 else NAN
+    is_silent = now.input.silence_s > SILENCE_S
     values = {
         'inference_ms': last.inference_ms if last else NAN,
         'processing_ms': last.processing_ms if last else NAN,
+        'executor_wait_ms': last.executor_wait_ms if last else NAN,
+        'queue_wait_ms': last.queue_wait_ms if last else NAN,
+        'node_ms': last.node_ms if last else NAN,
         'end_to_end_ms': last.end_to_end_ms if last else NAN,
         'latency_p50_ms': last.latency_p50_ms if last else NAN,
         'latency_p95_ms': last.latency_p95_ms if last else NAN,
-        'throughput_hz': last.throughput_hz if last else NAN,
+        'throughput_hz': last.throughput_hz if last and not is_silent else 0.0,
         'max_latency_ms': constraints.max_latency_ms,
         'violations': now.manager.violations,
         'violation_ratio': share,
@@ -190,7 +233,7 @@ def _latency(now: Snapshot, then: Snapshot) -> Status:
     return Status('Latency', Severity.OK, message, values)
 
 
-def _input(now: Snapshot, previous: Snapshot) -> Status:
+def _input(now: Snapshot, previous: Snapshot | None, problems: list[str]) -> Status:
     values: dict[str, float] = {
         'frame_rate_node': now.input.rate_node_hz,
         'frame_rate_msg': now.input.rate_msg_hz,
@@ -199,38 +242,56 @@ def _input(now: Snapshot, previous: Snapshot) -> Status:
         'expected_frequency': NAN,
         'received_frames': now.input.frames,
         'processed_frames': now.processed_frames,
+        'lost_frames': now.lost_frames,
+        'dropped_for_age': now.dropped_old,
         'zero_stamps': now.input.zero_stamps,
         'future_stamps': now.input.future_stamps,
     }
     for cause in REJECTION_CAUSES:
         values[f'rejected_{cause}'] = now.rejected.get(cause, 0)
-    problems = _input_problems(now, previous)
     severity = Severity.WARN if problems else Severity.OK
-    state = 'receiving' if now.input.silence_s <= SILENCE_S else 'no images, and no publisher'
+    state = f'waiting for a publisher on {now.topic}'
+    if now.input.silence_s <= SILENCE_S:
+        state = 'receiving'
     if not now.is_enabled:
         state = 'disabled'
     return Status('Input', severity, '; '.join(problems) or state, values)
 
 
-def _input_problems(now: Snapshot, previous: Snapshot) -> list[str]:
-    problems = []
-    if now.input.silence_s > SILENCE_S and now.publishers and now.is_enabled:
-        waiting = (
-            f'for {now.input.silence_s:.0f} s' if math.isfinite(now.input.silence_s) else 'yet'
+def _input_problems(now: Snapshot, previous: Snapshot | None) -> dict[str, str]:
+    """Return what is wrong with the input, a short sentence a kind of problem."""
+
+    def since(read: Callable[[Snapshot], int]) -> int:
+        return read(now) - (read(previous) if previous is not None else 0)
+
+    problems = {}
+    if now.qos_problem:
+        problems['qos'] = now.qos_problem
+    silence_s = now.input.silence_s
+    if silence_s > SILENCE_S and now.is_enabled and (now.publishers or now.input.frames):
+        waiting = f'for {silence_s:.0f} s' if math.isfinite(silence_s) else 'yet'
+        problems['silence'] = f'no image {waiting}, {now.publishers} publisher(s) on {now.topic}'
+    if lost := since(lambda snapshot: snapshot.lost_frames):
+        problems['lost'] = f'{lost} image(s) lost in transport: publish reliably (docs/nodes.md)'
+    if since(lambda snapshot: snapshot.dropped_old) and not since(
+        lambda snapshot: snapshot.processed_frames
+    ):
+        problems['age'] = (
+            f'every image is dropped, {now.dropped_age_ms:.0f} ms old: raise max_frame_age_ms '
+            f'({now.max_frame_age_ms:g}), or use_sim_time'
         )
-        problems.append(f'no image {waiting}, though {now.publishers} publisher(s) exist')
-    if now.input.zero_stamps > previous.input.zero_stamps:
-        problems.append('images carry no stamp, so their age is unknown')
-    if now.input.future_stamps > previous.input.future_stamps:
-        problems.append("images are stamped in the future: check the camera's clock")
-    rejected = {
-        cause: count - previous.rejected.get(cause, 0)
-        for cause, count in now.rejected.items()
-        if count > previous.rejected.get(cause, 0)
-    }
+    if since(lambda snapshot: snapshot.input.zero_stamps):
+        problems['zero stamps'] = 'images carry no stamp, so their age is unknown'
+    if since(lambda snapshot: snapshot.input.future_stamps):
+        problems['future stamps'] = "images are stamped in the future: check the camera's clock"
+    before = previous.rejected if previous is not None else {}
+    rejected = [
+        f'{cause} {count - before.get(cause, 0)}'
+        for cause, count in sorted(now.rejected.items())
+        if count > before.get(cause, 0)
+    ]
     if rejected:
-        text = ', '.join(f'{cause} {count}' for cause, count in sorted(rejected.items()))
-        problems.append(f'images that could not be decoded, by cause: {text}')
+        problems['rejected'] = f'images that could not be decoded, by cause: {", ".join(rejected)}'
     return problems
 
 
@@ -256,14 +317,14 @@ def _manager(now: Snapshot) -> Status:
     return Status('Runtime manager', Severity.OK, message, values)
 
 
-def _device(now: Snapshot, previous: Snapshot) -> Status:
+def _device(now: Snapshot, previous: Snapshot | None) -> Status:
     values = {
         'device_load': now.device_load,
         'device_temperature_celsius': now.device_temperature_celsius,
         'device_power_w': now.device_power_w,
-        'inference_errors': now.inference_errors,
+        'failed_frames': now.failed_frames,
     }
-    if now.inference_errors > previous.inference_errors:
+    if now.failed_frames > (previous.failed_frames if previous is not None else 0):
         message = f'inference failed: {now.inference_error}'
         return Status('Device', Severity.ERROR, message, values)
     if now.engine_notes:

@@ -7,6 +7,7 @@ has only the second: there doubles are declared with dynamic typing, and the swa
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -139,6 +140,59 @@ def markdown_table(specs: Iterable[ParameterSpec]) -> str:
     return '\n'.join(lines)
 
 
+def declare(node: Any, spec: ParameterSpec) -> Any:
+    """Declare a parameter; return its value. Raises ParameterError for an override that is bad."""
+    is_dynamic = spec.is_double and not _has_stages(node)
+    try:
+        parameter = node.declare_parameter(spec.name, spec.default, spec.descriptor(is_dynamic))
+    except InvalidParameterTypeException:
+        return _declare_coerced(node, spec)
+    except InvalidParameterValueException as error:
+        raise ParameterError(spec.problem(_override(node, spec)) or str(error)) from error
+    problem = spec.problem(parameter.value)
+    if problem:
+        raise ParameterError(problem)
+    return spec.coerced(parameter.value)
+
+
+def _declare_coerced(node: Any, spec: ParameterSpec) -> Any:
+    """Declare a parameter whose override has another type: an int for a double will do.
+
+    The pre-set callbacks do not run for overrides.
+    """
+    value = spec.coerced(_override(node, spec))
+    problem = spec.problem(value)
+    if problem:
+        raise ParameterError(problem)
+    return node.declare_parameter(spec.name, value, spec.descriptor(), ignore_override=True).value
+
+
+def _override(node: Any, spec: ParameterSpec) -> Any:
+    """Return the value that was given at start-up, of whatever type it is."""
+    node.declare_parameter(spec.name, spec.default, ParameterDescriptor(dynamic_typing=True))
+    value = node.get_parameter(spec.name).value
+    node.undeclare_parameter(spec.name)
+    return value
+
+
+def _has_stages(node: Any) -> bool:
+    """Return whether changes have a pre-set and a post-set stage (not on Humble)."""
+    return hasattr(node, 'add_pre_set_parameters_callback')
+
+
+def warn_of_unknown(node: Any) -> None:
+    """Warn of parameters that were given at the start and that the node does not have."""
+    # rclpy documents no way to ask for them; where this one is gone nobody is warned.
+    given = getattr(node, '_parameter_overrides', {})
+    known = list(node.get_parameters_by_prefix(''))
+    for name in sorted(set(given) - set(known)):
+        if name.startswith('qos_overrides.'):
+            continue
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f'; did you mean {close[0]}?' if close else ''
+        node.get_logger().warning(f'there is no parameter {name}: it is ignored{hint}')
+
+
 class NodeParameters(Generic[Settings]):
     """The parameters of a node: declared from a table, read as one frozen snapshot.
 
@@ -159,7 +213,12 @@ class NodeParameters(Generic[Settings]):
         self._specs: dict[str, ParameterSpec] = {}
         self._values: dict[str, Any] = {}
         self._snapshot: Settings | None = None
-        self._has_stages = hasattr(node, 'add_pre_set_parameters_callback')
+        self._has_stages = _has_stages(node)
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """All values in force, by name."""
+        return dict(self._values)
 
     @property
     def snapshot(self) -> Settings:
@@ -174,12 +233,8 @@ class NodeParameters(Generic[Settings]):
         Raises ParameterError for an override that is refused.
         """
         for spec in specs:
-            value = self._declare(spec)
-            problem = spec.problem(value)
-            if problem:
-                raise ParameterError(problem)
+            self._values[spec.name] = declare(self._node, spec)
             self._specs[spec.name] = spec
-            self._values[spec.name] = spec.coerced(value)
         return dict(self._values)
 
     def activate(self) -> Settings:
@@ -190,41 +245,6 @@ class NodeParameters(Generic[Settings]):
             self._node.add_post_set_parameters_callback(self._swap)
         self._node.add_on_set_parameters_callback(self._validate)
         return self._snapshot
-
-    def _declare(self, spec: ParameterSpec) -> Any:
-        is_dynamic = spec.is_double and not self._has_stages
-        try:
-            parameter = self._node.declare_parameter(
-                spec.name, spec.default, spec.descriptor(is_dynamic)
-            )
-        except InvalidParameterTypeException:
-            return self._declare_coerced(spec)
-        except InvalidParameterValueException as error:
-            override = self._override(spec)
-            raise ParameterError(spec.problem(override) or str(error)) from error
-        return parameter.value
-
-    def _declare_coerced(self, spec: ParameterSpec) -> Any:
-        """Declare a parameter whose override has another type: an int for a double will do.
-
-        The pre-set callbacks do not run for overrides.
-        """
-        value = spec.coerced(self._override(spec))
-        problem = spec.problem(value)
-        if problem:
-            raise ParameterError(problem)
-        return self._node.declare_parameter(
-            spec.name, value, spec.descriptor(), ignore_override=True
-        ).value
-
-    def _override(self, spec: ParameterSpec) -> Any:
-        """Return the value that was given at start-up, of whatever type it is."""
-        self._node.declare_parameter(
-            spec.name, spec.default, ParameterDescriptor(dynamic_typing=True)
-        )
-        value = self._node.get_parameter(spec.name).value
-        self._node.undeclare_parameter(spec.name)
-        return value
 
     def _coerce(self, parameters: Sequence[Any]) -> list[Any]:
         return [self._coerced(parameter) for parameter in parameters]

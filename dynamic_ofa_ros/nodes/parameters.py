@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from dynamic_ofa_ros.constraints import (
@@ -61,6 +61,19 @@ CLASSIFIER_FIXED = (
     ParameterSpec(
         'threads', 1, 'intra-op threads of the engine', lowest=1, highest=64, is_live=False
     ),
+    ParameterSpec(
+        'image_transport',
+        'raw',
+        'transport of the images: `image_raw` or, compressed (JPEG, PNG), `image_raw/compressed`',
+        choices=('raw', 'compressed'),
+        is_live=False,
+    ),
+    ParameterSpec(
+        'autostart',
+        True,
+        'configure and activate at the start; false leaves both to a lifecycle manager',
+        is_live=False,
+    ),
 )
 
 CLASSIFIER_LIVE = (
@@ -80,8 +93,9 @@ CLASSIFIER_LIVE = (
     ),
     ParameterSpec(
         'constraints.latency_scope',
-        'inference',
-        'which latency the limit is about',
+        'node',
+        'which latency the limit is about: `inference` alone, `node` from the arrival of the '
+        "image to its label, `end_to_end` from the image's stamp",
         choices=LATENCY_SCOPES,
     ),
     ParameterSpec(
@@ -269,14 +283,6 @@ class ClassifierSettings:
     is_enabled: bool
     is_collective: bool
     importance: float
-
-
-def classifier_live(level_count: int) -> tuple[ParameterSpec, ...]:
-    """Return the live parameters for a family of so many levels."""
-    return tuple(
-        replace(spec, highest=level_count) if spec.name == FIXED_LEVEL else spec
-        for spec in CLASSIFIER_LIVE
-    )
 
 
 def classifier_settings(values: Mapping[str, Any]) -> ClassifierSettings:

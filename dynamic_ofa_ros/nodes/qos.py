@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
-IMAGE = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-"""Input images: the newest is the only one of interest. Overridable."""
+CAMERA = QoSProfile(depth=5)
+"""Output images of the camera: reliable, for large images get lost otherwise. Overridable."""
 
-CAMERA = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
-"""Output images of the camera: sensor data. Overridable."""
+DEBUG_IMAGE = QoSProfile(depth=1)
 
 CONSTRAINTS = QoSProfile(depth=1)
 CLASSIFICATION = QoSProfile(depth=5)
@@ -24,6 +23,16 @@ LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 """What a late subscriber still gets: the last message."""
 
 
+def image(reliability: Any) -> Any:
+    """Return the profile of the input images: the newest is the only one of interest."""
+    return QoSProfile(depth=1, reliability=reliability)
+
+
 def overridable() -> Any:
     """Return options that let parameters `qos_overrides.*` change history, depth, reliability."""
     return QoSOverridingOptions.with_default_policies()
+
+
+def overridable_but_reliability() -> Any:
+    """Return options that let parameters `qos_overrides.*` change history and depth."""
+    return QoSOverridingOptions(policy_kinds=(QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH))

@@ -25,6 +25,9 @@ PACKAGE_LOGGER = 'dynamic_ofa_ros'
 class ClosableNode(Protocol):
     """A node that has something to stop before it is destroyed."""
 
+    def start(self) -> None:
+        """Start what needs an executor; called once, when the node has one."""
+
     def close(self) -> None:
         """Stop threads and processes; called once, whatever ended the node."""
 
@@ -36,7 +39,12 @@ class NodeFinished(Exception):  # noqa: N818 - not an error
     """Raised in a callback when the node has done what it was for: the process ends with 0."""
 
 
-def run(name: str, create: Callable[[], ClosableNode], args: Sequence[str] | None = None) -> int:
+def run(
+    name: str,
+    create: Callable[[], ClosableNode],
+    args: Sequence[str] | None = None,
+    executor: Callable[[], Any] = SingleThreadedExecutor,
+) -> int:
     """Run a node until SIGINT, SIGTERM or its own end; return the exit status.
 
     0 after a clean end, 2 after an error that the user can mend, told in one line. What nobody
@@ -48,19 +56,19 @@ def run(name: str, create: Callable[[], ClosableNode], args: Sequence[str] | Non
     except Exception as error:  # of many types, but always about arguments or environment
         return _refuse(name, error)
     try:
-        return _run(name, create)
+        return _run(name, create, executor())
     finally:
         rclpy.try_shutdown()
         for number, handler in handlers.items():
             _handle(number, handler)
 
 
-def _run(name: str, create: Callable[[], ClosableNode]) -> int:
+def _run(name: str, create: Callable[[], ClosableNode], executor: Any) -> int:
     node: Any = None
-    executor = SingleThreadedExecutor()
     try:
         node = create()
         executor.add_node(node)
+        node.start()
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException, NodeFinished):
         pass

@@ -41,6 +41,9 @@ __all__ = [
 ]
 
 NAN = math.nan
+MAX_INPUT_AGE_MS = 10_000.0
+"""An older image has a clock of its own, or comes from a bag: its stamp starts no latency."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -233,7 +236,9 @@ class ClassifierWorker:
         self._host = host
         self._clock_ns = clock_ns
         self._statistics = RollingStatistics(statistics_window)
-        self._inference_errors = 0
+        self._failed = 0
+        self._lost = 0
+        self._dropped_age_ms = NAN
         self._is_enabled = True
         self._processed = 0
         self._last_header: Any = None
@@ -295,14 +300,28 @@ class ClassifierWorker:
         return self.mailbox.replaced + self.dropped_old.total
 
     @property
+    def dropped_age_ms(self) -> float:
+        """Age of the last frame dropped because of it; NaN when there was none."""
+        return self._dropped_age_ms
+
+    @property
     def rejected_frames(self) -> int:
         """Frames that could not be decoded; `rejected.snapshot()` has them by cause."""
         return self.rejected.total
 
     @property
-    def inference_errors(self) -> int:
+    def failed_frames(self) -> int:
         """Frames whose inference failed."""
-        return self._inference_errors
+        return self._failed
+
+    @property
+    def lost_frames(self) -> int:
+        """Frames that were lost before they could be submitted."""
+        return self._lost
+
+    def add_lost(self, count: int) -> None:
+        """Count frames that were lost on their way here; call from one thread."""
+        self._lost += count
 
     # The worker thread.
 
@@ -325,7 +344,7 @@ class ClassifierWorker:
         settings = self._settings
         start_ns = self._clock_ns()
         queue_wait_ms = (start_ns - frame.received_ns) / 1e6
-        if self._is_too_old(frame, queue_wait_ms, settings.max_frame_age_ms):
+        if self._is_too_old(frame, start_ns, settings.max_frame_age_ms):
             self.dropped_old.add('age')
             return
         self._switch(self.manager.decide(start_ns), start_ns)
@@ -343,7 +362,7 @@ class ClassifierWorker:
             self._on_error(frame, error, error.cause)
             return
         except (EngineError, RuntimeError) as error:
-            self._inference_errors += 1
+            self._failed += 1
             self._on_error(frame, error, 'inference')
             return
         self._on_result(frame, result)
@@ -351,30 +370,42 @@ class ClassifierWorker:
         self._processed += 1
         self._last_header = frame.header
         self._close_switch(result)
-        end_to_end_ms = (end_ns - frame.received_ns) / 1e6
+        node_ms = frame.age_ms(end_ns)
+        end_to_end_ms = self._end_to_end_ms(frame, node_ms)
         decision = self.manager.observe(
             Measurement(
                 time_ns=end_ns,
                 level=level,
                 inference_ms=result.inference_ms,
-                processing_ms=result.processing_ms,
-                end_to_end_ms=end_to_end_ms,
+                node_ms=node_ms,
+                end_to_end_ms=node_ms if math.isnan(end_to_end_ms) else end_to_end_ms,
                 platform=result.platform,
             )
         )
         observed_ns = self._clock_ns()
         state = self.manager.state
         self._statistics.add(state.latency_ms, end_ns)
-        telemetry = self._telemetry(frame, result, state, queue_wait_ms, end_to_end_ms)
+        waits_ms = (queue_wait_ms, node_ms, end_to_end_ms)
+        telemetry = self._telemetry(frame, result, state, waits_ms)
         self._on_telemetry(frame, telemetry)
         self._switch(decision, end_ns, observed_ns)
 
     @staticmethod
-    def _is_too_old(frame: Frame, queue_wait_ms: float, max_frame_age_ms: float) -> bool:
+    def _end_to_end_ms(frame: Frame, node_ms: float) -> float:
+        """Return the time from the image's stamp to now; NaN when the stamp cannot be right."""
+        if not 0.0 <= frame.input_age_ms <= MAX_INPUT_AGE_MS:  # also when it is not a number
+            return NAN
+        return frame.input_age_ms + node_ms
+
+    def _is_too_old(self, frame: Frame, start_ns: int, max_frame_age_ms: float) -> bool:
         if max_frame_age_ms <= 0.0:
             return False
-        age_ms = queue_wait_ms + (0.0 if math.isnan(frame.input_age_ms) else frame.input_age_ms)
-        return age_ms > max_frame_age_ms
+        known_ms = 0.0 if math.isnan(frame.input_age_ms) else frame.input_age_ms
+        age_ms = frame.age_ms(start_ns) + known_ms
+        if age_ms <= max_frame_age_ms:
+            return False
+        self._dropped_age_ms = age_ms
+        return True
 
     def _switch(self, decision: Decision | None, start_ns: int, end_ns: int | None = None) -> None:
         """Report a switch. Every level is resident: deciding was all there is to it."""
@@ -404,9 +435,9 @@ class ClassifierWorker:
         frame: Frame,
         result: Result,
         state: ManagerState,
-        queue_wait_ms: float,
-        end_to_end_ms: float,
+        waits_ms: tuple[float, float, float],
     ) -> FrameTelemetry:
+        queue_wait_ms, node_ms, end_to_end_ms = waits_ms
         p50_ms, p95_ms = self._statistics.percentiles(0.5, 0.95)
         device = self._host.latest if self._host else None
         top1 = result.top1
@@ -414,17 +445,21 @@ class ClassifierWorker:
         return FrameTelemetry(
             sequence=self._processed,
             input_age_ms=frame.input_age_ms,
+            executor_wait_ms=frame.executor_wait_ms,
             queue_wait_ms=queue_wait_ms,
             preprocess_ms=result.preprocess_ms,
             inference_ms=result.inference_ms,
             postprocess_ms=result.postprocess_ms,
             processing_ms=result.processing_ms,
+            node_ms=node_ms,
             end_to_end_ms=end_to_end_ms,
             latency_p50_ms=p50_ms,
             latency_p95_ms=p95_ms,
             throughput_hz=self._statistics.rate_hz(),
+            lost_frames=self._lost,
             dropped_frames=self.dropped_frames,
             rejected_frames=self.rejected_frames,
+            failed_frames=self._failed,
             violations=state.violations,
             max_latency_ms=state.constraints.max_latency_ms,
             min_accuracy=state.constraints.min_accuracy,
@@ -445,4 +480,5 @@ class ClassifierWorker:
             top1_score=top1.score if top1 else NAN,
             top1_label=top1.label if top1 else '',
             policy=state.policy,
+            platform=result.platform,
         )

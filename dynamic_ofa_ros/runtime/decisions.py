@@ -14,13 +14,14 @@ NAN = math.nan
 class Measurement:
     """The latencies of one frame, and when it was finished.
 
+    node_ms: from arrival to the answer; end_to_end_ms: from the image's stamp to the answer.
     platform: where it ran; may be left out where there is only one.
     """
 
     time_ns: int
     level: int
     inference_ms: float
-    processing_ms: float = NAN
+    node_ms: float = NAN
     end_to_end_ms: float = NAN
     platform: str = ''
 

@@ -25,6 +25,15 @@ FloatArray = NDArray[np.float32]
 MAX_SIDE_PX = 32_768
 """Wider or higher images are taken for damaged messages."""
 
+MAX_COMPRESSED_PX = 2**26
+"""Compressed images of more pixels (64 million) are refused before memory is taken for them."""
+
+MAX_HEADER_BYTES = 2**20
+"""Metadata before a JPEG's frame header (an embedded preview, say) is shorter than this."""
+
+PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
+JPEG_SIGNATURE = b'\xff\xd8'
+
 
 class ImageSource(Protocol):
     """Anything that a frame can carry: it becomes pixels on the worker thread, when needed."""
@@ -54,6 +63,64 @@ class RawImage:
             step=self.step,
             is_bigendian=self.is_bigendian,
         )
+
+
+@dataclass(frozen=True)
+class CompressedImage:
+    """A JPEG or PNG as it came over the wire; fields as in sensor_msgs/CompressedImage.
+
+    `format` is for the error message only: what the data is, its first bytes say.
+    """
+
+    data: Any
+    format: str = ''
+
+    def decode(self) -> ImageArray:
+        """Return the pixels as (H, W, 3) uint8, RGB; raise ImageError when that is impossible."""
+        buffer = _as_bytes(self.data)
+        width, height = _compressed_size(buffer[:MAX_HEADER_BYTES].tobytes(), self.format)
+        if not 0 < width * height <= MAX_COMPRESSED_PX:
+            raise ImageError(
+                'size',
+                f'The compressed image is {width}x{height} pixels; 1 to {MAX_COMPRESSED_PX} '
+                'pixels are expected.',
+            )
+        try:
+            bgr = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
+        except cv2.error as error:
+            raise ImageError('buffer', f'The image cannot be decompressed: {error.err}.') from None
+        if bgr is None:
+            raise ImageError(
+                'buffer', f'The {buffer.size} bytes are no complete JPEG or PNG image.'
+            )
+        return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def _compressed_size(head: bytes, image_format: str) -> tuple[int, int]:
+    """Return width and height as the first bytes of a JPEG or PNG state them."""
+    if head.startswith(PNG_SIGNATURE) and len(head) >= 24:
+        return int.from_bytes(head[16:20], 'big'), int.from_bytes(head[20:24], 'big')
+    if head.startswith(JPEG_SIGNATURE):
+        return _jpeg_size(head)
+    raise ImageError(
+        'encoding',
+        f'The compressed image (format {image_format!r}) is neither JPEG nor PNG.',
+    )
+
+
+def _jpeg_size(head: bytes) -> tuple[int, int]:
+    """Return width and height from a JPEG's frame header: segments follow one another."""
+    position = 2
+    while position + 9 <= len(head) and head[position] == 0xFF:
+        marker = head[position + 1]
+        if marker == 0xFF:  # padding
+            position += 1
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height = int.from_bytes(head[position + 5 : position + 7], 'big')
+            return int.from_bytes(head[position + 7 : position + 9], 'big'), height
+        position += 2 + int.from_bytes(head[position + 2 : position + 4], 'big')
+    raise ImageError('buffer', 'The JPEG image has no frame header: it is damaged or cut short.')
 
 
 @dataclass(frozen=True)

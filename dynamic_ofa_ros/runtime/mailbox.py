@@ -17,14 +17,26 @@ NAN = math.nan
 class Frame:
     """A frame on its way: the image, the caller's own header, when it came, how old it was then.
 
-    `header` is handed back untouched. `received_ns` is from `time.perf_counter_ns`; `input_age_ms`
-    is the age of the image at that moment by the caller's clock, NaN when unknown.
+    `header` is handed back untouched. `received_ns` (when the caller got it) and `arrived_ns`
+    (when it reached this process; None: when the caller got it) are from `time.perf_counter_ns`;
+    `input_age_ms` is the age of the image at arrival by the caller's clock, NaN when unknown.
     """
 
     image: ImageSource
     header: Any = None
     received_ns: int = field(default_factory=time.perf_counter_ns)
     input_age_ms: float = NAN
+    arrived_ns: int | None = None
+
+    @property
+    def executor_wait_ms(self) -> float:
+        """Time from arrival to the caller; NaN when the arrival is unknown."""
+        return NAN if self.arrived_ns is None else (self.received_ns - self.arrived_ns) / 1e6
+
+    def age_ms(self, time_ns: int) -> float:
+        """Return the time from arrival to a moment of `time.perf_counter_ns`."""
+        start_ns = self.received_ns if self.arrived_ns is None else self.arrived_ns
+        return (time_ns - start_ns) / 1e6
 
 
 class Mailbox:

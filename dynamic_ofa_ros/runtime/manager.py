@@ -102,7 +102,7 @@ class RuntimeManager:
         self._settings = _Settings(constraints or Constraints(), policy or PolicySettings())
         self._applied = self._settings
         self._policy: Policy = self._policy_factory(self.table, self._settings.policy)
-        self._overhead_ms = {'processing': NAN, 'end_to_end': NAN}
+        self._overhead_ms = {'node': NAN, 'end_to_end': NAN}
         self._upward_ns: deque[int] = deque()
         self._recent_frames: deque[Frame] = deque(maxlen=FRAMES_TOLD)
         self._obedience = Obedience()
@@ -345,7 +345,7 @@ class RuntimeManager:
 
     def _take_overheads(self, measurement: Measurement) -> None:
         inference_ms = measurement.inference_ms
-        self._take_overhead('processing', measurement.processing_ms - inference_ms)
+        self._take_overhead('node', measurement.node_ms - inference_ms)
         self._take_overhead('end_to_end', measurement.end_to_end_ms - inference_ms)
 
     def _take_overhead(self, scope: str, overhead_ms: float) -> None:
@@ -358,8 +358,8 @@ class RuntimeManager:
 
     def _scope_latency_ms(self, measurement: Measurement) -> float:
         scope = self._applied.constraints.latency_scope
-        if scope == 'processing':
-            return measurement.processing_ms
+        if scope == 'node':
+            return measurement.node_ms
         if scope == 'end_to_end':
             return measurement.end_to_end_ms
         return measurement.inference_ms

@@ -95,17 +95,21 @@ class FrameTelemetry:
 
     sequence: int
     input_age_ms: float
+    executor_wait_ms: float
     queue_wait_ms: float
     preprocess_ms: float
     inference_ms: float
     postprocess_ms: float
     processing_ms: float
+    node_ms: float
     end_to_end_ms: float
     latency_p50_ms: float
     latency_p95_ms: float
     throughput_hz: float
+    lost_frames: int
     dropped_frames: int
     rejected_frames: int
+    failed_frames: int
     violations: int
     max_latency_ms: float
     min_accuracy: float
@@ -126,3 +130,12 @@ class FrameTelemetry:
     top1_score: float
     top1_label: str
     policy: str
+    platform: str
+
+    def latency_ms(self, scope: str) -> float:
+        """Return the latency that a limit of this scope is about."""
+        if scope == 'inference':
+            return self.inference_ms
+        if scope == 'end_to_end' and not math.isnan(self.end_to_end_ms):
+            return self.end_to_end_ms
+        return self.node_ms

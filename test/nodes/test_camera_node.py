@@ -5,12 +5,11 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+from vision_msgs.msg import Classification, LabelInfo
 
 from dynamic_ofa_ros.nodes import conversions, qos
-
-from rclpy.qos import QoSProfile, ReliabilityPolicy  # isort: skip
-from sensor_msgs.msg import Image  # isort: skip
-from vision_msgs.msg import Classification, LabelInfo  # isort: skip
 
 BEST_EFFORT = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
 

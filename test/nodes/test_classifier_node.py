@@ -6,21 +6,21 @@ import math
 
 import numpy as np
 import pytest
+import rclpy
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray
 from families import make_random_family
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rosgraph_msgs.msg import Clock
 from runtime_fakes import FakeEngine, make_profile
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
 
 from dynamic_ofa_ros.family import Family
+from dynamic_ofa_ros.msg import Telemetry
 from dynamic_ofa_ros.nodes import classifier_node, conversions
-
-import rclpy  # isort: skip
-from builtin_interfaces.msg import Time  # isort: skip
-from diagnostic_msgs.msg import DiagnosticArray  # isort: skip
-from rclpy.parameter import Parameter  # isort: skip
-from rosgraph_msgs.msg import Clock  # isort: skip
-from sensor_msgs.msg import Image  # isort: skip
-from std_msgs.msg import Header  # isort: skip
-
-from dynamic_ofa_ros.msg import Telemetry  # isort: skip
+from dynamic_ofa_ros.runtime import assembly
 
 PIXELS = np.zeros((48, 64, 3), np.uint8)
 
@@ -88,26 +88,29 @@ def test_two_platforms_are_one_set_of_levels_and_refuse_what_knows_only_one(
     latencies = {'cuda-fake': (5.0, 10.0), 'cpu-fake': (20.0, 40.0)}
     loaded = Family.load(family)
     classes = len(loaded.labels)
-    monkeypatch.setattr(classifier_node.Family, 'load', lambda _: loaded)
+    monkeypatch.setattr(assembly.Family, 'load', lambda _: loaded)
     monkeypatch.setattr(
-        classifier_node,
+        assembly,
         'create_engines',
         lambda *_, **__: [FakeEngine(2, classes, platform=name) for name in latencies],
     )
     monkeypatch.setattr(
-        classifier_node,
+        assembly,
         'load_or_measure_profile',
         lambda engine, _: make_profile(latencies[engine.platform], engine.platform),
     )
     rclpy.init()
     node = classifier_node.ClassifierNode()
     try:
+        assert node.trigger_configure() is TransitionCallbackReturn.SUCCESS
         (refused,) = node.set_parameters([Parameter('manager.policy', value='reactive')])
         assert not refused.successful
         assert 'one platform, not on 2' in refused.reason
         assert node.get_parameter('manager.policy').value == 'predictive'
         (accepted,) = node.set_parameters([Parameter('manager.policy', value='table')])
         assert accepted.successful
+        (refused,) = node.set_parameters([Parameter('manager.fixed_level', value=3)])
+        assert refused.reason == 'manager.fixed_level is 3; it must lie in [0, 2]'
     finally:
         node.close()
         node.destroy_node()

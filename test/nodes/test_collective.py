@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import socket
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from runtime_fakes import make_levels, make_profile
+from std_msgs.msg import Header
 
+from dynamic_ofa_ros.msg import ClassifierStatus
 from dynamic_ofa_ros.nodes import conversions, qos
 from dynamic_ofa_ros.nodes.collective import TOPIC, Collective
 from dynamic_ofa_ros.runtime.coordination import Status
 from dynamic_ofa_ros.runtime.manager import RuntimeManager
-
-from std_msgs.msg import Header  # isort: skip
-
-from dynamic_ofa_ros.msg import ClassifierStatus  # isort: skip
 
 DEVICE = f'{socket.gethostname()}:cpu'
 PEER = Status(
@@ -44,6 +43,17 @@ class Ceilings:
         self._manager.set_ceiling(ceiling)
 
 
+class FastMailbox:
+    """A mailbox that has received three more frames whenever it is looked at."""
+
+    def __init__(self) -> None:
+        self._counts = iter(range(0, 100_000, 3))
+
+    @property
+    def received(self):
+        return next(self._counts)
+
+
 @pytest.fixture(scope='module')
 def talk(domain):
     """What all say on the topic, and a way to speak as a peer."""
@@ -54,11 +64,13 @@ def talk(domain):
 
 @pytest.fixture
 def collective(domain):
-    manager, frames = Ceilings(), iter(range(0, 100_000, 3))
-    part = Collective(domain.node, manager, 'cpu', lambda: next(frames))
+    manager = Ceilings()
+    worker = SimpleNamespace(mailbox=FastMailbox())
+    part = Collective(domain.node)
+    part.open(SimpleNamespace(manager=manager, worker=worker, device='cpu'))
     part.configure(is_on=True, importance=2.0)
     yield part, manager
-    part.configure(is_on=False, importance=2.0)
+    part.close()
 
 
 def said(topic, name):

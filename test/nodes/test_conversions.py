@@ -6,6 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticStatus
+from std_msgs.msg import Header
 
 from dynamic_ofa_ros.architecture import SubnetArchitecture
 from dynamic_ofa_ros.errors import ImageError
@@ -17,6 +20,7 @@ from dynamic_ofa_ros.family import (
     LevelLatency,
     Preprocessing,
 )
+from dynamic_ofa_ros.msg import Telemetry
 from dynamic_ofa_ros.nodes import conversions
 from dynamic_ofa_ros.nodes.diagnostics import Severity, Status
 from dynamic_ofa_ros.runtime import coordination
@@ -24,12 +28,6 @@ from dynamic_ofa_ros.runtime.classifier import ClassScore, Result
 from dynamic_ofa_ros.runtime.decisions import Decision
 from dynamic_ofa_ros.runtime.telemetry import FrameTelemetry
 from dynamic_ofa_ros.spaces import ResNet50Space
-
-from builtin_interfaces.msg import Time  # isort: skip
-from diagnostic_msgs.msg import DiagnosticStatus  # isort: skip
-from std_msgs.msg import Header  # isort: skip
-
-from dynamic_ofa_ros.msg import Telemetry  # isort: skip
 
 NAN = math.nan
 HEADER = Header(stamp=Time(sec=7, nanosec=8), frame_id='camera')
@@ -133,13 +131,26 @@ def test_telemetry_carries_what_is_not_known_as_nan():
     assert math.isnan(message.max_latency_ms)
 
 
+SLOW = dataclasses.replace(
+    PROFILE,
+    platform='slow-test',
+    levels=tuple(
+        dataclasses.replace(level, median_ms=2 * level.median_ms, p95_ms=2 * level.p95_ms)
+        for level in PROFILE.levels
+    ),
+)
+
+
 def test_levels_carry_the_whole_table():
-    message = conversions.level_array(HEADER, FAMILY, PROFILE)
+    message = conversions.level_array(HEADER, FAMILY, [PROFILE, SLOW])
     assert (message.family, message.backbone, message.platform) == ('tiny', 'mbv3', 'cpu-test')
     small, large = message.levels
     assert (small.index, small.name, small.resolution) == (1, 'small', 48)
     assert (large.accuracy, large.macs, large.parameters) == (0.9, 9e6, 9e4)
     assert (large.latency_ms, large.latency_p95_ms) == (4.0, 4.5)
+    assert list(message.platforms) == ['cpu-test', 'slow-test']
+    assert list(large.latencies_ms) == [4.0, 8.0]
+    assert list(large.latencies_p95_ms) == [4.5, 9.0]
     assert list(small.ks) == [3] * 20
     assert list(small.e) == [4.0] * 20
     assert list(small.d) == [2, 3, 4, 3, 2]
@@ -151,17 +162,20 @@ def test_levels_of_a_resnet_are_whole():
     level = Level(1, 'resnet', architecture, 0.8, 1, 1)
     profile = dataclasses.replace(PROFILE, levels=PROFILE.levels[:1])
     family = dataclasses.replace(FAMILY, levels=(level,))
-    (message,) = conversions.level_array(HEADER, family, profile).levels
+    (message,) = conversions.level_array(HEADER, family, [profile]).levels
     assert list(message.ks) == []
     assert (tuple(message.e), tuple(message.d)) == (architecture.e, architecture.d)
     assert tuple(message.w) == architecture.w
 
 
 def test_active_level_tells_from_to_and_why():
-    decision = Decision(0, 2, 1, 'too slow', 'reactive', False, 1.5, 1.5, 1.6, 3.0, NAN)
+    decision = Decision(
+        0, 2, 1, 'too slow', 'reactive', False, 1.5, 1.5, 1.6, 3.0, NAN, 'gpu-test', 'cpu-test'
+    )
     message = conversions.active_level(HEADER, decision, FAMILY, 0.02)
     assert (message.from_level, message.from_name) == (2, 'large')
     assert (message.to_level, message.to_name) == (1, 'small')
+    assert (message.from_platform, message.to_platform) == ('gpu-test', 'cpu-test')
     assert (message.reason, message.policy) == ('too slow', 'reactive')
     assert not message.feasible
     assert message.switch_ms == 0.02

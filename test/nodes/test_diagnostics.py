@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +13,7 @@ from dynamic_ofa_ros.nodes.diagnostics import (
     InputSnapshot,
     Severity,
     Snapshot,
+    idle_statuses,
 )
 from dynamic_ofa_ros.runtime.decisions import ManagerState
 
@@ -38,14 +40,20 @@ RECEIVING = InputSnapshot(
 FIRST = Snapshot(
     time_ns=0,
     input=RECEIVING,
+    topic='/image_raw',
     manager=MANAGER,
     last=None,
     is_enabled=True,
     publishers=1,
+    qos_problem='',
     processed_frames=100,
+    lost_frames=0,
     dropped_frames=2,
+    dropped_old=0,
+    dropped_age_ms=NAN,
+    max_frame_age_ms=0.0,
     rejected={},
-    inference_errors=0,
+    failed_frames=0,
     inference_error='',
     rejected_constraints=0,
     level_count=5,
@@ -119,7 +127,16 @@ def test_manager_warns_when_infeasible_and_says_why():
     [
         ({'input': replace(RECEIVING, silence_s=2.5)}, Severity.WARN, 'no image for 2 s'),
         ({'input': InputSnapshot()}, Severity.WARN, 'no image yet'),
-        ({'input': InputSnapshot(), 'publishers': 0}, Severity.OK, 'no publisher'),
+        ({'input': replace(RECEIVING, silence_s=2.5), 'publishers': 0}, Severity.WARN, '0 publis'),
+        ({'input': InputSnapshot(), 'publishers': 0}, Severity.OK, 'waiting for a publisher'),
+        ({'qos_problem': 'incompatible DURABILITY'}, Severity.WARN, 'incompatible DURABILITY'),
+        ({'lost_frames': 7}, Severity.WARN, '7 image(s) lost in transport'),
+        (
+            {'dropped_old': 30, 'dropped_age_ms': 5e6, 'max_frame_age_ms': 100.0},
+            Severity.WARN,
+            'every image is dropped, 5000000 ms old: raise max_frame_age_ms (100)',
+        ),
+        ({'dropped_old': 30, 'processed_frames': 101}, Severity.OK, 'receiving'),
         ({'input': InputSnapshot(), 'is_enabled': False}, Severity.OK, 'disabled'),
         ({'input': replace(RECEIVING, zero_stamps=1)}, Severity.WARN, 'no stamp'),
         ({'input': replace(RECEIVING, future_stamps=1)}, Severity.WARN, 'future'),
@@ -138,8 +155,39 @@ def test_rejected_images_are_counted_by_cause_and_warned_of_once():
     assert diagnose(FIRST, damaged, later(damaged))['Input'].severity is Severity.OK
 
 
+def test_damage_in_the_first_second_is_warned_of_too():
+    assert diagnose(replace(FIRST, rejected={'step': 1}))['Input'].severity is Severity.WARN
+
+
+def test_a_problem_is_logged_when_it_begins_and_not_again():
+    diagnostician = Diagnostician()
+    logged = []
+    for silence_s in (0.1, 3.0, 4.0, 0.1, 3.0):
+        diagnostician.diagnose(later(input=replace(RECEIVING, silence_s=silence_s)))
+        logged.append(len(diagnostician.new_warnings()))
+    assert logged == [0, 1, 0, 0, 1]
+
+
+def test_throughput_falls_to_zero_with_a_dead_camera():
+    last = SimpleNamespace(throughput_hz=30.0)
+    for name in ('inference', 'processing', 'executor_wait', 'queue_wait', 'node', 'end_to_end'):
+        setattr(last, f'{name}_ms', 1.0)
+    last.latency_p50_ms = last.latency_p95_ms = last.last_switch_ms = 1.0
+    alive = replace(FIRST, last=last)
+    dead = later(alive, input=replace(RECEIVING, silence_s=3.0))
+    assert diagnose(alive)['Latency'].values['throughput_hz'] == 30.0
+    assert diagnose(alive, dead)['Latency'].values['throughput_hz'] == 0.0
+
+
+def test_a_node_that_is_not_configured_says_what_it_is_doing():
+    (status,) = idle_statuses('measuring level 3')
+    assert status.severity is Severity.OK
+    assert status.message == 'configuring: measuring level 3'
+    assert idle_statuses('')[0].message == 'not configured'
+
+
 def test_device_is_in_error_when_inference_failed_since_the_last_time():
-    failed = later(inference_errors=1, inference_error='out of memory')
+    failed = later(failed_frames=1, inference_error='out of memory')
     status = diagnose(FIRST, failed)['Device']
     assert status.severity is Severity.ERROR
     assert 'out of memory' in status.message
@@ -171,6 +219,16 @@ def test_monitor_knows_no_rate_of_a_silent_topic():
     for frame in range(5):
         monitor.add(frame, SECOND_NS + frame, SECOND_NS)
     assert math.isnan(monitor.snapshot(3 * SECOND_NS).rate_node_hz)
+
+
+def test_rates_start_anew_when_a_bag_does():
+    monitor = InputMonitor()
+    for frame in range(40):
+        stamp_ns = 10 * SECOND_NS + frame % 20 * 50_000_000
+        monitor.add(frame * 50_000_000, stamp_ns, stamp_ns)
+    found = monitor.snapshot(40 * 50_000_000)
+    assert found.rate_msg_hz == pytest.approx(20.0)
+    assert found.rate_node_hz == pytest.approx(20.0)
 
 
 def test_monitor_counts_zero_and_future_stamps():

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 import rclpy
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.parameter import Parameter
 
 from dynamic_ofa_ros.errors import DynamicOfaError
 from dynamic_ofa_ros.nodes.parameter_table import (
@@ -14,9 +16,6 @@ from dynamic_ofa_ros.nodes.parameter_table import (
     ParameterSpec,
     markdown_table,
 )
-
-from rclpy.parameter import Parameter  # isort: skip
-from rcl_interfaces.msg import SetParametersResult  # isort: skip
 
 LIMIT = ParameterSpec('limit_ms', 1.5, 'a limit, in ms', lowest=0.0, highest=100.0)
 FLOOR = ParameterSpec('floor_ms', 0.5, 'less than the limit', lowest=0.0, highest=100.0)

@@ -5,6 +5,7 @@ import os
 import signal
 
 import pytest
+from rclpy.node import Node
 
 from dynamic_ofa_ros.errors import FamilyError
 from dynamic_ofa_ros.nodes import runner
@@ -15,8 +16,6 @@ from dynamic_ofa_ros.nodes.runner import (
     run,
     stop_forwarding,
 )
-
-from rclpy.node import Node  # isort: skip
 
 pytestmark = pytest.mark.usefixtures('domain')
 
@@ -33,6 +32,9 @@ class Waiting(Node):
 
     def _raise(self):
         raise self._error
+
+    def start(self):
+        pass
 
     def close(self):
         type(self).closed += 1

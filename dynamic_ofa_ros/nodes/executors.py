@@ -1,0 +1,41 @@
+"""Two executors for one lifecycle node: slow transitions do not hold up its other callbacks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lifecycle_msgs.srv import ChangeState
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.service import Service
+
+
+def _is_transition(entity: Any) -> bool:
+    return isinstance(entity, Service) and entity.srv_type is ChangeState
+
+
+class MainExecutor(SingleThreadedExecutor):  # type: ignore[misc]  # rclpy is untyped
+    """Runs every callback of its nodes but the service that changes the lifecycle state."""
+
+    def can_execute(self, entity: Any) -> bool:
+        """Return whether a callback is one of this executor's, and may run now."""
+        return not _is_transition(entity) and bool(super().can_execute(entity))
+
+
+class TransitionExecutor(SingleThreadedExecutor):  # type: ignore[misc]
+    """Runs the service that changes the lifecycle state, for a node of a MainExecutor.
+
+    rclpy's MultiThreadedExecutor could do both, but it took 63 % of a core and lost half of the
+    images at 640x480 and 30 Hz, where one single-threaded executor takes 8 % and loses none.
+    """
+
+    def __init__(self, node: Any) -> None:
+        super().__init__(context=node.context)
+        self._node = node
+
+    def get_nodes(self) -> list[Any]:
+        """Return the node; it stays in the other executor."""
+        return [self._node]
+
+    def can_execute(self, entity: Any) -> bool:
+        """Return whether a callback is one of this executor's, and may run now."""
+        return _is_transition(entity) and bool(super().can_execute(entity))

@@ -1,0 +1,191 @@
+"""The image subscription: with the publishers' reliability, and an account of what got lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.qos import ReliabilityPolicy, qos_policy_name_from_kind
+from sensor_msgs.msg import CompressedImage, Image
+
+from dynamic_ofa_ros.nodes import conversions, qos
+from dynamic_ofa_ros.nodes.diagnostics import InputMonitor
+from dynamic_ofa_ros.nodes.parameter_table import ParameterSpec, declare
+from dynamic_ofa_ros.nodes.runner import Throttle
+from dynamic_ofa_ros.runtime.mailbox import Frame
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
+
+MAX_WAIT_NS = 10_000_000_000
+"""A longer wait between arrival and callback is taken for a jump of the system's clock."""
+
+MATCHED = 'best_available'
+
+LOST_REMEDY = 'publish reliably, or use config/fastdds.xml (docs/nodes.md)'
+
+
+class ImageInput:
+    """Subscribes to `image_raw`, or to its compressed transport, while open.
+
+    The reliability is that which the publishers offer: reliable when all do, else best effort;
+    the parameter `qos_overrides.<topic>.subscription.reliability` fixes it. `update` matches
+    again: it is called when publishers come, and should be called about once a second.
+    on_frame: takes each frame. on_lost: takes the number of frames lost in transport.
+    """
+
+    def __init__(
+        self,
+        node: Any,
+        transport: str,
+        on_frame: Callable[[Frame], None],
+        on_lost: Callable[[int], None],
+    ) -> None:
+        self._node = node
+        self._is_compressed = transport == 'compressed'
+        self._on_frame = on_frame
+        self._on_lost = on_lost
+        topic = node.resolve_topic_name('image_raw')
+        self.topic = f'{topic}/compressed' if self._is_compressed else topic
+        self._fixed_reliability = self._declare_reliability()
+        self.monitor = InputMonitor()
+        self.lost_frames = 0
+        self.qos_problem = ''
+        self._throttle = Throttle()
+        self._subscription: Any = None
+        self._reliability = ReliabilityPolicy.RELIABLE
+        self._rematch: Any = None
+
+    def open(self) -> None:
+        """Subscribe."""
+        self._rematch = self._node.create_guard_condition(self.update)
+        self._subscribe(self._wanted_reliability())
+
+    def close(self) -> None:
+        """End the subscription."""
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
+            self._node.destroy_guard_condition(self._rematch)
+            self._subscription = self._rematch = None
+
+    @property
+    def publishers(self) -> int:
+        """The number of publishers on the topic."""
+        return int(self._node.count_publishers(self.topic))
+
+    def update(self) -> None:
+        """Subscribe anew when the publishers offer another reliability."""
+        if self._subscription is None:
+            return
+        wanted = self._wanted_reliability()
+        if wanted != self._reliability:
+            self._node.destroy_subscription(self._subscription)
+            self._subscribe(wanted)
+
+    def _declare_reliability(self) -> Any:
+        """Return the reliability that the user wants; None for that of the publishers."""
+        spec = ParameterSpec(
+            f'qos_overrides.{self.topic}.subscription.reliability',
+            MATCHED,
+            'reliability of the image subscription; best_available = what the publishers offer',
+            choices=(MATCHED, 'reliable', 'best_effort'),
+            is_live=False,
+        )
+        value = declare(self._node, spec)
+        return None if value == MATCHED else ReliabilityPolicy[value.upper()]
+
+    def _wanted_reliability(self) -> Any:
+        if self._fixed_reliability is not None:
+            return self._fixed_reliability
+        offers = [
+            info.qos_profile.reliability
+            for info in self._node.get_publishers_info_by_topic(self.topic)
+        ]
+        if all(offer == ReliabilityPolicy.RELIABLE for offer in offers):
+            return ReliabilityPolicy.RELIABLE
+        return ReliabilityPolicy.BEST_EFFORT
+
+    def _subscribe(self, reliability: Any) -> None:
+        self._reliability = reliability
+        self.qos_problem = ''
+        profile = qos.image(reliability)
+        try:
+            self._subscription = self._create(profile, self._events(with_lost=True))
+        except UnsupportedEventTypeError:  # the middleware does not count lost messages
+            self._subscription = self._create(profile, self._events(with_lost=False))
+
+    def _create(self, profile: Any, events: Any) -> Any:
+        return self._node.create_subscription(
+            CompressedImage if self._is_compressed else Image,
+            self.topic,
+            self._on_image,
+            profile,
+            event_callbacks=events,
+            qos_overriding_options=qos.overridable_but_reliability(),
+        )
+
+    def _events(self, *, with_lost: bool) -> Any:
+        callbacks = {'incompatible_qos': self._on_incompatible_qos}
+        if with_lost:
+            callbacks['message_lost'] = self._on_message_lost
+        try:
+            return SubscriptionEventCallbacks(**callbacks, matched=self._on_matched)
+        except TypeError:  # Humble does not tell of matches: `update` finds them
+            return SubscriptionEventCallbacks(**callbacks)
+
+    def _on_matched(self, event: Any) -> None:
+        self._rematch.trigger()
+
+    def _on_message_lost(self, event: Any) -> None:
+        self.lost_frames += event.total_count_change
+        self._on_lost(event.total_count_change)
+        if self._throttle.passes('lost'):
+            self._node.get_logger().warning(
+                f'{self.lost_frames} images were lost in transport: {LOST_REMEDY}'
+            )
+
+    def _on_incompatible_qos(self, event: Any) -> None:
+        policy = qos_policy_name_from_kind(event.last_policy_kind)
+        if policy == 'RELIABILITY' and self._reliability != self._wanted_reliability():
+            self._rematch.trigger()  # not the user's wish: it can be mended
+            return
+        self.qos_problem = f'a publisher on {self.topic} offers an incompatible {policy}'
+        self._node.get_logger().warning(f'{self.qos_problem}: no images come from it')
+
+    def _on_image(self, message: Any, info: Any) -> None:
+        received_ns, wall_ns = time.perf_counter_ns(), time.time_ns()
+        arrived_ns = arrival_ns(received_ns, wall_ns, info['received_timestamp'])
+        age_ms = self._age_ms(message.header.stamp, received_ns, arrived_ns)
+        convert = conversions.compressed_image if self._is_compressed else conversions.raw_image
+        self._on_frame(Frame(convert(message), message.header, received_ns, age_ms, arrived_ns))
+
+    def _age_ms(self, stamp: Any, received_ns: int, arrived_ns: int | None) -> float:
+        """Return the age of an image at its arrival, and say what is odd about its stamp."""
+        clock = self._node.get_clock()
+        now_ns = clock.now().nanoseconds
+        if arrived_ns is not None and not clock.ros_time_is_active:
+            now_ns -= received_ns - arrived_ns
+        stamp_ns = stamp.sec * 10**9 + stamp.nanosec
+        age_ms = self.monitor.add(received_ns, stamp_ns, now_ns)
+        if not stamp_ns and self._throttle.passes('zero stamp'):
+            self._node.get_logger().warning('images carry no stamp: their age is unknown')
+        if age_ms < 0.0 and self._throttle.passes('future stamp'):
+            self._node.get_logger().warning(
+                f'an image is stamped {-age_ms:.1f} ms in the future; the stamp is kept as it is'
+            )
+        return age_ms
+
+
+def arrival_ns(received_ns: int, wall_ns: int, arrived_wall_ns: int) -> int | None:
+    """Return when a message reached this process, on the clock of `time.perf_counter_ns`.
+
+    received_ns, wall_ns: now, on that clock and on the system's. arrived_wall_ns: the middleware's
+    receive time on the system's clock. None where that is not known or cannot be right.
+    """
+    wait_ns = wall_ns - arrived_wall_ns
+    if arrived_wall_ns <= 0 or not 0 <= wait_ns <= MAX_WAIT_NS:
+        return None
+    return received_ns - wait_ns

@@ -1,0 +1,130 @@
+"""Everything that classifies: family, engines, profiles, manager and worker, built in one go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from dynamic_ofa_ros.constraints import Constraints
+from dynamic_ofa_ros.family import Family, LatencyProfile
+from dynamic_ofa_ros.runtime.classifier import (
+    Classifier,
+    ClassifierWorker,
+    OnError,
+    OnResult,
+    OnSwitch,
+    OnTelemetry,
+    WorkerSettings,
+)
+from dynamic_ofa_ros.runtime.engine import Engine, create_engines, load_or_measure_profile
+from dynamic_ofa_ros.runtime.host import HostMonitor
+from dynamic_ofa_ros.runtime.manager import RuntimeManager
+from dynamic_ofa_ros.runtime.policies import PolicySettings
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to build; the fields are the node's parameters."""
+
+    family: str
+    device: str = 'auto'
+    engine: str = 'auto'
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Who is told of results; all are called on the worker's thread."""
+
+    on_result: OnResult
+    on_telemetry: OnTelemetry
+    on_error: OnError
+    on_switch: OnSwitch
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The running parts. `device` is what inference runs on first: 'cpu', 'cuda' or 'cuda:N'."""
+
+    family: Family
+    engines: tuple[Engine, ...]
+    profiles: tuple[LatencyProfile, ...]
+    device: str
+    manager: RuntimeManager
+    host: HostMonitor
+    worker: ClassifierWorker = field(repr=False)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about what was asked of the engines and could not be had."""
+        return tuple(note for engine in self.engines for note in engine.notes)
+
+    def start(self) -> None:
+        """Start the threads."""
+        self.host.start()
+        self.worker.start()
+
+    def close(self) -> None:
+        """Let the frame in work finish, end the threads and free the engines."""
+        has_stopped = self.worker.stop()
+        self.host.stop()
+        if has_stopped:
+            for engine in self.engines:
+                engine.close()
+
+
+def assemble(
+    request: Request,
+    callbacks: Callbacks,
+    *,
+    constraints: Constraints,
+    policy: PolicySettings,
+    settings: WorkerSettings,
+    progress: Callable[[str], None],
+) -> Assembly:
+    """Build all parts, the engines warm; `progress` is told before each slow step.
+
+    Raises DynamicOfaError when something cannot be had; nothing built until then stays.
+    """
+    progress(f'loading family {request.family}')
+    family = Family.load(request.family)
+    engines = create_engines(
+        family,
+        device=request.device,
+        engine=request.engine,
+        threads=request.threads,
+        progress=progress,
+    )
+    try:
+        profiles = tuple(_profile_of(engine, family, progress) for engine in engines)
+        manager = RuntimeManager(family.levels, profiles, constraints=constraints, policy=policy)
+    except BaseException:
+        for engine in engines:
+            engine.close()
+        raise
+    device = _device_of(engines[0].platform, request.device)
+    host = HostMonitor(device)
+    worker = ClassifierWorker(
+        Classifier(family, *engines),
+        manager,
+        on_result=callbacks.on_result,
+        on_telemetry=callbacks.on_telemetry,
+        on_error=callbacks.on_error,
+        on_switch=callbacks.on_switch,
+        settings=settings,
+        host=host,
+    )
+    return Assembly(family, tuple(engines), profiles, device, manager, host, worker)
+
+
+def _profile_of(engine: Engine, family: Family, progress: Callable[[str], None]) -> LatencyProfile:
+    if engine.platform not in family.platforms:
+        progress(f'looking up the latency of each level on {engine.platform}')
+    return load_or_measure_profile(engine, family)
+
+
+def _device_of(platform: str, asked: str) -> str:
+    """Return the device to watch: what inference really runs on."""
+    if not platform.startswith('cuda'):
+        return 'cpu'
+    return asked if asked.startswith('cuda') else 'cuda'
