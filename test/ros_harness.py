@@ -23,6 +23,7 @@ from dynamic_ofa_ros.demo.domain import own_domain
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_TIMEOUT_S = 20.0
+RESEND_S = 3.0
 
 
 @dataclass
@@ -146,14 +147,29 @@ class Ros:
             self.spin_once()
         return value
 
-    def call(self, kind: Any, name: str, request: Any, timeout_s: float = 10.0) -> Any:
-        """Call a service and return the response."""
+    def call(self, kind: Any, name: str, request: Any, timeout_s: float = 20.0) -> Any:
+        """Call a service that may be called twice, and return the response.
+
+        A server that has not discovered the client yet cannot answer (the middleware warns of
+        it): the request is then sent again.
+        """
         client = self.node.create_client(kind, name)
         try:
             self.wait_until(client.service_is_ready, f'service {name}', timeout_s)
-            future = client.call_async(request)
-            self.wait_until(future.done, f'response of {name}', timeout_s)
-            return future.result()
+            futures = []
+
+            def send() -> None:
+                if not futures or time.monotonic() > sent_s + RESEND_S * len(futures):
+                    futures.append(client.call_async(request))
+
+            sent_s = time.monotonic()
+            answered = self.wait_until(
+                lambda: [future for future in futures if future.done()],
+                f'response of {name}',
+                timeout_s,
+                meanwhile=send,
+            )
+            return answered[0].result()
         finally:
             self.node.destroy_client(client)
 

@@ -1,0 +1,191 @@
+"""The classifier's lifecycle over the wire: transitions, what answers meanwhile, what leaks."""
+
+from __future__ import annotations
+
+import numpy as np
+import psutil
+import pytest
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray
+from families import make_random_family
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+from vision_msgs.msg import Classification
+
+from dynamic_ofa_ros.nodes import conversions
+
+NODE = '/managed/classifier'
+TIMEOUT_S = 60.0
+PASSING = ('configuring', 'activating', 'deactivating', 'cleaningup')
+CYCLES = 10
+MAX_GROWTH_BYTES = 40 * 2**20
+"""What ten cycles may add to the resident memory: allocators keep some of what is freed."""
+
+
+@pytest.fixture(scope='module')
+def family(tmp_path_factory):
+    return make_random_family(tmp_path_factory.mktemp('family'), levels=2)
+
+
+def state_of(ros, node):
+    return ros.call(GetState, f'{node}/get_state', GetState.Request()).current_state.label
+
+
+class Managed:
+    """A classifier that waits to be configured."""
+
+    def __init__(self, domain, family, environment=None):
+        self.ros = domain
+        self.labels = domain.listen(Classification, '/managed/classification')
+        self.diagnostics = domain.listen(DiagnosticArray, '/diagnostics')
+        self.images = domain.node.create_publisher(Image, '/managed/image_raw', 5)
+        domain.environment.update(environment or {})
+        self.process = domain.start(
+            'classifier_node',
+            {'family': family, 'engine': 'onnxruntime', 'device': 'cpu', 'autostart': False},
+            arguments=('-r', '__ns:=/managed'),
+        )
+
+    def change(self, transition):
+        """Ask for a transition; return the future of its response."""
+        client = self.ros.node.create_client(ChangeState, f'{NODE}/change_state')
+        self.ros.wait_until(client.service_is_ready, 'the lifecycle services', TIMEOUT_S)
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return client.call_async(request)
+
+    def changed(self, transition):
+        """Ask for a transition, wait for its end, and tell whether it succeeded."""
+        before, future = self.state, self.change(transition)
+        self.ros.wait_until(
+            lambda: future.done() or self.state not in (before, *PASSING),
+            f'transition {transition} from {before}',
+            TIMEOUT_S,
+        )
+        return not future.done() or future.result().success
+
+    @property
+    def state(self):
+        return state_of(self.ros, NODE)
+
+    def feed(self):
+        header = Header(stamp=Time(sec=1), frame_id='camera')
+        self.images.publish(
+            conversions.image_message(np.zeros((48, 64, 3), np.uint8), header, 'rgb8')
+        )
+
+    def wait_for_label(self):
+        self.labels.messages.clear()
+        self.ros.wait_until(lambda: self.labels.last, 'a label', meanwhile=self.feed)
+
+
+@pytest.fixture(scope='module')
+def managed(domain, family, tmp_path_factory):
+    cache = tmp_path_factory.mktemp('cache')  # empty: the first configuration takes seconds
+    node = Managed(domain, family, {'DYNAMIC_OFA_CACHE': str(cache)})
+    yield node
+    assert node.process.stop() == 0, node.process.output()
+    assert 'Traceback' not in node.process.output()
+
+
+def test_everything_else_answers_while_it_is_configured(managed):
+    assert managed.state == 'unconfigured'
+    managed.diagnostics.messages.clear()
+    future = managed.change(Transition.TRANSITION_CONFIGURE)
+    answers = 0
+    while not future.done():
+        assert managed.state in ('configuring', 'inactive')
+        result = managed.ros.set_parameter(NODE, 'constraints.max_latency_ms', 50.0 + answers)
+        assert result.successful, result.reason
+        answers += not future.done()
+    assert future.result().success
+    assert answers >= 3
+    assert managed.state == 'inactive'
+    messages = [
+        status.message for array in managed.diagnostics.messages for status in array.status
+    ]
+    assert any(message.startswith('configuring: ') for message in messages), messages
+    # What was set meanwhile holds.
+    assert managed.ros.get_parameter(NODE, 'constraints.max_latency_ms') >= 50.0
+
+
+def test_it_labels_images_only_while_active(managed):
+    assert managed.images.get_subscription_count() == 0
+    assert managed.changed(Transition.TRANSITION_ACTIVATE)
+    managed.wait_for_label()
+    assert managed.changed(Transition.TRANSITION_DEACTIVATE)
+    managed.ros.wait_until(
+        lambda: managed.images.get_subscription_count() == 0, 'the end of the subscription'
+    )
+    assert managed.changed(Transition.TRANSITION_ACTIVATE)
+    managed.wait_for_label()
+    assert managed.changed(Transition.TRANSITION_DEACTIVATE)
+    assert managed.changed(Transition.TRANSITION_CLEANUP)
+    assert managed.state == 'unconfigured'
+
+
+def test_ten_cycles_leak_neither_memory_nor_threads(managed):
+    process = psutil.Process(managed.process.process.pid)
+
+    def cycle():
+        assert managed.changed(Transition.TRANSITION_CONFIGURE)
+        assert managed.changed(Transition.TRANSITION_ACTIVATE)
+        managed.wait_for_label()
+        assert managed.changed(Transition.TRANSITION_DEACTIVATE)
+        assert managed.changed(Transition.TRANSITION_CLEANUP)
+
+    for _ in range(2):  # what is made once and kept
+        cycle()
+    threads, memory, files = process.num_threads(), process.memory_info().rss, process.num_fds()
+    for _ in range(CYCLES):
+        cycle()
+    assert process.num_threads() <= threads
+    assert process.num_fds() <= files + 2
+    assert process.memory_info().rss < memory + MAX_GROWTH_BYTES
+
+
+def test_a_family_that_is_not_there_fails_the_transition_and_not_the_node(domain):
+    node = domain.start(
+        'classifier_node',
+        {'family': '/nowhere', 'autostart': False},
+        arguments=('-r', '__ns:=/lost'),
+    )
+    service = '/lost/classifier/change_state'
+    configure = Transition(id=Transition.TRANSITION_CONFIGURE)
+    response = domain.call(ChangeState, service, ChangeState.Request(transition=configure))
+    assert not response.success
+    assert state_of(domain, '/lost/classifier') == 'unconfigured'
+    assert 'there is no family at /nowhere' in node.output()
+    shutdown = Transition(id=Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
+    domain.call(ChangeState, service, ChangeState.Request(transition=shutdown))
+    assert state_of(domain, '/lost/classifier') == 'finalized'
+    assert node.stop() == 0, node.output()
+
+
+def test_parameters_are_checked_before_engines_are_built(domain, family, tmp_path):
+    domain.environment['DYNAMIC_OFA_CACHE'] = str(tmp_path)
+    node = domain.start('classifier_node', {'family': family, 'top_k': 0})
+    assert node.wait() == 2
+    assert 'top_k is 0; it must lie in [1, 1000]' in node.output()
+    assert 'loading' not in node.output()
+
+
+def test_an_unknown_parameter_is_warned_of(domain, family):
+    node = domain.start(
+        'classifier_node',
+        {'family': family, 'autostart': False, 'constraints.max_latency': 20.0},
+        arguments=('-r', '__ns:=/typo'),
+    )
+    domain.wait_until(
+        lambda: 'did you mean constraints.max_latency_ms?' in node.output(), 'the warning'
+    )
+    assert node.stop() == 0, node.output()
+
+
+def test_a_signal_during_configuration_ends_it(domain, family, tmp_path):
+    domain.environment['DYNAMIC_OFA_CACHE'] = str(tmp_path)
+    node = domain.start('classifier_node', {'family': family}, arguments=('-r', '__ns:=/early'))
+    domain.wait_until(lambda: 'loading family' in node.output(), 'the start', TIMEOUT_S)
+    assert node.stop(timeout_s=TIMEOUT_S) == 0, node.output()
+    assert 'Traceback' not in node.output()
