@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from dynamic_ofa_ros.errors import ConstraintError
 from dynamic_ofa_ros.family import LatencyProfile, Level
@@ -51,16 +51,6 @@ class Constraints:
     def has_accuracy(self) -> bool:
         """Tell whether there is an accuracy floor."""
         return not math.isnan(self.min_accuracy)
-
-    def updated(
-        self, max_latency_ms: float = math.nan, min_accuracy: float = math.nan
-    ) -> Constraints:
-        """Return a copy with the given values: NaN leaves one as it is, 0 removes it."""
-        changes: dict[str, float] = {}
-        for name, value in (('max_latency_ms', max_latency_ms), ('min_accuracy', min_accuracy)):
-            if not math.isnan(value):
-                changes[name] = math.nan if value == 0.0 else value
-        return replace(self, **changes)  # type: ignore[arg-type]
 
 
 def feasible_levels(

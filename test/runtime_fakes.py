@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from dynamic_ofa_ros.architecture import SubnetArchitecture
 from dynamic_ofa_ros.family import LatencyProfile, Level, LevelLatency
+from dynamic_ofa_ros.runtime.telemetry import FrameTelemetry
 
 PLATFORM = 'cpu-fake-engine-fp32-t1'
 
@@ -61,3 +63,10 @@ def make_profile(latencies_ms: Sequence[float], platform: str = PLATFORM) -> Lat
         ),
         measured_at='2026-01-01T00:00:00+00:00',
     )
+
+
+def make_telemetry(**changes):
+    """Return the telemetry of one ordinary frame."""
+    kinds = {'int': 1, 'float': 1.0, 'bool': False, 'str': 'text'}
+    values = {field.name: kinds[field.type] for field in dataclasses.fields(FrameTelemetry)}
+    return FrameTelemetry(**{**values, 'feasible': True, **changes})

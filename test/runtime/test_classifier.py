@@ -237,7 +237,7 @@ def test_the_worker_survives_an_engine_that_raises(random_family, error):
         assert harness.worker.is_running
     frame, caught, cause = harness.of('error')[0]
     assert (frame.header, caught, cause) == ('bad', error, 'inference')
-    assert harness.worker.inference_errors == 1
+    assert harness.worker.failed_frames == 1
     assert harness.of('result')[0][0].header == 'good'
     assert harness.worker.failure is None
 
@@ -366,11 +366,48 @@ def test_stops_cleanly_at_any_time(random_family, engine):
 
 def test_rolling_statistics_follow_the_scope(random_family, engine):
     with Harness(random_family, engine) as harness:
-        harness.manager.set_constraints(Constraints(1000.0, latency_scope='end_to_end'))
+        harness.manager.set_constraints(Constraints(1000.0, latency_scope='node'))
         for _ in range(3):
             harness.process()
     last = harness.of('telemetry')[-1]
-    latencies = [t.end_to_end_ms for t in harness.of('telemetry')]
+    latencies = [t.node_ms for t in harness.of('telemetry')]
     assert last.latency_p50_ms == pytest.approx(float(np.median(latencies)))
     assert last.throughput_hz > 0.0
     assert last.max_latency_ms == 1000.0
+
+
+@pytest.mark.parametrize(
+    ('input_age_ms', 'is_known'),
+    [(7.0, True), (math.nan, False), (-1.0, False), (10_001.0, False)],
+)
+def test_latencies_start_at_arrival_and_at_the_stamp(
+    random_family, engine, input_age_ms, is_known
+):
+    received_ns = time.perf_counter_ns()
+    with Harness(random_family, engine) as harness:
+        harness.worker.add_lost(4)
+        harness.process(
+            received_ns=received_ns,
+            input_age_ms=input_age_ms,
+            arrived_ns=received_ns - 3_000_000,
+        )
+    (telemetry,) = harness.of('telemetry')
+    assert telemetry.executor_wait_ms == pytest.approx(3.0)
+    assert telemetry.node_ms >= 3.0 + telemetry.queue_wait_ms + telemetry.processing_ms
+    assert telemetry.lost_frames == 4
+    assert telemetry.platform == engine.platform
+    if is_known:
+        assert telemetry.end_to_end_ms == pytest.approx(telemetry.node_ms + input_age_ms)
+    else:  # the stamp cannot be right: the limit is then about the node
+        assert math.isnan(telemetry.end_to_end_ms)
+        assert telemetry.latency_ms('end_to_end') == telemetry.node_ms
+
+
+def test_the_age_of_a_dropped_frame_is_known(random_family, engine):
+    with Harness(random_family, engine) as harness:
+        harness.worker.set_settings(WorkerSettings(max_frame_age_ms=50.0))
+        harness.worker.submit(Frame(IMAGE, input_age_ms=1e6))
+        harness.wait(lambda: harness.worker.dropped_old.total == 1)
+        harness.process(header='young')
+    assert harness.worker.dropped_old.total == 1
+    assert harness.worker.dropped_age_ms == pytest.approx(1e6, rel=1e-2)

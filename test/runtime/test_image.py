@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import array
 import tracemalloc
+import zlib
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from dynamic_ofa_ros.errors import ImageError
 from dynamic_ofa_ros.family import Preprocessing
 from dynamic_ofa_ros.runtime.image import (
     ENCODINGS,
+    CompressedImage,
     RawImage,
     RgbImage,
     decode_image,
@@ -266,3 +268,56 @@ def test_only_what_the_network_needs_is_worked_on():
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak_bytes < 10 * 224 * 224 * 3 * 4
+
+
+def compressed(suffix, pixels=None):
+    rgb = np.full((40, 60, 3), (200, 30, 90), np.uint8) if pixels is None else pixels
+    is_good, encoded = cv2.imencode(suffix, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+    assert is_good
+    return encoded.tobytes()
+
+
+def huge_png():
+    """Return a PNG whose header claims 40,000x40,000 pixels."""
+    data = bytearray(compressed('.png'))
+    data[16:24] = (40_000).to_bytes(4, 'big') * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, 'big')
+    return bytes(data)
+
+
+def huge_jpeg():
+    data = bytearray(compressed('.jpg'))
+    frame_header = data.index(b'\xff\xc0')
+    data[frame_header + 5 : frame_header + 9] = b'\xff\xff\xff\xff'
+    return bytes(data)
+
+
+def test_png_is_decompressed_exactly_and_jpeg_nearly():
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    assert (CompressedImage(compressed('.png', pixels)).decode() == pixels).all()
+    even = np.full((40, 60, 3), (200, 30, 90), np.uint8)
+    assert np.abs(CompressedImage(compressed('.jpg')).decode().astype(int) - even).max() <= 6
+
+
+def test_grey_and_16_bit_pngs_become_rgb():
+    grey = np.full((4, 6), 0x1234, np.uint16)
+    data = cv2.imencode('.png', grey)[1].tobytes()
+    assert (CompressedImage(data).decode() == 0x12).all()
+
+
+@pytest.mark.parametrize(
+    ('data', 'cause'),
+    [
+        (b'', 'encoding'),
+        (b'RIFF....WEBP', 'encoding'),
+        (compressed('.jpg')[:20], 'buffer'),
+        (b'\xff\xd8\xff\xe0\x00\x00' * 50, 'buffer'),
+        (compressed('.png')[:60], 'buffer'),
+        (huge_png(), 'size'),
+        (huge_jpeg(), 'size'),
+    ],
+)
+def test_damaged_compressed_images_are_refused_with_the_cause(data, cause):
+    with pytest.raises(ImageError) as error:
+        CompressedImage(array.array('B', data), 'jpeg').decode()
+    assert error.value.cause == cause

@@ -101,7 +101,7 @@ def test_no_limit_is_never_violated():
 
 @pytest.mark.parametrize(
     ('scope', 'expected_level', 'predicted_ms'),
-    [('inference', 2, 20.0), ('processing', 2, 22.0), ('end_to_end', 1, 18.0)],
+    [('inference', 2, 20.0), ('node', 2, 22.0), ('end_to_end', 1, 18.0)],
 )
 def test_the_scope_takes_what_no_level_can_change_from_the_limit(
     scope, expected_level, predicted_ms
@@ -119,7 +119,7 @@ def test_the_scope_takes_what_no_level_can_change_from_the_limit(
 
 def test_the_scope_decides_what_is_a_violation():
     settings = PolicySettings('fixed')
-    for scope, violations in (('inference', 0), ('processing', 0), ('end_to_end', 1)):
+    for scope, violations in (('inference', 0), ('node', 0), ('end_to_end', 1)):
         manager = make_manager(policy=settings, constraints=Constraints(35.0, latency_scope=scope))
         manager.observe(Measurement(FRAME_NS, 3, 30.0, 32.0, 40.0))
         assert manager.state.violations == violations

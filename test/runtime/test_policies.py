@@ -167,7 +167,7 @@ def test_table_does_not_flap_when_the_overhead_wavers():
         LEVELS,
         PROFILE,
         policy=PolicySettings('table'),
-        constraints=Constraints(31.0, latency_scope='processing'),
+        constraints=Constraints(31.0, latency_scope='node'),
     )
     random = np.random.default_rng(0)
     for frame in range(1, 300):

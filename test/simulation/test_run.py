@@ -156,11 +156,11 @@ def test_a_stopwatch_changes_nothing():
 
 def test_settings_that_make_no_sense_are_refused():
     platform = make_platform()
-    processing = Constraints(max_latency_ms=50.0, latency_scope='processing')
+    node = Constraints(max_latency_ms=50.0, latency_scope='node')
     for schedule, message in (
         ([], 'at least one entry'),
         ([(5.0, Constraints()), (5.0, Constraints())], 'must ascend'),
-        (processing, "latency_scope is 'processing'; only inference is simulated"),
+        (node, "latency_scope is 'node'; only inference is simulated"),
     ):
         with pytest.raises(SimulationError, match=message):
             run(ALONE, platform, 'fixed', schedule)
