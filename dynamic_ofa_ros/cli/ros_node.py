@@ -1,64 +1,135 @@
-"""`dynamic-ofa ros node`."""
+"""`dynamic-ofa ros node|param|service|lifecycle`: nodes and what they answer."""
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
-from dynamic_ofa_ros.cli.ros_support import (
-    RosCommandError,
-    absolute,
-    command_node,
-    is_hidden,
-    suggestion,
-)
-from dynamic_ofa_ros.rclpy_zenoh.node import Node
+import yaml
+from rcl_interfaces.msg import Parameter
+from rclpy.parameter import get_parameter_value, parameter_value_to_python
 
+from dynamic_ofa_ros.cli.ros import RosCommandError
+from dynamic_ofa_ros.cli.ros_message import filled, interface
+from dynamic_ofa_ros.cli.ros_support import DISCOVERY_S, CommandNode, command_node
 
-def visible_nodes(node: Node, *, with_hidden: bool = False) -> list[str]:
-    """Return the sorted, fully qualified names of the nodes."""
-    names = set(node.get_fully_qualified_node_names()) - {node.get_fully_qualified_name()}
-    return sorted(name for name in names if with_hidden or not is_hidden(name))
+# By the number of the type in rcl_interfaces/msg/ParameterType.
+_TYPES = ('not set', 'boolean', 'integer', 'double', 'string', 'byte array', 'boolean array',
+          'integer array', 'double array', 'string array')  # fmt: skip
 
 
-def existing_node(node: Node, name: str) -> str:
-    """Return the full name of a node; RosCommandError with the nearest name if there is none."""
-    full = absolute(name)
-    known = visible_nodes(node, with_hidden=True)
-    if full not in known:
-        raise RosCommandError(f"The node '{full}' does not exist{suggestion(full, known)}")
-    return full
-
-
-def node_list(args: argparse.Namespace) -> int:
-    """List nodes."""
-    with command_node() as node:
-        names = visible_nodes(node, with_hidden=args.all)
-    if args.count_nodes:
-        print(len(names))
-    else:
-        for name in names:
+def node_list(args: argparse.Namespace) -> None:
+    """List the nodes."""
+    with command_node() as ros:
+        ros.discover(lambda: bool(ros.nodes()))
+        for name in ros.nodes(hidden=args.all):
             print(name)
-    return 0
 
 
-def node_info(args: argparse.Namespace) -> int:
-    """Show the topics and services of a node."""
-    with command_node() as node:
-        full = existing_node(node, args.node)
-        namespace, _, name = full.rpartition('/')
-        place = (name, namespace or '/')
-        sections = {
-            'Subscribers': node.get_subscriber_names_and_types_by_node(*place),
-            'Publishers': node.get_publisher_names_and_types_by_node(*place),
-            'Service Servers': node.get_service_names_and_types_by_node(*place),
-            'Service Clients': node.get_client_names_and_types_by_node(*place),
-            'Action Servers': [],
-            'Action Clients': [],
-        }
-    print(full)
-    for title, entries in sections.items():
-        print(f'  {title}:')
-        for entry, types in entries:
-            if args.include_hidden or not is_hidden(entry):
-                print(f'    {entry}: {", ".join(types)}')
-    return 0
+def service_call(args: argparse.Namespace) -> None:
+    """Call a service and show its response."""
+    kind = interface(args.service_type, 'srv')
+    request = filled(kind.Request, args.values)
+    with command_node() as ros:
+        client = ros.create_client(kind, args.service_name)
+        print('waiting for service to become available...')
+        ros.spin_until(client.service_is_ready)
+        print(f'requester: making request: {request!r}\n')
+        print(f'response:\n{ros.response(client, request)!r}\n')
+
+
+def _ask(ros: CommandNode, node: str, service: str, **fields: Any) -> Any:
+    """Return the response of one of the services that nodes have."""
+    name = f'/{node.removeprefix("/")}'
+    if not ros.spin_until(lambda: name in ros.nodes(hidden=True), DISCOVERY_S):
+        raise RosCommandError('Node not found')
+    package = 'rcl_interfaces' if 'parameters' in service else 'lifecycle_msgs'
+    kind = interface(f'{package}/srv/{service.title().replace("_", "")}', 'srv')
+    client = ros.create_client(kind, f'{name}/{service}')
+    if not ros.spin_until(client.service_is_ready, DISCOVERY_S):
+        raise RosCommandError(f"Wait for service timed out waiting for '{name}/{service}'")
+    return ros.response(client, kind.Request(**fields))
+
+
+def param_list(args: argparse.Namespace) -> None:
+    """List the parameters of a node, or of all nodes."""
+    with command_node() as ros:
+        if not args.node_name:
+            ros.discover(lambda: bool(ros.nodes()))
+        for node in [args.node_name] if args.node_name else ros.nodes():
+            names = sorted(_ask(ros, node, 'list_parameters').result.names)
+            descriptors = _ask(ros, node, 'describe_parameters', names=names).descriptors
+            if names and not args.node_name:
+                print(f'{node}:')
+            for name, descriptor in zip(names, descriptors, strict=True):
+                kind = f' (type: {_TYPES[descriptor.type]})' if args.param_type else ''
+                print(f'  {name}{kind}')
+
+
+def param_get(args: argparse.Namespace) -> None:
+    """Show the value of a parameter."""
+    with command_node() as ros:
+        response = _ask(ros, args.node_name, 'get_parameters', names=[args.parameter_name])
+    if not response.values:
+        raise RosCommandError('Parameter not set')
+    word, _, array = _TYPES[response.values[0].type].capitalize().partition(' ')
+    value = parameter_value_to_python(response.values[0])
+    label = '' if args.hide_type else f'{word} value{"s are" if array else " is"}: '
+    print('Parameter not set.' if value is None else f'{label}{value}')
+
+
+def param_set(args: argparse.Namespace) -> None:
+    """Set a parameter."""
+    try:
+        parameter = Parameter(name=args.parameter_name, value=get_parameter_value(args.value))
+    except (AssertionError, yaml.YAMLError) as error:  # a mapping, a number of 65 bits
+        raise RosCommandError(f'Setting parameter failed: {error}') from error
+    with command_node() as ros:
+        response = _ask(ros, args.node_name, 'set_parameters', parameters=[parameter])
+    result = response.results[0]
+    reason = f': {result.reason}' if result.reason else ''
+    if not result.successful:
+        raise RosCommandError(f'Setting parameter failed{reason}')
+    print(f'Set parameter successful{reason}')
+
+
+def param_describe(args: argparse.Namespace) -> None:
+    """Show type, description and limits of parameters."""
+    with command_node() as ros:
+        response = _ask(ros, args.node_name, 'describe_parameters', names=args.parameter_names)
+    if not response.descriptors:
+        raise RosCommandError('Parameter not set')
+    for each in response.descriptors:
+        print(f'Parameter name: {each.name}\n  Type: {_TYPES[each.type]}')
+        if each.description:
+            print(f'  Description: {each.description}')
+        print('  Constraints:')
+        if each.read_only:
+            print('    Read only: true')
+        for limits in (*each.floating_point_range, *each.integer_range):
+            print(f'    Min value: {limits.from_value}\n    Max value: {limits.to_value}')
+            if limits.step:
+                print(f'    Step: {limits.step}')
+        if each.additional_constraints:
+            print(f'    Additional constraints: {each.additional_constraints}')
+
+
+def lifecycle_get(args: argparse.Namespace) -> None:
+    """Show the state of a lifecycle node."""
+    with command_node() as ros:
+        state = _ask(ros, args.node_name, 'get_state').current_state
+    print(f'{state.label} [{state.id}]')
+
+
+def lifecycle_set(args: argparse.Namespace) -> None:
+    """Change the state of a node by the label or the number of a transition."""
+    with command_node() as ros:
+        response = _ask(ros, args.node_name, 'get_available_transitions')
+        transitions = [each.transition for each in response.available_transitions]
+        asked = [each for each in transitions if args.transition in (each.label, str(each.id))]
+        if not asked:
+            known = ''.join(f'\n- {each.label} [{each.id}]' for each in transitions)
+            raise RosCommandError(f'Unknown transition requested, available ones are:{known}')
+        if not _ask(ros, args.node_name, 'change_state', transition=asked[0]).success:
+            raise RosCommandError('Transitioning failed')
+    print('Transitioning successful')

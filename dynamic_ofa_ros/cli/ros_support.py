@@ -1,102 +1,84 @@
-"""What the `dynamic-ofa ros` commands have in common: a hidden node, and helpful errors."""
+"""The hidden node of a `dynamic-ofa ros` command."""
 
 from __future__ import annotations
 
 import contextlib
-import difflib
+import math
 import os
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from dynamic_ofa_ros.errors import DynamicOfaError, TransportError
-from dynamic_ofa_ros.rclpy_zenoh import session
-from dynamic_ofa_ros.rclpy_zenoh.api import spin_until_future_complete
-from dynamic_ofa_ros.rclpy_zenoh.context import Context
-from dynamic_ofa_ros.rclpy_zenoh.messages import message_class, service_class
-from dynamic_ofa_ros.rclpy_zenoh.node import Node
-from dynamic_ofa_ros.rclpy_zenoh.typestore import catalogue
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions, uninstall_signal_handlers
+
+from dynamic_ofa_ros.cli.ros import RosCommandError
+
+POLL_S = 0.05
+DISCOVERY_S = 5.0  # Fast DDS announces a process every 3 s, and announcements get lost
+MORE_S = 0.5  # for what else there is once the first thing is found
 
 
-class RosCommandError(DynamicOfaError):
-    """A name that does not exist, or a value that does not fit."""
+class CommandNode(Node):
+    """A hidden node that spins until something is found, answered or received."""
+
+    def __init__(self, context: Any) -> None:
+        name = f'_dynamic_ofa_cli_{os.getpid()}'
+        super().__init__(name, context=context, start_parameter_services=False)
+        self._spinner = SingleThreadedExecutor(context=context)
+        self._spinner.add_node(self)
+
+    def spin_until(self, condition: Callable[[], bool], timeout_s: float = math.inf) -> bool:
+        """Spin until a condition holds; return whether it does."""
+        deadline_s = time.monotonic() + timeout_s
+        while not condition():
+            if (left_s := deadline_s - time.monotonic()) <= 0:
+                return False
+            self._spinner.spin_once(timeout_sec=min(left_s, POLL_S))
+        return True
+
+    def spin_for(self, duration_s: float) -> None:
+        """Spin for some time."""
+        self.spin_until(lambda: False, duration_s)
+
+    def discover(self, is_found: Callable[[], bool]) -> bool:
+        """Spin until something is found, and a little longer; return whether it is."""
+        found = self.spin_until(is_found, DISCOVERY_S)
+        self.spin_for(MORE_S if found else 0.0)
+        return found
+
+    def nodes(self, *, hidden: bool = False) -> list[str]:
+        """Return the sorted full names of the other nodes."""
+        pairs = self.get_node_names_and_namespaces()
+        names = {f'{namespace.rstrip("/")}/{name}' for name, namespace in pairs}
+        names.discard(self.get_fully_qualified_name())
+        return sorted(name for name in names if hidden or '/_' not in name)
+
+    def response(self, client: Any, request: Any) -> Any:
+        """Return the response of a service that is ready."""
+        future = client.call_async(request)
+        self.spin_until(future.done)
+        return future.result()
 
 
 @contextlib.contextmanager
-def command_node() -> Iterator[Node]:
-    """Yield a hidden node that knows the graph; TransportError at once if there is no router."""
-    endpoint = session.router_endpoint()
-    if not session.router_answers(endpoint):
-        raise TransportError(session.no_router_message(endpoint))
-    with Context() as context:
-        context.init([])
-        node = Node(
-            f'_dynamic_ofa_cli_{os.getpid()}',
-            context=context,
-            use_global_arguments=False,
-            enable_rosout=False,
-            start_parameter_services=False,
-        )
+def command_node() -> Iterator[CommandNode]:
+    """Yield a node in a context of its own; KeyboardInterrupt when a signal ends it."""
+    context, node = rclpy.context.Context(), None
+    with contextlib.ExitStack() as stack:
         try:
+            # rclpy's handler serves even a process that was started with SIGINT ignored.
+            rclpy.init(args=[], context=context, signal_handler_options=SignalHandlerOptions.ALL)
+            stack.callback(uninstall_signal_handlers)
+            stack.callback(context.try_shutdown)
+            node = CommandNode(context)
+            stack.callback(node.destroy_node)
             yield node
-        finally:
-            node.destroy_node()
-
-
-def is_hidden(name: str) -> bool:
-    """Return whether a part of a name starts with an underscore."""
-    return any(part.startswith('_') for part in name.split('/'))
-
-
-def absolute(name: str) -> str:
-    """Return a name with a leading slash: the commands run in the root namespace."""
-    return name if name.startswith('/') else f'/{name}'
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return the end of an error about an unknown name: the nearest one, or that there is none."""
-    candidates = list(known)
-    near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
-    if near:
-        return f"; did you mean '{near[0]}'?"
-    return '.' if candidates else ' (there are none at all).'
-
-
-def message_type(name: str) -> Any:
-    """Return a message class by its name; RosCommandError with the nearest name if unknown."""
-    return _type(name, 'msg')
-
-
-def service_type(name: str) -> Any:
-    """Return a service class by its name; RosCommandError with the nearest name if unknown."""
-    return _type(name, 'srv')
-
-
-def _type(name: str, kind: str) -> Any:
-    parts = name.split('/')
-    if len(parts) == 2:  # std_msgs/String, as ros2 accepts it too
-        parts.insert(1, kind)
-    full = '/'.join(parts)
-    if len(parts) == 3 and parts[1] == kind:
-        with contextlib.suppress(KeyError):
-            return message_class(full) if kind == 'msg' else service_class(full)
-    store = catalogue()
-    known = (
-        f'{package}/{kind}/{short}'
-        for package in store.packages()
-        for short in store.names(package, kind)
-    )
-    word = 'message' if kind == 'msg' else 'service'
-    raise RosCommandError(f"The {word} type '{name}' is unknown{suggestion(full, known)}")
-
-
-def call_service(node: Node, kind: Any, name: str, request: Any, timeout_s: float | None) -> Any:
-    """Call a service and return its response; RosCommandError if there is none in time."""
-    client = node.create_client(kind, name)
-    try:
-        future = client.call_async(request)
-        spin_until_future_complete(node, future, timeout_sec=timeout_s)
-        if not future.done():
-            raise RosCommandError(f"The service '{name}' did not answer within {timeout_s:g} s.")
-        return future.result()
-    finally:
-        node.destroy_client(client)
+        except Exception as error:
+            if node and not context.ok():
+                raise KeyboardInterrupt from None
+            if isinstance(error, (RuntimeError, ValueError)):  # no middleware, no valid name
+                raise RosCommandError(str(error)) from error
+            raise
