@@ -18,10 +18,11 @@ from dynamic_ofa_ros.cli.ros import RosCommandError
 
 POLL_S = 0.05
 DISCOVERY_S = 5.0  # Fast DDS announces a process every 3 s, and announcements get lost
+RESEND_S = 3.0
 MORE_S = 0.5  # for what else there is once the first thing is found
 
 
-class CommandNode(Node):
+class CommandNode(Node):  # type: ignore[misc]  # rclpy is untyped
     """A hidden node that spins until something is found, answered or received."""
 
     def __init__(self, context: Any) -> None:
@@ -57,9 +58,15 @@ class CommandNode(Node):
         return sorted(name for name in names if hidden or '/_' not in name)
 
     def response(self, client: Any, request: Any) -> Any:
-        """Return the response of a service that is ready."""
+        """Return the response of a service that is ready.
+
+        A server that has not discovered this client yet cannot answer: the request is sent again,
+        unless that would change more than once.
+        """
         future = client.call_async(request)
-        self.spin_until(future.done)
+        while not self.spin_until(future.done, RESEND_S):
+            if not client.srv_name.endswith('change_state'):
+                future = client.call_async(request)
         return future.result()
 
 

@@ -36,7 +36,8 @@ def _subscribe(
     name = ros.resolve_topic_name(topic)
 
     def types() -> list[str]:
-        return dict(ros.get_topic_names_and_types()).get(name, [])
+        known: dict[str, list[str]] = dict(ros.get_topic_names_and_types())
+        return known.get(name, [])
 
     if not ros.discover(lambda: bool(types())) and not kind:
         print(f'WARNING: topic [{topic}] does not appear to be published yet')
