@@ -30,6 +30,7 @@ _MESSAGES = (
     'builtin_interfaces', 'diagnostic_msgs', 'lifecycle_msgs', 'rcl_interfaces', 'sensor_msgs',
     'std_msgs', 'std_srvs', 'vision_msgs',
 )  # fmt: skip
+_ROS_PACKAGES = (*_MESSAGES, 'ament_index_python', 'domain_coordinator', 'launch_ros')
 
 NODE = ('numpy', 'yaml', 'cv2', 'rclpy', *_MESSAGES, 'dynamic_ofa_ros.msg')
 """What every node imports."""
@@ -55,13 +56,13 @@ def explained(error: ImportError) -> str | None:
     """
     name = error.name or ''
     for module in (name, name.partition('.')[0]):
-        if module in _REMEDIES or module in _MESSAGES:
+        if module in _REMEDIES or module in _ROS_PACKAGES:
             return _sentence(module, error)
     return None
 
 
 def _sentence(module: str, error: ImportError) -> str:
-    if module in _MESSAGES:
+    if module in _ROS_PACKAGES:
         package = f'ros-$ROS_DISTRO-{module.replace("_", "-")}'
         remedy = f'apt install {package}, {_OR_MAKE}'
     else:
