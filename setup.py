@@ -1,6 +1,7 @@
-"""Installs the package with pip: for machines without ROS 2 and for virtual environments.
+"""Installs the package with pip, and says what it needs: docs/install.md.
 
-On a ROS 2 machine colcon builds it from CMakeLists.txt; this file is not used there.
+On a ROS 2 machine colcon builds the package from CMakeLists.txt, and this file only names what
+pip adds to apt's packages.
 """
 
 import re
@@ -11,6 +12,15 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).resolve().parent
 PACKAGE = 'dynamic_ofa_ros'
 SHARED_FOLDERS = ('config', 'launch', 'msg', 'resource')
+
+# What a node imports whose engines are built. OpenCV is not among it: a robot has apt's, which
+# pip does not know of, and a second one would hide it.
+BASE = ['numpy>=1.24', 'psutil', 'pyyaml', 'rich']
+# What builds the engines of a family, once a machine.
+ENGINES = ['ofa', 'onnx', 'safetensors', 'torch']
+OFFLINE = [*ENGINES, 'matplotlib', 'pymoo', 'scipy']
+CPU = ['onnxruntime']
+OPENCV = ['opencv-python-headless']
 
 
 def version() -> str:
@@ -42,32 +52,34 @@ setup(
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
     data_files=shared_files(),
     # The exact versions that are tested together: constraints.txt.
-    install_requires=[
-        'matplotlib',
-        'numpy>=1.24',
-        'ofa',
-        'onnx',
-        'onnxruntime',
-        'opencv-python-headless',
-        'psutil',
-        'pymoo',
-        'pyyaml',
-        'rich',
-        'safetensors',
-        'scipy',
-        'torch',
-    ],
+    install_requires=BASE,
     extras_require={
-        'gpu': ['nvidia-ml-py'],
+        # Where inference runs: one of these. Two builds of ONNX Runtime overwrite each other.
+        'cpu': CPU,
+        'gpu': ['nvidia-ml-py', 'onnxruntime-gpu'],
+        # torch and onnxruntime-gpu are NVIDIA's builds: a requirement could replace them.
+        'jetson': [name for name in ENGINES if name != 'torch'],
+        'engines': ENGINES,
+        'opencv': OPENCV,
+        'offline': OFFLINE,
         'ray': ['ray'],
-        'dev': ['hypothesis', 'mypy', 'pytest', 'ruff', 'types-PyYAML'],
+        'dev': [
+            *CPU,
+            *OPENCV,
+            *OFFLINE,
+            'hypothesis',
+            'mypy',
+            'pytest>=7',
+            'ruff',
+            'types-PyYAML',
+        ],
     },
     entry_points={
         'console_scripts': [
             f'dynamic-ofa = {PACKAGE}.cli.main:main',
-            f'camera_node = {PACKAGE}.nodes.camera_node:main',
-            f'classifier_node = {PACKAGE}.nodes.classifier_node:main',
-            f'contention_node = {PACKAGE}.nodes.contention_node:main',
+            f'camera_node = {PACKAGE}.nodes.start:camera_node',
+            f'classifier_node = {PACKAGE}.nodes.start:classifier_node',
+            f'contention_node = {PACKAGE}.nodes.start:contention_node',
         ]
     },
 )

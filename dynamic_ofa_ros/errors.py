@@ -50,6 +50,10 @@ class LatencyTableError(DynamicOfaError):
     """A table of operator latencies that cannot be used."""
 
 
+class MissingPackageError(DynamicOfaError):
+    """A package that is needed here and cannot be imported."""
+
+
 class PredictorError(DynamicOfaError):
     """An accuracy predictor that cannot be read or does not fit the search space."""
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -22,10 +24,24 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = 'dynamic_ofa_ros'
 EXECUTABLES = {'camera_node', 'classifier_node', 'contention_node', 'dynamic-ofa'}
 ROS_PACKAGES = {
-    'ament_index_python', 'builtin_interfaces', 'cv_bridge', 'diagnostic_msgs', 'geometry_msgs',
-    'launch', 'launch_ros', 'rcl_interfaces', 'rclpy', 'sensor_msgs', 'std_msgs', 'std_srvs',
+    'ament_index_python', 'builtin_interfaces', 'cv_bridge', 'diagnostic_msgs',
+    'domain_coordinator', 'geometry_msgs', 'launch', 'launch_ros', 'lifecycle_msgs',
+    'rcl_interfaces', 'rclpy', 'rosgraph_msgs', 'sensor_msgs', 'std_msgs', 'std_srvs',
     'vision_msgs',
 }  # fmt: skip
+DISTRIBUTIONS = {'cv2': 'opencv-python-headless', 'pynvml': 'nvidia-ml-py', 'yaml': 'pyyaml'}
+OPTIONAL = {'gdown', 'torchvision'}  # used where they are; `ofa` wants them
+
+
+def imports(source: Path) -> set[str]:
+    """Return the top-level modules that a file imports anywhere."""
+    found = set()
+    for node in ast.walk(ast.parse(source.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split('.')[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split('.')[0])
+    return found
 
 
 @pytest.fixture(scope='module')
@@ -49,11 +65,7 @@ def test_manifest_lists_every_ros_package_that_is_imported(manifest):
     sources = [*(ROOT / PACKAGE).rglob('*.py'), *(ROOT / 'launch').glob('*.py')]
     imported = set()
     for source in sources:
-        for node in ast.walk(ast.parse(source.read_text(encoding='utf-8'))):
-            if isinstance(node, ast.Import):
-                imported |= {alias.name.split('.')[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                imported.add(node.module.split('.')[0])
+        imported |= imports(source)
     assert imported & ROS_PACKAGES <= declared
 
 
@@ -71,9 +83,108 @@ def test_cmake_generates_every_message_and_installs_every_executable():
 def test_script_can_be_run_and_imports_what_is_there(name):
     script = ROOT / 'scripts' / name
     assert os.access(script, os.X_OK)
-    module = re.search(r'from (\S+) import main', script.read_text(encoding='utf-8'))
-    assert module is not None
-    assert (ROOT / f'{module[1].replace(".", "/")}.py').is_file()
+    imported = re.search(r'from (\S+) import (\w+)', script.read_text(encoding='utf-8'))
+    assert imported is not None
+    assert callable(getattr(importlib.import_module(imported[1]), imported[2]))
+
+
+@pytest.fixture(scope='module')
+def requirements() -> dict[str, set[str]]:
+    """What setup.py requires, by extra; the base under ''."""
+    pytest.importorskip('setuptools')
+    asked = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('setuptools.setup', asked.update)
+        patch.chdir(ROOT)
+        runpy.run_path('setup.py')
+    extras = {'': asked['install_requires'], **asked['extras_require']}
+    return {
+        name: {re.split('[<>=]', item)[0].lower() for item in items}
+        for name, items in extras.items()
+    }
+
+
+def test_every_import_from_elsewhere_is_required(requirements):
+    required = set().union(*requirements.values())
+    imported = {
+        module
+        for source in (ROOT / PACKAGE).rglob('*.py')
+        for module in imports(source)
+        if module not in sys.stdlib_module_names | ROS_PACKAGES | OPTIONAL | {PACKAGE}
+    }
+    assert 'torch' in imported
+    assert {DISTRIBUTIONS.get(module, module) for module in imported} <= required
+
+
+def test_a_small_base_replaces_nothing_of_the_system(requirements):
+    assert requirements[''] == {'numpy', 'psutil', 'pyyaml', 'rich'}
+    # What is compiled for the machine comes from apt or NVIDIA, unless the user asks for it.
+    assert requirements['jetson'] == {'ofa', 'onnx', 'safetensors'}
+    wheels = {'onnxruntime', 'onnxruntime-gpu', 'opencv-python-headless', 'torch'}
+    assert {name: found & wheels for name, found in requirements.items() if found & wheels} == {
+        'cpu': {'onnxruntime'},
+        'gpu': {'onnxruntime-gpu'},
+        'engines': {'torch'},
+        'opencv': {'opencv-python-headless'},
+        'offline': {'torch'},
+        'dev': {'onnxruntime', 'opencv-python-headless', 'torch'},
+    }
+
+
+def test_what_the_tests_use_is_pinned_and_every_requirement_is_explained(requirements):
+    pinned = (ROOT / 'constraints.txt').read_text(encoding='utf-8').lower()
+    for name in requirements[''] | requirements['dev']:
+        assert re.search(rf'^{re.escape(name)}==', pinned, re.MULTILINE), name
+    explained = (ROOT / 'docs' / 'dependencies.md').read_text(encoding='utf-8').lower()
+    for name in set().union(*requirements.values()):
+        assert f'`{name}`' in explained, name
+
+
+@pytest.mark.parametrize('name', ['Dockerfile', 'Dockerfile.jetson'])
+def test_dockerfile_names_files_and_extras_that_exist(requirements, name):
+    text = (ROOT / 'docker' / name).read_text(encoding='utf-8')
+    copied = re.findall(r'^COPY (\S+) \S+$', text, re.MULTILINE)
+    assert len(copied) == len(re.findall('^COPY', text, re.MULTILINE)) >= 3
+    constraints = re.findall(r'-c src/dynamic_ofa_ros/(\S+)', text)
+    assert constraints
+    for path in [*copied, *constraints]:
+        assert (ROOT / path).exists(), path
+    ignored = (ROOT / '.dockerignore').read_text(encoding='utf-8').split()
+    assert not {path.split('/')[0] for path in [*copied, *constraints]} & set(ignored)
+    entrypoint = re.search(r'^ENTRYPOINT \["/(\S+)"\]$', text, re.MULTILINE)
+    assert entrypoint is not None
+    assert os.access(ROOT / 'docker' / entrypoint[1], os.X_OK)
+    extras = re.findall(r'ARG EXTRAS=(\S+)|dynamic_ofa_ros\[([a-z,]+)\]', text)
+    assert extras
+    for extra in ','.join(''.join(found) for found in extras).split(','):
+        assert extra in requirements
+
+
+def test_installation_document_lists_every_extra(requirements):
+    text = (ROOT / 'docs' / 'install.md').read_text(encoding='utf-8')
+    listed = re.findall(r'^\| `(\w+)` \|', text, re.MULTILINE)
+    assert set(listed) == set(requirements) - {''}
+    for extras in re.findall(r'dynamic_ofa_ros\[([\w,]+)\]', text):
+        assert set(extras.split(',')) <= set(requirements)
+
+
+# What rosdistro has for Ubuntu 22.04 and 24.04: `rosdep resolve` knew each of them.
+ROSDEP_KEYS = {
+    'python3-numpy', 'python3-opencv', 'python3-psutil', 'python3-pytest', 'python3-rich',
+    'python3-yaml',
+}  # fmt: skip
+
+
+def test_manifest_names_only_keys_that_rosdep_resolves(manifest, requirements):
+    keys = {
+        element.text or ''
+        for element in manifest
+        if element.tag.endswith('depend') and (element.text or '').startswith('python')
+    }
+    assert keys == ROSDEP_KEYS
+    known = {'python3-opencv', 'python3-pytest', 'python3-yaml'}
+    by_apt = {key.removeprefix('python3-') for key in keys - known}
+    assert by_apt == requirements[''] - {'pyyaml'}
 
 
 def test_parameter_file_has_every_parameter_with_its_default():

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from dynamic_ofa_ros import __version__
+from dynamic_ofa_ros import __version__, requirements
 from dynamic_ofa_ros.errors import DynamicOfaError
 
 # One module a verb, in the order in which `--help` lists them.
@@ -45,6 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (head, less) went away: that is not an error, and Python must not report it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except ImportError as error:
+        sentence = requirements.explained(error)
+        if args.debug or sentence is None:
+            raise
+        print(f'dynamic-ofa: {sentence}', file=sys.stderr)
+        return EXIT_BAD_INPUT
     except OSError as error:
         if args.debug:
             raise

@@ -138,7 +138,14 @@ def main() -> int:
         os.sched_setaffinity(0, {int(cpu) for cpu in args.cpus.split(',')})
     duty = Duty(args.duty_cycle)
     threading.Thread(target=duty.follow, daemon=True).start()
-    alternate(WORKLOADS[args.workload](args.device), duty)
+    try:
+        step = WORKLOADS[args.workload](args.device)
+    except ModuleNotFoundError as error:
+        sys.exit(
+            f'workload {args.workload} on {args.device} needs {error.name}: '
+            f'pip install {error.name}'
+        )
+    alternate(step, duty)
     return 0
 
 

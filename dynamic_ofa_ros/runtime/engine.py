@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from dynamic_ofa_ros.errors import DynamicOfaError, EngineError
+from dynamic_ofa_ros import requirements
+from dynamic_ofa_ros.errors import DynamicOfaError, EngineError, MissingPackageError
 from dynamic_ofa_ros.files import replacing
 from dynamic_ofa_ros.runtime.build_cache import BuildCache, filesystem_safe
 from dynamic_ofa_ros.runtime.host import cpu_name, has_nvidia_device
@@ -49,6 +50,7 @@ _ENGINES = {
     'onnxruntime': ('dynamic_ofa_ros.runtime.engines.onnxruntime', 'OnnxRuntimeEngine'),
     'pytorch': ('dynamic_ofa_ros.runtime.engines.pytorch', 'PytorchEngine'),
 }
+_MODULES = {'onnxruntime': ('onnxruntime',), 'pytorch': ('torch', 'safetensors', 'ofa')}
 _DISTRIBUTIONS = {'onnxruntime': ('onnxruntime', 'onnxruntime-gpu'), 'pytorch': ('torch',)}
 
 TOLERANCE = 5e-3
@@ -222,20 +224,22 @@ class _Builder:
         self.family = family
         self.cache = cache
         self.notes: tuple[str, ...] = ()
+        self.reasons: tuple[str, ...] = ()
         self._threads = threads
         self._progress = progress
         self._reference: dict[int, FloatArray] | None = None
 
     def build(self, candidate: _Candidate) -> Engine:
         """Return an engine that gives the right answers; raise EngineError."""
-        module_name, class_name = _ENGINES[candidate.engine]
         try:
-            factory = getattr(importlib.import_module(module_name), class_name)
-        except ImportError as error:
-            raise EngineError(
-                f'engine {candidate.engine} is not available: {error}; install it with '
-                f'pip install {_DISTRIBUTIONS[candidate.engine][0]}, or use engine auto'
-            ) from error
+            return self._build(candidate)
+        except MissingPackageError as error:
+            raise EngineError(str(error)) from error
+
+    def _build(self, candidate: _Candidate) -> Engine:
+        requirements.check(*_MODULES[candidate.engine])
+        module_name, class_name = _ENGINES[candidate.engine]
+        factory = getattr(importlib.import_module(module_name), class_name)
         self._tell(f'loading {candidate}')
         engine: Engine = factory(
             self.family,
@@ -256,12 +260,18 @@ class _Builder:
         return engine
 
     def try_build(self, candidate: _Candidate) -> Engine | None:
-        """Return an engine, or None with the reason among the notes."""
+        """Return an engine, or None with the reason among `reasons`, and among the notes.
+
+        That PyTorch is missing is no note: a robot whose engines are built can do without.
+        """
         try:
             return self.build(candidate)
         except EngineError as error:
-            _log.warning('%s', error)
-            self.notes = (*self.notes, str(error))
+            self.reasons = (*self.reasons, str(error))
+            is_missing = isinstance(error.__cause__, MissingPackageError)
+            if not (is_missing and candidate.engine == 'pytorch'):
+                _log.warning('%s', error)
+                self.notes = (*self.notes, str(error))
             return None
 
     def trial_ms(self, engines: list[Engine]) -> list[float]:
@@ -291,13 +301,12 @@ class _Builder:
 
     def _write_reference(self, folder: Path) -> None:
         self._tell('computing the reference answers with PyTorch')
-        try:
-            from dynamic_ofa_ros.runtime.engines.pytorch import reference_logits
-        except ImportError as error:
-            raise EngineError(
-                f'the first start with family {self.family.name} needs PyTorch, which cannot be '
-                f'imported ({error}); install it with: pip install torch'
-            ) from error
+        requirements.check(
+            *_MODULES['pytorch'],
+            reason=f'the engines of family {self.family.name} are not built yet',
+        )
+        from dynamic_ofa_ros.runtime.engines.pytorch import reference_logits
+
         logits = reference_logits(self.family, probe_input)
         named: dict[str, Any] = {f'level_{index}': value for index, value in logits.items()}
         with replacing(folder / 'logits.npz') as path, path.open('wb') as file:
@@ -334,11 +343,11 @@ def _fastest(builder: _Builder, candidates: list[_Candidate], choice_file: str) 
                 if engine is not None:
                     builder.notes = tuple(str(note) for note in remembered.get('notes', ()))
                     return engine
-    builder.notes = ()
+    builder.notes = builder.reasons = ()
     built = [(candidate, builder.try_build(candidate)) for candidate in candidates]
     working = [(candidate, engine) for candidate, engine in built if engine is not None]
     if not working:
-        raise EngineError('no engine works here. ' + '; '.join(builder.notes))
+        raise EngineError('no engine works here: ' + '; '.join(_distinct(builder.reasons)))
     times_ms = builder.trial_ms([engine for _, engine in working])
     best = min(range(len(working)), key=times_ms.__getitem__)
     for position, (_, engine) in enumerate(working):
@@ -356,6 +365,12 @@ def _fastest(builder: _Builder, candidates: list[_Candidate], choice_file: str) 
     builder.cache.write_text(choice_file, json.dumps(document, indent=1))
     _log.info('chose %s: %s', document['winner'], document['trial_ms'])
     return working[best][1]
+
+
+def _distinct(reasons: tuple[str, ...]) -> list[str]:
+    """Return each reason once, without those that another contains."""
+    once = list(dict.fromkeys(reasons))
+    return [one for one in once if not any(one in other for other in once if other != one)]
 
 
 def _conditions(candidates: list[_Candidate]) -> dict[str, str]:

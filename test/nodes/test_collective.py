@@ -1,4 +1,4 @@
-"""The node's part in the collective, in the test's own node; see also test/test_collective.py."""
+"""The node's part in the collective; whole nodes: test_collective_end_to_end.py."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from dynamic_ofa_ros.nodes import contention_node
@@ -20,8 +21,6 @@ from dynamic_ofa_ros.nodes.contention_node import (
 )
 from dynamic_ofa_ros.nodes.parameter_table import ParameterError
 from dynamic_ofa_ros.nodes.parameters import CONTENTION
-
-psutil = pytest.importorskip('psutil')
 
 TIMEOUT_S = 20.0
 BUSY = ContentionSettings('busy', 1, 1.0, 'cpu', ())

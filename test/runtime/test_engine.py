@@ -13,10 +13,8 @@ import torch
 from dynamic_ofa_ros.backbone.supernet import load_level, load_supernet
 from dynamic_ofa_ros.errors import EngineError
 from dynamic_ofa_ros.family import Family
-from dynamic_ofa_ros.runtime import engine as engine_module
 from dynamic_ofa_ros.runtime.engine import (
     create_engine,
-    engine_names,
     platform_name,
     probe_input,
     verify,
@@ -212,8 +210,8 @@ def test_pytorch_on_a_gpu_gives_the_right_answers(random_family, warm_cache):
 def test_an_engine_that_is_not_installed_says_how_to_install_it(
     random_family, warm_cache, monkeypatch
 ):
-    monkeypatch.setitem(engine_module._ENGINES, 'onnxruntime', ('no_such_module', 'Engine'))
-    with pytest.raises(EngineError, match='pip install onnxruntime'):
+    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+    with pytest.raises(EngineError, match=r'^onnxruntime is missing: pip install onnxrun'):
         create_engine(random_family, device='cpu', engine='onnxruntime', cache_dir=warm_cache)
 
 
@@ -282,10 +280,39 @@ def test_auto_leaves_an_engine_with_wrong_answers_and_notes_it(
         )
 
 
+def test_auto_does_without_pytorch_where_engines_are_built(
+    random_family, warm_cache, tmp_path, monkeypatch
+):
+    shutil.copytree(warm_cache, tmp_path / 'cache', dirs_exist_ok=True)
+    monkeypatch.setitem(sys.modules, 'torch', None)
+    engine = create_engine(random_family, device='cpu', cache_dir=tmp_path / 'cache')
+    assert (engine.name, engine.notes) == ('onnxruntime', ())
+    engine.close()
+
+
+def test_auto_notes_that_onnxruntime_is_missing(random_family, warm_cache, tmp_path, monkeypatch):
+    shutil.copytree(warm_cache, tmp_path / 'cache', dirs_exist_ok=True)
+    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+    engine = create_engine(random_family, device='cpu', cache_dir=tmp_path / 'cache')
+    assert engine.name == 'pytorch'
+    assert [note.partition(':')[0] for note in engine.notes] == ['onnxruntime is missing']
+    engine.close()
+
+
+@pytest.mark.parametrize('module', ['torch', 'safetensors', 'ofa', 'onnx'])
+def test_what_building_needs_is_named(random_family, tmp_path, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(EngineError) as caught:
+        create_engine(random_family, device='cpu', engine='onnxruntime', cache_dir=tmp_path)
+    assert str(caught.value).startswith(
+        f'the engines of family random are not built yet, and {module} is missing: pip install'
+    )
+
+
 def test_no_engine_at_all_names_every_reason(random_family, warm_cache, monkeypatch):
-    for name in engine_names():
-        monkeypatch.setitem(engine_module._ENGINES, name, (f'no_such_{name}', 'Engine'))
-    with pytest.raises(EngineError, match=r'no engine works here.*onnxruntime.*pytorch'):
+    for module in ('onnxruntime', 'torch'):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(EngineError, match=r'no engine works here.*onnxruntime.*torch is missing'):
         create_engine(random_family, device='cpu', cache_dir=warm_cache)
 
 

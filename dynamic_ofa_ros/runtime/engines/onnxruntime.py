@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime
 
+from dynamic_ofa_ros import requirements
 from dynamic_ofa_ros.errors import EngineError
 from dynamic_ofa_ros.runtime.engine import platform_name
 from dynamic_ofa_ros.runtime.host import cpu_name, gpu_name
@@ -119,13 +120,15 @@ def _file_name(index: int) -> str:
 
 def _export(family: Family, folder: Path, progress: Callable[[str], None] | None) -> None:
     """Write every level as an ONNX file into `folder`; takes about half a second each."""
-    try:
-        import torch
-    except ImportError as error:
-        raise EngineError(
-            f'the ONNX files of family {family.name} must be built once with PyTorch, which '
-            f'cannot be imported ({error}); install it, or copy the build cache of another machine'
-        ) from error
+    requirements.check(
+        'torch',
+        'safetensors',
+        'ofa',
+        'onnx',
+        reason=f'the engines of family {family.name} are not built yet',
+    )
+    import torch
+
     from dynamic_ofa_ros.backbone.supernet import load_level, load_supernet
 
     arguments: dict[str, Any] = {

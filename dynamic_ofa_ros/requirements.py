@@ -1,0 +1,72 @@
+"""What is imported from elsewhere, and what to do where it cannot be: docs/install.md."""
+
+from __future__ import annotations
+
+import importlib
+
+from dynamic_ofa_ros.errors import MissingPackageError
+
+_OR_MAKE = 'or run make setup where there is no ROS 2'
+
+_REMEDIES = {
+    'cv2': 'apt install python3-opencv, or pip install opencv-python-headless',
+    'dynamic_ofa_ros.msg': f'colcon build, source install/setup.bash, {_OR_MAKE}',
+    'matplotlib': "pip install matplotlib (it is part of the extra 'offline')",
+    'numpy': 'apt install python3-numpy, or pip install numpy',
+    'ofa': "pip install ofa (it is part of the extra 'engines')",
+    'onnx': "pip install onnx (it is part of the extra 'engines')",
+    'onnxruntime': "pip install onnxruntime (the extra 'cpu'), or onnxruntime-gpu ('gpu')",
+    'psutil': 'apt install python3-psutil, or pip install psutil',
+    'pymoo': "pip install pymoo (it is part of the extra 'offline')",
+    'ray': "pip install ray (the extra 'ray')",
+    'rclpy': f'source /opt/ros/<distribution>/setup.bash, {_OR_MAKE}',
+    'rich': 'apt install python3-rich, or pip install rich',
+    'safetensors': "pip install safetensors (it is part of the extra 'engines')",
+    'scipy': "apt install python3-scipy, or pip install scipy (the extra 'offline')",
+    'torch': "pip install torch (the extra 'engines'; on a Jetson NVIDIA's build)",
+    'yaml': 'apt install python3-yaml, or pip install pyyaml',
+}
+_MESSAGES = (
+    'builtin_interfaces', 'diagnostic_msgs', 'lifecycle_msgs', 'rcl_interfaces', 'sensor_msgs',
+    'std_msgs', 'std_srvs', 'vision_msgs',
+)  # fmt: skip
+_ROS_PACKAGES = (*_MESSAGES, 'ament_index_python', 'domain_coordinator', 'launch_ros')
+
+NODE = ('numpy', 'yaml', 'cv2', 'rclpy', *_MESSAGES, 'dynamic_ofa_ros.msg')
+"""What every node imports."""
+
+
+def check(*modules: str, reason: str = '') -> None:
+    """Import the modules; raise MissingPackageError for the first that cannot be.
+
+    `reason` says what needs them, as the beginning of the sentence.
+    """
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            text = explained(error) or _sentence(module, error)
+            raise MissingPackageError(f'{reason}, and {text}' if reason else text) from error
+
+
+def explained(error: ImportError) -> str | None:
+    """Return for the user what cannot be imported, why, and what to do; None for our own modules.
+
+    What cannot be imported is what the error names.
+    """
+    name = error.name or ''
+    for module in (name, name.partition('.')[0]):
+        if module in _REMEDIES or module in _ROS_PACKAGES:
+            return _sentence(module, error)
+    return None
+
+
+def _sentence(module: str, error: ImportError) -> str:
+    if module in _ROS_PACKAGES:
+        package = f'ros-$ROS_DISTRO-{module.replace("_", "-")}'
+        remedy = f'apt install {package}, {_OR_MAKE}'
+    else:
+        remedy = _REMEDIES[module]
+    if isinstance(error, ModuleNotFoundError) and error.name == module:
+        return f'{module} is missing: {remedy}'
+    return f'{module} cannot be imported ({" ".join(str(error).split())}): {remedy}'

@@ -1,0 +1,188 @@
+"""Programs say in one sentence which package is missing; a running node needs only a few.
+
+A package is taken away by a finder that comes before all others in a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from families import make_random_family
+
+from dynamic_ofa_ros.family import Family
+from dynamic_ofa_ros.runtime.engine import create_engine
+
+ROOT = Path(__file__).resolve().parents[2]
+DEADLINE_S = 60.0
+BAD_INPUT = 2
+DESIGN_TIME = (
+    'hypothesis', 'matplotlib', 'ofa', 'onnx', 'pymoo', 'ray', 'rich', 'safetensors', 'scipy',
+    'torch',
+)  # fmt: skip
+FINDER = """\
+import sys
+
+class Missing:
+    def find_spec(name, path=None, target=None):
+        if {{name, name.split('.')[0]}} & {names!r}:
+            raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
+
+sys.meta_path.insert(0, Missing)
+"""
+
+
+@pytest.fixture(scope='module')
+def family(tmp_path_factory):
+    return make_random_family(tmp_path_factory.mktemp('families') / 'random')
+
+
+@pytest.fixture(scope='module')
+def built_cache(tmp_path_factory, family):
+    cache = tmp_path_factory.mktemp('cache')
+    engine = create_engine(
+        Family.load(family), device='cpu', engine='onnxruntime', cache_dir=cache
+    )
+    engine.close()
+    return cache
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start a script without some packages; its output, both streams, goes to a file."""
+    processes = []
+
+    def start_without(missing, script, *arguments, cache):
+        folder = tmp_path / 'finder'
+        folder.mkdir()
+        (folder / 'sitecustomize.py').write_text(FINDER.format(names=set(missing)))
+        with (tmp_path / 'output').open('wb') as output:
+            process = subprocess.Popen(
+                [sys.executable, str(ROOT / 'scripts' / script), *map(str, arguments)],
+                env={
+                    **os.environ,
+                    'PYTHONPATH': os.pathsep.join(
+                        (str(folder), str(ROOT), os.environ.get('PYTHONPATH', ''))
+                    ),
+                    'DYNAMIC_OFA_CACHE': str(cache),
+                    'ROS_LOG_DIR': str(tmp_path),
+                    'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        processes.append(process)
+        return process, tmp_path / 'output'
+
+    yield start_without
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def refusal(process, output: Path) -> str:
+    """Return what a process printed that ended with the status for bad input."""
+    assert process.wait(DEADLINE_S) == BAD_INPUT, output.read_text()
+    text = output.read_text()
+    assert 'Traceback' not in text
+    return text
+
+
+@pytest.mark.parametrize(
+    ('module', 'remedy'),
+    [
+        ('numpy', 'apt install python3-numpy, or pip install numpy'),
+        ('yaml', 'apt install python3-yaml, or pip install pyyaml'),
+        ('cv2', 'apt install python3-opencv, or pip install opencv-python-headless'),
+        ('rclpy', 'source /opt/ros/<distribution>/setup.bash'),
+        ('vision_msgs', 'apt install ros-$ROS_DISTRO-vision-msgs'),
+        ('dynamic_ofa_ros.msg', 'colcon build, source install/setup.bash'),
+    ],
+)
+def test_a_node_names_what_is_missing(start, tmp_path, module, remedy):
+    text = refusal(*start([module], 'classifier_node', cache=tmp_path))
+    assert text.startswith(f'classifier_node: {module} is missing: {remedy}')
+    assert text.count('\n') == 1
+
+
+@pytest.mark.parametrize('script', ['camera_node', 'contention_node'])
+def test_every_node_does(start, tmp_path, script):
+    text = refusal(*start(['cv2'], script, cache=tmp_path))
+    assert text.startswith(f'{script}: cv2 is missing: ')
+
+
+def test_a_library_that_cannot_be_loaded_is_named_with_the_reason(tmp_path):
+    (tmp_path / 'cv2.py').write_text(
+        "raise ImportError('libGL.so.1: cannot open shared object file', name='cv2')"
+    )
+    environment = {**os.environ, 'PYTHONPATH': f'{tmp_path}{os.pathsep}{ROOT}'}
+    finished = subprocess.run(
+        [sys.executable, str(ROOT / 'scripts' / 'camera_node')],
+        env=environment, capture_output=True, text=True, timeout=DEADLINE_S, check=False,
+    )  # fmt: skip
+    assert finished.returncode == BAD_INPUT
+    assert finished.stderr.startswith(
+        'camera_node: cv2 cannot be imported (libGL.so.1: cannot open shared object file): apt'
+    )
+    assert finished.stderr.count('\n') == 1
+
+
+@pytest.mark.parametrize('engine', ['auto', 'onnxruntime'])
+def test_a_first_start_needs_pytorch_and_says_so(start, tmp_path, family, engine):
+    parameters = ('-p', f'family:={family}', '-p', 'device:=cpu', '-p', f'engine:={engine}')
+    text = refusal(*start(['torch'], 'classifier_node', '--ros-args', *parameters, cache=tmp_path))
+    expected = 'the engines of family random are not built yet, and torch is missing: pip install'
+    last = text.splitlines()[-1]
+    assert expected in last
+    assert last.count('torch is missing') == 1
+
+
+def test_a_missing_onnxruntime_is_named(start, family, built_cache):
+    parameters = ('-p', f'family:={family}', '-p', 'device:=cpu', '-p', 'engine:=onnxruntime')
+    text = refusal(
+        *start(['onnxruntime'], 'classifier_node', '--ros-args', *parameters, cache=built_cache)
+    )
+    assert "onnxruntime is missing: pip install onnxruntime (the extra 'cpu')" in text
+
+
+@pytest.mark.parametrize('engine', ['auto', 'onnxruntime'])
+def test_a_node_whose_engines_are_built_runs_without_the_rest(start, family, built_cache, engine):
+    parameters = ('-p', f'family:={family}', '-p', 'device:=cpu', '-p', f'engine:={engine}')
+    process, output = start(
+        DESIGN_TIME, 'classifier_node', '--ros-args', *parameters, cache=built_cache
+    )
+    deadline_s = time.monotonic() + DEADLINE_S
+    while 'ready: family random on cpu-' not in (text := output.read_text()):
+        assert process.poll() is None, text
+        assert time.monotonic() < deadline_s, text
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(DEADLINE_S) == 0, output.read_text()
+    assert 'missing' not in output.read_text()
+
+
+@pytest.mark.parametrize(
+    ('missing', 'arguments', 'sentence'),
+    [
+        ('rich', ('levels', 'signs'), 'rich is missing: apt install python3-rich'),
+        ('torch', ('measure', 'signs'), 'torch is missing: pip install torch'),
+        ('matplotlib', ('levels', 'signs', '--plot', 'x.png'), 'matplotlib is missing: pip'),
+    ],
+)
+def test_the_command_names_what_is_missing(start, tmp_path, missing, arguments, sentence):
+    text = refusal(*start([missing], 'dynamic-ofa', *arguments, cache=tmp_path))
+    assert text.splitlines()[-1].startswith('dynamic-ofa: ')
+    assert sentence in text.splitlines()[-1]
+
+
+def test_help_needs_no_package_but_numpy_and_yaml(start, tmp_path):
+    missing = [*DESIGN_TIME, 'cv2', 'onnxruntime', 'psutil', 'rclpy']
+    process, output = start(missing, 'dynamic-ofa', '--help', cache=tmp_path)
+    assert process.wait(DEADLINE_S) == 0, output.read_text()
+    assert 'levels' in output.read_text()
