@@ -1,0 +1,151 @@
+"""One classifier on a camera topic: what a robot uses.
+
+    ros2 launch dynamic_ofa_ros classifier.launch.py image_topic:=/camera/image_raw
+
+An argument left empty leaves the parameter as `params_file` has it. The node is a plain `Node`
+action: it configures and activates itself (parameter `autostart`), so that it comes back after a
+respawn, and works under `ros2 run`, too. With `autostart:=false` it waits, unconfigured, for
+`ros2 lifecycle set`, a lifecycle manager, or event handlers of a launch file that includes this.
+"""
+
+# ruff: noqa: I001 - it takes `launch` for this folder
+
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+PACKAGE = 'dynamic_ofa_ros'
+PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
+"""What Fast DDS reads: the first up to Jazzy, the second from Kilted on."""
+
+RESPAWN_DELAY_S = 2.0
+SIGTERM_TIMEOUT_S = 15.0
+"""Building an engine level cannot be interrupted: launch's own 5 s would end in SIGKILL."""
+
+PARAMETERS = {
+    'family': ('family', str),
+    'device': ('device', str),
+    'engine': ('engine', str),
+    'image_transport': ('image_transport', str),
+    'max_latency_ms': ('constraints.max_latency_ms', float),
+    'min_accuracy': ('constraints.min_accuracy', float),
+    'coordination': ('manager.coordination', str),
+    'importance': ('manager.importance', float),
+    'use_sim_time': ('use_sim_time', bool),
+    'autostart': ('autostart', bool),
+}
+"""Arguments that are parameters: name and type of the parameter."""
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Describe the node and the arguments that a user may give."""
+    config = Path(get_package_share_directory(PACKAGE)) / 'config'
+    arguments = [
+        DeclareLaunchArgument('namespace', default_value='', description='Namespace of the node.'),
+        DeclareLaunchArgument(
+            'params_file',
+            default_value=str(config / 'classifier.yaml'),
+            description='Parameters of the classifier; the arguments below override it.',
+        ),
+        DeclareLaunchArgument(
+            'family', default_value='', description='Family: a directory or a shipped name.'
+        ),
+        DeclareLaunchArgument(
+            'device',
+            default_value='',
+            description='Device that runs inference: auto, cpu, cuda or cuda:N.',
+        ),
+        DeclareLaunchArgument(
+            'engine',
+            default_value='',
+            choices=['', 'auto', 'onnxruntime', 'pytorch'],
+            description='Inference engine; auto takes the fastest on this machine.',
+        ),
+        DeclareLaunchArgument(
+            'image_topic', default_value='image_raw', description='Topic of the images.'
+        ),
+        DeclareLaunchArgument(
+            'image_transport',
+            default_value='',
+            choices=['', 'raw', 'compressed'],
+            description='How images come; compressed: on <image_topic>/compressed.',
+        ),
+        DeclareLaunchArgument(
+            'max_latency_ms', default_value='', description='Latency limit in ms; 0 = none.'
+        ),
+        DeclareLaunchArgument(
+            'min_accuracy', default_value='', description='Accuracy floor, a fraction; 0 = none.'
+        ),
+        DeclareLaunchArgument(
+            'coordination',
+            default_value='',
+            choices=['', 'none', 'collective'],
+            description='Whether classifiers on one device choose their levels together.',
+        ),
+        DeclareLaunchArgument(
+            'importance',
+            default_value='',
+            description="Weight of this classifier's accuracy in collective choices.",
+        ),
+        DeclareLaunchArgument(
+            'use_sim_time',
+            default_value='',
+            choices=['', 'true', 'false'],
+            description='Whether to take the time from /clock.',
+        ),
+        DeclareLaunchArgument(
+            'autostart',
+            default_value='',
+            choices=['', 'true', 'false'],
+            description='Whether the node configures and activates itself; false: others do.',
+        ),
+        DeclareLaunchArgument(
+            'respawn',
+            default_value='false',
+            choices=['true', 'false'],
+            description=f'Whether to start the node again {RESPAWN_DELAY_S:g} s after its end.',
+        ),
+        DeclareLaunchArgument(
+            'log_level',
+            default_value='info',
+            choices=['debug', 'info', 'warn', 'error', 'fatal'],
+            description='Least severity that is logged.',
+        ),
+    ]
+    # For what this launch starts from here on: the segment is the publisher's.
+    profiles = [
+        SetEnvironmentVariable(
+            name, EnvironmentVariable(name, default_value=str(config / 'fastdds.xml'))
+        )
+        for name in PROFILE_VARIABLES
+    ]
+    return LaunchDescription([*arguments, *profiles, OpaqueFunction(function=_classifier)])
+
+
+def _classifier(context: LaunchContext) -> list[Node]:
+    """Return the node, with the parameters that were given; the others are left out."""
+    given = {
+        parameter: ParameterValue(LaunchConfiguration(argument), value_type=value_type)
+        for argument, (parameter, value_type) in PARAMETERS.items()
+        if LaunchConfiguration(argument).perform(context)
+    }
+    node = Node(
+        package=PACKAGE,
+        executable='classifier_node',
+        name='classifier',
+        namespace=LaunchConfiguration('namespace'),
+        remappings=[('image_raw', LaunchConfiguration('image_topic'))],
+        parameters=[LaunchConfiguration('params_file'), given],
+        arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
+        respawn=LaunchConfiguration('respawn'),
+        respawn_delay=RESPAWN_DELAY_S,
+        sigterm_timeout=str(SIGTERM_TIMEOUT_S),
+        # No emulate_tty: it makes nodes colour their logs even where launch writes to a file.
+        output='screen',
+    )
+    return [node]
