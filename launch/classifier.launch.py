@@ -10,18 +10,21 @@ respawn, and works under `ros2 run`, too. With `autostart:=false` it waits, unco
 
 # ruff: noqa: I001 - it takes `launch` for this folder
 
+import os
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
-from launch.substitutions import EnvironmentVariable, LaunchConfiguration
+from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 PACKAGE = 'dynamic_ofa_ros'
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
-"""What Fast DDS reads: the first up to Jazzy, the second from Kilted on."""
+"""What Fast DDS reads: up to Jazzy the first, from Kilted on the second, warning of the first."""
+
+OLD_DISTRIBUTIONS = ('humble', 'iron', 'jazzy')
 
 RESPAWN_DELAY_S = 2.0
 SIGTERM_TIMEOUT_S = 15.0
@@ -117,14 +120,18 @@ def generate_launch_description() -> LaunchDescription:
             description='Least severity that is logged.',
         ),
     ]
-    # For what this launch starts from here on: the segment is the publisher's.
-    profiles = [
-        SetEnvironmentVariable(
-            name, EnvironmentVariable(name, default_value=str(config / 'fastdds.xml'))
-        )
-        for name in PROFILE_VARIABLES
-    ]
-    return LaunchDescription([*arguments, *profiles, OpaqueFunction(function=_classifier)])
+    return LaunchDescription(
+        [*arguments, *_fast_dds_profile(config), OpaqueFunction(function=_classifier)]
+    )
+
+
+def _fast_dds_profile(config: Path) -> list[SetEnvironmentVariable]:
+    """Return what sets the profile for all that is started after it, unless the user has one."""
+    if any(name in os.environ for name in PROFILE_VARIABLES):
+        return []
+    is_old = os.environ.get('ROS_DISTRO', 'jazzy') in OLD_DISTRIBUTIONS
+    name = PROFILE_VARIABLES[0 if is_old else 1]
+    return [SetEnvironmentVariable(name, str(config / 'fastdds.xml'))]
 
 
 def _classifier(context: LaunchContext) -> list[Node]:

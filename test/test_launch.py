@@ -24,6 +24,7 @@ START_TIMEOUT_S = 90.0
 """Until a classifier answers; the first start on a machine builds its engines."""
 
 END_TIMEOUT_S = 30.0
+PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
 
 # `launch` itself would be found without ROS 2, too: it is a folder here.
 HAS_LAUNCH = importlib.util.find_spec('launch_ros') is not None
@@ -214,8 +215,9 @@ for argument in source.get_launch_description(LaunchContext()).get_launch_argume
 PLAYER = """#!{python}
 import os, signal, sys
 signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
-with open('{record}', 'w') as file:
-    file.write('\\n'.join([*sys.argv[1:], os.environ['FASTRTPS_DEFAULT_PROFILES_FILE']]))
+with open('{record}.part', 'w') as file:
+    file.write('\\n'.join([*sys.argv[1:], *(os.environ.get(name, '') for name in {variables})]))
+os.replace('{record}.part', '{record}')
 signal.pause()
 """
 """Stands in for `ros2 bag play`: rosbag2 does not come with the wheels."""
@@ -307,7 +309,7 @@ def session(tmp_path, prefix) -> Iterator[Ros]:
             'PATH': os.pathsep.join((str(Path(sys.executable).parent), os.environ['PATH'])),
             'ROS_LOG_DIR': str(tmp_path / 'ros_log'),
         }
-        for name in ('FASTRTPS_DEFAULT_PROFILES_FILE', 'RCUTILS_COLORIZED_OUTPUT'):
+        for name in (*PROFILE_VARIABLES, 'RCUTILS_COLORIZED_OUTPUT'):
             session.environment.pop(name, None)
         yield session
 
@@ -329,6 +331,11 @@ def launch(session, tmp_path):
 def environment_of(process: int) -> dict[str, str]:
     entries = Path(f'/proc/{process}/environ').read_bytes().decode().split('\0')
     return dict(entry.split('=', 1) for entry in entries if entry)
+
+
+def profiles(environment: dict[str, str]) -> list[str]:
+    """Return the Fast DDS profiles that an environment names."""
+    return [environment[name] for name in PROFILE_VARIABLES if name in environment]
 
 
 def telemetry(session: Ros, *namespaces: str) -> list:
@@ -454,7 +461,7 @@ def test_classifier_takes_what_is_given_and_leaves_the_rest(launch, session, tmp
         lambda: session.node.count_subscribers('/camera/picture') == 1, 'the subscription'
     )
     (process,) = launched.processes('classifier_node')
-    profile = environment_of(process)['FASTRTPS_DEFAULT_PROFILES_FILE']
+    (profile,) = profiles(environment_of(process))
     assert (ROOT / 'config' / 'fastdds.xml').samefile(profile)
     assert launched.interrupt() == 0
 
@@ -509,14 +516,29 @@ def test_classifier_comes_back_with_respawn(launch, session):
 
 
 @needs_launch
-def test_profile_of_the_user_stays(launch, session, tmp_path):
+@pytest.mark.parametrize('variable', PROFILE_VARIABLES)
+def test_profile_of_the_user_stays(launch, session, tmp_path, variable):
     own = tmp_path / 'own.xml'
     own.write_bytes((ROOT / 'config' / 'fastdds.xml').read_bytes())
-    session.environment['FASTRTPS_DEFAULT_PROFILES_FILE'] = str(own)
+    session.environment[variable] = str(own)
     launched = launch('classifier.launch.py')
     launched.wait_until(lambda: launched.processes('classifier_node'), 'the classifier')
     (process,) = launched.processes('classifier_node')
-    assert environment_of(process)['FASTRTPS_DEFAULT_PROFILES_FILE'] == str(own)
+    assert profiles(environment_of(process)) == [str(own)]
+    assert launched.interrupt() == 0
+
+
+@needs_launch
+@pytest.mark.parametrize(
+    ('distribution', 'variable'),
+    [('humble', PROFILE_VARIABLES[0]), ('kilted', PROFILE_VARIABLES[1])],
+)
+def test_profile_is_named_as_the_distribution_reads_it(launch, session, distribution, variable):
+    session.environment['ROS_DISTRO'] = distribution
+    launched = launch('classifier.launch.py')
+    launched.wait_until(lambda: launched.processes('classifier_node'), 'the classifier')
+    (process,) = launched.processes('classifier_node')
+    assert set(environment_of(process)) & set(PROFILE_VARIABLES) == {variable}
     assert launched.interrupt() == 0
 
 
@@ -559,7 +581,8 @@ def player(session, tmp_path) -> Path:
     folder, record = tmp_path / 'bin', tmp_path / 'called'
     folder.mkdir()
     script = folder / 'ros2'
-    script.write_text(PLAYER.format(python=sys.executable, record=record), encoding='utf-8')
+    text = PLAYER.format(python=sys.executable, record=record, variables=PROFILE_VARIABLES)
+    script.write_text(text, encoding='utf-8')
     script.chmod(0o755)
     session.environment['PATH'] = f'{folder}{os.pathsep}{session.environment["PATH"]}'
     return record
@@ -571,12 +594,12 @@ def test_replay_plays_a_bag_with_its_time(launch, session, player):
     launched.wait_until(player.is_file, 'the player')
     (levels,) = session_levels(session, '')
     launched.wait_until(lambda: levels.messages, 'levels')
-    *called, profile = player.read_text(encoding='utf-8').split('\n')
+    *called, old_profile, new_profile = player.read_text(encoding='utf-8').split('\n')
     assert called == [
         *('bag', 'play', 'drive', '--clock', '--rate', '2', '--delay', '1'),
         *('--disable-keyboard-controls', '--loop'),
     ]
-    assert Path(profile).name == 'fastdds.xml'
+    assert Path(old_profile or new_profile).name == 'fastdds.xml'
     assert session.get_parameter('/classifier', 'use_sim_time') is True
     assert launched.interrupt() == 0
 
