@@ -35,7 +35,7 @@ CAMERA_NODE = '/robot/camera'
 CLASSIFIER_NICE = 5
 LOAD_WORKERS = 4
 CONTENTION_WINDOW = 30
-REASONS_DOWN = {'reactive': 'exceeds the limit', 'predictive': ', against the limit of'}
+REASONS_DOWN = {'reactive': 'exceeds the limit', 'predictive': 'predicted'}
 # The reactive policy climbs one level at a time, and a hiccup takes it down again.
 CLIMB_TIMEOUT_S = 90.0
 START_TIMEOUT_S = 60.0

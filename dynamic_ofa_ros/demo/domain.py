@@ -13,7 +13,7 @@ from pathlib import Path
 from dynamic_ofa_ros.files import share_directory
 
 DOMAIN_VARIABLE = 'ROS_DOMAIN_ID'
-PROFILES_VARIABLE = 'FASTRTPS_DEFAULT_PROFILES_FILE'
+PROFILES_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
 
 
 @contextlib.contextmanager
@@ -30,8 +30,9 @@ def own_domain() -> Iterator[int]:
         stack.callback(clean_shared_memory)
         _set_variable(stack, DOMAIN_VARIABLE, str(number))
         _set_variable(stack, 'ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-        if PROFILES_VARIABLE not in os.environ:
-            _set_variable(stack, PROFILES_VARIABLE, str(share_directory() / 'config/fastdds.xml'))
+        for variable in PROFILES_VARIABLES:  # Jazzy and before, Kilted and after
+            if variable not in os.environ:
+                _set_variable(stack, variable, str(share_directory() / 'config/fastdds.xml'))
         yield int(number)
 
 

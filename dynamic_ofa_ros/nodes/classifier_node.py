@@ -48,6 +48,8 @@ from dynamic_ofa_ros.runtime.telemetry import FrameTelemetry
 
 DIAGNOSTICS_PERIOD_S = 1.0
 JOIN_TIMEOUT_S = 10.0
+MAX_SOURCE = 24
+"""Longer names of who sets constraints are cut, so that reasons stay readable."""
 
 
 def _transition(
@@ -101,7 +103,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
             fixed['family'], fixed['device'], fixed['engine'], fixed['threads']
         )
         self._is_autostarting = fixed['autostart']
-        self._input = ImageInput(self, fixed['image_transport'], self._on_frame, self._on_lost)
+        self._input = ImageInput(self, fixed['image_transport'], self._on_frame, self._on_missing)
         self._settings.activate()
         self._create_topics()
         self._debug_image = DebugImage(self, self._publish)
@@ -253,9 +255,9 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         if self._assembly is not None:
             self._assembly.worker.submit(frame)
 
-    def _on_lost(self, count: int) -> None:
+    def _on_missing(self, lost: int, overwritten: int) -> None:
         if self._assembly is not None:
-            self._assembly.worker.add_lost(count)
+            self._assembly.worker.set_missing(lost, overwritten)
 
     def _on_constraints(self, message: Any) -> None:
         """Change what the message names; through parameters, so that everybody sees the same."""
@@ -269,7 +271,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         ]
         if not changes:
             return
-        source = message.source or 'a constraints message'
+        source = message.source[:MAX_SOURCE] or 'a constraints message'
         self._asking_source = source
         result = self.set_parameters_atomically(changes)
         self._asking_source = ''
@@ -396,9 +398,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         if source and (
             not math.isnan(decision.max_latency_ms) or not math.isnan(decision.min_accuracy)
         ):
-            decision = dataclasses.replace(
-                decision, reason=f'{decision.reason}; constraints set by {source}'
-            )
+            decision = dataclasses.replace(decision, reason=f'{decision.reason}; set by {source}')
         self._publish_active_level(decision, switch.header, switch.switch_ms)
         self.get_logger().debug(
             f'level {decision.from_level} -> {decision.to_level}: {decision.reason}'

@@ -238,6 +238,7 @@ class ClassifierWorker:
         self._statistics = RollingStatistics(statistics_window)
         self._failed = 0
         self._lost = 0
+        self._overwritten = 0
         self._dropped_age_ms = NAN
         self._is_enabled = True
         self._processed = 0
@@ -296,8 +297,8 @@ class ClassifierWorker:
 
     @property
     def dropped_frames(self) -> int:
-        """Frames replaced in the mailbox by a newer one, or older than `max_frame_age_ms`."""
-        return self.mailbox.replaced + self.dropped_old.total
+        """Frames replaced by a newer one, or older than `max_frame_age_ms`."""
+        return self._overwritten + self.mailbox.replaced + self.dropped_old.total
 
     @property
     def dropped_age_ms(self) -> float:
@@ -319,9 +320,9 @@ class ClassifierWorker:
         """Frames that were lost before they could be submitted."""
         return self._lost
 
-    def add_lost(self, count: int) -> None:
-        """Count frames that were lost on their way here; call from one thread."""
-        self._lost += count
+    def set_missing(self, lost: int, overwritten: int) -> None:
+        """Tell how many frames never came to `submit`: lost, or replaced by a newer one."""
+        self._lost, self._overwritten = lost, overwritten
 
     # The worker thread.
 

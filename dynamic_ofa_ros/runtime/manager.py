@@ -379,7 +379,7 @@ class RuntimeManager:
             self._upward_ns.popleft()
         budget = self._applied.policy.max_switches_per_minute
         if len(self._upward_ns) + 1 > budget:
-            reason = f'{choice.reason}; held back: {budget:g} upward switches in the last minute'
+            reason = f'{choice.reason}; held back: {budget:g} moves up in a minute'
             return Choice(self._option, choice.is_feasible, reason)
         self._upward_ns.append(time_ns)
         return choice

@@ -32,7 +32,7 @@ class Receiver:
 
     def __init__(self, domain, name, transport='raw', reliability=None):
         self.ros = domain
-        self.frames, self.lost = [], []
+        self.frames, self.missing = [], []
         override = f'qos_overrides./{name}/image_raw.subscription.reliability'
         self.node = rclpy.create_node(
             name,
@@ -41,7 +41,9 @@ class Receiver:
             parameter_overrides=[Parameter(override, value=reliability)] if reliability else [],
         )
         domain._executor.add_node(self.node)
-        self.input = ImageInput(self.node, transport, self.frames.append, self.lost.append)
+        self.input = ImageInput(
+            self.node, transport, self.frames.append, lambda *counts: self.missing.append(counts)
+        )
         self.input.open()
 
     def reliability(self):
@@ -125,11 +127,28 @@ def test_lost_messages_are_counted_and_the_remedy_is_said(receiver, capfd):
     one = receiver()
     for count in (3, 4):
         one.input._on_message_lost(SimpleNamespace(total_count_change=count))
-    assert one.lost == [3, 4]
+    assert one.missing == [(3, 0), (7, 0)]
     assert one.input.lost_frames == 7
     printed = ''.join(capfd.readouterr())
     assert '3 images were lost in transport' in printed
     assert 'publish reliably' in printed
+
+
+def test_images_overwritten_before_they_are_taken_are_counted(domain, receiver):
+    one = receiver()
+    publisher = domain.node.create_publisher(Image, one.input.topic, RELIABLE)
+    one.receive(publisher, image(domain))
+    domain.wait_until(lambda: not domain.spin_once(0.05), 'quiet')
+    before, frames = one.input.overwritten_frames, len(one.frames)
+    for _ in range(5):
+        publisher.publish(image(domain))
+    domain.wait_until(lambda: len(one.frames) > frames, 'the newest')
+    taken = len(one.frames) - frames
+    assert taken < 5  # one place in the queue
+    assert one.input.overwritten_frames - before == 5 - taken
+    assert one.input.lost_frames == 0
+    assert one.missing[-1] == (0, one.input.overwritten_frames)
+    domain.node.destroy_publisher(publisher)
 
 
 def test_a_frame_carries_arrival_age_and_header(domain, receiver):

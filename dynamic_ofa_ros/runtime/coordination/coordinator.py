@@ -6,6 +6,7 @@ follow. When it falls silent the next one does: all of them know the same.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from dynamic_ofa_ros.runtime.coordination.frames import FrameLog
@@ -14,6 +15,9 @@ from dynamic_ofa_ros.runtime.coordination.status import Agreement, Ceiling, Stat
 
 SILENCE_NS = 2_000_000_000
 """A peer that says nothing for so long is gone."""
+
+MAX_NAME = 40
+"""Longer names of peers are cut in reasons."""
 
 IDLE_NS = 1_000_000_000
 """A peer that says nothing for so long is taken to leave its room to the others."""
@@ -61,7 +65,7 @@ class Coordinator:
             self._agreement = Agreement(self._agreement.round, ())
             return None
         everyone = sorted([own, *peers], key=lambda status: status.name)
-        names = ', '.join(peer.name for peer in peers) or 'nobody any more'
+        names = _named(peers)
         for status in everyone:
             self._log.take(status)
         observations = self._log.observe([status.name for status in everyone])
@@ -86,3 +90,11 @@ class Coordinator:
         return replace(
             own, time_ns=time_ns, agreement=self._agreement if self._agreement.levels else None
         )
+
+
+def _named(peers: Sequence[Status]) -> str:
+    """Return the peers for a sentence: one by name, more by number, so that it stays short."""
+    if len(peers) == 1:
+        name = peers[0].name
+        return name if len(name) <= MAX_NAME else f'...{name[3 - MAX_NAME :]}'
+    return f'{len(peers)} others' if peers else 'nobody any more'

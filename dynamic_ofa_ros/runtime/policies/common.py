@@ -79,7 +79,8 @@ class LevelTable:
         """Return the option for a sentence."""
         if len(self.platforms) == 1:
             return f'level {option}'
-        return f'level {self.level(option)} on {self.platforms[self.device(option)]}'
+        kind = self.platforms[self.device(option)].partition('-')[0]  # the whole name is long
+        return f'level {self.level(option)} on {kind}'
 
     def latency_ms(self, level: int) -> float:
         """Return the uncontended inference latency of a level."""
@@ -128,10 +129,15 @@ class Situation(NamedTuple):  # made for every frame: a frozen dataclass takes t
         return self.forecast.slowdown
 
 
+MAX_REASON = 120
+"""Characters of a reason: `ros2 topic echo` cuts longer strings."""
+
+
 class Choice(NamedTuple):
     """What a policy wants: a level, whether it keeps the constraints, and why.
 
-    why: the sentence, or what makes it: most frames nobody reads it.
+    why: the sentence, of at most MAX_REASON characters, or what makes it: most frames nobody
+    reads it.
     """
 
     level: int
@@ -192,4 +198,4 @@ def constraints_text(situation: Situation) -> str:
     """Return limit and floor for a sentence."""
     if situation.floor <= 0.0:
         return limit_text(situation)
-    return f'{limit_text(situation)} with an accuracy of {situation.floor:.3f}'
+    return f'{limit_text(situation)} and accuracy {situation.floor:.3f}'

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from dynamic_ofa_ros.runtime.policies.common import (
+    MAX_REASON,
     Choice,
     LevelTable,
     Situation,
@@ -89,7 +90,7 @@ class PredictivePolicy:
         level = situation.level
         if situation.is_changed or level not in slacks:
             self._restart(situation.time_ns)
-            return self._choice(situation, target, slacks, 'new constraints or policy: ')
+            return self._choice(situation, target, slacks, 'new constraints: ')
         self._relax(situation.time_ns)
         accuracy, wanted = self._table.accuracy(level), self._table.accuracy(target)
         if self._accuracy_below:
@@ -104,8 +105,8 @@ class PredictivePolicy:
             self._accuracy_below, self._gained = accuracy, 0.0
         held_s = (situation.time_ns - self._safe_since_ns[risen]) / 1e9
         self._safe_since_ns.clear()
-        seen = 'looked safe' if slacks[risen] >= 0.0 else 'would have been late no more often'
-        why = f'{self._table.name(risen)} {seen} for {held_s:.2f} s: '
+        seen = 'safe' if slacks[risen] >= 0.0 else 'late no more often'
+        why = f'{seen} for {held_s:.1f} s: '
         return self._choice(situation, risen, slacks, why)
 
     def _candidates(self, situation: Situation) -> Sequence[int]:
@@ -192,14 +193,12 @@ class PredictivePolicy:
         self._quiet_since_ns = now_ns
 
     def _why_down(self, situation: Situation, slacks: dict[int, float]) -> str:
-        measured = (
-            '' if math.isnan(situation.latency_ms) else f', measured {situation.latency_ms:.2f} ms'
-        )
-        due = 'a load that comes regularly is due: ' if situation.forecast.due else ''
-        return (
-            f'{due}{self._predicted(situation, situation.level, slacks)}{measured}, '
-            f'against {limit_text(situation)}: '
-        )
+        predicted = self._predicted(situation, situation.level, slacks)
+        if situation.forecast.due:
+            return f'regular load due: {predicted}; '
+        if math.isnan(situation.latency_ms):
+            return f'{predicted}; '
+        return f'{predicted}, measured {situation.latency_ms:.2f}; '
 
     def _predicted(self, situation: Situation, level: int, slacks: dict[int, float]) -> str:
         if math.isfinite(slacks[level]):
@@ -229,7 +228,6 @@ class PredictivePolicy:
             outcome = 'no limit'
         else:
             outcome = f'within {limit_text(situation)}'
-        return (
-            f'{why}{self._predicted(situation, level, slacks)} at the {situation.quantile:g} '
-            f'quantile, {outcome}; slowdown {situation.slowdown:.2f}'
-        )
+        text = f'{why}{self._predicted(situation, level, slacks)}, {outcome}'
+        slowdown = f', slowdown {situation.slowdown:.2f}'
+        return text + slowdown if len(text + slowdown) <= MAX_REASON else text[:MAX_REASON]

@@ -77,7 +77,7 @@ class ReactivePolicy:
             if is_feasible
             else f'predicted {predicted_ms:.2f} ms; no level meets {constraints_text(situation)}'
         )
-        return Choice(level, is_feasible, f'new constraints or policy: {outcome}')
+        return Choice(level, is_feasible, f'new constraints: {outcome}')
 
     def _take_sample(self, situation: Situation) -> bool:
         """Add the frame to the window and tell whether the window is full."""
