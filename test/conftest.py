@@ -1,9 +1,15 @@
-"""What every test relies on: the packages of the extra `dev`, and logs that pytest can read."""
+"""What every test relies on: packages, a machine like any other, nothing left behind."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
+import os
+import signal
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,6 +19,37 @@ NEEDED = {
     'pymoo': 'pymoo', 'rich': 'rich', 'safetensors': 'safetensors', 'scipy': 'scipy',
     'torch': 'torch', 'yaml': 'PyYAML',
 }  # fmt: skip
+
+# Small networks only wait for each other on several threads, most of all beside busy processes;
+# and sums come out the same in every process. Read by PyTorch and its like when they are imported.
+os.environ['OMP_NUM_THREADS'] = '1'
+
+MARK = 'DYNAMIC_OFA_TEST_SESSION'
+"""Environment variable by which everything that this session starts is known, orphans too."""
+
+END_TIMEOUT_S = 10.0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin as a shell in the foreground would: one in the background has SIGINT ignored.
+
+    That what is started with an ignored SIGINT ends by it all the same has tests of its own.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if importlib.util.find_spec('hypothesis'):
+        from hypothesis import HealthCheck, settings
+
+        # The same examples in every run; a busy machine makes single ones slow.
+        settings.register_profile(
+            'repeatable',
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        )
+        settings.load_profile('repeatable')
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -37,3 +74,57 @@ def readable_logs() -> None:
         is_ours = name.split('.')[0] == 'dynamic_ofa_ros' and isinstance(logger, logging.Logger)
         if is_ours and type(logger) is not logging.Logger:
             logger.propagate = True
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give this session a build cache of its own, shared by its tests, and a mark.
+
+    At the end the shared memory of killed ROS 2 processes goes.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('DYNAMIC_OFA_CACHE', str(tmp_path_factory.mktemp('build_cache')))
+        patch.setenv(MARK, uuid.uuid4().hex)
+        yield
+    domain = sys.modules.get('dynamic_ofa_ros.demo.domain')
+    if domain is not None:
+        domain.clean_shared_memory()
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _no_process_left(_own_environment: None) -> Iterator[None]:
+    """Fail the last test of a module that leaves processes, and end them."""
+    yield
+    import psutil
+
+    left = left_processes(os.environ[MARK])
+    _, alive = psutil.wait_procs(left, timeout=END_TIMEOUT_S if left else 0.0)
+    for process in alive:
+        process.kill()
+    assert not alive, f'processes are left: {[process.info for process in alive]}'
+
+
+def left_processes(mark: str) -> list[object]:
+    """Return the processes that carry the mark, but for the helper of `multiprocessing`."""
+    import psutil
+
+    found = []
+    for process in psutil.process_iter(['pid', 'environ', 'cmdline', 'status']):
+        environment, command = process.info.pop('environ'), process.info['cmdline']
+        if (
+            (environment or {}).get(MARK) == mark
+            and process.pid != os.getpid()
+            and process.info['status'] != psutil.STATUS_ZOMBIE
+            and 'multiprocessing.resource_tracker' not in ' '.join(command or ())
+        ):
+            found.append(process)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _same_threads() -> Iterator[None]:
+    """Undo what an engine or a training says about PyTorch's threads: that is for the process."""
+    yield
+    torch = sys.modules.get('torch')
+    if torch is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)

@@ -6,13 +6,8 @@ from pathlib import Path
 
 import pytest
 from families import make_random_family
-from hypothesis import settings
 
 from dynamic_ofa_ros.family import Family
-
-# A busy machine makes single examples slow; that is no failure of what they test.
-settings.register_profile('no deadline', deadline=None)
-settings.load_profile('no deadline')
 
 
 @pytest.fixture(scope='session')
