@@ -99,8 +99,9 @@ class Ros:
         parameters: Mapping[str, Any] | None = None,
         *,
         arguments: Sequence[str] = (),
+        is_in_background: bool = False,
     ) -> NodeProcess:
-        """Start a node of the package as a process."""
+        """Start a node of the package as a process; one in the background inherits no SIGINT."""
         command = [sys.executable, '-m', f'dynamic_ofa_ros.nodes.{module}', '--ros-args']
         for name, value in (parameters or {}).items():
             text = str(value).lower() if isinstance(value, bool) else str(value)
@@ -115,6 +116,7 @@ class Ros:
                 stderr=subprocess.STDOUT,
                 env=self.environment,
                 cwd=self.folder,
+                preexec_fn=ignore_sigint if is_in_background else None,
             )
         node = NodeProcess(module, process, log)
         self.processes.append(node)
@@ -206,6 +208,11 @@ class Ros:
         self._executor.shutdown()
         self.node.destroy_node()
         self.context.try_shutdown()
+
+
+def ignore_sigint() -> None:
+    """Do what a shell does before it starts a process in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

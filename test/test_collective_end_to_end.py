@@ -72,11 +72,11 @@ class Pair:
 @pytest.fixture(scope='module')
 def pair(tmp_path_factory):
     folder = tmp_path_factory.mktemp('collective')
-    os.environ.setdefault('DYNAMIC_OFA_CACHE', str(folder / 'cache'))
     with ros(folder) as session:
         yield Pair(session, str(make_random_family(folder / 'family', levels=2)))
 
 
+@pytest.mark.long
 def test_one_makes_room_for_the_other_until_that_dies(pair):
     """The limit of b cannot be met, so a is asked for all it has until b is gone."""
     pair.wait(

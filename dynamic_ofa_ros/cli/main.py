@@ -6,7 +6,9 @@ import argparse
 import importlib
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 from dynamic_ofa_ros import __version__, requirements
@@ -26,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0, or 2 with a sentence on bad input."""
     parser = _parser()
     args = parser.parse_args(argv)
+    _obey_interrupts()
     logging.basicConfig(
         level=logging.DEBUG if args.debug else logging.INFO, format='%(levelname)s: %(message)s'
     )
@@ -57,6 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'dynamic-ofa: {_describe(error)}', file=sys.stderr)
         return EXIT_BAD_INPUT
     return status
+
+
+def _obey_interrupts() -> None:
+    """End by SIGINT also where a shell started this in the background, with SIGINT ignored."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _describe(error: OSError) -> str:

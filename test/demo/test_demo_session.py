@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from families import make_random_family
+from ros_harness import ignore_sigint
 
 from dynamic_ofa_ros.demo.recording import read_frames
 from dynamic_ofa_ros.demo.scenario import default_scenario
@@ -33,16 +34,15 @@ def family(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def environment(tmp_path_factory):
-    """Return an environment with a build cache that the demos of this module share."""
+def environment():
+    """Return an environment in which demos find this package."""
     variables = dict(os.environ)
     path = os.pathsep.join(filter(None, (str(ROOT), variables.get('PYTHONPATH', ''))))
-    variables.setdefault('DYNAMIC_OFA_CACHE', str(tmp_path_factory.mktemp('cache')))
     return {**variables, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'}
 
 
 class Demo:
-    """A demo that runs as a process; its output goes to a file."""
+    """A demo that runs as a process in the background; its output goes to a file."""
 
     def __init__(self, folder, environment, *arguments):
         self.output = folder / 'out'
@@ -52,7 +52,7 @@ class Demo:
         with self.log.open('wb') as file:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
-                env=environment, cwd=folder,
+                env=environment, cwd=folder, preexec_fn=ignore_sigint,
             )  # fmt: skip
 
     @property
@@ -125,6 +125,7 @@ def wait_until_gone(demo, timeout_s=15.0):
         time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_the_whole_demo(start):
     demo = start('--seconds', str(SECONDS))
     status = demo.wait()
@@ -170,7 +171,11 @@ def check_constraints(frames, summary):
 
 
 @pytest.mark.parametrize(
-    ('number', 'status'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=['SIGINT', 'SIGTERM']
+    ('number', 'status'),
+    [
+        pytest.param(signal.SIGINT, 130, id='SIGINT'),
+        pytest.param(signal.SIGTERM, 143, id='SIGTERM', marks=pytest.mark.long),
+    ],
 )
 def test_an_interrupted_demo_leaves_results_but_no_process(start, number, status):
     demo = start('--seconds', '600')
@@ -206,6 +211,7 @@ def test_a_part_that_dies_ends_the_demo_and_is_named(start):
     assert 'Traceback' not in demo.text
 
 
+@pytest.mark.long
 def test_two_demos_at_once_keep_apart(start, tmp_path):
     folders = [tmp_path / name for name in ('one', 'two')]
     for folder in folders:

@@ -15,6 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 HAS_DEMO_FAMILY = (families_directory() / 'signs' / 'family.yaml').is_file()
 SECONDS = 10.0
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
@@ -23,7 +25,6 @@ def finished(tmp_path_factory):
         pytest.skip('needs the shipped family')
     folder = tmp_path_factory.mktemp('two')
     environment = dict(os.environ)
-    environment.setdefault('DYNAMIC_OFA_CACHE', str(tmp_path_factory.mktemp('cache')))
     environment['OMP_NUM_THREADS'] = '1'
     command = [sys.executable, '-m', 'dynamic_ofa_ros.cli.main', 'demo', '--two']
     command += ['--output', str(folder / 'out'), '--seconds', str(SECONDS)]

@@ -56,7 +56,7 @@ def share_of_cpu(process_id, seconds=0.6):
 
 # CPU seconds: more than starting and importing takes.
 @pytest.mark.parametrize(
-    ('workload', 'seconds'), [('busy', 1.0), ('memory', 1.5), ('training', 4.0)]
+    ('workload', 'seconds'), [('busy', 1.0), ('memory', 1.5), ('training', 3.5)]
 )
 def test_worker_works(workers, workload, seconds):
     if workload == 'training':
@@ -72,9 +72,10 @@ def test_worker_works(workers, workload, seconds):
 def test_duty_cycle_changes_while_running(workers):
     workers.apply(BUSY)
     (process_id,) = workers.process_ids
-    full = share_of_cpu(process_id)
+    # Beside other busy processes the whole of a CPU is less than a CPU, but not this little.
+    wait_until(lambda: share_of_cpu(process_id) > 0.3, 'it does not work all the time')
     workers.set_duty_cycle(0.1)
-    wait_until(lambda: share_of_cpu(process_id, 0.3) < 0.7 * full, 'the share does not fall')
+    wait_until(lambda: share_of_cpu(process_id) < 0.2, 'the share does not fall')
     workers.set_duty_cycle(0.0)
     wait_until(lambda: share_of_cpu(process_id, 0.3) < 0.05, 'it does not rest')
     assert workers.process_ids == (process_id,)

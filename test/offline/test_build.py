@@ -215,6 +215,7 @@ def test_a_build_interrupted_at_every_write_ends_the_same(
     assert contents(output) == contents(whole)
 
 
+@pytest.mark.long
 def test_a_killed_build_goes_on(backbone: Path, photos: Path, tmp_path: Path) -> None:
     """SIGKILL twice, with real engines: what does not depend on the clock is the same."""
     whole, output = tmp_path / 'whole', tmp_path / 'killed'

@@ -79,6 +79,7 @@ def folder(train: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_a_step_of_two_processes_is_the_step_of_one(folder: Path, tmp_path: Path) -> None:
     ranks = [torch.load(folder / f'step-{rank}.pt', weights_only=True) for rank in (0, 1)]
     alone = step(tmp_path, World())
@@ -93,6 +94,7 @@ def test_a_step_of_two_processes_is_the_step_of_one(folder: Path, tmp_path: Path
         )
 
 
+@pytest.mark.long
 def test_one_process_writes_what_all_trained(folder: Path) -> None:
     run = folder / 'run'
     assert open_backbone(run).labels == ('blue', 'green')
@@ -101,6 +103,7 @@ def test_one_process_writes_what_all_trained(folder: Path) -> None:
     assert not list(run.glob('.*')), 'nothing half-written is left'
 
 
+@pytest.mark.long
 def test_one_process_goes_on_where_two_were(
     folder: Path, train: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -81,6 +81,7 @@ def test_a_ray_cluster_finds_what_one_process_finds(
         assert dict(pool.judge_many(candidates(trained, 5))) == alone
 
 
+@pytest.mark.long
 def test_a_worker_that_dies_once_is_replaced(
     trained: TrainedBackbone,
     alone: dict[int, float],
@@ -114,6 +115,7 @@ def test_an_unforeseen_error_names_the_architecture(trained: TrainedBackbone) ->
         list(pool.judge_many([trained.space.smallest()]))
 
 
+@pytest.mark.long
 def test_workers_end_with_a_killed_parent(trained: TrainedBackbone, tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
     process = subprocess.Popen(
