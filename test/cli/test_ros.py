@@ -15,21 +15,19 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+import rclpy
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from geometry_msgs.msg import PoseWithCovariance
+from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header, String
+from std_srvs.srv import SetBool
 
 from dynamic_ofa_ros.cli.main import main
-
-rclpy = pytest.importorskip('rclpy', reason='ROS 2 is not installed')
-
-from diagnostic_msgs.msg import DiagnosticStatus, KeyValue  # noqa: E402
-from geometry_msgs.msg import PoseWithCovariance  # noqa: E402
-from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor  # noqa: E402
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from rclpy.lifecycle import LifecycleNode  # noqa: E402
-from rclpy.node import Node  # noqa: E402
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
-from sensor_msgs.msg import Image  # noqa: E402
-from std_msgs.msg import Header, String  # noqa: E402
-from std_srvs.srv import SetBool  # noqa: E402
 
 DEADLINE_S = 20.0
 PERIOD_S = 0.02
