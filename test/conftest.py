@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import random
 import signal
 import sys
 import threading
@@ -28,6 +29,37 @@ MARK = 'DYNAMIC_OFA_TEST_SESSION'
 """Environment variable by which everything that this session starts is known, orphans too."""
 
 END_TIMEOUT_S = 10.0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let an order of the tests be repeated."""
+    parser.addoption(
+        '--order-seed',
+        type=int,
+        default=random.randrange(1, 10**6),
+        help='seed of the order of the files, and of the tests in each; 0 leaves them as written',
+    )
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Tell how to repeat the order."""
+    return f'order of the tests: --order-seed {config.getoption("order_seed")}'
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Shuffle the files, and the tests in each: none may rely on another one."""
+    seed = config.getoption('order_seed')
+    if seed == 0:
+        return
+    files: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.nodeid.split('::')[0], []).append(item)
+    order = random.Random(seed)
+    names = sorted(files)
+    order.shuffle(names)
+    for name in names:
+        order.shuffle(files[name])
+    items[:] = [item for name in names for item in files[name]]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -122,8 +154,16 @@ def left_processes(mark: str) -> list[object]:
 
 
 @pytest.fixture(autouse=True)
-def _same_threads() -> Iterator[None]:
-    """Undo what an engine or a training says about PyTorch's threads: that is for the process."""
+def _same_state() -> Iterator[None]:
+    """Begin with the same random numbers; undo what is said of PyTorch's threads.
+
+    An engine or a training sets them for the whole process.
+    """
+    random.seed(0)
+    if numpy := sys.modules.get('numpy'):
+        numpy.random.seed(0)
+    if torch := sys.modules.get('torch'):
+        torch.manual_seed(0)
     yield
     torch = sys.modules.get('torch')
     if torch is not None and torch.get_num_threads() != 1:

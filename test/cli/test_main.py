@@ -93,6 +93,20 @@ def test_what_the_system_refuses_is_a_sentence(
     assert message in capsys.readouterr().err
 
 
+def test_sigint_ends_a_command_that_was_started_with_it_ignored() -> None:
+    """A shell does so with what it starts in the background."""
+    code = (
+        'import os, signal, sys, time\n'
+        'signal.signal(signal.SIGINT, signal.SIG_IGN)\n'
+        'from dynamic_ofa_ros.cli import levels, main\n'
+        'def run(_):\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(60)\n'
+        'levels.run = run\n'
+        'sys.exit(main.main(["levels"]))\n'
+    )
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (130, '')
+
+
 def test_a_reader_that_goes_away_is_no_error() -> None:
     command = f'{sys.executable} -m dynamic_ofa_ros.cli.main --help | head -1'
     result = subprocess.run(command, shell=True, capture_output=True, text=True)
