@@ -11,6 +11,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,11 @@ NEEDED = {
 # Small networks only wait for each other on several threads, most of all beside busy processes;
 # and sums come out the same in every process. Read by PyTorch and its like when they are imported.
 os.environ['OMP_NUM_THREADS'] = '1'
+
+PROFILE = Path(__file__).resolve().parent.parent / 'config' / 'fastdds.xml'
+PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
+QUICK_ANNOUNCEMENTS = """<discovery_config>
+  <leaseAnnouncement><sec>0</sec><nanosec>200000000</nanosec></leaseAnnouncement>"""
 
 MARK = 'DYNAMIC_OFA_TEST_SESSION'
 """Environment variable by which everything that this session starts is known, orphans too."""
@@ -112,10 +118,19 @@ def readable_logs() -> None:
 def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Give this session a build cache of its own, shared by its tests, and a mark.
 
+    ROS 2 stays on this host. Fast DDS reads its profile once per process: one for all tests, the
+    package's, with participants that announce themselves more often than every three seconds.
     At the end the shared memory of killed ROS 2 processes goes.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('DYNAMIC_OFA_CACHE', str(tmp_path_factory.mktemp('build_cache')))
+        profile = tmp_path_factory.mktemp('fastdds') / 'profile.xml'
+        text = PROFILE.read_text(encoding='utf-8')
+        assert '<discovery_config>' in text
+        profile.write_text(text.replace('<discovery_config>', QUICK_ANNOUNCEMENTS))
+        for variable in PROFILE_VARIABLES:
+            patch.setenv(variable, str(profile))
+        patch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
         patch.setenv(MARK, uuid.uuid4().hex)
         yield
     domain = sys.modules.get('dynamic_ofa_ros.demo.domain')

@@ -14,12 +14,12 @@ from dynamic_ofa_ros.nodes import conversions, qos
 BEST_EFFORT = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
-@pytest.fixture(scope='module')
-def topics(domain):
+def topics(domain, namespace):
+    """Listen to a camera; each test has a namespace, for images of another may still come."""
     return (
-        domain.listen(Image, '/image_raw', BEST_EFFORT),
-        domain.listen(Classification, '/ground_truth', qos.GROUND_TRUTH),
-        domain.listen(LabelInfo, '/ground_truth/label_info', qos.LATCHED),
+        domain.listen(Image, f'/{namespace}/image_raw', BEST_EFFORT),
+        domain.listen(Classification, f'/{namespace}/ground_truth', qos.GROUND_TRUTH),
+        domain.listen(LabelInfo, f'/{namespace}/ground_truth/label_info', qos.LATCHED),
     )
 
 
@@ -34,8 +34,8 @@ def folders(tmp_path_factory):
     return root
 
 
-def test_folder_is_published_with_the_truth_and_then_the_node_ends(domain, topics, folders):
-    images, truths, labels = topics
+def test_folder_is_published_with_the_truth_and_then_the_node_ends(domain, folders):
+    images, truths, labels = topics(domain, 'folder')
     camera = domain.start(
         'camera_node',
         {
@@ -46,9 +46,10 @@ def test_folder_is_published_with_the_truth_and_then_the_node_ends(domain, topic
             'encoding': 'mono8',
             'frame_id': 'eye',
         },
+        arguments=('-r', '__ns:=/folder'),
     )
     # Who has answered this node knows its subscriptions: only then may the images come.
-    assert domain.set_parameter('/camera', 'rate_hz', 40).successful
+    assert domain.set_parameter('/folder/camera', 'rate_hz', 40).successful
     domain.wait_until(lambda: not camera.is_running, 'the end of the camera')
     assert camera.wait() == 0, camera.output()
     assert 'ended after 12 images' in camera.output()
@@ -66,23 +67,26 @@ def test_folder_is_published_with_the_truth_and_then_the_node_ends(domain, topic
         assert truth.results[0].class_id == str(int(is_light))
 
 
-def test_signs_come_at_640x480_and_the_rate_is_live(domain, topics):
-    images, truths, _ = topics
-    images.messages.clear()
-    truths.messages.clear()
-    camera = domain.start('camera_node', {'scene_period_s': 0.5}, is_in_background=True)
+def test_signs_come_at_640x480_and_the_rate_is_live(domain):
+    images, _, _ = topics(domain, 'signs')
+    camera = domain.start(
+        'camera_node',
+        {'scene_period_s': 0.5},
+        arguments=('-r', '__ns:=/signs'),
+        is_in_background=True,
+    )
     domain.wait_until(lambda: len(images.messages) >= 45, 'images')
     stamps = [m.header.stamp.sec + m.header.stamp.nanosec / 1e9 for m in images.messages[15:]]
     rate_hz = (len(stamps) - 1) / (stamps[-1] - stamps[0])
     # How well the rate is kept is for benchmarks/node.py; a busy machine may be slower.
     assert 5.0 < rate_hz < 36.0
     assert (images.last.width, images.last.height) == (640, 480)
-    assert domain.set_parameter('/camera', 'rate_hz', 5).successful
+    assert domain.set_parameter('/signs/camera', 'rate_hz', 5).successful
     images.messages.clear()
     domain.wait_until(lambda: len(images.messages) >= 4, 'slower images')
     stamps = [m.header.stamp.sec + m.header.stamp.nanosec / 1e9 for m in images.messages[1:]]
     assert stamps[-1] - stamps[0] > 0.3
-    refused = domain.set_parameter('/camera', 'rate_hz', 0)
+    refused = domain.set_parameter('/signs/camera', 'rate_hz', 0)
     assert not refused.successful
     assert 'rate_hz' in refused.reason
     assert camera.stop() == 0, camera.output()

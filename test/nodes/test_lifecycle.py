@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import psutil
 import pytest
@@ -75,6 +77,16 @@ class Managed:
             conversions.image_message(np.zeros((48, 64, 3), np.uint8), header, 'rgb8')
         )
 
+    def bring_to(self, wanted):
+        """Change to 'unconfigured' or 'inactive', whatever a test before left."""
+        if self.state == 'active':
+            assert self.changed(Transition.TRANSITION_DEACTIVATE)
+        if self.state == 'inactive' and wanted == 'unconfigured':
+            assert self.changed(Transition.TRANSITION_CLEANUP)
+        if self.state == 'unconfigured' and wanted == 'inactive':
+            assert self.changed(Transition.TRANSITION_CONFIGURE)
+        assert self.state == wanted
+
     def wait_for_label(self):
         self.labels.messages.clear()
         self.ros.wait_until(lambda: self.labels.last, 'a label', meanwhile=self.feed)
@@ -82,15 +94,18 @@ class Managed:
 
 @pytest.fixture(scope='module')
 def managed(domain, family, tmp_path_factory):
-    cache = tmp_path_factory.mktemp('cache')  # empty: the first configuration takes seconds
+    cache = tmp_path_factory.mktemp('cache')
     node = Managed(domain, family, {'DYNAMIC_OFA_CACHE': str(cache)})
+    node.cache = cache
     yield node
     assert node.process.stop() == 0, node.process.output()
     assert 'Traceback' not in node.process.output()
 
 
 def test_everything_else_answers_while_it_is_configured(managed):
-    assert managed.state == 'unconfigured'
+    managed.bring_to('unconfigured')
+    for path in managed.cache.iterdir():  # with an empty cache it takes seconds
+        shutil.rmtree(path)
     managed.diagnostics.messages.clear()
     future = managed.change(Transition.TRANSITION_CONFIGURE)
     answers = 0
@@ -111,7 +126,10 @@ def test_everything_else_answers_while_it_is_configured(managed):
 
 
 def test_it_labels_images_only_while_active(managed):
-    assert managed.images.get_subscription_count() == 0
+    managed.bring_to('inactive')
+    managed.ros.wait_until(
+        lambda: managed.images.get_subscription_count() == 0, 'no subscription yet'
+    )
     assert managed.changed(Transition.TRANSITION_ACTIVATE)
     managed.wait_for_label()
     assert managed.changed(Transition.TRANSITION_DEACTIVATE)
@@ -126,6 +144,7 @@ def test_it_labels_images_only_while_active(managed):
 
 
 def test_ten_cycles_leak_neither_memory_nor_threads(managed):
+    managed.bring_to('unconfigured')
     process = psutil.Process(managed.process.process.pid)
 
     def cycle():

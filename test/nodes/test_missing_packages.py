@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from families import make_random_family
 
+from dynamic_ofa_ros.demo.domain import own_domain
 from dynamic_ofa_ros.family import Family
 from dynamic_ofa_ros.runtime.engine import create_engine
 
@@ -35,6 +36,12 @@ class Missing:
 
 sys.meta_path.insert(0, Missing)
 """
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _own_domain():
+    with own_domain():
+        yield
 
 
 @pytest.fixture(scope='module')
@@ -71,7 +78,6 @@ def start(tmp_path):
                     ),
                     'DYNAMIC_OFA_CACHE': str(cache),
                     'ROS_LOG_DIR': str(tmp_path),
-                    'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
                 },
                 stdin=subprocess.DEVNULL,
                 stdout=output,
