@@ -94,7 +94,10 @@ def _architecture(
 
 
 def randomise(module: object, generator: object) -> None:
-    """Give every batch norm random scale, shift and statistics, and all weights a good size."""
+    """Give every batch norm random scale, shift and statistics, and all weights a good size.
+
+    Nothing is left as it was made: that depends on the random numbers drawn before.
+    """
     import torch
     from torch import nn
 
@@ -118,3 +121,5 @@ def randomise(module: object, generator: object) -> None:
                 layer.weight.copy_(
                     torch.randn(layer.weight.shape, generator=generator) * (2.0 / fan_in) ** 0.5
                 )
+            if isinstance(layer, (nn.Linear, nn.Conv2d)) and layer.bias is not None:
+                layer.bias.zero_()

@@ -77,13 +77,12 @@ def test_statistics_of_another_level_or_network_are_refused(tmp_path: Path) -> N
 
 def test_own_statistics_are_worth_a_lot_and_survive_storage() -> None:
     """Dynamic-OFA section 3.3: a sub-network needs batch-norm statistics of its own."""
-    torch.set_num_threads(1)
     family = Family.load(default_family())
     level = family.levels[0]
     supernet = load_supernet(family)
     size = (level.resolution,)
-    held_out = PreparedImages(RenderedSigns(280, split='held_out'), family.preprocessing, size)
-    calibration = PreparedImages(RenderedSigns(200, split='train'), family.preprocessing, size)
+    held_out = PreparedImages(RenderedSigns(140, split='held_out'), family.preprocessing, size)
+    calibration = PreparedImages(RenderedSigns(100, split='train'), family.preprocessing, size)
 
     without = top1(extract_subnet(supernet, level.architecture), level.resolution, held_out)
     stored = top1(load_level(family, level.index, supernet), level.resolution, held_out)

@@ -53,7 +53,6 @@ class Noise:
 
 @pytest.fixture(scope='module')
 def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
-    torch.set_num_threads(1)
     folder = make_random_family(
         tmp_path_factory.mktemp('family') / 'random', levels=2, width_mult=0.1
     )
