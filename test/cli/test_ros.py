@@ -28,6 +28,7 @@ from std_msgs.msg import Header, String
 from std_srvs.srv import SetBool
 
 from dynamic_ofa_ros.cli.main import main
+from dynamic_ofa_ros.demo.domain import own_domain
 
 DEADLINE_S = 20.0
 PERIOD_S = 0.02
@@ -35,15 +36,6 @@ FAILED = 'Setting parameter failed: '
 COMMAND = [sys.executable, '-m', 'dynamic_ofa_ros.cli.main', 'ros']
 
 # Fast DDS announces itself every 3 s, and often that is what discovery waits for.
-QUICK_DISCOVERY = """<?xml version="1.0" encoding="UTF-8"?>
-<profiles xmlns="http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles">
-  <participant profile_name="quick" is_default_profile="true">
-    <rtps><builtin><discovery_config>
-      <leaseAnnouncement><sec>0</sec><nanosec>100000000</nanosec></leaseAnnouncement>
-    </discovery_config></builtin></rtps>
-  </participant>
-</profiles>
-"""
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -110,15 +102,9 @@ class Robot:
 
 
 @pytest.fixture(scope='module')
-def domain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """Give this module a domain of its own, on this host only, where discovery is quick."""
-    number = 1 + os.getpid() % 100
-    profile = tmp_path_factory.mktemp('fastdds') / 'profile.xml'
-    profile.write_text(QUICK_DISCOVERY)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('FASTRTPS_DEFAULT_PROFILES_FILE', str(profile))
-        patch.setenv('ROS_DOMAIN_ID', str(number))
-        patch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+def domain() -> Iterator[int]:
+    """Give this module a domain of its own."""
+    with own_domain() as number:
         yield number
 
 
