@@ -3,7 +3,8 @@
     python -m benchmarks.node [--seconds 20] [--quick]
 
 A source of images, the classifier and this program are processes of their own on ROS 2. Each row
-is one stream: a size, a rate, a reliability, with or without the package's Fast DDS profile.
+is one stream: a size, a rate, a reliability, with or without the package's Fast DDS profile. The
+last row disturbs the executor: parameters set 20 times a second, and collective coordination.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / 'test'))
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
 from ros_harness import NodeProcess, Ros, ros
 from vision_msgs.msg import Classification
 
@@ -39,6 +42,7 @@ from dynamic_ofa_ros.runtime.host import OthersLoad
 NODE = '/classifier'
 WARM_UP_FRAMES = 30
 START_TIMEOUT_S = 120.0
+DISTURBANCE_S = 0.05
 
 STAGES: dict[str, Callable[[Any], float]] = {
     'transport (stamp to arrival)': lambda t: t.input_age_ms,
@@ -65,24 +69,28 @@ class Stream:
     rate_hz: float
     reliability: str
     has_profile: bool
+    is_disturbed: bool = False
 
     def __str__(self) -> str:
         profile = 'profile' if self.has_profile else 'no profile'
         reliability = self.reliability.replace('_', ' ')
-        return f'{self.width}x{self.height} {self.rate_hz:g} Hz {reliability}, {profile}'
+        disturbed = ', disturbed' if self.is_disturbed else ''
+        size = f'{self.width}x{self.height}'
+        return f'{size} {self.rate_hz:g} Hz {reliability}, {profile}{disturbed}'
 
 
 def streams(*, is_quick: bool) -> list[Stream]:
     """Return the rows."""
     sizes = ((640, 480),) if is_quick else ((640, 480), (1920, 1080))
     rates = (30.0,) if is_quick else (30.0, 60.0)
-    return [
+    rows = [
         Stream(width, height, rate_hz, reliability, has_profile)
         for width, height in sizes
         for rate_hz in rates
         for reliability in ('best_effort', 'reliable')
         for has_profile in (False, True)
     ]
+    return [*rows, Stream(640, 480, 30.0, 'reliable', has_profile=True, is_disturbed=True)]
 
 
 def main() -> None:
@@ -154,12 +162,20 @@ def measured(folder: str, stream: Stream, options: argparse.Namespace) -> dict[s
         levels = session.listen(LevelArray, f'{NODE}/levels', qos.LATCHED)
         diagnostics = session.listen(DiagnosticArray, '/diagnostics', 50)
         classifier = session.start(
-            'classifier_node', {'family': options.family, 'manager.policy': 'fixed'}
+            'classifier_node',
+            {
+                'family': options.family,
+                'manager.policy': 'fixed',
+                'manager.coordination': 'collective' if stream.is_disturbed else 'none',
+            },
         )
         session.wait_until(lambda: levels.messages, 'the classifier', START_TIMEOUT_S)
         source = start_source(session, stream, options.seconds)
         session.wait_until(
-            lambda: source.poll() is not None, 'the end of the stream', options.seconds + 60.0
+            lambda: source.poll() is not None,
+            'the end of the stream',
+            options.seconds + 60.0,
+            meanwhile=disturb(session) if stream.is_disturbed else None,
         )
         session.wait_until(lambda: telemetry.messages, 'telemetry')
         end(classifier)
@@ -178,6 +194,21 @@ def measured(folder: str, stream: Stream, options: argparse.Namespace) -> dict[s
         ),
         'stages': {name: stage(frames, read) for name, read in STAGES.items()},
     }
+
+
+def disturb(session: Ros) -> Callable[[], None]:
+    """Return what to call in a loop: it sets a parameter 20 times a second."""
+    client = session.node.create_client(SetParameters, f'{NODE}/set_parameters')
+    next_s = time.monotonic()
+
+    def set_one() -> None:
+        nonlocal next_s
+        if time.monotonic() >= next_s:
+            next_s += DISTURBANCE_S
+            value = Parameter('manager.hold_s', value=0.5 + next_s % 1.0).to_parameter_msg()
+            client.call_async(SetParameters.Request(parameters=[value]))
+
+    return set_one
 
 
 def start_source(session: Ros, stream: Stream, seconds: float) -> subprocess.Popen[str]:

@@ -48,6 +48,13 @@ from dynamic_ofa_ros.runtime.telemetry import FrameTelemetry
 
 DIAGNOSTICS_PERIOD_S = 1.0
 JOIN_TIMEOUT_S = 10.0
+SWITCH_INTERVAL_S = 0.0005
+"""How long a thread may keep the interpreter when another wants it.
+
+With Python's 5 ms and without yielding after each frame, worker and executor wait for each other:
+arrival to label took 5.9 ms (95 %: 10.0) instead of 4.8 ms (8.0) at 640x480 and 30 Hz.
+"""
+
 MAX_SOURCE = 24
 """Longer names of who sets constraints are cut, so that reasons stay readable."""
 
@@ -254,6 +261,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
     def _on_frame(self, frame: Frame) -> None:
         if self._assembly is not None:
             self._assembly.worker.submit(frame)
+            time.sleep(0.0)  # the worker gets the interpreter now, not when the executor waits
 
     def _on_missing(self, lost: int, overwritten: int) -> None:
         if self._assembly is not None:
@@ -469,6 +477,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node; return the exit status."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     return run('classifier', ClassifierNode, args, executor=MainExecutor)
 
 
