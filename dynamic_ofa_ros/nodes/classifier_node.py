@@ -35,7 +35,7 @@ from dynamic_ofa_ros.nodes import conversions, parameter_table, parameters, qos
 from dynamic_ofa_ros.nodes.collective import Collective
 from dynamic_ofa_ros.nodes.debug_image import DebugImage
 from dynamic_ofa_ros.nodes.diagnostics import Diagnostician, Snapshot, idle_statuses
-from dynamic_ofa_ros.nodes.executors import MainExecutor, TransitionExecutor
+from dynamic_ofa_ros.nodes.executors import BackgroundExecutor, MainExecutor
 from dynamic_ofa_ros.nodes.image_input import ImageInput
 from dynamic_ofa_ros.nodes.parameter_table import NodeParameters, ParameterError
 from dynamic_ofa_ros.nodes.parameters import ClassifierSettings
@@ -114,8 +114,8 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         self._settings.activate()
         self._create_topics()
         self._debug_image = DebugImage(self, self._publish)
-        self._collective = Collective(self)
-        self._transition_executor = TransitionExecutor(self)
+        self._background = BackgroundExecutor(self)
+        self._collective = Collective(self, self._background.wake)
         self._transitions = threading.Thread(
             target=self._run_transitions, name='transitions', daemon=True
         )
@@ -153,7 +153,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
     def close(self) -> None:
         """End all threads and free everything, whatever the state."""
         self._input.close()
-        self._transition_executor.shutdown(JOIN_TIMEOUT_S)
+        self._background.shutdown(JOIN_TIMEOUT_S)
         if self._transitions.ident is not None:
             self._transitions.join(JOIN_TIMEOUT_S)
         self._free()
@@ -164,7 +164,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         try:
             if self._is_autostarting:
                 self._autostart()
-            self._transition_executor.spin()
+            self._background.spin()
         except ExternalShutdownException:
             pass
         except Exception as error:
