@@ -229,9 +229,9 @@ def ros_is_sourced() -> bool:
     """Return whether a ROS 2 is sourced; raise SetUpError when this Python does not find it."""
     if not os.environ.get('AMENT_PREFIX_PATH'):
         return False
-    if importlib.util.find_spec('rclpy') is not None:
-        return True
-    raise_foreign_python()
+    if importlib.util.find_spec('rclpy') is None:
+        raise_foreign_python()
+    return True
 
 
 def raise_foreign_python() -> NoReturn:
@@ -380,6 +380,7 @@ def mend_exports(environment: Environment) -> None:
 
 def build_messages(environment: Environment, built: str) -> None:
     """Build the messages that nobody has built yet: vision_msgs of a bare machine, and ours."""
+    shutil.rmtree(environment.folder / INTERFACES, ignore_errors=True)  # of earlier messages
     missing = [
         name
         for name, module in (('vision_msgs', 'vision_msgs.msg'), (PACKAGE, f'{PACKAGE}.msg'))
