@@ -141,6 +141,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
 
     def start(self) -> None:
         """Begin to take transitions; with `autostart`, become active."""
+        self._debug_image.start()
         self._transitions.start()
 
     def close(self) -> None:

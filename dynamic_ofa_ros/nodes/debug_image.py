@@ -58,6 +58,9 @@ class DebugImage:
         )
         self._mailbox = Mailbox()
         self._thread = threading.Thread(target=self._run, name='debug image', daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
         self._thread.start()
 
     def show(self, frame: Frame, telemetry: FrameTelemetry, latency_ms: float) -> None:
@@ -71,7 +74,8 @@ class DebugImage:
     def close(self) -> None:
         """End the thread."""
         self._mailbox.close()
-        self._thread.join(2.0)
+        if self._thread.ident is not None:
+            self._thread.join(2.0)
 
     def _run(self) -> None:
         while (picture := self._mailbox.get()) is not None:

@@ -1,4 +1,4 @@
-"""Two executors for one lifecycle node: slow transitions do not hold up its other callbacks."""
+"""The executors of the nodes; two for the lifecycle node, so that transitions hold up nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ def _is_transition(entity: Any) -> bool:
     return isinstance(entity, Service) and entity.srv_type is ChangeState
 
 
-class MainExecutor(SingleThreadedExecutor):  # type: ignore[misc]  # rclpy is untyped
+class NodeExecutor(SingleThreadedExecutor):  # type: ignore[misc]  # rclpy is untyped
+    """Runs every callback of its nodes, one after the other."""
+
+    # rclpy's destructor reads it, also of an executor that a signal kept from being made.
+    _sigint_gc: Any = None
+
+
+class MainExecutor(NodeExecutor):
     """Runs every callback of its nodes but the service that changes the lifecycle state."""
 
     def can_execute(self, entity: Any) -> bool:
@@ -21,7 +28,7 @@ class MainExecutor(SingleThreadedExecutor):  # type: ignore[misc]  # rclpy is un
         return not _is_transition(entity) and bool(super().can_execute(entity))
 
 
-class TransitionExecutor(SingleThreadedExecutor):  # type: ignore[misc]
+class TransitionExecutor(NodeExecutor):
     """Runs the service that changes the lifecycle state, for a node of a MainExecutor.
 
     rclpy's MultiThreadedExecutor could do both, but it took 63 % of a core and lost half of the

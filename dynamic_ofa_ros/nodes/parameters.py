@@ -198,7 +198,7 @@ CAMERA = (
     ParameterSpec(
         'path',
         '',
-        'the folder, the video file, or the webcam (an index or /dev/videoN)',
+        'the folder, the video file, or the webcam (an index, /dev/videoN or a link to it)',
         is_live=False,
     ),
     ParameterSpec('rate_hz', 30.0, 'images per second', lowest=0.1, highest=1000.0),
