@@ -9,7 +9,8 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.service import Service
 
 
-def _is_transition(entity: Any) -> bool:
+def is_transition(entity: Any) -> bool:
+    """Return whether this is the service that changes the lifecycle state."""
     return isinstance(entity, Service) and entity.srv_type is ChangeState
 
 
@@ -25,7 +26,7 @@ class MainExecutor(NodeExecutor):
 
     def can_execute(self, entity: Any) -> bool:
         """Return whether a callback is one of this executor's, and may run now."""
-        return not _is_transition(entity) and bool(super().can_execute(entity))
+        return not is_transition(entity) and bool(super().can_execute(entity))
 
 
 class TransitionExecutor(NodeExecutor):
@@ -45,4 +46,4 @@ class TransitionExecutor(NodeExecutor):
 
     def can_execute(self, entity: Any) -> bool:
         """Return whether a callback is one of this executor's, and may run now."""
-        return _is_transition(entity) and bool(super().can_execute(entity))
+        return is_transition(entity) and bool(super().can_execute(entity))

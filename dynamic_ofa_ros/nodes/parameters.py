@@ -74,6 +74,13 @@ CLASSIFIER_FIXED = (
         'configure and activate at the start; false leaves both to a lifecycle manager',
         is_live=False,
     ),
+    ParameterSpec(
+        'bond',
+        False,
+        "keep a bond with nav2's lifecycle manager while active, as its `bond_timeout` asks for; "
+        'needs the package `bond`',
+        is_live=False,
+    ),
 )
 
 CLASSIFIER_LIVE = (

@@ -91,6 +91,7 @@ def managed(domain, family, tmp_path_factory):
 
 def test_everything_else_answers_while_it_is_configured(managed):
     assert managed.state == 'unconfigured'
+    assert not managed.changed(Transition.TRANSITION_ACTIVATE)  # refused, and it lives on
     managed.diagnostics.messages.clear()
     future = managed.change(Transition.TRANSITION_CONFIGURE)
     answers = 0
