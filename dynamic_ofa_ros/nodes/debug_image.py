@@ -53,6 +53,7 @@ class DebugImage:
 
     def __init__(self, node: Any, publish: Callable[[Any, Any], None]) -> None:
         self._publish = publish
+        self._context = node.context
         self._publisher = node.create_publisher(
             Image, 'debug_image', qos.DEBUG_IMAGE, qos_overriding_options=qos.overridable()
         )
@@ -68,8 +69,16 @@ class DebugImage:
 
         latency_ms: what the limit is compared with.
         """
-        if self._publisher.get_subscription_count():
+        if self._is_watched():
             self._mailbox.put(Frame(_Picture(frame, telemetry, latency_ms), frame.header))
+
+    def _is_watched(self) -> bool:
+        try:
+            return bool(self._publisher.get_subscription_count())
+        except Exception:  # a shutdown has just invalidated the publisher
+            if self._context.ok():
+                raise
+            return False
 
     def close(self) -> None:
         """End the thread."""
