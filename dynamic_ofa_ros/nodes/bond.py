@@ -2,8 +2,9 @@
 
 The protocol of the package `bond`, of which only the message is needed: both sides publish
 bond/Status with the id of the bond and a number of their own, `active` at every heartbeat, and
-not active when they end it; who hears that answers the same. bondpy would do it, too, but Humble
-has none, and each of its bonds leaves a subscription and a publisher behind in the node.
+not active when they end it; who hears that answers the same. bondpy is no choice: Humble has none,
+and to end one of its bonds destroys a subscription under the executor that spins, which then
+raises InvalidHandle (seen on Jazzy): the node would end with its first deactivation.
 """
 
 from __future__ import annotations
