@@ -1,4 +1,4 @@
-"""Two executors for one lifecycle node: what takes long does not hold up its other callbacks."""
+"""The executors of the nodes; two for the lifecycle node, so that slow work holds up nothing."""
 
 from __future__ import annotations
 
@@ -14,12 +14,23 @@ class BackgroundGroup(MutuallyExclusiveCallbackGroup):  # type: ignore[misc]  # 
     """Callbacks that take milliseconds: they run beside the transitions, not beside images."""
 
 
+def is_transition(entity: Any) -> bool:
+    """Return whether this is the service that changes the lifecycle state."""
+    return isinstance(entity, Service) and entity.srv_type is ChangeState
+
+
 def _is_background(entity: Any) -> bool:
-    is_transition = isinstance(entity, Service) and entity.srv_type is ChangeState
-    return is_transition or isinstance(entity.callback_group, BackgroundGroup)
+    return is_transition(entity) or isinstance(entity.callback_group, BackgroundGroup)
 
 
-class MainExecutor(SingleThreadedExecutor):  # type: ignore[misc]
+class NodeExecutor(SingleThreadedExecutor):  # type: ignore[misc]
+    """Runs every callback of its nodes, one after the other."""
+
+    # rclpy's destructor reads it, also of an executor that a signal kept from being made.
+    _sigint_gc: Any = None
+
+
+class MainExecutor(NodeExecutor):
     """Runs every callback of its nodes but transitions and those of a BackgroundGroup."""
 
     def can_execute(self, entity: Any) -> bool:
@@ -27,7 +38,7 @@ class MainExecutor(SingleThreadedExecutor):  # type: ignore[misc]
         return not _is_background(entity) and bool(super().can_execute(entity))
 
 
-class BackgroundExecutor(SingleThreadedExecutor):  # type: ignore[misc]
+class BackgroundExecutor(NodeExecutor):
     """Runs transitions and the callbacks of a BackgroundGroup, for a node of a MainExecutor.
 
     `wake` it after an entity was created on another thread. rclpy's MultiThreadedExecutor could do

@@ -91,6 +91,7 @@ def managed(domain, family, tmp_path_factory):
 
 def test_everything_else_answers_while_it_is_configured(managed):
     assert managed.state == 'unconfigured'
+    assert not managed.changed(Transition.TRANSITION_ACTIVATE)  # refused, and it lives on
     managed.diagnostics.messages.clear()
     future = managed.change(Transition.TRANSITION_CONFIGURE)
     answers = 0
@@ -169,6 +170,13 @@ def test_parameters_are_checked_before_engines_are_built(domain, family, tmp_pat
     assert node.wait() == 2
     assert 'top_k is 0; it must lie in [1, 1000]' in node.output()
     assert 'loading' not in node.output()
+
+
+def test_a_level_that_the_family_lacks_is_refused_at_the_start(domain, family):
+    node = domain.start('classifier_node', {'family': family, 'manager.fixed_level': 3})
+    assert node.wait(TIMEOUT_S) == 2
+    assert 'manager.fixed_level is 3; it must lie in [0, 2]' in node.output()
+    assert 'Traceback' not in node.output()
 
 
 def test_an_unknown_parameter_is_warned_of(domain, family):
