@@ -41,6 +41,7 @@ PARAMETERS = {
     'importance': ('manager.importance', float),
     'use_sim_time': ('use_sim_time', bool),
     'autostart': ('autostart', bool),
+    'bond': ('bond', bool),
 }
 """Arguments that are parameters: name and type of the parameter."""
 
@@ -106,6 +107,12 @@ def generate_launch_description() -> LaunchDescription:
             default_value='',
             choices=['', 'true', 'false'],
             description='Whether the node configures and activates itself; false: others do.',
+        ),
+        DeclareLaunchArgument(
+            'bond',
+            default_value='',
+            choices=['', 'true', 'false'],
+            description="Whether to keep a bond with nav2's lifecycle manager while active.",
         ),
         DeclareLaunchArgument(
             'respawn',

@@ -25,7 +25,19 @@ EXIT_INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status: 0, or 2 with a sentence on bad input."""
+    """Run the command line; return the exit status.
+
+    0, 2 with a sentence on bad input, 130 after a Ctrl-C, whenever it comes.
+    """
+    try:
+        if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # `scripts/dynamic-ofa` lets it be
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        return _main(argv)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def _main(argv: Sequence[str] | None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     _obey_interrupts()
@@ -42,8 +54,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f'dynamic-ofa: {error}', file=sys.stderr)
         return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader (head, less) went away: that is not an error, and Python must not report it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,12 +1,13 @@
 """camera_node: rendered signs, an image folder, a video file or a webcam, with the truth.
 
-`image_raw` with the sensor data profile; where the true class is known, `ground_truth` with the
+`image_raw`, reliably; where the true class is known, `ground_truth` with the
 image's own header and the latched names behind the class ids on `ground_truth/label_info`.
 """
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class CameraSettings:
     rate_hz: float
 
 
-class CameraNode(Node):  # type: ignore[misc]  # rclpy has no types where ROS 2 is absent
+class CameraNode(Node):  # type: ignore[misc]  # rclpy is untyped
     """Publishes the pictures of a source at a set rate."""
 
     def __init__(self) -> None:
@@ -56,9 +57,10 @@ class CameraNode(Node):  # type: ignore[misc]  # rclpy has no types where ROS 2 
         self._encoding: str = values['encoding']
         self._frame_id: str = values['frame_id']
         self._throttle = Throttle()
+        self._closing = threading.Event()
         cv2.setNumThreads(1)  # pictures are drawn ahead: the other cores are for others
         self._source = self._open(values)
-        self._pictures = Prefetcher(self._source)
+        self._pictures: Prefetcher | None = None
         self._published = 0
         self._ended_s: float | None = None
         self._image_pub = self.create_publisher(
@@ -80,11 +82,14 @@ class CameraNode(Node):  # type: ignore[misc]  # rclpy has no types where ROS 2 
         )
 
     def start(self) -> None:
-        """Do nothing: the timers have begun."""
+        """Start the thread that draws."""
+        self._pictures = Prefetcher(self._source)
 
     def close(self) -> None:
         """End the thread that draws."""
-        self._pictures.close()
+        self._closing.set()
+        if self._pictures is not None:
+            self._pictures.close()
 
     def _open(self, values: Mapping[str, Any]) -> Source:
         kind, path = values['source'], values['path']
@@ -101,7 +106,15 @@ class CameraNode(Node):  # type: ignore[misc]  # rclpy has no types where ROS 2 
         if kind == 'video':
             return VideoSource(path, width=width, height=height, loop=values['loop'])
         if kind == 'webcam':
-            return WebcamSource(path, width=width, height=height, rate_hz=values['rate_hz'])
+            return WebcamSource(
+                path,
+                width=width,
+                height=height,
+                rate_hz=values['rate_hz'],
+                closing=self._closing,
+                on_outage=lambda text: self.get_logger().warning(text),
+                on_return=lambda text: self.get_logger().info(text),
+            )
         return SignsSource(
             seed=values['seed'],
             frames_per_scene=max(1, round(values['scene_period_s'] * values['rate_hz'])),
@@ -118,12 +131,15 @@ class CameraNode(Node):  # type: ignore[misc]  # rclpy has no types where ROS 2 
         self._image_timer = self.create_timer(1.0 / after.rate_hz, self._on_timer)
 
     def _on_timer(self) -> None:
-        picture = self._pictures.take()
+        pictures = self._pictures
+        if pictures is None:
+            return
+        picture = pictures.take()
         if picture is not None:
             self._publish(picture)
-        elif self._pictures.failure is not None:
-            raise self._pictures.failure
-        elif self._pictures.has_ended:
+        elif pictures.failure is not None:
+            raise pictures.failure
+        elif pictures.has_ended:
             self._finish()
         elif self._published and not self._source.is_live and self._throttle.passes('late'):
             self.get_logger().warning(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
@@ -21,6 +22,10 @@ from dynamic_ofa_ros.offline.signs import drift, render_scene, sample_scene, sig
 SIGNS_WIDTH, SIGNS_HEIGHT = 640, 480
 STREAM_OF_CAMERA = 2
 """Third part of a scene's seed; the splits of `RenderedSigns` have 0 and 1, so none is shared."""
+
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 10.0
+"""How long a webcam that failed is left alone: doubled after each vain attempt to reopen it."""
 
 
 class SourceError(DynamicOfaError):
@@ -173,39 +178,91 @@ class VideoSource:
 
 
 class WebcamSource:
-    """A camera that OpenCV can open: an index or /dev/videoN."""
+    """A camera that OpenCV can open: an index, or a path such as /dev/video0 or a link to it.
+
+    It must be there at the start. When it gives no images later, it is opened again and again,
+    until `closing` is set; a link is followed anew each time, for the device may have another
+    number then. on_outage, on_return: take a sentence, once an outage, on the thread that
+    iterates.
+    """
 
     is_live = True
     labels: tuple[str, ...] = ()
 
     def __init__(
-        self, path: str, *, width: int = 0, height: int = 0, rate_hz: float = 30.0
+        self,
+        path: str,
+        *,
+        width: int = 0,
+        height: int = 0,
+        rate_hz: float = 30.0,
+        closing: threading.Event | None = None,
+        on_outage: Callable[[str], None] = _ignore,
+        on_return: Callable[[str], None] = _ignore,
     ) -> None:
-        name = path.strip() or '0'
-        index = re.fullmatch(r'(?:/dev/video)?(\d+)', name)
-        if not index:
-            raise SourceError(f'path is {path!r}; for a webcam it must be an index or /dev/videoN')
-        self._name = name
+        self._name = path.strip() or '0'
         self._size = (width, height)
-        self._capture = _open_capture(int(index[1]), f'webcam {name}')
+        self._rate_hz = rate_hz
+        self._closing = closing or threading.Event()
+        self._on_outage, self._on_return = on_outage, on_return
+        self._capture = self._open()
+
+    def _open(self) -> Any:
+        capture = _open_capture(_webcam_target(self._name), f'webcam {self._name}')
+        width, height = self._size
         for key, value in (
             (cv2.CAP_PROP_FRAME_WIDTH, width),
             (cv2.CAP_PROP_FRAME_HEIGHT, height),
-            (cv2.CAP_PROP_FPS, rate_hz),
+            (cv2.CAP_PROP_FPS, self._rate_hz),
         ):
             if value:
-                self._capture.set(key, value)
+                capture.set(key, value)
+        return capture
 
     def pictures(self) -> Iterator[Picture]:
         """Grab for ever."""
+        wait_s = 0.0  # 0: no outage
         try:
-            while True:
+            while not self._closing.is_set():
                 rgb = _read_frame(self._capture)
-                if rgb is None:
-                    raise SourceError(f'webcam {self._name} gives no more images')
-                yield Picture(resized(rgb, *self._size), captured_ns=time.perf_counter_ns())
+                if rgb is not None:
+                    if wait_s:
+                        self._on_return(f'webcam {self._name} gives images again')
+                    wait_s = 0.0
+                    yield Picture(resized(rgb, *self._size), captured_ns=time.perf_counter_ns())
+                    continue
+                if not wait_s:
+                    self._on_outage(
+                        f'webcam {self._name} gives no more images: check its cable, and whether '
+                        'another program uses it; it is being reopened'
+                    )
+                wait_s = min(2.0 * wait_s, LONGEST_WAIT_S) or FIRST_WAIT_S
+                self._reopen(wait_s)
         finally:
             self._capture.release()
+
+    def _reopen(self, wait_s: float) -> None:
+        """Close the camera, wait, and try to open it; reading tells whether that succeeded."""
+        self._capture.release()
+        if not self._closing.wait(wait_s):
+            with contextlib.suppress(SourceError):
+                self._capture = self._open()
+
+
+def _webcam_target(name: str) -> int | str:
+    """Return what OpenCV opens: an index where there is one, for not every backend takes paths."""
+    if name.isdecimal():
+        return int(name)
+    if not name.startswith('/'):
+        raise SourceError(f'path is {name!r}; for a webcam it must be an index or a /dev/... path')
+    try:
+        device = str(Path(name).resolve(strict=True))
+    except (OSError, RuntimeError):  # RuntimeError: a link to itself, before Python 3.13
+        raise SourceError(
+            f'there is no webcam {name}; set path to an index or a /dev/... path'
+        ) from None
+    index = re.fullmatch(r'/dev/video(\d+)', device)
+    return int(index[1]) if index else device
 
 
 def resized(rgb: UInt8, width: int, height: int) -> UInt8:
@@ -235,7 +292,7 @@ def _open_capture(target: str | int, name: str = '') -> Any:
 
 
 def _read_frame(capture: Any) -> UInt8 | None:
-    is_good, bgr = capture.read()
+    is_good, bgr = capture.read()  # a released capture gives none
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8) if is_good else None
 
 

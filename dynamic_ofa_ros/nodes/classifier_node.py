@@ -32,10 +32,11 @@ from vision_msgs.msg import Classification, LabelInfo, VisionInfo
 from dynamic_ofa_ros.errors import DynamicOfaError
 from dynamic_ofa_ros.msg import ActiveLevel, Constraints, LevelArray, Telemetry
 from dynamic_ofa_ros.nodes import conversions, parameter_table, parameters, qos
+from dynamic_ofa_ros.nodes.bond import Bond
 from dynamic_ofa_ros.nodes.collective import Collective
 from dynamic_ofa_ros.nodes.debug_image import DebugImage
 from dynamic_ofa_ros.nodes.diagnostics import Diagnostician, Snapshot, idle_statuses
-from dynamic_ofa_ros.nodes.executors import MainExecutor, TransitionExecutor
+from dynamic_ofa_ros.nodes.executors import BackgroundExecutor, MainExecutor, is_transition
 from dynamic_ofa_ros.nodes.image_input import ImageInput
 from dynamic_ofa_ros.nodes.parameter_table import NodeParameters, ParameterError
 from dynamic_ofa_ros.nodes.parameters import ClassifierSettings
@@ -93,6 +94,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         Node.__init__(self, 'classifier')
         # Reentrant: the state can be asked for while it changes.
         LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
+        self._refuse_impossible_transitions()
         self.transition_error: Exception | None = None
         self._log_forwarder = forward_logging(self)
         self._throttle = Throttle()
@@ -114,8 +116,9 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         self._settings.activate()
         self._create_topics()
         self._debug_image = DebugImage(self, self._publish)
-        self._collective = Collective(self)
-        self._transition_executor = TransitionExecutor(self)
+        self._background = BackgroundExecutor(self)
+        self._collective = Collective(self, self._background.wake)
+        self._bond = Bond(self, self._publish) if fixed['bond'] else None
         self._transitions = threading.Thread(
             target=self._run_transitions, name='transitions', daemon=True
         )
@@ -144,16 +147,33 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
             clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
 
+    def _refuse_impossible_transitions(self) -> None:
+        """Answer them with no success: rclpy raises, which would end the node."""
+
+        def change(request: Any, response: Any) -> Any:
+            try:
+                return callback(request, response)
+            except Exception as error:
+                if self.context.ok():
+                    text = ' '.join(str(error).split())
+                    self.get_logger().warning(f'a transition is refused: {text}')
+                response.success = False
+                return response
+
+        (service,) = (entity for entity in self.services if is_transition(entity))
+        callback, service.callback = service.callback, change
+
     # The process.
 
     def start(self) -> None:
         """Begin to take transitions; with `autostart`, become active."""
+        self._debug_image.start()
         self._transitions.start()
 
     def close(self) -> None:
         """End all threads and free everything, whatever the state."""
-        self._input.close()
-        self._transition_executor.shutdown(JOIN_TIMEOUT_S)
+        self._stop_input()
+        self._background.shutdown(JOIN_TIMEOUT_S)
         if self._transitions.ident is not None:
             self._transitions.join(JOIN_TIMEOUT_S)
         self._free()
@@ -164,7 +184,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         try:
             if self._is_autostarting:
                 self._autostart()
-            self._transition_executor.spin()
+            self._background.spin()
         except ExternalShutdownException:
             pass
         except Exception as error:
@@ -193,6 +213,8 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         """Build the engines, and publish what they can do."""
         settings = self._settings.snapshot
         self.transition_error = None
+        if self._bond is not None:
+            self._bond.check()
         assembly = assemble(
             self._request,
             Callbacks(self._on_result, self._on_telemetry, self._on_error, self._on_switch),
@@ -204,7 +226,11 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         self._progress = ''
         self._assembly = assembly
         # Both are about this family; parameters may have changed while it was built.
-        self._checked_settings(self._settings.values)
+        try:
+            self._checked_settings(self._settings.values)
+        except DynamicOfaError:
+            self._free()
+            raise
         self._on_settings(settings, self._settings.snapshot)
         assembly.start()
         self._publish_latched(assembly)
@@ -218,12 +244,14 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         self._collective.open(assembly)
         self._collective.configure(settings.is_collective, settings.importance)
         self._input.open()
+        if self._bond is not None:
+            self._bond.open()
         self._log_ready(assembly)
 
     @_transition
     def on_deactivate(self) -> None:
         """Take no more images; everything stays warm."""
-        self._input.close()
+        self._stop_input()
         self._collective.close()
         self._require_assembly().worker.set_enabled(False)
 
@@ -235,14 +263,19 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
     @_transition
     def on_shutdown(self) -> None:
         """Stop everything."""
-        self._input.close()
+        self._stop_input()
         self._free()
 
     @_transition
     def on_error(self) -> None:
         """Clean up after a transition that failed unexpectedly; the node can be configured."""
-        self._input.close()
+        self._stop_input()
         self._free()
+
+    def _stop_input(self) -> None:
+        if self._bond is not None:
+            self._bond.close()
+        self._input.close()
 
     def _free(self) -> None:
         self._collective.close()

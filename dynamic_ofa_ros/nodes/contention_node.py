@@ -165,7 +165,7 @@ def _close_pipes(process: subprocess.Popen[str]) -> None:
             _pipe(stream).close()
 
 
-class ContentionNode(Node):  # type: ignore[misc]  # rclpy has no types where ROS 2 is absent
+class ContentionNode(Node):  # type: ignore[misc]  # rclpy is untyped
     """Starts, steers and ends competing processes."""
 
     def __init__(self) -> None:
@@ -174,7 +174,7 @@ class ContentionNode(Node):  # type: ignore[misc]  # rclpy has no types where RO
         self._failure = ''
         self._settings = NodeParameters(self, contention_settings, self._on_settings)
         self._settings.declare(parameters.CONTENTION)
-        settings = self._settings.activate()
+        self._settings.activate()
         self._diagnostics_pub = self.create_publisher(
             DiagnosticArray, '/diagnostics', qos.DIAGNOSTICS
         )
@@ -183,11 +183,12 @@ class ContentionNode(Node):  # type: ignore[misc]  # rclpy has no types where RO
             self._on_diagnostics,
             clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
-        self._workers.apply(settings)
-        self._log(settings)
 
     def start(self) -> None:
-        """Do nothing: the timers have begun."""
+        """Start the workers."""
+        settings = self._settings.snapshot
+        self._workers.apply(settings)
+        self._log(settings)
 
     def close(self) -> None:
         """End all workers."""

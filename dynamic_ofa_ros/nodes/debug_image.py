@@ -53,11 +53,15 @@ class DebugImage:
 
     def __init__(self, node: Any, publish: Callable[[Any, Any], None]) -> None:
         self._publish = publish
+        self._context = node.context
         self._publisher = node.create_publisher(
             Image, 'debug_image', qos.DEBUG_IMAGE, qos_overriding_options=qos.overridable()
         )
         self._mailbox = Mailbox()
         self._thread = threading.Thread(target=self._run, name='debug image', daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
         self._thread.start()
 
     def show(self, frame: Frame, telemetry: FrameTelemetry, latency_ms: float) -> None:
@@ -65,13 +69,22 @@ class DebugImage:
 
         latency_ms: what the limit is compared with.
         """
-        if self._publisher.get_subscription_count():
+        if self._is_watched():
             self._mailbox.put(Frame(_Picture(frame, telemetry, latency_ms), frame.header))
+
+    def _is_watched(self) -> bool:
+        try:
+            return bool(self._publisher.get_subscription_count())
+        except Exception:  # a shutdown has just invalidated the publisher
+            if self._context.ok():
+                raise
+            return False
 
     def close(self) -> None:
         """End the thread."""
         self._mailbox.close()
-        self._thread.join(2.0)
+        if self._thread.ident is not None:
+            self._thread.join(2.0)
 
     def _run(self) -> None:
         while (picture := self._mailbox.get()) is not None:

@@ -74,6 +74,13 @@ CLASSIFIER_FIXED = (
         'configure and activate at the start; false leaves both to a lifecycle manager',
         is_live=False,
     ),
+    ParameterSpec(
+        'bond',
+        False,
+        "keep a bond with nav2's lifecycle manager while active, as its `bond_timeout` asks for; "
+        'needs the package `bond`',
+        is_live=False,
+    ),
 )
 
 CLASSIFIER_LIVE = (
@@ -198,7 +205,7 @@ CAMERA = (
     ParameterSpec(
         'path',
         '',
-        'the folder, the video file, or the webcam (an index or /dev/videoN)',
+        'the folder, the video file, or the webcam (an index, /dev/videoN or a link to it)',
         is_live=False,
     ),
     ParameterSpec('rate_hz', 30.0, 'images per second', lowest=0.1, highest=1000.0),

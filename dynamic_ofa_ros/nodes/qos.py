@@ -16,6 +16,7 @@ CONSTRAINTS = QoSProfile(depth=1)
 CLASSIFICATION = QoSProfile(depth=5)
 GROUND_TRUTH = QoSProfile(depth=5)
 STATUS = QoSProfile(depth=20)
+BOND = QoSProfile(depth=5)
 TELEMETRY = QoSProfile(depth=10)
 DIAGNOSTICS = QoSProfile(depth=10)
 

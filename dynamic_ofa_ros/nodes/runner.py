@@ -11,11 +11,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.logging import get_logger
 from rclpy.qos_overriding_options import InvalidQosOverridesError
+from rclpy.signals import uninstall_signal_handlers
 
 from dynamic_ofa_ros.errors import DynamicOfaError
+from dynamic_ofa_ros.nodes.executors import NodeExecutor
 
 EXIT_BAD_INPUT = 2
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -26,7 +28,10 @@ class ClosableNode(Protocol):
     """A node that has something to stop before it is destroyed."""
 
     def start(self) -> None:
-        """Start what needs an executor; called once, when the node has one."""
+        """Start threads, processes and what needs an executor; called once, when there is one.
+
+        None of it belongs in the constructor: nobody would stop it when the constructor fails.
+        """
 
     def close(self) -> None:
         """Stop threads and processes; called once, whatever ended the node."""
@@ -43,45 +48,56 @@ def run(
     name: str,
     create: Callable[[], ClosableNode],
     args: Sequence[str] | None = None,
-    executor: Callable[[], Any] = SingleThreadedExecutor,
+    executor: Callable[[], Any] = NodeExecutor,
 ) -> int:
     """Run a node until SIGINT, SIGTERM or its own end; return the exit status.
 
     0 after a clean end, 2 after an error that the user can mend, told in one line. What nobody
-    expected is raised. Further signals change nothing of the ending once it has begun.
+    expected is raised. A signal is noted and never raised, so that nothing is interrupted halfway;
+    it is rclpy's handler that ends the spinning. Further signals change nothing of the ending, and
+    afterwards both are ignored: the process is about to end.
     """
-    handlers = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
+    signals: list[int] = []
+    for number in ENDING_SIGNALS:
+        _handle(number, lambda number, frame: signals.append(number))
     try:
-        rclpy.init(args=args)
-    except Exception as error:  # of many types, but always about arguments or environment
-        return _refuse(name, error)
-    try:
-        return _run(name, create, executor())
+        try:
+            rclpy.init(args=args)
+        except Exception as error:  # of many types, but always about arguments or environment
+            return 0 if signals else _refuse(name, error)
+        return 0 if signals else _run(name, create, executor, signals)
     finally:
         rclpy.try_shutdown()
-        for number, handler in handlers.items():
-            _handle(number, handler)
+        uninstall_signal_handlers()  # rclpy's own stay when it was a signal that shut it down
+        for number in ENDING_SIGNALS:
+            _handle(number, signal.SIG_IGN)
 
 
-def _run(name: str, create: Callable[[], ClosableNode], executor: Any) -> int:
+def _run(
+    name: str,
+    create: Callable[[], ClosableNode],
+    create_executor: Callable[[], Any],
+    signals: list[int],
+) -> int:
     node: Any = None
+    executor: Any = None
     try:
+        executor = create_executor()
         node = create()
         executor.add_node(node)
         node.start()
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException, NodeFinished):
         pass
-    except (DynamicOfaError, InvalidQosOverridesError) as error:
-        return _refuse(name, error)
     except Exception as error:
-        # A signal during start-up invalidates whatever is being created just then.
-        if rclpy.ok():
+        # A signal invalidates whatever is being created just then.
+        if signals or not rclpy.ok():
+            logging.getLogger(__name__).debug('interrupted: %s', error)
+        elif isinstance(error, (DynamicOfaError, InvalidQosOverridesError)):
+            return _refuse(name, error)
+        else:
             raise
-        logging.getLogger(__name__).debug('interrupted: %s', error)
     finally:
-        for number in ENDING_SIGNALS:
-            _handle(number, signal.SIG_IGN)  # an impatient second Ctrl-C
         if node is not None:
             node.close()
             executor.shutdown()

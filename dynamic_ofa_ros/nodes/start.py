@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
+import threading
+from typing import Any
 
 from dynamic_ofa_ros import requirements
 from dynamic_ofa_ros.errors import MissingPackageError
@@ -27,11 +31,24 @@ def contention_node() -> int:
 
 
 def start(name: str) -> int:
-    """Run the node of a module; return its exit status, or 2 where a package is missing."""
+    """Run the node of a module; return its exit status, or 2 where a package is missing.
+
+    A Ctrl-C during the imports ends the process at once, as a node ends after one: with status 0.
+    """
+    signal.signal(signal.SIGINT, _leave)
     try:
         requirements.check(*requirements.NODE)
     except MissingPackageError as error:
         sys.stderr.write(f'{name}: {error}\n')
         return EXIT_BAD_INPUT
     status: int = importlib.import_module(f'dynamic_ofa_ros.nodes.{name}').main()
+    if threading.active_count() > 1:
+        # A thread is stuck, in a camera's driver, say; the interpreter's end would crash in it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     return status
+
+
+def _leave(number: int, frame: Any) -> None:
+    os._exit(0)

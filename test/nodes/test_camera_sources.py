@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dynamic_ofa_ros.errors import DynamicOfaError
+from dynamic_ofa_ros.nodes import camera_sources
 from dynamic_ofa_ros.nodes.camera_sources import (
     FolderSource,
     Picture,
@@ -165,15 +166,148 @@ def test_damaged_video_is_refused(tmp_path):
         VideoSource(str(path))
 
 
-@pytest.mark.parametrize('path', ['front', '/dev/video', '-1'])
+@pytest.mark.parametrize('path', ['front', 'dev/video0', '-1'])
 def test_webcam_needs_an_index_or_a_device(path):
-    with pytest.raises(SourceError, match='must be an index or /dev/videoN'):
+    with pytest.raises(SourceError, match='must be an index or a /dev/'):
         WebcamSource(path)
 
 
-def test_missing_webcam_is_named():
-    with pytest.raises(SourceError, match='webcam /dev/video63'):
-        WebcamSource('/dev/video63')
+def test_missing_webcam_is_named(tmp_path):
+    with pytest.raises(SourceError, match='OpenCV cannot open webcam 63'):
+        WebcamSource('63')
+    for name in ('gone', 'circle'):
+        link = tmp_path / name
+        link.symlink_to('/dev/video63' if name == 'gone' else link)
+        with pytest.raises(SourceError, match=f'there is no webcam {link}'):
+            WebcamSource(str(link))
+
+
+class Webcams:
+    """Stands in for `cv2.VideoCapture`: `plugged` says whether there is a webcam to open.
+
+    An opened one gives as many frames as `frames` says, and then none until it is opened again.
+    """
+
+    def __init__(self):
+        self.plugged, self.frames = True, 3
+        self.opened, self.released = [], 0
+
+    def __call__(self, target):
+        self.opened.append(target)
+        return Capture(self)
+
+
+class Capture:
+    def __init__(self, webcams):
+        self.webcams, self.left = webcams, webcams.frames if webcams.plugged else 0
+        self.is_open = webcams.plugged
+
+    def isOpened(self):  # noqa: N802 - OpenCV's name
+        return self.is_open
+
+    def set(self, key, value):
+        return True
+
+    def read(self):
+        self.left -= 1
+        is_good = self.is_open and self.left >= 0
+        return is_good, np.full((4, 6, 3), 90, np.uint8) if is_good else None
+
+    def release(self):
+        self.webcams.released += self.is_open
+        self.is_open = False
+
+
+class Waits(threading.Event):
+    """An event that records how long it was waited for, and never waits."""
+
+    def __init__(self, webcams, unplugged=0):
+        super().__init__()
+        self.webcams, self.unplugged, self.seconds = webcams, unplugged, []
+
+    def wait(self, timeout=None):
+        self.seconds.append(timeout)
+        self.webcams.plugged = len(self.seconds) > self.unplugged
+        return self.is_set()
+
+
+@pytest.fixture
+def webcams(monkeypatch):
+    made = Webcams()
+    monkeypatch.setattr(camera_sources.cv2, 'VideoCapture', made)
+    return made
+
+
+def test_a_webcam_that_fails_is_reopened_with_longer_and_longer_waits(webcams):
+    said = []
+    closing = Waits(webcams, unplugged=7)
+    source = WebcamSource('2', closing=closing, on_outage=said.append, on_return=said.append)
+    pictures = source.pictures()
+    for _ in range(4):  # the fourth needs a webcam that was opened again
+        assert next(pictures).rgb.shape == (4, 6, 3)
+    assert closing.seconds == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0]
+    assert webcams.opened == [2] * 9
+    assert said == [
+        'webcam 2 gives no more images: check its cable, and whether another program uses it; '
+        'it is being reopened',
+        'webcam 2 gives images again',
+    ]
+    closing.seconds.clear()
+    closing.unplugged = 0
+    for _ in range(3):
+        next(pictures)
+    assert closing.seconds == [0.5]  # a new outage begins with the shortest wait
+    assert len(said) == 4
+    pictures.close()
+    assert webcams.released == 3
+
+
+def test_a_webcam_that_can_be_opened_but_gives_nothing_is_one_outage(webcams):
+    said = []
+    closing = Waits(webcams)
+    webcams.frames = 0
+    source = WebcamSource('', closing=closing, on_outage=said.append)
+
+    def wait(timeout):
+        closing.seconds.append(timeout)
+        if len(closing.seconds) == 3:
+            closing.set()
+        return closing.is_set()
+
+    closing.wait = wait
+    assert list(source.pictures()) == []
+    assert closing.seconds == [0.5, 1.0, 2.0]
+    assert len(said) == 1
+
+
+def test_closing_ends_the_wait_for_a_webcam_at_once(webcams):
+    webcams.frames = 0
+    closing, is_out = threading.Event(), threading.Event()
+    source = WebcamSource('0', closing=closing, on_outage=lambda text: is_out.set())
+    prefetcher = Prefetcher(source)
+    assert is_out.wait(TIMEOUT_S)
+    closing.set()
+    prefetcher.close(TIMEOUT_S)
+    assert prefetcher.has_ended
+    assert prefetcher.failure is None
+
+
+def test_links_to_webcams_are_followed_each_time(webcams, tmp_path, monkeypatch):
+    numbers = iter((4, 5))
+    monkeypatch.setattr(
+        camera_sources.Path, 'resolve', lambda self, strict: f'/dev/video{next(numbers)}'
+    )
+    pictures = WebcamSource('/dev/v4l/by-id/usb-eye', closing=Waits(webcams)).pictures()
+    for _ in range(4):
+        next(pictures)
+    assert webcams.opened == [4, 5]
+
+
+def test_other_devices_are_handed_to_opencv_as_paths(webcams, tmp_path):
+    (tmp_path / 'device').touch()
+    (tmp_path / 'link').symlink_to('device')
+    WebcamSource(str(tmp_path / 'link'))
+    assert webcams.opened == [str(tmp_path.resolve() / 'device')]
 
 
 @pytest.mark.parametrize(

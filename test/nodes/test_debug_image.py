@@ -72,6 +72,7 @@ def test_whatever_the_telemetry_says_it_can_be_drawn(changes):
 def test_it_is_published_with_the_images_header_and_only_while_somebody_looks(domain):
     sent = []
     debug = DebugImage(domain.node, lambda publisher, message: sent.append(message))
+    debug.start()
     frame = Frame(RgbImage(GREY), Header(frame_id='eye'))
     damaged = Frame(RgbImage(GREY[:0]), Header(frame_id='eye'))
     try:

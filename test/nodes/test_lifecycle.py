@@ -106,6 +106,7 @@ def test_everything_else_answers_while_it_is_configured(managed):
     managed.bring_to('unconfigured')
     for path in managed.cache.iterdir():  # with an empty cache it takes seconds
         shutil.rmtree(path)
+    assert not managed.changed(Transition.TRANSITION_ACTIVATE)  # refused, and it lives on
     managed.diagnostics.messages.clear()
     future = managed.change(Transition.TRANSITION_CONFIGURE)
     answers = 0
@@ -188,6 +189,13 @@ def test_parameters_are_checked_before_engines_are_built(domain, family, tmp_pat
     assert node.wait() == 2
     assert 'top_k is 0; it must lie in [1, 1000]' in node.output()
     assert 'loading' not in node.output()
+
+
+def test_a_level_that_the_family_lacks_is_refused_at_the_start(domain, family):
+    node = domain.start('classifier_node', {'family': family, 'manager.fixed_level': 3})
+    assert node.wait(TIMEOUT_S) == 2
+    assert 'manager.fixed_level is 3; it must lie in [0, 2]' in node.output()
+    assert 'Traceback' not in node.output()
 
 
 def test_an_unknown_parameter_is_warned_of(domain, family):

@@ -3,9 +3,12 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 
 import pytest
+import rclpy
 from rclpy.node import Node
+from rclpy.signals import uninstall_signal_handlers
 
 from dynamic_ofa_ros.errors import FamilyError
 from dynamic_ofa_ros.nodes import runner
@@ -43,6 +46,11 @@ class Waiting(Node):
 @pytest.fixture(autouse=True)
 def _nothing_closed_yet():
     Waiting.closed = 0
+    handlers = {number: signal.getsignal(number) for number in runner.ENDING_SIGNALS}
+    uninstall_signal_handlers()  # of the domain's context: in a node's process there is none
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(
@@ -56,17 +64,40 @@ def test_status_says_how_it_ended(error, status, capfd):
     assert ('labels.txt is cut short' in printed) == (status == 2)
 
 
-def test_a_second_signal_does_not_disturb_the_ending():
-    handler = signal.getsignal(signal.SIGINT)
-
+@pytest.mark.parametrize('number', runner.ENDING_SIGNALS)
+def test_signals_end_it_once_and_are_ignored_from_then_on(number):
     class Impatient(Waiting):
+        def _raise(self):
+            os.kill(os.getpid(), number)
+
         def close(self):
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
             super().close()
 
-    assert run('waiting', lambda: Impatient(KeyboardInterrupt()), ['waiting']) == 0
+    assert run('waiting', lambda: Impatient(None), ['waiting']) == 0
     assert Impatient.closed == 1
-    assert signal.getsignal(signal.SIGINT) is handler
+    os.kill(os.getpid(), number)
+    assert signal.getsignal(number) == signal.SIG_IGN
+
+
+def test_what_a_signal_breaks_during_the_start_is_no_error():
+    def create():
+        os.kill(os.getpid(), signal.SIGINT)
+        deadline_s = time.monotonic() + 10.0
+        while rclpy.ok() and time.monotonic() < deadline_s:
+            time.sleep(0.001)
+        raise FamilyError('nothing works without a context')
+
+    assert run('waiting', create, ['waiting']) == 0
+
+
+def test_a_signal_before_ros_is_up_ends_it(monkeypatch):
+    def init(args):
+        os.kill(os.getpid(), signal.SIGINT)
+        raise RuntimeError('broken off')
+
+    monkeypatch.setattr(runner.rclpy, 'init', init)
+    assert run('waiting', lambda: Waiting(None), ['waiting']) == 0
 
 
 def test_refusal_at_start_is_one_line(capfd):

@@ -47,6 +47,26 @@ IDENTITY = Preprocessing(
 )
 
 
+OPENCV = {
+    # channels or rows per row of pixels, and OpenCV's conversion; None: there is nothing to do
+    'rgb8': (3, None),
+    'bgr8': (3, cv2.COLOR_BGR2RGB),
+    '8UC3': (3, cv2.COLOR_BGR2RGB),
+    'rgba8': (4, cv2.COLOR_RGBA2RGB),
+    'bgra8': (4, cv2.COLOR_BGRA2RGB),
+    'mono8': (1, cv2.COLOR_GRAY2RGB),
+    '8UC1': (1, cv2.COLOR_GRAY2RGB),
+    'yuv422': (2, cv2.COLOR_YUV2RGB_UYVY),
+    'yuv422_yuy2': (2, cv2.COLOR_YUV2RGB_YUYV),
+    'nv12': (1.5, cv2.COLOR_YUV2RGB_NV12),
+    'nv21': (1.5, cv2.COLOR_YUV2RGB_NV21),
+    'bayer_rggb8': (1, cv2.COLOR_BayerRGGB2RGB),
+    'bayer_bggr8': (1, cv2.COLOR_BayerBGGR2RGB),
+    'bayer_gbrg8': (1, cv2.COLOR_BayerGBRG2RGB),
+    'bayer_grbg8': (1, cv2.COLOR_BayerGRBG2RGB),
+}
+
+
 def padded(rows: np.ndarray, padding: int) -> bytes:
     """Return the rows, each followed by bytes that mean nothing."""
     rows = rows.reshape(rows.shape[0], -1).view(np.uint8)
@@ -55,6 +75,36 @@ def padded(rows: np.ndarray, padding: int) -> bytes:
 
 def test_all_encodings_of_the_interface_are_there():
     assert set(ENCODINGS) >= INTERFACE_ENCODINGS
+
+
+@pytest.mark.parametrize('padding', [0, 6])
+@pytest.mark.parametrize('encoding', sorted(OPENCV))
+def test_every_encoding_becomes_what_opencv_makes_of_it(encoding, padding):
+    width, height = 34, 22
+    channels, code = OPENCV[encoding]
+    rows, depth = (height * 3 // 2, 1) if channels == 1.5 else (height, channels)
+    raw = np.random.default_rng(5).integers(0, 256, (rows, width, depth), np.uint8)
+    data, step = padded(raw, padding), width * depth + padding
+    decoded = decode_image(data, width=width, height=height, encoding=encoding, step=step)
+    image = raw[..., 0] if depth == 1 else raw
+    expected = image if code is None else cv2.cvtColor(np.ascontiguousarray(image), code)
+    assert decoded.shape == (height, width, 3)
+    np.testing.assert_array_equal(decoded, expected)
+
+
+@pytest.mark.parametrize(('is_bigendian', 'dtype'), [(False, '<u2'), (True, '>u2')])
+def test_mono16_becomes_what_opencv_makes_of_it(is_bigendian, dtype):
+    grey = np.random.default_rng(5).integers(0, 2**16, (22, 34), np.uint16)
+    data = padded(grey.astype(dtype), 4)
+    decoded = decode_image(
+        data, width=34, height=22, encoding='mono16', step=72, is_bigendian=is_bigendian
+    )
+    expected = cv2.cvtColor(cv2.convertScaleAbs(grey, alpha=255.0 / 65535.0), cv2.COLOR_GRAY2RGB)
+    assert np.abs(decoded.astype(int) - expected).max() <= 1  # rounded down, not to the nearest
+
+
+def test_no_encoding_of_the_interface_is_left_out_of_the_comparison():
+    assert {*OPENCV, 'mono16'} == INTERFACE_ENCODINGS
 
 
 @given(
