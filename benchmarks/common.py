@@ -31,7 +31,8 @@ PACKAGES = (
     'openvino',
     'ofa',
     'opencv-python-headless',
-    'rosbags',
+    'ros-jazzy-rclpy',
+    'ros-rmw-fastrtps-cpp',
 )
 
 

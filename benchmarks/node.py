@@ -1,84 +1,131 @@
-"""What the node adds to inference, how soon it answers, and whether it keeps up with a camera.
+"""What the transport, the executor and the node add to inference, and what gets lost.
 
-    python -m benchmarks.node [--seconds 30] [--rate-hz 30] [--starts 3]
+    python -m benchmarks.node [--seconds 20] [--quick]
 
-Camera, classifier and this program are processes of their own. Overhead is the processing time
-without inference (decoding and preprocessing of 640x480 images, softmax, and what lies between).
+A source of images, the classifier and this program are processes of their own on ROS 2. Each row
+is one stream: a size, a rate, a reliability, with or without the package's Fast DDS profile. The
+last row disturbs the executor: parameters set 20 times a second, and collective coordination.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import math
+import os
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 # The processes are started as the tests start them.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / 'test'))
 
-from ros_harness import Ros, ros
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
+from ros_harness import NodeProcess, Ros, ros
+from vision_msgs.msg import Classification
 
 from benchmarks.common import RESULTS, print_table, summary, write_results
+from dynamic_ofa_ros.demo.domain import PROFILES_VARIABLES
 from dynamic_ofa_ros.family import Family, default_family
+from dynamic_ofa_ros.msg import LevelArray, Telemetry
 from dynamic_ofa_ros.nodes import qos
 from dynamic_ofa_ros.runtime.host import OthersLoad
 
-from sensor_msgs.msg import Image  # isort: skip
-from vision_msgs.msg import Classification  # isort: skip
-
-from dynamic_ofa_ros.msg import Telemetry  # isort: skip
-
 NODE = '/classifier'
 WARM_UP_FRAMES = 30
+START_TIMEOUT_S = 120.0
+DISTURBANCE_S = 0.05
+
+STAGES: dict[str, Callable[[Any], float]] = {
+    'transport (stamp to arrival)': lambda t: t.input_age_ms,
+    'executor (arrival to callback)': lambda t: t.executor_wait_ms,
+    'queue (callback to worker)': lambda t: t.queue_wait_ms,
+    'decode and preprocess': lambda t: t.preprocess_ms,
+    'inference': lambda t: t.inference_ms,
+    'postprocess': lambda t: t.postprocess_ms,
+    'publish and the rest of the node': lambda t: (
+        t.node_ms - t.executor_wait_ms - t.queue_wait_ms - t.processing_ms
+    ),
+    'node (arrival to label)': lambda t: t.node_ms,
+    'end to end (stamp to label)': lambda t: t.end_to_end_ms,
+    'end to end - inference': lambda t: t.end_to_end_ms - t.inference_ms,
+}
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One row: what is sent, and how."""
+
+    width: int
+    height: int
+    rate_hz: float
+    reliability: str
+    has_profile: bool
+    is_disturbed: bool = False
+
+    def __str__(self) -> str:
+        profile = 'profile' if self.has_profile else 'no profile'
+        reliability = self.reliability.replace('_', ' ')
+        disturbed = ', disturbed' if self.is_disturbed else ''
+        size = f'{self.width}x{self.height}'
+        return f'{size} {self.rate_hz:g} Hz {reliability}, {profile}{disturbed}'
+
+
+def streams(*, is_quick: bool) -> list[Stream]:
+    """Return the rows."""
+    sizes = ((640, 480),) if is_quick else ((640, 480), (1920, 1080))
+    rates = (30.0,) if is_quick else (30.0, 60.0)
+    rows = [
+        Stream(width, height, rate_hz, reliability, has_profile)
+        for width, height in sizes
+        for rate_hz in rates
+        for reliability in ('best_effort', 'reliable')
+        for has_profile in (False, True)
+    ]
+    return [*rows, Stream(640, 480, 30.0, 'reliable', has_profile=True, is_disturbed=True)]
 
 
 def main() -> None:
     """Measure, print the tables and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--family', default=default_family(), help='name or path of a family')
-    parser.add_argument('--seconds', type=float, default=30.0, help='length of the stream')
-    parser.add_argument('--rate-hz', type=float, default=30.0, help='images per second')
-    parser.add_argument('--starts', type=int, default=3, help='how often the node is started')
+    parser.add_argument('--seconds', type=float, default=20.0, help='length of each stream')
+    parser.add_argument('--quick', action='store_true', help='640x480 at 30 Hz only')
     parser.add_argument('--output', type=Path, default=RESULTS, help='folder of the JSON file')
     options = parser.parse_args()
     load = OthersLoad()
-    with tempfile.TemporaryDirectory() as folder, ros(Path(folder)) as session:
-        camera = session.start('camera_node', {'rate_hz': options.rate_hz})
-        images = session.listen(Image, '/image_raw', qos.IMAGE)
-        session.wait_until(lambda: images.messages, 'images of the camera')
-        for subscription in list(session.node.subscriptions):
-            session.node.destroy_subscription(subscription)
-        starts_s = [
-            time_to_first_label(session, options.family) for _ in range(options.starts + 1)
-        ][1:]  # the first one fills the caches
-        stream = measure_stream(session, options.family, options.seconds)
-        camera.stop()
+    with tempfile.TemporaryDirectory() as folder:
+        starts = measure_starts(Path(folder), options.family)
+        rows = [
+            {'stream': str(stream), **asdict(stream), **measured(folder, stream, options)}
+            for stream in streams(is_quick=options.quick)
+        ]
+    print_stages(rows)
     print_table(
-        f'One frame of 640x480 at {options.rate_hz:g} Hz, ms',
-        ('stage', 'median', 'p95', 'p99'),
+        'Images',
+        ('stream', 'sent', 'labels', 'lost', 'dropped', 'lost, said so'),
         [
-            (name, values['median_ms'], values['p95_ms'], values['p99_ms'])
-            for name, values in stream['stages'].items()
+            (row['stream'], row['sent'], row['labels'], row['lost'], row['dropped'], row['said'])
+            for row in rows
         ],
     )
-    print_table(
-        'Stream',
-        ('images', 'labels', 'dropped', 'start to first label, s'),
-        [(stream['images'], stream['labels'], stream['dropped_frames'], max(starts_s))],
-    )
+    print_table('Start to first label, s', ('cold', 'warm'), [(starts['cold'], starts['warm'])])
     write_results(
         'node',
-        {**stream, 'start_to_first_label_s': [round(start_s, 3) for start_s in starts_s]},
+        {'streams': rows, 'start_to_first_label_s': starts},
         configuration={
             'family': options.family,
-            'rate_hz': options.rate_hz,
             'seconds': options.seconds,
-            'image': '640x480 rgb8',
+            'policy': 'fixed at the highest level',
+            'middleware': rclpy.get_rmw_implementation_identifier(),
         },
         input_checksum=hashlib.sha256(Family.load(options.family).checksum.encode()).hexdigest(),
         load=load,
@@ -86,67 +133,115 @@ def main() -> None:
     )
 
 
-def time_to_first_label(session: Ros, family: str) -> float:
-    """Start the classifier beside a running camera; return the seconds until a label arrives."""
-    labels = session.listen(Classification, '/classification', qos.CLASSIFICATION)
-    start_s = time.monotonic()
-    classifier = session.start('classifier_node', {'family': family})
-    session.wait_until(lambda: labels.messages, 'the first label', 120.0)
-    elapsed_s = time.monotonic() - start_s
-    status = classifier.stop()
-    if status != 0:
-        raise RuntimeError(f'the classifier ended with status {status}:\n{classifier.output()}')
-    return elapsed_s
+def measure_starts(folder: Path, family: str) -> dict[str, float]:
+    """Return the seconds from starting the classifier to its first label, cache empty and full."""
+    times_s = {}
+    with ros(folder) as session:
+        session.environment['DYNAMIC_OFA_CACHE'] = str(folder / 'cache')
+        camera = session.start('camera_node', {'rate_hz': 30})
+        for name in ('cold', 'warm'):
+            labels = session.listen(Classification, '/classification', qos.CLASSIFICATION)
+            start_s = time.monotonic()
+            classifier = session.start('classifier_node', {'family': family})
+            session.wait_until(
+                lambda labels=labels: labels.messages, 'the first label', START_TIMEOUT_S
+            )
+            times_s[name] = round(time.monotonic() - start_s, 2)
+            end(classifier)
+        end(camera)
+    return times_s
 
 
-def measure_stream(session: Ros, family: str, seconds: float) -> dict[str, Any]:
-    """Let camera and classifier run; return stage timings, images, labels and drops."""
-    telemetry = session.listen(Telemetry, f'{NODE}/telemetry', qos.TELEMETRY)
-    truths = session.listen(Classification, '/ground_truth', qos.GROUND_TRUTH)
-    labels = session.listen(Classification, '/classification', qos.CLASSIFICATION)
-    classifier = session.start('classifier_node', {'family': family})
-    session.wait_until(
-        lambda: len(telemetry.messages) > WARM_UP_FRAMES, 'telemetry of the warm-up', 120.0
-    )
-    before = telemetry.last
-    for topic in (telemetry, truths, labels):
-        topic.messages.clear()
-    deadline_s = time.monotonic() + seconds
-    session.wait_until(
-        lambda: time.monotonic() > deadline_s, 'the end of the stream', seconds + 60
-    )
-    frames = list(telemetry.messages)
-    images, answers = stamps_of(truths.messages), stamps_of(labels.messages)
-    classifier.stop()
-    # Images still on their way at either end have no label yet: the inner ones all must.
-    inner = sorted(images)[2:-2]
+def measured(folder: str, stream: Stream, options: argparse.Namespace) -> dict[str, Any]:
+    """Run one stream; return its stages and its account of images."""
+    with ros(Path(folder)) as session:
+        if not stream.has_profile:
+            for variable in PROFILES_VARIABLES:
+                session.environment.pop(variable, None)
+        telemetry = session.listen(Telemetry, f'{NODE}/telemetry', qos.TELEMETRY)
+        levels = session.listen(LevelArray, f'{NODE}/levels', qos.LATCHED)
+        diagnostics = session.listen(DiagnosticArray, '/diagnostics', 50)
+        classifier = session.start(
+            'classifier_node',
+            {
+                'family': options.family,
+                'manager.policy': 'fixed',
+                'manager.coordination': 'collective' if stream.is_disturbed else 'none',
+            },
+        )
+        session.wait_until(lambda: levels.messages, 'the classifier', START_TIMEOUT_S)
+        source = start_source(session, stream, options.seconds)
+        session.wait_until(
+            lambda: source.poll() is not None,
+            'the end of the stream',
+            options.seconds + 60.0,
+            meanwhile=disturb(session) if stream.is_disturbed else None,
+        )
+        session.wait_until(lambda: telemetry.messages, 'telemetry')
+        end(classifier)
+    sent = int(source.stdout.read())
+    frames, last = telemetry.messages[WARM_UP_FRAMES:], telemetry.last
     return {
-        'stages': {
-            'overhead (processing - inference)': stage(
-                frames, lambda t: t.processing_ms - t.inference_ms
-            ),
-            'preprocess': stage(frames, lambda t: t.preprocess_ms),
-            'inference': stage(frames, lambda t: t.inference_ms),
-            'postprocess': stage(frames, lambda t: t.postprocess_ms),
-            'queue wait': stage(frames, lambda t: t.queue_wait_ms),
-            'image callback to published label': stage(frames, lambda t: t.end_to_end_ms),
-            'stamp to image callback': stage(frames, lambda t: t.input_age_ms),
-        },
-        'images': len(inner),
-        'labels': len(set(inner) & answers),
-        'dropped_frames': frames[-1].dropped_frames - before.dropped_frames,
-        'levels': json.loads(json.dumps(sorted({t.level for t in frames}))),
+        'sent': sent,
+        'labels': last.sequence,
+        'lost': last.lost_frames,
+        'dropped': last.dropped_frames,
+        'unaccounted': sent - last.sequence - last.lost_frames - last.dropped_frames,
+        'said': any(
+            'lost in transport' in status.message
+            for message in diagnostics.messages
+            for status in message.status
+        ),
+        'stages': {name: stage(frames, read) for name, read in STAGES.items()},
     }
 
 
-def stage(frames: list[Any], read: Any) -> dict[str, float]:
+def disturb(session: Ros) -> Callable[[], None]:
+    """Return what to call in a loop: it sets a parameter 20 times a second."""
+    client = session.node.create_client(SetParameters, f'{NODE}/set_parameters')
+    next_s = time.monotonic()
+
+    def set_one() -> None:
+        nonlocal next_s
+        if time.monotonic() >= next_s:
+            next_s += DISTURBANCE_S
+            value = Parameter('manager.hold_s', value=0.5 + next_s % 1.0).to_parameter_msg()
+            client.call_async(SetParameters.Request(parameters=[value]))
+
+    return set_one
+
+
+def start_source(session: Ros, stream: Stream, seconds: float) -> subprocess.Popen[str]:
+    """Start the process that publishes."""
+    numbers = (stream.width, stream.height, stream.rate_hz, stream.reliability, seconds)
+    command = [sys.executable, '-m', 'benchmarks.image_publisher', *map(str, numbers)]
+    return subprocess.Popen(
+        command, env=session.environment, stdout=subprocess.PIPE, text=True, cwd=os.getcwd()
+    )
+
+
+def end(node: NodeProcess) -> None:
+    """End a node; raise RuntimeError when it does not end well."""
+    if status := node.stop():
+        raise RuntimeError(f'{node.name} ended with status {status}:\n{node.output()}')
+
+
+def stage(frames: list[Any], read: Callable[[Any], float]) -> dict[str, float]:
     """Return the summary of one timing over all frames that have it."""
     return summary([value for value in map(read, frames) if not math.isnan(value)])
 
 
-def stamps_of(messages: list[Any]) -> set[tuple[int, int]]:
-    """Return the stamps of messages: what tells one image from another."""
-    return {(m.header.stamp.sec, m.header.stamp.nanosec) for m in messages}
+def print_stages(rows: list[dict[str, Any]]) -> None:
+    """Print a table of stages a stream."""
+    for row in rows:
+        print_table(
+            f'{row["stream"]}, ms',
+            ('stage', 'median', 'p95', 'p99'),
+            [
+                (name, values['median_ms'], values['p95_ms'], values['p99_ms'])
+                for name, values in row['stages'].items()
+            ],
+        )
 
 
 if __name__ == '__main__':

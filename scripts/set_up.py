@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import fcntl
 import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -25,6 +26,7 @@ import sysconfig
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -224,11 +226,16 @@ def check_compiler() -> None:
 
 
 def ros_is_sourced() -> bool:
-    """Return whether a ROS 2 is sourced; raise SetUpError when this Python cannot import it."""
+    """Return whether a ROS 2 is sourced; raise SetUpError when this Python does not find it."""
     if not os.environ.get('AMENT_PREFIX_PATH'):
         return False
-    if run_python(Path(sys.executable), 'import rclpy').returncode == 0:
-        return True
+    if importlib.util.find_spec('rclpy') is None:
+        raise_foreign_python()
+    return True
+
+
+def raise_foreign_python() -> NoReturn:
+    """Raise SetUpError: the sourced ROS 2 belongs to another Python."""
     distribution = os.environ.get('ROS_DISTRO', 'of an unknown distribution')
     raise SetUpError(
         f'ROS 2 {distribution} is sourced, but {sys.executable} cannot import its rclpy; name the '
@@ -293,6 +300,8 @@ def make_base(environment: Environment, base: str) -> None:
     """Make the virtual environment; a sourced ROS 2 brings libraries of the system."""
     if not environment.is_sourced:
         check_wheels()
+    elif run_python(Path(sys.executable), 'import rclpy').returncode:
+        raise_foreign_python()
     if environment.folder.exists():
         shutil.rmtree(environment.folder)
     environment.folder.mkdir(parents=True)
@@ -320,22 +329,21 @@ def install_libraries(environment: Environment, libraries: str) -> None:
 
 
 def constraints_text(environment: Environment) -> str:
-    """Return what pip must keep to: the tested versions, or those that a sourced ROS 2 has.
+    """Return what pip must keep to: the tested versions, or the major NumPy of a sourced ROS 2.
 
-    Messages of a sourced ROS 2 are compiled against the system's NumPy: it must stay.
+    Its messages are compiled against that NumPy, and load with none of another major version.
     """
     text = (ROOT / 'constraints.txt').read_text(encoding='utf-8')
     if not environment.is_sourced:
         return text
-    listing = run_python(
-        environment.python,
-        'from importlib.metadata import distributions\n'
-        'for d in distributions(): print(d.metadata["Name"], d.version)',
-    )
-    installed = dict(line.split(' ', 1) for line in listing.stdout.splitlines() if ' ' in line)
-    torch = [line for line in text.splitlines() if line.startswith('torch==')]
-    kept = [f'{name}=={version}' for name, version in installed.items() if name != 'torch']
-    return '\n'.join([*torch, *kept]) + '\n'
+    numpy = run_python(environment.python, 'import numpy; print(numpy.__version__)')
+    if numpy.returncode:
+        raise SetUpError(
+            'ROS 2 is sourced, but its Python has no NumPy: apt install python3-numpy'
+        )
+    torch = next(line for line in text.splitlines() if line.startswith('torch=='))
+    major = int(numpy.stdout.split('.')[0])
+    return f'{torch}\nnumpy<{major + 1}\n'
 
 
 def install_wheels(environment: Environment, lock: Path, base: str) -> None:
@@ -372,6 +380,7 @@ def mend_exports(environment: Environment) -> None:
 
 def build_messages(environment: Environment, built: str) -> None:
     """Build the messages that nobody has built yet: vision_msgs of a bare machine, and ours."""
+    shutil.rmtree(environment.folder / INTERFACES, ignore_errors=True)  # of earlier messages
     missing = [
         name
         for name, module in (('vision_msgs', 'vision_msgs.msg'), (PACKAGE, f'{PACKAGE}.msg'))

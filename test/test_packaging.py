@@ -58,15 +58,20 @@ def test_manifest_names_the_package_and_its_version(manifest):
     assert manifest.findtext('member_of_group') == 'rosidl_interface_packages'
 
 
+def declared(manifest: ElementTree.Element, *tags: str) -> set[str]:
+    return {element.text or '' for tag in tags for element in manifest.iter(tag)}
+
+
 def test_manifest_lists_every_ros_package_that_is_imported(manifest):
-    declared = {
-        element.text for tag in ('depend', 'exec_depend') for element in manifest.iter(tag)
-    }
     sources = [*(ROOT / PACKAGE).rglob('*.py'), *(ROOT / 'launch').glob('*.py')]
-    imported = set()
-    for source in sources:
-        imported |= imports(source)
-    assert imported & ROS_PACKAGES <= declared
+    imported = set().union(*map(imports, sources)) & ROS_PACKAGES
+    assert (
+        {'launch', 'rclpy', 'vision_msgs'}
+        <= imported
+        <= declared(manifest, 'depend', 'exec_depend')
+    )
+    by_tests = set().union(*map(imports, (ROOT / 'test').rglob('*.py'))) & ROS_PACKAGES
+    assert by_tests <= declared(manifest, 'depend', 'exec_depend', 'test_depend')
 
 
 def test_cmake_generates_every_message_and_installs_every_executable():

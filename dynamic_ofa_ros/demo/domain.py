@@ -8,12 +8,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 from dynamic_ofa_ros.files import share_directory
 
 DOMAIN_VARIABLE = 'ROS_DOMAIN_ID'
 PROFILES_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
+"""What Fast DDS reads: up to Jazzy the first, from Kilted on the second, warning of the first."""
+
+RCLPY_OF_KILTED = 9
 
 
 @contextlib.contextmanager
@@ -30,9 +34,10 @@ def own_domain() -> Iterator[int]:
         stack.callback(clean_shared_memory)
         _set_variable(stack, DOMAIN_VARIABLE, str(number))
         _set_variable(stack, 'ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-        for variable in PROFILES_VARIABLES:  # Jazzy and before, Kilted and after
-            if variable not in os.environ:
-                _set_variable(stack, variable, str(share_directory() / 'config/fastdds.xml'))
+        if not any(variable in os.environ for variable in PROFILES_VARIABLES):
+            is_new = int(metadata.version('rclpy').split('.')[0]) >= RCLPY_OF_KILTED
+            profile = str(share_directory() / 'config' / 'fastdds.xml')
+            _set_variable(stack, PROFILES_VARIABLES[is_new], profile)
         yield int(number)
 
 

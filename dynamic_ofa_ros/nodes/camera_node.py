@@ -1,6 +1,6 @@
 """camera_node: rendered signs, an image folder, a video file or a webcam, with the truth.
 
-`image_raw` with the sensor data profile; where the true class is known, `ground_truth` with the
+`image_raw`, reliably; where the true class is known, `ground_truth` with the
 image's own header and the latched names behind the class ids on `ground_truth/label_info`.
 """
 
@@ -46,7 +46,7 @@ class CameraSettings:
     rate_hz: float
 
 
-class CameraNode(Node):  # type: ignore[misc]  # rclpy has no types where ROS 2 is absent
+class CameraNode(Node):  # type: ignore[misc]  # rclpy is untyped
     """Publishes the pictures of a source at a set rate."""
 
     def __init__(self) -> None:

@@ -36,7 +36,7 @@ from dynamic_ofa_ros.nodes.bond import Bond
 from dynamic_ofa_ros.nodes.collective import Collective
 from dynamic_ofa_ros.nodes.debug_image import DebugImage
 from dynamic_ofa_ros.nodes.diagnostics import Diagnostician, Snapshot, idle_statuses
-from dynamic_ofa_ros.nodes.executors import MainExecutor, TransitionExecutor, is_transition
+from dynamic_ofa_ros.nodes.executors import BackgroundExecutor, MainExecutor, is_transition
 from dynamic_ofa_ros.nodes.image_input import ImageInput
 from dynamic_ofa_ros.nodes.parameter_table import NodeParameters, ParameterError
 from dynamic_ofa_ros.nodes.parameters import ClassifierSettings
@@ -49,6 +49,13 @@ from dynamic_ofa_ros.runtime.telemetry import FrameTelemetry
 
 DIAGNOSTICS_PERIOD_S = 1.0
 JOIN_TIMEOUT_S = 10.0
+SWITCH_INTERVAL_S = 0.0005
+"""How long a thread may keep the interpreter when another wants it.
+
+With Python's 5 ms and without yielding after each frame, worker and executor wait for each other:
+arrival to label took 5.9 ms (95 %: 10.0) instead of 4.8 ms (8.0) at 640x480 and 30 Hz.
+"""
+
 MAX_SOURCE = 24
 """Longer names of who sets constraints are cut, so that reasons stay readable."""
 
@@ -109,9 +116,9 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         self._settings.activate()
         self._create_topics()
         self._debug_image = DebugImage(self, self._publish)
-        self._collective = Collective(self)
         self._bond = Bond(self, self._publish) if fixed['bond'] else None
-        self._transition_executor = TransitionExecutor(self)
+        self._background = BackgroundExecutor(self)
+        self._collective = Collective(self, self._background.wake)
         self._transitions = threading.Thread(
             target=self._run_transitions, name='transitions', daemon=True
         )
@@ -166,7 +173,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
     def close(self) -> None:
         """End all threads and free everything, whatever the state."""
         self._stop_input()
-        self._transition_executor.shutdown(JOIN_TIMEOUT_S)
+        self._background.shutdown(JOIN_TIMEOUT_S)
         if self._transitions.ident is not None:
             self._transitions.join(JOIN_TIMEOUT_S)
         self._free()
@@ -177,7 +184,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         try:
             if self._is_autostarting:
                 self._autostart()
-            self._transition_executor.spin()
+            self._background.spin()
         except ExternalShutdownException:
             pass
         except Exception as error:
@@ -283,6 +290,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
     def _on_frame(self, frame: Frame) -> None:
         if self._assembly is not None:
             self._assembly.worker.submit(frame)
+            time.sleep(0.0)  # the worker gets the interpreter now, not when the executor waits
 
     def _on_missing(self, lost: int, overwritten: int) -> None:
         if self._assembly is not None:
@@ -498,6 +506,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node; return the exit status."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     return run('classifier', ClassifierNode, args, executor=MainExecutor)
 
 

@@ -6,13 +6,16 @@ All classifiers, in whatever namespace, meet on one topic; only those on the sam
 from __future__ import annotations
 
 import socket
+import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
 
 from dynamic_ofa_ros.msg import ClassifierStatus
 from dynamic_ofa_ros.nodes import conversions, qos
+from dynamic_ofa_ros.nodes.executors import BackgroundGroup
 from dynamic_ofa_ros.runtime.assembly import Assembly
 from dynamic_ofa_ros.runtime.coordination import STATUS_PERIOD_NS, Coordinator, FrameInterval
 
@@ -21,10 +24,17 @@ TOPIC = '/dynamic_ofa/status'
 
 
 class Collective:
-    """Publishes, listens and sets the manager's ceiling, while open and switched on."""
+    """Publishes, listens and sets the manager's ceiling, while open and switched on.
 
-    def __init__(self, node: Any) -> None:
+    A choice among several models takes milliseconds, so its callbacks are a BackgroundGroup's;
+    wake: called when there are new ones. Its methods may be called from any thread.
+    """
+
+    def __init__(self, node: Any, wake: Callable[[], None]) -> None:
         self._node = node
+        self._wake = wake
+        self._group = BackgroundGroup()
+        self._lock = threading.RLock()
         self._assembly: Assembly | None = None
         self._importance = 1.0
         self._coordinator = Coordinator()
@@ -35,29 +45,41 @@ class Collective:
 
     def open(self, assembly: Assembly) -> None:
         """Speak for a manager; `configure` switches on."""
-        self._assembly = assembly
+        with self._lock:
+            self._assembly = assembly
 
     def close(self) -> None:
         """Fall silent: the peers forget this classifier."""
-        self.configure(False, self._importance)
-        self._assembly = None
+        with self._lock:
+            self.configure(False, self._importance)
+            self._assembly = None
 
     def configure(self, is_on: bool, importance: float) -> None:
         """Take part or not, with this weight of the own accuracy."""
+        with self._lock:
+            self._configure(is_on, importance)
+
+    def _configure(self, is_on: bool, importance: float) -> None:
         self._importance = importance
         if self._assembly is None:
             return
         if is_on and self._timer is None:
             self._publisher = self._node.create_publisher(ClassifierStatus, TOPIC, qos.STATUS)
             self._subscription = self._node.create_subscription(
-                ClassifierStatus, TOPIC, self._on_status, qos.STATUS
+                ClassifierStatus,
+                TOPIC,
+                self._on_status,
+                qos.STATUS,
+                callback_group=self._group,
             )
             # Steady: peers must not be forgotten because simulated time stands still.
             self._timer = self._node.create_timer(
                 STATUS_PERIOD_NS / 1e9,
                 self._on_timer,
+                callback_group=self._group,
                 clock=Clock(clock_type=ClockType.STEADY_TIME),
             )
+            self._wake()
         elif not is_on and self._timer is not None:
             self._node.destroy_timer(self._timer)
             self._node.destroy_subscription(self._subscription)
@@ -78,9 +100,11 @@ class Collective:
             )
 
     def _on_timer(self) -> None:
-        assembly = self._assembly
-        if assembly is None:
-            return
+        with self._lock:
+            if self._assembly is not None and self._timer is not None:
+                self._tell(self._assembly)
+
+    def _tell(self, assembly: Assembly) -> None:
         now_ns = time.perf_counter_ns()
         status = assembly.manager.status(
             self._name,

@@ -165,7 +165,7 @@ def _close_pipes(process: subprocess.Popen[str]) -> None:
             _pipe(stream).close()
 
 
-class ContentionNode(Node):  # type: ignore[misc]  # rclpy has no types where ROS 2 is absent
+class ContentionNode(Node):  # type: ignore[misc]  # rclpy is untyped
     """Starts, steers and ends competing processes."""
 
     def __init__(self) -> None:

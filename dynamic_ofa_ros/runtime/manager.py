@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from dynamic_ofa_ros.family import Level
 
 NAN = math.nan
-OVERHEAD_GAIN = 0.1
-"""Weight of the newest frame in the running mean of what lies outside inference."""
+OVERHEAD_FRAMES = 100
+"""Frames from which the quantile of what lies outside inference is taken."""
 
 MINUTE_NS = 60_000_000_000
 
@@ -102,7 +102,9 @@ class RuntimeManager:
         self._settings = _Settings(constraints or Constraints(), policy or PolicySettings())
         self._applied = self._settings
         self._policy: Policy = self._policy_factory(self.table, self._settings.policy)
-        self._overhead_ms = {'node': NAN, 'end_to_end': NAN}
+        self._overheads_ms: dict[str, deque[float]] = {
+            scope: deque(maxlen=OVERHEAD_FRAMES) for scope in ('node', 'end_to_end')
+        }
         self._upward_ns: deque[int] = deque()
         self._recent_frames: deque[Frame] = deque(maxlen=FRAMES_TOLD)
         self._obedience = Obedience()
@@ -339,9 +341,16 @@ class RuntimeManager:
         )
 
     def _overhead(self) -> float:
-        """Return what of the limited latency no level can change; 0 as long as it is unknown."""
-        overhead_ms = self._overhead_ms.get(self._applied.constraints.latency_scope, 0.0)
-        return 0.0 if math.isnan(overhead_ms) else overhead_ms
+        """Return what of the limited latency no level can change; 0 as long as it is unknown.
+
+        The quantile of the last frames that the constraint asks for, not their mean: it has a tail
+        of its own. Rounded down, so that one slow frame (the first) does not decide.
+        """
+        constraints = self._applied.constraints
+        overheads_ms = sorted(self._overheads_ms.get(constraints.latency_scope, ()))
+        if not overheads_ms:
+            return 0.0
+        return overheads_ms[int(constraints.quantile * (len(overheads_ms) - 1))]
 
     def _take_overheads(self, measurement: Measurement) -> None:
         inference_ms = measurement.inference_ms
@@ -349,12 +358,8 @@ class RuntimeManager:
         self._take_overhead('end_to_end', measurement.end_to_end_ms - inference_ms)
 
     def _take_overhead(self, scope: str, overhead_ms: float) -> None:
-        if math.isnan(overhead_ms):
-            return
-        known_ms = self._overhead_ms[scope]
-        if not math.isnan(known_ms):
-            overhead_ms = known_ms + OVERHEAD_GAIN * (overhead_ms - known_ms)
-        self._overhead_ms[scope] = overhead_ms
+        if not math.isnan(overhead_ms):
+            self._overheads_ms[scope].append(overhead_ms)
 
     def _scope_latency_ms(self, measurement: Measurement) -> float:
         scope = self._applied.constraints.latency_scope

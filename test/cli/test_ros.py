@@ -15,21 +15,20 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+import rclpy
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from geometry_msgs.msg import PoseWithCovariance
+from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header, String
+from std_srvs.srv import SetBool
 
 from dynamic_ofa_ros.cli.main import main
-
-rclpy = pytest.importorskip('rclpy', reason='ROS 2 is not installed')
-
-from diagnostic_msgs.msg import DiagnosticStatus, KeyValue  # noqa: E402
-from geometry_msgs.msg import PoseWithCovariance  # noqa: E402
-from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor  # noqa: E402
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from rclpy.lifecycle import LifecycleNode  # noqa: E402
-from rclpy.node import Node  # noqa: E402
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
-from sensor_msgs.msg import Image  # noqa: E402
-from std_msgs.msg import Header, String  # noqa: E402
-from std_srvs.srv import SetBool  # noqa: E402
+from dynamic_ofa_ros.demo.domain import own_domain
 
 DEADLINE_S = 20.0
 PERIOD_S = 0.02
@@ -37,15 +36,6 @@ FAILED = 'Setting parameter failed: '
 COMMAND = [sys.executable, '-m', 'dynamic_ofa_ros.cli.main', 'ros']
 
 # Fast DDS announces itself every 3 s, and often that is what discovery waits for.
-QUICK_DISCOVERY = """<?xml version="1.0" encoding="UTF-8"?>
-<profiles xmlns="http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles">
-  <participant profile_name="quick" is_default_profile="true">
-    <rtps><builtin><discovery_config>
-      <leaseAnnouncement><sec>0</sec><nanosec>100000000</nanosec></leaseAnnouncement>
-    </discovery_config></builtin></rtps>
-  </participant>
-</profiles>
-"""
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -112,15 +102,9 @@ class Robot:
 
 
 @pytest.fixture(scope='module')
-def domain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """Give this module a domain of its own, on this host only, where discovery is quick."""
-    number = 1 + os.getpid() % 100
-    profile = tmp_path_factory.mktemp('fastdds') / 'profile.xml'
-    profile.write_text(QUICK_DISCOVERY)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('FASTRTPS_DEFAULT_PROFILES_FILE', str(profile))
-        patch.setenv('ROS_DOMAIN_ID', str(number))
-        patch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+def domain() -> Iterator[int]:
+    """Give this module a domain of its own."""
+    with own_domain() as number:
         yield number
 
 

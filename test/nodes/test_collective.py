@@ -66,7 +66,7 @@ def talk(domain):
 def collective(domain):
     manager = Ceilings()
     worker = SimpleNamespace(mailbox=FastMailbox())
-    part = Collective(domain.node)
+    part = Collective(domain.node, lambda: None)
     part.open(SimpleNamespace(manager=manager, worker=worker, device='cpu'))
     part.configure(is_on=True, importance=2.0)
     yield part, manager

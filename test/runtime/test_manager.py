@@ -303,3 +303,32 @@ def test_a_policy_of_one_platform_says_so():
         RuntimeManager(LEVELS, [])
     with pytest.raises(PolicyError, match='one estimator'):
         RuntimeManager(LEVELS, [PROFILE, PROFILE], estimator=SlowdownFilter([0.02] * 3))
+
+
+@pytest.mark.parametrize('share_slow', [0.0, 0.04])
+def test_one_slow_frame_outside_inference_moves_nobody_and_a_tail_counts(share_slow):
+    """A limit on the node's latency: level 3 (30 ms) and 2 ms of overhead meet 35 ms."""
+    manager = make_manager(
+        policy=PolicySettings('table'), constraints=Constraints(35.0, latency_scope='node')
+    )
+    frames = 100
+    for frame in range(1, frames + 1):
+        is_slow = frame == 1 or frame % frames < share_slow * frames
+        inference_ms = 10.0 * manager.active_level
+        overhead_ms = 90.0 if is_slow else 2.0
+        manager.observe(
+            Measurement(
+                frame * FRAME_NS, manager.active_level, inference_ms, inference_ms + overhead_ms
+            )
+        )
+    assert manager.active_level == 3
+    assert manager.state.is_feasible
+    for frame in range(frames + 1, 2 * frames):  # one in ten is slow: more than the 5 % allowed
+        overhead_ms = 12.0 if frame % 10 == 0 else 2.0
+        inference_ms = 10.0 * manager.active_level
+        manager.observe(
+            Measurement(
+                frame * FRAME_NS, manager.active_level, inference_ms, inference_ms + overhead_ms
+            )
+        )
+    assert manager.active_level == 2

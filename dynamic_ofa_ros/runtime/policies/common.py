@@ -191,6 +191,8 @@ def limit_text(situation: Situation) -> str:
     """Return the limit for a sentence."""
     if math.isinf(situation.limit_ms):
         return 'no limit'
+    if situation.limit_ms <= 0.0:
+        return 'the limit: it passes outside inference'
     return f'the limit of {situation.limit_ms:.2f} ms'
 
 

@@ -1,0 +1,58 @@
+"""Publishes images at a rate and counts them: the source of `benchmarks.node`, a process.
+
+    python -m benchmarks.image_publisher WIDTH HEIGHT RATE_HZ RELIABILITY SECONDS
+
+The messages are made beforehand, so that nothing but the transport is measured. Waits for a
+subscriber; prints how many images it has sent.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+import rclpy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from dynamic_ofa_ros.nodes import conversions
+from dynamic_ofa_ros.offline.signs import render_scene, sample_scene
+
+SCENES = 4
+LINGER_S = 2.0
+
+
+def main(width: int, height: int, rate_hz: float, reliability: str, seconds: float) -> None:
+    """Publish for a time."""
+    rclpy.init()
+    node = rclpy.create_node('image_source')
+    profile = QoSProfile(depth=5, reliability=ReliabilityPolicy[reliability.upper()])
+    publisher = node.create_publisher(Image, 'image_raw', profile)
+    messages = [
+        conversions.image_message(
+            render_scene(sample_scene(np.random.default_rng(seed), seed), width, height),
+            Header(frame_id='camera'),
+            'rgb8',
+        )
+        for seed in range(SCENES)
+    ]
+    while not publisher.get_subscription_count():
+        time.sleep(0.05)
+    time.sleep(1.0)  # for the subscription to be matched again, if it must
+    start_s, count = time.monotonic(), 0
+    while time.monotonic() - start_s < seconds:
+        message = messages[count % SCENES]
+        message.header.stamp = node.get_clock().now().to_msg()
+        publisher.publish(message)
+        count += 1
+        time.sleep(max(0.0, start_s + count / rate_hz - time.monotonic()))
+    print(count, flush=True)
+    time.sleep(LINGER_S)
+    node.destroy_node()
+    rclpy.try_shutdown()
+
+
+if __name__ == '__main__':
+    main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4], float(sys.argv[5]))

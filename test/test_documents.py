@@ -1,0 +1,145 @@
+"""What README.md and docs/ tell the user to type exists, and their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from dynamic_ofa_ros.cli import main as cli
+from dynamic_ofa_ros.cli.ros import COMMANDS
+from dynamic_ofa_ros.nodes.parameters import CAMERA, CLASSIFIER, CONTENTION
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+PARAMETERS = {
+    node: {spec.name for spec in table}
+    for node, table in (('classifier', CLASSIFIER), ('camera', CAMERA), ('contention', CONTENTION))
+}
+LINK = re.compile(r'\]\(([^)\s]+)\)')
+
+documents = pytest.mark.parametrize('path', DOCUMENTS, ids=lambda path: path.name)
+
+
+def code(text: str) -> list[str]:
+    """Return the indented lines, continued ones joined, and the code spans of a document."""
+    text = re.sub(r'\\\n\s*', '', text)
+    lines = [line.strip() for line in text.splitlines() if line.startswith('    ')]
+    prose = '\n'.join(line for line in text.splitlines() if not line.startswith('    '))
+    return lines + [' '.join(span.split()) for span in re.findall(r'`([^`]+)`', prose)]
+
+
+def options_of(verb: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
+    """Return the long options that a verb's help names."""
+    with pytest.raises(SystemExit):
+        cli.main([verb, '--help'])
+    return set(re.findall(r'--[a-z][a-z0-9-]*', capsys.readouterr().out))
+
+
+def command_problem(line: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """Return what is wrong with the `dynamic-ofa` command of a line; empty where nothing is."""
+    found = re.search(r'(?:^|[\s/])dynamic-ofa(?: ([a-z-]+))(.*)', line.split('  #')[0])
+    if found is None:
+        return ''
+    verb, rest = found[1], found[2].split('`')[0]
+    if verb.startswith('--'):
+        return ''
+    if verb not in cli.VERBS:
+        return f'no verb {verb}'
+    if verb == 'ros':
+        words = rest.split()[:2]
+        return '' if not words or ' '.join(words) in COMMANDS else f'no command {words}'
+    unknown = set(re.findall(r'(?<=\s)--[a-z][a-z0-9-]*', rest)) - options_of(verb, capsys)
+    return f'{verb} has no {unknown}' if unknown else ''
+
+
+def slugs(path: Path) -> set[str]:
+    """Return the anchors that a document's headings get."""
+    headings = re.findall(r'^#+ (.+)$', path.read_text(encoding='utf-8'), re.MULTILINE)
+    return {re.sub(r'[^\w\- ]', '', text.lower()).replace(' ', '-') for text in headings}
+
+
+def link_problem(source: Path, target: str) -> str:
+    """Return why a link leads nowhere; empty for a good one and for those to other hosts."""
+    if '://' in target:
+        return ''
+    name, _, anchor = target.partition('#')
+    path = (source.parent / name).resolve() if name else source
+    if not path.exists():
+        return f'there is no {name}'
+    if anchor and anchor not in slugs(path):
+        return f'{path.name} has no heading {anchor}'
+    return ''
+
+
+def parameter_problems(text: str) -> list[str]:
+    """Return the parameters that `param set` lines name and that the node does not have."""
+    found = re.findall(r'param set (?:/\w+)*/(\w+) ([\w.]+)', text)
+    return [
+        f'{node} {name}'
+        for node, name in found
+        if name not in PARAMETERS.get(node, set()) | {'use_sim_time'}
+    ]
+
+
+@documents
+def test_commands_exist(path, capsys):
+    lines = code(path.read_text(encoding='utf-8'))
+    assert [text for line in lines if (text := command_problem(line, capsys))] == []
+
+
+@documents
+def test_launch_files_benchmarks_and_make_targets_exist(path):
+    text = path.read_text(encoding='utf-8')
+    for name in re.findall(r'\b(\w+\.launch\.py)', text):
+        assert (ROOT / 'launch' / name).is_file(), name
+    for name in re.findall(r'python3? -m benchmarks\.(\w+)', text):
+        assert (ROOT / 'benchmarks' / f'{name}.py').is_file(), name
+    makefile = (ROOT / 'Makefile').read_text(encoding='utf-8')
+    targets = set(re.findall(r'^([a-z-]+):', makefile, re.MULTILINE))
+    for line in code(text):
+        if found := re.match(r'make ([a-z-]+)', line):
+            assert found[1] in targets, line
+
+
+@documents
+def test_parameters_that_are_set_exist(path):
+    assert parameter_problems(path.read_text(encoding='utf-8')) == []
+
+
+@documents
+def test_links_lead_somewhere(path):
+    links = LINK.findall(path.read_text(encoding='utf-8'))
+    assert [text for link in links if (text := link_problem(path, link))] == []
+
+
+def test_readme_has_what_is_checked():
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    lines = code(text)
+    assert sum('dynamic-ofa' in line for line in lines) >= 8
+    assert 'param set /classifier constraints.max_latency_ms' in text
+    assert len(LINK.findall(text)) >= 10
+    for verb in cli.VERBS:
+        assert any(
+            re.search(rf'dynamic-ofa {verb}\b|^{verb}$|make {verb}', line) for line in lines
+        )
+
+
+@pytest.mark.parametrize(
+    ('line', 'words'),
+    [
+        ('dynamic-ofa router &', 'no verb router'),
+        ('.venv/bin/dynamic-ofa levels mine --draw x', '--draw'),
+        ('dynamic-ofa ros topic find /image_raw', 'no command'),
+    ],
+)
+def test_wrong_commands_are_found(line, words, capsys):
+    assert words in command_problem(line, capsys)
+
+
+def test_wrong_parameters_and_links_are_found():
+    assert parameter_problems('ros2 param set /classifier constraint.max_latency_ms 2.0')
+    assert link_problem(ROOT / 'README.md', 'docs/router.md')
+    assert link_problem(ROOT / 'README.md', 'docs/install.md#no-such-heading')
+    assert not link_problem(ROOT / 'README.md', 'docs/install.md#a-jetson')

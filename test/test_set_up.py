@@ -1,0 +1,250 @@
+"""The set-up of `make`: what it does again, what it leaves, and what it says is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from reference import reference_file
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / 'scripts' / 'set_up.py'
+STAGES = ('make_base', 'install_libraries', 'install_wheels', 'build_messages')
+VISION_MESSAGES = (
+    'Classification',
+    'LabelInfo',
+    'ObjectHypothesis',
+    'VisionClass',
+    'VisionInfo',
+)
+
+
+@pytest.fixture
+def set_up(monkeypatch):
+    """The script as a module, as if no ROS 2 were sourced."""
+    spec = importlib.util.spec_from_file_location('set_up', SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.delenv('AMENT_PREFIX_PATH', raising=False)
+    return module
+
+
+@pytest.fixture
+def stages(set_up, monkeypatch):
+    """Let the stages do nothing but note that they ran; `stages.fail` names one that is killed."""
+
+    class Ran(list):
+        fail = ''
+
+    ran = Ran()
+
+    def noting(name):
+        def stage(environment, *arguments):
+            ran.append(name)
+            if name == 'make_base':
+                environment.folder.mkdir(exist_ok=True)
+            with environment.stage(STAGE_OF[name], arguments[-1], name):
+                if ran.fail == name:
+                    raise KeyboardInterrupt
+
+        return stage
+
+    for name in STAGES:
+        monkeypatch.setattr(set_up, name, noting(name))
+    return ran
+
+
+STAGE_OF = dict(zip(STAGES, ('base', 'libraries', 'wheels', 'messages'), strict=True))
+
+
+def run(set_up, folder, stages):
+    del stages[:]
+    set_up.set_up(folder, 'jazzy')
+    return list(stages)
+
+
+def test_everything_once_and_then_nothing(set_up, stages, tmp_path):
+    assert run(set_up, tmp_path / 'venv', stages) == list(STAGES)
+    assert run(set_up, tmp_path / 'venv', stages) == []
+
+
+def test_a_changed_message_builds_the_messages_only(set_up, stages, tmp_path, monkeypatch):
+    root = tmp_path / 'root'
+    (root / 'msg').mkdir(parents=True)
+    for name in ('constraints.txt', 'setup.py', 'pyproject.toml'):
+        (root / name).write_text(name)
+    monkeypatch.setattr(set_up, 'ROOT', root)
+    run(set_up, tmp_path / 'venv', stages)
+    (root / 'msg' / 'New.msg').write_text('float64 value\n')
+    assert run(set_up, tmp_path / 'venv', stages) == ['build_messages']
+    (root / 'setup.py').write_text('changed')
+    assert run(set_up, tmp_path / 'venv', stages) == ['install_libraries']
+
+
+@pytest.mark.parametrize('killed', STAGES)
+def test_a_set_up_that_was_killed_is_begun_again(set_up, stages, tmp_path, killed):
+    folder = tmp_path / 'venv'
+    stages.fail = killed
+    with pytest.raises(KeyboardInterrupt):
+        run(set_up, folder, stages)
+    (folder / 'half.written').touch()
+    stages.fail = ''
+    again = run(set_up, folder, stages)
+    # pip cannot tell what it half installed: the environment is made anew. Messages can be redone.
+    assert again == (['build_messages'] if killed == 'build_messages' else list(STAGES))
+    assert (folder / 'half.written').exists() == (killed == 'build_messages')
+    assert run(set_up, folder, stages) == []
+
+
+def test_another_distribution_makes_the_environment_anew(set_up, stages, tmp_path):
+    run(set_up, tmp_path / 'venv', stages)
+    del stages[:]
+    set_up.set_up(tmp_path / 'venv', 'kilted')
+    assert list(stages) == list(STAGES)
+
+
+def test_a_second_set_up_waits_for_the_first(set_up, tmp_path):
+    code = (
+        f'import importlib.util, pathlib; '
+        f"spec = importlib.util.spec_from_file_location('set_up', {str(SCRIPT)!r}); "
+        'module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)\n'
+        f'with module.only_one(pathlib.Path({str(tmp_path / "venv")!r})): print("in", flush=True)'
+    )
+    with set_up.only_one(tmp_path / 'venv'):
+        other = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)
+        assert 'waiting for another set-up' in other.stdout.readline()
+    with other:
+        assert other.stdout.readline() == 'in\n'
+    assert other.returncode == 0
+
+
+def test_unknown_wheels_are_refused_with_the_known_ones(set_up, tmp_path):
+    with pytest.raises(set_up.SetUpError, match="'rolling'; known: jazzy, kilted"):
+        set_up.set_up(tmp_path / 'venv', 'rolling')
+    assert not (tmp_path / 'venv').exists()
+
+
+@pytest.mark.parametrize(
+    ('change', 'sentence'),
+    [
+        (('platform.machine', lambda: 'aarch64'), 'for Linux on x86_64 only, and this is Linux'),
+        (('platform.system', lambda: 'Darwin'), 'install ROS 2, source its setup.bash'),
+        (('sys.version_info', (3, 14, 0)), 'for Python 3.10 to 3.13'),
+        (('shutil.which', lambda name: None), 'cc and c++ is missing; run: apt install build-ess'),
+        (('sysconfig.get_path', lambda name: '/nowhere'), 'run: apt install python3-dev'),
+    ],
+)
+def test_what_is_missing_is_one_sentence_with_its_remedy(set_up, monkeypatch, change, sentence):
+    name, value = change
+    module, attribute = name.split('.')
+    monkeypatch.delenv('CC', raising=False)
+    monkeypatch.delenv('CXX', raising=False)
+    monkeypatch.setattr(getattr(set_up, module), attribute, value)
+    with pytest.raises(set_up.SetUpError) as error:
+        set_up.check_wheels()
+    assert sentence in str(error.value)
+    assert '\n' not in str(error.value)
+
+
+def test_an_old_python_is_refused(set_up, monkeypatch):
+    monkeypatch.setattr(set_up.sys, 'version_info', (3, 9, 2))
+    with pytest.raises(set_up.SetUpError, match='make PYTHON=python3'):
+        set_up.check_python()
+
+
+def test_a_sourced_ros_that_this_python_cannot_use_is_refused(set_up, tmp_path, monkeypatch):
+    monkeypatch.setenv('AMENT_PREFIX_PATH', '/opt/ros/humble')
+    monkeypatch.setenv('ROS_DISTRO', 'humble')
+    monkeypatch.setattr(set_up.importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(set_up.SetUpError, match='ROS 2 humble is sourced, but'):
+        set_up.ros_is_sourced()
+    monkeypatch.undo()
+    monkeypatch.setenv('AMENT_PREFIX_PATH', '/opt/ros/humble')
+    failed = subprocess.CompletedProcess([], 1)  # found, but compiled for another Python
+    monkeypatch.setattr(set_up, 'run_python', lambda *_: failed)
+    with pytest.raises(set_up.SetUpError, match='name the Python that it belongs to'):
+        set_up.make_base(set_up.Environment(tmp_path / 'venv', 'jazzy'), '')
+
+
+def test_a_sourced_ros_needs_no_wheels_and_keeps_its_libraries(
+    set_up, stages, tmp_path, monkeypatch
+):
+    monkeypatch.setenv('AMENT_PREFIX_PATH', '/opt/ros/jazzy')
+    monkeypatch.setattr(set_up, 'run_python', lambda *_: subprocess.CompletedProcess([], 0))
+    assert run(set_up, tmp_path / 'venv', stages) == [
+        'make_base', 'install_libraries', 'build_messages',
+    ]  # fmt: skip
+    numpy = subprocess.CompletedProcess([], 0, stdout='1.26.4\n')
+    monkeypatch.setattr(set_up, 'run_python', lambda *_: numpy)
+    environment = set_up.Environment(tmp_path / 'venv', 'jazzy')
+    torch, kept = set_up.constraints_text(environment).splitlines()
+    assert torch.startswith('torch==')
+    assert kept == 'numpy<2'
+
+
+def test_a_failing_command_shows_the_end_of_what_it_said(set_up):
+    code = 'import sys\nfor i in range(100): print("line", i)\nsys.exit(3)'
+    with pytest.raises(set_up.SetUpError) as error:
+        set_up.run([sys.executable, '-c', code], 'building')
+    assert str(error.value).startswith('building failed (status 3):')
+    assert 'line 99' in str(error.value)
+    assert 'line 10\n' not in str(error.value)
+
+
+def test_exports_are_mended_to_this_python_and_numpy(set_up, tmp_path, monkeypatch):
+    folder = tmp_path / 'share' / 'some_msgs' / 'cmake'
+    folder.mkdir(parents=True)
+    export = folder / 'export_some_msgs__rosidl_generator_pyExport.cmake'
+    export.write_text(
+        'INTERFACE_INCLUDE_DIRECTORIES "/b/include/python3.11;/b/site/numpy/_core/include"\n'
+    )
+    monkeypatch.setattr(
+        set_up, 'run_python', lambda *_: subprocess.CompletedProcess([], 0, '/mine\n/np\n')
+    )
+    set_up.mend_exports(set_up.Environment(tmp_path, 'jazzy'))
+    assert export.read_text() == 'INTERFACE_INCLUDE_DIRECTORIES "/mine;/np"\n'
+
+
+def test_the_files_of_wheels_pin_every_file_by_hash():
+    for distribution in ('jazzy', 'kilted'):
+        text = (ROOT / 'scripts' / f'ros_{distribution}.txt').read_text()
+        entries = text.replace(' \\\n', ' ').splitlines()
+        packages = [line for line in entries if not line.startswith('#')]
+        assert len(packages) > 100
+        assert all('==' in line and '--hash=sha256:' in line for line in packages)
+
+
+@pytest.mark.parametrize('name', VISION_MESSAGES)
+def test_vision_messages_have_the_type_hashes_of_jazzy(name):
+    """What another ROS 2 on the network compares; the definitions are written down here."""
+    vision_msgs = pytest.importorskip('vision_msgs')
+    share = Path(vision_msgs.__file__).parents[4] / 'share' / 'vision_msgs' / 'msg'
+    description = json.loads((share / f'{name}.json').read_text())
+    hashes = {entry['type_name']: entry['hash_string'] for entry in description['type_hashes']}
+    golden = json.loads(reference_file('ros2_jazzy_type_hashes.json').read_text())
+    assert hashes[f'vision_msgs/msg/{name}'] == golden[f'vision_msgs/msg/{name}']
+
+
+def test_a_kill_leaves_no_lock(set_up, tmp_path):
+    code = (
+        f'import importlib.util, pathlib, time; '
+        f"spec = importlib.util.spec_from_file_location('set_up', {str(SCRIPT)!r}); "
+        'module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)\n'
+        f'with module.only_one(pathlib.Path({str(tmp_path / "venv")!r})):\n'
+        '    print("in", flush=True); time.sleep(60)'
+    )
+    with subprocess.Popen(
+        [sys.executable, '-c', code], stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == 'in\n'
+        os.kill(other.pid, signal.SIGKILL)
+        start_s = time.monotonic()
+        with set_up.only_one(tmp_path / 'venv'):
+            assert time.monotonic() - start_s < 30.0
