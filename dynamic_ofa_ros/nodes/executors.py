@@ -1,4 +1,4 @@
-"""The executors of the nodes; two for the lifecycle node, so that slow work holds up nothing."""
+"""The executors of the nodes; two for the lifecycle node, so that slow callbacks delay nothing."""
 
 from __future__ import annotations
 
