@@ -35,11 +35,6 @@ PERIOD_S = 0.02
 FAILED = 'Setting parameter failed: '
 COMMAND = [sys.executable, '-m', 'dynamic_ofa_ros.cli.main', 'ros']
 
-<<<<<<< HEAD
-=======
-# Fast DDS announces itself every 3 s, and often that is what discovery waits for.
-
->>>>>>> main
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -106,11 +101,7 @@ class Robot:
 
 @pytest.fixture(scope='module')
 def domain() -> Iterator[int]:
-<<<<<<< HEAD
-    """Give this module a domain of its own, on this host only."""
-=======
     """Give this module a domain of its own."""
->>>>>>> main
     with own_domain() as number:
         yield number
 
