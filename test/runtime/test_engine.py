@@ -281,9 +281,9 @@ def test_auto_leaves_an_engine_with_wrong_answers_and_notes_it(
 
 
 def test_auto_does_without_pytorch_where_engines_are_built(
-    random_family, warm_cache, tmp_path, monkeypatch
+    random_family, onnx_cache, tmp_path, monkeypatch
 ):
-    shutil.copytree(warm_cache, tmp_path / 'cache', dirs_exist_ok=True)
+    shutil.copytree(onnx_cache, tmp_path / 'cache', dirs_exist_ok=True)
     monkeypatch.setitem(sys.modules, 'torch', None)
     engine = create_engine(random_family, device='cpu', cache_dir=tmp_path / 'cache')
     assert (engine.name, engine.notes) == ('onnxruntime', ())
