@@ -118,6 +118,10 @@ def test_an_old_bag_is_warned_of_with_age_and_remedy(domain, family):
         assert remedy in message
     assert values['dropped_for_age'] > 0
     assert telemetry.messages == []
+    # The log follows the diagnostics, once.
+    domain.wait_until(
+        lambda: 'every image is dropped, 3600' in node.output(), 'the line', meanwhile=feed
+    )
     assert node.output().count('every image is dropped, 3600') == 1
     # The remedy works while it runs, and the warning ends.
     assert domain.set_parameter('/old/classifier', 'max_frame_age_ms', 0.0).successful
