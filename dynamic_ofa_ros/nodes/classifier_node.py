@@ -494,15 +494,12 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         self.get_logger().info(text)
 
     def _log_ready(self, assembly: Assembly) -> None:
-        platforms = '; and on '.join(
-            f'{profile.platform}, levels of '
-            + ', '.join(f'{level.median_ms:.2f}' for level in profile.levels)
-            + ' ms'
-            for profile in assembly.profiles
-        )
+        for profile in assembly.profiles:
+            times_ms = ' '.join(f'{level.median_ms:.2f}' for level in profile.levels)
+            self.get_logger().info(f'{profile.platform}: {times_ms} ms')
         self.get_logger().info(
-            f'ready: family {assembly.family.name} on {platforms}, '
-            f'at level {assembly.manager.active_level}; images from {self._input.topic}'
+            f'ready: family {assembly.family.name} at level {assembly.manager.active_level}, '
+            f'images from {self._input.topic}'
         )
         for note in assembly.notes:
             self.get_logger().warning(note)

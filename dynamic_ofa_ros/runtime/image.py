@@ -227,7 +227,7 @@ def decode_image(
     if layout is None:
         raise ImageError(
             'encoding',
-            f'Encoding {encoding!r} is not supported; supported are {", ".join(ENCODINGS)}.',
+            f'Encoding {encoding[:40]!r} is not supported; docs/nodes.md lists those that are.',
         )
     _check_size(layout, width, height, encoding)
     row_bytes = width * layout.bytes_per_pixel

@@ -117,8 +117,8 @@ def load_or_measure_profile(
     profile = profile_engine(engine, family, runs=runs, max_seconds=max_seconds, pause_s=pause_s)
     if _was_busy(profile):
         _log.warning(
-            'other programs used %s of the CPU while the levels were measured: their latencies '
-            'may be too high; they are measured again at the next start on a quiet machine',
+            'others used %s of the CPU while levels were measured: measured again at the next '
+            'quiet start',
             profile.conditions['load_of_others'],
         )
     cache.write(relative, lambda path: write_profile(profile, path))
