@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -63,19 +64,21 @@ class ImageInput:
         self._throttle = Throttle()
         self._subscription: Any = None
         self._reliability = ReliabilityPolicy.RELIABLE
-        self._rematch: Any = None
+        # Opened and closed on the transitions' thread, matched again on the executor's.
+        self._lock = threading.Lock()
+        self._rematch = node.create_guard_condition(self.update)
 
     def open(self) -> None:
         """Subscribe."""
-        self._rematch = self._node.create_guard_condition(self.update)
-        self._subscribe(self._wanted_reliability())
+        with self._lock:
+            self._subscribe(self._wanted_reliability())
 
     def close(self) -> None:
         """End the subscription."""
-        if self._subscription is not None:
-            self._node.destroy_subscription(self._subscription)
-            self._node.destroy_guard_condition(self._rematch)
-            self._subscription = self._rematch = None
+        with self._lock:
+            if self._subscription is not None:
+                self._node.destroy_subscription(self._subscription)
+                self._subscription = None
 
     @property
     def overwritten_frames(self) -> int:
@@ -93,12 +96,11 @@ class ImageInput:
 
     def update(self) -> None:
         """Subscribe anew when the publishers offer another reliability."""
-        if self._subscription is None:
-            return
-        wanted = self._wanted_reliability()
-        if wanted != self._reliability:
-            self._node.destroy_subscription(self._subscription)
-            self._subscribe(wanted)
+        with self._lock:
+            wanted = self._wanted_reliability()
+            if self._subscription is not None and wanted != self._reliability:
+                self._node.destroy_subscription(self._subscription)
+                self._subscribe(wanted)
 
     def _declare_reliability(self) -> Any:
         """Return the reliability that the user wants; None for that of the publishers."""
