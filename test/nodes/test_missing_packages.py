@@ -164,7 +164,7 @@ def test_a_node_whose_engines_are_built_runs_without_the_rest(start, family, bui
         DESIGN_TIME, 'classifier_node', '--ros-args', *parameters, cache=built_cache
     )
     deadline_s = time.monotonic() + DEADLINE_S
-    while 'ready: family random on cpu-' not in (text := output.read_text()):
+    while 'ready: family random at level' not in (text := output.read_text()):
         assert process.poll() is None, text
         assert time.monotonic() < deadline_s, text
         time.sleep(0.05)
