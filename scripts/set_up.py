@@ -303,6 +303,12 @@ def make_base(environment: Environment, base: str) -> None:
     elif run_python(Path(sys.executable), 'import rclpy').returncode:
         raise_foreign_python()
     if environment.folder.exists():
+        is_ours = any((environment.folder / name).exists() for name in ('pyvenv.cfg', STATE))
+        if not is_ours and any(environment.folder.iterdir()):
+            raise SetUpError(
+                f'{environment.folder} is no virtual environment, and not empty: it is left as it '
+                'is; name another folder with --venv'
+            )
         shutil.rmtree(environment.folder)
     environment.folder.mkdir(parents=True)
     options = ['--system-site-packages'] if environment.is_sourced else []

@@ -110,6 +110,14 @@ def test_another_distribution_makes_the_environment_anew(set_up, stages, tmp_pat
     assert list(stages) == list(STAGES)
 
 
+def test_a_folder_that_is_no_environment_is_left_alone(set_up, tmp_path):
+    (tmp_path / 'photographs').mkdir()
+    (tmp_path / 'photographs' / 'cat.jpg').touch()
+    with pytest.raises(set_up.SetUpError, match='no virtual environment, and not empty'):
+        set_up.make_base(set_up.Environment(tmp_path / 'photographs', 'jazzy'), '')
+    assert (tmp_path / 'photographs' / 'cat.jpg').is_file()
+
+
 def test_a_second_set_up_waits_for_the_first(set_up, tmp_path):
     code = (
         f'import importlib.util, pathlib; '
