@@ -5,7 +5,7 @@ Models are `onnx.ModelProto`; `onnx` itself is imported where it is needed only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -18,24 +18,33 @@ ITEM_BYTES = {
 }  # fmt: skip
 """Bytes an element, by TensorProto.DataType: floats, integers and bool."""
 
-QUANTISED: dict[str, tuple[str, tuple[int, ...] | slice]] = {
-    'DequantizeLinear': ('DequantizeLinear', (0, 1, 2)),
-    'DynamicQuantizeMatMul': ('MatMul', (0, 1)),
-    'MatMulIntegerToFloat': ('MatMul', (0, 1)),
-    'QGemm': ('Gemm', (0, 3)),
-    'QLinearAdd': ('Add', (0, 3)),
-    'QLinearAveragePool': ('AveragePool', (0,)),
+QUANTISED: dict[str, tuple[str, slice]] = {
+    'DequantizeLinear': ('DequantizeLinear', slice(3)),
+    'DynamicQuantizeMatMul': ('MatMul', slice(2)),
+    'MatMulIntegerToFloat': ('MatMul', slice(2)),
+    'QGemm': ('Gemm', slice(0, 4, 3)),
+    'QLinearAdd': ('Add', slice(0, 4, 3)),
+    'QLinearAveragePool': ('AveragePool', slice(1)),
     'QLinearConcat': ('Concat', slice(2, None, 3)),
-    'QLinearGlobalAveragePool': ('GlobalAveragePool', (0,)),
-    'QLinearLeakyRelu': ('Identity', (0,)),
-    'QLinearMul': ('Mul', (0, 3)),
-    'QLinearSigmoid': ('Identity', (0,)),
-    'QLinearSoftmax': ('Identity', (0,)),
-    'QuantizeLinear': ('QuantizeLinear', (0, 1, 2)),
+    'QLinearGlobalAveragePool': ('GlobalAveragePool', slice(1)),
+    'QLinearLeakyRelu': ('Identity', slice(1)),
+    'QLinearMul': ('Mul', slice(0, 4, 3)),
+    'QLinearSigmoid': ('Identity', slice(1)),
+    'QLinearSoftmax': ('Identity', slice(1)),
+    'QuantizeLinear': ('QuantizeLinear', slice(3)),
 }
 """ONNX Runtime's quantised operators: the ONNX operator and inputs that give the same shape."""
 
-_LEFT_OUT = ('channels_last', 'opset')
+SIZE_ARITHMETIC = frozenset({
+    'Abs', 'Add', 'And', 'Cast', 'Ceil', 'Concat', 'Constant', 'ConstantOfShape', 'Div', 'Equal',
+    'Floor', 'Gather', 'Greater', 'GreaterOrEqual', 'Identity', 'Less', 'LessOrEqual', 'Max',
+    'Min', 'Mod', 'Mul', 'Neg', 'Not', 'Or', 'Range', 'ReduceProd', 'ReduceSum', 'Reshape',
+    'Slice', 'Split', 'Sqrt', 'Squeeze', 'Sub', 'Transpose', 'Unsqueeze', 'Where',
+})  # fmt: skip
+"""Operators that sizes are computed with."""
+
+NORMALISATIONS = ('GroupNormalization', 'MeanVarianceNormalization')
+"""Operators whose shape `onnx` does not infer: it is that of their input."""
 
 
 @dataclass(frozen=True)
@@ -66,85 +75,122 @@ def messages(message: Any, kind: str) -> Iterator[Any]:
 def infer(model: Any, side: int) -> dict[str, Value]:
     """Return every tensor of the main graph, with free dimensions of the input set to `side`.
 
-    Shapes that the file itself states for intermediates are not believed. Raises what `onnx`
-    raises on graphs that contradict themselves.
+    Shapes that the file states for intermediates are not believed. Raises ValueError, or what
+    `onnx` raises, where the graph contradicts itself.
     """
-    import onnx
+    from onnx.helper import make_tensor_type_proto
 
-    small = _without_weights(model, side)
-    inferred = onnx.shape_inference.infer_shapes(small, strict_mode=True, data_prop=True)
-    onnx.checker.check_model(inferred)
-    graph = inferred.graph
-    values = {t.name: Value(t.data_type, tuple(t.dims)) for t in graph.initializer}
-    for info in (*graph.input, *graph.value_info, *graph.output):
-        values[info.name] = _value(info.type)
-    for node in graph.node:
-        for name in node.output:
-            values.setdefault(name, Value(None, None))
-    return values
-
-
-def _without_weights(model: Any, side: int) -> Any:
-    """Return a copy for shape inference: no large contents, no claims, no special operators."""
-    from onnx import ModelProto
-    from onnx.helper import make_tensor_value_info
-
-    small = ModelProto(ir_version=model.ir_version)
-    small.opset_import.extend(model.opset_import)
-    graph = small.graph
-    graph.name = 'shapes'
-
-    def add_tensor(tensor: Any, name: str) -> None:
-        if prod(tensor.dims) > KNOWN_CONTENTS:
-            graph.input.append(make_tensor_value_info(name, tensor.data_type, tensor.dims))
-        else:
-            graph.initializer.add().CopyFrom(tensor)
-            graph.initializer[-1].name = name
-
-    constants = {tensor.name for tensor in model.graph.initializer}
-    for info in model.graph.input:
-        if info.name not in constants:
-            dims = info.type.tensor_type.shape.dim
-            shape = [d.dim_value if d.HasField('dim_value') else side for d in dims]
-            element = info.type.tensor_type.elem_type
-            graph.input.append(make_tensor_value_info(info.name, element, shape))
+    known = _Known(model)
     for tensor in model.graph.initializer:
-        add_tensor(tensor, tensor.name)
-    for info in model.graph.output:
-        graph.output.append(
-            make_tensor_value_info(info.name, info.type.tensor_type.elem_type, None)
-        )
+        known.add_tensor(tensor, tensor.name)
+    for info in model.graph.input:
+        if info.name not in known.types:
+            kind = info.type.tensor_type
+            shape = [d.dim_value if d.HasField('dim_value') else side for d in kind.shape.dim]
+            known.types[info.name] = make_tensor_type_proto(kind.elem_type, shape)
     for node in model.graph.node:
+        known.add_results(node)
+    return {name: _value(kind) for name, kind in known.types.items()}
+
+
+class _Known:
+    """Types of the tensors so far, and contents of small ones: sizes are computed from them.
+
+    `onnx.shape_inference.infer_shapes` does this too, but its option `data_prop` leaves out
+    divisions, comparisons and ranges, and takes all memory for a tensor that is doubled often.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.types: dict[str, Any] = {}
+        self._contents: dict[str, Any] = {}
+        self._opsets = model.opset_import
+        self._opset = max((o.version for o in self._opsets if o.domain in ('', 'ai.onnx')))
+
+    def add_tensor(self, tensor: Any, name: str) -> None:
+        """Add a stored tensor."""
+        from onnx.helper import make_tensor_type_proto
+
+        self.types[name] = make_tensor_type_proto(tensor.data_type, tensor.dims)
+        if prod(tensor.dims) <= KNOWN_CONTENTS:
+            self._contents[name] = type(tensor)()
+            self._contents[name].CopyFrom(tensor)
+            self._contents[name].name = name
+
+    def add_results(self, node: Any) -> None:
+        """Add what an operator gives."""
+        import onnx
+
+        repeated = [name for name in node.output if name in self.types]
+        unknown = [name for name in node.input if name and name not in self.types]
+        if repeated or unknown:
+            what = f'gives {repeated} again' if repeated else f'takes {unknown}, not given before'
+            raise ValueError(f'operator {node.op_type} {what}')
         if node.op_type == 'Constant' and node.attribute and node.attribute[0].HasField('t'):
-            add_tensor(node.attribute[0].t, node.output[0])
-        else:
-            _add_node(graph.node.add(), node)
-    return small
+            self.add_tensor(node.attribute[0].t, node.output[0])
+            return
+        node = _with_known_shape(node)
+        schema = onnx.defs.get_schema(node.op_type, self._opset)
+        if not schema.min_input <= len(node.input) <= schema.max_input:
+            raise ValueError(f'operator {node.op_type} has {len(node.input)} inputs')
+        found = onnx.shape_inference.infer_node_outputs(
+            schema,
+            node,
+            {name: self.types[name] for name in node.input if name},
+            {name: self._contents[name] for name in node.input if name in self._contents},
+            opset_imports=self._opsets,
+        )
+        for name in filter(None, node.output):
+            self.types[name] = found.get(name) or onnx.TypeProto()
+        self._compute(node)
+
+    def _compute(self, node: Any) -> None:
+        """Add the contents of small results, where they follow from known contents."""
+        import numpy as np
+        from onnx import ModelProto, numpy_helper
+        from onnx.reference import ReferenceEvaluator
+
+        outputs = [_value(self.types[name]).shape for name in node.output if name]
+        source = _value(self.types[node.input[0]]).shape if node.op_type == 'Shape' else None
+        results: Sequence[Any] = ()
+        if source is not None:
+            ends = {attribute.name: attribute.i for attribute in node.attribute}
+            results = [np.array(source[ends.get('start') : ends.get('end')], np.int64)]
+        elif (
+            node.op_type in SIZE_ARITHMETIC
+            and all(name in self._contents for name in node.input if name)
+            and all(shape is not None and prod(shape) <= KNOWN_CONTENTS for shape in outputs)
+        ):
+            model = ModelProto(opset_import=self._opsets)
+            model.graph.node.append(node)
+            model.graph.initializer.extend(self._contents[name] for name in node.input if name)
+            for name in node.output:
+                model.graph.output.add().name = name
+            results = ReferenceEvaluator(model).run(None, {})
+        for name, result in zip(node.output, results, strict=False):
+            self._contents[name] = numpy_helper.from_array(np.asarray(result), name)
 
 
-def _add_node(copy: Any, node: Any) -> None:
-    copy.CopyFrom(node)
-    if node.domain != 'com.microsoft' or node.op_type not in QUANTISED:
-        return
-    copy.op_type, chosen = QUANTISED[node.op_type]
-    copy.domain = ''
-    del copy.input[:]
-    if isinstance(chosen, slice):
-        copy.input.extend(node.input[chosen])
+def _with_known_shape(node: Any) -> Any:
+    """Return the node, or the ONNX operator that gives the same shape in its place."""
+    if node.domain == 'com.microsoft':
+        operator, chosen = QUANTISED[node.op_type]
+    elif node.op_type in NORMALISATIONS:
+        operator, chosen = 'Identity', slice(1)
     else:
-        copy.input.extend(node.input[i] for i in chosen if i < len(node.input))
-    for index in reversed(range(len(copy.attribute))):
-        if copy.attribute[index].name in _LEFT_OUT:
-            del copy.attribute[index]
+        return node
+    if any(attribute.name == 'channels_last' and attribute.i for attribute in node.attribute):
+        raise ValueError(f'operator {node.op_type} has its channels last')
+    inputs = node.input[chosen]
+    return type(node)(op_type=operator, input=inputs, output=node.output, attribute=node.attribute)
 
 
 def _value(kind: Any) -> Value:
     if not kind.HasField('tensor_type'):
         return Value(None, None)
     tensor = kind.tensor_type
-    if not tensor.HasField('shape') or not all(d.HasField('dim_value') for d in tensor.shape.dim):
-        return Value(tensor.elem_type or None, None)
-    return Value(tensor.elem_type or None, tuple(d.dim_value for d in tensor.shape.dim))
+    dims = [d.dim_value if d.HasField('dim_value') else -1 for d in tensor.shape.dim]
+    known = tensor.HasField('shape') and min(dims, default=0) >= 0
+    return Value(tensor.elem_type or None, tuple(dims) if known else None)
 
 
 def count_macs(model: Any, values: Mapping[str, Value]) -> int:
