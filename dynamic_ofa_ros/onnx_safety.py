@@ -177,8 +177,8 @@ def _inferred(model: Any, name: str, side: int) -> dict[str, Value]:
             )
     try:
         return infer(model, side)
-    except Exception as error:  # whatever a damaged or hostile graph provokes
-        raise FamilyError(f'{name} cannot run at {side} px: {shortened(error)}') from error
+    except ValueError as error:
+        raise FamilyError(f'{name} cannot run at {side} px: {shortened(str(error))}') from error
 
 
 def type_name(data_type: int) -> str:
@@ -189,7 +189,7 @@ def type_name(data_type: int) -> str:
     return TensorProto.DataType.Name(data_type).lower() if known else f'number {data_type}'
 
 
-def shortened(error: Exception, limit: int = 200) -> str:
+def shortened(text: str, limit: int = 200) -> str:
     """Return what another library says in one line of at most `limit` characters."""
-    text = ' '.join(str(error).split())
+    text = ' '.join(text.split())
     return text if len(text) <= limit else f'{text[: limit - 3]}...'

@@ -5,7 +5,7 @@ Models are `onnx.ModelProto`; `onnx` itself is imported where it is needed only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -13,27 +13,30 @@ from typing import Any
 KNOWN_CONTENTS = 1024
 """Tensors of more elements hold weights: their shape matters, not what is in them."""
 
+FLOAT = 1
+INT64 = 7
 ITEM_BYTES = {
     1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2,
 }  # fmt: skip
 """Bytes an element, by TensorProto.DataType: floats, integers and bool."""
 
-QUANTISED: dict[str, tuple[str, slice]] = {
-    'DequantizeLinear': ('DequantizeLinear', slice(3)),
-    'DynamicQuantizeMatMul': ('MatMul', slice(2)),
-    'MatMulIntegerToFloat': ('MatMul', slice(2)),
-    'QGemm': ('Gemm', slice(0, 4, 3)),
-    'QLinearAdd': ('Add', slice(0, 4, 3)),
-    'QLinearAveragePool': ('AveragePool', slice(1)),
-    'QLinearConcat': ('Concat', slice(2, None, 3)),
-    'QLinearGlobalAveragePool': ('GlobalAveragePool', slice(1)),
-    'QLinearLeakyRelu': ('Identity', slice(1)),
-    'QLinearMul': ('Mul', slice(0, 4, 3)),
-    'QLinearSigmoid': ('Identity', slice(1)),
-    'QLinearSoftmax': ('Identity', slice(1)),
-    'QuantizeLinear': ('QuantizeLinear', slice(3)),
+QUANTISED: dict[str, tuple[str, slice, int | None]] = {
+    'DequantizeLinear': ('Identity', slice(1), None),
+    'DynamicQuantizeMatMul': ('MatMul', slice(2), None),
+    'MatMulIntegerToFloat': ('MatMul', slice(2), None),
+    'QGemm': ('Gemm', slice(0, 4, 3), 8),
+    'QLinearAdd': ('Add', slice(0, 4, 3), 0),
+    'QLinearAveragePool': ('AveragePool', slice(1), 0),
+    'QLinearConcat': ('Concat', slice(2, None, 3), 2),
+    'QLinearGlobalAveragePool': ('GlobalAveragePool', slice(1), 0),
+    'QLinearLeakyRelu': ('Identity', slice(1), 0),
+    'QLinearMul': ('Mul', slice(0, 4, 3), 0),
+    'QLinearSigmoid': ('Identity', slice(1), 0),
+    'QLinearSoftmax': ('Identity', slice(1), 0),
+    'QuantizeLinear': ('Identity', slice(1), 2),
 }
-"""ONNX Runtime's quantised operators: the ONNX operator and inputs that give the same shape."""
+"""ONNX Runtime's quantised operators: the ONNX operator and the inputs that give the same shape,
+and the input whose type the result has (None: float)."""
 
 SIZE_ARITHMETIC = frozenset({
     'Abs', 'Add', 'And', 'Cast', 'Ceil', 'Concat', 'Constant', 'ConstantOfShape', 'Div', 'Equal',
@@ -75,8 +78,8 @@ def messages(message: Any, kind: str) -> Iterator[Any]:
 def infer(model: Any, side: int) -> dict[str, Value]:
     """Return every tensor of the main graph, with free dimensions of the input set to `side`.
 
-    Shapes that the file states for intermediates are not believed. Raises ValueError, or what
-    `onnx` raises, where the graph contradicts itself.
+    Shapes that the file states for intermediates are not believed. Raises ValueError where the
+    graph contradicts itself.
     """
     from onnx.helper import make_tensor_type_proto
 
@@ -89,7 +92,11 @@ def infer(model: Any, side: int) -> dict[str, Value]:
             shape = [d.dim_value if d.HasField('dim_value') else side for d in kind.shape.dim]
             known.types[info.name] = make_tensor_type_proto(kind.elem_type, shape)
     for node in model.graph.node:
-        known.add_results(node)
+        try:
+            known.add_results(node)
+        except Exception as error:  # whatever a damaged or hostile graph provokes
+            name = node.name or ', '.join(node.output)
+            raise ValueError(f'operator {node.op_type} ({name}): {error}') from error
     return {name: _value(kind) for name, kind in known.types.items()}
 
 
@@ -104,7 +111,7 @@ class _Known:
         self.types: dict[str, Any] = {}
         self._contents: dict[str, Any] = {}
         self._opsets = model.opset_import
-        self._opset = max((o.version for o in self._opsets if o.domain in ('', 'ai.onnx')))
+        self._opset = max(o.version for o in self._opsets if o.domain in ('', 'ai.onnx'))
 
     def add_tensor(self, tensor: Any, name: str) -> None:
         """Add a stored tensor."""
@@ -123,24 +130,26 @@ class _Known:
         repeated = [name for name in node.output if name in self.types]
         unknown = [name for name in node.input if name and name not in self.types]
         if repeated or unknown:
-            what = f'gives {repeated} again' if repeated else f'takes {unknown}, not given before'
-            raise ValueError(f'operator {node.op_type} {what}')
+            raise ValueError(f'{repeated} given twice, {unknown} not given before')
         if node.op_type == 'Constant' and node.attribute and node.attribute[0].HasField('t'):
             self.add_tensor(node.attribute[0].t, node.output[0])
             return
-        node = _with_known_shape(node)
-        schema = onnx.defs.get_schema(node.op_type, self._opset)
-        if not schema.min_input <= len(node.input) <= schema.max_input:
-            raise ValueError(f'operator {node.op_type} has {len(node.input)} inputs')
+        twin, typed_by = _with_known_shape(node)
+        types = {name: self.types[name] for name in twin.input if name}
+        if twin is not node:
+            types = {name: _with_type(kind, FLOAT) for name, kind in types.items()}
         found = onnx.shape_inference.infer_node_outputs(
-            schema,
-            node,
-            {name: self.types[name] for name in node.input if name},
-            {name: self._contents[name] for name in node.input if name in self._contents},
+            onnx.defs.get_schema(twin.op_type, self._opset),
+            twin,
+            types,
+            {name: self._contents[name] for name in twin.input if name in self._contents},
             opset_imports=self._opsets,
         )
         for name in filter(None, node.output):
             self.types[name] = found.get(name) or onnx.TypeProto()
+        if typed_by is not None and len(node.input) > typed_by and node.input[typed_by]:
+            result, model = node.output[0], self.types[node.input[typed_by]]
+            self.types[result] = _with_type(self.types[result], model.tensor_type.elem_type)
         self._compute(node)
 
     def _compute(self, node: Any) -> None:
@@ -151,7 +160,7 @@ class _Known:
 
         outputs = [_value(self.types[name]).shape for name in node.output if name]
         source = _value(self.types[node.input[0]]).shape if node.op_type == 'Shape' else None
-        results: Sequence[Any] = ()
+        results: Any = ()
         if source is not None:
             ends = {attribute.name: attribute.i for attribute in node.attribute}
             results = [np.array(source[ends.get('start') : ends.get('end')], np.int64)]
@@ -170,18 +179,31 @@ class _Known:
             self._contents[name] = numpy_helper.from_array(np.asarray(result), name)
 
 
-def _with_known_shape(node: Any) -> Any:
-    """Return the node, or the ONNX operator that gives the same shape in its place."""
+def _with_known_shape(node: Any) -> tuple[Any, int | None]:
+    """Return the node, or an ONNX operator on floats that gives the same shape in its place.
+
+    Also which input of the node has the type of its result, where that is another operator's.
+    """
     if node.domain == 'com.microsoft':
-        operator, chosen = QUANTISED[node.op_type]
+        operator, chosen, typed_by = QUANTISED[node.op_type]
     elif node.op_type in NORMALISATIONS:
-        operator, chosen = 'Identity', slice(1)
+        operator, chosen, typed_by = 'Identity', slice(1), 0
     else:
-        return node
+        return node, None
     if any(attribute.name == 'channels_last' and attribute.i for attribute in node.attribute):
-        raise ValueError(f'operator {node.op_type} has its channels last')
+        raise ValueError('channels come last')
+    kept = [] if operator == 'Identity' else node.attribute
+    attributes = [attribute for attribute in kept if attribute.name != 'channels_last']
     inputs = node.input[chosen]
-    return type(node)(op_type=operator, input=inputs, output=node.output, attribute=node.attribute)
+    twin = type(node)(op_type=operator, input=inputs, output=node.output, attribute=attributes)
+    return twin, typed_by
+
+
+def _with_type(kind: Any, element: int) -> Any:
+    copy = type(kind)()
+    copy.CopyFrom(kind)
+    copy.tensor_type.elem_type = element
+    return copy
 
 
 def _value(kind: Any) -> Value:
@@ -219,4 +241,4 @@ def count_macs(model: Any, values: Mapping[str, Value]) -> int:
 def count_parameters(model: Any) -> int:
     """Return the number of weights: elements of all stored tensors but integers for shapes."""
     tensors = messages(model.graph, 'TensorProto')
-    return sum(prod(tensor.dims) for tensor in tensors if tensor.data_type != 7)
+    return sum(prod(tensor.dims) for tensor in tensors if tensor.data_type != INT64)
