@@ -6,6 +6,7 @@ it loads a network: a network of a few bytes can read outside its folder or take
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from dynamic_ofa_ros import requirements
@@ -71,7 +72,17 @@ def parse(data: bytes, name: str) -> Any:
     except DecodeError:
         raise FamilyError(f'{name} is truncated, damaged or not an ONNX file') from None
     model.DiscardUnknownFields()
+    if not all(isinstance(text, str) for text in _names(model.graph)):
+        raise FamilyError(f'{name} is damaged: it has names that are no text')
     return model
+
+
+def _names(graph: Any) -> Iterator[str | bytes]:
+    """Yield all names that the main graph uses; bytes where they are not UTF-8."""
+    for node in graph.node:
+        yield from (node.op_type, node.domain, node.name, *node.input, *node.output)
+    for named in (*graph.initializer, *graph.input, *graph.output):
+        yield named.name
 
 
 def _check_parts(model: Any, name: str) -> None:

@@ -55,6 +55,9 @@ def test_a_truncated_empty_or_foreign_file_is_refused() -> None:
     data = onnx_models.classifier().SerializeToString()
     for damaged in (data[:-1], data[: len(data) // 2], b'\xff' * 100, b'<html>'):
         assert 'truncated' in refused(damaged)
+    assert 'names that are no text' in refused(
+        data.replace(b'GlobalAverage', b'Global\xff\xfferage')
+    )
     assert 'empty' in refused(b'')
     assert 'empty' in refused(onnx.ModelProto(ir_version=8))
 

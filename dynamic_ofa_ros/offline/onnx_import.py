@@ -86,6 +86,8 @@ def read_classifier(
     check_network(data, name, side=side)
     classes = scores[0].size
     labels, remarks = read_labels(metadata, classes)
+    if 'license' in metadata:
+        notes.append(f'license stated in the file: {shortened(metadata["license"])}')
     return ImportedNetwork(
         name=name,
         model=data,
@@ -111,7 +113,8 @@ def check_resolution(network: ImportedNetwork, resolution: int) -> None:
             )
     except FamilyError as error:
         raise FamilyError(
-            f'{error}; export it with global pooling and a free size, or leave {resolution} out'
+            f'{error}; export it for any size (global pooling, no fixed positions), or leave '
+            f'{resolution} out'
         ) from error
 
 

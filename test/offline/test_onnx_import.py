@@ -241,10 +241,12 @@ def test_quantised_networks(tmp_path: Path, quantised_as: str) -> None:
 def test_ultralytics_classifiers_say_labels_and_preprocessing(tmp_path: Path) -> None:
     names = str({0: 'stop', 1: "it's", 2: 'c', 3: 'd'})
     metadata = {'author': 'Ultralytics', 'task': 'classify', 'names': names}
+    metadata['license'] = 'AGPL-3.0'
     network = read(tmp_path, classifier(end=('Softmax',), metadata=metadata))
     assert network.labels == ('stop', "it's", 'c', 'd')
     assert network.preprocessing['mean'] == [0.0] * 3
     assert network.preprocessing['crop_fraction'] == 1.0
+    assert 'license stated in the file: AGPL-3.0' in network.notes
 
 
 def test_an_ultralytics_detector_is_named(tmp_path: Path) -> None:
