@@ -39,10 +39,11 @@ QUANTISED: dict[str, tuple[str, slice, int | None]] = {
 and the input whose type the result has (None: float)."""
 
 SIZE_ARITHMETIC = frozenset({
-    'Abs', 'Add', 'And', 'Cast', 'Ceil', 'Concat', 'Constant', 'ConstantOfShape', 'Div', 'Equal',
-    'Floor', 'Gather', 'Greater', 'GreaterOrEqual', 'Identity', 'Less', 'LessOrEqual', 'Max',
-    'Min', 'Mod', 'Mul', 'Neg', 'Not', 'Or', 'Range', 'ReduceProd', 'ReduceSum', 'Reshape',
-    'Slice', 'Split', 'Sqrt', 'Squeeze', 'Sub', 'Transpose', 'Unsqueeze', 'Where',
+    'Abs', 'Add', 'And', 'Cast', 'Ceil', 'Clip', 'Concat', 'Constant', 'ConstantOfShape', 'Div',
+    'Equal', 'Expand', 'Floor', 'Gather', 'Greater', 'GreaterOrEqual', 'Identity', 'Less',
+    'LessOrEqual', 'Max', 'Min', 'Mod', 'Mul', 'Neg', 'Not', 'Or', 'Pow', 'Range', 'ReduceMax',
+    'ReduceMin', 'ReduceProd', 'ReduceSum', 'Reshape', 'Round', 'ScatterND', 'Slice', 'Split',
+    'Sqrt', 'Squeeze', 'Sub', 'Tile', 'Transpose', 'Unsqueeze', 'Where',
 })  # fmt: skip
 """Operators that sizes are computed with."""
 

@@ -92,6 +92,35 @@ def of_nodes(
     return finished(graph, opset=opset)
 
 
+def branching(shape: Sequence[int | str] = (1, 3, 8, 8)) -> onnx.ModelProto:
+    """Return a network of the operators that ONNX Runtime has quantised forms of."""
+    random = np.random.default_rng(2)
+    stored = {
+        'k0': random.normal(size=(8, 3, 3, 3)),
+        'k1': random.normal(size=(8, 8, 1, 1)),
+        'w': random.normal(size=(16, CLASSES)),
+        'm': random.normal(size=(CLASSES, CLASSES)) / 10,
+    }
+    make = helper.make_node
+    nodes = [
+        make('Conv', ['input', 'k0'], ['stem'], pads=[1] * 4),
+        make('LeakyRelu', ['stem'], ['a']),
+        make('Sigmoid', ['a'], ['gate']),
+        make('Mul', ['a', 'gate'], ['gated']),
+        make('Conv', ['gated', 'k1'], ['b']),
+        make('Add', ['b', 'a'], ['sum']),
+        make('Concat', ['sum', 'a'], ['both'], axis=1),
+        make('AveragePool', ['both'], ['pooled'], kernel_shape=[2, 2], strides=[2, 2]),
+        make('MaxPool', ['pooled'], ['most'], kernel_shape=[2, 2]),
+        make('GlobalAveragePool', ['most'], ['one']),
+        make('Flatten', ['one'], ['flat']),
+        make('Gemm', ['flat', 'w'], ['scores']),
+        make('MatMul', ['scores', 'm'], ['more']),
+        make('Softmax', ['more'], ['logits']),
+    ]
+    return of_nodes(nodes, {n: v.astype(np.float32) for n, v in stored.items()}, shape)
+
+
 def deep(side: int | str, *, layers: int, weights: int) -> onnx.ModelProto:
     """Return a network of many layers, whose size in memory is what is looked at."""
     stored = {f'w{i}': np.full((weights // 25, 1, 5, 5), 0.1, np.float32) for i in range(layers)}

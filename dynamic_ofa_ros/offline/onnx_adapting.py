@@ -102,7 +102,7 @@ def adapt_output(model: Any, name: str, scores: Sequence[Scores]) -> list[str]:
         steps.append(_Step('Add', np.array(SMALLEST_PROBABILITY, np.float32)))
         steps.append(_Step('Log'))
         notes.append('output probabilities: logarithm appended')
-    elif all(values.min() >= 0 and values.max() <= 1 for values in scores):
+    elif all(0 <= values.min() < values.max() <= 1 for values in scores):
         notes.append(
             'the scores lie in [0, 1] and do not sum to 1 (a sigmoid?): the order of the classes '
             'is right, the confidences are not'
