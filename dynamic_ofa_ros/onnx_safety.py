@@ -81,8 +81,9 @@ def _names(graph: Any) -> Iterator[str | bytes]:
     """Yield all names that the main graph uses; bytes where they are not UTF-8."""
     for node in graph.node:
         yield from (node.op_type, node.domain, node.name, *node.input, *node.output)
-    for named in (*graph.initializer, *graph.input, *graph.output):
-        yield named.name
+    yield from (tensor.name for tensor in graph.initializer)
+    for info in (*graph.input, *graph.output):
+        yield from (info.name, *(d.dim_param for d in info.type.tensor_type.shape.dim))
 
 
 def _check_parts(model: Any, name: str) -> None:

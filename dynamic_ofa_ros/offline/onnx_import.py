@@ -69,7 +69,8 @@ def read_classifier(
     requirements.check('onnx', 'onnxruntime', reason='ONNX networks are to be read')
     name = path.name
     model, notes = read_model(path)
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    entries = ((entry.key, entry.value) for entry in model.metadata_props)
+    metadata = {key: value for key, value in entries if isinstance(value, str)}
     check_task(metadata, name)
     preprocessing = read_preprocessing(metadata, name)
     notes += strip(model)
