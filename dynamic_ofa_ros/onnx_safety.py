@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dynamic_ofa_ros import requirements
-from dynamic_ofa_ros.errors import FamilyError
+from dynamic_ofa_ros.errors import FamilyError, MissingPackageError
 from dynamic_ofa_ros.onnx_shapes import (
     ITEM_BYTES,
     QUANTISED,
@@ -20,6 +20,7 @@ from dynamic_ofa_ros.onnx_shapes import (
     messages,
 )
 
+OLDEST_ONNX = (1, 17)
 MAX_FILE_BYTES = 512 * 2**20
 MAX_NODES = 20_000
 MAX_VALUE_BYTES = 2**30
@@ -42,6 +43,7 @@ def check_network(data: bytes, name: str, *, side: int = DEFAULT_SIDE_PX) -> Non
     width in px at which memory is reckoned, for a network with a free input size.
     """
     requirements.check('onnx', reason=f'{name} is an ONNX network')
+    _check_version()
     if len(data) > MAX_FILE_BYTES:
         raise FamilyError(
             f'{name} has {len(data) / 2**20:.0f} MiB; at most {MAX_FILE_BYTES // 2**20} MiB are '
@@ -61,15 +63,24 @@ def check_network(data: bytes, name: str, *, side: int = DEFAULT_SIDE_PX) -> Non
     _check_size(model, name, side)
 
 
+def _check_version() -> None:
+    import onnx
+
+    if tuple(int(part) for part in onnx.__version__.split('.')[:2]) < OLDEST_ONNX:
+        raise MissingPackageError(
+            f'onnx {onnx.__version__} cannot check networks; '
+            f'{".".join(map(str, OLDEST_ONNX))} or later is needed: pip install -U onnx'
+        )
+
+
 def parse(data: bytes, name: str) -> Any:
     """Return the ModelProto without fields that `onnx` does not know; raise FamilyError."""
     import onnx
-    from google.protobuf.message import DecodeError
 
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
-    except DecodeError:
+    except Exception:  # protobuf's, which is not ours to import
         raise FamilyError(f'{name} is truncated, damaged or not an ONNX file') from None
     model.DiscardUnknownFields()
     if not all(isinstance(text, str) for text in _names(model.graph)):

@@ -301,6 +301,12 @@ def test_missing_onnx_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
         check_network(b'', 'a.onnx')
 
 
+def test_an_onnx_that_is_too_old_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx, '__version__', '1.16.2')
+    with pytest.raises(MissingPackageError, match=r'onnx 1\.16\.2 .*1\.17 or later'):
+        check_network(b'', 'a.onnx')
+
+
 @pytest.mark.parametrize('side', ['side', 64])
 def test_the_check_is_fast(side: str | int) -> None:
     model = onnx_models.deep(side, layers=200, weights=25_000)
