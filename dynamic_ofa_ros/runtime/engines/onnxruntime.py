@@ -178,14 +178,16 @@ def _network_path(family: Family, level: Level) -> Path:
 
 def _check_networks(family: Family, folder: Path, progress: Callable[[str], None] | None) -> None:
     """Refuse networks that could do more than compute; leave a list of those that are safe."""
-    paths = sorted({_network_path(family, level) for level in family.levels})
-    for path in paths:
+    largest_px: dict[Path, int] = {}
+    for level in family.levels:
+        path = _network_path(family, level)
+        largest_px[path] = max(level.resolution, largest_px.get(path, 0))
+    for path, side in largest_px.items():
         if progress:
             progress(f'ONNX: checking {path.name}')
-        check_network(path.read_bytes(), str(path))
-    (folder / 'networks.txt').write_text(
-        ''.join(f'{path.name}\n' for path in paths), encoding='utf-8'
-    )
+        check_network(path.read_bytes(), str(path), side=side)
+    names = ''.join(f'{path.name}\n' for path in largest_px)
+    (folder / 'networks.txt').write_text(names, encoding='utf-8')
 
 
 def _file_name(index: int) -> str:
