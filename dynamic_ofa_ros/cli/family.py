@@ -269,7 +269,7 @@ def _labels(args: argparse.Namespace, own: Sequence[str], classes: int) -> tuple
 def _images(data: str | None, most: int, labels: Sequence[str]) -> Any:
     from dynamic_ofa_ros.offline.labelled import open_labelled
 
-    return None if data is None else open_labelled(data, labels, most=most)
+    return None if data is None else open_labelled(data, labels, most)
 
 
 def _place(args: argparse.Namespace) -> Any:

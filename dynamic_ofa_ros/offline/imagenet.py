@@ -11,7 +11,7 @@ from dynamic_ofa_ros.errors import FamilyError
 from dynamic_ofa_ros.family import FAMILY_FILE, IMAGENET_FAMILY
 from dynamic_ofa_ros.offline import efficientnet_lite
 from dynamic_ofa_ros.offline.device_profile import Place
-from dynamic_ofa_ros.offline.imagenet_labels import imagenet_labels, imagenet_wnids
+from dynamic_ofa_ros.offline.imagenet_labels import imagenet_labels
 from dynamic_ofa_ros.offline.labelled import open_labelled
 from dynamic_ofa_ros.offline.networks import (
     Candidate,
@@ -46,8 +46,7 @@ def build_imagenet_family(
     if output.exists() and not is_forced:
         raise FamilyError(f'{output} is built already; --force builds it again')
     labels = imagenet_labels()
-    synonyms = {wnid: output_index for output_index, wnid in enumerate(imagenet_wnids())}
-    images = None if data is None else open_labelled(data, labels, synonyms, most_images)
+    images = None if data is None else open_labelled(data, labels, most_images)
     candidates = _candidates()
     new, old = (output.with_name(f'.{output.name}.{word}') for word in ('new', 'old'))
     shutil.rmtree(new, ignore_errors=True)

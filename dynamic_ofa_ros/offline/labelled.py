@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from dynamic_ofa_ros.errors import DatasetError
@@ -13,6 +13,7 @@ from dynamic_ofa_ros.offline.datasets import (
     ImageDataset,
     random_subset,
 )
+from dynamic_ofa_ros.offline.imagenet_labels import imagenet_labels, imagenet_wnids
 
 SHOWN = 5
 """Names that an error message lists."""
@@ -29,24 +30,17 @@ def held_out_folder(root: str | Path) -> Path:
     return next((root / name for name in HELD_OUT_FOLDERS if (root / name).is_dir()), root)
 
 
-def open_labelled(
-    root: str | Path,
-    labels: Sequence[str],
-    synonyms: Mapping[str, int] | None = None,
-    most: int = 0,
-) -> ImageDataset:
+def open_labelled(root: str | Path, labels: Sequence[str], most: int = 0) -> ImageDataset:
     """Open class folders of held-out images, or some of the images, where `most` is not 0.
 
-    A folder belongs to the label of its name (case, spaces, hyphens and underscores do not
-    matter), to the label that `synonyms` gives its name, or, where all names are numbers, to the
-    output of that number. Classes without a folder are allowed. Raises DatasetError for folders
-    that belong to no label.
+    Folders are called as `outputs_of` has it. Classes without a folder are allowed. Raises
+    DatasetError for folders that belong to no label.
     """
     if most < 0:
         raise DatasetError(f'{most} images were asked for; give 0 for all, or more')
     root = held_out_folder(root)
     names = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-    outputs = _outputs(names, labels, synonyms or {})
+    outputs = outputs_of(names, labels)
     strangers = [name for name in names if name not in outputs]
     if strangers:
         raise DatasetError(
@@ -67,12 +61,15 @@ def open_labelled(
     return random_subset(images, most) if 0 < most < len(images) else images
 
 
-def _outputs(
-    names: Sequence[str], labels: Sequence[str], synonyms: Mapping[str, int]
-) -> dict[str, int]:
-    """Return the output that each folder belongs to."""
+def outputs_of(names: Sequence[str], labels: Sequence[str]) -> dict[str, int]:
+    """Return the network's output that each class folder belongs to; strangers are left out.
+
+    A folder is called as its label (case, spaces, hyphens and underscores do not matter), by its
+    WordNet id where the labels are ImageNet's, or, where all names are numbers, by its output.
+    """
     known = {_plain(label): output for output, label in enumerate(labels)}
-    known.update({_plain(name): output for name, output in synonyms.items()})
+    if tuple(labels) == imagenet_labels():
+        known.update({wnid: output for output, wnid in enumerate(imagenet_wnids())})
     found = {name: known[_plain(name)] for name in names if _plain(name) in known}
     if not found and names and all(name.isdecimal() for name in names):
         return {name: int(name) for name in names if int(name) < len(labels)}
