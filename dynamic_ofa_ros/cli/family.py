@@ -150,7 +150,7 @@ def run_from_onnx(args: argparse.Namespace) -> int:
 
 def run_imagenet(args: argparse.Namespace) -> int:
     """Export the networks, measure them, write the family, print its table."""
-    from dynamic_ofa_ros.family import IMAGENET_FAMILY, own_families_directory
+    from dynamic_ofa_ros.family import IMAGENET_FAMILY, Family, own_families_directory
     from dynamic_ofa_ros.offline.imagenet import build_imagenet_family
 
     output = (
@@ -158,6 +158,10 @@ def run_imagenet(args: argparse.Namespace) -> int:
         if args.output
         else own_families_directory() / IMAGENET_FAMILY
     )
+    if output.exists() and not args.force and not args.data:
+        family = Family.load(output)
+        print(f'{family.name} is built already: {output} (--force builds it again)')
+        return 0
     report = build_imagenet_family(
         output,
         data=args.data,
