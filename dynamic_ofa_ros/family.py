@@ -39,7 +39,7 @@ FAMILY_FILE = 'family.yaml'
 PLATFORMS_FOLDER = 'platforms'
 NETWORKS_FOLDER = 'networks'
 
-INTERPOLATIONS = ('area', 'bilinear', 'bicubic')
+INTERPOLATIONS = ('area', 'bilinear')
 RESIZES = ('crop', 'stretch', 'pad')
 CHANNELS = ('rgb', 'bgr')
 ACCURACY_SOURCES = ('measured', 'published', 'stated', 'estimated')

@@ -95,7 +95,9 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
         '--crop-fraction', type=float, metavar='F',
         help='share of the shorter side that the crop keeps; default: 0.875',
     )  # fmt: skip
-    group.add_argument('--interpolation', choices=INTERPOLATIONS, help='default: bilinear')
+    group.add_argument(
+        '--interpolation', choices=INTERPOLATIONS, help='default: area, the nearest to Pillow'
+    )
 
 
 def _add_place(parser: argparse.ArgumentParser) -> None:

@@ -36,6 +36,9 @@ RANGES: Mapping[str, tuple[Triple, Triple]] = {
 'signed': -1 to 1; 'raw': 0 to 255.
 """
 
+USUAL_INTERPOLATION = 'area'
+"""What is nearest to the resizing of most trainings: Pillow's filters average when they shrink."""
+
 SMALLEST_RESOLUTION = 16
 
 
@@ -219,7 +222,7 @@ def _resolutions(network: ImportedNetwork, asked: tuple[int, ...] | None) -> tup
 
 
 def _preprocessing(network: ImportedNetwork, settings: NetworkSettings) -> Preprocessing:
-    said: dict[str, Any] = dict(network.preprocessing)
+    said: dict[str, Any] = {'interpolation': USUAL_INTERPOLATION, **network.preprocessing}
     if settings.values:
         said['mean'], said['std'] = RANGES[settings.values]
     scale = settings.pixel_max or 1.0

@@ -7,10 +7,12 @@ beats in both are left out.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -107,51 +109,64 @@ def build_networks_family(
     _check(candidates, labels, images, output)
     for candidate in candidates:
         check_resolution(candidate.network, candidate.resolution)
-    work = WorkFolder(output.with_name(f'.{output.name}.work'))
     spec = NetworksSpec(description or name, len(labels))
-    trial = _trial_family(work.fresh_folder('family'), candidates, labels, spec)
-    measured = _accuracies(trial, candidates, images, work, place)
-    profile = profile_family(
-        trial, place, work.folder / 'cache', progress=lambda text: logger.info('%s', text)
-    )
-    warn_when_busy(profile, 'run dynamic-ofa measure --force on the family when it is quiet')
-    kept, left_out = _choose(candidates, measured.accuracies, profile)
-    levels = [
-        replace(
-            trial.levels[position],
-            index=index,
-            accuracy=measured.accuracies[position].top1,
-            accuracy_source=measured.accuracies[position].source,
+    with _working(output) as work:
+        trial = _trial_family(work.fresh_folder('family'), candidates, labels, spec)
+        measured = _accuracies(trial, candidates, images, work, place)
+        profile = profile_family(
+            trial, place, work.folder / 'cache', progress=lambda text: logger.info('%s', text)
         )
-        for index, position in enumerate(kept, start=1)
-    ]
-    with creating_folder(output) as folder:
-        _write_networks(folder, [candidates[position] for position in kept])
-        write_family(
-            folder,
-            name=name,
-            source=spec,
-            preprocessing=trial.preprocessing,
-            levels=levels,
-            labels=labels,
-            provenance={
-                **(provenance or {}),
-                'accuracy': _explained(measured),
-                'networks': {
-                    candidates[position].file: {
-                        'from': candidates[position].network.name,
-                        'notes': list(candidates[position].network.notes),
-                    }
-                    for position in kept
-                },
-                'left_out': left_out,
-            },
-        )
+        warn_when_busy(profile, 'run dynamic-ofa measure --force on the family when it is quiet')
+        kept, left_out = _choose(candidates, measured.accuracies, profile)
         profile = replace(profile, levels=tuple(profile.levels[position] for position in kept))
-        write_profile(profile, folder / PLATFORMS_FOLDER / f'{profile.platform}.yaml')
-        family = Family.load(folder)  # what cannot be read must not appear
-    work.finish()
+        levels = [
+            replace(
+                trial.levels[position],
+                index=index,
+                accuracy=measured.accuracies[position].top1,
+                accuracy_source=measured.accuracies[position].source,
+            )
+            for index, position in enumerate(kept, start=1)
+        ]
+        chosen = [candidates[position] for position in kept]
+        with creating_folder(output) as folder:
+            _write_networks(folder, chosen)
+            write_profile(profile, folder / PLATFORMS_FOLDER / f'{profile.platform}.yaml')
+            write_family(
+                folder,
+                name=name,
+                source=spec,
+                preprocessing=trial.preprocessing,
+                levels=levels,
+                labels=labels,
+                provenance={
+                    **(provenance or {}),
+                    'accuracy': _explained(measured),
+                    'networks': {c.file: _origin(c.network) for c in chosen},
+                    'left_out': left_out,
+                },
+            )
+            family = Family.load(folder)  # what cannot be read must not appear
+        work.finish()
     return NetworksReport(replace(family, directory=output), profile, tuple(left_out))
+
+
+def _origin(network: ImportedNetwork) -> dict[str, Any]:
+    return {'from': network.name, 'adapted': list(network.notes)}
+
+
+@contextmanager
+def _working(output: Path) -> Iterator[WorkFolder]:
+    """Yield the work folder beside `output`; raise FamilyError when another process has it."""
+    work = WorkFolder(output.with_name(f'.{output.name}.work'))
+    with (work.folder / 'lock').open('w') as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FamilyError(
+                f'another process is making {output}: wait for it, or choose another folder'
+            ) from None
+        yield work
 
 
 def _check(

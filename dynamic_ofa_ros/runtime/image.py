@@ -317,12 +317,9 @@ def _square(rgb: ImageArray, resolution: int, preprocessing: Preprocessing) -> I
 def _resized(rgb: ImageArray, width: int, height: int, interpolation: str) -> ImageArray:
     if rgb.shape[:2] == (height, width):
         return rgb
-    if interpolation == 'bicubic':
-        method = cv2.INTER_CUBIC
-    elif interpolation == 'area' and rgb.shape[0] > height and rgb.shape[1] > width:
-        method = cv2.INTER_AREA
-    else:  # area averaging has no meaning when enlarging: OpenCV would repeat pixels
-        method = cv2.INTER_LINEAR
+    # Area averaging has no meaning when enlarging: OpenCV would repeat pixels.
+    use_area = interpolation == 'area' and rgb.shape[0] > height and rgb.shape[1] > width
+    method = cv2.INTER_AREA if use_area else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(rgb, (width, height), interpolation=method), dtype=np.uint8)
 
 

@@ -141,7 +141,7 @@ def test_preprocessing_may_differ_by_network(tmp_path: Path, data: str) -> None:
     listed.write_text(
         'networks:\n'
         '- {file: a.onnx, mean: [127, 127, 127], std: [128, 128, 128], pixel_max: 255}\n'
-        '- {file: b.onnx, resize: stretch, interpolation: area}\n',
+        '- {file: b.onnx, resize: stretch, interpolation: bilinear}\n',
         encoding='utf-8',
     )
     labels = tmp_path / 'labels.txt'
@@ -155,7 +155,7 @@ def test_preprocessing_may_differ_by_network(tmp_path: Path, data: str) -> None:
     first, second = (family.preprocessing_of(index) for index in (1, 2))
     assert first.mean == pytest.approx([127 / 255] * 3)
     assert first.std == pytest.approx([128 / 255] * 3)
-    assert second == Preprocessing((0, 0, 0), (1, 1, 1), 0.875, 'area', 'stretch')
+    assert second == Preprocessing((0, 0, 0), (1, 1, 1), 0.875, 'bilinear', 'stretch')
 
 
 def test_channels_in_the_wrong_order_show_in_the_accuracy(tmp_path: Path, data: str) -> None:
@@ -190,6 +190,19 @@ def test_a_killed_measurement_goes_on(
     assert from_onnx(*files, *options) == 0
     assert starts == [0, 5, 5, 10]
     assert Family.load(output).levels[-1].accuracy == 1.0
+
+
+def test_two_at_once_do_not_disturb_each_other(
+    files: list[str], data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / 'family'
+    options = ['--data', data, '--values', 'unit', '--output', str(output)]
+    with networks._working(output):
+        assert from_onnx(*files, *options) == 2
+    assert 'another process is making' in capsys.readouterr().err
+    assert from_onnx(*files, *options) == 0
+    assert from_onnx(*files, *options) == 2
+    assert 'exists already; choose another folder' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
