@@ -31,7 +31,7 @@ ROS_PACKAGES = {
 }  # fmt: skip
 DISTRIBUTIONS = {
     'cv2': 'opencv-python-headless', 'efficientnet_lite_pytorch': 'efficientnet-lite-pytorch',
-    'pynvml': 'nvidia-ml-py', 'yaml': 'pyyaml',
+    'google': 'onnx', 'pynvml': 'nvidia-ml-py', 'yaml': 'pyyaml',  # protobuf comes with onnx
 }  # fmt: skip
 OPTIONAL = {'gdown', 'torchvision'}  # used where they are; `ofa` wants them
 
