@@ -133,11 +133,12 @@ def _add_imagenet(verbs: Any) -> None:
 def run_from_onnx(args: argparse.Namespace) -> int:
     """Read the networks, measure them, write the family, print its table."""
     from dynamic_ofa_ros.offline.network_files import common_labels, open_candidates
-    from dynamic_ofa_ros.offline.networks import build_networks_family
+    from dynamic_ofa_ros.offline.networks import build_networks_family, check_labels
 
     output = Path(args.output).expanduser()
     candidates = open_candidates(_files(args))
     labels = _labels(args, common_labels(candidates), candidates[0].network.classes)
+    check_labels(candidates, labels)
     report = build_networks_family(
         candidates,
         labels,

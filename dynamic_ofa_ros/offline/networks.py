@@ -169,6 +169,16 @@ def _working(output: Path) -> Iterator[WorkFolder]:
         yield work
 
 
+def check_labels(candidates: Sequence[Candidate], labels: Sequence[str]) -> None:
+    """Raise FamilyError unless there is a label for each output of every network."""
+    for network in (candidate.network for candidate in candidates):
+        if network.classes != len(labels):
+            raise FamilyError(
+                f'{network.name} tells {network.classes} classes apart, but there are '
+                f'{len(labels)} labels: give the labels in the order of its outputs'
+            )
+
+
 def _check(
     candidates: Sequence[Candidate],
     labels: Sequence[str],
@@ -182,12 +192,8 @@ def _check(
             f'{len(candidates)} networks and input sizes were given; a family has 1 to '
             f'{MAX_LEVELS} levels'
         )
+    check_labels(candidates, labels)
     for candidate in candidates:
-        if candidate.network.classes != len(labels):
-            raise FamilyError(
-                f'{candidate.network.name} tells {candidate.network.classes} classes apart, but '
-                f'there are {len(labels)} labels: give the labels in the order of its outputs'
-            )
         if images is None and candidate.accuracy is None:
             raise FamilyError(
                 f'the accuracy of {candidate.name} is not known: give labelled images with --data '

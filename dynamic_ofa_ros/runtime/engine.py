@@ -10,6 +10,7 @@ import importlib.util
 import io
 import json
 import logging
+import math
 import re
 import statistics
 import time
@@ -279,6 +280,8 @@ class _Builder:
 
     def trial_ms(self, engines: list[Engine]) -> list[float]:
         """Return for each engine the sum of all levels' median latencies, measured in turns."""
+        if len(engines) == 1:
+            return [math.nan]  # nothing to choose among
         self._tell('measuring which engine is the fastest here')
         totals = [0.0] * len(engines)
         for level in self.family.levels:
@@ -369,6 +372,7 @@ def _fastest(builder: _Builder, candidates: list[_Candidate], choice_file: str) 
         'trial_ms': {
             str(candidate): round(total, 3)
             for (candidate, _), total in zip(working, times_ms, strict=True)
+            if not math.isnan(total)
         },
         'notes': list(builder.notes),
         'conditions': conditions,
