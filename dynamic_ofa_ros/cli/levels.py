@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dynamic_ofa_ros.family import Family
+    from dynamic_ofa_ros.family import Family, Level
 
 PICTURES = ('.png', '.pdf', '.svg')
 
@@ -83,7 +84,7 @@ def print_levels(family: Family) -> None:
     from rich.table import Table
 
     console = Console()
-    table = Table(title=f'{family.name}: {len(family.labels)} classes, {family.backbone.name}')
+    table = Table(title=f'{family.name}: {len(family.labels)} classes, {family.source.name}')
     for heading in ('level', 'input px', 'top-1 %', 'MACs M', 'parameters'):
         table.add_column(heading, justify='right')
     for number in range(1, len(family.platforms) + 1):
@@ -96,7 +97,7 @@ def print_levels(family: Family) -> None:
         table.add_row(
             str(level.index),
             str(level.resolution),
-            f'{level.accuracy * 100:.2f}',
+            _accuracy_text(level),
             f'{level.macs / 1e6:.2f}',
             f'{level.parameters:,}',
             *latencies,
@@ -110,7 +111,7 @@ def table_document(family: Family) -> dict[str, Any]:
     """Return the table of a family as JSON takes it."""
     return {
         'name': family.name,
-        'backbone': family.backbone.name,
+        'backbone': family.source.name,
         'classes': len(family.labels),
         'checksum': family.checksum,
         'levels': [
@@ -121,7 +122,12 @@ def table_document(family: Family) -> dict[str, Any]:
                 'accuracy': level.accuracy,
                 'macs': level.macs,
                 'parameters': level.parameters,
-                'architecture': level.architecture.to_mapping(),
+                'accuracy_source': level.accuracy_source,
+                **(
+                    {'architecture': level.architecture.to_mapping()}
+                    if family.is_supernet
+                    else {'network': asdict(level.network)}
+                ),
                 'latency_ms': {
                     platform: _finite(profile.latency_ms(level.index))
                     for platform, profile in family.platforms.items()
@@ -130,6 +136,11 @@ def table_document(family: Family) -> dict[str, Any]:
             for level in family.levels
         ],
     }
+
+
+def _accuracy_text(level: Level) -> str:
+    percent = f'{level.accuracy * 100:.2f}'
+    return percent if level.accuracy_source == 'measured' else f'{percent} {level.accuracy_source}'
 
 
 def _finite(value: float) -> float | None:

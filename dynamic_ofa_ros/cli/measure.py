@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure, write, and print the table."""
     from dynamic_ofa_ros.cli.levels import print_levels
     from dynamic_ofa_ros.family import PLATFORMS_FOLDER, Family, default_family
-    from dynamic_ofa_ros.offline.on_device import Place, add_platform, warn_when_busy
+    from dynamic_ofa_ros.offline.device_profile import Place, add_platform, warn_when_busy
 
     family = Family.load(args.family or default_family())
     profile = add_platform(

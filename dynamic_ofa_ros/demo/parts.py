@@ -8,6 +8,7 @@ import sys
 from collections.abc import Collection, Mapping
 
 from dynamic_ofa_ros.demo.processes import Supervisor
+from dynamic_ofa_ros.demo.running import DemoOptions
 
 WORKERS = 2
 """Competing processes on the classifier's CPU.
@@ -18,6 +19,8 @@ as slow; from three on, images no longer reach the classifier at their rate.
 
 SCOPE = 'inference'
 """What the limits of the demo are about: the levels' own latencies are what it compares."""
+
+CAMERA_WIDTH = 640
 
 SCENE_PERIOD_S = 0.3
 """A scene this long: enough of them in each phase to measure an accuracy."""
@@ -32,12 +35,9 @@ class Parts:
 
     workload = 'busy'
 
-    def __init__(
-        self, supervisor: Supervisor, family: str, rate_hz: float, domain_id: int
-    ) -> None:
+    def __init__(self, supervisor: Supervisor, options: DemoOptions, domain_id: int) -> None:
         self._supervisor = supervisor
-        self._family = family
-        self._rate_hz = rate_hz
+        self._options = options
         self._domain_id = domain_id
         self.classifier = '/classifier'
         self.competitor = '/contention'
@@ -50,7 +50,7 @@ class Parts:
 
     def start_classifier(self) -> None:
         """Start the node that is shown, on one CPU: the one that will be contended for."""
-        parameters = {'family': self._family, 'constraints.latency_scope': SCOPE}
+        parameters = {'family': self._options.family, 'constraints.latency_scope': SCOPE}
         self._start_node('classifier', 'classifier_node', parameters, self._cpus)
 
     def start_model(self, name: str) -> None:
@@ -59,7 +59,7 @@ class Parts:
             name,
             'classifier_node',
             {
-                'family': self._family,
+                'family': self._options.family,
                 'constraints.latency_scope': SCOPE,
                 'manager.coordination': 'collective',
             },
@@ -73,12 +73,15 @@ class Parts:
         return f'/{name}'
 
     def start_camera(self) -> None:
-        """Start the camera: rendered signs at 640x480."""
+        """Start the camera: rendered signs at 640x480, or images of a folder as wide."""
         parameters: dict[str, str | float] = {
             'source': 'signs',
-            'rate_hz': self._rate_hz,
+            'rate_hz': self._options.rate_hz,
             'scene_period_s': SCENE_PERIOD_S,
         }
+        if self._options.source:
+            path = f'"{self._options.source}"'  # quoted: a name may look like a number
+            parameters |= {'source': 'folder', 'path': path, 'width': CAMERA_WIDTH}
         self._start_node('camera', 'camera_node', parameters, self.other_cpus)
 
     def start_competitor(self) -> None:

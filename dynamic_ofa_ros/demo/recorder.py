@@ -22,9 +22,11 @@ class Recorder:
     """Turns messages into records. Times in are nanoseconds of the system clock.
 
     It knows nothing of ROS: messages are objects with the fields of msg/*.msg.
+    truth_labels: what the classifier calls the camera's classes, where it calls them otherwise.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, truth_labels: Mapping[str, str] | None = None) -> None:
+        self._truth_labels = truth_labels or {}
         self.levels: tuple[LevelRecord, ...] = ()
         self.family = ''
         self.platform = ''
@@ -196,7 +198,7 @@ class Recorder:
             sequence=message.sequence,
             phase=self._phase_at(time_s),
             has_competitor=any(begin <= time_s < end for begin, end in self._competitor),
-            truth=self._truth_names.get(joined.truth, joined.truth),
+            truth=self._truth_label(joined.truth),
             label=self._label_names.get(joined.label, joined.label),
             score=message.top1_score,
             level=message.level,
@@ -224,6 +226,11 @@ class Recorder:
             device_temperature_celsius=message.device_temperature_celsius,
             device_power_w=message.device_power_w,
         )
+
+    def _truth_label(self, class_id: str) -> str:
+        """Return the label that is right for the camera's class."""
+        name = self._truth_names.get(class_id, class_id)
+        return self._truth_labels.get(name, name)
 
     def _finished_s(self, joined: JoinedFrame) -> float:
         """Return when the frame's label was published.

@@ -7,8 +7,8 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
@@ -24,13 +24,24 @@ TICK_S = 0.2
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What the command line asks for. An empty family is the one shipped with the package."""
+    """What the command line asks for.
+
+    source: a folder of images that the camera shows; empty: it renders signs.
+    truth_labels: the family's label of each class folder in it; empty where the truth is unknown.
+    """
 
     family: str
     seconds: float
     rate_hz: float
     has_plots: bool
     prepare_timeout_s: float
+    source: str = ''
+    truth_labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def has_truth(self) -> bool:
+        """Return whether the camera says what it shows."""
+        return not self.source or bool(self.truth_labels)
 
 
 @dataclass(frozen=True)

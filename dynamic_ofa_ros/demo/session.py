@@ -67,7 +67,7 @@ class _Session:
         self._domain_id = domain_id
         self._scenario: Scenario = default_scenario(options.seconds)
         self._player = ScenarioPlayer(self._scenario, time.monotonic)
-        self._recorder = Recorder()
+        self._recorder = Recorder(options.truth_labels)
         self._display: Display | None = None
         self._preparation: Preparation | None = None
         self._command = ''
@@ -80,9 +80,7 @@ class _Session:
         self._display = open_display(self._console)
         try:
             with Supervisor(self._output) as supervisor:
-                parts = Parts(
-                    supervisor, self._options.family, self._options.rate_hz, self._domain_id
-                )
+                parts = Parts(supervisor, self._options, self._domain_id)
                 own_cpus = os.sched_getaffinity(0)
                 os.sched_setaffinity(0, parts.other_cpus)
                 link: Link | None = None
@@ -139,7 +137,8 @@ class _Session:
                 'the competing process',
                 lambda: link.can_steer(parts.competitor),
             )
-            wait(link, 'camera', 'the camera', lambda: self._recorder.has_truth)
+            if self._options.has_truth:
+                wait(link, 'camera', 'the camera', lambda: self._recorder.has_truth)
             wait(link, 'classifier', 'the first label', lambda: self._recorder.has_telemetry)
         except BaseException:
             link.close()

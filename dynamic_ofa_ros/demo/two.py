@@ -92,9 +92,7 @@ class _TwoModels:
             self._live.start()
         try:
             with Supervisor(self._output) as supervisor:
-                parts = Parts(
-                    supervisor, self._options.family, self._options.rate_hz, self._domain_id
-                )
+                parts = Parts(supervisor, self._options, self._domain_id)
                 os.sched_setaffinity(0, parts.other_cpus)
                 try:
                     self._prepare(parts, supervisor)
@@ -137,7 +135,7 @@ class _TwoModels:
         deadline_s = time.monotonic() + self._options.prepare_timeout_s
         for name in MODELS:
             parts.start_model(name)
-            recorder = Recorder()
+            recorder = Recorder(self._options.truth_labels)
             link = Link(recorder, parts.namespace_of(name))
             self._models[name] = _Model(name, recorder, link)
             node = f'{parts.namespace_of(name)}/classifier'
@@ -154,7 +152,8 @@ class _TwoModels:
             supervisor,
             'camera',
             lambda: all(
-                m.recorder.has_truth and m.recorder.has_telemetry for m in self._models.values()
+                m.recorder.has_telemetry and (m.recorder.has_truth or not self._options.has_truth)
+                for m in self._models.values()
             ),
             deadline_s,
         )

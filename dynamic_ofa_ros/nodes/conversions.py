@@ -22,7 +22,9 @@ from vision_msgs.msg import (
     VisionInfo,
 )
 
+from dynamic_ofa_ros.architecture import SubnetArchitecture
 from dynamic_ofa_ros.errors import ImageError
+from dynamic_ofa_ros.family import OnnxNetwork
 from dynamic_ofa_ros.msg import ActiveLevel, ClassifierStatus, Level, LevelArray, Telemetry
 from dynamic_ofa_ros.nodes.diagnostics import Severity, Status
 from dynamic_ofa_ros.runtime import coordination
@@ -118,7 +120,7 @@ def vision_info(header: Any, family: Family, label_topic: str) -> Any:
     """Return vision_msgs/VisionInfo; its version changes with the labels, not with the level."""
     return VisionInfo(
         header=header,
-        method=f'{family.name} ({family.backbone.name})',
+        method=f'{family.name} ({family.source.name})',
         database_location=label_topic,
         database_version=database_version(family.labels),
     )
@@ -140,7 +142,7 @@ def level_array(header: Any, family: Family, profiles: Sequence[LatencyProfile])
     return LevelArray(
         header=header,
         family=family.name,
-        backbone=family.backbone.name,
+        backbone=family.source.name,
         platform=profiles[0].platform,
         platforms=[profile.platform for profile in profiles],
         levels=[
@@ -149,22 +151,32 @@ def level_array(header: Any, family: Family, profiles: Sequence[LatencyProfile])
                 name=level.name,
                 resolution=level.resolution,
                 accuracy=float(level.accuracy),
+                accuracy_source=level.accuracy_source,
                 macs=float(level.macs),
                 parameters=float(level.parameters),
                 latency_ms=latencies[0].median_ms,
                 latency_p95_ms=latencies[0].p95_ms,
                 latencies_ms=array.array('d', [latency.median_ms for latency in latencies]),
                 latencies_p95_ms=array.array('d', [latency.p95_ms for latency in latencies]),
-                ks=array.array('i', level.architecture.ks),
-                e=array.array('d', level.architecture.e),
-                d=array.array('i', level.architecture.d),
-                w=array.array('i', level.architecture.w),
+                **_architecture(level.network),
             )
             for level, *latencies in zip(
                 family.levels, *(profile.levels for profile in profiles), strict=True
             )
         ],
     )
+
+
+def _architecture(network: SubnetArchitecture | OnnxNetwork) -> dict[str, array.array[Any]]:
+    """Return a sub-network's choices; nothing for a network of its own."""
+    if isinstance(network, OnnxNetwork):
+        return {}
+    return {
+        'ks': array.array('i', network.ks),
+        'e': array.array('d', network.e),
+        'd': array.array('i', network.d),
+        'w': array.array('i', network.w),
+    }
 
 
 def active_level(header: Any, decision: Decision, family: Family, switch_ms: float) -> Any:

@@ -39,7 +39,7 @@ CLASSIFIER_FIXED = (
     ParameterSpec(
         'family',
         default_family(),
-        'directory of the family, or the name of one that the package ships',
+        'directory of the family, or its name: `signs`, `imagenet`, or one of your own',
         is_live=False,
     ),
     ParameterSpec(

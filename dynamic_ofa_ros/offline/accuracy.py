@@ -16,7 +16,7 @@ from dynamic_ofa_ros.backbone.supernet import extract_subnet
 from dynamic_ofa_ros.errors import DatasetError
 from dynamic_ofa_ros.family import Preprocessing
 from dynamic_ofa_ros.offline.backbone_run import TrainedBackbone
-from dynamic_ofa_ros.offline.datasets import ImageDataset, Subset, report_damaged
+from dynamic_ofa_ros.offline.datasets import ImageDataset, Subset, random_subset, report_damaged
 from dynamic_ofa_ros.offline.loading import Chunk, Loader, Task
 
 BATCH = 100
@@ -171,8 +171,7 @@ def calibration_subset(
     training: ImageDataset, images: int = DEFAULT_IMAGES, seed: int = 1
 ) -> ImageDataset:
     """Return some images of the training split, the same for the same seed."""
-    order = np.random.default_rng(seed).permutation(len(training))[:images]
-    return Subset(training, tuple(int(i) for i in order))
+    return random_subset(training, images, seed)
 
 
 def halves(held_out: ImageDataset, seed: int = 2) -> tuple[ImageDataset, ImageDataset]:

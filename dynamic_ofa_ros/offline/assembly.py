@@ -33,12 +33,8 @@ from dynamic_ofa_ros.offline.candidates import (
     key_of,
     write_candidates,
 )
-from dynamic_ofa_ros.offline.on_device import (
-    level_of,
-    place_of,
-    profile_family,
-    warn_when_busy,
-)
+from dynamic_ofa_ros.offline.device_profile import place_of, profile_family, warn_when_busy
+from dynamic_ofa_ros.offline.on_device import level_of
 from dynamic_ofa_ros.offline.pareto import front
 from dynamic_ofa_ros.offline.work_folder import Rows
 from dynamic_ofa_ros.progress import progress
@@ -185,7 +181,7 @@ def write_members(
     write_family(
         folder,
         name=name,
-        backbone=site.trained.backbone,
+        source=site.trained.backbone,
         preprocessing=site.trained.preprocessing,
         levels=[
             level_of(i, site.trained, member.architecture, member.top1)

@@ -27,9 +27,9 @@ from dynamic_ofa_ros.offline.assembly import (
     write_scatter,
 )
 from dynamic_ofa_ros.offline.backbone_run import TrainedBackbone
-from dynamic_ofa_ros.offline.build_site import BuildSettings, Site, backbone_id, fingerprint
+from dynamic_ofa_ros.offline.build_site import BuildSettings, Site, backbone_id
 from dynamic_ofa_ros.offline.candidates import FINALIST, Candidate
-from dynamic_ofa_ros.offline.datasets import ImageDataset, Subset, check_classes
+from dynamic_ofa_ros.offline.datasets import ImageDataset, Subset, check_classes, fingerprint
 from dynamic_ofa_ros.offline.pareto import choose_levels
 from dynamic_ofa_ros.offline.stages import SEARCHES, Found, find_candidates, stage
 from dynamic_ofa_ros.offline.work_folder import WorkFolder

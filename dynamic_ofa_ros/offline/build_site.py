@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,9 +21,10 @@ from dynamic_ofa_ros.family import (
 from dynamic_ofa_ros.offline.accuracy import calibration_subset
 from dynamic_ofa_ros.offline.backbone_run import TrainedBackbone
 from dynamic_ofa_ros.offline.candidates import key_of
-from dynamic_ofa_ros.offline.datasets import ClassFolder, ImageDataset, Subset, build_store
+from dynamic_ofa_ros.offline.datasets import ImageDataset, Subset, build_store, fingerprint
+from dynamic_ofa_ros.offline.device_profile import Place, place_of
 from dynamic_ofa_ros.offline.evaluation_pool import EvaluationPool
-from dynamic_ofa_ros.offline.on_device import Place, measure_architectures, place_of
+from dynamic_ofa_ros.offline.on_device import measure_architectures
 from dynamic_ofa_ros.offline.work_folder import Rows, WorkFolder, read_result, write_result
 from dynamic_ofa_ros.progress import progress
 from dynamic_ofa_ros.runtime.host import cpu_name
@@ -226,24 +226,6 @@ def accuracy_device(settings: BuildSettings) -> str:
 def backbone_id(trained: TrainedBackbone) -> str:
     """Return what identifies a backbone: its weights and what they were trained for."""
     return f'{sha256_of(trained.directory / BACKBONE_FILE)} {trained.backbone}'
-
-
-def fingerprint(dataset: ImageDataset) -> str:
-    """Return a digest of which images a dataset holds: by name, size and label, not contents."""
-    indices: Sequence[int] = range(len(dataset))
-    while isinstance(dataset, Subset):
-        indices = [dataset.indices[i] for i in indices]
-        dataset = dataset.dataset
-    digest = hashlib.sha256()
-    if isinstance(dataset, ClassFolder):
-        for index in indices:
-            path, label = dataset.files[index]
-            size = path.stat().st_size
-            digest.update(f'{path.relative_to(dataset.root)} {label} {size}\n'.encode())
-    else:
-        labels = [dataset.label(i) for i in indices]
-        digest.update(f'{dataset!r} {list(indices)} {labels}'.encode())
-    return digest.hexdigest()[:16]
 
 
 def _cores() -> int:

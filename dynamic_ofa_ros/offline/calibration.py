@@ -190,7 +190,7 @@ def _write(
         write_family(
             folder,
             name=output.name,
-            backbone=family.backbone,
+            source=family.backbone,
             preprocessing=family.preprocessing,
             levels=[
                 replace(level, accuracy=change.after)

@@ -256,6 +256,30 @@ def check_classes(expected: Sequence[str], found: Sequence[str], split: str) -> 
     )
 
 
+def random_subset(dataset: ImageDataset, images: int, seed: int = 1) -> Subset:
+    """Return some images of a dataset, in random order, the same for the same seed."""
+    order = np.random.default_rng(seed).permutation(len(dataset))[:images]
+    return Subset(dataset, tuple(int(i) for i in order))
+
+
+def fingerprint(dataset: ImageDataset) -> str:
+    """Return a digest of which images a dataset holds: by name, size and label, not contents."""
+    indices: Sequence[int] = range(len(dataset))
+    while isinstance(dataset, Subset):
+        indices = [dataset.indices[i] for i in indices]
+        dataset = dataset.dataset
+    digest = hashlib.sha256()
+    if isinstance(dataset, ClassFolder):
+        for index in indices:
+            path, label = dataset.files[index]
+            size = path.stat().st_size
+            digest.update(f'{path.relative_to(dataset.root)} {label} {size}\n'.encode())
+    else:
+        labels = [dataset.label(i) for i in indices]
+        digest.update(f'{dataset!r} {list(indices)} {labels}'.encode())
+    return digest.hexdigest()[:16]
+
+
 def centre_square(image: UInt8, side: int) -> UInt8:
     """Cut the centre square out of an image and resize it to (side, side, 3)."""
     height, width = image.shape[:2]

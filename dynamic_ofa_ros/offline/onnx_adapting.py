@@ -17,7 +17,6 @@ INPUT = 'input'
 OUTPUT = 'logits'
 SIDE = 'side'
 LAYOUTS = ('nchw', 'nhwc')
-CHANNEL_ORDERS = ('rgb', 'bgr')
 
 OLDEST_OPSET = 7
 FLOAT = 1
@@ -41,9 +40,7 @@ class _Step:
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
-def adapt_input(
-    model: Any, name: str, layout: str | None, channel_order: str
-) -> tuple[int | None, bool, list[str]]:
+def adapt_input(model: Any, name: str, layout: str | None) -> tuple[int | None, bool, list[str]]:
     """Make `input` the only input: float32 (1, 3, side, side).
 
     Returns its fixed height and width in px (None: free), whether the network takes raw values
@@ -61,9 +58,6 @@ def adapt_input(
     nhwc, resolution = _understood(dims, what, layout)
 
     steps, notes = [], []
-    if channel_order == 'bgr':
-        steps.append(_Step('Gather', np.array([2, 1, 0]), {'axis': 1}))
-        notes.append('input BGR: channels exchanged')
     if kind.elem_type == UINT8:
         steps.append(_Step('Add', np.array(0.5, np.float32)))  # the cast rounds down
     if kind.elem_type != FLOAT:

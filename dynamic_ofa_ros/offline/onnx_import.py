@@ -1,13 +1,13 @@
 """Read an image classifier from an ONNX file and bring it into the form a family keeps.
 
-In that form there is one input, `input`, float32 (1, 3, side, side) RGB, and one output,
+In that form there is one input, `input`, float32 (1, 3, side, side), and one output,
 `logits`, float32 (1, classes). What a file has instead is adapted by operators in the graph.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,14 +57,12 @@ def read_classifier(
     path: Path,
     *,
     layout: str | None = None,
-    channel_order: str = 'rgb',
     side: int = DEFAULT_SIDE_PX,
 ) -> ImportedNetwork:
     """Return the classifier of an ONNX file; raise FamilyError with what was found and to do.
 
-    `layout`, 'nchw' or 'nhwc', is needed only where the shape of the input does not tell. With
-    `channel_order` 'bgr' the file's network takes BGR. A network with a free input size is tried
-    at `side` px.
+    `layout`, 'nchw' or 'nhwc', is needed only where the shape of the input does not tell. A
+    network with a free input size is tried at `side` px.
     """
     requirements.check('onnx', 'onnxruntime', reason='ONNX networks are to be read')
     name = path.name
@@ -74,7 +72,7 @@ def read_classifier(
     check_task(metadata, name)
     preprocessing = read_preprocessing(metadata, name)
     notes += strip(model)
-    resolution, is_raw, changes = adapt_input(model, name, layout, channel_order)
+    resolution, is_raw, changes = adapt_input(model, name, layout)
     side = resolution or side
     notes += changes
     if is_raw:
@@ -103,7 +101,11 @@ def read_classifier(
 
 def check_resolution(network: ImportedNetwork, resolution: int) -> None:
     """Raise FamilyError unless the network runs at a size and gives finite logits there."""
-    choose_resolutions(network, (resolution,))
+    if network.resolution not in (None, resolution):
+        raise FamilyError(
+            f'{network.name} has the fixed input size {network.resolution} px and cannot run at '
+            f'{resolution} px: export it with a free height and width, or leave {resolution} out'
+        )
     try:
         check_network(network.model, network.name, side=resolution)
         scores = _answers_to_noise(network.model, network.name, resolution, 1)
@@ -117,27 +119,6 @@ def check_resolution(network: ImportedNetwork, resolution: int) -> None:
             f'{error}; export it for any size (global pooling, no fixed positions), or leave '
             f'{resolution} out'
         ) from error
-
-
-def choose_resolutions(
-    network: ImportedNetwork, resolutions: Sequence[int] = ()
-) -> tuple[int, ...]:
-    """Return the input sizes of a network's levels; raise FamilyError where they do not fit it."""
-    if network.resolution is None:
-        if not resolutions:
-            raise FamilyError(
-                f'{network.name} has a free input size: give --resolutions, such as '
-                '--resolutions 96,128,160,192,224; each becomes a level'
-            )
-        return tuple(resolutions)
-    for resolution in resolutions:
-        if resolution != network.resolution:
-            raise FamilyError(
-                f'{network.name} has the fixed input size {network.resolution} px and cannot run '
-                f'at {resolution} px: export it with a free height and width, or leave '
-                f'{resolution} out'
-            )
-    return (network.resolution,)
 
 
 def _answers_to_noise(data: bytes, name: str, side: int, largest: float) -> list[NDArray[Any]]:

@@ -9,18 +9,13 @@ from math import isfinite
 from typing import Any
 
 from dynamic_ofa_ros.errors import FamilyError
-from dynamic_ofa_ros.family import INTERPOLATIONS
+from dynamic_ofa_ros.family import CHANNELS, INTERPOLATIONS, RESIZES
 
 LABELS_KEY = 'dynamic_ofa.labels'
 PREPROCESSING_KEY = 'dynamic_ofa.preprocessing'
 MAX_CHARACTERS = 2**20
 
-ULTRALYTICS = {
-    'mean': [0.0] * 3,
-    'std': [1.0] * 3,
-    'crop_fraction': 1.0,
-    'interpolation': 'bilinear',
-}
+ULTRALYTICS = {'mean': [0.0] * 3, 'std': [1.0] * 3, 'crop_fraction': 1.0}
 """Its classifiers see values in [0, 1] of the whole shorter side."""
 
 _UNREADABLE = (ValueError, SyntaxError, LookupError, TypeError, MemoryError, RecursionError)
@@ -76,8 +71,9 @@ def read_preprocessing(metadata: Mapping[str, str], name: str) -> dict[str, Any]
     ):
         raise FamilyError(
             f'{PREPROCESSING_KEY} in {name} is {text[:80]!r}; a JSON mapping of mean and std '
-            '(three numbers, of values in [0, 1]), crop_fraction (0 to 1) and interpolation '
-            f'({" or ".join(INTERPOLATIONS)}) is expected'
+            '(three numbers, of values in [0, 1]), crop_fraction (0 to 1), interpolation '
+            f'({" or ".join(INTERPOLATIONS)}), resize ({", ".join(RESIZES)}) and channels '
+            f'({" or ".join(CHANNELS)}) is expected'
         )
     return facts
 
@@ -95,4 +91,6 @@ _ALLOWED: dict[str, Any] = {
     'std': lambda values: _are_three(values) and min(values) > 0,
     'crop_fraction': lambda value: _is_number(value) and 0 < value <= 1,
     'interpolation': lambda value: value in INTERPOLATIONS,
+    'resize': lambda value: value in RESIZES,
+    'channels': lambda value: value in CHANNELS,
 }

@@ -26,6 +26,7 @@ from dynamic_ofa_ros.errors import LatencyTableError
 from dynamic_ofa_ros.family import LatencyProfile
 from dynamic_ofa_ros.offline.backbone_run import TrainedBackbone
 from dynamic_ofa_ros.offline.candidates import key_of, sample_candidates
+from dynamic_ofa_ros.offline.device_profile import Place, place_of
 from dynamic_ofa_ros.offline.device_state import DeviceWatch
 from dynamic_ofa_ros.offline.genome import Genetics
 from dynamic_ofa_ros.offline.latency import (
@@ -40,7 +41,7 @@ from dynamic_ofa_ros.offline.latency_predictor import (
     fit_latency_predictor,
     write_predictor,
 )
-from dynamic_ofa_ros.offline.on_device import Place, measure_architectures, place_of
+from dynamic_ofa_ros.offline.on_device import measure_architectures
 from dynamic_ofa_ros.offline.operator_layout import OperatorLayout
 from dynamic_ofa_ros.offline.operators import (
     Operator,

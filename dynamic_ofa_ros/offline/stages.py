@@ -28,8 +28,8 @@ from dynamic_ofa_ros.offline.candidates import (
     sample_candidates,
     spread,
 )
+from dynamic_ofa_ros.offline.device_profile import warn_when_busy
 from dynamic_ofa_ros.offline.genome import Genetics, Genomes
-from dynamic_ofa_ros.offline.on_device import warn_when_busy
 from dynamic_ofa_ros.offline.pareto import front
 from dynamic_ofa_ros.offline.work_folder import read_result, write_result
 

@@ -112,10 +112,11 @@ class Classifier:
         """
         index = len(self.family.levels) if level is None else level
         resolution = self.family.level(index).resolution
+        preprocessing = self.family.preprocessing_of(index)
         engine = self._engines[platform] if platform else self.engine
         source = RgbImage(image) if isinstance(image, np.ndarray) else image
         start_ns = time.perf_counter_ns()
-        tensor = preprocess(source.decode(), resolution, self.family.preprocessing)
+        tensor = preprocess(source.decode(), resolution, preprocessing)
         preprocessed_ns = time.perf_counter_ns()
         logits = engine.infer(index, tensor)
         inferred_ns = time.perf_counter_ns()

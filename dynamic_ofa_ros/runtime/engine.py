@@ -10,6 +10,7 @@ import importlib.util
 import io
 import json
 import logging
+import math
 import re
 import statistics
 import time
@@ -51,6 +52,9 @@ _ENGINES = {
     'pytorch': ('dynamic_ofa_ros.runtime.engines.pytorch', 'PytorchEngine'),
 }
 _MODULES = {'onnxruntime': ('onnxruntime',), 'pytorch': ('torch', 'safetensors', 'ofa')}
+_SUPERNET_ONLY = ('pytorch',)
+"""Engines that run sub-networks of a supernet, but no separate ONNX networks."""
+
 _DISTRIBUTIONS = {'onnxruntime': ('onnxruntime', 'onnxruntime-gpu'), 'pytorch': ('torch',)}
 
 TOLERANCE = 5e-3
@@ -122,7 +126,7 @@ def create_engine(
     once and remembered in the build cache. `progress` is called with a sentence before each slow
     step. Raises EngineError when what was asked for cannot be had, with what to do about it.
     """
-    candidates = _candidates(device, engine)
+    candidates = _candidates(family, device, engine)
     if threads < 1:
         raise EngineError(f'threads is {threads}; it must be at least 1')
     cache = BuildCache(family, cache_dir)
@@ -211,7 +215,7 @@ def verify(engine: Engine, family: Family, reference: dict[int, FloatArray]) -> 
         if not difference <= allowed:  # also when it is not a number
             raise EngineError(
                 f'{engine.name} gives wrong answers at level {level.index}: its logits differ '
-                f"from PyTorch's by up to {difference:.3g}, {allowed:.3g} is allowed"
+                f'from the reference by up to {difference:.3g}, {allowed:.3g} is allowed'
             )
 
 
@@ -276,6 +280,8 @@ class _Builder:
 
     def trial_ms(self, engines: list[Engine]) -> list[float]:
         """Return for each engine the sum of all levels' median latencies, measured in turns."""
+        if len(engines) == 1:
+            return [math.nan]  # nothing to choose among
         self._tell('measuring which engine is the fastest here')
         totals = [0.0] * len(engines)
         for level in self.family.levels:
@@ -300,13 +306,15 @@ class _Builder:
         return self._reference
 
     def _write_reference(self, folder: Path) -> None:
-        self._tell('computing the reference answers with PyTorch')
-        requirements.check(
-            *_MODULES['pytorch'],
-            reason=f'the engines of family {self.family.name} are not built yet',
-        )
-        from dynamic_ofa_ros.runtime.engines.pytorch import reference_logits
-
+        self._tell('computing the reference answers')
+        if self.family.is_supernet:
+            requirements.check(
+                *_MODULES['pytorch'],
+                reason=f'the engines of family {self.family.name} are not built yet',
+            )
+            from dynamic_ofa_ros.runtime.engines.pytorch import reference_logits
+        else:
+            from dynamic_ofa_ros.runtime.engines.onnxruntime import reference_logits
         logits = reference_logits(self.family, probe_input)
         named: dict[str, Any] = {f'level_{index}': value for index, value in logits.items()}
         with replacing(folder / 'logits.npz') as path, path.open('wb') as file:
@@ -317,7 +325,7 @@ class _Builder:
             self._progress(text)
 
 
-def _candidates(device: str, engine: str) -> list[_Candidate]:
+def _candidates(family: Family, device: str, engine: str) -> list[_Candidate]:
     """Return the combinations to consider; raise EngineError for words that mean nothing."""
     if not re.fullmatch(r'auto|cpu|cuda(:\d+)?', device):
         raise EngineError(f'device is {device!r}; it must be auto, cpu, cuda or cuda:N')
@@ -325,10 +333,16 @@ def _candidates(device: str, engine: str) -> list[_Candidate]:
         raise EngineError(
             f'there is no engine {engine!r}; it must be one of: auto, {", ".join(_ENGINES)}'
         )
+    able = [name for name in _ENGINES if family.is_supernet or name not in _SUPERNET_ONLY]
+    if engine != 'auto' and engine not in able:
+        raise EngineError(
+            f'engine {engine} runs sub-networks of a supernet, but family {family.name} is of '
+            f'separate ONNX networks: use engine {", ".join(able)} or auto'
+        )
     devices = ['cpu'] if device == 'auto' else [device]
     if device == 'auto' and has_nvidia_device():
         devices.append('cuda')
-    engines = list(_ENGINES) if engine == 'auto' else [engine]
+    engines = able if engine == 'auto' else [engine]
     return [_Candidate(name, place) for place in devices for name in engines]
 
 
@@ -358,6 +372,7 @@ def _fastest(builder: _Builder, candidates: list[_Candidate], choice_file: str) 
         'trial_ms': {
             str(candidate): round(total, 3)
             for (candidate, _), total in zip(working, times_ms, strict=True)
+            if not math.isnan(total)
         },
         'notes': list(builder.notes),
         'conditions': conditions,

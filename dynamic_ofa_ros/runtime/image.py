@@ -277,29 +277,50 @@ def _check_size(layout: _Layout, width: int, height: int, encoding: str) -> None
 
 
 def preprocess(rgb: ImageArray, resolution: int, preprocessing: Preprocessing) -> FloatArray:
-    """Turn an image into a network's input.
+    """Turn an image into a network's input, as `Preprocessing` describes it.
 
-    Resize the shorter side to `resolution / crop_fraction`, crop the centre, scale to [0, 1] and
-    normalise by mean and standard deviation. The crop is taken first and only what is needed is
-    resized, which differs from the literal order by less than a source pixel.
+    Where it crops, the crop is taken first and only what is needed is resized, which differs from
+    the literal order by less than a source pixel.
     `rgb` is (H, W, 3) uint8; returns (1, 3, resolution, resolution) float32, contiguous.
     """
-    height, width = rgb.shape[:2]
-    shorter_target = round(resolution / preprocessing.crop_fraction)
-    side = max(1, min(height, width, round(min(height, width) * resolution / shorter_target)))
-    top, left = (height - side) // 2, (width - side) // 2
-    square = rgb[top : top + side, left : left + side]
-    if side != resolution:
-        # Area averaging has no meaning when enlarging: OpenCV would repeat pixels.
-        use_area = preprocessing.interpolation == 'area' and side > resolution
-        method = cv2.INTER_AREA if use_area else cv2.INTER_LINEAR
-        resized = cv2.resize(square, (resolution, resolution), interpolation=method)
-        square = np.asarray(resized, dtype=np.uint8)
+    square = _square(rgb, resolution, preprocessing)
+    if preprocessing.channels == 'bgr':
+        square = square[..., ::-1]
     scale, offset = _normalisation(preprocessing.mean, preprocessing.std)
     tensor = np.empty((1, 3, resolution, resolution), dtype=np.float32)
     np.multiply(square.transpose(2, 0, 1), scale, out=tensor[0])
     tensor[0] -= offset
     return tensor
+
+
+def _square(rgb: ImageArray, resolution: int, preprocessing: Preprocessing) -> ImageArray:
+    """Return what the network sees of an image, (resolution, resolution, 3) uint8."""
+    height, width = rgb.shape[:2]
+    if preprocessing.resize == 'crop':
+        shorter_target = round(resolution / preprocessing.crop_fraction)
+        side = max(1, min(height, width, round(min(height, width) * resolution / shorter_target)))
+        top, left = (height - side) // 2, (width - side) // 2
+        rgb = rgb[top : top + side, left : left + side]
+    if preprocessing.resize != 'pad':
+        return _resized(rgb, resolution, resolution, preprocessing.interpolation)
+    longer = max(height, width)
+    rows = max(1, round(height * resolution / longer))
+    columns = max(1, round(width * resolution / longer))
+    top, left = (resolution - rows) // 2, (resolution - columns) // 2
+    square = np.zeros((resolution, resolution, 3), dtype=np.uint8)
+    square[top : top + rows, left : left + columns] = _resized(
+        rgb, columns, rows, preprocessing.interpolation
+    )
+    return square
+
+
+def _resized(rgb: ImageArray, width: int, height: int, interpolation: str) -> ImageArray:
+    if rgb.shape[:2] == (height, width):
+        return rgb
+    # Area averaging has no meaning when enlarging: OpenCV would repeat pixels.
+    use_area = interpolation == 'area' and rgb.shape[0] > height and rgb.shape[1] > width
+    method = cv2.INTER_AREA if use_area else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(rgb, (width, height), interpolation=method), dtype=np.uint8)
 
 
 def _normalisation(

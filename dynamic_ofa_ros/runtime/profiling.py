@@ -103,17 +103,20 @@ def load_or_measure_profile(
     """Return the latency profile of this platform.
 
     The family's own comes first, then the build cache's; else it is measured (seconds) and cached.
-    A damaged cached profile is measured again. So is one that was taken while other programs kept
-    the CPU busy, at the next start that finds the machine quiet.
+    A damaged cached profile is measured again. One that was taken while other programs kept the
+    CPU busy serves only until a start that finds the machine quiet, which measures again.
     """
     shipped = family.platforms.get(engine.platform)
-    if shipped is not None:
+    if shipped is not None and not _was_busy(shipped):
         return shipped
     cache = BuildCache(family, cache_dir)
     relative = f'profiles/{engine.platform}.yaml'
     cached = _read_cached(cache, relative, engine, len(family.levels))
-    if cached is not None and not (_was_busy(cached) and _is_quiet_now()):
+    if cached is not None and not _was_busy(cached):
         return cached
+    doubtful = shipped or cached
+    if doubtful is not None and not _is_quiet_now():
+        return doubtful
     profile = profile_engine(engine, family, runs=runs, max_seconds=max_seconds, pause_s=pause_s)
     if _was_busy(profile):
         _log.warning(

@@ -4,6 +4,11 @@ import shutil
 import pytest
 
 from dynamic_ofa_ros.demo.parts import Parts
+from dynamic_ofa_ros.demo.running import DemoOptions
+
+
+def options(family, rate_hz, source=''):
+    return DemoOptions(family, 40.0, rate_hz, False, 60.0, source)
 
 
 class FakeSupervisor:
@@ -33,7 +38,7 @@ def ros_parameters(command):
 
 def test_classifier_and_competitor_meet_on_one_cpu(supervisor, monkeypatch):
     monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: {0, 2, 3})
-    parts = Parts(supervisor, '/some/family', 25.0, 17)
+    parts = Parts(supervisor, options('/some/family', 25.0), 17)
     parts.start_classifier()
     parts.start_camera()
     parts.start_competitor()
@@ -51,9 +56,16 @@ def test_classifier_and_competitor_meet_on_one_cpu(supervisor, monkeypatch):
     assert int(competitor['workers']) > 1
 
 
+def test_the_camera_shows_a_folder_that_was_given(supervisor):
+    Parts(supervisor, options('imagenet', 30.0, '/photos/1'), 17).start_camera()
+    camera, _, _ = supervisor.started['camera']
+    assert ros_parameters(camera)['source'] == 'folder'
+    assert ros_parameters(camera)['path'] == '"/photos/1"'
+
+
 def test_commands_are_those_of_this_machine(supervisor, monkeypatch):
     monkeypatch.setattr(shutil, 'which', lambda name: None)
-    parts = Parts(supervisor, 'signs', 30.0, 17)
+    parts = Parts(supervisor, options('signs', 30.0), 17)
     assert parts.set_limit_command(2.35) == (
         'ROS_DOMAIN_ID=17 dynamic-ofa ros param set /classifier constraints.max_latency_ms 2.35'
     )

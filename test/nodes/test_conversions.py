@@ -36,7 +36,7 @@ ARCHITECTURE = SubnetArchitecture(ks=(3,) * 20, e=(4,) * 20, d=(2, 3, 4, 3, 2), 
 FAMILY = Family(
     directory=Path('/family'),
     name='tiny',
-    backbone=BackboneSpec('mbv3', 'ofa_mobilenetv3', 0.35, 3),
+    source=BackboneSpec('mbv3', 'ofa_mobilenetv3', 0.35, 3),
     labels=('stop', 'yield', 'no entry'),
     preprocessing=Preprocessing(),
     levels=(

@@ -32,13 +32,14 @@ from dynamic_ofa_ros.family import (
     LevelLatency,
     Preprocessing,
 )
-from dynamic_ofa_ros.offline import build_site, on_device, predictor_fit, stages
+from dynamic_ofa_ros.offline import build_site, device_profile, predictor_fit, stages
 from dynamic_ofa_ros.offline.accuracy_predictor import save_predictor
 from dynamic_ofa_ros.offline.backbone_run import TrainedBackbone, open_backbone
 from dynamic_ofa_ros.offline.candidates import FINALIST, key_of, read_candidates
+from dynamic_ofa_ros.offline.device_profile import Place
 from dynamic_ofa_ros.offline.evaluation_pool import EvaluationPool
 from dynamic_ofa_ros.offline.genome import Genetics
-from dynamic_ofa_ros.offline.on_device import Place, level_of
+from dynamic_ofa_ros.offline.on_device import level_of
 from dynamic_ofa_ros.offline.profile import profile_operators
 from dynamic_ofa_ros.runtime import engine
 
@@ -449,7 +450,7 @@ def quick_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
     def profile(*args: object, **_: object) -> LatencyProfile:
         return engine.profile_engine(*args, runs=4, pause_s=0.0)
 
-    monkeypatch.setattr(on_device, 'profile_engine', profile)
+    monkeypatch.setattr(device_profile, 'profile_engine', profile)
 
 
 def test_measure_adds_a_platform_and_does_not_replace_it_unasked(
@@ -465,7 +466,7 @@ def test_measure_adds_a_platform_and_does_not_replace_it_unasked(
     (profile,) = Family.load(family).platforms.values()
     assert profile.platform == printed['platform']
     assert profile.levels[0].median_ms == pytest.approx(printed['levels'][0]['median_ms'])
-    assert on_device.place_of(profile) == Place('cpu', 'pytorch', 1)
+    assert device_profile.place_of(profile) == Place('cpu', 'pytorch', 1)
     assert Family.load(family).checksum == checksum
     before = Path(printed['file']).read_text()
     assert main(arguments) == 2

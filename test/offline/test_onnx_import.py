@@ -21,7 +21,6 @@ from dynamic_ofa_ros.offline import onnx_file
 from dynamic_ofa_ros.offline.onnx_import import (
     ImportedNetwork,
     check_resolution,
-    choose_resolutions,
     read_classifier,
 )
 
@@ -102,13 +101,6 @@ def test_channels_last_are_transposed(tmp_path: Path) -> None:
     assert network.resolution == 8
     assert any('NHWC' in note for note in network.notes)
     expected = answer(model.SerializeToString(), image().transpose(0, 2, 3, 1))
-    np.testing.assert_allclose(answer(network.model, image()), expected, atol=TOLERANCE)
-
-
-def test_bgr_channels_are_exchanged(tmp_path: Path) -> None:
-    model = classifier()
-    network = read(tmp_path, model, channel_order='bgr')
-    expected = answer(model.SerializeToString(), image()[:, ::-1])
     np.testing.assert_allclose(answer(network.model, image()), expected, atol=TOLERANCE)
 
 
@@ -265,6 +257,7 @@ def test_an_ultralytics_detector_is_named(tmp_path: Path) -> None:
 
 def test_own_metadata(tmp_path: Path) -> None:
     facts = {'mean': [0.5] * 3, 'std': [0.2] * 3, 'crop_fraction': 0.9, 'interpolation': 'area'}
+    facts |= {'resize': 'pad', 'channels': 'bgr'}
     metadata = {
         'dynamic_ofa.labels': json.dumps(['a', 'b', 'c', 'é']),
         'dynamic_ofa.preprocessing': json.dumps(facts),
@@ -277,7 +270,8 @@ def test_own_metadata(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     'text',
     ['{', '[]', '{"colour": 1}', '{"mean": [1, 2]}', '{"std": [0, 0, 0]}', '{"std": ["a", 1, 1]}',
-     '{"crop_fraction": 2}', '{"interpolation": "magic"}', '[' * 100_000],
+     '{"crop_fraction": 2}', '{"interpolation": "magic"}', '{"resize": 1}', '{"channels": "grb"}',
+     '[' * 100_000],
 )  # fmt: skip
 def test_own_preprocessing_that_cannot_be_right_is_refused(tmp_path: Path, text: str) -> None:
     model = classifier(metadata={'dynamic_ofa.preprocessing': text})
@@ -523,17 +517,11 @@ def test_a_size_at_which_the_network_cannot_run_is_named(tmp_path: Path) -> None
         check_resolution(network, 9)
 
 
-def test_choosing_sizes(tmp_path: Path) -> None:
-    fixed = read(tmp_path, classifier())
-    free = read(tmp_path, classifier((1, 3, 'h', 'w')))
-    assert choose_resolutions(fixed) == choose_resolutions(fixed, (8,)) == (8,)
-    assert choose_resolutions(free, (96, 128)) == (96, 128)
-    with pytest.raises(FamilyError, match='--resolutions'):
-        choose_resolutions(free)
+def test_another_size_than_the_fixed_one_is_refused(tmp_path: Path) -> None:
+    network = read(tmp_path, classifier())
+    check_resolution(network, 8)
     with pytest.raises(FamilyError, match='fixed input size 8 px'):
-        choose_resolutions(fixed, (8, 16))
-    with pytest.raises(FamilyError, match='fixed input size 8 px'):
-        check_resolution(fixed, 16)
+        check_resolution(network, 16)
 
 
 # Files of other kinds

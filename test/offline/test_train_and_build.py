@@ -17,7 +17,7 @@ import torch
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.errors import CheckpointError
 from dynamic_ofa_ros.family import Family, LatencyProfile
-from dynamic_ofa_ros.offline import on_device
+from dynamic_ofa_ros.offline import device_profile
 from dynamic_ofa_ros.offline.backbone_run import open_backbone
 from dynamic_ofa_ros.runtime import engine
 
@@ -121,7 +121,7 @@ def family(run: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) ->
         return engine.profile_engine(*args, runs=4, pause_s=0.0)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(on_device, 'profile_engine', profile)
+        patch.setattr(device_profile, 'profile_engine', profile)
         assert main([*arguments, *BUILD]) == 0
     return output
 

@@ -1,4 +1,8 @@
-"""Engine on ONNX Runtime: every level exported once, a warm session for each."""
+"""Engine on ONNX Runtime: a warm session for every level.
+
+Sub-networks of a supernet are exported once into the build cache. Separate networks run from the
+family's own files, once those have been found to be safe.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,9 @@ import numpy as np
 import onnxruntime
 
 from dynamic_ofa_ros import requirements
+from dynamic_ofa_ros.architecture import SubnetArchitecture
 from dynamic_ofa_ros.errors import EngineError
+from dynamic_ofa_ros.onnx_safety import check_network
 from dynamic_ofa_ros.runtime.engine import platform_name
 from dynamic_ofa_ros.runtime.host import cpu_name, gpu_name
 from dynamic_ofa_ros.runtime.image import FloatArray
@@ -19,11 +25,17 @@ from dynamic_ofa_ros.runtime.image import FloatArray
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dynamic_ofa_ros.family import Family
+    from dynamic_ofa_ros.family import Family, Level
     from dynamic_ofa_ros.runtime.build_cache import BuildCache
 
 EXPORT_VERSION = 'onnx-1'
 """Changes when `_export` does, so that older files are built again."""
+
+CHECK_VERSION = 'check-1'
+"""Changes when `onnx_safety.check_network` does, so that networks are checked again."""
+
+FREE_SIDE = 'side'
+"""What a separate network calls the height and width of its input where they are free."""
 
 OPSET = 17
 QUIET = 3  # ONNX Runtime's log level: errors only
@@ -58,21 +70,9 @@ class OnnxRuntimeEngine:
         )
         self.notes: tuple[str, ...] = ()
 
-        def export(folder: Path) -> None:
-            _export(family, folder, progress)
-
-        folder = cache.folder('onnx', EXPORT_VERSION, export)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = QUIET
         self._sessions = []
-        for level in family.levels:
-            path = folder / _file_name(level.index)
-            try:
-                session = onnxruntime.InferenceSession(path, options, providers=providers)
-            except Exception as error:  # its exceptions share no base but this
-                raise EngineError(f'ONNX Runtime cannot load {path}: {error}') from error
+        for level, path in zip(family.levels, _files(family, cache, progress), strict=True):
+            session = _open(path, level.resolution, providers, threads)
             if not is_cpu and session.get_providers()[0] != 'CUDAExecutionProvider':
                 raise EngineError(
                     f"device '{device}' was asked for, but ONNX Runtime could not start its CUDA "
@@ -87,16 +87,53 @@ class OnnxRuntimeEngine:
 
     def infer(self, index: int, tensor: FloatArray) -> FloatArray:
         """Run level `index` (from 1) on (1, 3, r, r) float32; return (classes,) float32 logits."""
-        try:
-            logits = self._sessions[index - 1].run(None, {'input': tensor})[0]
-        except Exception as error:  # its exceptions share no base but this
-            raise EngineError(f'ONNX Runtime failed at level {index}: {error}') from error
-        result: FloatArray = np.asarray(logits[0], dtype=np.float32)
-        return result
+        return _run(self._sessions[index - 1], tensor, index)
 
     def close(self) -> None:
         """Free the sessions."""
         self._sessions = []
+
+
+def reference_logits(
+    family: Family, input_of: Callable[[int], FloatArray]
+) -> dict[int, FloatArray]:
+    """Return the logits of every level by its plain network, nothing optimised, on the CPU.
+
+    For separate networks. `input_of` gives the input for a resolution. This is what every engine
+    is compared with.
+    """
+    plain = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    logits = {}
+    for level in family.levels:
+        path = _network_path(family, level)
+        session = _open(path, level.resolution, execution_providers('cpu'), 1, plain)
+        logits[level.index] = _run(session, input_of(level.resolution), level.index)
+    return logits
+
+
+def _open(
+    path: Path, resolution: int, providers: list[Any], threads: int, optimisation: Any = None
+) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = QUIET
+    options.add_free_dimension_override_by_name(FREE_SIDE, resolution)
+    if optimisation is not None:
+        options.graph_optimization_level = optimisation
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=providers)
+    except Exception as error:  # its exceptions share no base but this
+        raise EngineError(f'ONNX Runtime cannot load {path}: {error}') from error
+
+
+def _run(session: Any, tensor: FloatArray, index: int) -> FloatArray:
+    try:
+        logits = session.run(None, {'input': tensor})[0]
+    except Exception as error:  # its exceptions share no base but this
+        raise EngineError(f'ONNX Runtime failed at level {index}: {error}') from error
+    result: FloatArray = np.asarray(logits[0], dtype=np.float32)
+    return result
 
 
 def execution_providers(device: str) -> list[Any]:
@@ -112,6 +149,45 @@ def execution_providers(device: str) -> list[Any]:
         )
     options = {'device_id': device.partition(':')[2] or '0'}
     return [('CUDAExecutionProvider', options), 'CPUExecutionProvider']
+
+
+def _files(
+    family: Family, cache: BuildCache, progress: Callable[[str], None] | None
+) -> list[Path]:
+    """Return the ONNX file of every level."""
+    if family.is_supernet:
+
+        def export(folder: Path) -> None:
+            _export(family, folder, progress)
+
+        folder = cache.folder('onnx', EXPORT_VERSION, export)
+        return [folder / _file_name(level.index) for level in family.levels]
+
+    def check(folder: Path) -> None:
+        _check_networks(family, folder, progress)
+
+    # The cache belongs to this very family: its name holds the checksum of all its files.
+    cache.folder('checked', CHECK_VERSION, check)
+    return [_network_path(family, level) for level in family.levels]
+
+
+def _network_path(family: Family, level: Level) -> Path:
+    assert not isinstance(level.network, SubnetArchitecture)
+    return family.network_path(level.network)
+
+
+def _check_networks(family: Family, folder: Path, progress: Callable[[str], None] | None) -> None:
+    """Refuse networks that could do more than compute; leave a list of those that are safe."""
+    largest_px: dict[Path, int] = {}
+    for level in family.levels:
+        path = _network_path(family, level)
+        largest_px[path] = max(level.resolution, largest_px.get(path, 0))
+    for path, side in largest_px.items():
+        if progress:
+            progress(f'ONNX: checking {path.name}')
+        check_network(path.read_bytes(), str(path), side=side)
+    names = ''.join(f'{path.name}\n' for path in largest_px)
+    (folder / 'networks.txt').write_text(names, encoding='utf-8')
 
 
 def _file_name(index: int) -> str:

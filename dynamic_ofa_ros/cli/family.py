@@ -1,0 +1,315 @@
+"""`dynamic-ofa family`: make a family of networks that are there already."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dynamic_ofa_ros.offline.network_files import NetworkFile, NetworkSettings
+    from dynamic_ofa_ros.offline.networks import NetworksReport
+
+MARGIN = 3.0
+"""A network that is right no more than this often as guessing is taken to be set up wrongly."""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the verb, its own verbs and their options."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        'family',
+        help='make a family of ONNX classifiers, or the ImageNet family',
+        description='Make a family whose levels are networks of their own, not sub-networks of '
+        'one supernet.',
+    )
+    verbs = parser.add_subparsers(dest='family_verb', required=True)
+    _add_from_onnx(verbs)
+    _add_imagenet(verbs)
+
+
+def _add_from_onnx(verbs: Any) -> None:
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        'from-onnx',
+        help='levels from ONNX classifiers of one task',
+        description='Make a family of ONNX classifiers that tell the same classes apart. Accuracy '
+        'is measured on class folders or stated, latency is measured here; networks that another '
+        'one beats in both are left out. Run the same command again after a kill and it goes on.',
+    )
+    parser.add_argument(
+        'networks', nargs='+', metavar='FILE.onnx|LIST.yaml',
+        help='the networks, or a list of them that says for each what the options say for all',
+    )  # fmt: skip
+    parser.add_argument('--output', required=True, metavar='FOLDER', help='the family to write')
+    parser.add_argument('--name', help='name of the family; default: that of the folder')
+    parser.add_argument(
+        '--labels', metavar='FILE', help='a text file, one class a line, in the order of the '
+        "outputs; default: the files' own, or the class folders' names in sorted order",
+    )  # fmt: skip
+    accuracy = parser.add_argument_group('accuracy')
+    accuracy.add_argument(
+        '--data', metavar='FOLDER', help='class folders of images that took no part in training; '
+        'a folder is called as its label, or by the number of its output',
+    )  # fmt: skip
+    accuracy.add_argument(
+        '--images', type=int, default=0, metavar='N',
+        help='take N of the images, the same every time; default: all',
+    )  # fmt: skip
+    accuracy.add_argument(
+        '--accuracy', metavar='TOP1,TOP1,...',
+        help='state it instead: a fraction for each network, in their order',
+    )  # fmt: skip
+    _add_input(parser)
+    _add_place(parser)
+    parser.set_defaults(run=run_from_onnx)
+
+
+def _add_input(parser: argparse.ArgumentParser) -> None:
+    from dynamic_ofa_ros.family import CHANNELS, INTERPOLATIONS, RESIZES
+
+    group = parser.add_argument_group('input of the networks, where the files do not say it')
+    group.add_argument(
+        '--resolutions', metavar='PX,PX,...', help='input sizes to make levels of, for networks '
+        'whose input may have any size',
+    )  # fmt: skip
+    group.add_argument(
+        '--values', metavar='NAME', help="range of the input's values: imagenet (normalised by "
+        "ImageNet's mean and deviation: torchvision, timm), unit (0 to 1), signed (-1 to 1) or "
+        'raw (0 to 255)',
+    )  # fmt: skip
+    group.add_argument('--mean', metavar='A,B,C', help='instead: mean of each channel')
+    group.add_argument('--std', metavar='A,B,C', help='and its standard deviation')
+    group.add_argument(
+        '--pixel-max', type=float, metavar='1|255',
+        help='what a white pixel is in the units of --mean and --std; default: 1',
+    )  # fmt: skip
+    group.add_argument('--channels', choices=CHANNELS, help='default: rgb')
+    group.add_argument(
+        '--layout', choices=('nchw', 'nhwc'), help='needed only where the shape does not tell it'
+    )
+    group.add_argument(
+        '--resize', choices=RESIZES, help='crop the centre (default), stretch, or pad with black'
+    )
+    group.add_argument(
+        '--crop-fraction', type=float, metavar='F',
+        help='share of the shorter side that the crop keeps; default: 0.875',
+    )  # fmt: skip
+    group.add_argument(
+        '--interpolation', choices=INTERPOLATIONS, help='default: area, the nearest to Pillow'
+    )
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group('where latency is measured')
+    group.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    group.add_argument('--engine', default='auto', help='auto or onnxruntime')
+    group.add_argument('--threads', type=int, default=1, help='threads of the engine')
+    parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
+
+
+def _add_imagenet(verbs: Any) -> None:
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        'imagenet',
+        help='EfficientNet-Lite with ImageNet weights: 1,000 classes',
+        description="Make the family 'imagenet' of EfficientNet-Lite 0, 1 and 2 with the "
+        'published weights, from the packages of the extra imagenet. Top-1 is published at the '
+        'published input sizes and estimated at the others, or measured on --data.',
+    )
+    parser.add_argument(
+        '--output', metavar='FOLDER',
+        help='the family to write; default: where family:=imagenet finds it',
+    )  # fmt: skip
+    parser.add_argument(
+        '--data', metavar='FOLDER', help='class folders of photographs to measure all levels on; '
+        'a folder is called as its label or its WordNet id (n01440764)',
+    )  # fmt: skip
+    parser.add_argument('--images', type=int, default=0, metavar='N', help='take N of them')
+    parser.add_argument('--force', action='store_true', help='replace a family that is there')
+    _add_place(parser)
+    parser.set_defaults(run=run_imagenet)
+
+
+def run_from_onnx(args: argparse.Namespace) -> int:
+    """Read the networks, measure them, write the family, print its table."""
+    from dynamic_ofa_ros.offline.network_files import common_labels, open_candidates
+    from dynamic_ofa_ros.offline.networks import build_networks_family, check_labels
+
+    output = Path(args.output).expanduser()
+    candidates = open_candidates(_files(args))
+    labels = _labels(args, common_labels(candidates), candidates[0].network.classes)
+    check_labels(candidates, labels)
+    report = build_networks_family(
+        candidates,
+        labels,
+        _images(args.data, args.images, labels),
+        output,
+        args.name or output.name,
+        place=_place(args),
+    )
+    _print_report(report, args.json)
+    return 0
+
+
+def run_imagenet(args: argparse.Namespace) -> int:
+    """Export the networks, measure them, write the family, print its table."""
+    from dynamic_ofa_ros.family import IMAGENET_FAMILY, Family, own_families_directory
+    from dynamic_ofa_ros.offline.imagenet import build_imagenet_family
+
+    output = (
+        Path(args.output).expanduser()
+        if args.output
+        else own_families_directory() / IMAGENET_FAMILY
+    )
+    if output.exists() and not args.force and not args.data:
+        family = Family.load(output)
+        print(f'{family.name} is built already: {output} (--force builds it again)')
+        return 0
+    report = build_imagenet_family(
+        output,
+        data=args.data,
+        most_images=args.images,
+        place=_place(args),
+        is_forced=args.force,
+    )
+    _print_report(report, args.json)
+    return 0
+
+
+def _files(args: argparse.Namespace) -> list[NetworkFile]:
+    from dataclasses import replace
+
+    from dynamic_ofa_ros.errors import FamilyError
+    from dynamic_ofa_ros.offline.network_files import NetworkFile, read_list
+
+    common = _settings(args)
+    files: list[NetworkFile] = []
+    for given in args.networks:
+        path = Path(given).expanduser()
+        if path.suffix in ('.yaml', '.yml'):
+            files += [
+                replace(file, settings=file.settings.over(common)) for file in read_list(path)
+            ]
+        else:
+            files.append(NetworkFile(path, common))
+    if args.accuracy:
+        stated = _numbers('--accuracy', args.accuracy)
+        if len(stated) != len(files):
+            raise FamilyError(
+                f'--accuracy has {len(stated)} values for {len(files)} networks: give one for each'
+            )
+        files = [
+            replace(file, settings=replace(file.settings, accuracy=value))
+            for file, value in zip(files, stated, strict=True)
+        ]
+    return files
+
+
+def _settings(args: argparse.Namespace) -> NetworkSettings:
+    from dynamic_ofa_ros.cli.train import parse_resolutions
+    from dynamic_ofa_ros.errors import FamilyError
+    from dynamic_ofa_ros.offline.network_files import NetworkSettings
+
+    if args.values and (args.mean or args.std):
+        raise FamilyError('--values says what --mean and --std say: give one or the others')
+    if bool(args.mean) != bool(args.std):
+        raise FamilyError('give --mean and --std together')
+    return NetworkSettings(
+        values=args.values,
+        mean=_triple('--mean', args.mean),
+        std=_triple('--std', args.std),
+        pixel_max=args.pixel_max,
+        channels=args.channels,
+        layout=args.layout,
+        resize=args.resize,
+        crop_fraction=args.crop_fraction,
+        interpolation=args.interpolation,
+        resolutions=parse_resolutions(args.resolutions) if args.resolutions else None,
+    )
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    from dynamic_ofa_ros.errors import FamilyError
+
+    try:
+        return [float(part) for part in text.split(',')]
+    except ValueError:
+        raise FamilyError(f'{option} {text!r}: give numbers with commas between them') from None
+
+
+def _triple(option: str, text: str | None) -> tuple[float, float, float] | None:
+    from dynamic_ofa_ros.errors import FamilyError
+
+    if not text:
+        return None
+    values = _numbers(option, text)
+    if len(values) == 1:
+        values *= 3
+    if len(values) != 3:
+        raise FamilyError(f'{option} {text!r}: give one number, or one for each channel')
+    return values[0], values[1], values[2]
+
+
+def _labels(args: argparse.Namespace, own: Sequence[str], classes: int) -> tuple[str, ...]:
+    """Return the labels: given, in the files, or the class folders' names where they fit."""
+    from dynamic_ofa_ros.errors import FamilyError
+    from dynamic_ofa_ros.offline.datasets import ClassFolder
+    from dynamic_ofa_ros.offline.labelled import held_out_folder
+
+    if args.labels:
+        path = Path(args.labels).expanduser()
+        try:
+            return tuple(path.read_text(encoding='utf-8').rstrip().splitlines())
+        except UnicodeDecodeError as error:
+            raise FamilyError(f'{path} is not UTF-8 text: {error}') from None
+    if own:
+        return tuple(own)
+    names = ClassFolder.open(held_out_folder(args.data)).classes if args.data else ()
+    if len(names) == classes:
+        return names
+    raise FamilyError(
+        f'the files do not say what their {classes} classes are called: give --labels, a text '
+        'file with one class a line, in the order of the outputs'
+    )
+
+
+def _images(data: str | None, most: int, labels: Sequence[str]) -> Any:
+    from dynamic_ofa_ros.offline.labelled import open_labelled
+
+    return None if data is None else open_labelled(data, labels, most)
+
+
+def _place(args: argparse.Namespace) -> Any:
+    from dynamic_ofa_ros.offline.device_profile import Place
+
+    return Place(args.device, args.engine, args.threads)
+
+
+def _print_report(report: NetworksReport, as_json: bool) -> None:
+    import sys
+
+    from dynamic_ofa_ros.cli.levels import print_levels, table_document
+
+    family = report.family
+    if as_json:
+        document = {
+            'family': str(family.directory),
+            'platform': report.profile.platform,
+            'left_out': list(report.left_out),
+            **table_document(family),
+        }
+        print(json.dumps(document, indent=1))
+    else:
+        print_levels(family)
+        for sentence in report.left_out:
+            print(sentence)
+        print(f'family: {family.directory}')
+    best = family.levels[-1]
+    guess = min(0.5, MARGIN / len(family.labels))
+    if best.accuracy_source == 'measured' and best.accuracy < guess:
+        print(
+            f'dynamic-ofa: warning: the best level is right in {best.accuracy:.1%} only: are the '
+            "labels in the order of the network's outputs, and the input's values and channels as "
+            'in its training?',
+            file=sys.stderr,
+        )

@@ -1,0 +1,126 @@
+"""Measure a family's latencies on this machine with the real engine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from dynamic_ofa_ros.errors import FamilyError
+from dynamic_ofa_ros.family import (
+    PLATFORMS_FOLDER,
+    Family,
+    LatencyProfile,
+    read_profile,
+    write_profile,
+)
+from dynamic_ofa_ros.runtime.engine import create_engine, profile_engine
+from dynamic_ofa_ros.runtime.profiling import BUSY_ABOVE
+
+logger = logging.getLogger(__name__)
+
+SECONDS_A_LEVEL = 0.5
+FEWEST_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where latency is measured: device and engine (each may be auto), threads of the engine."""
+
+    device: str = 'auto'
+    engine: str = 'auto'
+    threads: int = 1
+
+
+def profile_family(
+    family: Family,
+    place: Place,
+    cache: Path | None = None,
+    seconds_a_level: float = SECONDS_A_LEVEL,
+    progress: Callable[[str], None] | None = None,
+    check_platform: Callable[[str], None] | None = None,
+) -> LatencyProfile:
+    """Measure every level of a family; the conditions say how to measure there again.
+
+    `check_platform` gets the platform's name before the measurement, and may raise.
+    """
+    engine = create_engine(
+        family,
+        device=place.device,
+        engine=place.engine,
+        threads=place.threads,
+        cache_dir=cache,
+        progress=progress,
+    )
+    try:
+        for note in engine.notes:
+            logger.warning('%s', note)
+        if check_platform is not None:
+            check_platform(engine.platform)
+        if progress is not None:
+            progress(f'measuring {len(family.levels)} levels on {engine.platform}')
+        profile = profile_engine(
+            engine, family, max_seconds=max(FEWEST_SECONDS, seconds_a_level * len(family.levels))
+        )
+        device = place.device
+        if device == 'auto':
+            device = engine.platform.partition('-')[0]
+        used = Place(device, engine.name, place.threads)
+    finally:
+        engine.close()
+    again = {name: str(value) for name, value in asdict(used).items()}
+    return replace(profile, conditions={**profile.conditions, **again})
+
+
+def place_of(profile: LatencyProfile) -> Place | None:
+    """Return where a profile was measured; None for one that does not say."""
+    try:
+        return Place(
+            profile.conditions['device'],
+            profile.conditions['engine'],
+            int(profile.conditions['threads']),
+        )
+    except (KeyError, ValueError):
+        return None
+
+
+def others_load(profile: LatencyProfile) -> float:
+    """Return the share of the CPU that other programs used meanwhile; 0.0 when unknown."""
+    try:
+        return float(profile.conditions.get('load_of_others', '0'))
+    except ValueError:
+        return 0.0
+
+
+def warn_when_busy(profile: LatencyProfile, advice: str) -> None:
+    """Warn that latencies may be too high when other programs were busy meanwhile."""
+    if others_load(profile) > BUSY_ABOVE:
+        logger.warning(
+            'other programs used %.0f %% of the CPU while latencies were measured, so they may '
+            'be too high: %s',
+            others_load(profile) * 100,
+            advice,
+        )
+
+
+def add_platform(
+    family: Family, place: Place, is_forced: bool, progress: Callable[[str], None] | None = None
+) -> LatencyProfile:
+    """Measure a family here and write the platform's file into it; return the profile.
+
+    Raise FamilyError where the family has this platform already, unless `is_forced`.
+    """
+
+    def check(platform: str) -> None:
+        earlier = family.platforms.get(platform)
+        if earlier is not None and not is_forced:
+            raise FamilyError(
+                f'{family.name} has latencies of {platform} already, measured at '
+                f'{earlier.measured_at}; --force measures and replaces them'
+            )
+
+    profile = profile_family(family, place, progress=progress, check_platform=check)
+    path = family.directory / PLATFORMS_FOLDER / f'{profile.platform}.yaml'
+    write_profile(profile, path)
+    return read_profile(path)
