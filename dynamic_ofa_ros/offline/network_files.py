@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from dynamic_ofa_ros.offline.onnx_adapting import LAYOUTS
 from dynamic_ofa_ros.offline.onnx_import import ImportedNetwork, read_classifier
 from dynamic_ofa_ros.onnx_safety import DEFAULT_SIDE_PX
 from dynamic_ofa_ros.runtime.build_cache import filesystem_safe
+
+logger = logging.getLogger(__name__)
 
 Triple = tuple[float, float, float]
 
@@ -183,6 +186,7 @@ def open_candidates(files: Sequence[NetworkFile]) -> list[Candidate]:
             side=min(sizes) if sizes else DEFAULT_SIDE_PX,
         )
         preprocessing = _preprocessing(network, file.settings)
+        logger.info('%s', _description(network, preprocessing))
         for resolution in _resolutions(network, sizes):
             candidates.append(
                 Candidate(
@@ -195,6 +199,21 @@ def open_candidates(files: Sequence[NetworkFile]) -> list[Candidate]:
                 )
             )
     return candidates
+
+
+def _description(network: ImportedNetwork, preprocessing: Preprocessing) -> str:
+    """Return what was understood of a file, for the user to check."""
+    size = 'of any size' if network.resolution is None else f'{network.resolution} px'
+    values = (f'{v:g}' for v in (*preprocessing.mean, *preprocessing.std))
+    resize = preprocessing.resize
+    if resize == 'crop':
+        resize = f'crop {preprocessing.crop_fraction:g}'
+    said = (
+        f'{network.name}: {network.classes} classes, input {size} {preprocessing.channels}, '
+        'mean {} {} {}, std {} {} {}, '.format(*values)
+        + f'{resize}, {preprocessing.interpolation}'
+    )
+    return '; '.join((said, *network.notes))
 
 
 def common_labels(candidates: Sequence[Candidate]) -> tuple[str, ...]:

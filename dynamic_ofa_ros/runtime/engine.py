@@ -378,7 +378,8 @@ def _fastest(builder: _Builder, candidates: list[_Candidate], choice_file: str) 
         'conditions': conditions,
     }
     builder.cache.write_text(choice_file, json.dumps(document, indent=1))
-    _log.info('chose %s: %s', document['winner'], document['trial_ms'])
+    if len(working) > 1:
+        _log.info('chose %s: %s', document['winner'], document['trial_ms'])
     return working[best][1]
 
 
