@@ -17,7 +17,7 @@ SHARED_FOLDERS = ('config', 'launch', 'msg', 'resource')
 # pip does not know of, and a second one would hide it.
 BASE = ['numpy>=1.24', 'psutil', 'pyyaml', 'rich']
 # What builds the engines of a family, once a machine.
-ENGINES = ['ofa', 'onnx', 'safetensors', 'torch']
+ENGINES = ['ofa', 'onnx>=1.17', 'safetensors', 'torch']
 OFFLINE = [*ENGINES, 'matplotlib', 'pymoo', 'scipy']
 CPU = ['onnxruntime']
 OPENCV = ['opencv-python-headless']
