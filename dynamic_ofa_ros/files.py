@@ -79,6 +79,17 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def naming(folder: Path) -> Iterator[None]:
+    """Let what the system refuses (a full disk) say where, if it does not by itself."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(folder)) from None
+
+
 def write_text_atomically(path: Path, text: str) -> None:
     """Write UTF-8 text so that `path` holds either the old contents or all of the new."""
     with replacing(path) as temporary:

@@ -17,6 +17,7 @@ from typing import Any
 from dynamic_ofa_ros.architecture import SubnetArchitecture
 from dynamic_ofa_ros.errors import DatasetError, FamilyError, SearchError
 from dynamic_ofa_ros.family import Family, LatencyProfile
+from dynamic_ofa_ros.files import naming
 from dynamic_ofa_ros.offline.accuracy import halves, load_as_stored
 from dynamic_ofa_ros.offline.assembly import (
     calibrate_levels,
@@ -89,7 +90,7 @@ def build_family(
         settings=settings,
         backbone_id=backbone_id(trained),
     )
-    with _naming(work.folder):
+    with naming(work.folder):
         return _build(site, output, name, merge_with)
 
 
@@ -119,17 +120,6 @@ def _build(site: Site, output: Path, name: str, merge_with: Family | None) -> Bu
     seconds = dict(sorted(work.times_s.items()))
     work.finish()
     return BuildReport(Family.load(output), profile, seconds)
-
-
-@contextmanager
-def _naming(folder: Path) -> Iterator[None]:
-    """Let what the system refuses (a full disk) say where, if it does not by itself."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        raise OSError(error.errno, error.strerror, str(folder)) from None
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from dynamic_ofa_ros.family import (
     write_family,
     write_profile,
 )
-from dynamic_ofa_ros.files import creating_folder
+from dynamic_ofa_ros.files import creating_folder, naming
 from dynamic_ofa_ros.offline.datasets import ImageDataset, fingerprint, report_damaged
 from dynamic_ofa_ros.offline.device_profile import Place, profile_family, warn_when_busy
 from dynamic_ofa_ros.offline.onnx_import import ImportedNetwork, check_resolution
@@ -110,7 +110,7 @@ def build_networks_family(
     for candidate in candidates:
         check_resolution(candidate.network, candidate.resolution)
     spec = NetworksSpec(description or name, len(labels))
-    with _working(output) as work:
+    with naming(output), _working(output) as work:
         trial = _trial_family(work.fresh_folder('family'), candidates, labels, spec)
         measured = _accuracies(trial, candidates, images, work, place)
         profile = profile_family(
