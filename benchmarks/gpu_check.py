@@ -43,6 +43,7 @@ from benchmarks.gpu_contention import (
     draw,
     drive,
     evaluate,
+    write_frames,
 )
 from benchmarks.gpu_sites import Contenders, FakeSite, GpuSite, Site
 from dynamic_ofa_ros.errors import DynamicOfaError, EngineError
@@ -132,6 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--budget-s', type=float, default=450.0, help='no run starts after this')
     parser.add_argument('--quick', action='store_true', help='a fake GPU: tries the logic only')
     parser.add_argument('--output', type=Path, help='folder of the JSON file')
+    parser.add_argument('--frames', type=Path, help='file for every frame, gzipped CSV')
     parser.add_argument('--plots', type=Path, help='folder of the plots')
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
@@ -339,6 +341,8 @@ def beside_loads(site: Site, family: Family, contenders: Contenders, report: Rep
         if cpu is not None:
             for name in PARTS:
                 run(name, BOTH, PolicySettings('predictive'), on=2)
+    if options.frames:
+        write_frames(runs, options.frames)
     for name in PARTS:
         limit, segments = limits[name], parts_of(name, options.seconds)
         print_table(

@@ -6,6 +6,9 @@ answer. A frame that a newer one replaced got no answer: it counts as late.
 
 from __future__ import annotations
 
+import csv
+import dataclasses
+import gzip
 import itertools
 import time
 from collections.abc import Sequence
@@ -186,7 +189,10 @@ def choose_limit(contended_ms: dict[int, Sequence[float]], free_ms: Sequence[flo
 
 
 def _rate_hz(limit_ms: float) -> float:
-    return HIGH_RATE_HZ if limit_ms < 1e3 / HIGH_RATE_HZ else LOW_RATE_HZ
+    """Return the camera's rate: a frame that takes the whole limit ends before the next comes."""
+    fitting_hz = 1e3 / limit_ms
+    rates_hz = (HIGH_RATE_HZ, LOW_RATE_HZ)
+    return next((rate_hz for rate_hz in rates_hz if rate_hz <= fitting_hz), round(fitting_hz, 1))
 
 
 def evaluate(
@@ -261,6 +267,18 @@ def _mean(values: Sequence[float]) -> float | None:
     return round(float(np.mean(values)), 4) if values else None
 
 
+def write_frames(runs: dict[str, dict[str, Run]], path: Path) -> None:
+    """Write every frame of every run as gzipped CSV, to draw them elsewhere."""
+    with gzip.open(path, 'wt', encoding='utf-8', newline='') as file:
+        writer = csv.writer(file)
+        writer.writerow(['load', 'policy', *(f.name for f in dataclasses.fields(FrameRecord))])
+        for load, by_policy in runs.items():
+            for policy, run in by_policy.items():
+                writer.writerows(
+                    [load, policy, *dataclasses.astuple(frame)] for frame in run.frames
+                )
+
+
 def draw(
     runs: dict[str, Run],
     limit: Limit,
@@ -271,6 +289,7 @@ def draw(
 ) -> None:
     """Draw latency over time, a panel a policy, each frame in its level's colour."""
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
     from dynamic_ofa_ros.plot_style import (
         LIMIT,
@@ -298,6 +317,9 @@ def draw(
         )
         axes.set_title(name, loc='left', fontsize=TEXT_SIZE + 1)
         axes.set_yscale('log')
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        axes.yaxis.set_major_formatter(FormatStrFormatter('%g'))
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.set_ylabel('ms')
     panels[-1].set_xlabel('time, s')
     handles = [

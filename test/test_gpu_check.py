@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import json
 
 import numpy as np
@@ -38,6 +40,7 @@ def test_the_whole_check_with_a_fake_gpu(tmp_path, capsys):
         [
             '--quick', '--seconds', '0.4', '--runs', '5', '--repeats', '1',
             '--output', str(tmp_path), '--plots', str(tmp_path / 'plots'),
+            '--frames', str(tmp_path / 'frames.csv.gz'),
         ]
     )  # fmt: skip
     assert status == 0
@@ -60,6 +63,9 @@ def test_the_whole_check_with_a_fake_gpu(tmp_path, capsys):
             assert figures['frames'] > 0
         assert (tmp_path / 'plots' / f'gpu_contention_{name}.png').stat().st_size > 10_000
     assert (tmp_path / 'plots' / 'gpu_levels.png').stat().st_size > 10_000
+    with gzip.open(tmp_path / 'frames.csv.gz', 'rt') as file:
+        rows = list(csv.DictReader(file))
+    assert {(row['load'], row['policy']) for row in rows} >= {('training', 'reactive')}
     assert 'signs beside training' in capsys.readouterr().out
 
 
