@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import statistics
 import time
 import warnings
@@ -18,6 +20,9 @@ from dynamic_ofa_ros.runtime.image import FloatArray
 
 WARM_UP_RUNS = 3
 LAYOUT_TRIALS = 10
+ROOM_FOR_A_GRAPH_BYTES = 64 * 2**20
+"""Free memory without which no capture begins: more than the graph of a level takes."""
+
 LAYOUTS = (torch.channels_last, torch.contiguous_format)
 
 Run = Callable[[], torch.Tensor]
@@ -26,32 +31,45 @@ Run = Callable[[], torch.Tensor]
 class CudaDevice:
     """What the levels need of a CUDA device; tests put another one in its place.
 
-    All work goes to the default stream, so its order is that of the calls.
+    All work goes to the caller's current stream, so its order is that of the calls.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._stream = torch.cuda.default_stream(device)
-        self._capture_stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._pool = torch.cuda.graph_pool_handle()
+        self._first: torch.cuda.CUDAGraph | None = None
 
     def pinned(self, size: int) -> torch.Tensor:
         """Return a float32 buffer in page-locked host memory: copies from it need not wait."""
         return torch.zeros(size, pin_memory=True)
 
-    def capture(self, run: Run) -> Run:
+    def capture(self, run: Run, *, is_trial: bool = False) -> Run:
         """Return `run` as a CUDA graph: one launch, the result always in the same place.
 
-        Graphs share their memory: the activations of one lie where another's did.
+        Graphs share their memory: the activations of one lie where another's did. The memory of
+        a trial is its own and can be freed with it. Raises RuntimeError, mostly for want of
+        memory; the device can be used afterwards.
         """
+        self._rehearse(run)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(
-            graph,
-            pool=self._pool,
-            stream=self._capture_stream,
-            capture_error_mode='thread_local',  # other threads may use the device meanwhile
-        ):
-            output = run()
+        # A pool dies with its last graph and cannot be used again: the first graph is kept.
+        pool = None if is_trial or self._first is None else self._first.pool()
+        try:
+            # A capture that does not begin would leave its stream current: the outer one restores.
+            with (
+                torch.cuda.stream(torch.cuda.current_stream(self.device)),
+                torch.cuda.graph(
+                    graph,
+                    pool=pool,
+                    stream=_capture_stream(self.device),
+                    capture_error_mode='thread_local',  # other threads may use the device
+                ),
+            ):
+                output = run()
+        except RuntimeError:
+            _keep_unless_ended(graph)
+            raise
+        if not is_trial and self._first is None:
+            self._first = graph
 
         def replay() -> torch.Tensor:
             graph.replay()
@@ -61,11 +79,39 @@ class CudaDevice:
 
     def synchronise(self) -> None:
         """Wait for the device; raise RuntimeError when its work failed."""
-        self._stream.synchronize()
+        torch.cuda.current_stream(self.device).synchronize()
 
     def release(self) -> None:
         """Give back memory that is not in use."""
         torch.cuda.empty_cache()
+
+    def _rehearse(self, run: Run) -> None:
+        """Run without capture: libraries allocate what they keep, a want of memory shows."""
+        with torch.cuda.stream(_capture_stream(self.device)):
+            run()
+            self.synchronise()
+        self.release()
+        torch.empty(ROOM_FOR_A_GRAPH_BYTES, dtype=torch.uint8, device=self.device)
+        self.release()
+
+
+@functools.cache
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the one stream of all captures: cuBLAS keeps a workspace for each it was used on."""
+    stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    return stream
+
+
+def _keep_unless_ended(graph: torch.cuda.CUDAGraph) -> None:
+    """Keep a graph for ever whose capture did not end: its destructor may abort the process.
+
+    It does when memory ran out while the capture began (PyTorch 2.11: the graph takes itself off
+    a list it is not yet on, and a destructor must not throw).
+    """
+    try:
+        graph.pool()
+    except RuntimeError:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(graph))
 
 
 @dataclass
@@ -172,7 +218,7 @@ class CudaLevels:
             try:
                 arrange(level.network, self.layout)
                 self._warm_up(level)
-                replay = self._cuda.capture(level.run)
+                replay = self._cuda.capture(level.run, is_trial=True)
                 median_ns[self.layout] = statistics.median(
                     self._replay_ns(replay) for _ in range(LAYOUT_TRIALS)
                 )
