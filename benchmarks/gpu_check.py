@@ -1,6 +1,6 @@
 """Everything about an NVIDIA GPU in one command, without ROS: `make gpu-check`, under 8 minutes.
 
-    python -m benchmarks.gpu_check [--seconds 20] [--budget-s 450] [--quick]
+    python -m benchmarks.gpu_check [--seconds 8] [--budget-s 450] [--quick]
 
 Builds every engine that can be had, verifies it, and measures levels, switches, memory, and all
 policies beside a training job and a second classifier on the GPU. Two families: the demo's, and
@@ -56,15 +56,26 @@ from dynamic_ofa_ros.runtime.policies import PolicySettings
 IMAGES = RESULTS.parent.parent / 'docs' / 'images'
 SETTLED_FRAMES = 5
 SWITCH_PAUSE_S = 0.005
-PUBLISHED_REPEATS = 2
+PUBLISHED_REPEATS = 1
 
-# Lengths of the parts of a run as shares of --seconds, by load.
-PARTS = {'training': (0.5, 1.0, 0.5), 'classifier': (0.25, 0.75, 0.25)}
+LOADS = ('training', 'classifier')
+FREE = 0.5
+"""Time before the load, and after it, as a share of --seconds."""
+
 CALIBRATION = 0.1
-"""Length of a level's trial beside a load, as a share of --seconds."""
+"""Length of one trial of a level beside a load, as a share of --seconds."""
+
+ROUNDS = 2
+"""Trials of each level: clocks and other processes change in the meantime."""
 
 PROFILE = 0.2
 """Time for the profile of a platform, as a share of --seconds."""
+
+FREE_TRIAL = 3.0
+"""Length of the highest level's trial without load, as a multiple of one beside it."""
+
+LAST_STEP_S = 0.1
+"""Time for the load's last step after its end."""
 
 SETTLING = 0.2
 """Share of a trial's frames, its first, that do not count."""
@@ -127,9 +138,9 @@ class Report:
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print the tables, draw, and write the results; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seconds', type=float, default=20.0, help='length of the load')
-    parser.add_argument('--runs', type=int, default=100, help='timed runs a level and engine')
-    parser.add_argument('--repeats', type=int, default=10, help='switches of each ordered pair')
+    parser.add_argument('--seconds', type=float, default=8.0, help='length of the load')
+    parser.add_argument('--runs', type=int, default=50, help='timed runs a level and engine')
+    parser.add_argument('--repeats', type=int, default=3, help='switches of each ordered pair')
     parser.add_argument('--budget-s', type=float, default=450.0, help='no run starts after this')
     parser.add_argument('--quick', action='store_true', help='a fake GPU: tries the logic only')
     parser.add_argument('--output', type=Path, help='folder of the JSON file')
@@ -313,7 +324,7 @@ def beside_loads(site: Site, family: Family, contenders: Contenders, report: Rep
     limits: dict[str, Limit] = {}
 
     def run(load_name: str, policy_name: str, policy: PolicySettings, *, on: int) -> None:
-        entry, segments = contention[load_name], parts_of(load_name, options.seconds)
+        entry, segments = contention[load_name], parts_of(options.seconds)
         if not report.budget.allows(segments.total_s + 5.0):
             entry['skipped'].append(policy_name)
             print(f'{load_name}: {policy_name} skipped, no time left')
@@ -329,7 +340,7 @@ def beside_loads(site: Site, family: Family, contenders: Contenders, report: Rep
         print(f'{load_name}, {policy_name}: {figures}', flush=True)
 
     with site.loads(family) as loads:
-        for name in PARTS:
+        for name in LOADS:
             runs[name] = {}
             limits[name], contention[name] = calibrate(
                 family, engines[0], profiles[0], loads[name], options
@@ -339,12 +350,12 @@ def beside_loads(site: Site, family: Family, contenders: Contenders, report: Rep
                 run(name, policy_name, policy, on=1)
             report.write()
         if cpu is not None:
-            for name in PARTS:
+            for name in LOADS:
                 run(name, BOTH, PolicySettings('predictive'), on=2)
     if options.frames:
         write_frames(runs, options.frames)
-    for name in PARTS:
-        limit, segments = limits[name], parts_of(name, options.seconds)
+    for name in LOADS:
+        limit, segments = limits[name], parts_of(options.seconds)
         print_table(
             f'{family.name} beside {name}, limit {limit.limit_ms:.2f} ms, {limit.rate_hz:.0f} Hz',
             ['policy', *COLUMNS],
@@ -360,20 +371,19 @@ def beside_loads(site: Site, family: Family, contenders: Contenders, report: Rep
 
 
 def policies(level_count: int, limit: Limit) -> dict[str, PolicySettings]:
-    """Return what is compared, by name."""
+    """Return what is compared, by name; what says most first, for time may run out."""
     return {
         f'fixed highest (level {level_count})': PolicySettings('fixed'),
+        'predictive': PolicySettings('predictive'),
+        'reactive': PolicySettings('reactive'),
         'fixed lowest (level 1)': PolicySettings('fixed', fixed_level=1),
         f'fixed middle (level {limit.middle})': PolicySettings('fixed', fixed_level=limit.middle),
-        'reactive': PolicySettings('reactive'),
-        'predictive': PolicySettings('predictive'),
     }
 
 
-def parts_of(load: str, seconds: float) -> Segments:
-    """Return the parts of a run beside a load."""
-    before, during, after = PARTS[load]
-    return Segments(before * seconds, during * seconds, after * seconds)
+def parts_of(seconds: float) -> Segments:
+    """Return the parts of a run."""
+    return Segments(FREE * seconds, seconds, FREE * seconds)
 
 
 def calibrate(
@@ -393,11 +403,13 @@ def calibrate(
         ).frames  # fmt: skip
         return [frame.latency_ms for frame in frames[int(SETTLING * len(frames)) :]]
 
-    contended_ms = {
-        level.index: trial_ms(level.index, Segments(0.0, seconds, 0.0)) for level in family.levels
-    }
-    time.sleep(0.1)  # the load's last step
-    free_ms = trial_ms(len(family.levels), Segments(seconds, 0.0, 0.0))
+    contended_ms: dict[int, list[float]] = {level.index: [] for level in family.levels}
+    free_ms: list[float] = []
+    for _ in range(ROUNDS):
+        for index, samples in contended_ms.items():
+            samples += trial_ms(index, Segments(0.0, seconds, 0.0))
+        time.sleep(LAST_STEP_S)
+        free_ms += trial_ms(len(family.levels), Segments(FREE_TRIAL * seconds, 0.0, 0.0))
     limit = choose_limit(contended_ms, free_ms)
     return limit, {
         'limit_ms': round(limit.limit_ms, 3),

@@ -10,6 +10,7 @@ import csv
 import dataclasses
 import gzip
 import itertools
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,13 +77,21 @@ class Segments:
 
 @dataclass(frozen=True)
 class FrameRecord:
-    """One frame that got an answer; `time_s` is its arrival, from the start of the run."""
+    """One frame that got an answer; `time_s` is its arrival, from the start of the run.
+
+    `reason` is that of the switch before it, if there was one.
+    """
 
     time_s: float
     level: int
     platform: str
     latency_ms: float
     inference_ms: float
+    queue_wait_ms: float = 0.0
+    preprocess_ms: float = 0.0
+    predicted_ms: float = math.nan
+    slowdown: float = math.nan
+    reason: str = ''
 
 
 @dataclass(frozen=True)
@@ -122,6 +131,7 @@ def drive(
     manager = RuntimeManager(family.levels, profiles, constraints=constraints, policy=policy)
     pixels = np.random.default_rng(1).integers(0, 256, IMAGE_SHAPE, np.uint8)
     records: list[FrameRecord] = []
+    reasons: list[str] = []
 
     def on_telemetry(frame: Frame, telemetry: FrameTelemetry) -> None:
         records.append(
@@ -131,11 +141,21 @@ def drive(
                 platform=telemetry.platform,
                 latency_ms=telemetry.node_ms,
                 inference_ms=telemetry.inference_ms,
+                queue_wait_ms=telemetry.queue_wait_ms,
+                preprocess_ms=telemetry.preprocess_ms,
+                predicted_ms=telemetry.predicted_latency_ms,
+                slowdown=telemetry.slowdown,
+                reason='; '.join(reasons),
             )
         )
+        reasons.clear()
 
     worker = ClassifierWorker(
-        Classifier(family, *engines), manager, on_result=_ignore, on_telemetry=on_telemetry
+        Classifier(family, *engines),
+        manager,
+        on_result=_ignore,
+        on_telemetry=on_telemetry,
+        on_switch=lambda switch: reasons.append(switch.decision.reason),
     )
     worker.start()
     changes = [(segments.before_s, 1.0), (segments.load_end_s, 0.0)]
@@ -183,7 +203,8 @@ def choose_limit(contended_ms: dict[int, Sequence[float]], free_ms: Sequence[flo
     limit_ms = MARGIN * max(quantiles_ms[lowest], free)
     sentence = (
         'no limit separates the levels: beside the load the highest takes '
-        f'{quantiles_ms[highest]:.2f} ms and the lowest {quantiles_ms[lowest]:.2f} (p95)'
+        f'{quantiles_ms[highest]:.2f} ms and the lowest {quantiles_ms[lowest]:.2f}, '
+        f'the highest alone {free:.2f} (p95)'
     )
     return Limit(limit_ms, _rate_hz(limit_ms), levels[len(levels) // 2], False, sentence)
 

@@ -123,7 +123,8 @@ class GpuSite:
 
         result: dict[str, Any] = {}
         alone = published_family(self._folder / 'published_highest', only_highest=True)
-        for name, family in (('largest_alone', alone), ('all_levels', self._families[-1])):
+        engines = [('largest_alone', alone), ('all_levels', self._families[-1])]
+        for name, family in (engines[0], *engines):  # the first also takes what libraries keep
             before = _memory(torch)
             engine = create_engine(family, device='cuda', engine='pytorch', cache_dir=self._cache)
             after = _memory(torch)
@@ -148,14 +149,14 @@ class GpuSite:
         return {**result, 'all_to_largest': round(ratio, 3)}
 
     def contenders(self, family: Family) -> Contenders:
-        """Build every engine on GPU and CPU; the baselines run PyTorch as most programs do."""
+        """Build all GPU engines and the fast CPU one; baselines run PyTorch as programs do."""
         import torch
 
         from dynamic_ofa_ros.backbone.supernet import load_level, load_supernet, set_active
 
         engines, missing = {}, {}
-        for device in ('cuda', 'cpu'):
-            for name in engine_names():
+        for device, names in (('cuda', engine_names()), ('cpu', ['onnxruntime'])):
+            for name in names:
                 try:
                     engines[f'{name} {device}'] = create_engine(
                         family,

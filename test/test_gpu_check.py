@@ -66,6 +66,7 @@ def test_the_whole_check_with_a_fake_gpu(tmp_path, capsys):
     with gzip.open(tmp_path / 'frames.csv.gz', 'rt') as file:
         rows = list(csv.DictReader(file))
     assert {(row['load'], row['policy']) for row in rows} >= {('training', 'reactive')}
+    assert any(row['reason'] for row in rows if row['policy'] == 'predictive')
     assert 'signs beside training' in capsys.readouterr().out
 
 
