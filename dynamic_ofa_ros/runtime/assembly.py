@@ -19,7 +19,7 @@ from dynamic_ofa_ros.runtime.classifier import (
 from dynamic_ofa_ros.runtime.engine import Engine, create_engines, load_or_measure_profile
 from dynamic_ofa_ros.runtime.host import HostMonitor
 from dynamic_ofa_ros.runtime.manager import RuntimeManager
-from dynamic_ofa_ros.runtime.policies import PolicySettings
+from dynamic_ofa_ros.runtime.policies import PolicySettings, platform_note
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,10 @@ class Assembly:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences about what was asked of the engines and could not be had."""
-        return tuple(note for engine in self.engines for note in engine.notes)
+        """Sentences about what was asked of engines and policy and could not be had."""
+        policy_note = platform_note(self.manager.table, self.manager.policy_settings)
+        engine_notes = (note for engine in self.engines for note in engine.notes)
+        return (*engine_notes, *([policy_note] if policy_note else []))
 
     def start(self) -> None:
         """Start the threads."""

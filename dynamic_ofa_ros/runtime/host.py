@@ -7,6 +7,7 @@ and no frame waits for them.
 from __future__ import annotations
 
 import math
+import os
 import platform
 import re
 import threading
@@ -26,6 +27,8 @@ _JETSON_GPU_LOAD = (
     'devices/platform/17000000.ga10b/load',
     'devices/57000000.gpu/load',
 )
+# On JetPack 6 the folder of the device is found by way of its clock: 17000000.gpu and its like.
+_JETSON_GPU_CLOCKS = 'class/devfreq/*.g[vpa]*/device/load'
 _NVIDIA_NODES = ('/dev/nvidiactl', '/dev/nvhost-gpu', '/dev/nvgpu', '/dev/dxg')
 _CPU_SENSORS = ('coretemp', 'k10temp', 'cpu_thermal', 'zenpower', 'soc_thermal', 'cpu-thermal')
 
@@ -83,7 +86,7 @@ class HostMonitor:
 def _reader_of(device: str, sysfs: Path) -> Callable[[], HostStatus]:
     """Return the function that samples this device."""
     if device.startswith('cuda'):
-        load_path = next((sysfs / p for p in _JETSON_GPU_LOAD if (sysfs / p).is_file()), None)
+        load_path = _jetson_gpu_load(sysfs)
         if load_path is not None:
             return lambda: HostStatus(
                 load=_number(load_path) / 1000.0,
@@ -102,6 +105,13 @@ def _reader_of(device: str, sysfs: Path) -> Callable[[], HostStatus]:
         temperature_celsius=_cpu_temperature(sysfs),
         power_w=_first_known(energy.power_w, lambda: _ina_power_w(sysfs)),
     )
+
+
+def _jetson_gpu_load(sysfs: Path) -> Path | None:
+    """Return the file with a Jetson's GPU load; None where there is none."""
+    paths = [sysfs / name for name in _JETSON_GPU_LOAD]
+    paths += _sorted_glob(sysfs, _JETSON_GPU_CLOCKS)
+    return next((path for path in paths if path.is_file()), None)
 
 
 class CpuLoad:
@@ -297,6 +307,48 @@ def gpu_name(index: int) -> str:
     except Exception:  # a name is never worth failing for
         return 'gpu'
     return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def gpu_uuid(index: int, proc: Path = Path('/proc')) -> str:
+    """Return what tells GPU `cuda:<index>` of this process from every other: 'GPU-5f2c...'.
+
+    The driver's UUID, as nvidia-smi prints it; `CUDA_VISIBLE_DEVICES` is obeyed. Where nobody
+    knows one (a Jetson) the board's serial number or, at last, the boot's id takes its place.
+    """
+    known = _driver_uuids(proc) or _nvml_uuids()
+    chosen = os.environ.get('CUDA_VISIBLE_DEVICES')
+    names = list(known) if chosen is None else [part.strip() for part in chosen.split(',')]
+    if index < len(names):
+        name = names[index]
+        if name.isdecimal() and int(name) < len(known):
+            return known[int(name)]
+        if name.startswith(('GPU-', 'MIG-')):  # may be shortened
+            return next((uuid for uuid in known if uuid.startswith(name)), name)
+    board = _text(proc / 'device-tree' / 'serial-number').strip('\0')
+    boot = _text(proc / 'sys' / 'kernel' / 'random' / 'boot_id')
+    return f'{board or boot or "unknown"}-gpu{index}'
+
+
+def _driver_uuids(proc: Path) -> list[str]:
+    """Return the UUIDs of all GPUs by their place on the bus, as the driver's files have them."""
+    paths = _sorted_glob(proc / 'driver' / 'nvidia' / 'gpus', '*/information')
+    found = [re.search(r'GPU UUID:\s*(GPU-[0-9a-fA-F-]+)', _text(path)) for path in paths]
+    return [match.group(1) for match in found if match]
+
+
+def _nvml_uuids() -> list[str]:
+    """Return the UUIDs of all GPUs by their place on the bus, as NVML has them."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handles = [
+            pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())
+        ]
+        uuids = [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
+    except Exception:  # a name is never worth failing for
+        return []
+    return [uuid.decode() if isinstance(uuid, bytes) else str(uuid) for uuid in uuids]
 
 
 def has_nvidia_device() -> bool:

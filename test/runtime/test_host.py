@@ -4,6 +4,7 @@ import math
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -58,6 +59,15 @@ def test_jetson_gpu(tmp_path):
     assert status == HostStatus(load=0.73, temperature_celsius=61.5, power_w=12.0)
 
 
+@pytest.mark.parametrize('name', ['17000000.gpu', '17000000.ga10b', '17000000.gv11b'])
+def test_jetson_gpu_load_on_jetpack_6(tmp_path, name):
+    for other, load in (('13e40000.host1x', '9'), (name, '415')):
+        folder = tmp_path / 'class/devfreq' / other / 'device'
+        folder.mkdir(parents=True)
+        (folder / 'load').write_text(f'{load}\n')
+    assert HostMonitor('cuda', sysfs=tmp_path).sample().load == pytest.approx(0.415)
+
+
 @pytest.mark.parametrize('garbage', ['', 'N/A', '\x00\x00'])
 def test_garbage_in_sysfs_is_unknown(tmp_path, garbage):
     write(
@@ -74,7 +84,7 @@ def test_power_is_the_slope_of_the_energy_counter(tmp_path, monkeypatch):
     (folder / 'max_energy_range_uj').write_text('1000000000')
     (folder / 'energy_uj').write_text('990000000')
     times_s = iter((10.0, 12.0))
-    monkeypatch.setattr(host.time, 'monotonic', lambda: next(times_s))
+    monkeypatch.setattr(host, 'time', SimpleNamespace(monotonic=lambda: next(times_s)))
     monitor = HostMonitor('cpu', sysfs=tmp_path)
     assert math.isnan(monitor.sample().power_w)
     (folder / 'energy_uj').write_text('20000000')  # wrapped around: 30 J later
@@ -162,3 +172,68 @@ def test_a_board_is_named_after_itself(tmp_path):
     (tmp_path / 'device-tree').mkdir()
     (tmp_path / 'device-tree/model').write_text('NVIDIA Jetson Xavier NX Developer Kit\0')
     assert host.cpu_name(tmp_path) == 'NVIDIA Jetson Xavier NX Developer Kit'
+
+
+UUIDS = [
+    'GPU-8d1f4ad6-0f4b-7a3f-21e0-6c9d0a7f1a01',
+    'GPU-1c0e77b2-93a5-4de1-b7a2-3f1d2c4b5a02',
+]
+
+
+@pytest.fixture
+def two_gpus(tmp_path, monkeypatch):
+    """A /proc as NVIDIA's driver makes it, the folders not in the order of creation."""
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    monkeypatch.setattr(host, '_nvml_uuids', list)
+    for place, uuid in (('0000:af:00.0', UUIDS[1]), ('0000:3b:00.0', UUIDS[0])):
+        folder = tmp_path / 'driver/nvidia/gpus' / place
+        folder.mkdir(parents=True)
+        (folder / 'information').write_text(f'Model: \t\t Fake\nGPU UUID: \t {uuid}\nIRQ: 7\n')
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ('visible', 'expected'),
+    [
+        (None, UUIDS),
+        ('1', UUIDS[1:]),
+        ('1, 0', UUIDS[::-1]),
+        ('GPU-1c0e', UUIDS[1:]),
+        (f'{UUIDS[1]},{UUIDS[0]}', UUIDS[::-1]),
+        ('MIG-5c2a', ['MIG-5c2a']),
+    ],
+)
+def test_gpus_are_known_by_their_uuid(two_gpus, monkeypatch, visible, expected):
+    if visible is not None:
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', visible)
+    assert [host.gpu_uuid(index, two_gpus) for index in range(len(expected))] == expected
+
+
+def test_nvml_knows_the_uuid_where_the_driver_has_no_files(tmp_path, monkeypatch):
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    monkeypatch.setattr(host, '_nvml_uuids', lambda: UUIDS)
+    assert host.gpu_uuid(1, tmp_path) == UUIDS[1]
+
+
+def test_a_gpu_without_a_uuid_is_known_by_its_board_or_the_boot(tmp_path, monkeypatch):
+    monkeypatch.setattr(host, '_nvml_uuids', list)
+    write(tmp_path, sys__kernel__random__boot_id='0b5e-11\n')
+    assert host.gpu_uuid(0, tmp_path) == '0b5e-11-gpu0'
+    (tmp_path / 'device-tree').mkdir()
+    (tmp_path / 'device-tree/serial-number').write_text('1423020012345\0')
+    assert host.gpu_uuid(0, tmp_path) == '1423020012345-gpu0'
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    assert host.gpu_uuid(0, tmp_path) == '1423020012345-gpu0'
+
+
+@pytest.mark.parametrize('index', [0, 7])
+def test_a_gpu_always_has_a_name_of_its_own(index):
+    assert host.gpu_uuid(index)
+    assert host.gpu_uuid(index) != host.gpu_uuid(index + 1)
+
+
+def test_the_uuid_on_cuda_is_that_of_nvidia_smi():
+    torch = pytest.importorskip('torch')
+    if not torch.cuda.is_available():
+        pytest.skip('no CUDA device')
+    assert host.gpu_uuid(0) == f'GPU-{torch.cuda.get_device_properties(0).uuid}'

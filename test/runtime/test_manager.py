@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import threading
 import time
 
@@ -11,7 +12,8 @@ from runtime_fakes import make_levels, make_profile
 from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.runtime.decisions import Measurement
 from dynamic_ofa_ros.runtime.manager import RuntimeManager
-from dynamic_ofa_ros.runtime.policies import PolicyError, PolicySettings
+from dynamic_ofa_ros.runtime.policies import PolicyError, PolicySettings, platform_note
+from dynamic_ofa_ros.runtime.policies.settings import POLICY_NAMES
 from dynamic_ofa_ros.runtime.slowdown import SlowdownFilter
 
 LEVELS = make_levels((0.6, 0.7, 0.8))
@@ -237,12 +239,14 @@ GPU_MS, CPU_MS = (10.0, 20.0, 30.0), (25.0, 50.0, 75.0)
 class TwoDevices:
     """A GPU and a slower CPU, each with a slowdown of its own; time is only a number."""
 
-    def __init__(self, limit_ms: float) -> None:
+    def __init__(self, limit_ms: float, policy: PolicySettings | None = None) -> None:
         profiles = [
             dataclasses.replace(make_profile(GPU_MS), platform=GPU),
             dataclasses.replace(make_profile(CPU_MS), platform=CPU),
         ]
-        self.manager = RuntimeManager(LEVELS, profiles, constraints=Constraints(limit_ms))
+        self.manager = RuntimeManager(
+            LEVELS, profiles, constraints=Constraints(limit_ms), policy=policy
+        )
         self.visits: list[tuple[str, int]] = []
         self.violations = 0
         self._frame = 0
@@ -296,9 +300,48 @@ def test_each_device_has_an_estimate_of_its_own():
     assert devices.manager.state.slowdown == pytest.approx(1.1, rel=0.05)
 
 
-def test_a_policy_of_one_platform_says_so():
-    with pytest.raises(PolicyError, match='one platform, not on 2'):
-        RuntimeManager(LEVELS, [PROFILE, PROFILE], policy=PolicySettings('reactive'))
+@pytest.mark.parametrize('name', POLICY_NAMES)
+def test_every_policy_works_on_two_platforms(name):
+    """Issue 10, finding 6: `reactive` ended the node on every machine with a GPU."""
+    devices = TwoDevices(35.0, PolicySettings(name))
+    assert (devices.manager.active_platform, devices.manager.active_level) == (GPU, 3)
+    devices.run(3.0)
+    devices.run(2.0, gpu=1.6)
+    devices.run(5.0)
+    assert (devices.manager.active_platform, devices.manager.active_level) == (GPU, 3)
+    assert {level for _, level in devices.visits} <= {1, 2, 3}
+    assert not re.search(r'level [456]', devices.manager.state.reason)
+
+
+@pytest.mark.parametrize('name', ['reactive', 'fixed'])
+def test_a_policy_of_one_platform_uses_the_first_and_says_so(name):
+    devices = TwoDevices(35.0)
+    devices.run(3.0)
+    devices.run(2.0, gpu=6.0)
+    assert devices.manager.active_platform == CPU
+    settings = PolicySettings(name)
+    devices.manager.set_policy(settings)
+    devices.manager.decide(10**10)
+    devices.run(2.0, gpu=6.0)
+    devices.visits.clear()
+    devices.run(2.0, gpu=1.6)
+    assert {platform for platform, _ in devices.visits} == {GPU}
+    note = platform_note(devices.manager.table, settings)
+    assert note == f'policy {name} uses {GPU} only, not {CPU}'
+
+
+@pytest.mark.parametrize('name', ['predictive', 'table'])
+def test_policies_of_all_platforms_have_nothing_to_note(name):
+    assert platform_note(TwoDevices(35.0).manager.table, PolicySettings(name)) == ''
+
+
+def test_tables_name_the_level_of_the_family_and_its_platform():
+    """Issue 10, finding 6: policy `table` spoke of level 5 in a family of three."""
+    devices = TwoDevices(55.0, PolicySettings('table'))
+    assert devices.manager.initial_decision.reason.startswith('level 3 on gpu takes 30.00 ms')
+
+
+def test_one_estimator_cannot_serve_two_platforms():
     with pytest.raises(PolicyError, match='no profile'):
         RuntimeManager(LEVELS, [])
     with pytest.raises(PolicyError, match='one estimator'):

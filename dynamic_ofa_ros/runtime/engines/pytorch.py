@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from dynamic_ofa_ros.backbone.supernet import load_level, load_supernet
 from dynamic_ofa_ros.errors import EngineError
 from dynamic_ofa_ros.runtime.engine import platform_name
+from dynamic_ofa_ros.runtime.engines.cuda_levels import LAYOUTS, CudaDevice, CudaLevels, arrange
 from dynamic_ofa_ros.runtime.host import cpu_name
 from dynamic_ofa_ros.runtime.image import FloatArray
 
@@ -29,8 +31,9 @@ LAYOUT_TRIALS = 5
 class PytorchEngine:
     """Runs each level as a static network of PyTorch, on the CPU or a CUDA device.
 
-    On the CPU the number of threads is a setting of the whole process in PyTorch
-    (`torch.set_num_threads`): the last engine created wins.
+    On a CUDA device each level is one CUDA graph, in fp32 without TF32: settings of the whole
+    process in PyTorch. On the CPU the number of threads is (`torch.set_num_threads`): the last
+    engine created wins.
     """
 
     name = 'pytorch'
@@ -46,23 +49,43 @@ class PytorchEngine:
     ) -> None:
         self._device = _checked_device(device)
         torch.set_num_threads(threads)
-        device_name = (
-            cpu_name() if self._device.type == 'cpu' else torch.cuda.get_device_name(self._device)
-        )
-        self.platform = platform_name(
-            self._device.type, device_name, self.name, precision='fp32', threads=threads
-        )
         self.notes: tuple[str, ...] = ()
-        supernet = load_supernet(family)
         self._levels: list[nn.Module] = []
+        self._cuda_levels: CudaLevels | None = None
+        self._lost = ''  # what the device was lost to
+        try:
+            device_name = (
+                cpu_name()
+                if self._device.type == 'cpu'
+                else torch.cuda.get_device_name(self._device)
+            )
+            self.platform = platform_name(
+                self._device.type, device_name, self.name, precision='fp32', threads=threads
+            )
+            self._load(family, progress)
+        except RuntimeError as error:
+            # A build of PyTorch for other GPUs, too little memory, a driver too old, ...
+            self.close()
+            raise EngineError(
+                f"PyTorch {torch.__version__} cannot use device '{device}': {_first_line(error)}; "
+                "use device 'cpu' or 'auto', or install the build of PyTorch for this device"
+            ) from error
+
+    def _load(self, family: Family, progress: Callable[[str], None] | None) -> None:
+        supernet = load_supernet(family)
         for level in family.levels:
             if progress:
                 progress(f'PyTorch: level {level.index} of {len(family.levels)}')
             network = fold_batch_norms(load_level(family, level.index, supernet))
             self._levels.append(network.to(self._device))
-        self._layout = self._faster_layout(family.levels[-1].resolution)
+        resolutions = [level.resolution for level in family.levels]
+        if self._device.type == 'cuda':
+            self._cuda_levels = CudaLevels(self._levels, resolutions, CudaDevice(self._device))
+            self.notes = self._cuda_levels.notes
+            return
+        self._layout = self._faster_layout(resolutions[-1])
         for network in self._levels:
-            _arrange(network, self._layout)
+            arrange(network, self._layout)
 
     @property
     def level_count(self) -> int:
@@ -72,39 +95,51 @@ class PytorchEngine:
     def infer(self, index: int, tensor: FloatArray) -> FloatArray:
         """Run level `index` (from 1) on (1, 3, r, r) float32; return (classes,) float32 logits.
 
-        Waits for the device, so that the time around the call is the inference's.
+        Waits for the device, so that the time around the call is the inference's. After an error
+        that a CUDA device does not recover from, every call raises EngineError with that error.
         """
+        if self._lost:
+            raise EngineError(f'PyTorch lost the GPU: {self._lost}; restart this process')
         try:
+            if self._cuda_levels is not None:
+                return self._cuda_levels.infer(index, tensor)
             with torch.inference_mode():
-                images = torch.from_numpy(tensor).to(self._device, memory_format=self._layout)
-                logits = self._levels[index - 1](images)
-                # .cpu() waits for a CUDA device to finish: no other synchronisation is needed.
-                result: FloatArray = logits[0].float().cpu().numpy()
+                images = torch.from_numpy(tensor).contiguous(memory_format=self._layout)
+                logits: FloatArray = self._levels[index - 1](images)[0].numpy()
         except RuntimeError as error:
-            raise EngineError(f'PyTorch failed at level {index}: {error}') from error
-        return result
+            self._look_after_device(error)
+            raise EngineError(f'PyTorch failed at level {index}: {_first_line(error)}') from error
+        return logits
 
     def close(self) -> None:
         """Free the networks and, on a GPU, their memory."""
         self._levels = []
+        self._cuda_levels = None
         if self._device.type == 'cuda':
-            torch.cuda.empty_cache()
+            with contextlib.suppress(RuntimeError):  # of a device that is lost
+                torch.cuda.empty_cache()
+
+    def _look_after_device(self, error: RuntimeError) -> None:
+        """Find out whether a CUDA device survived an error, and free what nobody uses."""
+        if self._cuda_levels is None:
+            return
+        try:
+            self._cuda_levels.recover()
+        except RuntimeError:  # it answers every call with the first error
+            self._lost = _first_line(error)
 
     def _faster_layout(self, resolution: int) -> torch.memory_format:
-        """Return the memory format in which the highest level is faster, tried in turns."""
+        """Return the memory format in which the highest level is faster on the CPU."""
         network = self._levels[-1]
-        images = torch.zeros(1, 3, resolution, resolution, device=self._device)
-        times: dict[torch.memory_format, list[int]] = {
-            torch.channels_last: [],
-            torch.contiguous_format: [],
-        }
+        images = torch.zeros(1, 3, resolution, resolution)
+        times: dict[torch.memory_format, list[int]] = {layout: [] for layout in LAYOUTS}
         with torch.inference_mode():
             for layout, samples in times.items():
-                _arrange(network, layout)
+                arrange(network, layout)
                 arranged = images.contiguous(memory_format=layout)
                 for _ in range(LAYOUT_TRIALS + 2):
                     start_ns = time.perf_counter_ns()
-                    network(arranged)[0].cpu()
+                    network(arranged)
                     samples.append(time.perf_counter_ns() - start_ns)
         return min(times, key=lambda layout: statistics.median(times[layout][2:]))
 
@@ -150,9 +185,9 @@ def reference_logits(
         torch.set_num_threads(threads)
 
 
-def _arrange(network: nn.Module, layout: torch.memory_format) -> None:
-    # Module.to with a memory format is missing from PyTorch's type information.
-    network.to(memory_format=layout)  # type: ignore[call-overload]
+def _first_line(error: Exception) -> str:
+    """Return what happened, without the advice on debugging that PyTorch adds."""
+    return str(error).partition('\n')[0]
 
 
 def _checked_device(device: str) -> torch.device:

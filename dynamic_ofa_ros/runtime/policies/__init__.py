@@ -38,6 +38,7 @@ __all__ = [
     'Situation',
     'best_level',
     'create_policy',
+    'platform_note',
     'policy_names',
 ]
 
@@ -50,6 +51,8 @@ _POLICIES: dict[str, PolicyFactory] = {
     'fixed': FixedPolicy,
 }
 
+_OF_ONE_PLATFORM = ('reactive', 'fixed')
+
 
 def policy_names() -> tuple[str, ...]:
     """Return the names that `PolicySettings` accepts."""
@@ -59,3 +62,11 @@ def policy_names() -> tuple[str, ...]:
 def create_policy(table: LevelTable, settings: PolicySettings) -> Policy:
     """Build the policy that the settings name; raise PolicyError when it cannot be set up."""
     return _POLICIES[settings.name](table, settings)
+
+
+def platform_note(table: LevelTable, settings: PolicySettings) -> str:
+    """Return, for the user, that the policy uses one of several platforms; '' if it uses all."""
+    if len(table.platforms) == 1 or settings.name not in _OF_ONE_PLATFORM:
+        return ''
+    others = ', '.join(table.platforms[1:])
+    return f'policy {settings.name} uses {table.platforms[0]} only, not {others}'

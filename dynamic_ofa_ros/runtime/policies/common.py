@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -74,6 +74,11 @@ class LevelTable:
     def option(self, level: int, device: int) -> int:
         """Return the option that is this level on this platform."""
         return device * self.level_count + level
+
+    def on_first_platform(self) -> LevelTable:
+        """Return the same table, with only the options of the first platform on its ladder."""
+        ladder = tuple(option for option in self.ladder if self.device(option) == 0)
+        return replace(self, ladder=ladder)
 
     def name(self, option: int) -> str:
         """Return the option for a sentence."""

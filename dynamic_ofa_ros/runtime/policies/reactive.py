@@ -8,7 +8,6 @@ from collections import deque
 from dynamic_ofa_ros.runtime.policies.common import (
     Choice,
     LevelTable,
-    PolicyError,
     Situation,
     best_level,
     constraints_text,
@@ -31,15 +30,11 @@ class ReactivePolicy:
     the ratio of the profile) has met the limit with a margin for `hold_s` of wall-clock time.
     Every sample counts, however slow, except the first frame after a switch: not contention.
     New constraints are answered at once, by the table scaled with the present slowdown.
+    It knows one platform: of several it uses the first.
     """
 
     def __init__(self, table: LevelTable, settings: PolicySettings) -> None:
-        if len(table.platforms) > 1:
-            raise PolicyError(
-                f'policy reactive works on one platform, not on {len(table.platforms)}; '
-                'choose predictive, or one device'
-            )
-        self._table = table
+        self._table = table.on_first_platform()
         self._hold_ns = round(settings.hold_s * 1e9)
         self._window: deque[float] = deque(maxlen=settings.window)
         self._last_ns = 0
@@ -62,16 +57,13 @@ class ReactivePolicy:
         return choice
 
     def _decide_anew(self, situation: Situation) -> Choice:
+        slowdown = situation.forecasts[0].slowdown
         level, is_feasible = best_level(
-            self._table,
-            situation.slowdown,
-            situation.limit_ms,
-            situation.floor,
-            situation.priority,
+            self._table, slowdown, situation.limit_ms, situation.floor, situation.priority
         )
         if level != situation.level:
             self._restart()
-        predicted_ms = self._table.latency_ms(level) * situation.slowdown
+        predicted_ms = self._table.latency_ms(level) * slowdown
         outcome = (
             f'predicted {predicted_ms:.2f} ms meets {limit_text(situation)}'
             if is_feasible
@@ -123,8 +115,8 @@ class ReactivePolicy:
             return stay
         self._restart()
         text = (
-            f'level {higher[0]} predicted {predicted_ms:.2f} ms, below {limit_text(situation)} '
-            f'for {held_ns / 1e9:.1f} s: one level up'
+            f'{self._table.name(higher[0])} predicted {predicted_ms:.2f} ms, '
+            f'below {limit_text(situation)} for {held_ns / 1e9:.1f} s: one level up'
         )
         return Choice(higher[0], is_feasible, text)
 

@@ -39,7 +39,8 @@ class TablePolicy:
         return self._choice
 
     def _reason(self, situation: Situation, level: int, is_feasible: bool) -> str:
-        nominal = f'level {level} takes {self._table.latency_ms(level):.2f} ms by the table'
+        latency = f'{self._table.latency_ms(level):.2f} ms'
+        nominal = f'{self._table.name(level)} takes {latency} by the table'
         if is_feasible:
             return f'{nominal}, within {limit_text(situation)}'
         return f'{nominal}; no level meets {constraints_text(situation)}'

@@ -1,0 +1,400 @@
+"""Where `benchmarks.gpu_check` measures: a machine with an NVIDIA GPU, or fakes for tests."""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+
+from benchmarks.gpu_contention import Load
+from benchmarks.published import published_family
+from dynamic_ofa_ros.errors import EngineError
+from dynamic_ofa_ros.family import Family, default_family
+from dynamic_ofa_ros.runtime.engine import Engine, create_engine, engine_names, probe_input
+from dynamic_ofa_ros.runtime.host import HostMonitor, gpu_uuid
+from dynamic_ofa_ros.runtime.image import FloatArray
+
+ROOT = Path(__file__).resolve().parent.parent
+READY_TIMEOUT_S = 90.0
+MIB = 2**20
+
+Infer = Callable[[int, FloatArray], FloatArray]
+
+
+@dataclass
+class Contenders:
+    """What runs the levels of a family here. `missing` says why others do not."""
+
+    engines: dict[str, Engine]
+    baselines: dict[str, Infer]
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """Free the engines."""
+        for engine in self.engines.values():
+            engine.close()
+
+
+class Site(Protocol):
+    """A machine to measure on. `gpu_engine` and `cpu_engine` name contenders."""
+
+    gpu_engine: str
+    cpu_engine: str
+
+    def families(self) -> list[Family]:
+        """Return the families to measure; the last one is used beside the loads."""
+
+    def machine(self) -> dict[str, Any]:
+        """Return what the numbers depend on."""
+
+    def memory(self) -> dict[str, Any]:
+        """Return how much GPU memory the last family takes."""
+
+    def contenders(self, family: Family) -> Contenders:
+        """Build everything that runs a family."""
+
+    def published_switch(self, family: Family) -> Infer:
+        """Return the published way to run another level: a new network and its statistics."""
+
+    def reference(self, family: Family) -> Mapping[int, FloatArray]:
+        """Return the right logits of every level for its probe."""
+
+    def loads(self, family: Family) -> Any:
+        """Return a context manager that gives the competitors by name, warm and idle."""
+
+
+class GpuSite:
+    """The NVIDIA GPU `cuda:0` of this machine."""
+
+    gpu_engine = 'pytorch cuda'
+    cpu_engine = 'onnxruntime cpu'
+
+    def __init__(self, folder: Path) -> None:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise EngineError(
+                f'PyTorch {torch.__version__} sees no NVIDIA GPU: install a CUDA build of it and '
+                "the GPU's driver, or try --quick"
+            )
+        self._folder = folder
+        self._cache = folder / 'cache'
+        self._families = [Family.load(default_family()), published_family(folder / 'published')]
+
+    def families(self) -> list[Family]:
+        """Return the demo family, and the published GPU levels with random weights."""
+        return self._families
+
+    def machine(self) -> dict[str, Any]:
+        """Return GPU, driver and versions."""
+        import onnxruntime
+        import torch
+
+        properties = torch.cuda.get_device_properties(0)
+        status = HostMonitor('cuda').sample()
+        return {
+            'gpu': properties.name,
+            'uuid_known': gpu_uuid(0).startswith('GPU-'),
+            'compute_capability': f'{properties.major}.{properties.minor}',
+            'multiprocessors': properties.multi_processor_count,
+            'memory_mb': round(properties.total_memory / MIB),
+            'driver': _driver_version(),
+            'cuda': torch.version.cuda,
+            'cudnn': torch.backends.cudnn.version(),
+            'onnxruntime_providers': onnxruntime.get_available_providers(),
+            'temperature_celsius': status.temperature_celsius,
+            'power_w': status.power_w,
+        }
+
+    def memory(self) -> dict[str, Any]:
+        """Measure with PyTorch's allocator: all levels, the largest alone, the supernet."""
+        import torch
+
+        from dynamic_ofa_ros.backbone.supernet import load_supernet
+
+        result: dict[str, Any] = {}
+        alone = published_family(self._folder / 'published_highest', only_highest=True)
+        engines = [('largest_alone', alone), ('all_levels', self._families[-1])]
+        for name, family in (engines[0], *engines):  # the first also takes what libraries keep
+            before = _memory(torch)
+            engine = create_engine(family, device='cuda', engine='pytorch', cache_dir=self._cache)
+            after = _memory(torch)
+            free, total = torch.cuda.mem_get_info()
+            result[name] = {
+                'levels': len(family.levels),
+                'reserved_mb': round(after['reserved'] - before['reserved'], 1),
+                'allocated_mb': round(after['allocated'] - before['allocated'], 1),
+                # With what CUDA and its libraries keep for themselves.
+                'used_on_device_mb': round((total - free) / MIB, 1),
+                'notes': engine.notes,
+            }
+            engine.close()
+            del engine
+        before = _memory(torch)
+        supernet = load_supernet(alone).to('cuda')
+        after = _memory(torch)
+        result['supernet'] = {'allocated_mb': round(after['allocated'] - before['allocated'], 1)}
+        del supernet
+        _memory(torch)
+        ratio = result['all_levels']['reserved_mb'] / result['largest_alone']['reserved_mb']
+        return {**result, 'all_to_largest': round(ratio, 3)}
+
+    def contenders(self, family: Family) -> Contenders:
+        """Build all GPU engines and the fast CPU one; baselines run PyTorch as programs do."""
+        import torch
+
+        from dynamic_ofa_ros.backbone.supernet import load_level, load_supernet, set_active
+
+        engines, missing = {}, {}
+        for device, names in (('cuda', engine_names()), ('cpu', ['onnxruntime'])):
+            for name in names:
+                try:
+                    engines[f'{name} {device}'] = create_engine(
+                        family,
+                        device=device,
+                        engine=name,
+                        cache_dir=self._cache,
+                        progress=lambda text: print(f'  {text}', flush=True),
+                    )
+                except EngineError as error:
+                    missing[f'{name} {device}'] = str(error)
+        missing.update(_missing_providers())
+        supernet = load_supernet(family)
+        networks = {
+            level.index: load_level(family, level.index, supernet).to('cuda')
+            for level in family.levels
+        }
+        supernet.to('cuda')
+
+        def eager(index: int, tensor: FloatArray) -> FloatArray:
+            with torch.inference_mode():
+                logits = networks[index](torch.from_numpy(tensor).to('cuda'))[0].cpu().numpy()
+            return np.asarray(logits, dtype=np.float32)
+
+        def dynamic(index: int, tensor: FloatArray) -> FloatArray:
+            set_active(supernet, family.level(index).architecture)
+            with torch.inference_mode():
+                logits = supernet(torch.from_numpy(tensor).to('cuda'))[0].cpu().numpy()
+            return np.asarray(logits, dtype=np.float32)
+
+        return Contenders(engines, {'eager PyTorch': eager, 'ofa dynamic': dynamic}, missing)
+
+    def published_switch(self, family: Family) -> Infer:
+        """Extract a static network from the supernet, load its statistics, move it, run it."""
+        import torch
+
+        from dynamic_ofa_ros.backbone.supernet import load_level, load_supernet
+
+        supernet = load_supernet(family)
+
+        def switch(index: int, tensor: FloatArray) -> FloatArray:
+            network = load_level(family, index, supernet).to('cuda')
+            with torch.inference_mode():
+                logits = network(torch.from_numpy(tensor).to('cuda'))[0].cpu().numpy()
+            return np.asarray(logits, dtype=np.float32)
+
+        return switch
+
+    def reference(self, family: Family) -> Mapping[int, FloatArray]:
+        """Compute the logits with the plain networks on the CPU."""
+        from dynamic_ofa_ros.runtime.engines.pytorch import reference_logits
+
+        return reference_logits(family, probe_input)
+
+    @contextmanager
+    def loads(self, family: Family) -> Iterator[dict[str, Load]]:
+        """Start a training job and a second classifier, each a process of its own."""
+        arguments = ['--family', str(family.directory), '--cache', str(self._cache)]
+        started = {name: ProcessLoad([name, *arguments]) for name in ('training', 'classifier')}
+        try:
+            for load in started.values():
+                load.wait_until_ready()
+            yield dict(started)
+        finally:
+            for load in started.values():
+                load.close()
+
+
+class ProcessLoad:
+    """A process of `benchmarks.gpu_load`."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, '-m', 'benchmarks.gpu_load', *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+
+    def wait_until_ready(self) -> None:
+        """Wait until it is warm; raise RuntimeError when it ended instead."""
+        line = _pipe(self._process.stdout).readline()
+        if line.strip() != 'ready':
+            raise RuntimeError(f'the load ended: {line!r}, status {self._process.wait()}')
+
+    def work(self, share: float) -> None:
+        """Work for this share of the time from now on."""
+        stdin = _pipe(self._process.stdin)
+        stdin.write(json.dumps({'duty_cycle': share}) + '\n')
+        stdin.flush()
+
+    def close(self) -> None:
+        """End it: it ends with the pipe."""
+        _pipe(self._process.stdin).close()
+        try:
+            self._process.wait(10.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        _pipe(self._process.stdout).close()
+
+
+def _pipe(stream: IO[str] | None) -> IO[str]:
+    if stream is None:
+        raise RuntimeError('the process was started without this pipe')
+    return stream
+
+
+def _memory(torch: Any) -> dict[str, float]:
+    """Return MiB that this process holds on the GPU, after everything unused is given back."""
+    gc.collect()
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    return {
+        'allocated': torch.cuda.memory_allocated() / MIB,
+        'reserved': torch.cuda.memory_reserved() / MIB,
+    }
+
+
+def _driver_version() -> str:
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except Exception:  # a name is never worth failing for
+        return 'unknown'
+
+
+def _missing_providers() -> dict[str, str]:
+    import onnxruntime
+
+    available = onnxruntime.get_available_providers()
+    return {
+        f'onnxruntime {name}': 'not here: this ONNX Runtime has no such provider'
+        for name in ('TensorrtExecutionProvider',)
+        if name not in available
+    }
+
+
+# Fakes, for a test of the logic.
+
+FAKE_FASTEST_MS, FAKE_SLOWEST_MS = 1.0, 4.0
+FAKE_SWITCH_S = 0.005
+
+
+class FakeGpu:
+    """How much of the fake GPU its competitors use."""
+
+    def __init__(self) -> None:
+        self.share = 0.0
+
+
+class FakeLoad:
+    """A competitor on the fake GPU."""
+
+    def __init__(self, gpu: FakeGpu) -> None:
+        self._gpu = gpu
+
+    def work(self, share: float) -> None:
+        """Work for this share of the time from now on."""
+        self._gpu.share = share
+
+    def close(self) -> None:
+        """End it."""
+        self._gpu.share = 0.0
+
+
+class FakeEngine:
+    """Sleeps as long as a level takes, twice as long beside a load; its answers are right."""
+
+    name = 'fake'
+
+    def __init__(self, family: Family, platform: str, gpu: FakeGpu, factor: float = 1.0) -> None:
+        self.platform = platform
+        self.notes: tuple[str, ...] = ()
+        self.level_count = len(family.levels)
+        self._gpu = gpu
+        self._latencies_ms = factor * np.linspace(
+            FAKE_FASTEST_MS, FAKE_SLOWEST_MS, self.level_count
+        )
+        self._logits = np.arange(len(family.labels), dtype=np.float32)
+
+    def infer(self, index: int, tensor: FloatArray) -> FloatArray:
+        """Sleep, and answer."""
+        time.sleep(self._latencies_ms[index - 1] * (1.0 + self._gpu.share) / 1e3)
+        return self._logits * np.float32(index)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class FakeSite:
+    """A GPU and a CPU that only sleep."""
+
+    gpu_engine = 'fake cuda'
+    cpu_engine = 'fake cpu'
+
+    def __init__(self) -> None:
+        self._gpu = FakeGpu()
+
+    def families(self) -> list[Family]:
+        """Return the demo family."""
+        return [Family.load(default_family())]
+
+    def machine(self) -> dict[str, Any]:
+        """Say that this is a fake."""
+        return {'gpu': 'fake'}
+
+    def memory(self) -> dict[str, Any]:
+        """Say that nothing is known."""
+        return {}
+
+    def contenders(self, family: Family) -> Contenders:
+        """Return a fake GPU engine, a slower fake CPU engine that no load reaches, a baseline."""
+        engines: dict[str, Engine] = {
+            self.gpu_engine: FakeEngine(family, 'cuda-fake-fp32-t1', self._gpu),
+            self.cpu_engine: FakeEngine(family, 'cpu-fake-fp32-t1', FakeGpu(), 3.0),
+        }
+        slower = FakeEngine(family, '', self._gpu, 2.0)
+        return Contenders(engines, {'fake eager': slower.infer}, {'fake other': 'not here'})
+
+    def published_switch(self, family: Family) -> Infer:
+        """Return what takes longer."""
+        engine = FakeEngine(family, '', self._gpu)
+
+        def switch(index: int, tensor: FloatArray) -> FloatArray:
+            time.sleep(FAKE_SWITCH_S)
+            return engine.infer(index, tensor)
+
+        return switch
+
+    def reference(self, family: Family) -> Mapping[int, FloatArray]:
+        """Return what the fake engines answer."""
+        logits = np.arange(len(family.labels), dtype=np.float32)
+        return {level.index: logits * np.float32(level.index) for level in family.levels}
+
+    @contextmanager
+    def loads(self, family: Family) -> Iterator[dict[str, Load]]:
+        """Give two competitors on the fake GPU."""
+        yield {'training': FakeLoad(self._gpu), 'classifier': FakeLoad(self._gpu)}

@@ -1,0 +1,159 @@
+"""`make gpu-check`: its logic with a fake GPU, and its figures from frames made by hand."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import gpu_check, gpu_load
+from benchmarks.gpu_contention import (
+    FrameRecord,
+    Run,
+    Segments,
+    choose_limit,
+    evaluate,
+    reaction_ms,
+    recovery_ms,
+)
+
+SEGMENTS = Segments(1.0, 2.0, 1.0)
+RATE_HZ = 10.0
+LIMIT_MS = 5.0
+FIGURES = {'late', 'on_time_top1', 'mean_top1', 'switches_per_minute', 'reaction_ms'}
+
+
+def frames_of(latencies_ms, levels=None):
+    levels = levels or [2] * len(latencies_ms)
+    return tuple(
+        FrameRecord(number / RATE_HZ, level, 'cuda', latency_ms, latency_ms)
+        for number, (latency_ms, level) in enumerate(zip(latencies_ms, levels, strict=True))
+    )
+
+
+def test_the_whole_check_with_a_fake_gpu(tmp_path, capsys):
+    status = gpu_check.main(
+        [
+            '--quick', '--seconds', '0.4', '--runs', '5', '--repeats', '1',
+            '--output', str(tmp_path), '--plots', str(tmp_path / 'plots'),
+            '--frames', str(tmp_path / 'frames.csv.gz'),
+        ]
+    )  # fmt: skip
+    assert status == 0
+    document = json.loads((tmp_path / 'gpu_check.json').read_text())
+    assert document['configuration']['is_fake']
+    family = document['results']['families']['signs']
+    assert family['missing'] == {'fake other': 'not here'}
+    assert family['largest_difference'] == {'fake cuda': 0.0, 'fake cpu': 0.0}
+    assert len(family['levels']) == 8
+    highest = family['levels'][-1]
+    assert highest['fake cuda']['median_ms'] < highest['fake eager']['median_ms']
+    switching = family['switching']
+    assert switching['resident']['median_ms'] < switching['published_way']['median_ms']
+    for name in ('training', 'classifier'):
+        beside = document['results']['contention'][name]
+        assert len(beside['policies']) == 6
+        assert beside['skipped'] == []
+        for figures in beside['policies'].values():
+            assert figures.keys() >= FIGURES
+            assert figures['frames'] > 0
+        assert (tmp_path / 'plots' / f'gpu_contention_{name}.png').stat().st_size > 10_000
+    assert (tmp_path / 'plots' / 'gpu_levels.png').stat().st_size > 10_000
+    with gzip.open(tmp_path / 'frames.csv.gz', 'rt') as file:
+        rows = list(csv.DictReader(file))
+    assert {(row['load'], row['policy']) for row in rows} >= {('training', 'reactive')}
+    assert any(row['reason'] for row in rows if row['policy'] == 'predictive')
+    assert 'signs beside training' in capsys.readouterr().out
+
+
+def test_without_time_the_rest_is_skipped_and_said(tmp_path):
+    gpu_check.main(
+        [
+            '--quick', '--seconds', '0.3', '--runs', '5', '--repeats', '1', '--budget-s', '0',
+            '--output', str(tmp_path), '--plots', str(tmp_path),
+        ]
+    )  # fmt: skip
+    document = json.loads((tmp_path / 'gpu_check.json').read_text())
+    beside = document['results']['contention']['training']
+    assert beside['policies'] == {}
+    assert 'predictive' in beside['skipped']
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')
+def test_without_a_gpu_one_sentence_says_what_is_missing(capsys, tmp_path):
+    assert gpu_check.main(['--output', str(tmp_path)]) == 2
+    assert 'sees no NVIDIA GPU' in capsys.readouterr().err
+
+
+def test_the_limit_lets_a_middle_level_win_where_one_can():
+    random = np.random.default_rng(0)
+    contended_ms = {
+        level: median_ms + 0.1 * random.standard_normal(200)
+        for level, median_ms in ((1, 2.0), (2, 3.0), (3, 4.0), (4, 4.2), (5, 6.0))
+    }
+    limit = choose_limit(contended_ms, [1.5] * 100)
+    assert limit.is_separable
+    assert limit.middle == 4
+    assert 4.2 < limit.limit_ms < 6.0
+    assert limit.rate_hz == 60.0
+
+
+def test_a_limit_that_separates_nothing_says_so():
+    same = {level: [20.0 + 0.01 * level] * 50 for level in (1, 2, 3)}
+    limit = choose_limit(same, [3.0] * 50)
+    assert not limit.is_separable
+    assert limit.sentence.startswith('no limit separates the levels')
+    assert limit.rate_hz == 30.0
+
+
+def test_figures_count_the_whole_run_and_frames_without_an_answer():
+    latencies_ms = [3.0] * 10 + [9.0] * 5 + [4.0] * 15 + [3.0] * 10
+    levels = [2] * 15 + [1] * 15 + [1, 1, *[2] * 8]
+    run = Run(frames_of(latencies_ms, levels), dropped=10)
+    figures = evaluate(run, LIMIT_MS, (0.6, 0.8), SEGMENTS)
+    assert figures['late'] == pytest.approx(15 / 50)
+    assert figures['late_under_load'] == pytest.approx(5 / 20)
+    assert figures['late_free'] == 0.0
+    assert figures['mean_top1'] == pytest.approx((17 * 0.6 + 23 * 0.8) / 40, abs=1e-4)
+    assert figures['on_time_top1'] == pytest.approx((17 * 0.6 + 18 * 0.8) / 50, abs=1e-4)
+    assert figures['switches_per_minute'] == pytest.approx(30.0)
+    assert figures['reaction_ms'] == pytest.approx(500.0)
+    assert figures['recovery_ms'] == pytest.approx(200.0)
+
+
+def test_reaction_needs_three_frames_on_time_and_never_ends_without():
+    waver = frames_of([3.0] * 10 + [9.0, 3.0, 3.0] * 6 + [9.0, 9.0] + [3.0] * 10)
+    assert reaction_ms(waver, LIMIT_MS, SEGMENTS) == pytest.approx(2000.0)
+    quiet = frames_of([3.0] * 40)
+    assert reaction_ms(quiet, LIMIT_MS, SEGMENTS) is None
+
+
+def test_what_never_comes_back_has_no_recovery():
+    fallen = frames_of([3.0] * 40, [2] * 10 + [1] * 30)
+    assert recovery_ms(fallen, SEGMENTS) is None
+
+
+def test_the_training_job_trains(monkeypatch):
+    """On the CPU, with small images: it is a ResNet-50."""
+    monkeypatch.setattr(gpu_load, 'BATCH', 2)
+    monkeypatch.setattr(gpu_load, 'RESOLUTION', 32)
+    monkeypatch.setattr(torch.cuda, 'synchronize', lambda: None)
+    networks = []
+    original = torch.nn.Sequential.to
+    monkeypatch.setattr(
+        torch.nn.Sequential, 'to', lambda self, device: networks.append(self) or self
+    )
+    for name in ('rand', 'randint'):
+        on_cpu = getattr(torch, name)
+        monkeypatch.setattr(torch, name, lambda *size, device, make=on_cpu: make(*size))
+    step = gpu_load.training()
+    monkeypatch.setattr(torch.nn.Sequential, 'to', original)
+    parameters = sum(p.numel() for p in networks[0].parameters())
+    assert parameters == 25_557_032
+    before = networks[0][-1].weight.detach().clone()
+    step()
+    assert not torch.equal(networks[0][-1].weight, before)
