@@ -2,21 +2,29 @@
 
     python -m benchmarks.imagenet [--data FOLDER] [--threads 1]
 
-With class folders of photographs the family is made a second time, with every level's top-1
-measured on them.
+With class folders of photographs, every level's top-1 and mean top score on them too.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.common import print_table, write_results
+from dynamic_ofa_ros.family import Family
+from dynamic_ofa_ros.offline.datasets import ImageDataset
 from dynamic_ofa_ros.offline.device_profile import Place
 from dynamic_ofa_ros.offline.imagenet import build_imagenet_family
+from dynamic_ofa_ros.offline.labelled import open_labelled
+from dynamic_ofa_ros.progress import progress
+from dynamic_ofa_ros.runtime.classifier import Classifier
+from dynamic_ofa_ros.runtime.engine import create_engine
 from dynamic_ofa_ros.runtime.host import OthersLoad
 
 
@@ -46,15 +54,10 @@ def main() -> None:
             }
             for level, latency in zip(built.family.levels, built.profile.levels, strict=True)
         ]
-        accuracy = ''
-        if options.data:
-            measured = build_imagenet_family(
-                Path(folder) / 'measured', data=options.data, place=place
-            )
-            top1 = {level.name: level.accuracy for level in measured.family.levels}
-            accuracy = str(measured.family.provenance['accuracy'])
-            for row in levels:
-                row['measured_top1'] = top1.get(row['name'])
+        images = open_labelled(options.data, built.family.labels) if options.data else None
+        if images is not None:
+            for row, (right, score) in zip(levels, _on(images, built.family), strict=True):
+                row['measured_top1'], row['mean_top_score'] = round(right, 3), round(score, 3)
     print_table('ImageNet family', list(levels[0]), [list(row.values()) for row in levels])
     print(f'made in {build_s:.0f} s')
     write_results(
@@ -62,7 +65,7 @@ def main() -> None:
         {
             'platform': built.profile.platform,
             'build_s': round(build_s, 1),
-            'measured_on': accuracy,
+            'photographs': len(images) if images is not None else 0,
             'levels': levels,
         },
         configuration={'threads': options.threads, 'batch': 1},
@@ -70,6 +73,23 @@ def main() -> None:
         load=load,
         **({'folder': options.output} if options.output else {}),
     )
+
+
+def _on(images: ImageDataset, family: Family) -> list[tuple[float, float]]:
+    """Return the share of images named right and the mean score of the best class, by level."""
+    engine = create_engine(family, device='cpu', threads=os.cpu_count() or 1)
+    classifier = Classifier(family, engine)
+    right, scores = np.zeros(len(family.levels)), np.zeros(len(family.levels))
+    with progress('classifying photographs', len(images)) as report:
+        for index in range(len(images)):
+            image = images.image(index)
+            for position, level in enumerate(family.levels):
+                best = classifier.classify(image, level.index, top_k=1).scores[0]
+                right[position] += best.class_id == images.label(index)
+                scores[position] += best.score
+            report.update(index + 1)
+    engine.close()
+    return list(zip((right / len(images)).tolist(), (scores / len(images)).tolist(), strict=True))
 
 
 if __name__ == '__main__':
