@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ class Trainer:
         world.copy_first(self._supernet)
         self._average = AveragedModel(
             self._supernet,
-            multi_avg_fn=get_ema_multi_avg_fn(settings.averaging),  # type: ignore[no-untyped-call]
+            multi_avg_fn=_moving_average(settings.averaging),
         )
         self._optimizer = torch.optim.AdamW(
             _parameter_groups(self._supernet, settings.weight_decay), lr=settings.learning_rate
@@ -291,6 +291,22 @@ def augment(
         resized = resized[:, ::-1]
     gain, offset = rng.uniform(0.75, 1.25), rng.uniform(-20.0, 20.0)
     return np.asarray(np.clip(resized * gain + offset, 0.0, 255.0), np.uint8)
+
+
+def _moving_average(decay: float) -> Callable[..., None]:
+    """Return an exponential moving average for `AveragedModel` that forgets its start early.
+
+    With a constant decay the untrained weights would still have a share of e^-1 in the average
+    after 1 / (1 - decay) steps; a short training would be judged by them.
+    """
+
+    def average(
+        averaged: list[torch.Tensor], current: list[torch.Tensor], steps: torch.Tensor
+    ) -> None:
+        warmed_up = min(decay, (1.0 + float(steps)) / (10.0 + float(steps)))
+        get_ema_multi_avg_fn(warmed_up)(averaged, current, steps)  # type: ignore[no-untyped-call]
+
+    return average
 
 
 def append_metrics(directory: Path, row: dict[str, Any]) -> None:
