@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import torch
 
 from dynamic_ofa_ros.backbone.distributed import World, joined, started_world
@@ -46,8 +48,9 @@ SIGNS = 'signs'
 
 # Stored somewhat larger than the largest resolution, so that random crops lose no detail.
 STORE_MARGIN = 1.25
-# Above this a dataset is decoded anew for every batch instead of once into a store.
-LARGEST_STORE_BYTES = 4 << 30
+# The share of free disk and memory that a store may take; a larger dataset is decoded anew for
+# every batch. It is read in random order: what does not fit into memory would be slower.
+STORE_SHARE = 0.6
 CALIBRATION_IMAGES = 1000
 SAVE_EVERY_S = 60.0
 
@@ -273,10 +276,15 @@ def _rate(losses: Sequence[object], batch_size: int, started: float) -> float:
 
 
 def _stored(dataset: ImageDataset, path: Path, side: int, description: str) -> ImageDataset:
-    if len(dataset) * side * side * 3 > LARGEST_STORE_BYTES:
+    if not path.is_file() and len(dataset) * side * side * 3 > _room_for_store(path.parent):
         return dataset
     with progress(description, len(dataset)) as report:
         return build_store(dataset, path, side, os.cpu_count() or 1, report.update)
+
+
+def _room_for_store(directory: Path) -> float:
+    free_memory: int = psutil.virtual_memory().available
+    return STORE_SHARE * min(free_memory, shutil.disk_usage(directory).free)
 
 
 def _choose_device(device: str, world: World) -> str:
