@@ -21,7 +21,7 @@ from dynamic_ofa_ros.offline.datasets import (
     open_splits,
     read_image,
 )
-from dynamic_ofa_ros.offline.train import _stored
+from dynamic_ofa_ros.offline.train import _stored, held_out_side
 
 
 @pytest.fixture
@@ -175,3 +175,8 @@ def test_another_process_gets_the_name_of_a_store_not_its_images(
     again = pickle.loads(sent)
     assert np.array_equal(again.images, store.images)
     assert again.classes == store.classes
+
+
+@pytest.mark.parametrize(('largest', 'side'), [(96, 192), (288, 480), (512, 512)])
+def test_held_out_images_are_not_stored_larger_than_they_are(largest: int, side: int) -> None:
+    assert held_out_side((48, largest)) == side
