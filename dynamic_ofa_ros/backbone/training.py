@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ from dynamic_ofa_ros.spaces import search_space
 
 CHECKPOINT_FILE = 'checkpoint.pt'
 METRICS_FILE = 'metrics.csv'
+
+# That prepare images; more only wait for the interpreter.
+MOST_THREADS = 8
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -106,7 +110,7 @@ class Trainer:
         world.copy_first(self._supernet)
         self._average = AveragedModel(
             self._supernet,
-            multi_avg_fn=get_ema_multi_avg_fn(settings.averaging),  # type: ignore[no-untyped-call]
+            multi_avg_fn=_moving_average(settings.averaging),
         )
         self._optimizer = torch.optim.AdamW(
             _parameter_groups(self._supernet, settings.weight_decay), lr=settings.learning_rate
@@ -114,6 +118,10 @@ class Trainer:
         # AMP is for GPUs: on CPUs bfloat16 convolutions of these sizes are slower than float32.
         self._amp = self._device.type == 'cuda'
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=self._amp)
+        # Threads: OpenCV decodes and resizes without the interpreter's lock.
+        self._threads = min(MOST_THREADS, torch.get_num_threads())
+        self._executor = ThreadPoolExecutor(self._threads)
+        self._ahead: dict[int, Future[Batch]] = {}
         self.steps_per_epoch = len(dataset) // settings.batch_size
         self.steps = max(1, round(settings.epochs * self.steps_per_epoch))
         self.step = 0
@@ -182,7 +190,8 @@ class Trainer:
         learning_rate = self._learning_rate()
         for group in self._optimizer.param_groups:
             group['lr'] = learning_rate
-        images, labels = self._batch()
+        batch = self._batch()
+        images, labels = batch.network_input(self.preprocessing), batch.labels
         self._optimizer.zero_grad(set_to_none=True)
         with self._autocast():
             largest = self._forward(self.space.largest(), images)
@@ -190,14 +199,15 @@ class Trainer:
                 largest, labels, label_smoothing=settings.label_smoothing
             )
         torch.autograd.backward(self._scaler.scale(loss_largest))
-        loss_smallest = math.nan
+        losses = [loss_largest.detach(), torch.full_like(loss_largest.detach(), math.nan)]
         if self.step >= settings.largest_only_epochs * self.steps_per_epoch:
             soft_labels = largest.detach().float().softmax(1)
             for index, student in enumerate(self._students(rng)):
                 with self._autocast():
                     loss = functional.cross_entropy(self._forward(student, images), soft_labels)
                 torch.autograd.backward(self._scaler.scale(loss))
-                loss_smallest = float(loss.detach()) if index == 0 else loss_smallest
+                if index == 0:
+                    losses[1] = loss.detach()
         self._world.average_gradients(self._supernet)
         self._scaler.unscale_(self._optimizer)
         nn.utils.clip_grad_norm_(self._supernet.parameters(), 5.0)
@@ -205,8 +215,8 @@ class Trainer:
         self._scaler.update()
         self._average.update_parameters(self._supernet)
         self.step += 1
-        losses = torch.tensor([float(loss_largest.detach()), loss_smallest], device=self._device)
-        of_largest, of_smallest = self._world.mean(losses).tolist()
+        # Read once a step: every look at a number waits for the GPU.
+        of_largest, of_smallest = self._world.mean(torch.stack(losses)).tolist()
         return of_largest, of_smallest
 
     def _students(self, rng: np.random.Generator) -> list[SubnetArchitecture]:
@@ -232,65 +242,118 @@ class Trainer:
         rise = min(1.0, (self.step + 1) / warm_up)
         return self.settings.learning_rate * rise * _cosine(self.step / self.steps)
 
-    def _batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (N, 3, r, r) float32 normalised images and (N,) labels, augmented.
+    def _batch(self) -> Batch:
+        """Return this step's batch on the device; the next ones are prepared in the meantime."""
+        for step in range(self.step, min(self.step + self._threads + 1, self.steps)):
+            if step not in self._ahead:
+                self._ahead[step] = self._executor.submit(self._prepare, step)
+        return self._ahead.pop(self.step).result().to(self._device)
 
-        N is this process' share of the batch. Each image has a generator of its own: what becomes
-        of it does not depend on how the batch is shared.
+    def _prepare(self, step: int) -> Batch:
+        """Augment this process' share of a step's images.
+
+        Each image has a generator of its own: what becomes of it does not depend on how the batch
+        is shared.
         """
-        size = self.settings.batch_size
-        epoch, position = divmod(self.step, self.steps_per_epoch)
-        order = np.random.default_rng([self.settings.seed, 77, epoch]).permutation(
-            len(self._dataset)
-        )
-        whole = range(position * size, (position + 1) * size)
+        settings = self.settings
+        epoch, position = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng([settings.seed, 77, epoch]).permutation(len(self._dataset))
+        whole = range(position * settings.batch_size, (position + 1) * settings.batch_size)
         mine = whole[self._world.rank :: self._world.size]
-        chosen = order[mine]
-        side = max(self.settings.resolutions)
-        pixels = np.stack(
-            [
-                augment(
-                    self._dataset.image(int(i)),
-                    side,
-                    np.random.default_rng([self.settings.seed, 78, epoch, place]),
-                    self.settings.mirror,
-                    self.settings.smallest_crop,
-                )
-                for i, place in zip(chosen, mine, strict=True)
-            ]
-        )
-        labels = torch.tensor([self._dataset.label(int(i)) for i in chosen])
-        return (
-            normalise(pixels, self.preprocessing).to(self._device, non_blocking=True),
-            labels.to(self._device),
-        )
+        chosen = [int(i) for i in order[mine]]
+        images = [
+            augment(
+                self._dataset.image(index),
+                max(settings.resolutions),
+                np.random.default_rng([settings.seed, 78, epoch, place]),
+                settings.mirror,
+                settings.smallest_crop,
+            )
+            for index, place in zip(chosen, mine, strict=True)
+        ]
+        batch = Batch.of(images, [self._dataset.label(index) for index in chosen])
+        return batch.pinned() if self._device.type == 'cuda' else batch
 
 
-def normalise(pixels: UInt8, preprocessing: Preprocessing) -> torch.Tensor:
-    """Turn (N, r, r, 3) uint8 RGB into the network's input, (N, 3, r, r) float32."""
-    mean = np.array(preprocessing.mean, np.float32) * 255.0
-    scale = 1.0 / (np.array(preprocessing.std, np.float32) * 255.0)
-    # NHWC in memory, seen as NCHW: that is channels_last, and costs no transposition.
-    return torch.from_numpy((pixels - mean) * scale).permute(0, 3, 1, 2)
+@dataclass(frozen=True)
+class Augmented:
+    """A random crop, (side, side, 3) uint8, and the random light it is still to be seen in."""
+
+    pixels: UInt8
+    gain: float
+    offset: float
 
 
 def augment(
     image: UInt8, side: int, rng: np.random.Generator, mirror: bool, smallest_crop: float
-) -> UInt8:
-    """Return a random crop of `image`, resized to (side, side, 3), with random light."""
+) -> Augmented:
+    """Draw a crop of `image` of at least that share of its area, resize it, and draw a light."""
     height, width = image.shape[:2]
-    area = rng.uniform(smallest_crop, 1.0)
-    aspect = math.exp(rng.uniform(-0.15, 0.15))
-    crop_h = min(height, max(1, round(height * math.sqrt(area / aspect))))
-    crop_w = min(width, max(1, round(width * math.sqrt(area * aspect))))
+    least = math.sqrt(smallest_crop)
+    crop_h, crop_w = (max(1, round(edge * rng.uniform(least, 1.0))) for edge in (height, width))
     top, left = rng.integers(height - crop_h + 1), rng.integers(width - crop_w + 1)
     crop = image[top : top + crop_h, left : left + crop_w]
     interpolation = cv2.INTER_AREA if crop_h > side else cv2.INTER_LINEAR
-    resized = cv2.resize(crop, (side, side), interpolation=interpolation)
+    resized = np.asarray(cv2.resize(crop, (side, side), interpolation=interpolation), np.uint8)
     if mirror and rng.random() < 0.5:
         resized = resized[:, ::-1]
-    gain, offset = rng.uniform(0.75, 1.25), rng.uniform(-20.0, 20.0)
-    return np.asarray(np.clip(resized * gain + offset, 0.0, 255.0), np.uint8)
+    return Augmented(resized, rng.uniform(0.75, 1.25), rng.uniform(-20.0, 20.0))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Augmented images on their way to the device: (N, r, r, 3) uint8, (N, 2) light, (N,)."""
+
+    pixels: torch.Tensor
+    light: torch.Tensor
+    labels: torch.Tensor
+
+    @classmethod
+    def of(cls, images: Sequence[Augmented], labels: Sequence[int] = ()) -> Batch:
+        """Put images together."""
+        return cls(
+            torch.from_numpy(np.stack([image.pixels for image in images])),
+            torch.tensor([(image.gain, image.offset) for image in images]),
+            torch.tensor(labels),
+        )
+
+    def pinned(self) -> Batch:
+        """Return a copy that can travel to a GPU while that computes."""
+        return Batch(self.pixels.pin_memory(), self.light.pin_memory(), self.labels.pin_memory())
+
+    def to(self, device: torch.device) -> Batch:
+        """Return a copy there."""
+        return Batch(
+            *(t.to(device, non_blocking=True) for t in (self.pixels, self.light, self.labels))
+        )
+
+    def network_input(self, preprocessing: Preprocessing) -> torch.Tensor:
+        """Return (N, 3, r, r) float32: the images in their light, normalised."""
+        # NHWC in memory, seen as NCHW: that is channels_last, and costs no transposition.
+        images = self.pixels.permute(0, 3, 1, 2).float()
+        gain, offset = self.light[:, :, None, None, None].unbind(1)
+        lit = (images * gain + offset).clamp_(0.0, 255.0)
+        mean, std = (
+            torch.tensor(values, device=lit.device).view(3, 1, 1) * 255.0
+            for values in (preprocessing.mean, preprocessing.std)
+        )
+        return (lit - mean) / std
+
+
+def _moving_average(decay: float) -> Callable[..., None]:
+    """Return an exponential moving average for `AveragedModel` that forgets its start early.
+
+    With a constant decay the untrained weights would still have a share of e^-1 in the average
+    after 1 / (1 - decay) steps; a short training would be judged by them.
+    """
+
+    def average(
+        averaged: list[torch.Tensor], current: list[torch.Tensor], steps: torch.Tensor
+    ) -> None:
+        warmed_up = min(decay, (1.0 + float(steps)) / (10.0 + float(steps)))
+        get_ema_multi_avg_fn(warmed_up)(averaged, current, steps)  # type: ignore[no-untyped-call]
+
+    return average
 
 
 def append_metrics(directory: Path, row: dict[str, Any]) -> None:

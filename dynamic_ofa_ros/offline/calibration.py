@@ -25,7 +25,7 @@ from dynamic_ofa_ros.backbone.batch_norm import (
     statistics_of,
 )
 from dynamic_ofa_ros.backbone.supernet import extract_subnet, load_level, load_supernet
-from dynamic_ofa_ros.backbone.training import TrainingSettings, augment, normalise
+from dynamic_ofa_ros.backbone.training import Augmented, Batch, TrainingSettings, augment
 from dynamic_ofa_ros.errors import DatasetError, FamilyError
 from dynamic_ofa_ros.family import (
     BACKBONE_FILE,
@@ -221,7 +221,7 @@ def _augmented(
     """
     smallest_crop = TrainingSettings(resolutions=()).smallest_crop
     damaged: list[str] = []
-    pixels: list[UInt8] = []
+    images: list[Augmented] = []
     for index in range(len(dataset)):
         rng = np.random.default_rng([settings.seed, index])
         try:
@@ -229,12 +229,12 @@ def _augmented(
         except DatasetError as error:
             damaged.append(str(error))
             continue
-        pixels.append(augment(image, level.resolution, rng, settings.mirror, smallest_crop))
-        if len(pixels) == BATCH:
-            yield normalise(np.stack(pixels), family.preprocessing)
-            pixels.clear()
-    if pixels:
-        yield normalise(np.stack(pixels), family.preprocessing)
+        images.append(augment(image, level.resolution, rng, settings.mirror, smallest_crop))
+        if len(images) == BATCH:
+            yield Batch.of(images).network_input(family.preprocessing)
+            images.clear()
+    if images:
+        yield Batch.of(images).network_input(family.preprocessing)
     if damaged:
         report_damaged(damaged, len(dataset))
 

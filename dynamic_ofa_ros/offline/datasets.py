@@ -306,8 +306,7 @@ def build_store(
         images, labels = np.load(path, mmap_mode='r'), np.load(labels_path)
         if images.shape == (len(labels), side, side, 3) and len(labels) <= len(dataset):
             return ImageStore(dataset.classes, images, labels)
-    kept: list[int] = []
-    damaged: list[str] = []
+    damaged: dict[int, str] = {}
     with replacing(path) as temporary:
         images = np.lib.format.open_memmap(
             temporary, mode='w+', dtype=np.uint8, shape=(len(dataset), side, side, 3)
@@ -317,23 +316,25 @@ def build_store(
         spawn = multiprocessing.get_context('spawn')
         # Each worker gets the dataset once: its list of files is long.
         with ProcessPoolExecutor(
-            processes, mp_context=spawn, initializer=_start_worker, initargs=(dataset, side)
+            processes,
+            mp_context=spawn,
+            initializer=_start_worker,
+            initargs=(dataset, temporary),
         ) as pool:
-            results = pool.map(_load_square, range(len(dataset)), chunksize=64)
+            sentences = pool.map(_store_square, range(len(dataset)), chunksize=64)
             try:
-                for index, result in enumerate(results):
-                    if isinstance(result, str):
-                        damaged.append(result)
-                    else:
-                        images[len(kept)] = result
-                        kept.append(index)
+                for index, sentence in enumerate(sentences):
+                    if sentence:
+                        damaged[index] = sentence
                     if on_progress is not None:
                         on_progress(index + 1)
             except BrokenProcessPool:
                 raise DatasetError(WORKER_DIED) from None
-        images.flush()
+        kept = [index for index in range(len(dataset)) if index not in damaged]
         if damaged:
-            report_damaged(damaged, len(dataset))
+            report_damaged(tuple(damaged.values()), len(dataset))
+            for place, index in enumerate(kept):
+                images[place] = images[index]
             np.save(temporary.with_suffix('.cut.npy'), images[: len(kept)])
             temporary.with_suffix('.cut.npy').replace(temporary)
         labels = np.array([dataset.label(index) for index in kept], np.int64)
@@ -355,13 +356,13 @@ def report_damaged(sentences: Sequence[str], total: int) -> None:
     )
 
 
-# What a worker process loads from; set once by `_start_worker`.
-_worker_task: tuple[ImageDataset, int] | None = None
+# What a worker process decodes, and into what; set once by `_start_worker`.
+_worker_task: tuple[ImageDataset, UInt8] | None = None
 
 
-def _start_worker(dataset: ImageDataset, side: int) -> None:
+def _start_worker(dataset: ImageDataset, store: Path) -> None:
     global _worker_task
-    _worker_task = dataset, side
+    _worker_task = dataset, np.load(store, mmap_mode='r+')
     cv2.setNumThreads(1)
     end_with_parent()
 
@@ -393,10 +394,12 @@ def _allocate(file: Path, target: Path) -> None:
             raise OSError(error.errno, os.strerror(error.errno or 0), str(target)) from None
 
 
-def _load_square(index: int) -> UInt8 | str:
+def _store_square(index: int) -> str:
+    """Decode an image into its place in the store; return what is wrong with it, or nothing."""
     assert _worker_task is not None
-    dataset, side = _worker_task
+    dataset, images = _worker_task
     try:
-        return centre_square(dataset.image(index), side)
+        images[index] = centre_square(dataset.image(index), images.shape[1])
     except DatasetError as error:
         return str(error)
+    return ''

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import torch
 
 from dynamic_ofa_ros.backbone.distributed import World, joined, started_world
@@ -46,8 +48,11 @@ SIGNS = 'signs'
 
 # Stored somewhat larger than the largest resolution, so that random crops lose no detail.
 STORE_MARGIN = 1.25
-# Above this a dataset is decoded anew for every batch instead of once into a store.
-LARGEST_STORE_BYTES = 4 << 30
+# The share of free disk and memory that a store may take; a larger dataset is decoded anew for
+# every batch. It is read in random order: what does not fit into memory would be slower.
+STORE_SHARE = 0.6
+# As the camera publishes scenes; for training they are rendered no larger than they are stored.
+SCENE_HEIGHT, SMALLEST_SCENE_HEIGHT = 480, 240
 CALIBRATION_IMAGES = 1000
 SAVE_EVERY_S = 60.0
 
@@ -88,8 +93,17 @@ class TrainingReport:
     weights_path: Path
 
 
+def held_out_side(resolutions: Sequence[int]) -> int:
+    """Return the side to store held-out images at: twice the input, where cameras give as much.
+
+    Area averaging from there is what averaging the original would give.
+    """
+    largest = max(resolutions)
+    return max(largest, min(2 * largest, SCENE_HEIGHT))
+
+
 def open_data(
-    data: str, rendered_images: int, rendered_held_out: int, training_height: int = 480
+    data: str, rendered_images: int, rendered_held_out: int, training_height: int = SCENE_HEIGHT
 ) -> tuple[ImageDataset, ImageDataset]:
     """Open `signs` or a user's folder; return the training and the held-out split.
 
@@ -125,7 +139,10 @@ def _train(request: TrainingRequest, device: str, world: World) -> TrainingRepor
     directory.mkdir(parents=True, exist_ok=True)
     side = round(max(request.resolutions) * STORE_MARGIN)
     training, held_out = open_data(
-        request.data, request.rendered_images, request.rendered_held_out_images, 240
+        request.data,
+        request.rendered_images,
+        request.rendered_held_out_images,
+        min(max(side, SMALLEST_SCENE_HEIGHT), SCENE_HEIGHT),
     )
     classes = training.classes
     if not world.is_first:
@@ -134,7 +151,7 @@ def _train(request: TrainingRequest, device: str, world: World) -> TrainingRepor
     held_out = _stored(
         held_out,
         directory / 'held_out.npy',
-        max(request.resolutions) * 2,
+        held_out_side(request.resolutions),
         'decoding held-out images',
     )
     if world.is_first:
@@ -273,10 +290,15 @@ def _rate(losses: Sequence[object], batch_size: int, started: float) -> float:
 
 
 def _stored(dataset: ImageDataset, path: Path, side: int, description: str) -> ImageDataset:
-    if len(dataset) * side * side * 3 > LARGEST_STORE_BYTES:
+    if not path.is_file() and len(dataset) * side * side * 3 > _room_for_store(path.parent):
         return dataset
     with progress(description, len(dataset)) as report:
         return build_store(dataset, path, side, os.cpu_count() or 1, report.update)
+
+
+def _room_for_store(directory: Path) -> float:
+    free_memory: int = psutil.virtual_memory().available
+    return STORE_SHARE * min(free_memory, shutil.disk_usage(directory).free)
 
 
 def _choose_device(device: str, world: World) -> str:

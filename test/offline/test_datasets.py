@@ -3,14 +3,17 @@ from __future__ import annotations
 import logging
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 
 from dynamic_ofa_ros.errors import DatasetError
 from dynamic_ofa_ros.offline.datasets import (
     ClassFolder,
+    ImageStore,
     RenderedSigns,
     build_store,
     centre_square,
@@ -18,6 +21,7 @@ from dynamic_ofa_ros.offline.datasets import (
     open_splits,
     read_image,
 )
+from dynamic_ofa_ros.offline.train import _stored, held_out_side
 
 
 @pytest.fixture
@@ -111,6 +115,22 @@ def test_a_finished_store_is_reused(folder: Path, tmp_path: Path) -> None:
     assert np.load(tmp_path / 's.npy').shape[1] == 24
 
 
+@pytest.mark.parametrize(('free', 'is_stored'), [(12 * 20 * 20 * 3, False), (1 << 20, True)])
+def test_a_store_is_built_where_disk_and_memory_have_room(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    free: int,
+    is_stored: bool,
+) -> None:
+    monkeypatch.setattr(psutil, 'virtual_memory', lambda: SimpleNamespace(available=free))
+    dataset = ClassFolder.open(folder)
+    stored = _stored(dataset, tmp_path / 's.npy', 20, 'decoding')
+    assert isinstance(stored, ImageStore) == is_stored
+    assert (tmp_path / 's.npy').is_file() == is_stored
+    assert (stored is dataset) != is_stored
+
+
 def test_rendered_signs_differ_between_splits_and_repeat_by_seed() -> None:
     train = RenderedSigns(4, split='train', height=60)
     assert np.array_equal(train.image(1), RenderedSigns(4, split='train', height=60).image(1))
@@ -155,3 +175,8 @@ def test_another_process_gets_the_name_of_a_store_not_its_images(
     again = pickle.loads(sent)
     assert np.array_equal(again.images, store.images)
     assert again.classes == store.classes
+
+
+@pytest.mark.parametrize(('largest', 'side'), [(96, 192), (288, 480), (512, 512)])
+def test_held_out_images_are_not_stored_larger_than_they_are(largest: int, side: int) -> None:
+    assert held_out_side((48, largest)) == side

@@ -123,8 +123,9 @@ def test_processes_share_a_batch_without_overlap(tmp_path: Path) -> None:
     def batch(world: World) -> dict[int, torch.Tensor]:
         trainer = Trainer(backbone, settings, Preprocessing(), dataset, tmp_path)
         trainer._world = world
-        pixels, labels = trainer._batch()
-        return dict(zip(labels.tolist(), pixels, strict=True))
+        batch = trainer._batch()
+        pixels = batch.network_input(trainer.preprocessing)
+        return dict(zip(batch.labels.tolist(), pixels, strict=True))
 
     first, second, whole = batch(World(0, 2)), batch(World(1, 2)), batch(World())
     assert not first.keys() & second.keys()
