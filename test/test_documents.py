@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -144,3 +145,16 @@ def test_wrong_parameters_and_links_are_found():
     assert link_problem(ROOT / 'README.md', 'docs/router.md')
     assert link_problem(ROOT / 'README.md', 'docs/install.md#no-such-heading')
     assert not link_problem(ROOT / 'README.md', 'docs/install.md#a-jetson')
+
+
+def test_the_imagenet_table_is_that_of_the_results():
+    results = json.loads((ROOT / 'benchmarks/results/imagenet.json').read_text(encoding='utf-8'))
+    text = (ROOT / 'docs/own_networks.md').read_text(encoding='utf-8')
+    for level in results['results']['levels']:
+        row = (
+            f'| {level["level"]} | Lite{level["name"][len("efficientnet-lite")]} | '
+            f'{level["resolution"]} | {100 * level["top1"]:.1f} | {level["top1_is"]} | '
+            f'{100 * level["measured_top1"]:.1f} | {level["mean_top_score"]:.2f} | '
+            f'{level["median_ms"]:.1f} |'
+        )
+        assert row in text
