@@ -124,6 +124,7 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('DYNAMIC_OFA_CACHE', str(tmp_path_factory.mktemp('build_cache')))
+        patch.setenv('DYNAMIC_OFA_DATA', str(tmp_path_factory.mktemp('own_families')))
         profile = tmp_path_factory.mktemp('fastdds') / 'profile.xml'
         text = PROFILE.read_text(encoding='utf-8')
         assert '<discovery_config>' in text
