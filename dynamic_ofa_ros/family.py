@@ -39,6 +39,9 @@ FAMILY_FILE = 'family.yaml'
 PLATFORMS_FOLDER = 'platforms'
 NETWORKS_FOLDER = 'networks'
 
+NETWORK_INPUT, NETWORK_OUTPUT, FREE_SIDE = 'input', 'logits', 'side'
+"""What ONNX networks call their input, their output, and height and width where those are free."""
+
 INTERPOLATIONS = ('area', 'bilinear')
 RESIZES = ('crop', 'stretch', 'pad')
 CHANNELS = ('rgb', 'bgr')
@@ -94,8 +97,8 @@ class NetworksSpec:
 class OnnxNetwork:
     """An ONNX file of `networks/`, run at one input size.
 
-    Its input is called `input`, float32 (1, 3, side, side), its output `logits`, float32
-    (1, classes). Where `side` is free in the file, several levels may share it.
+    Its input is NETWORK_INPUT, float32 (1, 3, side, side), its output NETWORK_OUTPUT, float32
+    (1, classes). Where the side is free in the file (FREE_SIDE), several levels may share it.
     """
 
     file: str

@@ -9,25 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
-import inspect
 import io
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dynamic_ofa_ros import requirements
 from dynamic_ofa_ros.errors import BackboneError, CheckpointError
-from dynamic_ofa_ros.family import Preprocessing
+from dynamic_ofa_ros.family import FREE_SIDE, Preprocessing
 from dynamic_ofa_ros.files import replacing
 
 if TYPE_CHECKING:
     from torch import nn
-
-OPSET = 17
-SIDE = 'side'
-"""The name that the ONNX files give to the free height and width, which are equal."""
 
 _DEFINITION = 'efficientnet_lite_pytorch'
 
@@ -178,23 +172,14 @@ def _write_onnx(module: nn.Module, path: Path) -> None:
     import torch
     from torch import nn
 
+    from dynamic_ofa_ros.backbone.onnx_export import write_onnx
+
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             part.static_padding = nn.Identity()
             # Replaced below; the exporter needs shapes that fit together.
             part.padding = (part.kernel_size[0] // 2, part.kernel_size[1] // 2)
-    options: dict[str, Any] = {
-        'input_names': ['input'],
-        'output_names': ['logits'],
-        'opset_version': OPSET,
-        'dynamic_axes': {'input': {2: SIDE, 3: SIDE}},
-    }
-    if 'dynamo' in inspect.signature(torch.onnx.export).parameters:
-        options['dynamo'] = False  # as in runtime/engines/onnxruntime.py
-    example = torch.zeros(1, 3, 224, 224)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter('ignore')  # it announces its own deprecation
-        torch.onnx.export(module, (example,), str(path), **options)
+    write_onnx(module, torch.zeros(1, 3, 224, 224), str(path), (FREE_SIDE, FREE_SIDE))
     model = onnx.load(path)
     for node in model.graph.node:
         if node.op_type == 'Conv':

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynamic_ofa_ros.errors import FamilyError
+from dynamic_ofa_ros.family import FREE_SIDE
+from dynamic_ofa_ros.family import NETWORK_INPUT as INPUT
+from dynamic_ofa_ros.family import NETWORK_OUTPUT as OUTPUT
 from dynamic_ofa_ros.onnx_safety import DOMAINS, type_name
 
-INPUT = 'input'
-OUTPUT = 'logits'
-SIDE = 'side'
 LAYOUTS = ('nchw', 'nhwc')
 
 OLDEST_OPSET = 7
@@ -71,7 +71,7 @@ def adapt_input(model: Any, name: str, layout: str | None) -> tuple[int | None, 
     del graph.node[:]
     graph.node.extend(nodes)
     del graph.input[:]
-    side = resolution or SIDE
+    side = resolution or FREE_SIDE
     graph.input.append(make_tensor_value_info(INPUT, FLOAT, (1, 3, side, side)))
     return resolution, kind.elem_type == UINT8, notes
 

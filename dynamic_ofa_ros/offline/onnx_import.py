@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from dynamic_ofa_ros import requirements
 from dynamic_ofa_ros.errors import FamilyError
-from dynamic_ofa_ros.offline.onnx_adapting import INPUT, adapt_input, adapt_output
+from dynamic_ofa_ros.family import NETWORK_INPUT
+from dynamic_ofa_ros.offline.onnx_adapting import adapt_input, adapt_output
 from dynamic_ofa_ros.offline.onnx_file import read_model, strip
 from dynamic_ofa_ros.offline.onnx_metadata import check_task, read_labels, read_preprocessing
 from dynamic_ofa_ros.onnx_safety import DEFAULT_SIDE_PX, check_network, parse, shortened
@@ -135,7 +136,7 @@ def _answers_to_noise(data: bytes, name: str, side: int, largest: float) -> list
     ]
     try:
         session = onnxruntime.InferenceSession(data, options, providers=['CPUExecutionProvider'])
-        scores = [session.run(None, {INPUT: image})[0] for image in images]
+        scores = [session.run(None, {NETWORK_INPUT: image})[0] for image in images]
     except Exception as error:  # ONNX Runtime's have no common base
         raise FamilyError(
             f'{name} cannot run at {side} px: onnxruntime {onnxruntime.__version__} says: '

@@ -15,20 +15,18 @@ correction's offset accounts for it.
 from __future__ import annotations
 
 import copy
-import inspect
 import io
 import statistics
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
+from dynamic_ofa_ros.backbone.onnx_export import write_onnx
 from dynamic_ofa_ros.backbone.supernet import extract_subnet
 from dynamic_ofa_ros.errors import EngineError
 from dynamic_ofa_ros.offline.operator_layout import OperatorLayout
@@ -214,7 +212,7 @@ class OperatorEngine:
         from dynamic_ofa_ros.runtime.engines import onnxruntime as engine
 
         if framed.key not in self._exported:
-            self._exported[framed.key] = _export(framed.eval(), image, engine.OPSET)
+            self._exported[framed.key] = _export(framed.eval(), image)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
@@ -229,26 +227,16 @@ class OperatorEngine:
         return lambda: session.run(None, feed)
 
 
-def _export(module: nn.Module, image: torch.Tensor, opset: int) -> bytes:
-    arguments: dict[str, Any] = {
-        'input_names': ['input'],
-        'dynamic_axes': {'input': dict(enumerate(_SIDES, start=2))},
-        'opset_version': opset,
-    }
-    if 'dynamo' in inspect.signature(torch.onnx.export).parameters:
-        arguments['dynamo'] = False  # the newer exporter takes ten times as long
-    buffer: Any = io.BytesIO()  # newer type information knows only paths
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter('ignore')
-        try:
-            torch.onnx.export(module, (image,), buffer, **arguments)
-        except Exception as error:
-            raise EngineError(
-                f'PyTorch cannot export an operator to ONNX ({type(error).__name__}: {error}); '
-                'check that onnx, numpy and torch fit together, or use engine pytorch'
-            ) from error
-    exported: bytes = buffer.getvalue()
-    return exported
+def _export(module: nn.Module, image: torch.Tensor) -> bytes:
+    buffer = io.BytesIO()
+    try:
+        write_onnx(module, image, buffer, _SIDES)
+    except Exception as error:
+        raise EngineError(
+            f'PyTorch cannot export an operator to ONNX ({type(error).__name__}: {error}); '
+            'check that onnx, numpy and torch fit together, or use engine pytorch'
+        ) from error
+    return buffer.getvalue()
 
 
 def time_operators(

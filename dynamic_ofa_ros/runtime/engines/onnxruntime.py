@@ -6,8 +6,6 @@ family's own files, once those have been found to be safe.
 
 from __future__ import annotations
 
-import inspect
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +15,7 @@ import onnxruntime
 from dynamic_ofa_ros import requirements
 from dynamic_ofa_ros.architecture import SubnetArchitecture
 from dynamic_ofa_ros.errors import EngineError
+from dynamic_ofa_ros.family import FREE_SIDE, NETWORK_INPUT
 from dynamic_ofa_ros.onnx_safety import check_network
 from dynamic_ofa_ros.runtime.engine import platform_name
 from dynamic_ofa_ros.runtime.host import cpu_name, gpu_name
@@ -34,10 +33,6 @@ EXPORT_VERSION = 'onnx-1'
 CHECK_VERSION = 'check-1'
 """Changes when `onnx_safety.check_network` does, so that networks are checked again."""
 
-FREE_SIDE = 'side'
-"""What a separate network calls the height and width of its input where they are free."""
-
-OPSET = 17
 QUIET = 3  # ONNX Runtime's log level: errors only
 
 
@@ -129,7 +124,7 @@ def _open(
 
 def _run(session: Any, tensor: FloatArray, index: int) -> FloatArray:
     try:
-        logits = session.run(None, {'input': tensor})[0]
+        logits = session.run(None, {NETWORK_INPUT: tensor})[0]
     except Exception as error:  # its exceptions share no base but this
         raise EngineError(f'ONNX Runtime failed at level {index}: {error}') from error
     result: FloatArray = np.asarray(logits[0], dtype=np.float32)
@@ -205,36 +200,24 @@ def _export(family: Family, folder: Path, progress: Callable[[str], None] | None
     )
     import torch
 
+    from dynamic_ofa_ros.backbone.onnx_export import write_onnx
     from dynamic_ofa_ros.backbone.supernet import load_level, load_supernet
 
-    arguments: dict[str, Any] = {
-        'input_names': ['input'],
-        'output_names': ['logits'],
-        'opset_version': OPSET,
-    }
-    if 'dynamo' in inspect.signature(torch.onnx.export).parameters:
-        # The newer exporter takes ten times as long and needs packages more, for the same network.
-        arguments['dynamo'] = False
     supernet = load_supernet(family)
     for level in family.levels:
         if progress:
             progress(f'ONNX: exporting level {level.index} of {len(family.levels)}')
         network = load_level(family, level.index, supernet)
         example = torch.zeros(1, 3, level.resolution, level.resolution)
-        with warnings.catch_warnings(), torch.no_grad():
-            # It announces its own deprecation, and warns of shapes that are constant by intent.
-            warnings.simplefilter('ignore')
-            try:
-                torch.onnx.export(
-                    network, (example,), str(folder / _file_name(level.index)), **arguments
-                )
-            except OSError:
-                raise  # a full disk, say: the build cache knows what to do
-            except Exception as error:
-                # Whatever fails in there (often packages that do not fit each other) is this
-                # engine's trouble alone: `auto` goes on with the others.
-                raise EngineError(
-                    f'PyTorch cannot export level {level.index} to ONNX '
-                    f'({type(error).__name__}: {error}); check that onnx, numpy and torch fit '
-                    'together, or use engine pytorch'
-                ) from error
+        try:
+            write_onnx(network, example, str(folder / _file_name(level.index)))
+        except OSError:
+            raise  # a full disk, say: the build cache knows what to do
+        except Exception as error:
+            # Whatever fails in there (often packages that do not fit each other) is this
+            # engine's trouble alone: `auto` goes on with the others.
+            raise EngineError(
+                f'PyTorch cannot export level {level.index} to ONNX '
+                f'({type(error).__name__}: {error}); check that onnx, numpy and torch fit '
+                'together, or use engine pytorch'
+            ) from error
