@@ -52,6 +52,10 @@ benchmarks: setup
 
 # The set-up installs PyTorch for the CPU: here an interpreter is asked for that has it for CUDA.
 gpu-check:
+	@$(PYTHON) -c "from importlib.util import find_spec as find; \
+	  lacking = [n for n in ('torch', 'ofa', 'onnxruntime', 'cv2', 'numpy') if not find(n)]; \
+	  lacking and exit('gpu-check: ' + ', '.join(lacking) + ' cannot be imported by $(PYTHON): ' \
+	  'name an interpreter that has PyTorch for CUDA, make gpu-check PYTHON=...')"
 	$(PYTHON) -m benchmarks.gpu_check
 
 clean:

@@ -6,6 +6,7 @@ import gc
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -237,8 +238,11 @@ class ProcessLoad:
         )
 
     def wait_until_ready(self) -> None:
-        """Wait until it is warm; raise RuntimeError when it ended instead."""
+        """Wait until it is warm; raise RuntimeError when it ended instead or takes too long."""
+        timer = threading.Timer(READY_TIMEOUT_S, self._process.kill)
+        timer.start()
         line = _pipe(self._process.stdout).readline()
+        timer.cancel()
         if line.strip() != 'ready':
             raise RuntimeError(f'the load ended: {line!r}, status {self._process.wait()}')
 
