@@ -1,6 +1,6 @@
 """The demo, and a program that competes for its device.
 
-    ros2 launch dynamic_ofa_ros contention.launch.py max_latency_ms:=2.0 workers:=2
+    ros2 launch dynamic_ofa_ros contention.launch.py max_latency_ms:=10.0 workers:=2
 
 Steer it from another terminal: `ros2 param set /contention workload none`.
 """

@@ -1,7 +1,7 @@
-"""Camera and classifier: `ros2 launch dynamic_ofa_ros demo.launch.py max_latency_ms:=2.0`.
+"""Camera and classifier: `ros2 launch dynamic_ofa_ros demo.launch.py max_latency_ms:=10.0`.
 
 When one of them ends, so does the other. Steer them from another terminal:
-`ros2 param set /classifier constraints.max_latency_ms 1.5`.
+`ros2 param set /classifier constraints.max_latency_ms 8.0`.
 """
 
 # ruff: noqa: I001 - it takes `launch` for this folder

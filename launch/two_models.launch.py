@@ -3,7 +3,7 @@
     ros2 launch dynamic_ofa_ros two_models.launch.py max_latency_a_ms:=3.0 max_latency_b_ms:=2.0
 
 When one of the three ends, so do the others. Steer them from another terminal:
-`ros2 param set /model_b/classifier constraints.max_latency_ms 1.5`.
+`ros2 param set /model_b/classifier constraints.max_latency_ms 8.0`.
 """
 
 # ruff: noqa: I001 - it takes `launch` for this folder

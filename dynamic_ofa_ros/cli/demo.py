@@ -32,8 +32,8 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         '--source', metavar='FOLDER', default='',
-        help='photographs for the camera, in class folders called as the labels (or WordNet ids), '
-        'or any folder, and nobody knows what is right (default: rendered signs)',
+        help='photographs for the camera, in class folders named after the labels (or WordNet '
+        'ids), or in any folder: then nothing counts as right (default: rendered signs)',
     )  # fmt: skip
     parser.add_argument(
         '--rate-hz', type=float, default=30.0,

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from dynamic_ofa_ros.offline.networks import NetworksReport
 
 MARGIN = 3.0
-"""A network that is right no more than this often as guessing is taken to be set up wrongly."""
+"""A network that is right no more than this many times as often as guessing is probably set up
+wrongly."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -50,7 +51,7 @@ def _add_from_onnx(verbs: Any) -> None:
     accuracy = parser.add_argument_group('accuracy')
     accuracy.add_argument(
         '--data', metavar='FOLDER', help='class folders of images that took no part in training; '
-        'a folder is called as its label, or by the number of its output',
+        'each folder is named after its label, or has the number of its output',
     )  # fmt: skip
     accuracy.add_argument(
         '--images', type=int, default=0, metavar='N',
@@ -122,7 +123,7 @@ def _add_imagenet(verbs: Any) -> None:
     )  # fmt: skip
     parser.add_argument(
         '--data', metavar='FOLDER', help='class folders of photographs to measure all levels on; '
-        'a folder is called as its label or its WordNet id (n01440764)',
+        'each folder is named after its label or has its WordNet id (n01440764)',
     )  # fmt: skip
     parser.add_argument('--images', type=int, default=0, metavar='N', help='take N of them')
     parser.add_argument('--force', action='store_true', help='replace a family that is there')

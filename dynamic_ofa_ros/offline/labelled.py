@@ -33,7 +33,7 @@ def held_out_folder(root: str | Path) -> Path:
 def open_labelled(root: str | Path, labels: Sequence[str], most: int = 0) -> ImageDataset:
     """Open class folders of held-out images, or some of the images, where `most` is not 0.
 
-    Folders are called as `outputs_of` has it. Classes without a folder are allowed. Raises
+    `outputs_of` says how folders are named. Classes without a folder are allowed. Raises
     DatasetError for folders that belong to no label.
     """
     if most < 0:
@@ -64,8 +64,8 @@ def open_labelled(root: str | Path, labels: Sequence[str], most: int = 0) -> Ima
 def outputs_of(names: Sequence[str], labels: Sequence[str]) -> dict[str, int]:
     """Return the network's output that each class folder belongs to; strangers are left out.
 
-    A folder is called as its label (case, spaces, hyphens and underscores do not matter), by its
-    WordNet id where the labels are ImageNet's, or, where all names are numbers, by its output.
+    A folder is named after its label (case, spaces, hyphens and underscores do not matter), has
+    its WordNet id where the labels are ImageNet's, or, where all are numbers, its output's.
     """
     known = {_plain(label): output for output, label in enumerate(labels)}
     if tuple(labels) == imagenet_labels():
