@@ -39,13 +39,13 @@ from dynamic_ofa_ros.architecture import SubnetArchitecture
 from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.family import LatencyProfile, Level, LevelLatency
 from dynamic_ofa_ros.progress import progress
+from dynamic_ofa_ros.simulation.camera import Timing
 from dynamic_ofa_ros.simulation.combinations import all_combinations, late_shares
 from dynamic_ofa_ros.simulation.platform import SimulatedPlatform, load_platform
 from dynamic_ofa_ros.simulation.processor import SHARINGS, Processor
 from dynamic_ofa_ros.simulation.record import Record
-from dynamic_ofa_ros.simulation.run import Timing
+from dynamic_ofa_ros.simulation.run import SimulatedModel, play
 from dynamic_ofa_ros.simulation.several import CollectiveModel, Network, play_together
-from dynamic_ofa_ros.simulation.sharing import SimulatedModel, play
 from dynamic_ofa_ros.simulation.steps import Steps
 
 CHANGE_MS, SETTLING_MS, JUDGED_MS = 2500.0, 2000.0, 4000.0

@@ -79,6 +79,18 @@ class Processor:
         return math.floor(time_ms / self.slice_ms + _SLOT_EPSILON)
 
 
+class Unshared:
+    """Devices on which every workload proceeds as if it were alone."""
+
+    def speeds(self, time_ms: float, demands: Sequence[float]) -> tuple[float, ...]:
+        """Return the speed of each workload."""
+        return (1.0,) * len(demands)
+
+    def next_change_ms(self, time_ms: float) -> float:
+        """Return when speeds may change."""
+        return math.inf
+
+
 @dataclass(frozen=True)
 class Job:
     """Work that no manager controls: another program.
@@ -205,7 +217,7 @@ def steady_latencies_ms(
     return tuple(ms / speed for ms, speed in zip(latencies_ms, speeds, strict=True))
 
 
-def first_change_ms(jobs: Iterable[Job], processor: Processor, time_ms: float) -> float:
+def first_change_ms(jobs: Iterable[Job], processor: Processor | Unshared, time_ms: float) -> float:
     """Return when anything that no manager controls changes after `time_ms`."""
     changes = [job.next_change_ms(time_ms) for job in jobs]
     return min([processor.next_change_ms(time_ms), *changes])

@@ -1,97 +1,97 @@
-"""Run the node's RuntimeManager against a trace, in simulated time.
+"""Run the node's RuntimeManager in simulated time: on a trace, or with others on one processor.
 
-A frame at level i that starts at time t takes `latency_i * slowdown(t) * exp(sigma_i * z)` ms: the
-profile's median, the trace, and log-normal noise with the profile's sd over mean. z is drawn per
-picture of the camera, so every policy meets the same noise in the same picture, and what each
-level would have taken is known exactly. The first frame after a switch costs `switch_ms` more.
-Only the newest picture is classified; pictures that arrive during inference wait or are replaced.
+A frame at level i that starts at time t needs `latency_i * slowdown(t) * exp(sigma_i * z)` ms of
+inference: the profile's median, the trace, and log-normal noise with the profile's sd over mean. z
+is drawn per picture of the camera, so every policy meets the same noise in the same picture. The
+first frame after a switch costs `switch_ms` more. Then the trace's overhead passes, and the frame
+is answered. Only the newest picture is classified: others wait or are skipped.
+
+The latency that counts is that of the constraints' scope:
+
+- inference: inference alone.
+- node: from the picture's arrival at the classifier to the answer: wait, inference, overhead.
+- end_to_end: from when the picture was made; transport comes on top.
+
+Everything is an event: a frame that starts or ends, a job that comes, goes, works or pauses, a
+turn of the time slicing, a change of the clock. In between, every workload proceeds at a constant
+speed. On a trace nothing is shared; on a processor, how the classifiers slow each other down
+follows from the levels that their managers choose.
+
+    record = run(make_trace('burst'), load_platform(), 'predictive', Constraints(60.0))
+    models = [SimulatedModel('a', platform, constraints=...), SimulatedModel('b', platform, ...)]
+    record_a, record_b = play(models, Processor(), duration_ms=10000.0)
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-
-import numpy as np
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.errors import SimulationError
 from dynamic_ofa_ros.runtime.decisions import Decision, Measurement
 from dynamic_ofa_ros.runtime.manager import RuntimeManager
 from dynamic_ofa_ros.runtime.policies import PolicySettings
+from dynamic_ofa_ros.simulation.camera import Camera, FrameNoise, Timing
 from dynamic_ofa_ros.simulation.contenders import Foresight, contender
 from dynamic_ofa_ros.simulation.platform import SimulatedPlatform, joined
+from dynamic_ofa_ros.simulation.processor import (
+    Job,
+    Processor,
+    Timeline,
+    Unshared,
+    alone_duration_ms,
+    first_change_ms,
+)
 from dynamic_ofa_ros.simulation.record import Record, SimulatedFrame
+from dynamic_ofa_ros.simulation.steps import ALWAYS_ONE
 from dynamic_ofa_ros.simulation.traces import Trace
-
-DEFAULT_CAMERA_PERIOD_MS = 100.0 / 3.0
-DEFAULT_SWITCH_MS = 1.0
 
 MIN_FRAME_MS = 0.01
 """Shorter inference is not simulated: a run must end."""
 
-_NOISE_BLOCK = 1024
+MAX_FRAMES = 1_000_000
+"""Nor are more frames: they would not fit into memory."""
+
+MIN_WORK_MS = 1e-9
+"""Work that is left because of rounding is done."""
 
 ConstraintSchedule = Sequence[tuple[float, Constraints]]
 """(time in ms, constraints from then on), ascending; the first one also before its time."""
 
+Device = tuple[SimulatedPlatform, Trace]
+
+_ALONE = Trace('alone', ALWAYS_ONE, 1.0, is_contended=False)
+"""Of a classifier on a shared processor, which alone slows it down."""
+
 
 @dataclass(frozen=True)
-class Timing:
-    """How frames come, and what a switch costs.
+class SimulatedModel:
+    """A classifier.
 
-    camera_period_ms: time between two pictures; 0 is back to back, a picture whenever one is
-    wanted. camera_phase_ms: when the first picture comes.
-    switch_ms: what the first frame after a switch costs more. The node's measured cost is 0.2 ms
-    on a CPU (benchmarks/results/switching.json); 1 ms is careful.
+    policy: a name of `contender_names()`, or settings of one of the node's policies.
+    constraints: one for the whole run, or a schedule.
+    begin_ms, end_ms: when it is there; its camera starts with it.
     """
 
-    camera_period_ms: float = DEFAULT_CAMERA_PERIOD_MS
-    camera_phase_ms: float = 0.0
-    switch_ms: float = DEFAULT_SWITCH_MS
+    name: str
+    platform: SimulatedPlatform
+    policy: str | PolicySettings = 'reactive'
+    constraints: Constraints | ConstraintSchedule | None = None
+    timing: Timing = field(default_factory=Timing)
+    begin_ms: float = 0.0
+    end_ms: float = math.inf
 
     def __post_init__(self) -> None:
-        for name in ('camera_period_ms', 'camera_phase_ms', 'switch_ms'):
-            value = getattr(self, name)
-            if not 0.0 <= value < math.inf:
-                raise SimulationError(f'{name} is {value:g}; it must be finite and not negative')
-
-
-class Camera:
-    """Says which picture is classified next, and when; a picture is classified once."""
-
-    def __init__(self, timing: Timing) -> None:
-        self._period_ms, self._phase_ms = timing.camera_period_ms, timing.camera_phase_ms
-        self._last = -1
-
-    def next_frame(self, free_at_ms: float) -> tuple[int, float]:
-        """Return the number of the next picture and when its inference starts."""
-        if self._period_ms == 0.0:
-            self._last += 1
-            return self._last, max(free_at_ms, self._phase_ms)
-        # The rounding of a time that should fall on a picture must not cost that picture.
-        newest = math.floor((free_at_ms - self._phase_ms) / self._period_ms + 1e-9)
-        if newest > self._last:
-            self._last = newest
-            return newest, free_at_ms
-        self._last += 1
-        return self._last, self._phase_ms + self._last * self._period_ms
-
-
-class FrameNoise:
-    """A standard normal number per picture of the camera, the same for every policy."""
-
-    def __init__(self, seed: int) -> None:
-        self._random = np.random.default_rng([seed, *b'frames'])
-        self._drawn: list[float] = []
-
-    def of(self, camera_frame: int) -> float:
-        """Return the number of a picture."""
-        while camera_frame >= len(self._drawn):
-            self._drawn += self._random.standard_normal(_NOISE_BLOCK).tolist()
-        return self._drawn[camera_frame]
+        if not 0.0 <= self.begin_ms < self.end_ms:
+            raise SimulationError(
+                f'model {self.name} is there from {self.begin_ms:g} to {self.end_ms:g} ms; '
+                'it must begin at 0 or later, and end after that'
+            )
 
 
 @dataclass
@@ -99,6 +99,17 @@ class Stopwatch:
     """Wall-clock time of every decision, in us: what a frame pays for the manager."""
 
     decision_us: list[float] = field(default_factory=list)
+
+
+class Exchange(Protocol):
+    """Something that happens between the managers, at times of its own."""
+
+    @property
+    def next_ms(self) -> float:
+        """Return when it happens next; infinite when it does not."""
+
+    def act(self, now_ms: float, managers: Sequence[RuntimeManager]) -> None:
+        """Do what is due; `next_ms` must then lie in the future."""
 
 
 def run(
@@ -110,91 +121,350 @@ def run(
     seed: int = 1,
     timing: Timing | None = None,
     stopwatch: Stopwatch | None = None,
-    others: Sequence[tuple[SimulatedPlatform, Trace]] = (),
+    others: Sequence[Device] = (),
 ) -> Record:
     """Simulate a classifier on a trace from 0 ms to its end; the same arguments, the same record.
 
-    policy: a name of `contender_names()`, or settings of one of the node's policies.
-    constraints: one for the whole run, or a schedule. Their latency scope must be inference.
+    policy, constraints: as of a SimulatedModel.
     stopwatch: takes the time of each decision; changes nothing else.
     others: further devices that have the same levels, each with its own slowdown; the manager then
     chooses the device too, and the record's levels are those of `joined`.
     Raises SimulationError for arguments that make no sense.
     """
-    timing = timing or Timing()
-    schedule = as_schedule(constraints)
-    devices = _TraceDevices(((platform, trace), *others), FrameNoise(seed))
-    camera = Camera(timing)
-    number, start_ms = camera.next_frame(0.0)
-    foresight = Foresight(devices.latencies_ms(number, start_ms))
-    who = contender(policy, foresight)
-    switch_ms = timing.switch_ms if who.pays_switches else 0.0
-    manager = RuntimeManager(
-        platform.levels,
-        devices.profiles,
-        constraints=schedule[0][1],
-        policy=who.settings,
-        policy_factory=who.create,
+    model = SimulatedModel(trace.name, platform, policy, constraints, timing or Timing())
+    runner = _Runner(model, seed, trace.duration_ms, ((platform, trace), *others), stopwatch)
+    _play([runner], Unshared())
+    changes_ms = sorted({ms for _, each in runner.devices for ms in each.slowdown.times_ms})
+    return runner.record(seed, changes_ms)
+
+
+def run_fixed_levels(
+    trace: Trace,
+    platform: SimulatedPlatform,
+    constraints: Constraints | ConstraintSchedule | None = None,
+    *,
+    seed: int = 1,
+    timing: Timing | None = None,
+) -> tuple[Record, ...]:
+    """Simulate every level as a fixed one, in order: each has waits of its own making."""
+    return tuple(
+        run(
+            trace,
+            platform,
+            PolicySettings('fixed', fixed_level=level.index),
+            constraints,
+            seed=seed,
+            timing=timing,
+        )
+        for level in platform.levels
     )
-    frames: list[SimulatedFrame] = []
-    decisions: list[Decision] = []
-    upcoming = list(schedule[1:])
-    option_before = _option(manager)
-    while start_ms < trace.duration_ms:
-        while upcoming and upcoming[0][0] <= start_ms:
-            manager.set_constraints(upcoming.pop(0)[1])
-        _note(decisions, manager.decide(round(start_ms * 1e6)))
-        level, device = manager.active_level, manager.active_platform
-        option, latencies_ms = _option(manager), foresight.level_latencies_ms
-        is_first = option != option_before
-        latency_ms = latencies_ms[option - 1] + (switch_ms if is_first else 0.0)
-        expected_ms = devices.latencies_ms(None, start_ms)
-        frames.append(
-            SimulatedFrame(
-                camera_frame=number,
-                start_ms=start_ms,
-                level=option,
-                latency_ms=latency_ms,
-                limit_ms=limit_of(manager.constraints),
-                slowdown=devices.slowdown(option, start_ms),
-                is_first_after_switch=is_first,
-                level_latencies_ms=latencies_ms,
-                level_expected_ms=expected_ms,
-                reason=manager.state.reason,
-            )
+
+
+def play(
+    models: Sequence[SimulatedModel],
+    processor: Processor,
+    jobs: Sequence[Job] = (),
+    *,
+    duration_ms: float,
+    seed: int = 1,
+    exchange: Exchange | None = None,
+    has_alternatives: bool = True,
+) -> tuple[Record, ...]:
+    """Play classifiers, each with the node's manager, and other jobs on one processor.
+
+    From 0 ms until no frame that starts before `duration_ms` runs; a record per model.
+
+    exchange: managers that talk to each other are given the word here.
+    has_alternatives: whether the record's frames tell what every level would have taken, the
+    others' behaviour as it was; without it (empty, NaN) a run takes a third of the time.
+    The same arguments give the same records. Raises SimulationError for arguments that make no
+    sense.
+    """
+    if not models:
+        raise SimulationError('there is no model to play')
+    if not 0.0 < duration_ms < math.inf:
+        raise SimulationError(
+            f'the duration is {duration_ms:g} ms; it must be finite and positive'
         )
-        option_before = option
-        finish_ms = start_ms + latency_ms
-        number, start_ms = camera.next_frame(finish_ms)
-        foresight.level_latencies_ms = devices.latencies_ms(number, start_ms)
-        measurement = Measurement(
-            round(finish_ms * 1e6), level, latency_ms, latency_ms, platform=device
-        )
-        began_ns = time.perf_counter_ns()
-        decision = manager.observe(measurement)
-        if stopwatch is not None:
-            stopwatch.decision_us.append((time.perf_counter_ns() - began_ns) / 1e3)
-        _note(decisions, decision)
-    return Record(trace.name, who.name, seed, devices.platform, tuple(frames), tuple(decisions))
+    runners = [
+        _Runner(model, seed + 1000 * index, min(duration_ms, model.end_ms))
+        for index, model in enumerate(models)
+    ]
+    timeline = _play(runners, processor, jobs, exchange)
+    changes_ms = {
+        *processor.frequency.times_ms,
+        *(time_ms for job in jobs for time_ms in (job.begin_ms, job.end_ms)),
+        *(time_ms for model in models for time_ms in (model.begin_ms, model.end_ms)),
+    }
+    records = tuple(runner.record(seed, changes_ms) for runner in runners)
+    if not has_alternatives:
+        return records
+    return tuple(
+        _with_alternatives(record, processor, timeline, index, runners[index])
+        for index, record in enumerate(records)
+    )
 
 
 def as_schedule(constraints: Constraints | ConstraintSchedule | None) -> ConstraintSchedule:
     """Return a checked schedule; raise SimulationError for one that cannot be simulated."""
     if constraints is None or isinstance(constraints, Constraints):
-        schedule: ConstraintSchedule = [(0.0, constraints or Constraints())]
-    else:
-        schedule = list(constraints)
+        return [(0.0, constraints or Constraints())]
+    schedule = list(constraints)
     if not schedule:
         raise SimulationError('a schedule of constraints needs at least one entry')
     times_ms = [time_ms for time_ms, _ in schedule]
     if times_ms != sorted(set(times_ms)) or not all(map(math.isfinite, times_ms)):
         raise SimulationError(f'the times of the constraints must ascend, not be {times_ms}')
-    for _, entry in schedule:
-        if entry.latency_scope != 'inference':
-            raise SimulationError(
-                f'latency_scope is {entry.latency_scope!r}; only inference is simulated'
-            )
     return schedule
+
+
+def _play(
+    runners: Sequence[_Runner],
+    processor: Processor | Unshared,
+    jobs: Sequence[Job] = (),
+    exchange: Exchange | None = None,
+) -> Timeline:
+    """Let everything happen, event by event; return what every workload asked for over time."""
+    managers = [runner.manager for runner in runners]
+    timeline = Timeline()
+    now_ms = 0.0
+    while True:
+        if exchange is not None and exchange.next_ms <= now_ms:
+            exchange.act(now_ms, managers)
+        for runner in runners:
+            runner.start_if_due(now_ms)
+        if all(runner.is_over for runner in runners):
+            return timeline
+        demands = (
+            *(runner.demand for runner in runners),
+            *(job.demand_at(now_ms) for job in jobs),
+        )
+        timeline.append(now_ms, demands)
+        speeds = processor.speeds(now_ms, demands)[: len(runners)]
+        ends_ms = [r.event_ms(now_ms, speed) for r, speed in zip(runners, speeds, strict=True)]
+        next_ms = min([first_change_ms(jobs, processor, now_ms), *ends_ms])
+        if exchange is not None:
+            next_ms = min(next_ms, exchange.next_ms)
+        for runner, speed, end_ms in zip(runners, speeds, ends_ms, strict=True):
+            runner.proceed(speed * (next_ms - now_ms), is_done=end_ms == next_ms)
+        now_ms = next_ms
+        for runner in runners:
+            runner.finish_if_done(now_ms)
+
+
+class _Runner:
+    """One classifier: its camera, its manager, and the frame it works on.
+
+    devices: platforms with their traces where nothing is shared; what every level will take is
+    then known beforehand, to the oracle too.
+    """
+
+    def __init__(
+        self,
+        model: SimulatedModel,
+        seed: int,
+        end_ms: float,
+        devices: Sequence[Device] = (),
+        stopwatch: Stopwatch | None = None,
+    ) -> None:
+        self.devices = devices or ((model.platform, _ALONE),)
+        self._is_shared = not devices
+        self._model, self._end_ms, self._stopwatch = model, end_ms, stopwatch
+        self.platform = joined([platform for platform, _ in self.devices])
+        self._traces = [trace for platform, trace in self.devices for _ in platform.levels]
+        self._check_length()
+        self._schedule = as_schedule(model.constraints)
+        self._noise = FrameNoise(seed)
+        self._camera = Camera(model.timing, model.begin_ms)
+        self._foresight = Foresight()
+        self._see_next(model.begin_ms)
+        who = contender(model.policy, None if self._is_shared else self._foresight)
+        self._name = who.name
+        self._switch_ms = model.timing.switch_ms if who.pays_switches else 0.0
+        self.manager = RuntimeManager(
+            model.platform.levels,
+            [platform.profile for platform, _ in self.devices],
+            constraints=self._schedule[0][1],
+            policy=who.settings,
+            policy_factory=who.create,
+        )
+        self._obeyed = self._schedule[0][1]
+        self._level = self._active_level()
+        self._frame: SimulatedFrame | None = None
+        self._left_ms = 0.0
+        self._frames: list[SimulatedFrame] = []
+        self._decisions: list[Decision] = []
+        self.is_over = False
+
+    @property
+    def demand(self) -> float:
+        """What the classifier asks of the device now."""
+        return self.platform.demands[self._level - 1] if self._frame else 0.0
+
+    def event_ms(self, now_ms: float, speed: float) -> float:
+        """Return when the present frame ends at this speed, or when the next one starts."""
+        if self.is_over:
+            return math.inf
+        if not self._frame:
+            return self._picture.start_ms
+        return now_ms + self._left_ms / speed if speed > 0.0 else math.inf
+
+    def proceed(self, work_ms: float, *, is_done: bool) -> None:
+        """Do part of the present frame's work."""
+        if self._frame:
+            self._left_ms = 0.0 if is_done else self._left_ms - work_ms
+
+    def start_if_due(self, now_ms: float) -> None:
+        """Take up the next picture when its time has come; the manager decides the level first."""
+        picture = self._picture
+        if self._frame or self.is_over or now_ms < picture.start_ms < self._end_ms:
+            return
+        if picture.start_ms >= self._end_ms:
+            self.is_over = True
+            return
+        constraints = self._constraints_at(now_ms)
+        if constraints is not self._obeyed:
+            self.manager.set_constraints(constraints)
+            self._obeyed = constraints
+        self._note(self.manager.decide(round(now_ms * 1e6)))
+        before, self._level = self._level, self._active_level()
+        index, is_first = self._level - 1, self._level != before
+        trace, scope = self._traces[index], constraints.latency_scope
+        inference_ms = trace.duration_of_ms(
+            now_ms,
+            self.works_ms(picture.number, now_ms)[index] + (self._switch_ms if is_first else 0.0),
+        )
+        self._left_ms = inference_ms + trace.overhead_ms.at(now_ms)
+        wait_ms = picture.wait_ms if scope != 'inference' else 0.0
+        self._frame = SimulatedFrame(
+            camera_frame=picture.number,
+            start_ms=now_ms,
+            level=self._level,
+            latency_ms=inference_ms + wait_ms + self._rest_ms(trace, scope, now_ms),
+            limit_ms=limit_of(constraints),
+            slowdown=math.nan if self._is_shared else trace.at(now_ms),
+            is_first_after_switch=is_first,
+            level_latencies_ms=self._foresight.level_latencies_ms,
+            level_expected_ms=self._expected_ms,
+            inference_ms=inference_ms,
+            wait_ms=wait_ms,
+            reason=self.manager.state.reason,
+        )
+
+    def finish_if_done(self, now_ms: float) -> None:
+        """Take the latency of a frame that is done to the manager, and see what comes next."""
+        if not self._frame or self._left_ms > MIN_WORK_MS:
+            return
+        frame, picture = self._frame, self._picture
+        overhead_ms = self._traces[frame.level - 1].overhead_ms.at(frame.start_ms)
+        if self._is_shared:
+            inference_ms = now_ms - frame.start_ms - overhead_ms
+            latency_ms = inference_ms + frame.latency_ms - frame.inference_ms
+            frame = replace(frame, inference_ms=inference_ms, latency_ms=latency_ms)
+        self._frame = None
+        self._frames.append(frame)
+        self._see_next(now_ms)
+        node_ms = frame.inference_ms + picture.start_ms - picture.arrival_ms + overhead_ms
+        device, level = divmod(frame.level - 1, len(self._model.platform.levels))
+        measurement = Measurement(
+            round(now_ms * 1e6),
+            level + 1,
+            frame.inference_ms,
+            node_ms,
+            node_ms + self._model.timing.transport_ms,
+            self.devices[device][0].profile.platform,
+        )
+        began_ns = time.perf_counter_ns()
+        decision = self.manager.observe(measurement)
+        if self._stopwatch is not None:
+            self._stopwatch.decision_us.append((time.perf_counter_ns() - began_ns) / 1e3)
+        self._note(decision)
+
+    def works_ms(self, camera_frame: int | None, start_ms: float) -> tuple[float, ...]:
+        """Return the inference of every level if nothing is shared, stalls left aside.
+
+        With the noise of a picture, or without noise for None.
+        """
+        z = 0.0 if camera_frame is None else self._noise.of(camera_frame)
+        return tuple(
+            median_ms * trace.at(start_ms) * math.exp(sigma * z)
+            for median_ms, sigma, trace in zip(
+                self.platform.latencies_ms, self.platform.noise_sigmas, self._traces, strict=True
+            )
+        )
+
+    def record(self, seed: int, changes_ms: Iterable[float] = ()) -> Record:
+        """Return what was played; changes_ms: when something changed, the constraints aside."""
+        return Record(
+            self._model.name,
+            self._name,
+            seed,
+            self.platform,
+            tuple(self._frames),
+            tuple(self._decisions),
+            tuple(sorted({*changes_ms, *(time_ms for time_ms, _ in self._schedule)})),
+        )
+
+    def _see_next(self, free_ms: float) -> None:
+        """Find out which picture comes next; the oracle learns what it will take."""
+        self._picture = picture = self._camera.next_picture(free_ms)
+        self._expected_ms: tuple[float, ...] = ()
+        if self._is_shared:
+            return  # it depends on what others do
+        constraints, start_ms = self._constraints_at(picture.start_ms), picture.start_ms
+        scope = constraints.latency_scope
+        wait_ms = picture.wait_ms if scope != 'inference' else 0.0
+        self._foresight.limit_ms = limit_of(constraints)
+        rests_ms = [self._rest_ms(trace, scope, start_ms) for trace in self._traces]
+        self._foresight.level_latencies_ms = tuple(
+            trace.duration_of_ms(start_ms, work_ms) + wait_ms + rest_ms
+            for trace, work_ms, rest_ms in zip(
+                self._traces, self.works_ms(picture.number, start_ms), rests_ms, strict=True
+            )
+        )
+        self._expected_ms = tuple(
+            work_ms + rest_ms
+            for work_ms, rest_ms in zip(self.works_ms(None, start_ms), rests_ms, strict=True)
+        )
+
+    def _rest_ms(self, trace: Trace, scope: str, start_ms: float) -> float:
+        """Return the part of a scope's latency that is neither inference nor wait."""
+        if scope == 'inference':
+            return 0.0
+        transport_ms = self._model.timing.transport_ms if scope == 'end_to_end' else 0.0
+        return trace.overhead_ms.at(start_ms) + transport_ms
+
+    def _constraints_at(self, time_ms: float) -> Constraints:
+        upcoming = bisect_right(self._schedule, time_ms, key=lambda entry: entry[0])
+        return self._schedule[max(0, upcoming - 1)][1]
+
+    def _active_level(self) -> int:
+        """Return the present level, numbered as in `joined`."""
+        names = [platform.profile.platform for platform, _ in self.devices]
+        device = names.index(self.manager.active_platform)
+        return device * len(self._model.platform.levels) + self.manager.active_level
+
+    def _check_length(self) -> None:
+        fastest_ms = min(
+            median_ms * min(trace.slowdown.values)
+            for median_ms, trace in zip(self.platform.latencies_ms, self._traces, strict=True)
+        )
+        if fastest_ms < MIN_FRAME_MS:
+            raise SimulationError(
+                f'inference would take {fastest_ms:g} ms, too little to simulate: is the '
+                f'slowdown of {self._model.name} right? 1 is alone on the device'
+            )
+        step_ms = max(self._model.timing.camera_period_ms, fastest_ms)
+        count = (self._end_ms - self._model.begin_ms) / step_ms
+        if count > MAX_FRAMES:
+            raise SimulationError(
+                f'{self._model.name} would have {count:.3g} frames, too many to simulate (at most '
+                f'{MAX_FRAMES:g}); let it last shorter, or the camera be slower'
+            )
+
+    def _note(self, decision: Decision | None) -> None:
+        if decision is not None:
+            self._decisions.append(decision)
 
 
 def limit_of(constraints: Constraints) -> float:
@@ -202,50 +472,34 @@ def limit_of(constraints: Constraints) -> float:
     return constraints.max_latency_ms if constraints.has_latency else math.inf
 
 
-class _TraceDevices:
-    """Knows what every level takes, on every device, for a picture that starts at some time."""
+def _with_alternatives(
+    record: Record, processor: Processor, timeline: Timeline, workload: int, runner: _Runner
+) -> Record:
+    """Add what every level would have taken, had all others behaved as they did."""
+    platform = record.platform
 
-    def __init__(
-        self, devices: Sequence[tuple[SimulatedPlatform, Trace]], noise: FrameNoise
-    ) -> None:
-        for platform, trace in devices:
-            fastest_ms = min(platform.latencies_ms) * min(trace.slowdown.values)
-            if fastest_ms < MIN_FRAME_MS:
-                raise SimulationError(
-                    f'inference would take {fastest_ms:g} ms, too little to simulate: is the '
-                    f'slowdown of trace {trace.name} right? 1 is alone on the device'
-                )
-        self.platform = joined([platform for platform, _ in devices])
-        self.profiles = [platform.profile for platform, _ in devices]
-        self._noise = noise
-        self._options = [
-            (trace, median_ms, sigma)
-            for platform, trace in devices
-            for median_ms, sigma in zip(platform.latencies_ms, platform.noise_sigmas, strict=True)
+    def inferences_ms(frame: SimulatedFrame, camera_frame: int | None) -> list[float]:
+        segment = bisect_right(timeline.times_ms, frame.start_ms) - 1
+        works_ms = runner.works_ms(camera_frame, frame.start_ms)
+        return [
+            alone_duration_ms(
+                processor, timeline, segment, workload, frame.start_ms, work_ms, demand
+            )
+            for work_ms, demand in zip(works_ms, platform.demands, strict=True)
         ]
 
-    def slowdown(self, option: int, start_ms: float) -> float:
-        """Return how much slower the device of an option is than alone."""
-        return self._options[option - 1][0].at(start_ms)
-
-    def latencies_ms(self, camera_frame: int | None, start_ms: float) -> tuple[float, ...]:
-        """Return the latency of every option, without the cost of a switch.
-
-        With the noise of a picture, or without noise for None.
-        """
-        z = 0.0 if camera_frame is None else self._noise.of(camera_frame)
-        return tuple(
-            median_ms * trace.at(start_ms) * math.exp(sigma * z)
-            for trace, median_ms, sigma in self._options
+    frames = []
+    for frame in record.frames:
+        outside_ms = frame.latency_ms - frame.inference_ms
+        expected_ms = inferences_ms(frame, None)
+        frames.append(
+            replace(
+                frame,
+                slowdown=expected_ms[frame.level - 1] / platform.latencies_ms[frame.level - 1],
+                level_latencies_ms=tuple(
+                    ms + outside_ms for ms in inferences_ms(frame, frame.camera_frame)
+                ),
+                level_expected_ms=tuple(ms + outside_ms - frame.wait_ms for ms in expected_ms),
+            )
         )
-
-
-def _option(manager: RuntimeManager) -> int:
-    """Return the present level, numbered as in `joined`."""
-    table = manager.table
-    return table.option(manager.active_level, table.platforms.index(manager.active_platform))
-
-
-def _note(decisions: list[Decision], decision: Decision | None) -> None:
-    if decision is not None:
-        decisions.append(decision)
+    return replace(record, frames=tuple(frames))

@@ -16,6 +16,7 @@ from dynamic_ofa_ros.errors import ConstraintError, FamilyError, SimulationError
 from dynamic_ofa_ros.family_document import Reader, parse_yaml
 from dynamic_ofa_ros.files import share_directory
 from dynamic_ofa_ros.runtime.policies import DEFAULT_POLICY, PolicyError, PolicySettings
+from dynamic_ofa_ros.simulation.camera import DEFAULT_CAMERA_PERIOD_MS, DEFAULT_SWITCH_MS, Timing
 from dynamic_ofa_ros.simulation.contenders import with_options
 from dynamic_ofa_ros.simulation.platform import (
     DEFAULT_LEVELS,
@@ -25,8 +26,7 @@ from dynamic_ofa_ros.simulation.platform import (
 )
 from dynamic_ofa_ros.simulation.processor import Job, Processor, training_job
 from dynamic_ofa_ros.simulation.record import Record
-from dynamic_ofa_ros.simulation.run import DEFAULT_CAMERA_PERIOD_MS, DEFAULT_SWITCH_MS, Timing, run
-from dynamic_ofa_ros.simulation.sharing import SimulatedModel, play
+from dynamic_ofa_ros.simulation.run import SimulatedModel, play, run
 from dynamic_ofa_ros.simulation.steps import Steps
 from dynamic_ofa_ros.simulation.traces import Trace, make_trace, read_trace
 

@@ -40,10 +40,10 @@ from dynamic_ofa_ros.runtime.coordination.learning import unknown_sharing
 from dynamic_ofa_ros.runtime.coordination.obedience import ROOM_NS, too_many_in_a_row
 from dynamic_ofa_ros.runtime.coordination.record import Record
 from dynamic_ofa_ros.runtime.coordination.sharing import predict
+from dynamic_ofa_ros.simulation.camera import Timing
 from dynamic_ofa_ros.simulation.processor import SHARINGS, Job, Processor
-from dynamic_ofa_ros.simulation.run import Timing
+from dynamic_ofa_ros.simulation.run import SimulatedModel
 from dynamic_ofa_ros.simulation.several import CollectiveModel, play_together
-from dynamic_ofa_ros.simulation.sharing import SimulatedModel
 from dynamic_ofa_ros.simulation.steps import Steps
 
 SECOND_NS = 1_000_000_000
