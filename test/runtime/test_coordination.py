@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulation.examples import make_platform
 
+from benchmarks.several import CollectiveModel, play_together
 from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.runtime.coordination import (
     FAREWELL_NS,
@@ -43,7 +44,6 @@ from dynamic_ofa_ros.runtime.coordination.sharing import predict
 from dynamic_ofa_ros.simulation.camera import Timing
 from dynamic_ofa_ros.simulation.processor import SHARINGS, Job, Processor
 from dynamic_ofa_ros.simulation.run import SimulatedModel
-from dynamic_ofa_ros.simulation.several import CollectiveModel, play_together
 from dynamic_ofa_ros.simulation.steps import Steps
 
 SECOND_NS = 1_000_000_000
