@@ -17,7 +17,7 @@ import numpy.typing as npt
 from dynamic_ofa_ros.errors import SimulationError
 from dynamic_ofa_ros.simulation.camera import FrameNoise
 from dynamic_ofa_ros.simulation.processor import Processor
-from dynamic_ofa_ros.simulation.run import MIN_WORK_MS, SimulatedModel
+from dynamic_ofa_ros.simulation.runner import MIN_WORK_MS, SimulatedModel
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]

@@ -45,7 +45,8 @@ from dynamic_ofa_ros.simulation.camera import Timing
 from dynamic_ofa_ros.simulation.platform import SimulatedPlatform, load_platform
 from dynamic_ofa_ros.simulation.processor import SHARINGS, Processor
 from dynamic_ofa_ros.simulation.record import Record
-from dynamic_ofa_ros.simulation.run import SimulatedModel, play
+from dynamic_ofa_ros.simulation.run import play
+from dynamic_ofa_ros.simulation.runner import SimulatedModel
 from dynamic_ofa_ros.simulation.steps import Steps
 
 CHANGE_MS, SETTLING_MS, JUDGED_MS = 2500.0, 2000.0, 4000.0

@@ -37,7 +37,8 @@ from dynamic_ofa_ros.runtime.policies import PolicySettings
 from dynamic_ofa_ros.simulation.camera import Timing
 from dynamic_ofa_ros.simulation.metrics import Metrics, measure
 from dynamic_ofa_ros.simulation.platform import SimulatedPlatform, load_platform
-from dynamic_ofa_ros.simulation.run import Stopwatch, run, run_fixed_levels
+from dynamic_ofa_ros.simulation.run import run, run_fixed_levels
+from dynamic_ofa_ros.simulation.runner import Stopwatch
 from dynamic_ofa_ros.simulation.traces import make_trace, trace_kinds
 
 LIMITS_MS = (55.0, 65.0)

@@ -26,7 +26,8 @@ from dynamic_ofa_ros.runtime.coordination import (
 from dynamic_ofa_ros.runtime.manager import RuntimeManager
 from dynamic_ofa_ros.simulation.processor import Job, Processor
 from dynamic_ofa_ros.simulation.record import Record
-from dynamic_ofa_ros.simulation.run import SimulatedModel, play
+from dynamic_ofa_ros.simulation.run import play
+from dynamic_ofa_ros.simulation.runner import SimulatedModel
 from dynamic_ofa_ros.simulation.steps import ALWAYS_ONE, Steps
 
 STATUS_PERIOD_MS = STATUS_PERIOD_NS / 1e6

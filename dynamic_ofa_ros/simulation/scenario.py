@@ -30,7 +30,8 @@ from dynamic_ofa_ros.simulation.platform import (
 )
 from dynamic_ofa_ros.simulation.processor import Job, Processor, training_job
 from dynamic_ofa_ros.simulation.record import Record
-from dynamic_ofa_ros.simulation.run import SimulatedModel, play, run
+from dynamic_ofa_ros.simulation.run import play, run
+from dynamic_ofa_ros.simulation.runner import SimulatedModel
 from dynamic_ofa_ros.simulation.steps import ALWAYS_ONE, Steps
 from dynamic_ofa_ros.simulation.traces import Trace, make_trace, read_trace
 
@@ -259,7 +260,7 @@ def _devices(
             )
         is_alone = not {'kind', 'file', 'steps'} & entry.keys()
         trace = (
-            Trace('alone', ALWAYS_ONE, duration_ms, is_contended=False)
+            Trace('alone', ALWAYS_ONE, duration_ms)
             if is_alone
             else _trace(path, where, entry, duration_ms)
         )

@@ -51,9 +51,6 @@ Stalls = tuple[tuple[float, float], ...]
 class Trace:
     """What happens to a device, from 0 ms to `duration_ms`.
 
-    is_contended: something else uses the device, or its clock drops.
-    is_stationary: frames are independent of each other, so no policy can foresee the next one: it
-    can do no better than the best fixed level.
     overhead_ms: over time; delay outside inference, after it and before the answer.
     stalls_ms: (begin, end) of the stalls, ascending, one after the other.
     """
@@ -61,8 +58,6 @@ class Trace:
     name: str
     slowdown: Steps
     duration_ms: float
-    is_contended: bool = True
-    is_stationary: bool = False
     overhead_ms: Steps = ALWAYS_ZERO
     stalls_ms: Stalls = ()
 
@@ -102,14 +97,7 @@ def make_trace(kind: str, seed: int = 1, duration_s: float = DEFAULT_DURATION_S)
     random = np.random.default_rng([seed, *kind.encode()])
     drawn = _KINDS[kind](random, duration_s * 1e3)
     steps, stalls_ms = (drawn, ()) if isinstance(drawn, Steps) else (ALWAYS_ONE, drawn)
-    return Trace(
-        kind,
-        steps,
-        duration_s * 1e3,
-        is_contended=kind != 'none',
-        is_stationary=kind == 'bimodal',
-        stalls_ms=stalls_ms,
-    )
+    return Trace(kind, steps, duration_s * 1e3, stalls_ms=stalls_ms)
 
 
 def read_trace(path: str | Path) -> Trace:

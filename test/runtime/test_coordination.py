@@ -43,7 +43,7 @@ from dynamic_ofa_ros.runtime.coordination.record import Record
 from dynamic_ofa_ros.runtime.coordination.sharing import predict
 from dynamic_ofa_ros.simulation.camera import Timing
 from dynamic_ofa_ros.simulation.processor import SHARINGS, Job, Processor
-from dynamic_ofa_ros.simulation.run import SimulatedModel
+from dynamic_ofa_ros.simulation.runner import SimulatedModel
 from dynamic_ofa_ros.simulation.steps import Steps
 
 SECOND_NS = 1_000_000_000

@@ -13,7 +13,8 @@ from dynamic_ofa_ros.simulation.camera import Camera, FrameNoise, Timing
 from dynamic_ofa_ros.simulation.contenders import contender, contender_names, with_options
 from dynamic_ofa_ros.simulation.metrics import measure
 from dynamic_ofa_ros.simulation.platform import load_platform
-from dynamic_ofa_ros.simulation.run import Stopwatch, run
+from dynamic_ofa_ros.simulation.run import run
+from dynamic_ofa_ros.simulation.runner import Stopwatch
 from dynamic_ofa_ros.simulation.steps import Steps
 from dynamic_ofa_ros.simulation.traces import Trace, make_trace, trace_kinds
 

@@ -15,7 +15,8 @@ from dynamic_ofa_ros.simulation.contenders import contender_names
 from dynamic_ofa_ros.simulation.metrics import measure
 from dynamic_ofa_ros.simulation.platform import load_platform
 from dynamic_ofa_ros.simulation.processor import Job, Processor
-from dynamic_ofa_ros.simulation.run import SimulatedModel, play, run, run_fixed_levels
+from dynamic_ofa_ros.simulation.run import play, run, run_fixed_levels
+from dynamic_ofa_ros.simulation.runner import SimulatedModel
 from dynamic_ofa_ros.simulation.steps import Steps
 from dynamic_ofa_ros.simulation.traces import Trace, make_trace, trace_kinds
 

@@ -17,7 +17,8 @@ from dynamic_ofa_ros.runtime.policies import PolicySettings
 from dynamic_ofa_ros.simulation.camera import Timing
 from dynamic_ofa_ros.simulation.platform import load_platform
 from dynamic_ofa_ros.simulation.processor import Processor
-from dynamic_ofa_ros.simulation.run import SimulatedModel, play
+from dynamic_ofa_ros.simulation.run import play
+from dynamic_ofa_ros.simulation.runner import SimulatedModel
 from dynamic_ofa_ros.simulation.steps import Steps
 
 PUBLISHED = load_platform()

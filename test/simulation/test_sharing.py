@@ -14,7 +14,8 @@ from dynamic_ofa_ros.simulation.camera import Timing
 from dynamic_ofa_ros.simulation.metrics import measure
 from dynamic_ofa_ros.simulation.platform import load_platform
 from dynamic_ofa_ros.simulation.processor import Job, Processor, training_job
-from dynamic_ofa_ros.simulation.run import SimulatedModel, play, run
+from dynamic_ofa_ros.simulation.run import play, run
+from dynamic_ofa_ros.simulation.runner import SimulatedModel
 from dynamic_ofa_ros.simulation.steps import Steps
 from dynamic_ofa_ros.simulation.traces import Trace
 
