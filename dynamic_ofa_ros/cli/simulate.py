@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +34,8 @@ The oracle of the result meets the very same frames and knows what each level wo
 """
 
 OUTPUT_DEFAULT = 'simulation.png'
+PICTURES = ('.png', '.pdf', '.svg')
+LARGEST = 1e9
 
 
 def add_parser(subparsers: Any) -> None:
@@ -122,8 +123,14 @@ def run(args: argparse.Namespace) -> int:
         raise SimulationError(f'the seed is {args.seed}; it must not be negative')
     for name in TRACE_OPTIONS:
         value = getattr(args, name)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise SimulationError(f'{_option(name)} is {value:g}; it must be a finite number')
+        if isinstance(value, float) and not abs(value) <= LARGEST:
+            raise SimulationError(
+                f'{_option(name)} is {value:g}; it must be a number, at most {LARGEST:g}'
+            )
+    if args.output is not None and args.output.suffix.lower() not in PICTURES:
+        raise SimulationError(
+            f'--output is {args.output}; its name must end with {", ".join(PICTURES)}'
+        )
     if chosen == ['scenario']:
         return _run_scenario(args)
     return _run_trace(args)

@@ -23,8 +23,8 @@ from dynamic_ofa_ros.simulation.traces import Trace
 MIN_FRAME_MS = 0.01
 """Shorter inference is not simulated: a run must end."""
 
-MAX_FRAMES = 1_000_000
-"""Nor are more frames: they would not fit into memory."""
+MAX_PICTURES = 1_000_000
+"""Nor are more pictures: the frames would not fit into memory."""
 
 MIN_WORK_MS = 1e-9
 """Work that is left because of rounding is done."""
@@ -272,12 +272,12 @@ class Runner:
                 f'inference would take {fastest_ms:g} ms, too little to simulate: is the '
                 f'slowdown of {self._model.name} right? 1 is alone on the device'
             )
-        step_ms = max(self._model.timing.camera_period_ms, fastest_ms)
-        count = (self._end_ms - self._model.begin_ms) / step_ms
-        if count > MAX_FRAMES:
+        length_ms = self._end_ms - self._model.begin_ms
+        count = length_ms / (self._model.timing.camera_period_ms or fastest_ms)
+        if count > MAX_PICTURES:
             raise SimulationError(
-                f'{self._model.name} would have {count:.3g} frames, too many to simulate (at most '
-                f'{MAX_FRAMES:g}); let it last shorter, or the camera be slower'
+                f'{self._model.name} would see {count:.3g} pictures, too many to simulate (at '
+                f'most {MAX_PICTURES:g}); let it last shorter, or the camera be slower'
             )
 
     def _note(self, decision: Decision | None) -> None:

@@ -182,6 +182,12 @@ def _read(path: Path, document: Any) -> Scenario:
     models = tuple(_model(entry) for entry in document['models'])
     if len({model.name for model in models}) != len(models):
         raise SimulationError('two models have the same name; each needs its own')
+    for model in models:
+        if model.begin_ms >= duration_ms:
+            raise SimulationError(
+                f'model {model.name} begins at {model.begin_ms / 1e3:g} s, when all is over; '
+                f'duration_s is {duration_ms / 1e3:g}'
+            )
     trace = None
     if 'trace' in document:
         if 'processor' in document or 'jobs' in document or len(models) > 1:
@@ -294,6 +300,8 @@ def _job(entry: Entry) -> Job:
     name = entry.get('name', f'{kind} job')
     if kind == 'training':
         return replace(training_job(begin_ms, end_ms, demand), name=name)
+    if kind == 'constant' and {'period_ms', 'busy_ms'} & entry.keys():
+        raise SimulationError(f'{name} is constant; period_ms and busy_ms go with kind periodic')
     return Job(
         name, demand, begin_ms, end_ms, entry.get('period_ms', 0.0), entry.get('busy_ms', 0.0)
     )

@@ -171,7 +171,7 @@ def test_settings_that_make_no_sense_are_refused():
     with pytest.raises(SimulationError, match='too little to simulate'):
         run(too_fast, make_platform(latencies_ms=(0.1, 0.2, 0.3)), 'fixed')
     day = replace(ALONE, duration_ms=86.4e6)
-    with pytest.raises(SimulationError, match=r'alone would have 2.16e\+06 frames, too many'):
+    with pytest.raises(SimulationError, match=r'alone would see 2.59e\+06 pictures, too many'):
         run(day, make_platform(latencies_ms=(40.0, 50.0, 60.0)), 'fixed')
 
 

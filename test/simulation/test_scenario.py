@@ -90,7 +90,7 @@ BAD = {
     ),
     'bad option': (
         HEAD + 'models: [{name: a, limit_ms: 65, policy: reactive, hold_s: -1}]\n',
-        'hold_s is -1',
+        'models[0].hold_s: -1 is less than the minimum of 0',
     ),
     'twins': (HEAD + 'models: [{name: a, limit_ms: 6}, {name: a, limit_ms: 5}]\n', 'same name'),
     'trace and jobs': (
@@ -105,6 +105,14 @@ BAD = {
     'job of an unknown kind': (
         HEAD + MODEL + 'jobs: [{kind: mining, demand: 1}]\n',
         "jobs[0].kind: 'mining' is not one of ['training', 'periodic', 'constant']",
+    ),
+    'a constant job with a period': (
+        HEAD + MODEL + 'jobs: [{kind: constant, demand: 1, period_ms: 5}]\n',
+        'constant job is constant; period_ms and busy_ms go with kind periodic',
+    ),
+    'a model that begins too late': (
+        HEAD + 'models: [{name: a, limit_ms: 5, begin_s: 1}]\n',
+        'model a begins at 1 s, when all is over',
     ),
     'job that is too hungry': (
         HEAD + MODEL + 'jobs: [{kind: constant, demand: 2}]\n',
