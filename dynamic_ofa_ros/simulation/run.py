@@ -87,8 +87,9 @@ def run(
     model = SimulatedModel(trace.name, platform, policy, constraints, timing or Timing())
     runner = Runner(model, seed, trace.duration_ms, ((platform, trace), *others), stopwatch)
     _play([runner], Unshared())
-    changes_ms = sorted({ms for _, each in runner.devices for ms in each.slowdown.times_ms})
-    return runner.record(seed, changes_ms)
+    traces = [each for _, each in runner.devices]
+    steps = [steps for each in traces for steps in (each.slowdown, each.overhead_ms)]
+    return runner.record(seed, (time_ms for each in steps for time_ms in each.times_ms))
 
 
 def run_fixed_levels(
