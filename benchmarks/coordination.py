@@ -11,7 +11,7 @@ after 2.5 s: a model comes or dies without a word, a limit or an importance chan
 are 4 s that begin 2 s after the last change.
 
 Exhaustive search plays every combination of fixed levels on the same processor with the same
-cameras and noise (simulation/combinations.py: nothing is approximated). One is feasible when no
+cameras and noise (benchmarks/combinations.py: nothing is approximated). One is feasible when no
 more than 5 % of each model's frames are late; the best has the highest weighted accuracy.
 
 - met: feasible scenarios in which no model has more than 5 % late frames.
@@ -34,18 +34,19 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.combinations import all_combinations, late_shares
 from benchmarks.common import checksum, print_table, write_results
+from benchmarks.several import CollectiveModel, Network, play_together
 from dynamic_ofa_ros.architecture import SubnetArchitecture
 from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.family import LatencyProfile, Level, LevelLatency
 from dynamic_ofa_ros.progress import progress
-from dynamic_ofa_ros.simulation.combinations import all_combinations, late_shares
+from dynamic_ofa_ros.simulation.camera import Timing
 from dynamic_ofa_ros.simulation.platform import SimulatedPlatform, load_platform
 from dynamic_ofa_ros.simulation.processor import SHARINGS, Processor
 from dynamic_ofa_ros.simulation.record import Record
-from dynamic_ofa_ros.simulation.run import Timing
-from dynamic_ofa_ros.simulation.several import CollectiveModel, Network, play_together
-from dynamic_ofa_ros.simulation.sharing import SimulatedModel, play
+from dynamic_ofa_ros.simulation.run import play
+from dynamic_ofa_ros.simulation.runner import SimulatedModel
 from dynamic_ofa_ros.simulation.steps import Steps
 
 CHANGE_MS, SETTLING_MS, JUDGED_MS = 2500.0, 2000.0, 4000.0

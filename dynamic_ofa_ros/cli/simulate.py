@@ -20,7 +20,8 @@ Run the node's runtime manager in simulated time, and say how well it did. Eithe
   dynamic-ofa simulate --trace slow.csv --limit-ms 60      a trace: how slow the device is, when
   dynamic-ofa simulate --kind burst --limit-ms 60          a generated trace
 
-A trace file is CSV with the columns time_ms,slowdown; 1 is as fast as alone on the device. Each
+A trace file is CSV with the columns time_ms,slowdown and, if you like, overhead_ms. A slowdown of
+1 is as fast as alone on the device; overhead is delay outside inference, before the answer. Each
 row holds until the next, the last one as long as the one before it. The levels are those published
 for the Jetson Xavier NX unless --family says otherwise. The same seed gives the same result.
 """
@@ -33,6 +34,8 @@ The oracle of the result meets the very same frames and knows what each level wo
 """
 
 OUTPUT_DEFAULT = 'simulation.png'
+PICTURES = ('.png', '.pdf', '.svg')
+LARGEST = 1e9
 
 
 def add_parser(subparsers: Any) -> None:
@@ -45,12 +48,14 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('scenario', nargs='?', help='a scenario, by name or YAML file')
-    parser.add_argument('--trace', metavar='FILE', type=Path, help='CSV file: time_ms,slowdown')
+    parser.add_argument(
+        '--trace', metavar='FILE', type=Path, help='CSV file: time_ms,slowdown[,overhead_ms]'
+    )
     parser.add_argument(
         '--kind',
         metavar='KIND',
         help='a generated trace: none, step, ramp, burst, periodic, random_walk, bimodal, '
-        'second_model, frequency',
+        'second_model, frequency, stalls',
     )
     parser.add_argument('--policy', help="who decides; default: the node's, or the scenario's")
     parser.add_argument('--seed', type=int, help='default: 1, or what the scenario says')
@@ -66,6 +71,12 @@ def add_parser(subparsers: Any) -> None:
     )
     trace = parser.add_argument_group('with a trace')
     trace.add_argument('--limit-ms', type=float, help='latency limit; default: none')
+    trace.add_argument(
+        '--scope',
+        metavar='SCOPE',
+        help='what the limit is about: inference (default), node (from the arrival of a picture '
+        'to its label), end_to_end (from its stamp)',
+    )
     trace.add_argument('--min-accuracy', type=float, help='accuracy floor, a fraction in (0, 1]')
     trace.add_argument('--quantile', type=float, help='frames that must meet the limit; 0.95')
     trace.add_argument('--priority', help='latency (default) or accuracy, if not both can hold')
@@ -74,8 +85,12 @@ def add_parser(subparsers: Any) -> None:
     )
     trace.add_argument('--platform', help='on which of its platforms a family is simulated')
     trace.add_argument('--noise', type=float, help="sd over mean of latency; the profile's")
+    trace.add_argument('--rate-hz', type=float, help='pictures per second; default: 30')
     trace.add_argument(
-        '--period-ms', type=float, help='time between pictures; 33.3; 0: one whenever wanted'
+        '--period-ms', type=float, help='instead: time between pictures; 0: one whenever wanted'
+    )
+    trace.add_argument(
+        '--transport-ms', type=float, help='from the stamp of a picture to its arrival; 0'
     )
     trace.add_argument('--switch-ms', type=float, help='what the first frame after a switch costs')
     trace.add_argument('--duration-s', type=float, help="default: the trace's; 60 if generated")
@@ -88,8 +103,9 @@ def add_parser(subparsers: Any) -> None:
 
 
 TRACE_OPTIONS = (
-    'limit_ms', 'min_accuracy', 'quantile', 'priority', 'family', 'platform', 'noise', 'period_ms',
-    'switch_ms', 'duration_s', 'fixed_level', 'window', 'hold_s', 'max_switches_per_minute',
+    'limit_ms', 'scope', 'min_accuracy', 'quantile', 'priority', 'family', 'platform', 'noise',
+    'rate_hz', 'period_ms', 'transport_ms', 'switch_ms', 'duration_s', 'fixed_level', 'window',
+    'hold_s', 'max_switches_per_minute',
 )  # fmt: skip
 
 
@@ -105,6 +121,16 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.seed is not None and args.seed < 0:
         raise SimulationError(f'the seed is {args.seed}; it must not be negative')
+    for name in TRACE_OPTIONS:
+        value = getattr(args, name)
+        if isinstance(value, float) and not abs(value) <= LARGEST:
+            raise SimulationError(
+                f'{_option(name)} is {value:g}; it must be a number, at most {LARGEST:g}'
+            )
+    if args.output is not None and args.output.suffix.lower() not in PICTURES:
+        raise SimulationError(
+            f'--output is {args.output}; its name must end with {", ".join(PICTURES)}'
+        )
     if chosen == ['scenario']:
         return _run_scenario(args)
     return _run_trace(args)
@@ -116,9 +142,7 @@ def _run_scenario(args: argparse.Namespace) -> int:
     from dynamic_ofa_ros.simulation.metrics import measure
     from dynamic_ofa_ros.simulation.scenario import load_scenario
 
-    given = [
-        f'--{name.replace("_", "-")}' for name in TRACE_OPTIONS if getattr(args, name) is not None
-    ]
+    given = [_option(name) for name in TRACE_OPTIONS if getattr(args, name) is not None]
     if given:
         raise SimulationError(
             f'{", ".join(given)} goes with a trace; a scenario says such things in its file'
@@ -148,6 +172,7 @@ def _run_trace(args: argparse.Namespace) -> int:
     from dynamic_ofa_ros.simulation.metrics import measure
     from dynamic_ofa_ros.simulation.platform import DEFAULT_LEVELS, load_platform
     from dynamic_ofa_ros.simulation.run import run as simulate
+    from dynamic_ofa_ros.simulation.run import run_fixed_levels
 
     names = ('fixed_level', 'window', 'hold_s', 'max_switches_per_minute')
     policy = with_options(
@@ -156,8 +181,14 @@ def _run_trace(args: argparse.Namespace) -> int:
     seed = 1 if args.seed is None else args.seed
     trace = _trace(args, seed)
     platform = load_platform(args.family or DEFAULT_LEVELS, args.platform, args.noise)
-    record = simulate(trace, platform, policy, _constraints(args), seed=seed, timing=_timing(args))
-    metrics = measure(record)
+    constraints, timing = _constraints(args), _timing(args)
+    record = simulate(trace, platform, policy, constraints, seed=seed, timing=timing)
+    fixed = (
+        ()
+        if args.json
+        else run_fixed_levels(trace, platform, constraints, seed=seed, timing=timing)
+    )
+    metrics = measure(record, fixed)
     _write_frames(args.frames, [record])
     if args.output:
         title = f'Trace {trace.name} (policy {record.policy})'
@@ -170,21 +201,20 @@ def _run_trace(args: argparse.Namespace) -> int:
     return 0
 
 
+def _option(name: str) -> str:
+    return f'--{name.replace("_", "-")}'
+
+
 def _trace(args: argparse.Namespace, seed: int) -> Trace:
     from dataclasses import replace
 
-    from dynamic_ofa_ros.errors import SimulationError
     from dynamic_ofa_ros.simulation.traces import DEFAULT_DURATION_S, make_trace, read_trace
 
     if args.kind is not None:
         duration_s = DEFAULT_DURATION_S if args.duration_s is None else args.duration_s
         return make_trace(args.kind, seed, duration_s)
     trace = read_trace(args.trace)
-    if args.duration_s is None:
-        return trace
-    if not 0.0 < args.duration_s < float('inf'):
-        raise SimulationError(f'--duration-s is {args.duration_s:g}; it must be positive')
-    return replace(trace, duration_ms=args.duration_s * 1e3)
+    return trace if args.duration_s is None else replace(trace, duration_ms=args.duration_s * 1e3)
 
 
 def _constraints(args: argparse.Namespace) -> Any:
@@ -192,6 +222,7 @@ def _constraints(args: argparse.Namespace) -> Any:
 
     given = {
         'max_latency_ms': args.limit_ms,
+        'latency_scope': args.scope,
         'min_accuracy': args.min_accuracy,
         'quantile': args.quantile,
         'priority': args.priority,
@@ -200,9 +231,21 @@ def _constraints(args: argparse.Namespace) -> Any:
 
 
 def _timing(args: argparse.Namespace) -> Any:
-    from dynamic_ofa_ros.simulation.run import Timing
+    from dynamic_ofa_ros.errors import SimulationError
+    from dynamic_ofa_ros.simulation.camera import Timing
 
-    given = {'camera_period_ms': args.period_ms, 'switch_ms': args.switch_ms}
+    period_ms = args.period_ms
+    if args.rate_hz is not None:
+        if period_ms is not None:
+            raise SimulationError('--rate-hz and --period-ms say the same; give one of them')
+        if args.rate_hz <= 0.0:
+            raise SimulationError(f'--rate-hz is {args.rate_hz:g}; it must be positive')
+        period_ms = 1e3 / args.rate_hz
+    given = {
+        'camera_period_ms': period_ms,
+        'switch_ms': args.switch_ms,
+        'transport_ms': args.transport_ms,
+    }
     return Timing(**{name: value for name, value in given.items() if value is not None})
 
 
@@ -245,6 +288,10 @@ def _print_table(title: str, metrics: dict[str, Metrics]) -> None:
         ('late whatever the level %', [_percent(m.oracle_violation_ratio) for m in found]),
         ('on-time top-1 %', [_percent(m.on_time_accuracy) for m in found]),
         ('on-time top-1 of the oracle %', [_percent(m.oracle_on_time_accuracy) for m in found]),
+        (
+            'on-time top-1 of the best fixed level %',
+            [_percent(m.best_fixed_on_time_accuracy) for m in found],
+        ),
         ('mean top-1 %', [_percent(m.mean_accuracy) for m in found]),
         ('switches', [str(m.switches) for m in found]),
         ('switches per minute', [f'{m.switches_per_minute:.1f}' for m in found]),

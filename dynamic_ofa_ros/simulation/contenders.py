@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -27,6 +28,7 @@ class Foresight:
     """What every level will take for the next frame; the simulator writes it, the oracle reads."""
 
     level_latencies_ms: tuple[float, ...] = ()
+    limit_ms: float = math.inf
 
 
 class OraclePolicy:
@@ -37,9 +39,9 @@ class OraclePolicy:
 
     def decide(self, situation: Situation) -> Choice:
         """Return the level that suits the coming frame; the fastest where none does."""
-        latencies_ms = self._foresight.level_latencies_ms
-        level = clairvoyant_level(self._table.accuracies, latencies_ms, situation.limit_ms)
-        is_feasible = latencies_ms[level - 1] <= situation.limit_ms
+        latencies_ms, limit_ms = self._foresight.level_latencies_ms, self._foresight.limit_ms
+        level = clairvoyant_level(self._table.accuracies, latencies_ms, limit_ms)
+        is_feasible = latencies_ms[level - 1] <= limit_ms
         return Choice(level, is_feasible, f'will take {latencies_ms[level - 1]:.2f} ms')
 
 

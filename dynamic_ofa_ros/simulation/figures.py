@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynamic_ofa_ros.plots import save_figure
 from dynamic_ofa_ros.simulation.drawing import Column, draw_columns
 from dynamic_ofa_ros.simulation.record import Record
 from dynamic_ofa_ros.simulation.scenario import Scenario, load_scenario
@@ -110,10 +108,3 @@ def draw_figure(published: PublishedFigure) -> DrawnFigure:
 def columns_of(scenario: Scenario, records: tuple[Record, ...], title: str) -> Column:
     """Return a drawn column of a scenario that was played."""
     return Column(title, records, scenario.phases, tuple(scenario.busy_spans()))
-
-
-def save_figures(folder: Path) -> list[Path]:
-    """Draw all figures into a folder; return their paths."""
-    return [
-        save_figure(drawn.figure, folder / drawn.published.file_name) for drawn in draw_figures()
-    ]

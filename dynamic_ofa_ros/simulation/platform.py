@@ -130,7 +130,13 @@ def load_platform(
 
 def _load(name_or_path: str, platform: str | None) -> SimulatedPlatform:
     try:
-        return _of_level_file(name_or_path)
+        listed = _of_level_file(name_or_path)
+        if platform is not None:
+            raise SimulationError(
+                f'the levels {name_or_path} are listed for one platform, '
+                f'{listed.profile.platform}; only a family has several to choose from'
+            )
+        return listed
     except LevelFileError as error:
         not_listed = error
     try:

@@ -79,6 +79,18 @@ class Processor:
         return math.floor(time_ms / self.slice_ms + _SLOT_EPSILON)
 
 
+class Unshared:
+    """Devices on which every workload proceeds as if it were alone."""
+
+    def speeds(self, time_ms: float, demands: Sequence[float]) -> tuple[float, ...]:
+        """Return the speed of each workload."""
+        return (1.0,) * len(demands)
+
+    def next_change_ms(self, time_ms: float) -> float:
+        """Return when speeds may change."""
+        return math.inf
+
+
 @dataclass(frozen=True)
 class Job:
     """Work that no manager controls: another program.
@@ -191,21 +203,7 @@ def alone_duration_ms(
         now_ms = until_ms
 
 
-def steady_latencies_ms(
-    processor: Processor, latencies_ms: Sequence[float], demands: Sequence[float]
-) -> tuple[float, ...]:
-    """Return what each workload's inference takes when all of them run all the time.
-
-    For proportional sharing at the profiled clock: latency x max(1, sum of the demands). With it
-    every combination of levels of several models can be judged without playing it.
-    """
-    if processor.sharing != 'proportional':
-        raise SimulationError('only proportional sharing has steady latencies')
-    speeds = processor.speeds(0.0, demands)
-    return tuple(ms / speed for ms, speed in zip(latencies_ms, speeds, strict=True))
-
-
-def first_change_ms(jobs: Iterable[Job], processor: Processor, time_ms: float) -> float:
+def first_change_ms(jobs: Iterable[Job], processor: Processor | Unshared, time_ms: float) -> float:
     """Return when anything that no manager controls changes after `time_ms`."""
     changes = [job.next_change_ms(time_ms) for job in jobs]
     return min([processor.next_change_ms(time_ms), *changes])

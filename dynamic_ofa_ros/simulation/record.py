@@ -6,10 +6,10 @@ import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dynamic_ofa_ros.adaptation import is_late, switch_count
 from dynamic_ofa_ros.files import replacing
 from dynamic_ofa_ros.simulation.platform import SimulatedPlatform
 
@@ -30,6 +30,8 @@ FRAME_COLUMNS = (
     'is_first_after_switch',
     'oracle_level',
     'reason',
+    'inference_ms',
+    'wait_ms',
 )
 
 
@@ -38,12 +40,16 @@ class SimulatedFrame:
     """One frame, and what the other levels would have done in its place.
 
     camera_frame: number of the picture; what the camera made while the last frame ran is skipped.
-    start_ms, latency_ms: when inference began and how long it took, the cost of a switch included.
+    start_ms: when the classifier took it up and inference began.
+    latency_ms: in the scope of the limit, the cost of a switch included; inference_ms is part of
+    it, and so is wait_ms: how long the picture waited for the frames before it (0 where the scope
+    is inference).
     limit_ms: the latency limit of this frame; infinite without one.
     slowdown: of the device for this level, without noise.
-    level_latencies_ms: what every level would have taken here, with this frame's noise and without
-    the cost of a switch; position 0 is level 1.
-    level_expected_ms: the same without noise.
+    level_latencies_ms: what every level would have taken for this picture, taken up at the same
+    time: with the same wait, noise and stalls, and without the cost of a switch; position 0 is
+    level 1. A slow level makes later pictures wait, or be skipped: that is not in these numbers.
+    level_expected_ms: the same without wait, noise and stalls.
     reason: what the policy thought when it chose this level.
     """
 
@@ -56,22 +62,30 @@ class SimulatedFrame:
     is_first_after_switch: bool
     level_latencies_ms: tuple[float, ...]
     level_expected_ms: tuple[float, ...]
+    inference_ms: float = math.nan
+    wait_ms: float = 0.0
     reason: str = ''
 
     @property
     def is_violation(self) -> bool:
-        """Tell whether the frame took longer than its limit."""
-        return self.latency_ms > self.limit_ms
+        """Tell whether the frame was late."""
+        return is_late(self.latency_ms, self.limit_ms)
 
     @property
     def could_be_met(self) -> bool:
-        """Tell whether some level would have met the limit."""
-        return min(self.level_latencies_ms) <= self.limit_ms
+        """Tell whether some level would have met the limit, had the picture not had to wait.
+
+        So a policy whose slow frames make the next picture late gets no pardon for that one.
+        """
+        return min(self.level_latencies_ms) - self.wait_ms <= self.limit_ms
 
 
 @dataclass(frozen=True)
 class Record:
-    """One simulated run. `name` says what it ran on, `policy` who decided."""
+    """One simulated run. `name` says what it ran on, `policy` who decided.
+
+    changes_ms: when the device or the constraints changed, ascending; empty where nobody can say.
+    """
 
     name: str
     policy: str
@@ -79,11 +93,12 @@ class Record:
     platform: SimulatedPlatform
     frames: tuple[SimulatedFrame, ...]
     decisions: tuple[Decision, ...] = ()
+    changes_ms: tuple[float, ...] = ()
 
     @property
     def switch_count(self) -> int:
         """Return how often the level changed between two frames."""
-        return sum(before.level != after.level for before, after in pairwise(self.frames))
+        return switch_count([frame.level for frame in self.frames])
 
     def accuracy(self, frame: SimulatedFrame) -> float:
         """Return the top-1 accuracy of the level that a frame ran at."""
@@ -94,6 +109,13 @@ class Record:
         return clairvoyant_level(
             self.platform.accuracies, frame.level_latencies_ms, frame.limit_ms
         )
+
+    def oracle_accuracy(self, frame: SimulatedFrame) -> float:
+        """Return the top-1 accuracy of the oracle for a frame, zero where it would be late too."""
+        level = self.oracle_level(frame)
+        if is_late(frame.level_latencies_ms[level - 1], frame.limit_ms):
+            return 0.0
+        return self.platform.accuracies[level - 1]
 
 
 def clairvoyant_level(
@@ -137,4 +159,6 @@ def _row(record: Record, index: int, frame: SimulatedFrame) -> list[object]:
         int(frame.is_first_after_switch),
         record.oracle_level(frame),
         frame.reason,
+        f'{frame.inference_ms:.6f}',
+        f'{frame.wait_ms:.6f}',
     ]

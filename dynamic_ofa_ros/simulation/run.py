@@ -1,251 +1,226 @@
-"""Run the node's RuntimeManager against a trace, in simulated time.
+"""Run the node's RuntimeManager in simulated time: on a trace, or with others on one processor.
 
-A frame at level i that starts at time t takes `latency_i * slowdown(t) * exp(sigma_i * z)` ms: the
-profile's median, the trace, and log-normal noise with the profile's sd over mean. z is drawn per
-picture of the camera, so every policy meets the same noise in the same picture, and what each
-level would have taken is known exactly. The first frame after a switch costs `switch_ms` more.
-Only the newest picture is classified; pictures that arrive during inference wait or are replaced.
+A frame at level i that starts at time t needs `latency_i * slowdown(t) * exp(sigma_i * z)` ms of
+inference: the profile's median, the trace, and log-normal noise with the profile's sd over mean. z
+is drawn per picture of the camera, so every policy meets the same noise in the same picture. The
+first frame after a switch costs `switch_ms` more. Then the trace's overhead passes, and the frame
+is answered. Only the newest picture is classified: others wait or are skipped.
+
+The latency that counts is that of the constraints' scope:
+
+- inference: inference alone.
+- node: from the picture's arrival at the classifier to the answer: wait, inference, overhead.
+- end_to_end: from when the picture was made; transport comes on top.
+
+Everything is an event: a frame that starts or ends, a job that comes, goes, works or pauses, a
+turn of the time slicing, a change of the clock. In between, every workload proceeds at a constant
+speed. On a trace nothing is shared; on a processor, how the classifiers slow each other down
+follows from the levels that their managers choose.
+
+    record = run(make_trace('burst'), load_platform(), 'predictive', Constraints(60.0))
+    models = [SimulatedModel('a', platform, constraints=...), SimulatedModel('b', platform, ...)]
+    record_a, record_b = play(models, Processor(), duration_ms=10000.0)
 """
 
 from __future__ import annotations
 
 import math
-import time
+from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
+from typing import Protocol
 
-import numpy as np
-
-from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.errors import SimulationError
-from dynamic_ofa_ros.runtime.decisions import Decision, Measurement
 from dynamic_ofa_ros.runtime.manager import RuntimeManager
 from dynamic_ofa_ros.runtime.policies import PolicySettings
-from dynamic_ofa_ros.simulation.contenders import Foresight, contender
-from dynamic_ofa_ros.simulation.platform import SimulatedPlatform, joined
+from dynamic_ofa_ros.simulation.camera import Timing
+from dynamic_ofa_ros.simulation.platform import SimulatedPlatform
+from dynamic_ofa_ros.simulation.processor import (
+    Job,
+    Processor,
+    Timeline,
+    Unshared,
+    alone_duration_ms,
+    first_change_ms,
+)
 from dynamic_ofa_ros.simulation.record import Record, SimulatedFrame
+from dynamic_ofa_ros.simulation.runner import (
+    ConstraintsOverTime,
+    Device,
+    Runner,
+    SimulatedModel,
+    Stopwatch,
+)
 from dynamic_ofa_ros.simulation.traces import Trace
 
-DEFAULT_CAMERA_PERIOD_MS = 100.0 / 3.0
-DEFAULT_SWITCH_MS = 1.0
 
-MIN_FRAME_MS = 0.01
-"""Shorter inference is not simulated: a run must end."""
+class Exchange(Protocol):
+    """Something that happens between the managers, at times of its own."""
 
-_NOISE_BLOCK = 1024
+    @property
+    def next_ms(self) -> float:
+        """Return when it happens next; infinite when it does not."""
 
-ConstraintSchedule = Sequence[tuple[float, Constraints]]
-"""(time in ms, constraints from then on), ascending; the first one also before its time."""
-
-
-@dataclass(frozen=True)
-class Timing:
-    """How frames come, and what a switch costs.
-
-    camera_period_ms: time between two pictures; 0 is back to back, a picture whenever one is
-    wanted. camera_phase_ms: when the first picture comes.
-    switch_ms: what the first frame after a switch costs more. The node's measured cost is 0.2 ms
-    on a CPU (benchmarks/results/switching.json); 1 ms is careful.
-    """
-
-    camera_period_ms: float = DEFAULT_CAMERA_PERIOD_MS
-    camera_phase_ms: float = 0.0
-    switch_ms: float = DEFAULT_SWITCH_MS
-
-    def __post_init__(self) -> None:
-        for name in ('camera_period_ms', 'camera_phase_ms', 'switch_ms'):
-            value = getattr(self, name)
-            if not 0.0 <= value < math.inf:
-                raise SimulationError(f'{name} is {value:g}; it must be finite and not negative')
-
-
-class Camera:
-    """Says which picture is classified next, and when; a picture is classified once."""
-
-    def __init__(self, timing: Timing) -> None:
-        self._period_ms, self._phase_ms = timing.camera_period_ms, timing.camera_phase_ms
-        self._last = -1
-
-    def next_frame(self, free_at_ms: float) -> tuple[int, float]:
-        """Return the number of the next picture and when its inference starts."""
-        if self._period_ms == 0.0:
-            self._last += 1
-            return self._last, max(free_at_ms, self._phase_ms)
-        # The rounding of a time that should fall on a picture must not cost that picture.
-        newest = math.floor((free_at_ms - self._phase_ms) / self._period_ms + 1e-9)
-        if newest > self._last:
-            self._last = newest
-            return newest, free_at_ms
-        self._last += 1
-        return self._last, self._phase_ms + self._last * self._period_ms
-
-
-class FrameNoise:
-    """A standard normal number per picture of the camera, the same for every policy."""
-
-    def __init__(self, seed: int) -> None:
-        self._random = np.random.default_rng([seed, *b'frames'])
-        self._drawn: list[float] = []
-
-    def of(self, camera_frame: int) -> float:
-        """Return the number of a picture."""
-        while camera_frame >= len(self._drawn):
-            self._drawn += self._random.standard_normal(_NOISE_BLOCK).tolist()
-        return self._drawn[camera_frame]
-
-
-@dataclass
-class Stopwatch:
-    """Wall-clock time of every decision, in us: what a frame pays for the manager."""
-
-    decision_us: list[float] = field(default_factory=list)
+    def act(self, now_ms: float, managers: Sequence[RuntimeManager]) -> None:
+        """Do what is due; `next_ms` must then lie in the future."""
 
 
 def run(
     trace: Trace,
     platform: SimulatedPlatform,
     policy: str | PolicySettings = 'reactive',
-    constraints: Constraints | ConstraintSchedule | None = None,
+    constraints: ConstraintsOverTime = None,
     *,
     seed: int = 1,
     timing: Timing | None = None,
     stopwatch: Stopwatch | None = None,
-    others: Sequence[tuple[SimulatedPlatform, Trace]] = (),
+    others: Sequence[Device] = (),
 ) -> Record:
     """Simulate a classifier on a trace from 0 ms to its end; the same arguments, the same record.
 
-    policy: a name of `contender_names()`, or settings of one of the node's policies.
-    constraints: one for the whole run, or a schedule. Their latency scope must be inference.
+    policy, constraints: as of a SimulatedModel.
     stopwatch: takes the time of each decision; changes nothing else.
     others: further devices that have the same levels, each with its own slowdown; the manager then
     chooses the device too, and the record's levels are those of `joined`.
     Raises SimulationError for arguments that make no sense.
     """
-    timing = timing or Timing()
-    schedule = as_schedule(constraints)
-    devices = _TraceDevices(((platform, trace), *others), FrameNoise(seed))
-    camera = Camera(timing)
-    number, start_ms = camera.next_frame(0.0)
-    foresight = Foresight(devices.latencies_ms(number, start_ms))
-    who = contender(policy, foresight)
-    switch_ms = timing.switch_ms if who.pays_switches else 0.0
-    manager = RuntimeManager(
-        platform.levels,
-        devices.profiles,
-        constraints=schedule[0][1],
-        policy=who.settings,
-        policy_factory=who.create,
+    model = SimulatedModel(trace.name, platform, policy, constraints, timing or Timing())
+    runner = Runner(model, seed, trace.duration_ms, ((platform, trace), *others), stopwatch)
+    _play([runner], Unshared())
+    traces = [each for _, each in runner.devices]
+    steps = [steps for each in traces for steps in (each.slowdown, each.overhead_ms)]
+    return runner.record(seed, (time_ms for each in steps for time_ms in each.times_ms))
+
+
+def run_fixed_levels(
+    trace: Trace,
+    platform: SimulatedPlatform,
+    constraints: ConstraintsOverTime = None,
+    *,
+    seed: int = 1,
+    timing: Timing | None = None,
+) -> tuple[Record, ...]:
+    """Simulate every level as a fixed one, in order: each has waits of its own making."""
+    return tuple(
+        run(
+            trace,
+            platform,
+            PolicySettings('fixed', fixed_level=level.index),
+            constraints,
+            seed=seed,
+            timing=timing,
+        )
+        for level in platform.levels
     )
-    frames: list[SimulatedFrame] = []
-    decisions: list[Decision] = []
-    upcoming = list(schedule[1:])
-    option_before = _option(manager)
-    while start_ms < trace.duration_ms:
-        while upcoming and upcoming[0][0] <= start_ms:
-            manager.set_constraints(upcoming.pop(0)[1])
-        _note(decisions, manager.decide(round(start_ms * 1e6)))
-        level, device = manager.active_level, manager.active_platform
-        option, latencies_ms = _option(manager), foresight.level_latencies_ms
-        is_first = option != option_before
-        latency_ms = latencies_ms[option - 1] + (switch_ms if is_first else 0.0)
-        expected_ms = devices.latencies_ms(None, start_ms)
-        frames.append(
-            SimulatedFrame(
-                camera_frame=number,
-                start_ms=start_ms,
-                level=option,
-                latency_ms=latency_ms,
-                limit_ms=limit_of(manager.constraints),
-                slowdown=devices.slowdown(option, start_ms),
-                is_first_after_switch=is_first,
-                level_latencies_ms=latencies_ms,
-                level_expected_ms=expected_ms,
-                reason=manager.state.reason,
-            )
+
+
+def play(
+    models: Sequence[SimulatedModel],
+    processor: Processor,
+    jobs: Sequence[Job] = (),
+    *,
+    duration_ms: float,
+    seed: int = 1,
+    exchange: Exchange | None = None,
+    has_alternatives: bool = True,
+) -> tuple[Record, ...]:
+    """Play classifiers, each with the node's manager, and other jobs on one processor.
+
+    From 0 ms until no frame that starts before `duration_ms` runs; a record per model.
+
+    exchange: managers that talk to each other are given the word here.
+    has_alternatives: whether the record's frames tell what every level would have taken, the
+    others' behaviour as it was; without it (empty, NaN) a run takes a third of the time.
+    The same arguments give the same records. Raises SimulationError for arguments that make no
+    sense.
+    """
+    if not models:
+        raise SimulationError('there is no model to play')
+    if not 0.0 < duration_ms < math.inf:
+        raise SimulationError(
+            f'the duration is {duration_ms:g} ms; it must be finite and positive'
         )
-        option_before = option
-        finish_ms = start_ms + latency_ms
-        number, start_ms = camera.next_frame(finish_ms)
-        foresight.level_latencies_ms = devices.latencies_ms(number, start_ms)
-        measurement = Measurement(
-            round(finish_ms * 1e6), level, latency_ms, latency_ms, platform=device
+    runners = [
+        Runner(model, seed + 1000 * index, min(duration_ms, model.end_ms))
+        for index, model in enumerate(models)
+    ]
+    timeline = _play(runners, processor, jobs, exchange)
+    changes_ms = {
+        *processor.frequency.times_ms,
+        *(time_ms for job in jobs for time_ms in (job.begin_ms, job.end_ms)),
+        *(time_ms for model in models for time_ms in (model.begin_ms, model.end_ms)),
+    }
+    records = tuple(runner.record(seed, changes_ms) for runner in runners)
+    if not has_alternatives:
+        return records
+    return tuple(
+        _with_alternatives(record, processor, timeline, index, runners[index])
+        for index, record in enumerate(records)
+    )
+
+
+def _play(
+    runners: Sequence[Runner],
+    processor: Processor | Unshared,
+    jobs: Sequence[Job] = (),
+    exchange: Exchange | None = None,
+) -> Timeline:
+    """Let everything happen, event by event; return what every workload asked for over time."""
+    managers = [runner.manager for runner in runners]
+    timeline = Timeline()
+    now_ms = 0.0
+    while True:
+        if exchange is not None and exchange.next_ms <= now_ms:
+            exchange.act(now_ms, managers)
+        for runner in runners:
+            runner.start_if_due(now_ms)
+        if all(runner.is_over for runner in runners):
+            return timeline
+        demands = (
+            *(runner.demand for runner in runners),
+            *(job.demand_at(now_ms) for job in jobs),
         )
-        began_ns = time.perf_counter_ns()
-        decision = manager.observe(measurement)
-        if stopwatch is not None:
-            stopwatch.decision_us.append((time.perf_counter_ns() - began_ns) / 1e3)
-        _note(decisions, decision)
-    return Record(trace.name, who.name, seed, devices.platform, tuple(frames), tuple(decisions))
+        timeline.append(now_ms, demands)
+        speeds = processor.speeds(now_ms, demands)[: len(runners)]
+        ends_ms = [r.event_ms(now_ms, speed) for r, speed in zip(runners, speeds, strict=True)]
+        next_ms = min([first_change_ms(jobs, processor, now_ms), *ends_ms])
+        if exchange is not None:
+            next_ms = min(next_ms, exchange.next_ms)
+        for runner, speed, end_ms in zip(runners, speeds, ends_ms, strict=True):
+            runner.proceed(speed * (next_ms - now_ms), is_done=end_ms == next_ms)
+        now_ms = next_ms
+        for runner in runners:
+            runner.finish_if_done(now_ms)
 
 
-def as_schedule(constraints: Constraints | ConstraintSchedule | None) -> ConstraintSchedule:
-    """Return a checked schedule; raise SimulationError for one that cannot be simulated."""
-    if constraints is None or isinstance(constraints, Constraints):
-        schedule: ConstraintSchedule = [(0.0, constraints or Constraints())]
-    else:
-        schedule = list(constraints)
-    if not schedule:
-        raise SimulationError('a schedule of constraints needs at least one entry')
-    times_ms = [time_ms for time_ms, _ in schedule]
-    if times_ms != sorted(set(times_ms)) or not all(map(math.isfinite, times_ms)):
-        raise SimulationError(f'the times of the constraints must ascend, not be {times_ms}')
-    for _, entry in schedule:
-        if entry.latency_scope != 'inference':
-            raise SimulationError(
-                f'latency_scope is {entry.latency_scope!r}; only inference is simulated'
+def _with_alternatives(
+    record: Record, processor: Processor, timeline: Timeline, workload: int, runner: Runner
+) -> Record:
+    """Add what every level would have taken, had all others behaved as they did."""
+    platform = record.platform
+
+    def inferences_ms(frame: SimulatedFrame, camera_frame: int | None) -> list[float]:
+        segment = bisect_right(timeline.times_ms, frame.start_ms) - 1
+        works_ms = runner.works_ms(camera_frame, frame.start_ms)
+        return [
+            alone_duration_ms(
+                processor, timeline, segment, workload, frame.start_ms, work_ms, demand
             )
-    return schedule
-
-
-def limit_of(constraints: Constraints) -> float:
-    """Return the latency limit, infinite without one."""
-    return constraints.max_latency_ms if constraints.has_latency else math.inf
-
-
-class _TraceDevices:
-    """Knows what every level takes, on every device, for a picture that starts at some time."""
-
-    def __init__(
-        self, devices: Sequence[tuple[SimulatedPlatform, Trace]], noise: FrameNoise
-    ) -> None:
-        for platform, trace in devices:
-            fastest_ms = min(platform.latencies_ms) * min(trace.slowdown.values)
-            if fastest_ms < MIN_FRAME_MS:
-                raise SimulationError(
-                    f'inference would take {fastest_ms:g} ms, too little to simulate: is the '
-                    f'slowdown of trace {trace.name} right? 1 is alone on the device'
-                )
-        self.platform = joined([platform for platform, _ in devices])
-        self.profiles = [platform.profile for platform, _ in devices]
-        self._noise = noise
-        self._options = [
-            (trace, median_ms, sigma)
-            for platform, trace in devices
-            for median_ms, sigma in zip(platform.latencies_ms, platform.noise_sigmas, strict=True)
+            for work_ms, demand in zip(works_ms, platform.demands, strict=True)
         ]
 
-    def slowdown(self, option: int, start_ms: float) -> float:
-        """Return how much slower the device of an option is than alone."""
-        return self._options[option - 1][0].at(start_ms)
-
-    def latencies_ms(self, camera_frame: int | None, start_ms: float) -> tuple[float, ...]:
-        """Return the latency of every option, without the cost of a switch.
-
-        With the noise of a picture, or without noise for None.
-        """
-        z = 0.0 if camera_frame is None else self._noise.of(camera_frame)
-        return tuple(
-            median_ms * trace.at(start_ms) * math.exp(sigma * z)
-            for trace, median_ms, sigma in self._options
+    frames = []
+    for frame in record.frames:
+        outside_ms = frame.latency_ms - frame.inference_ms
+        expected_ms = inferences_ms(frame, None)
+        frames.append(
+            replace(
+                frame,
+                slowdown=expected_ms[frame.level - 1] / platform.latencies_ms[frame.level - 1],
+                level_latencies_ms=tuple(
+                    ms + outside_ms for ms in inferences_ms(frame, frame.camera_frame)
+                ),
+                level_expected_ms=tuple(ms + outside_ms - frame.wait_ms for ms in expected_ms),
+            )
         )
-
-
-def _option(manager: RuntimeManager) -> int:
-    """Return the present level, numbered as in `joined`."""
-    table = manager.table
-    return table.option(manager.active_level, table.platforms.index(manager.active_platform))
-
-
-def _note(decisions: list[Decision], decision: Decision | None) -> None:
-    if decision is not None:
-        decisions.append(decision)
+    return replace(record, frames=tuple(frames))

@@ -34,3 +34,4 @@ class Steps:
 
 
 ALWAYS_ONE = Steps((0.0,), (1.0,))
+ALWAYS_ZERO = Steps((0.0,), (0.0,))

@@ -1,14 +1,20 @@
-"""Traces: the slowdown of a device over time, generated with a seed or read from a CSV file.
+"""Traces: what happens to a device over time, generated with a seed or read from a CSV file.
 
-The slowdown is the factor by which inference takes longer than alone on the device; a frame meets
-the value that holds when it starts. Every kind of trace draws its own times and heights from the
-seed, so a policy cannot be tuned to one of them.
+- The slowdown is the factor by which inference takes longer than alone on the device; a frame
+  meets the value that holds when it starts.
+- The overhead is what passes between arrival and answer besides waiting and inference.
+- In a stall the device belongs to somebody else: inference that has begun stands still, and one
+  that would begin waits. It costs every level the same, but a long frame meets more of them.
+
+Every kind of trace draws its own times and heights from the seed, so a policy cannot be tuned to
+one of them.
 """
 
 from __future__ import annotations
 
 import csv
 import math
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +22,14 @@ from pathlib import Path
 import numpy as np
 
 from dynamic_ofa_ros.errors import SimulationError
-from dynamic_ofa_ros.simulation.steps import Steps
+from dynamic_ofa_ros.simulation.steps import ALWAYS_ONE, ALWAYS_ZERO, Steps
 
 DEFAULT_DURATION_S = 60.0
+MAX_DURATION_S = 86400.0
 MIN_SLOWDOWN, MAX_SLOWDOWN = 0.01, 1000.0
+MAX_OVERHEAD_MS = 10000.0
 COLUMNS = ('time_ms', 'slowdown')
+OVERHEAD_COLUMN = 'overhead_ms'
 
 ONE_ROW_DURATION_MS = 10000.0
 """How long a CSV trace of a single row lasts."""
@@ -35,24 +44,39 @@ GPU_CLOCKS_MHZ = (1109.25, 1007.25, 956.25, 905.25, 854.25, 803.25)
 """The upper clock rates of the Jetson Xavier NX's GPU (NVIDIA, Jetson Linux: nvpmodel)."""
 
 
+Stalls = tuple[tuple[float, float], ...]
+
+
 @dataclass(frozen=True)
 class Trace:
-    """The slowdown of a device over time, from 0 ms to `duration_ms`.
+    """What happens to a device, from 0 ms to `duration_ms`.
 
-    is_contended: something else uses the device, or its clock drops.
-    is_stationary: frames are independent of each other, so no policy can foresee the next one: it
-    can do no better than the best fixed level.
+    overhead_ms: over time; delay outside inference, after it and before the answer.
+    stalls_ms: (begin, end) of the stalls, ascending, one after the other.
     """
 
     name: str
     slowdown: Steps
     duration_ms: float
-    is_contended: bool = True
-    is_stationary: bool = False
+    overhead_ms: Steps = ALWAYS_ZERO
+    stalls_ms: Stalls = ()
+
+    def __post_init__(self) -> None:
+        _check_duration(self.name, self.duration_ms / 1e3)
 
     def at(self, time_ms: float) -> float:
         """Return the slowdown at a time."""
         return self.slowdown.at(time_ms)
+
+    def duration_of_ms(self, start_ms: float, work_ms: float) -> float:
+        """Return how long work takes from a time on that takes `work_ms` without stalls."""
+        lasts_ms = work_ms
+        index = bisect_right(self.stalls_ms, start_ms, key=lambda stall: stall[1])
+        while index < len(self.stalls_ms) and self.stalls_ms[index][0] < start_ms + lasts_ms:
+            begin_ms, end_ms = self.stalls_ms[index]
+            lasts_ms += end_ms - max(begin_ms, start_ms)
+            index += 1
+        return lasts_ms
 
 
 def trace_kinds() -> tuple[str, ...]:
@@ -69,34 +93,55 @@ def make_trace(kind: str, seed: int = 1, duration_s: float = DEFAULT_DURATION_S)
         raise SimulationError(
             f'there is no kind of trace {kind!r}; it must be one of: {", ".join(_KINDS)}'
         )
-    if not 0.0 < duration_s < math.inf:
-        raise SimulationError(f'a trace lasts {duration_s:g} s; it must be finite and positive')
+    _check_duration(kind, duration_s)
     random = np.random.default_rng([seed, *kind.encode()])
-    steps = _KINDS[kind](random, duration_s * 1e3)
-    return Trace(kind, steps, duration_s * 1e3, kind != 'none', kind == 'bimodal')
+    drawn = _KINDS[kind](random, duration_s * 1e3)
+    steps, stalls_ms = (drawn, ()) if isinstance(drawn, Steps) else (ALWAYS_ONE, drawn)
+    return Trace(kind, steps, duration_s * 1e3, stalls_ms=stalls_ms)
 
 
 def read_trace(path: str | Path) -> Trace:
-    """Read a CSV file with the columns time_ms and slowdown, a header first; others are ignored.
+    """Read a CSV file, UTF-8, a header first: time_ms, slowdown and, if there is, overhead_ms.
 
-    Times count from the first row. Each row holds until the next, the last one as long as the one
-    before it; a single row lasts 10 s. Raises SimulationError: which line, and what is wrong.
+    Other columns are ignored. Times count from the first row. Each row holds until the next, the
+    last one as long as the one before it; a single row lasts 10 s. Raises SimulationError: which
+    line, and what is wrong.
     """
     path = Path(path)
     try:
         with path.open(encoding='utf-8-sig', newline='') as file:
-            pairs = _read_pairs(path, csv.DictReader(file))
+            rows = _read_rows(path, csv.DictReader(file))
     except OSError as error:
         raise SimulationError(f'{path} cannot be read: {error.strerror or error}') from None
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise SimulationError(
+            f'{path} is not UTF-8 text (byte {error.start}); save it as CSV in UTF-8'
+        ) from None
+    except csv.Error as error:
         raise SimulationError(f'{path} is not a CSV file: {error}') from None
-    origin_ms, last_ms = pairs[0][0], pairs[-1][0]
-    hold_ms = last_ms - pairs[-2][0] if len(pairs) > 1 else ONE_ROW_DURATION_MS
-    steps = Steps.of([(time_ms - origin_ms, slowdown) for time_ms, slowdown in pairs])
-    return Trace(path.stem, steps, last_ms - origin_ms + hold_ms)
+    origin_ms, last_ms = rows[0][0], rows[-1][0]
+    hold_ms = last_ms - rows[-2][0] if len(rows) > 1 else ONE_ROW_DURATION_MS
+    duration_ms = last_ms - origin_ms + hold_ms
+    _check_duration(str(path), duration_ms / 1e3)
+    times_ms = tuple(time_ms - origin_ms for time_ms, _, _ in rows)
+    return Trace(
+        path.stem,
+        Steps(times_ms, tuple(slowdown for _, slowdown, _ in rows)),
+        duration_ms,
+        overhead_ms=Steps(times_ms, tuple(overhead_ms for _, _, overhead_ms in rows)),
+    )
 
 
-def _read_pairs(path: Path, rows: csv.DictReader[str]) -> list[tuple[float, float]]:
+def _check_duration(name: str, duration_s: float) -> None:
+    if not 0.0 < duration_s <= MAX_DURATION_S:
+        raise SimulationError(
+            f'trace {name} lasts {duration_s:g} s; it must last longer than 0 s and at most '
+            f'{MAX_DURATION_S:g} s'
+        )
+
+
+def _read_rows(path: Path, rows: csv.DictReader[str]) -> list[tuple[float, float, float]]:
+    """Return (time, slowdown, overhead) of each row."""
     header = [name.strip() for name in rows.fieldnames or ()]
     if not header:
         raise SimulationError(f'{path} is empty; a trace is a CSV file: time_ms,slowdown')
@@ -107,26 +152,36 @@ def _read_pairs(path: Path, rows: csv.DictReader[str]) -> list[tuple[float, floa
             f'it names {", ".join(header)}, a trace needs time_ms,slowdown'
         )
     rows.fieldnames = header
-    pairs: list[tuple[float, float]] = []
+    found: list[tuple[float, float, float]] = []
     for row in rows:
         where = f'{path}, line {rows.line_num}'
-        time_ms, slowdown = (_number(where, name, row[name]) for name in COLUMNS)
-        if not MIN_SLOWDOWN <= slowdown <= MAX_SLOWDOWN:
+        time_ms = _number(where, 'time_ms', row['time_ms'])
+        slowdown = _number(
+            where, 'slowdown', row['slowdown'], MIN_SLOWDOWN, MAX_SLOWDOWN, ', 1 = alone'
+        )
+        overhead_ms = (
+            _number(where, OVERHEAD_COLUMN, row[OVERHEAD_COLUMN], 0.0, MAX_OVERHEAD_MS)
+            if OVERHEAD_COLUMN in header
+            else 0.0
+        )
+        if found and time_ms <= found[-1][0]:
             raise SimulationError(
-                f'{where}: slowdown is {slowdown:g}; it must lie in '
-                f'[{MIN_SLOWDOWN:g}, {MAX_SLOWDOWN:g}], 1 = alone on the device'
+                f'{where}: time_ms is {time_ms:g} after {found[-1][0]:g}; times must ascend'
             )
-        if pairs and time_ms <= pairs[-1][0]:
-            raise SimulationError(
-                f'{where}: time_ms is {time_ms:g} after {pairs[-1][0]:g}; times must ascend'
-            )
-        pairs.append((time_ms, slowdown))
-    if not pairs:
+        found.append((time_ms, slowdown, overhead_ms))
+    if not found:
         raise SimulationError(f'{path} has no row below its header; a trace needs at least one')
-    return pairs
+    return found
 
 
-def _number(where: str, name: str, text: str | None) -> float:
+def _number(
+    where: str,
+    name: str,
+    text: str | None,
+    low: float = -math.inf,
+    high: float = math.inf,
+    note: str = '',
+) -> float:
     """Return a cell as a number; `text` is None where the row ends before it."""
     try:
         value = float(text or '')
@@ -136,11 +191,15 @@ def _number(where: str, name: str, text: str | None) -> float:
         ) from None
     if not math.isfinite(value):
         raise SimulationError(f'{where}: {name} is {value:g}; it must be finite')
+    if not low <= value <= high:
+        raise SimulationError(
+            f'{where}: {name} is {value:g}; it must lie in [{low:g}, {high:g}]{note}'
+        )
     return value
 
 
 def _none(random: np.random.Generator, duration_ms: float) -> Steps:
-    return Steps((0.0,), (1.0,))
+    return ALWAYS_ONE
 
 
 def _step(random: np.random.Generator, duration_ms: float) -> Steps:
@@ -228,6 +287,20 @@ def _frequency(random: np.random.Generator, duration_ms: float) -> Steps:
         pairs.append((time_ms, GPU_CLOCKS_MHZ[0] / clock_mhz))
 
 
+def _stalls(random: np.random.Generator, duration_ms: float) -> Stalls:
+    """Another process takes its slices of the device, at random times, then it leaves.
+
+    2 to 8 stalls a second, all of one length between 4 and 15 ms, for a third of the time or more.
+    """
+    time_ms, leave_ms = (random.uniform(*part) * duration_ms for part in ((0.2, 0.3), (0.6, 0.8)))
+    length_ms, gap_ms = random.uniform(4.0, 15.0), 1000.0 / random.uniform(2.0, 8.0)
+    stalls_ms = []
+    while (time_ms := time_ms + random.exponential(gap_ms - length_ms)) < leave_ms:
+        stalls_ms.append((time_ms, time_ms + length_ms))
+        time_ms += length_ms
+    return tuple(stalls_ms)
+
+
 def _sampled(
     times_ms: np.ndarray[tuple[int], np.dtype[np.float64]],
     values: np.ndarray[tuple[int], np.dtype[np.float64]],
@@ -235,7 +308,7 @@ def _sampled(
     return Steps(tuple(times_ms.tolist()), tuple(values.tolist()))
 
 
-_KINDS: dict[str, Callable[[np.random.Generator, float], Steps]] = {
+_KINDS: dict[str, Callable[[np.random.Generator, float], Steps | Stalls]] = {
     'none': _none,
     'step': _step,
     'ramp': _ramp,
@@ -245,4 +318,5 @@ _KINDS: dict[str, Callable[[np.random.Generator, float], Steps]] = {
     'bimodal': _bimodal,
     'second_model': _second_model,
     'frequency': _frequency,
+    'stalls': _stalls,
 }

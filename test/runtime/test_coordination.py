@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulation.examples import make_platform
 
+from benchmarks.several import CollectiveModel, play_together
 from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.runtime.coordination import (
     FAREWELL_NS,
@@ -40,10 +41,9 @@ from dynamic_ofa_ros.runtime.coordination.learning import unknown_sharing
 from dynamic_ofa_ros.runtime.coordination.obedience import ROOM_NS, too_many_in_a_row
 from dynamic_ofa_ros.runtime.coordination.record import Record
 from dynamic_ofa_ros.runtime.coordination.sharing import predict
+from dynamic_ofa_ros.simulation.camera import Timing
 from dynamic_ofa_ros.simulation.processor import SHARINGS, Job, Processor
-from dynamic_ofa_ros.simulation.run import Timing
-from dynamic_ofa_ros.simulation.several import CollectiveModel, play_together
-from dynamic_ofa_ros.simulation.sharing import SimulatedModel
+from dynamic_ofa_ros.simulation.runner import SimulatedModel
 from dynamic_ofa_ros.simulation.steps import Steps
 
 SECOND_NS = 1_000_000_000

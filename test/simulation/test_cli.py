@@ -63,6 +63,22 @@ def test_the_measures_follow_from_the_frames_in_the_file(capsys, trace, tmp_path
     assert found['switches'] == sum(a != b for a, b in pairwise(levels))
 
 
+def test_the_overhead_of_a_trace_counts_in_the_scope_that_it_is_part_of(capsys, tmp_path):
+    path = tmp_path / 'trace.csv'
+    path.write_text('time_ms,slowdown,overhead_ms\n0,1,1\n2000,1,8\n4000,1,1\n')
+    shares = [
+        json.loads(
+            run(
+                capsys, 'simulate', '--trace', path, '--policy', 'fixed', '--limit-ms', '66',
+                '--rate-hz', '10', '--scope', scope, '--json',
+            )[1]
+        )['violation_ratio']
+        for scope in ('inference', 'node')
+    ]  # fmt: skip
+    assert shares[0] < 0.05
+    assert shares[1] == pytest.approx(1 / 3, abs=0.05)
+
+
 def test_a_table_and_a_picture_of_a_trace(capsys, trace, tmp_path):
     picture = tmp_path / 'run.png'
     status, out, _ = run(
@@ -71,6 +87,7 @@ def test_a_table_and_a_picture_of_a_trace(capsys, trace, tmp_path):
     )  # fmt: skip
     assert status == 0
     assert 'on-time top-1 of the oracle' in out
+    assert 'on-time top-1 of the best fixed level' in out
     assert picture.read_bytes().startswith(b'\x89PNG')
 
 
@@ -82,6 +99,17 @@ def test_options_change_the_run(capsys):
         assert status == 0, err
         return json.loads(out)
 
+    at_15_hz = ('--policy', 'fixed', '--rate-hz', '15', '--limit-ms', '64')
+    assert found(*at_15_hz)['frames'] == 45
+    assert found(*at_15_hz)['violation_ratio'] < 0.05
+    late = found(*at_15_hz, '--scope', 'end_to_end', '--transport-ms', '5')
+    assert late['violation_ratio'] > 0.95
+    # At 30 Hz even the fastest level makes pictures wait.
+    assert found('--policy', 'fixed', '--fixed-level', '1', '--limit-ms', '60')['violations'] == 0
+    waited = found(
+        '--policy', 'fixed', '--fixed-level', '1', '--limit-ms', '60', '--scope', 'node'
+    )
+    assert 0.2 < waited['violation_ratio'] < 0.6
     low = found('--policy', 'fixed', '--fixed-level', '1')
     assert low['mean_accuracy'] == pytest.approx(0.74202)
     assert low['violations'] == 0  # no limit
@@ -120,6 +148,20 @@ def test_a_scenario_is_played_and_drawn(capsys, tmp_path):
         (('--kind', 'step', '--limit-ms', '-5'), 'max_latency_ms is -5 ms'),
         (('--kind', 'step', '--seed', '-1'), 'the seed is -1'),
         (('--kind', 'step', '--duration-s', '0'), 'lasts 0 s'),
+        (('--kind', 'step', '--duration-s', '1e9'), 'lasts 1e+09 s; it must last longer than 0 s'),
+        (('--kind', 'step', '--limit-ms', 'nan'), '--limit-ms is nan; it must be a number'),
+        (('--kind', 'step', '--scope', 'camera'), "latency_scope is 'camera'; it must be one of"),
+        (
+            ('--kind', 'step', '--hold-s', '1e300'),
+            '--hold-s is 1e+300; it must be a number, at mo',
+        ),
+        (('--kind', 'step', '--rate-hz', '1e9'), 'pictures, too many to simulate'),
+        (('--kind', 'step', '--output', 'run.abc'), 'its name must end with .png, .pdf, .svg'),
+        (('--kind', 'step', '--platform', 'x'), 'only a family has several to choose from'),
+        (('--kind', 'step', '--rate-hz', '0'), '--rate-hz is 0; it must be positive'),
+        (('--kind', 'step', '--rate-hz', '30', '--period-ms', '9'), 'say the same; give one'),
+        (('--kind', 'step', '--transport-ms', '-1'), 'transport_ms is -1'),
+        (('--kind', 'none', '--duration-s', '86400'), 'pictures, too many to simulate'),
         (('--kind', 'step', '--period-ms', '-1'), 'camera_period_ms is -1'),
         (('--kind', 'step', '--noise', '2'), 'noise is 2'),
         (('--kind', 'step', '--family', 'nothing'), 'neither a level file nor a family'),

@@ -11,10 +11,10 @@ from dataclasses import replace
 import pytest
 from simulation.examples import make_record
 
+from dynamic_ofa_ros.adaptation import Delay
 from dynamic_ofa_ros.errors import SimulationError
 from dynamic_ofa_ros.simulation.metrics import (
     SUMMARY,
-    Reaction,
     find_reactions,
     find_recoveries,
     measure,
@@ -33,13 +33,13 @@ def test_every_measure_of_a_small_record():
     assert found.excess_violation_ratio == pytest.approx(2 / 5)
     assert found.on_time_accuracy == pytest.approx((0.8 + 0.0 + 0.0 + 0.7) / 4)
     assert found.oracle_on_time_accuracy == pytest.approx((0.8 + 0.7 + 0.7 + 0.7) / 4)
-    # Fixed at level 2: 20, 40, 40, 40 ms, all met.
-    assert found.best_fixed_on_time_accuracy == pytest.approx(0.7)
+    assert found.best_fixed_on_time_accuracy is None
     assert found.mean_accuracy == pytest.approx((0.8 + 0.8 + 0.8 + 0.7 + 0.5) / 5)
     assert found.switches == 2
     assert found.switches_per_minute == pytest.approx(2 / (290.0 / 60e3))
-    assert found.reaction_frames == 2.0
-    assert found.reaction_ms == pytest.approx(160.0)
+    # Three frames on time in a row never came: all four after the onset count.
+    assert found.reaction_frames == 4.0
+    assert found.reaction_ms == pytest.approx(200.0)
     assert found.recovery_frames is None
     assert tuple(found.summary()) == SUMMARY
 
@@ -55,8 +55,13 @@ def test_where_no_level_can_meet_the_limit_nothing_is_blamed():
     found = measure(make_record([(3, 10.0), (1, 10.0)], 45.0))
     assert found.violation_ratio == found.oracle_violation_ratio == 1.0
     assert found.on_time_accuracy is None
-    assert found.best_fixed_on_time_accuracy is None
     assert found.reaction_frames is None
+
+
+def test_the_best_fixed_level_is_that_of_the_records_given():
+    record = make_record([(3, 1.0), (3, 2.0)], 45.0)
+    fixed = [make_record([(level, 1.0), (level, 2.0)], 45.0) for level in (1, 2, 3)]
+    assert measure(record, fixed).best_fixed_on_time_accuracy == pytest.approx(0.7)
 
 
 def test_noise_can_break_a_limit_but_is_no_change_of_the_device():
@@ -73,19 +78,27 @@ def test_a_frame_that_just_meets_the_limit_meets_it():
     assert measure(make_record([(3, 1.0)], 39.999)).violations == 1
 
 
-def test_reaction_counts_the_frames_that_were_too_slow():
-    record = make_record([(3, 1.0), (3, 1.5), (3, 1.5), (3, 1.5), (2, 1.5), (2, 1.0)], 45.0)
-    assert find_reactions(record) == [Reaction(1, 3, pytest.approx(180.0))]
+def test_reaction_lasts_until_the_first_of_three_frames_on_time():
+    rows = [(3, 1.0), (3, 1.5), (3, 1.5), (2, 1.5), (3, 1.5), (2, 1.5), (2, 1.5), (2, 1.5)]
+    # 60 60 30 60 ms, then three of 30.
+    assert find_reactions(make_record(rows, 45.0)) == [Delay(4, pytest.approx(210.0))]
 
 
-def test_a_policy_that_is_quick_enough_reacts_in_no_frame():
+def test_reaction_is_counted_from_the_onset_where_it_is_known():
+    record = make_record([(3, 1.0), (3, 1.5), (2, 1.5), (2, 1.5), (2, 1.5)], 45.0)
+    assert find_reactions(replace(record, changes_ms=(0.0, 30.0))) == [Delay(1, 70.0)]
+    assert find_reactions(replace(record, changes_ms=(0.0, 40.0))) == [Delay(1, 60.0)]
+
+
+def test_a_policy_that_is_quick_enough_has_nothing_to_react_to():
     record = make_record([(3, 1.0), (2, 1.5), (2, 1.5)], 45.0)
-    assert find_reactions(record) == [Reaction(1, 0, 0.0)]
+    assert find_reactions(record) == []
+    assert measure(record).reaction_frames is None
 
 
 def test_what_the_end_cuts_short_counts_with_the_frames_it_had():
     record = make_record([(3, 1.0), (3, 1.5), (3, 1.5)], 45.0)
-    assert find_reactions(record) == [Reaction(1, 2, pytest.approx(120.0))]
+    assert find_reactions(record) == [Delay(2, pytest.approx(60.0), is_over=False)]
 
 
 def test_a_mistake_of_the_policy_is_no_change_of_the_device():
@@ -95,24 +108,28 @@ def test_a_mistake_of_the_policy_is_no_change_of_the_device():
 
 
 def test_contention_that_no_level_can_bear_asks_for_a_reaction_only_when_one_can():
-    record = make_record([(3, 1.0), (3, 8.0), (3, 8.0), (3, 2.0), (2, 2.0)], 45.0)
-    assert find_reactions(record) == [Reaction(3, 1, pytest.approx(80.0))]
+    rows = [(3, 1.0), (3, 8.0), (3, 8.0), (3, 2.0), (2, 2.0), (2, 2.0), (2, 2.0)]
+    assert find_reactions(make_record(rows, 45.0)) == [Delay(1, pytest.approx(80.0))]
 
 
 def test_a_lower_limit_asks_for_a_reaction_too():
-    record = make_record([(3, 1.0), (3, 1.0), (2, 1.0)], 45.0)
+    record = make_record([(3, 1.0), (3, 1.0), (2, 1.0), (2, 1.0), (2, 1.0)], 45.0)
     frames = (record.frames[0], *(replace(frame, limit_ms=30.0) for frame in record.frames[1:]))
-    assert find_reactions(replace(record, frames=frames)) == [Reaction(1, 1, 40.0)]
+    assert find_reactions(replace(record, frames=frames)) == [Delay(1, 40.0)]
 
 
 def test_recovery_counts_from_when_the_old_level_would_do_again():
     rows = [(3, 1.0), (3, 1.5), (2, 1.5), (2, 1.5), (2, 1.0), (2, 1.0), (3, 1.0)]
-    assert find_recoveries(make_record(rows, 45.0)) == [Reaction(4, 2, pytest.approx(40.0))]
+    record = make_record(rows, 45.0)
+    assert find_recoveries(record) == [Delay(2, pytest.approx(40.0))]
+    relief_ms = record.frames[4].start_ms - 5.0
+    known = replace(record, changes_ms=(0.0, 40.0, relief_ms))
+    assert find_recoveries(known) == [Delay(2, pytest.approx(45.0))]
 
 
 def test_recovery_begins_anew_when_contention_returns():
     rows = [(3, 1.0), (2, 1.5), (2, 1.0), (2, 1.5), (2, 1.0), (3, 1.0)]
-    assert find_recoveries(make_record(rows, 45.0)) == [Reaction(4, 1, pytest.approx(20.0))]
+    assert find_recoveries(make_record(rows, 45.0)) == [Delay(1, pytest.approx(20.0))]
 
 
 def test_what_never_recovers_is_left_out():

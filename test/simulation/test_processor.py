@@ -12,7 +12,6 @@ from dynamic_ofa_ros.simulation.processor import (
     Processor,
     Timeline,
     alone_duration_ms,
-    steady_latencies_ms,
     training_job,
 )
 from dynamic_ofa_ros.simulation.steps import Steps
@@ -52,7 +51,6 @@ def test_proportional_sharing_by_hand():
     assert half.speeds(99.0, (0.5,)) == (1.0,)
     assert half.speeds(100.0, (0.5,)) == (0.5,)
     assert half.next_change_ms(0.0) == 100.0
-    assert steady_latencies_ms(processor, (40.0, 50.0), (0.8, 0.4)) == pytest.approx((48.0, 60.0))
 
 
 def test_time_slicing_gives_the_device_to_one_at_a_time():
@@ -61,8 +59,6 @@ def test_time_slicing_gives_the_device_to_one_at_a_time():
     assert turns == [0, 0, 2, 2, 0]
     assert processor.speeds(7.0, (0.3, 0.0, 0.0)) == (1.0, 0.0, 0.0)
     assert processor.next_change_ms(7.0) == 10.0
-    with pytest.raises(SimulationError, match='only proportional'):
-        steady_latencies_ms(processor, (1.0,), (1.0,))
 
 
 @settings(deadline=None, max_examples=60)

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
+import yaml
 
 from dynamic_ofa_ros.errors import FamilyError, SimulationError
 from dynamic_ofa_ros.simulation.scenario import load_scenario, scenario_names
 
+ROOT = Path(__file__).parents[2]
 SHIPPED = (
     'fixed_network',
     'frequency',
@@ -18,26 +23,66 @@ HEAD = 'format: dynamic_ofa_scenario\nversion: 1\ntitle: mine\nduration_s: 1.0\n
 MODEL = 'models: [{name: a, limit_ms: 65}]\n'
 
 BAD = {
-    'another format': ('format: recipe\nversion: 1\n', "format is 'recipe'"),
-    'no models': (HEAD, 'models is missing'),
-    'unknown key': (HEAD + MODEL + 'modles: []\n', 'modles means nothing here; known are'),
+    'another format': (
+        HEAD.replace('dynamic_ofa_scenario', 'recipe') + MODEL,
+        "format: 'dynamic_ofa_scenario' was expected",
+    ),
+    'nothing': ('', "None is not of type 'object'"),
+    'no models': (HEAD, "the file: 'models' is a required property"),
+    'an empty list': (HEAD + 'models: []\n', 'models: [] '),
+    'unknown key': (
+        HEAD + MODEL + 'modles: []\n',
+        "'modles' was unexpected); known are format, v",
+    ),
     'unknown key of a model': (
         HEAD + 'models: [{name: a, limit: 65}]\n',
-        'models[0].limit means nothing here',
+        "models[0]: Additional properties are not allowed ('limit' was unexpected); known are",
     ),
-    'no limit': (HEAD + 'models: [{name: a}]\n', 'needs either limit_ms'),
+    'a key that is no text': (HEAD + MODEL + '7: seven\n', '7 was unexpected'),
+    'no limit': (
+        HEAD + 'models: [{name: a}]\n',
+        'model a needs exactly one of limit_ms, limits_ms',
+    ),
     'both limits': (
         HEAD + 'models: [{name: a, limit_ms: 5, limits_ms: [[0, 5]]}]\n',
-        'needs either limit_ms',
+        'not limit_ms and limits_ms',
     ),
-    'negative limit': (HEAD + 'models: [{name: a, limit_ms: -5}]\n', 'max_latency_ms is -5'),
+    'negative limit': (HEAD + 'models: [{name: a, limit_ms: -5}]\n', 'models[0].limit_ms: -5 is'),
+    'huge limit': (HEAD + 'models: [{name: a, limit_ms: 1.0e+9}]\n', 'max_latency_ms is 1e+09'),
+    'NaN': (
+        HEAD + 'models: [{name: a, limit_ms: .nan}]\n',
+        "limit_ms: nan is not of type 'number'",
+    ),
+    'infinity': (HEAD + 'models: [{name: a, limit_ms: .inf}]\n', "inf is not of type 'number'"),
+    'a huge number': (
+        HEAD + f'models: [{{name: a, limit_ms: 1{"0" * 400}}}]\n',
+        "0 is not of type 'number'",
+    ),
+    'a boolean': (HEAD + 'models: [{name: a, limit_ms: true}]\n', "True is not of type 'number'"),
+    'a date': (HEAD.replace('1.0', '2020-01-01') + MODEL, 'duration_s: datetime.date'),
+    'no date': (HEAD.replace('1.0', '2020-13-45') + MODEL, 'is not valid YAML'),
+    'too deep': ('[' * 20_000, 'is not valid YAML'),
+    'too long': (HEAD.replace('1.0', '1e9') + MODEL, 'duration_s'),
+    'not UTF-8': (b'title: \xff\xfe', 'is not valid YAML'),
+    'unknown scope': (
+        HEAD + 'models: [{name: a, limit_ms: 5, scope: camera}]\n',
+        "models[0].scope: 'camera' is not one of",
+    ),
+    'a level that is no integer': (
+        HEAD + 'models: [{name: a, limit_ms: 5, fixed_level: 1.5}]\n',
+        "fixed_level: 1.5 is not of type 'integer'",
+    ),
+    'a trace, and a time at which the model is there': (
+        HEAD + 'trace: {kind: step}\nmodels: [{name: a, limit_ms: 5, begin_s: 0.5}]\n',
+        'leave out begin_s',
+    ),
     'limits that do not ascend': (
         HEAD + 'models: [{name: a, limits_ms: [[0, 5], [0, 6]]}]\n',
         '0 s follows 0 s',
     ),
     'limits that are no pairs': (
         HEAD + 'models: [{name: a, limits_ms: [5, 6]}]\n',
-        'holds 5, not [time in s, a number]',
+        "models[0].limits_ms[1]: 6 is not of type 'array'; expected [time in s, value]",
     ),
     'unknown policy': (
         HEAD + 'models: [{name: a, limit_ms: 65, policy: best, hold_s: 1}]\n',
@@ -45,31 +90,45 @@ BAD = {
     ),
     'bad option': (
         HEAD + 'models: [{name: a, limit_ms: 65, policy: reactive, hold_s: -1}]\n',
-        'hold_s is -1',
+        'models[0].hold_s: -1 is less than the minimum of 0',
     ),
     'twins': (HEAD + 'models: [{name: a, limit_ms: 6}, {name: a, limit_ms: 5}]\n', 'same name'),
     'trace and jobs': (
         HEAD + MODEL + 'trace: {kind: step}\njobs: [{kind: constant, demand: 0.5}]\n',
         'leave out the trace or these',
     ),
-    'trace without contents': (HEAD + MODEL + 'trace: {seed: 1}\n', 'exactly one of kind'),
+    'trace without contents': (
+        HEAD + MODEL + 'trace: {seed: 1}\n',
+        'trace needs exactly one of kind, file, steps, not none',
+    ),
     'trace of an unknown kind': (HEAD + MODEL + 'trace: {kind: x}\n', "kind of trace 'x'"),
     'job of an unknown kind': (
         HEAD + MODEL + 'jobs: [{kind: mining, demand: 1}]\n',
-        "kind of job mining job is 'mining'",
+        "jobs[0].kind: 'mining' is not one of ['training', 'periodic', 'constant']",
+    ),
+    'a constant job with a period': (
+        HEAD + MODEL + 'jobs: [{kind: constant, demand: 1, period_ms: 5}]\n',
+        'constant job is constant; period_ms and busy_ms go with kind periodic',
+    ),
+    'a model that begins too late': (
+        HEAD + 'models: [{name: a, limit_ms: 5, begin_s: 1}]\n',
+        'model a begins at 1 s, when all is over',
     ),
     'job that is too hungry': (
         HEAD + MODEL + 'jobs: [{kind: constant, demand: 2}]\n',
-        'demand of job constant job is 2',
+        'jobs[0].demand: 2 is greater than the maximum of 1; expected share of the device',
     ),
-    'sharing': (HEAD + MODEL + 'processor: {sharing: fair}\n', "sharing is 'fair'"),
+    'sharing': (
+        HEAD + MODEL + 'processor: {sharing: fair}\n',
+        "processor.sharing: 'fair' is not one of",
+    ),
     'another device without a trace': (
         HEAD + MODEL + 'other_devices: [{name: CPU, latency_factor: 2}]\n',
         'other_devices goes with a trace',
     ),
     'another device that is not described': (
         HEAD + MODEL + 'trace: {kind: step}\nother_devices: [{name: CPU}]\n',
-        'device CPU needs either latency_factor',
+        'device CPU needs exactly one of latency_factor, latencies_ms',
     ),
     'another device with too few levels': (
         HEAD + MODEL + 'trace: {kind: step}\nother_devices: [{name: CPU, latencies_ms: [1, 2]}]\n',
@@ -82,9 +141,12 @@ BAD = {
         + '{name: A, latency_factor: 3}]\n',
         'two devices have the same name',
     ),
-    'no mapping': ('[1, 2]\n', 'should be a mapping'),
+    'no mapping': ('[1, 2]\n', "the file: [1, 2] is not of type 'object'"),
     'no YAML': ('a: [\n', 'is not valid YAML'),
-    'no number': (HEAD.replace('1.0', 'long') + MODEL, "duration_s is 'long'"),
+    'no number': (
+        HEAD.replace('1.0', 'long') + MODEL,
+        "duration_s: 'long' is not of type 'number'; expected seconds",
+    ),
 }
 
 
@@ -92,7 +154,7 @@ BAD = {
 def write(tmp_path):
     def _write(text):
         path = tmp_path / 'mine.yaml'
-        path.write_text(text, encoding='utf-8')
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return path
 
     return _write
@@ -166,6 +228,34 @@ def test_everything_a_model_can_say_is_heard(write):
     (record,) = scenario.play()
     assert [f.start_ms for f in record.frames] == pytest.approx([100, 200, 300, 400, 500, 600])
     assert {f.level for f in record.frames} == {2}
+
+
+def test_a_scope_and_the_overhead_that_goes_with_it(write):
+    text = HEAD + (
+        'models: [{name: a, limit_ms: 65, scope: end_to_end, policy: fixed, noise: 0, '
+        'camera_period_ms: 100, transport_ms: 3, switch_ms: 0}]\n'
+        'trace: {steps: [[0, 1.0], [0.5, 1.5, 4]]}\n'
+    )
+    (record,) = load_scenario(write(text)).play()
+    outside_ms = [round(f.latency_ms - f.inference_ms, 6) for f in record.frames]
+    assert outside_ms == [3.0] * 5 + [7.0] * 5
+    assert [f.slowdown for f in record.frames] == [1.0] * 5 + [1.5] * 5
+
+
+def test_every_key_is_documented():
+    document = (ROOT / 'docs' / 'simulation.md').read_text(encoding='utf-8')
+    schema = yaml.safe_load((ROOT / 'config' / 'scenario_schema.yaml').read_text(encoding='utf-8'))
+
+    def keys(part):
+        if isinstance(part, dict):
+            properties = part.get('properties')
+            yield from properties if isinstance(properties, dict) else ()
+            for value in part.values():
+                yield from keys(value)
+
+    found = set(keys(schema))
+    assert {'limit_ms', 'demand', 'latency_factor'} <= found
+    assert [key for key in sorted(found) if not re.search(rf'\b{key}\b', document)] == []
 
 
 def test_a_trace_may_lie_in_a_file_beside_the_scenario(write, tmp_path):

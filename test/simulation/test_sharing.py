@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from simulation.examples import make_platform
 
 from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.errors import SimulationError
 from dynamic_ofa_ros.runtime.policies import PolicySettings
+from dynamic_ofa_ros.simulation.camera import Timing
 from dynamic_ofa_ros.simulation.metrics import measure
 from dynamic_ofa_ros.simulation.platform import load_platform
 from dynamic_ofa_ros.simulation.processor import Job, Processor, training_job
-from dynamic_ofa_ros.simulation.run import Timing, run
-from dynamic_ofa_ros.simulation.sharing import FrameEnd, SimulatedModel, play
+from dynamic_ofa_ros.simulation.run import play, run
+from dynamic_ofa_ros.simulation.runner import SimulatedModel
 from dynamic_ofa_ros.simulation.steps import Steps
 from dynamic_ofa_ros.simulation.traces import Trace
 
@@ -128,20 +131,20 @@ def test_the_same_arguments_give_the_same_records():
     assert once(1)[0].frames != once(2)[0].frames
 
 
-def test_managers_that_talk_are_given_the_word_after_each_frame():
-    heard: list[FrameEnd] = []
+def test_managers_that_talk_are_given_the_word_at_their_time():
+    class Talk:
+        next_ms = 90.0
 
-    def settle(end):
-        heard.append(end)
-        if end.index == 0 and end.time_ms >= 100.0:
-            end.manager.set_policy(PolicySettings('fixed', fixed_level=1))
+        def act(self, now_ms, managers):
+            heard.append((now_ms, len(managers)))
+            managers[0].set_policy(PolicySettings('fixed', fixed_level=1))
+            self.next_ms = math.inf
 
-    a, b = play(
-        [fixed('a', 2), fixed('b', 1)], Processor(), duration_ms=200.0, on_frame_end=settle
-    )
+    heard = []
+    a, b = play([fixed('a', 2), fixed('b', 1)], Processor(), duration_ms=200.0, exchange=Talk())
     assert [f.level for f in a.frames[:7]] == [2, 2, 2, 2, 2, 1, 1]
-    assert len(heard) == len(a.frames) + len(b.frames)
-    assert [end.time_ms for end in heard] == sorted(end.time_ms for end in heard)
+    assert {f.level for f in b.frames} == {1}
+    assert heard == [(90.0, 2)]
 
 
 def test_what_makes_no_sense_is_refused():

@@ -7,11 +7,11 @@ import pytest
 
 from dynamic_ofa_ros.errors import SimulationError
 from dynamic_ofa_ros.simulation.steps import Steps
-from dynamic_ofa_ros.simulation.traces import make_trace, read_trace, trace_kinds
+from dynamic_ofa_ros.simulation.traces import Trace, make_trace, read_trace, trace_kinds
 
 KINDS = (
     'none', 'step', 'ramp', 'burst', 'periodic', 'random_walk', 'bimodal', 'second_model',
-    'frequency',
+    'frequency', 'stalls',
 )  # fmt: skip
 
 BAD_FILES = {
@@ -27,6 +27,11 @@ BAD_FILES = {
     'infinite time': ('time_ms,slowdown\ninf,1\n', 'time_ms is inf; it must be finite'),
     'too large': ('time_ms,slowdown\n0,1e9\n', 'slowdown is 1e'),
     'text': ('time_ms,slowdown\n0,fast\n', "slowdown is 'fast'; it must be a number"),
+    'long': ('time_ms,slowdown\n-1e300,1\n1e300,1\n', 'lasts 4e+297 s; it must last'),
+    'negative overhead': ('time_ms,slowdown,overhead_ms\n0,1,-2\n', 'overhead_ms is -2; it must'),
+    'NaN overhead': ('time_ms,slowdown,overhead_ms\n0,1,nan\n', 'overhead_ms is nan; it must'),
+    'no overhead': ('time_ms,slowdown,overhead_ms\n0,1,2\n9,1\n', "line 3: overhead_ms is ''"),
+    'huge overhead': ('time_ms,slowdown,overhead_ms\n0,1,1e9\n', 'overhead_ms is 1e+09; it must'),
     'short row': ('time_ms,slowdown\n0,1\n10\n', "line 3: slowdown is ''"),
 }
 
@@ -61,7 +66,7 @@ def test_a_trace_follows_from_kind_seed_and_duration(kind):
     assert trace == make_trace(kind, seed=3, duration_s=20.0)
     assert trace.duration_ms == 20000.0
     if kind != 'none':
-        assert trace.slowdown != make_trace(kind, seed=4, duration_s=20.0).slowdown
+        assert trace != make_trace(kind, seed=4, duration_s=20.0)
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -76,8 +81,8 @@ def test_a_trace_is_sound(kind, seed):
     assert [t for t in times if t > trace.duration_ms][1:] == []
     assert min(values) >= 1.0
     assert max(values) < 1.7
-    assert trace.is_contended == (max(values) > 1.0) == (kind != 'none')
-    assert trace.is_stationary == (kind == 'bimodal')
+    assert (max(values) > 1.0) == (kind not in ('none', 'stalls'))
+    assert bool(trace.stalls_ms) == (kind == 'stalls')
 
 
 def test_bimodal_has_two_modes_and_neither_is_rare():
@@ -98,7 +103,7 @@ def test_unknown_kinds_and_durations_are_refused():
     with pytest.raises(SimulationError, match=r"no kind of trace 'steep'.*none, step, ramp"):
         make_trace('steep')
     for duration_s in (0.0, -1.0, math.inf, math.nan):
-        with pytest.raises(SimulationError, match='finite and positive'):
+        with pytest.raises(SimulationError, match=r'trace step lasts .*at most 86400 s'):
             make_trace('step', 1, duration_s)
 
 
@@ -120,6 +125,35 @@ def test_one_row_is_a_trace_of_ten_seconds(write):
     assert trace.at(5000.0) == 1.2
 
 
+def test_an_overhead_is_read_and_is_zero_where_there_is_none(write):
+    trace = read_trace(write('time_ms,slowdown,overhead_ms\n5,1,2.5\n10,1,0\n'))
+    assert trace.overhead_ms == Steps((0.0, 5.0), (2.5, 0.0))
+    assert read_trace(write('time_ms,slowdown\n5,1\n')).overhead_ms.at(3.0) == 0.0
+
+
+def test_stalls_follow_each_other_and_are_of_one_length():
+    for seed in range(20):
+        stalls_ms = make_trace('stalls', seed, 60.0).stalls_ms
+        assert all(before[1] <= after[0] for before, after in pairwise(stalls_ms))
+        lengths_ms = [end_ms - begin_ms for begin_ms, end_ms in stalls_ms]
+        assert lengths_ms == pytest.approx([lengths_ms[0]] * len(lengths_ms))
+        assert 4.0 <= lengths_ms[0] <= 15.0
+        begin_ms, end_ms = stalls_ms[0][0], stalls_ms[-1][1]
+        assert 10e3 < begin_ms < end_ms < 50e3
+        assert 1.5 < len(stalls_ms) / (end_ms - begin_ms) * 1e3 < 10.0
+
+
+def test_work_stands_still_in_a_stall():
+    trace = Trace('two', Steps((0.0,), (1.0,)), 100.0, stalls_ms=((10.0, 14.0), (20.0, 25.0)))
+    assert trace.duration_of_ms(0.0, 10.0) == 10.0  # done when the stall begins
+    assert trace.duration_of_ms(0.0, 11.0) == 15.0
+    assert trace.duration_of_ms(0.0, 16.0) == 20.0
+    assert trace.duration_of_ms(0.0, 17.0) == 26.0  # the first stall pushed it into the second
+    assert trace.duration_of_ms(12.0, 3.0) == 5.0  # begins in a stall: waits for its end
+    assert trace.duration_of_ms(14.0, 3.0) == 3.0
+    assert trace.duration_of_ms(30.0, 50.0) == 50.0
+
+
 @pytest.mark.parametrize('name', BAD_FILES)
 def test_a_bad_file_is_refused_with_a_sentence(name, write):
     text, expected = BAD_FILES[name]
@@ -133,5 +167,7 @@ def test_a_bad_file_is_refused_with_a_sentence(name, write):
 def test_files_that_cannot_be_read_are_refused(write, tmp_path):
     with pytest.raises(SimulationError, match=r'absent\.csv cannot be read: No such file'):
         read_trace(tmp_path / 'absent.csv')
-    with pytest.raises(SimulationError, match='is not a CSV file'):
-        read_trace(write(b'\xff\xfe\x00time_ms'))
+    with pytest.raises(SimulationError, match='is not UTF-8 text'):
+        read_trace(write('time_ms,slowdown\n0,1\n'.encode('utf-16')))
+    with pytest.raises(SimulationError, match='cannot be read: Is a directory'):
+        read_trace(tmp_path)

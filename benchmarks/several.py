@@ -26,7 +26,8 @@ from dynamic_ofa_ros.runtime.coordination import (
 from dynamic_ofa_ros.runtime.manager import RuntimeManager
 from dynamic_ofa_ros.simulation.processor import Job, Processor
 from dynamic_ofa_ros.simulation.record import Record
-from dynamic_ofa_ros.simulation.sharing import SimulatedModel, play
+from dynamic_ofa_ros.simulation.run import play
+from dynamic_ofa_ros.simulation.runner import SimulatedModel
 from dynamic_ofa_ros.simulation.steps import ALWAYS_ONE, Steps
 
 STATUS_PERIOD_MS = STATUS_PERIOD_NS / 1e6
@@ -67,7 +68,7 @@ def play_together(
     network: Network | None = None,
     has_alternatives: bool = True,
 ) -> tuple[Record, ...]:
-    """Play as `sharing.play` does, with the models' managers talking to each other."""
+    """Play as `run.play` does, with the models' managers talking to each other."""
     return play(
         [member.model for member in models],
         processor,

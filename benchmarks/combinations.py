@@ -1,6 +1,6 @@
 """Play many fixed combinations of levels at once: what some combination could have achieved.
 
-The same processor, cameras and noise as in `sharing.play`, event by event, with an array row per
+The same processor, cameras and noise as in `run.play`, event by event, with an array row per
 combination instead of objects: all 216 combinations of three models with six levels are played in
 the time that `play` takes for one.
 """
@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dynamic_ofa_ros.errors import SimulationError
+from dynamic_ofa_ros.simulation.camera import FrameNoise
 from dynamic_ofa_ros.simulation.processor import Processor
-from dynamic_ofa_ros.simulation.run import FrameNoise
-from dynamic_ofa_ros.simulation.sharing import MIN_WORK_MS, SimulatedModel
+from dynamic_ofa_ros.simulation.runner import MIN_WORK_MS, SimulatedModel
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -46,7 +46,7 @@ def late_shares(
 
     combinations: (N, models) levels. limits_ms: of each model. Frames that start from `from_ms`
     on are counted; a model without any has a share of 0. Models, processor, duration and seed as
-    for `sharing.play`; the clock must be the profiled one, and cameras must have a period.
+    for `run.play`; the clock must be the profiled one, and cameras must have a period.
     """
     if processor.frequency.values != (1.0,):
         raise SimulationError('combinations are played at the profiled clock only')
