@@ -28,6 +28,7 @@ class FakeEngine:
         platform: str = PLATFORM,
     ) -> None:
         self.platform = platform
+        self.device = platform.partition('-')[0]
         self.delay_s = 0.0
         self.notes: tuple[str, ...] = ()
         self.level_count = level_count
