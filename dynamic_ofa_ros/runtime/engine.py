@@ -28,7 +28,8 @@ from dynamic_ofa_ros.files import replacing
 from dynamic_ofa_ros.runtime.build_cache import BuildCache, filesystem_safe
 from dynamic_ofa_ros.runtime.host import cpu_name, gpu_index, gpu_name, has_nvidia_device
 from dynamic_ofa_ros.runtime.image import FloatArray
-from dynamic_ofa_ros.runtime.profiling import load_or_measure_profile, profile_engine
+from dynamic_ofa_ros.runtime.known_profile import load_or_measure_profile
+from dynamic_ofa_ros.runtime.profiling import profile_engine
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.family import Family
