@@ -72,7 +72,7 @@ class Check:
             return f'is {np.median(seen):.2g}x faster than this machine'
         is_uneven = self.is_busy and _falls(low[np.argsort(nominal_ms)])
         if is_too_slow.any() or is_too_fast.any() or is_uneven:
-            return f'does not fit this machine, which takes {low.min():.2g}x to {low.max():.2g}x'
+            return f'does not fit this machine ({low.min():.2g}x to {low.max():.2g}x)'
         return ''
 
     def corrected(self, profile: LatencyProfile) -> LatencyProfile:
@@ -80,7 +80,7 @@ class Check:
         indexes = [level.index for level in self.levels]
         factors = [level.low_ms / profile.latency_ms(level.index) for level in self.levels]
         scale = np.interp(range(1, len(profile.levels) + 1), indexes, factors)
-        levels = (_scaled(*pair) for pair in zip(profile.levels, scale, strict=True))
+        levels = (_scaled(*pair) for pair in zip(profile.levels, scale.tolist(), strict=True))
         return replace(profile, levels=tuple(levels))
 
 

@@ -95,7 +95,7 @@ def test_a_profile_of_the_family_that_fits_serves(machine):
 FOREIGN = {
     (2.0, 4.0, 8.0): 'is 2x slower than this machine',
     (0.5, 1.0, 2.0): 'is 2x faster than this machine',
-    (2.0, 2.0, 2.0): 'does not fit this machine, which takes 0.5x to 2x',
+    (2.0, 2.0, 2.0): 'does not fit this machine (0.5x to 2x)',
 }
 
 
