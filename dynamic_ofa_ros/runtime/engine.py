@@ -212,7 +212,7 @@ def create_engines(
     for place, called in (('cpu', 'CPU'), ('cuda', 'GPU')):
         try:
             engines.insert(0, create(place))
-        except DynamicOfaError as error:
+        except EngineError as error:
             notes.append(f'the {called} is not used: {error}')
     if not engines:
         raise EngineError('no engine works here: ' + '; '.join(notes))
@@ -321,12 +321,12 @@ class _Builder:
         """
         try:
             return self.build(candidate)
-        except DynamicOfaError as error:
+        except EngineError as error:
             is_missing = isinstance(error.__cause__, MissingPackageError)
             self._give_up(error, is_noted=not (is_missing and candidate.engine == 'pytorch'))
             return None
 
-    def _give_up(self, error: DynamicOfaError, is_noted: bool = True) -> None:
+    def _give_up(self, error: EngineError, is_noted: bool = True) -> None:
         self.reasons = (*self.reasons, str(error))
         if is_noted:
             _log.warning('%s', error)
