@@ -164,9 +164,7 @@ def create_engine(
     once and remembered in the build cache. `progress` is called with a sentence before each slow
     step. Raises EngineError when what was asked for cannot be had, with what to do about it.
     """
-    candidates = _candidates(family, device, engine)
-    if threads < 1:
-        raise EngineError(f'threads is {threads}; it must be at least 1')
+    candidates = _candidates(family, device, engine, threads)
     cache = BuildCache(family, cache_dir)
     builder = _Builder(family, cache, threads, progress)
     if len(candidates) == 1 and 'auto' not in (device, engine):
@@ -207,6 +205,7 @@ def create_engines(
 
     if device != 'auto' or not has_nvidia_device():
         return [create(device)]
+    _candidates(family, device, engine, threads)  # words that mean nothing are nobody's failure
     engines: list[Engine] = []
     notes: list[str] = []
     for place, called in (('cpu', 'CPU'), ('cuda', 'GPU')):
@@ -390,8 +389,10 @@ class _Builder:
                 raise
 
 
-def _candidates(family: Family, device: str, engine: str) -> list[_Candidate]:
+def _candidates(family: Family, device: str, engine: str, threads: int) -> list[_Candidate]:
     """Return the combinations to consider; raise EngineError for words that mean nothing."""
+    if threads < 1:
+        raise EngineError(f'threads is {threads}; it must be at least 1')
     if not re.fullmatch(r'auto|cpu|cuda(:\d+)?', device):
         raise EngineError(f'device is {device!r}; it must be auto, cpu, cuda or cuda:N')
     if engine != 'auto' and engine not in _ENGINES:

@@ -366,6 +366,15 @@ def test_no_device_that_works_names_every_reason(random_family, onnx_cache, a_gp
         create_engines(random_family, engine='onnxruntime', cache_dir=onnx_cache)
 
 
+def test_words_that_mean_nothing_are_no_failure_of_a_device(random_family, onnx_cache, a_gpu):
+    for arguments, message in (
+        ({'engine': 'x'}, "^there is no engine 'x'"),
+        ({'threads': 0}, '^th'),
+    ):
+        with pytest.raises(EngineError, match=message):
+            create_engines(random_family, cache_dir=onnx_cache, **arguments)
+
+
 def test_auto_takes_the_cpu_when_the_gpu_fails_in_the_trial(
     random_family, onnx_cache, tmp_path, a_gpu, monkeypatch
 ):
