@@ -336,6 +336,7 @@ class FakeEngine:
 
     def __init__(self, family: Family, platform: str, gpu: FakeGpu, factor: float = 1.0) -> None:
         self.platform = platform
+        self.device = 'cpu'
         self.notes: tuple[str, ...] = ()
         self.level_count = len(family.levels)
         self._gpu = gpu

@@ -28,6 +28,7 @@ class FakeEngine:
         platform: str = PLATFORM,
     ) -> None:
         self.platform = platform
+        self.device = platform.partition('-')[0]
         self.delay_s = 0.0
         self.notes: tuple[str, ...] = ()
         self.level_count = level_count
@@ -45,6 +46,28 @@ class FakeEngine:
 
     def close(self) -> None:
         pass
+
+
+class TimedEngine(FakeEngine):
+    """Takes a known time at each level, on a clock that only it moves.
+
+    `slowed_by` is the contention: a factor for each level.
+    """
+
+    def __init__(self, latencies_ms: Sequence[float], drift_per_run: float = 0.0) -> None:
+        super().__init__(len(latencies_ms), 16)
+        self.latencies_ms = tuple(latencies_ms)
+        self.slowed_by = (1.0,) * len(latencies_ms)
+        self._drift = drift_per_run
+        self.now_ns = 0
+
+    def infer(self, index: int, tensor: np.ndarray) -> np.ndarray:
+        factor = self.slowed_by[index - 1] * (1.0 + self._drift * len(self.levels_run))
+        self.now_ns += round(self.latencies_ms[index - 1] * factor * 1e6)
+        return super().infer(index, tensor)
+
+    def clock(self) -> int:
+        return self.now_ns
 
 
 def make_levels(accuracies: Sequence[float]) -> tuple[Level, ...]:

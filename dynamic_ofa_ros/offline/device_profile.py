@@ -86,7 +86,7 @@ def place_of(profile: LatencyProfile) -> Place | None:
 
 
 def others_load(profile: LatencyProfile) -> float:
-    """Return the share of the CPU that other programs used meanwhile; 0.0 when unknown."""
+    """Return the share of the device that other programs used meanwhile; 0.0 when unknown."""
     try:
         return float(profile.conditions.get('load_of_others', '0'))
     except ValueError:
@@ -97,7 +97,7 @@ def warn_when_busy(profile: LatencyProfile, advice: str) -> None:
     """Warn that latencies may be too high when other programs were busy meanwhile."""
     if others_load(profile) > BUSY_ABOVE:
         logger.warning(
-            'other programs used %.0f %% of the CPU while latencies were measured, so they may '
+            'other programs used %.0f %% of the device while latencies were measured, so they may '
             'be too high: %s',
             others_load(profile) * 100,
             advice,

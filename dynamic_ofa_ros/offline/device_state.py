@@ -6,7 +6,7 @@ import math
 from contextlib import suppress
 from pathlib import Path
 
-from dynamic_ofa_ros.runtime.host import HostMonitor, OthersLoad
+from dynamic_ofa_ros.runtime.host import HostMonitor, OthersLoad, gpu_index, nvml_device
 
 _GOVERNOR = Path('devices/system/cpu/cpu0/cpufreq/scaling_governor')
 
@@ -16,13 +16,13 @@ class DeviceWatch:
 
     def __init__(self, device: str, sysfs: Path = Path('/sys')) -> None:
         self._device, self._sysfs = device, sysfs
-        self._others = OthersLoad()
+        self._others = OthersLoad(device)
         self._monitor = HostMonitor(device, sysfs=sysfs)
         self._monitor.sample()  # loads and power are means since the last sample
 
     @property
     def load_of_others(self) -> float:
-        """The share of the CPU that other programs used since the creation; NaN when unknown."""
+        """The share of the device that others used since the creation; NaN when unknown."""
         return self._others.fraction()
 
     def state(self) -> dict[str, float | str]:
@@ -36,7 +36,7 @@ class DeviceWatch:
             'cpu_mhz': _cpu_mhz(),
         }
         if self._device.startswith('cuda'):
-            numbers['gpu_mhz'] = _gpu_mhz(int(self._device.partition(':')[2] or 0))
+            numbers['gpu_mhz'] = _gpu_mhz(gpu_index(self._device))
         state: dict[str, float | str] = {
             name: round(value, 3) for name, value in numbers.items() if not math.isnan(value)
         }
@@ -56,11 +56,11 @@ def _cpu_mhz() -> float:
 
 
 def _gpu_mhz(index: int) -> float:
+    device = nvml_device(index)
+    if device is None:
+        return math.nan
+    nvml, handle = device
     try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-        return float(pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM))
-    except Exception:  # a clock is never worth failing for; NVML's errors share no common base
+        return float(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM))
+    except nvml.NVMLError:
         return math.nan

@@ -212,7 +212,7 @@ def _session(
     yield _Session(trained, supernet, resolved, first.platform, journal, watch)
     if watch.load_of_others > BUSY_ABOVE:
         logger.warning(
-            'other programs used %.0f %% of the CPU meanwhile: latencies may be too high and '
+            'other programs used %.0f %% of the device meanwhile: latencies may be too high and '
             'uneven; profile again on a quiet machine',
             watch.load_of_others * 100,
         )

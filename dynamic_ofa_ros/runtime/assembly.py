@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dynamic_ofa_ros.constraints import Constraints
+from dynamic_ofa_ros.errors import EngineError
 from dynamic_ofa_ros.family import Family, LatencyProfile
 from dynamic_ofa_ros.runtime.classifier import (
     Classifier,
@@ -98,14 +99,13 @@ def assemble(
         progress=progress,
     )
     try:
-        profiles = tuple(_profile_of(engine, family, progress) for engine in engines)
+        profiles = _profiles_of(engines, family, progress)
         manager = RuntimeManager(family.levels, profiles, constraints=constraints, policy=policy)
     except BaseException:
         for engine in engines:
             engine.close()
         raise
-    device = _device_of(engines[0].platform, request.device)
-    host = HostMonitor(device)
+    host = HostMonitor(engines[0].device)
     worker = ClassifierWorker(
         Classifier(family, *engines),
         manager,
@@ -116,17 +116,23 @@ def assemble(
         settings=settings,
         host=host,
     )
-    return Assembly(family, tuple(engines), profiles, device, manager, host, worker)
+    return Assembly(family, tuple(engines), profiles, engines[0].device, manager, host, worker)
 
 
-def _profile_of(engine: Engine, family: Family, progress: Callable[[str], None]) -> LatencyProfile:
-    if engine.platform not in family.platforms:
+def _profiles_of(
+    engines: list[Engine], family: Family, progress: Callable[[str], None]
+) -> tuple[LatencyProfile, ...]:
+    """Return a profile for each engine; one that fails leaves the list, unless it is the last."""
+    profiles, notes = [], []
+    for engine in tuple(engines):
         progress(f'looking up the latency of each level on {engine.platform}')
-    return load_or_measure_profile(engine, family)
-
-
-def _device_of(platform: str, asked: str) -> str:
-    """Return the device to watch: what inference really runs on."""
-    if not platform.startswith('cuda'):
-        return 'cpu'
-    return asked if asked.startswith('cuda') else 'cuda'
+        try:
+            profiles.append(load_or_measure_profile(engine, family))
+        except EngineError as error:
+            if len(engines) == 1:
+                raise
+            engines.remove(engine)
+            engine.close()
+            notes.append(f'{engine.platform} is not used: {error}')
+    engines[0].notes = (*engines[0].notes, *notes)
+    return tuple(profiles)

@@ -22,7 +22,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +89,18 @@ class BuildCache:
                 raise
             self._use_temporary(error)
             return self._write(relative, writer)
+
+    @contextmanager
+    def locked(self, relative: str) -> Iterator[None]:
+        """Hold the lock of a file that takes long to make; none where nothing can be written."""
+        path = self.directory / f'{relative}.lock'
+        with ExitStack() as stack:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(_locked(path))
+            except OSError as error:
+                _log.debug('no lock %s: %s', path, error)
+            yield
 
     def read_json(self, relative: str) -> dict[str, Any]:
         """Return a JSON object of the cache; empty when it is missing or damaged."""

@@ -26,9 +26,10 @@ from dynamic_ofa_ros import requirements
 from dynamic_ofa_ros.errors import DynamicOfaError, EngineError, MissingPackageError
 from dynamic_ofa_ros.files import replacing
 from dynamic_ofa_ros.runtime.build_cache import BuildCache, filesystem_safe
-from dynamic_ofa_ros.runtime.host import cpu_name, has_nvidia_device
+from dynamic_ofa_ros.runtime.host import cpu_name, gpu_index, gpu_name, has_nvidia_device
 from dynamic_ofa_ros.runtime.image import FloatArray
-from dynamic_ofa_ros.runtime.profiling import load_or_measure_profile, profile_engine
+from dynamic_ofa_ros.runtime.known_profile import load_or_measure_profile
+from dynamic_ofa_ros.runtime.profiling import profile_engine
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.family import Family
@@ -63,6 +64,10 @@ TOLERANCE = 5e-3
 Another order of summation differs by 1e-5, TF32 by 1e-3, wrong statistics by 0.1 and more.
 """
 
+MAX_DEVICE_NAME = 80
+_NOISE = ('intel', 'amd', 'nvidia', 'developer', 'engineering', 'reference', 'kit')
+POWER_MODE_FILE = Path('/var/lib/nvpmodel/status')
+
 WARM_RUNS = 3
 TRIAL_RUNS = 7
 REFERENCE_VERSION = 'reference-1'
@@ -72,10 +77,12 @@ class Engine(Protocol):
     """Runs the levels of a family on a device; all of them resident and warm.
 
     platform: what latency is measured on: device, engine, precision and threads; a file name.
+    device: what it runs on: cpu, cuda or cuda:N.
     notes: sentences for the user about what was asked for and could not be had.
     """
 
     platform: str
+    device: str
     notes: tuple[str, ...]
 
     @property
@@ -94,6 +101,37 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free the device's memory."""
+
+
+class EngineBase:
+    """What all engines share: whatever inference raises becomes an EngineError."""
+
+    name: str
+
+    def infer(self, index: int, tensor: FloatArray) -> FloatArray:
+        """Run level `index` (from 1) on (1, 3, r, r) float32; return (classes,) float32 logits.
+
+        Returns when the device has finished. Raises EngineError when it fails, and nothing else.
+        """
+        try:
+            return self._infer(index, tensor)
+        except EngineError:
+            raise
+        except Exception as error:  # libraries' errors share no base but this
+            raise EngineError(
+                f'{self.name} failed at level {index}: {described(error)}'
+            ) from error
+
+    def _infer(self, index: int, tensor: FloatArray) -> FloatArray:
+        raise NotImplementedError
+
+
+def described(error: Exception) -> str:
+    """Return what happened in one line, without the advice on debugging that PyTorch adds."""
+    line = str(error).partition('\n')[0]
+    if line and isinstance(error, RuntimeError):
+        return line
+    return f'{type(error).__name__}: {line}' if line else type(error).__name__
 
 
 @dataclass(frozen=True)
@@ -126,9 +164,7 @@ def create_engine(
     once and remembered in the build cache. `progress` is called with a sentence before each slow
     step. Raises EngineError when what was asked for cannot be had, with what to do about it.
     """
-    candidates = _candidates(family, device, engine)
-    if threads < 1:
-        raise EngineError(f'threads is {threads}; it must be at least 1')
+    candidates = _candidates(family, device, engine, threads)
     cache = BuildCache(family, cache_dir)
     builder = _Builder(family, cache, threads, progress)
     if len(candidates) == 1 and 'auto' not in (device, engine):
@@ -169,20 +205,27 @@ def create_engines(
 
     if device != 'auto' or not has_nvidia_device():
         return [create(device)]
-    cpu = create('cpu')
-    try:
-        return [create('cuda'), cpu]
-    except EngineError as error:
-        cpu.notes = (*cpu.notes, f'the GPU is not used: {error}')
-        return [cpu]
+    _candidates(family, device, engine, threads)  # words that mean nothing are nobody's failure
+    engines: list[Engine] = []
+    notes: list[str] = []
+    for place, called in (('cpu', 'CPU'), ('cuda', 'GPU')):
+        try:
+            engines.insert(0, create(place))
+        except EngineError as error:
+            notes.append(f'the {called} is not used: {error}')
+    if not engines:
+        raise EngineError('no engine works here: ' + '; '.join(notes))
+    engines[0].notes = (*engines[0].notes, *notes)
+    return engines
 
 
 def platform_name(
     device: str, device_name: str, engine: str, *, precision: str, threads: int
 ) -> str:
-    """Return the name of a platform, fit for a file: `cpu-xeon-onnxruntime-fp32-t1`.
+    """Return the name of a platform, fit for a file: `cpu-core-i7-1165g7-onnxruntime-fp32-t1`.
 
-    On a Jetson the power mode is part of it, for it changes the clocks.
+    On a Jetson the power mode is part of it, for it changes the clocks. Devices of other speed
+    should differ in it; where they do not, the check of a profile at the start notices.
     """
     parts = [device, _shortened(device_name), engine, precision, f't{threads}', *_power_mode()]
     return '-'.join(filesystem_safe(part) for part in parts)
@@ -231,14 +274,21 @@ class _Builder:
         self.reasons: tuple[str, ...] = ()
         self._threads = threads
         self._progress = progress
+        self._interruption: Exception | None = None
         self._reference: dict[int, FloatArray] | None = None
 
     def build(self, candidate: _Candidate) -> Engine:
         """Return an engine that gives the right answers; raise EngineError."""
         try:
             return self._build(candidate)
-        except MissingPackageError as error:
-            raise EngineError(str(error)) from error
+        except Exception as error:  # libraries' errors share no base but this
+            if self._interruption is not None:
+                raise self._interruption from None
+            if isinstance(error, MissingPackageError):
+                raise EngineError(str(error)) from error
+            if isinstance(error, DynamicOfaError):
+                raise
+            raise EngineError(f'{candidate} does not work here: {described(error)}') from error
 
     def _build(self, candidate: _Candidate) -> Engine:
         requirements.check(*_MODULES[candidate.engine])
@@ -250,7 +300,7 @@ class _Builder:
             self.cache,
             device=candidate.device,
             threads=self._threads,
-            progress=self._progress,
+            progress=self._tell,
         )
         try:
             verify(engine, self.family, self._reference_logits())
@@ -258,7 +308,7 @@ class _Builder:
                 tensor = probe_input(level.resolution)
                 for _ in range(WARM_RUNS):
                     engine.infer(level.index, tensor)
-        except DynamicOfaError:
+        except Exception:
             engine.close()
             raise
         return engine
@@ -271,15 +321,21 @@ class _Builder:
         try:
             return self.build(candidate)
         except EngineError as error:
-            self.reasons = (*self.reasons, str(error))
             is_missing = isinstance(error.__cause__, MissingPackageError)
-            if not (is_missing and candidate.engine == 'pytorch'):
-                _log.warning('%s', error)
-                self.notes = (*self.notes, str(error))
+            self._give_up(error, is_noted=not (is_missing and candidate.engine == 'pytorch'))
             return None
 
+    def _give_up(self, error: EngineError, is_noted: bool = True) -> None:
+        self.reasons = (*self.reasons, str(error))
+        if is_noted:
+            _log.warning('%s', error)
+            self.notes = (*self.notes, str(error))
+
     def trial_ms(self, engines: list[Engine]) -> list[float]:
-        """Return for each engine the sum of all levels' median latencies, measured in turns."""
+        """Return for each engine the sum of all levels' median latencies, measured in turns.
+
+        Infinite for one that fails, with the reason among `reasons` and among the notes.
+        """
         if len(engines) == 1:
             return [math.nan]  # nothing to choose among
         self._tell('measuring which engine is the fastest here')
@@ -287,11 +343,15 @@ class _Builder:
         for level in self.family.levels:
             tensor = probe_input(level.resolution)
             times: list[list[float]] = [[] for _ in engines]
-            for _ in range(TRIAL_RUNS):
-                for samples, engine in zip(times, engines, strict=True):
-                    start_ns = time.perf_counter_ns()
-                    engine.infer(level.index, tensor)
-                    samples.append((time.perf_counter_ns() - start_ns) / 1e6)
+            for position in TRIAL_RUNS * list(range(len(engines))):
+                start_ns = time.perf_counter_ns()
+                try:
+                    engines[position].infer(level.index, tensor)
+                except EngineError as error:
+                    if totals[position] < math.inf:
+                        self._give_up(error)
+                    totals[position] = math.inf
+                times[position].append((time.perf_counter_ns() - start_ns) / 1e6)
             for position, samples in enumerate(times):
                 totals[position] += statistics.median(samples)
         return totals
@@ -322,11 +382,17 @@ class _Builder:
 
     def _tell(self, text: str) -> None:
         if self._progress:
-            self._progress(text)
+            try:
+                self._progress(text)
+            except Exception as error:  # the caller's way to stop; no engine's failure
+                self._interruption = error
+                raise
 
 
-def _candidates(family: Family, device: str, engine: str) -> list[_Candidate]:
+def _candidates(family: Family, device: str, engine: str, threads: int) -> list[_Candidate]:
     """Return the combinations to consider; raise EngineError for words that mean nothing."""
+    if threads < 1:
+        raise EngineError(f'threads is {threads}; it must be at least 1')
     if not re.fullmatch(r'auto|cpu|cuda(:\d+)?', device):
         raise EngineError(f'device is {device!r}; it must be auto, cpu, cuda or cuda:N')
     if engine != 'auto' and engine not in _ENGINES:
@@ -360,19 +426,19 @@ def _fastest(builder: _Builder, candidates: list[_Candidate], choice_file: str) 
     builder.notes = builder.reasons = ()
     built = [(candidate, builder.try_build(candidate)) for candidate in candidates]
     working = [(candidate, engine) for candidate, engine in built if engine is not None]
-    if not working:
-        raise EngineError('no engine works here: ' + '; '.join(_distinct(builder.reasons)))
-    times_ms = builder.trial_ms([engine for _, engine in working])
-    best = min(range(len(working)), key=times_ms.__getitem__)
+    times_ms = builder.trial_ms([engine for _, engine in working]) if working else [math.inf]
+    best = min(range(len(times_ms)), key=times_ms.__getitem__)
     for position, (_, engine) in enumerate(working):
-        if position != best:
+        if position != best or times_ms[best] == math.inf:
             engine.close()
+    if times_ms[best] == math.inf:
+        raise EngineError('no engine works here: ' + '; '.join(_distinct(builder.reasons)))
     document = {
         'winner': str(working[best][0]),
         'trial_ms': {
             str(candidate): round(total, 3)
             for (candidate, _), total in zip(working, times_ms, strict=True)
-            if not math.isnan(total)
+            if math.isfinite(total)
         },
         'notes': list(builder.notes),
         'conditions': conditions,
@@ -391,8 +457,10 @@ def _distinct(reasons: tuple[str, ...]) -> list[str]:
 
 def _conditions(candidates: list[_Candidate]) -> dict[str, str]:
     """Return what a remembered choice depends on: the machine, the engines and their versions."""
+    gpus = dict.fromkeys(one.device for one in candidates if one.device != 'cpu')
     return {
         'cpu': cpu_name(),
+        **{place: gpu_name(gpu_index(place)) for place in gpus},
         'candidates': ', '.join(str(candidate) for candidate in candidates),
         **{name: _version(name) for name in _ENGINES},
     }
@@ -412,17 +480,16 @@ def _choice_key(device: str, engine: str) -> str:
 
 
 def _shortened(device_name: str) -> str:
-    """Return the telling part of a device's name: 'jetson-xavier-nx'."""
+    """Return the telling words of a device's name: 'jetson-xavier-nx'."""
     words = filesystem_safe(device_name).split('-')
-    noise = {'intel', 'amd', 'nvidia', 'developer', 'kit', 'with', 'graphics', 'r', 'tm'}
-    kept = [word for word in words if word not in noise]
-    return '-'.join((kept or words)[:4])
+    kept = [word for word in words if word not in _NOISE]
+    return '-'.join(kept or words)[:MAX_DEVICE_NAME]
 
 
 def _power_mode() -> list[str]:
     """Return ['pm2'] for a Jetson in power mode 2; nothing elsewhere."""
     try:
-        text = Path('/var/lib/nvpmodel/status').read_text(encoding='utf-8')
+        text = POWER_MODE_FILE.read_text(encoding='utf-8')
     except OSError:
         return []
     match = re.search(r'pmode:0*(\d+)', text)

@@ -30,6 +30,22 @@ _JETSON_GPU_LOAD = (
 # On JetPack 6 the folder of the device is found by way of its clock: 17000000.gpu and its like.
 _JETSON_GPU_CLOCKS = 'class/devfreq/*.g[vpa]*/device/load'
 _NVIDIA_NODES = ('/dev/nvidiactl', '/dev/nvhost-gpu', '/dev/nvgpu', '/dev/dxg')
+_NOT_TELLING = re.compile(
+    r'\((R|TM)\)|\bCPU\b|\bProcessor\b|\b\d+th Gen\b|\b\d+-Core\b|(\bwith|\bw/) .*', re.IGNORECASE
+)
+"""What names of processors hold besides the model; the graphics beside it have numbers too."""
+
+_MODEL_NUMBER = re.compile(r'\b(?!\w*xx)(?=\w{3})\w*[1-9]\w*\d')
+"""1165G7, 8481C, 7B13, N100; not the 2.5 of 'QEMU Virtual CPU version 2.5+', nor 'E312xx'."""
+
+_CPU_NUMBERS = (
+    'cpu family', 'model', 'stepping',
+    'CPU implementer', 'CPU part', 'CPU variant', 'CPU revision',
+)  # fmt: skip
+_DRIVER_UUIDS = ('GPU-', 'MIG-')
+_FADE_S, _FADE_STEP_S, _FADED = 1.2, 0.1, 0.1
+"""How long a GPU's load is read, how often, and what is no load: drivers average over a second."""
+
 _CPU_SENSORS = ('coretemp', 'k10temp', 'cpu_thermal', 'zenpower', 'soc_thermal', 'cpu-thermal')
 
 
@@ -93,8 +109,7 @@ def _reader_of(device: str, sysfs: Path) -> Callable[[], HostStatus]:
                 temperature_celsius=_thermal_zone(sysfs, ('gpu',)),
                 power_w=_ina_power_w(sysfs),
             )
-        index = int(device.partition(':')[2] or 0)
-        nvml_reader = _nvml_reader(index)
+        nvml_reader = _nvml_reader(gpu_index(device))
         if nvml_reader is not None:
             return nvml_reader
         return HostStatus
@@ -146,20 +161,40 @@ def _cpu_seconds() -> tuple[float, float] | None:
 
 
 class OthersLoad:
-    """How much of the CPU other processes use between `start` and `fraction`."""
+    """How much of a device other processes use between its creation and `fraction`.
 
-    def __init__(self) -> None:
+    device: as for engines. A GPU's driver does not say whose its load is, so it is read before and
+    after the work of this process: creation and `fraction` then take up to `_FADE_S` each.
+    """
+
+    def __init__(self, device: str = 'cpu') -> None:
+        self._gpu = _reader_of(device, Path('/sys')) if device.startswith('cuda') else None
+        self._gpu_before = _idle_load(self._gpu) if self._gpu else NAN
         self._before = _cpu_seconds()
         self._own_before_s = time.process_time()
 
     def fraction(self) -> float:
-        """Return the share of all cores that others used, in [0, 1]; NaN when unknown."""
+        """Return the share that others used, in [0, 1]; NaN when unknown."""
+        if self._gpu:
+            readings = (self._gpu_before, _idle_load(self._gpu))
+            return max((load for load in readings if not math.isnan(load)), default=NAN)
         now = _cpu_seconds()
         if now is None or self._before is None or now[1] <= self._before[1]:
             return NAN
         own_s = time.process_time() - self._own_before_s
         others_s = now[0] - self._before[0] - own_s
         return min(1.0, max(0.0, others_s / (now[1] - self._before[1])))
+
+
+def _idle_load(read: Callable[[], HostStatus]) -> float:
+    """Return a GPU's load while this process leaves it alone; waits until its own has faded."""
+    load = read().load
+    for _ in range(round(_FADE_S / _FADE_STEP_S)):
+        if not load > _FADED:
+            break
+        time.sleep(_FADE_STEP_S)
+        load = min(load, read().load)
+    return load
 
 
 class _EnergyCounter:
@@ -226,18 +261,29 @@ def _ina_power_w(sysfs: Path) -> float:
     return NAN
 
 
-def _nvml_reader(index: int) -> Callable[[], HostStatus] | None:
-    """Return a function that asks NVIDIA's management library; None where there is none."""
+def nvml_device(index: int) -> tuple[Any, Any] | None:
+    """Return NVIDIA's management library and its handle of GPU `cuda:<index>`; None without."""
     try:
         import pynvml
     except ImportError:
         return None
     nvml: Any = pynvml
+    uuid = gpu_uuid(index)
     try:
         nvml.nvmlInit()
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        if uuid.startswith(_DRIVER_UUIDS):
+            return nvml, nvml.nvmlDeviceGetHandleByUUID(uuid.encode())
+        return nvml, nvml.nvmlDeviceGetHandleByIndex(index)
     except nvml.NVMLError:
         return None
+
+
+def _nvml_reader(index: int) -> Callable[[], HostStatus] | None:
+    """Return a function that asks NVIDIA's management library; None where there is none."""
+    device = nvml_device(index)
+    if device is None:
+        return None
+    nvml, handle = device
 
     def asked(question: Callable[[], float]) -> float:
         try:
@@ -274,39 +320,64 @@ def _number(path: Path) -> float:
 
 
 def cpu_name(proc: Path = Path('/proc')) -> str:
-    """Return the model of the CPU or of the board: what a person would call this machine.
+    """Return the model of the board or of the CPU: a name that processors of other speed lack.
 
     Virtual machines often say no more than 'Intel Xeon Processor', and ARM cores have numbers
-    only: the CPU's family and model then tell one from another.
+    only. Such a name gets the numbers that tell microarchitectures apart (Skylake and Cascade Lake
+    differ in the stepping alone), the clock where it is stated, and the last-level cache.
     """
-    board = _text(proc / 'device-tree' / 'model').rstrip('\0')
+    board = _board(proc)
     if board:
         return board
     facts: dict[str, str] = {}
     for line in _text(proc / 'cpuinfo').splitlines():
         key, _, value = line.partition(':')
         facts.setdefault(key.strip(), value.strip())
-    name = re.sub(r'\((R|TM)\)|\bCPU\b|\bProcessor\b|@.*', ' ', facts.get('model name', ''))
-    words = name.split() or [platform.machine() or 'unknown']
-    if not any(character.isdigit() for character in ''.join(words[1:])):
-        keys = ('cpu family', 'model', 'CPU implementer', 'CPU part')
-        words += [facts[key] for key in keys if key in facts]
+    full = _NOT_TELLING.sub(' ', facts.get('model name', ''))
+    name, _, clock = full.partition('@')
+    words = name.split()
+    if not _MODEL_NUMBER.search(name):
+        words += clock.split() if words else [platform.machine() or 'unknown']
+        words += [facts[key] for key in _CPU_NUMBERS if key in facts]
+        cache_kb = facts.get('cache size', '').partition(' ')[0]
+        words += [f'{int(cache_kb) / 1024:g}MB'] if cache_kb.isdecimal() else []
     return ' '.join(words)
 
 
-def gpu_name(index: int) -> str:
-    """Return the name of an NVIDIA GPU; 'gpu' when nobody can say."""
-    board = _text(Path('/proc/device-tree/model')).rstrip('\0')
+def _board(proc: Path) -> str:
+    """Return the name of the board, of a Jetson with its module's number; '' where none has one.
+
+    The module tells an Orin NX with 16 GB from one with 8 GB, which is a slower one.
+    """
+    board = _text(proc / 'device-tree' / 'model').strip('\0')
+    if 'virt' in board:  # 'linux,dummy-virt': any virtual machine
+        return ''
+    modules = re.findall(
+        r'p\d{4}-\d{4}', _text(proc / 'device-tree' / 'compatible').split('\0')[0]
+    )
+    return ' '.join([board, *modules[-1:]]) if board else ''
+
+
+def gpu_name(index: int, unknown: str = 'gpu', proc: Path = Path('/proc')) -> str:
+    """Return the name of the NVIDIA GPU `cuda:<index>`, or of its board; else `unknown`."""
+    board = _board(proc)
     if board:
         return board
-    try:
-        import pynvml
+    device = nvml_device(index)
+    if device is not None:
+        nvml, handle = device
+        try:
+            name = nvml.nvmlDeviceGetName(handle)
+        except nvml.NVMLError:
+            name = ''
+        if name:
+            return name.decode() if isinstance(name, bytes) else str(name)
+    return _driver_gpus(proc).get(gpu_uuid(index, proc)) or unknown
 
-        pynvml.nvmlInit()
-        name = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(index))
-    except Exception:  # a name is never worth failing for
-        return 'gpu'
-    return name.decode() if isinstance(name, bytes) else str(name)
+
+def gpu_index(device: str) -> int:
+    """Return N of a device cuda:N; 0 for cuda."""
+    return int(device.partition(':')[2] or 0)
 
 
 def gpu_uuid(index: int, proc: Path = Path('/proc')) -> str:
@@ -315,25 +386,30 @@ def gpu_uuid(index: int, proc: Path = Path('/proc')) -> str:
     The driver's UUID, as nvidia-smi prints it; `CUDA_VISIBLE_DEVICES` is obeyed. Where nobody
     knows one (a Jetson) the board's serial number or, at last, the boot's id takes its place.
     """
-    known = _driver_uuids(proc) or _nvml_uuids()
+    known = list(_driver_gpus(proc)) or _nvml_uuids()
     chosen = os.environ.get('CUDA_VISIBLE_DEVICES')
     names = list(known) if chosen is None else [part.strip() for part in chosen.split(',')]
     if index < len(names):
         name = names[index]
         if name.isdecimal() and int(name) < len(known):
             return known[int(name)]
-        if name.startswith(('GPU-', 'MIG-')):  # may be shortened
+        if name.startswith(_DRIVER_UUIDS):  # may be shortened
             return next((uuid for uuid in known if uuid.startswith(name)), name)
     board = _text(proc / 'device-tree' / 'serial-number').strip('\0')
     boot = _text(proc / 'sys' / 'kernel' / 'random' / 'boot_id')
     return f'{board or boot or "unknown"}-gpu{index}'
 
 
-def _driver_uuids(proc: Path) -> list[str]:
-    """Return the UUIDs of all GPUs by their place on the bus, as the driver's files have them."""
-    paths = _sorted_glob(proc / 'driver' / 'nvidia' / 'gpus', '*/information')
-    found = [re.search(r'GPU UUID:\s*(GPU-[0-9a-fA-F-]+)', _text(path)) for path in paths]
-    return [match.group(1) for match in found if match]
+def _driver_gpus(proc: Path) -> dict[str, str]:
+    """Return UUID and model of all GPUs by their place on the bus, as the driver's files say."""
+    found = {}
+    for path in _sorted_glob(proc / 'driver' / 'nvidia' / 'gpus', '*/information'):
+        text = _text(path)
+        uuid = re.search(r'GPU UUID:\s*(GPU-[0-9a-fA-F-]+)', text)
+        model = re.search(r'Model:\s*(\S.*)', text)
+        if uuid:
+            found[uuid.group(1)] = model.group(1).strip() if model else ''
+    return found
 
 
 def _nvml_uuids() -> list[str]:

@@ -160,7 +160,7 @@ def test_a_busy_machine_is_pointed_out(
     monkeypatch.setattr(profile.DeviceWatch, 'load_of_others', 0.6)
     with caplog.at_level(logging.WARNING):
         profile_networks(WITHOUT_WEIGHTS, tmp_path / 'p.json', networks=20)
-    assert 'other programs used 60 % of the CPU' in caplog.text
+    assert 'other programs used 60 % of the device' in caplog.text
     assert json.loads((tmp_path / 'p.json').read_text())['conditions']['load_of_others'] == 0.6
 
 

@@ -13,8 +13,12 @@ import torch
 from dynamic_ofa_ros.backbone.supernet import load_level, load_supernet
 from dynamic_ofa_ros.errors import EngineError
 from dynamic_ofa_ros.family import Family
+from dynamic_ofa_ros.runtime import engine as engine_module
 from dynamic_ofa_ros.runtime.engine import (
+    MAX_DEVICE_NAME,
+    EngineBase,
     create_engine,
+    create_engines,
     platform_name,
     probe_input,
     verify,
@@ -170,11 +174,39 @@ def test_the_platform_is_named_and_safe_for_files(cpu_engine):
     assert name == Path(name).name.lower()
 
 
-def test_platform_names():
-    name = platform_name(
-        'cuda', 'NVIDIA Jetson Xavier NX Developer Kit', 'pytorch', precision='fp16', threads=2
-    )
-    assert name == 'cuda-jetson-xavier-nx-pytorch-fp16-t2'
+PLATFORM_NAMES = {
+    'NVIDIA Jetson Xavier NX Developer Kit': 'jetson-xavier-nx',
+    'NVIDIA Jetson Orin NX Engineering Reference Developer Kit': 'jetson-orin-nx',
+    'NVIDIA Jetson Orin Nano Developer Kit p3767-0005': 'jetson-orin-nano-p3767-0005',
+    'Intel Core i7-1165G7': 'core-i7-1165g7',
+    'Intel Core i7-11800H': 'core-i7-11800h',
+    'AMD Ryzen 7 PRO 5850U': 'ryzen-7-pro-5850u',
+    'Intel Xeon Platinum 8259CL': 'xeon-platinum-8259cl',
+    'Intel Xeon 2.20GHz 6 85 4 38.5MB': 'xeon-2.20ghz-6-85-4-38.5mb',
+    'Intel Xeon 2.20GHz 6 85 7 38.5MB': 'xeon-2.20ghz-6-85-7-38.5mb',
+    'Raspberry Pi 4 Model B Rev 1.4': 'raspberry-pi-4-model-b-rev-1.4',
+    'NVIDIA GeForce RTX 3050 Ti': 'geforce-rtx-3050-ti',
+    'NVIDIA GeForce RTX 3050 Ti Laptop GPU': 'geforce-rtx-3050-ti-laptop-gpu',
+    'NVIDIA A100-SXM4-40GB MIG 1g.5gb': 'a100-sxm4-40gb-mig-1g.5gb',
+    'NVIDIA': 'nvidia',
+    'x' * 500: 'x' * MAX_DEVICE_NAME,
+}
+
+
+@pytest.mark.parametrize(('device_name', 'expected'), PLATFORM_NAMES.items())
+def test_platform_names(device_name, expected):
+    name = platform_name('cuda', device_name, 'pytorch', precision='fp16', threads=2)
+    assert name == f'cuda-{expected}-pytorch-fp16-t2'
+    assert len(set(PLATFORM_NAMES.values())) == len(PLATFORM_NAMES)
+
+
+def test_power_modes_of_a_jetson_are_platforms(tmp_path, monkeypatch):
+    names = []
+    for mode in (0, 12):
+        (tmp_path / 'status').write_text(f'pmode:{mode:04d}\nfmode:fanNull\n')
+        monkeypatch.setattr(engine_module, 'POWER_MODE_FILE', tmp_path / 'status')
+        names.append(platform_name('cuda', 'Orin', 'pytorch', precision='fp32', threads=1))
+    assert names == ['cuda-orin-pytorch-fp32-t1-pm0', 'cuda-orin-pytorch-fp32-t1-pm12']
 
 
 @pytest.mark.parametrize(
@@ -218,6 +250,164 @@ def test_an_engine_that_is_not_installed_says_how_to_install_it(
 def test_failing_inference_is_an_engine_error(cpu_engine):
     with pytest.raises(EngineError, match='level 1'):
         cpu_engine.infer(1, np.zeros((1, 5, 32, 32), dtype=np.float32))
+
+
+FAILURES = {
+    RuntimeError('CUDA error: no kernel image\nsome advice'): 'CUDA error: no kernel image',
+    MemoryError(): 'MemoryError',
+    ValueError('bad shape'): 'ValueError: bad shape',
+    OSError('libcudnn.so.9: cannot open'): 'OSError: libcudnn.so.9: cannot open',
+    AssertionError('Torch not compiled with CUDA enabled'): (
+        'AssertionError: Torch not compiled with CUDA enabled'
+    ),
+    type('Fail', (Exception,), {})('[ONNXRuntimeError] : 1'): 'Fail: [ONNXRuntimeError] : 1',
+}
+failures = pytest.mark.parametrize(
+    ('failure', 'sentence'), FAILURES.items(), ids=[type(one).__name__ for one in FAILURES]
+)
+
+
+@failures
+def test_whatever_inference_raises_is_an_engine_error(failure, sentence):
+    class Failing(EngineBase):
+        name = 'failing'
+
+        def _infer(self, index: int, tensor: np.ndarray) -> np.ndarray:
+            raise failure
+
+    with pytest.raises(EngineError) as caught:
+        Failing().infer(2, np.zeros(1, np.float32))
+    assert str(caught.value) == f'failing failed at level 2: {sentence}'
+    assert caught.value.__cause__ is failure
+
+
+def test_an_interrupt_is_no_engine_error(cpu_engine, monkeypatch):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cpu_engine, '_infer', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        cpu_engine.infer(1, probe_input(32))
+
+
+# A GPU that does not work
+
+
+@pytest.fixture
+def a_gpu(monkeypatch):
+    """A machine that seems to have a GPU; ONNX Runtime's engine on it is one on the CPU."""
+    right = OnnxRuntimeEngine.__init__
+
+    def on_the_cpu(self: OnnxRuntimeEngine, *args: object, device: str, **kwargs: object) -> None:
+        right(self, *args, device='cpu', **kwargs)  # type: ignore[arg-type]
+        self.device = device
+        self.platform = f'{device}-fake'
+
+    monkeypatch.setattr(engine_module, 'has_nvidia_device', lambda: True)
+    monkeypatch.setattr(OnnxRuntimeEngine, '__init__', on_the_cpu)
+
+
+def fail_on_gpu(monkeypatch: pytest.MonkeyPatch, name: str, failure: Exception) -> None:
+    """Let a method of ONNX Runtime's engine raise on the GPU, or on whatever `device` is yet."""
+    right = getattr(OnnxRuntimeEngine, name)
+
+    def wrong(self: OnnxRuntimeEngine, *args: object, **kwargs: object) -> object:
+        if kwargs.get('device', getattr(self, 'device', '')) == 'cuda':
+            raise failure
+        return right(self, *args, **kwargs)
+
+    monkeypatch.setattr(OnnxRuntimeEngine, name, wrong)
+
+
+@failures
+def test_whatever_a_gpu_raises_the_cpu_takes_its_place(
+    random_family, onnx_cache, a_gpu, monkeypatch, failure, sentence
+):
+    is_late = isinstance(failure, MemoryError)  # the others fail while the engine is built
+    fail_on_gpu(monkeypatch, '_infer' if is_late else '__init__', failure)
+    engines = create_engines(random_family, engine='onnxruntime', cache_dir=onnx_cache)
+    assert [engine.device for engine in engines] == ['cpu']
+    (note,) = engines[0].notes
+    assert note.startswith('the GPU is not used: onnxruntime ')
+    assert note.endswith(sentence)
+    engines[0].close()
+    with pytest.raises(EngineError, match='onnxruntime'):
+        create_engine(random_family, device='cuda', engine='onnxruntime', cache_dir=onnx_cache)
+
+
+def test_a_gpu_and_a_cpu_are_two_engines(random_family, onnx_cache, a_gpu):
+    engines = create_engines(random_family, engine='onnxruntime', cache_dir=onnx_cache)
+    assert [(engine.device, engine.notes) for engine in engines] == [('cuda', ()), ('cpu', ())]
+    for engine in engines:
+        engine.close()
+
+
+def test_a_cpu_that_fails_leaves_the_gpu(random_family, onnx_cache, a_gpu, monkeypatch):
+    right = OnnxRuntimeEngine._infer
+
+    def wrong(self: OnnxRuntimeEngine, *args: object) -> np.ndarray:
+        if self.device == 'cpu':
+            raise MemoryError
+        return right(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(OnnxRuntimeEngine, '_infer', wrong)
+    (gpu,) = create_engines(random_family, engine='onnxruntime', cache_dir=onnx_cache)
+    assert gpu.device == 'cuda'
+    assert gpu.notes == ('the CPU is not used: onnxruntime failed at level 1: MemoryError',)
+    gpu.close()
+
+
+def test_no_device_that_works_names_every_reason(random_family, onnx_cache, a_gpu, monkeypatch):
+    def wrong(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(OnnxRuntimeEngine, '_infer', wrong)
+    with pytest.raises(EngineError, match=r'no engine works here: the CPU is .*; the GPU is not'):
+        create_engines(random_family, engine='onnxruntime', cache_dir=onnx_cache)
+
+
+def test_words_that_mean_nothing_are_no_failure_of_a_device(random_family, onnx_cache, a_gpu):
+    for arguments, message in (
+        ({'engine': 'x'}, "^there is no engine 'x'"),
+        ({'threads': 0}, '^th'),
+    ):
+        with pytest.raises(EngineError, match=message):
+            create_engines(random_family, cache_dir=onnx_cache, **arguments)
+
+
+def test_auto_takes_the_cpu_when_the_gpu_fails_in_the_trial(
+    random_family, onnx_cache, tmp_path, a_gpu, monkeypatch
+):
+    """It was right while it was verified, and ran out of memory later."""
+    shutil.copytree(onnx_cache, tmp_path / 'cache', dirs_exist_ok=True)
+    right, calls = OnnxRuntimeEngine._infer, []
+
+    def wrong(self: OnnxRuntimeEngine, *args: object) -> np.ndarray:
+        if self.device == 'cuda':
+            calls.append(args)
+            if len(calls) > len(random_family.levels) * (1 + engine_module.WARM_RUNS):
+                raise RuntimeError('CUDA out of memory')
+        return right(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(OnnxRuntimeEngine, '_infer', wrong)
+    engine = create_engine(random_family, engine='onnxruntime', cache_dir=tmp_path / 'cache')
+    assert engine.device == 'cpu'
+    assert engine.notes == ('onnxruntime failed at level 1: CUDA out of memory',)
+    engine.close()
+
+
+def test_who_stops_the_building_is_no_engine_that_fails(random_family, warm_cache):
+    class ShutdownError(Exception):
+        pass
+
+    def stop(_: str) -> None:
+        raise ShutdownError
+
+    for engine in ('auto', 'pytorch'):
+        with pytest.raises(ShutdownError):
+            create_engine(
+                random_family, device='cpu', engine=engine, cache_dir=warm_cache, progress=stop
+            )
 
 
 # auto

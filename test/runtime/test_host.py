@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import time
 from pathlib import Path
@@ -12,6 +13,10 @@ from dynamic_ofa_ros.runtime import host
 from dynamic_ofa_ros.runtime.host import CpuLoad, HostMonitor, HostStatus, OthersLoad
 
 DEADLINE_S = 10.0
+UUIDS = [
+    'GPU-8d1f4ad6-0f4b-7a3f-21e0-6c9d0a7f1a01',
+    'GPU-1c0e77b2-93a5-4de1-b7a2-3f1d2c4b5a02',
+]
 
 
 def write(root: Path, **files: str) -> None:
@@ -109,6 +114,91 @@ def test_the_load_of_others_leaves_this_process_out(monkeypatch):
     assert OthersLoad().fraction() == pytest.approx(0.5)
 
 
+class Gpus:
+    """NVIDIA's management library with two GPUs; a GPU's loads are read one after the other."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self) -> None:
+        self.names = dict(zip(UUIDS, ('NVIDIA L4', 'NVIDIA H200'), strict=True))
+        self.loads_percent = {uuid: [0.0] for uuid in UUIDS}
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        pass
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: bytes) -> str:  # noqa: N802
+        if uuid.decode() not in self.names:
+            raise self.NVMLError(uuid)
+        return uuid.decode()
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
+        return UUIDS[index]
+
+    def nvmlDeviceGetName(self, handle: str) -> str:  # noqa: N802
+        return self.names[handle]
+
+    def nvmlDeviceGetUtilizationRates(self, handle: str) -> SimpleNamespace:  # noqa: N802
+        loads = self.loads_percent[handle]
+        return SimpleNamespace(gpu=loads.pop(0) if len(loads) > 1 else loads[0])
+
+    def nvmlDeviceGetTemperature(self, handle: str, sensor: int = 0) -> float:  # noqa: N802
+        raise self.NVMLError
+
+    nvmlDeviceGetPowerUsage = nvmlDeviceGetTemperature  # noqa: N815
+
+
+@pytest.fixture
+def nvml(monkeypatch):
+    gpus = Gpus()
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    monkeypatch.setitem(sys.modules, 'pynvml', gpus)
+    monkeypatch.setattr(host, '_driver_gpus', lambda _: dict.fromkeys(UUIDS, ''))
+    monkeypatch.setattr(host.time, 'sleep', lambda _: None)
+    return gpus
+
+
+@pytest.mark.parametrize(
+    ('visible', 'expected'), [(None, ['NVIDIA L4', 'NVIDIA H200']), ('1', ['NVIDIA H200'])]
+)
+def test_name_and_load_of_a_gpu_are_those_of_the_one_that_is_used(
+    nvml, monkeypatch, visible, expected
+):
+    """NVML knows nothing of CUDA_VISIBLE_DEVICES."""
+    nvml.loads_percent = {UUIDS[0]: [10.0], UUIDS[1]: [90.0]}
+    if visible is not None:
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', visible)
+    for index, name in enumerate(expected):
+        assert host.gpu_name(index) == name
+        load = HostMonitor(f'cuda:{index}').sample().load
+        assert load == pytest.approx(0.9 if name == 'NVIDIA H200' else 0.1)
+
+
+@pytest.mark.parametrize(
+    ('before', 'after', 'expected'),
+    [
+        ([0.0], [5.0], 0.05),
+        ([90.0, 50.0, 20.0, 4.0], [80.0, 8.0], 0.08),  # this process's own, which fades
+        ([70.0], [70.0], 0.7),
+        ([0.0], [100.0, 95.0], 0.95),  # somebody came meanwhile
+        ([80.0], [0.0], 0.8),
+    ],
+)
+def test_the_load_of_others_on_a_gpu_is_what_is_left_when_we_pause(nvml, before, after, expected):
+    nvml.loads_percent[UUIDS[1]] = before
+    load = OthersLoad('cuda:1')
+    nvml.loads_percent[UUIDS[1]] = after
+    assert load.fraction() == pytest.approx(expected)
+
+
+def test_a_gpu_that_nobody_knows_has_no_load_and_no_name(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'pynvml', None)
+    monkeypatch.setattr(host, '_driver_gpus', lambda _: {})
+    monkeypatch.setattr(host, '_jetson_gpu_load', lambda _: None)
+    assert math.isnan(OthersLoad('cuda').fraction())
+    assert host.gpu_name(0, unknown='Some GPU') == 'Some GPU'
+
+
 def test_the_real_cpu_load_is_a_fraction():
     load = CpuLoad()
     load.sample()
@@ -148,15 +238,36 @@ def test_names_of_the_machine_are_never_empty():
     assert host.gpu_name(0)
 
 
+def cpu_info(name: str, model: int = 85, stepping: int = 7, cache: str = '39424 KB') -> str:
+    return (
+        f'processor\t: 0\ncpu family\t: 6\nmodel\t\t: {model}\nmodel name\t: {name}\n'
+        f'stepping\t: {stepping}\ncache size\t: {cache}\n\nprocessor\t: 1\nmodel\t\t: 0\n'
+    )
+
+
 CPU_INFO = {
-    'model name\t: Intel(R) Core(TM) i7-8550U CPU @ 1.8GHz\nmodel\t: 142\n': (
-        'Intel Core i7-8550U'
+    cpu_info('Intel(R) Core(TM) i7-8550U CPU @ 1.8GHz'): 'Intel Core i7-8550U',
+    cpu_info('11th Gen Intel(R) Core(TM) i7-1165G7 @ 2.80GHz'): 'Intel Core i7-1165G7',
+    cpu_info('Intel(R) Xeon(R) CPU E5-2680 v4 @ 2.40GHz'): 'Intel Xeon E5-2680 v4',
+    cpu_info('AMD Ryzen 9 5900X 12-Core Processor'): 'AMD Ryzen 9 5900X',
+    cpu_info('AMD Ryzen 7 PRO 5850U with Radeon Graphics'): 'AMD Ryzen 7 PRO 5850U',
+    cpu_info('AMD Ryzen 7 7840HS w/ Radeon 780M Graphics'): 'AMD Ryzen 7 7840HS',
+    cpu_info('AMD EPYC 7B13'): 'AMD EPYC 7B13',
+    cpu_info('Intel(R) N100'): 'Intel N100',
+    # Names that say too little.
+    cpu_info('Intel(R) Xeon(R) Processor', 207, 2, '307200 KB'): 'Intel Xeon 6 207 2 300MB',
+    cpu_info('Intel(R) Xeon(R) CPU @ 2.20GHz'): 'Intel Xeon 2.20GHz 6 85 7 38.5MB',
+    cpu_info('Intel Xeon Processor (Cascadelake)'): 'Intel Xeon (Cascadelake) 6 85 7 38.5MB',
+    cpu_info('Intel Xeon E312xx (Sandy Bridge)', 42, 1, '?'): (
+        'Intel Xeon E312xx (Sandy Bridge) 6 42 1'
     ),
-    'cpu family\t: 6\nmodel\t\t: 207\nmodel name\t: Intel(R) Xeon(R) Processor\n': (
-        'Intel Xeon 6 207'
+    cpu_info('QEMU Virtual CPU version 2.5+', 6, 3): 'QEMU Virtual version 2.5+ 6 6 3 38.5MB',
+    'CPU implementer\t: 0x41\nCPU variant\t: 0x1\nCPU part\t: 0xd40\nCPU revision\t: 1\n': (
+        'aarch64 0x41 0xd40 0x1 1'
     ),
-    'model name\t: AMD EPYC 7B13\n': 'AMD EPYC 7B13',
-    'CPU implementer\t: 0x41\nCPU part\t: 0xd40\n': 'aarch64 0x41 0xd40',
+    'model name\t: ARMv8 Processor rev 0 (v8l)\nCPU implementer\t: 0x4e\nCPU part\t: 0x004\n': (
+        'ARMv8 rev 0 (v8l) 0x4e 0x004'
+    ),
     '': 'aarch64',
 }
 
@@ -168,16 +279,47 @@ def test_cpus_are_told_apart(tmp_path, monkeypatch, text, expected):
     assert host.cpu_name(tmp_path) == expected
 
 
+SKYLAKE = cpu_info('Intel(R) Xeon(R) Processor', 85, 4)
+
+
+@pytest.mark.parametrize(
+    'other',
+    [
+        cpu_info('Intel(R) Xeon(R) Processor', 85, 7),  # Cascade Lake
+        cpu_info('Intel(R) Xeon(R) Processor', 85, 4, '25344 KB'),
+        cpu_info('Intel(R) Xeon(R) Processor @ 2.2GHz', 85, 4),
+    ],
+)
+def test_virtual_machines_of_one_name_are_told_apart(tmp_path, other):
+    names = []
+    for text in (SKYLAKE, other):
+        (tmp_path / 'cpuinfo').write_text(text)
+        names.append(host.cpu_name(tmp_path))
+    assert names[0] != names[1]
+
+
 def test_a_board_is_named_after_itself(tmp_path):
     (tmp_path / 'device-tree').mkdir()
     (tmp_path / 'device-tree/model').write_text('NVIDIA Jetson Xavier NX Developer Kit\0')
     assert host.cpu_name(tmp_path) == 'NVIDIA Jetson Xavier NX Developer Kit'
+    assert host.gpu_name(0, proc=tmp_path) == 'NVIDIA Jetson Xavier NX Developer Kit'
 
 
-UUIDS = [
-    'GPU-8d1f4ad6-0f4b-7a3f-21e0-6c9d0a7f1a01',
-    'GPU-1c0e77b2-93a5-4de1-b7a2-3f1d2c4b5a02',
-]
+def test_modules_of_one_board_are_told_apart(tmp_path):
+    """An Orin NX with 16 GB and one with 8 GB are the same model to the device tree."""
+    (tmp_path / 'device-tree').mkdir()
+    (tmp_path / 'device-tree/model').write_text('NVIDIA Jetson Orin NX Developer Kit\0')
+    (tmp_path / 'device-tree/compatible').write_text(
+        'nvidia,p3768-0000+p3767-0001\0nvidia,p3767-0000\0nvidia,tegra234\0'
+    )
+    assert host.cpu_name(tmp_path) == 'NVIDIA Jetson Orin NX Developer Kit p3767-0001'
+
+
+def test_a_virtual_board_says_nothing(tmp_path):
+    write(tmp_path, cpuinfo='CPU implementer\t: 0x41\nCPU part\t: 0xd0c\n')
+    (tmp_path / 'device-tree').mkdir()
+    (tmp_path / 'device-tree/model').write_text('linux,dummy-virt\0')
+    assert host.cpu_name(tmp_path).endswith(' 0x41 0xd0c')
 
 
 @pytest.fixture
@@ -207,6 +349,11 @@ def test_gpus_are_known_by_their_uuid(two_gpus, monkeypatch, visible, expected):
     if visible is not None:
         monkeypatch.setenv('CUDA_VISIBLE_DEVICES', visible)
     assert [host.gpu_uuid(index, two_gpus) for index in range(len(expected))] == expected
+
+
+def test_the_driver_knows_a_gpus_model_where_nvml_is_missing(two_gpus, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'pynvml', None)
+    assert host.gpu_name(1, proc=two_gpus) == 'Fake'
 
 
 def test_nvml_knows_the_uuid_where_the_driver_has_no_files(tmp_path, monkeypatch):

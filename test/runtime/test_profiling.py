@@ -1,38 +1,10 @@
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
-
-import numpy as np
 import pytest
-from runtime_fakes import PLATFORM, FakeEngine, make_profile
+from runtime_fakes import PLATFORM, TimedEngine
 
-from dynamic_ofa_ros.family import read_profile, write_profile
 from dynamic_ofa_ros.runtime import profiling
-from dynamic_ofa_ros.runtime.profiling import (
-    BLOCK_RUNS,
-    MIN_RUNS,
-    load_or_measure_profile,
-    profile_engine,
-)
-
-
-class TimedEngine(FakeEngine):
-    """Takes a known time at each level, on a clock that only it moves."""
-
-    def __init__(self, latencies_ms: tuple[float, ...], drift_per_run: float = 0.0) -> None:
-        super().__init__(len(latencies_ms), 16)
-        self._latencies_ms = latencies_ms
-        self._drift = drift_per_run
-        self.now_ns = 0
-
-    def infer(self, index: int, tensor: np.ndarray) -> np.ndarray:
-        factor = 1.0 + self._drift * len(self.levels_run)
-        self.now_ns += round(self._latencies_ms[index - 1] * factor * 1e6)
-        return super().infer(index, tensor)
-
-    def clock(self) -> int:
-        return self.now_ns
+from dynamic_ofa_ros.runtime.profiling import BLOCK_RUNS, MIN_RUNS, profile_engine
 
 
 def test_measures_every_level(random_family):
@@ -77,74 +49,19 @@ def test_slow_levels_get_fewer_runs(random_family):
     assert engine.now_ns / 1e9 < 12.0
 
 
-def test_the_profile_of_the_family_comes_first(random_family, tmp_path):
-    shipped = make_profile((1.0, 2.0, 3.0))
-    family = dataclasses.replace(random_family, platforms={PLATFORM: shipped})
-    assert load_or_measure_profile(TimedEngine((9.0, 9.0, 9.0)), family, tmp_path) is shipped
-    assert list(tmp_path.iterdir()) == []
+def test_the_load_is_that_of_the_engines_device(random_family, monkeypatch):
+    class Load:
+        def __init__(self, device: str) -> None:
+            self._load = {'cuda:1': 0.8}[device]
 
+        def fraction(self) -> float:
+            return self._load
 
-def cached_file(tmp_path: Path) -> Path:
-    return next(tmp_path.glob(f'*/profiles/{PLATFORM}.yaml'))
-
-
-def test_measures_once_and_remembers(random_family, tmp_path, monkeypatch):
-    monkeypatch.setattr(profiling, '_is_quiet_now', lambda: False)
-    engine = FakeEngine(3, 16)
-    first = load_or_measure_profile(engine, random_family, tmp_path, runs=10, pause_s=0.0)
-    runs = len(engine.levels_run)
-    second = load_or_measure_profile(engine, random_family, tmp_path, runs=10, pause_s=0.0)
-    assert len(engine.levels_run) == runs > 0
-    assert second.latency_ms(1) == pytest.approx(first.latency_ms(1), abs=1e-5)
-    assert read_profile(cached_file(tmp_path)).platform == PLATFORM
-
-
-@pytest.mark.parametrize('damage', ['', 'levels: [', 'format: something else\n', '\x00'])
-def test_a_damaged_profile_is_measured_again(random_family, tmp_path, damage, caplog):
-    engine = FakeEngine(3, 16)
-    load_or_measure_profile(engine, random_family, tmp_path, runs=10, pause_s=0.0)
-    path = cached_file(tmp_path)
-    path.write_text(damage)
-    runs = len(engine.levels_run)
-    profile = load_or_measure_profile(engine, random_family, tmp_path, runs=10, pause_s=0.0)
-    assert len(engine.levels_run) > runs
-    assert len(profile.levels) == 3
-    assert 'damaged' in caplog.text
-    assert read_profile(path).levels[0].runs == 10
-
-
-def test_a_profile_of_another_number_of_levels_is_measured_again(random_family, tmp_path):
-    engine = FakeEngine(3, 16)
-    load_or_measure_profile(engine, random_family, tmp_path, runs=10, pause_s=0.0)
-    write_profile(make_profile((1.0, 2.0)), cached_file(tmp_path))
-    assert (
-        len(load_or_measure_profile(engine, random_family, tmp_path, runs=10, pause_s=0.0).levels)
-        == 3
-    )
-
-
-@pytest.mark.parametrize(('is_quiet', 'is_measured_again'), [(True, True), (False, False)])
-def test_a_profile_taken_under_load_lasts_until_the_machine_is_quiet(
-    random_family, tmp_path, monkeypatch, is_quiet, is_measured_again
-):
-    engine = FakeEngine(3, 16)
-    load_or_measure_profile(engine, random_family, tmp_path, runs=10, pause_s=0.0)
-    path = cached_file(tmp_path)
-    busy = dataclasses.replace(read_profile(path), conditions={'load_of_others': '0.80'})
-    write_profile(busy, path)
-    monkeypatch.setattr(profiling, '_is_quiet_now', lambda: is_quiet)
-    runs = len(engine.levels_run)
-    load_or_measure_profile(engine, random_family, tmp_path, runs=10, pause_s=0.0)
-    assert (len(engine.levels_run) > runs) == is_measured_again
-
-
-def test_a_cache_that_cannot_be_written_does_not_matter(random_family, tmp_path):
-    obstacle = tmp_path / 'file'
-    obstacle.touch()
-    profile = load_or_measure_profile(
-        FakeEngine(3, 16), random_family, obstacle, runs=10, pause_s=0.0
-    )
-    assert len(profile.levels) == 3
+    monkeypatch.setattr(profiling, 'OthersLoad', Load)
+    engine = TimedEngine((1.0, 2.0, 4.0))
+    engine.device = 'cuda:1'
+    profile = profile_engine(engine, random_family, runs=10, pause_s=0.0, clock=engine.clock)
+    assert profile.conditions['load_of_others'] == '0.80'
 
 
 def test_pauses_like_a_camera(random_family, monkeypatch):

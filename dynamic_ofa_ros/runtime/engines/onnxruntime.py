@@ -17,8 +17,8 @@ from dynamic_ofa_ros.architecture import SubnetArchitecture
 from dynamic_ofa_ros.errors import EngineError
 from dynamic_ofa_ros.family import FREE_SIDE, NETWORK_INPUT
 from dynamic_ofa_ros.onnx_safety import check_network
-from dynamic_ofa_ros.runtime.engine import platform_name
-from dynamic_ofa_ros.runtime.host import cpu_name, gpu_name
+from dynamic_ofa_ros.runtime.engine import EngineBase, described, platform_name
+from dynamic_ofa_ros.runtime.host import cpu_name, gpu_index, gpu_name
 from dynamic_ofa_ros.runtime.image import FloatArray
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ CHECK_VERSION = 'check-1'
 QUIET = 3  # ONNX Runtime's log level: errors only
 
 
-class OnnxRuntimeEngine:
+class OnnxRuntimeEngine(EngineBase):
     """Runs each level in a session of its own, on the CPU or through the CUDA provider.
 
     Sessions hold their own copy of a level's weights, arranged for the device: sub-networks take
@@ -58,13 +58,13 @@ class OnnxRuntimeEngine:
         is_cpu = device == 'cpu'
         self.platform = platform_name(
             device.partition(':')[0],
-            cpu_name() if is_cpu else gpu_name(int(device.partition(':')[2] or 0)),
+            cpu_name() if is_cpu else gpu_name(gpu_index(device)),
             self.name,
             precision='fp32',
             threads=threads,
         )
+        self.device = device
         self.notes: tuple[str, ...] = ()
-
         self._sessions = []
         for level, path in zip(family.levels, _files(family, cache, progress), strict=True):
             session = _open(path, level.resolution, providers, threads)
@@ -80,9 +80,8 @@ class OnnxRuntimeEngine:
         """The number of levels, all resident."""
         return len(self._sessions)
 
-    def infer(self, index: int, tensor: FloatArray) -> FloatArray:
-        """Run level `index` (from 1) on (1, 3, r, r) float32; return (classes,) float32 logits."""
-        return _run(self._sessions[index - 1], tensor, index)
+    def _infer(self, index: int, tensor: FloatArray) -> FloatArray:
+        return _run(self._sessions[index - 1], tensor)
 
     def close(self) -> None:
         """Free the sessions."""
@@ -102,7 +101,7 @@ def reference_logits(
     for level in family.levels:
         path = _network_path(family, level)
         session = _open(path, level.resolution, execution_providers('cpu'), 1, plain)
-        logits[level.index] = _run(session, input_of(level.resolution), level.index)
+        logits[level.index] = _run(session, input_of(level.resolution))
     return logits
 
 
@@ -119,14 +118,11 @@ def _open(
     try:
         return onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # its exceptions share no base but this
-        raise EngineError(f'ONNX Runtime cannot load {path}: {error}') from error
+        raise EngineError(f'ONNX Runtime cannot load {path}: {described(error)}') from error
 
 
-def _run(session: Any, tensor: FloatArray, index: int) -> FloatArray:
-    try:
-        logits = session.run(None, {NETWORK_INPUT: tensor})[0]
-    except Exception as error:  # its exceptions share no base but this
-        raise EngineError(f'ONNX Runtime failed at level {index}: {error}') from error
+def _run(session: Any, tensor: FloatArray) -> FloatArray:
+    logits = session.run(None, {NETWORK_INPUT: tensor})[0]
     result: FloatArray = np.asarray(logits[0], dtype=np.float32)
     return result
 
@@ -142,7 +138,7 @@ def execution_providers(device: str) -> list[Any]:
             f"(it has {', '.join(available)}): use device 'cpu' or 'auto', "
             'or install onnxruntime-gpu'
         )
-    options = {'device_id': device.partition(':')[2] or '0'}
+    options = {'device_id': str(gpu_index(device))}
     return [('CUDAExecutionProvider', options), 'CPUExecutionProvider']
 
 

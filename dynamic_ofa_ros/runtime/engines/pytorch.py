@@ -14,9 +14,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dynamic_ofa_ros.backbone.supernet import load_level, load_supernet
 from dynamic_ofa_ros.errors import EngineError
-from dynamic_ofa_ros.runtime.engine import platform_name
+from dynamic_ofa_ros.runtime.engine import EngineBase, described, platform_name
 from dynamic_ofa_ros.runtime.engines.cuda_levels import LAYOUTS, CudaDevice, CudaLevels, arrange
-from dynamic_ofa_ros.runtime.host import cpu_name
+from dynamic_ofa_ros.runtime.host import cpu_name, gpu_index, gpu_name
 from dynamic_ofa_ros.runtime.image import FloatArray
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 LAYOUT_TRIALS = 5
 
 
-class PytorchEngine:
+class PytorchEngine(EngineBase):
     """Runs each level as a static network of PyTorch, on the CPU or a CUDA device.
 
     On a CUDA device each level is one CUDA graph, in fp32 without TF32: settings of the whole
@@ -47,6 +47,7 @@ class PytorchEngine:
         threads: int = 1,
         progress: Callable[[str], None] | None = None,
     ) -> None:
+        self.device = device
         self._device = _checked_device(device)
         torch.set_num_threads(threads)
         self.notes: tuple[str, ...] = ()
@@ -57,7 +58,7 @@ class PytorchEngine:
             device_name = (
                 cpu_name()
                 if self._device.type == 'cpu'
-                else torch.cuda.get_device_name(self._device)
+                else gpu_name(gpu_index(device), torch.cuda.get_device_name(self._device))
             )
             self.platform = platform_name(
                 self._device.type, device_name, self.name, precision='fp32', threads=threads
@@ -67,9 +68,12 @@ class PytorchEngine:
             # A build of PyTorch for other GPUs, too little memory, a driver too old, ...
             self.close()
             raise EngineError(
-                f"PyTorch {torch.__version__} cannot use device '{device}': {_first_line(error)}; "
+                f"PyTorch {torch.__version__} cannot use device '{device}': {described(error)}; "
                 "use device 'cpu' or 'auto', or install the build of PyTorch for this device"
             ) from error
+        except BaseException:
+            self.close()
+            raise
 
     def _load(self, family: Family, progress: Callable[[str], None] | None) -> None:
         supernet = load_supernet(family)
@@ -92,11 +96,10 @@ class PytorchEngine:
         """The number of levels, all resident."""
         return len(self._levels)
 
-    def infer(self, index: int, tensor: FloatArray) -> FloatArray:
-        """Run level `index` (from 1) on (1, 3, r, r) float32; return (classes,) float32 logits.
+    def _infer(self, index: int, tensor: FloatArray) -> FloatArray:
+        """Run a level and wait for the device, so that the time around the call is inference's.
 
-        Waits for the device, so that the time around the call is the inference's. After an error
-        that a CUDA device does not recover from, every call raises EngineError with that error.
+        After an error that a CUDA device does not recover from, every call raises that error.
         """
         if self._lost:
             raise EngineError(f'PyTorch lost the GPU: {self._lost}; restart this process')
@@ -108,7 +111,7 @@ class PytorchEngine:
                 logits: FloatArray = self._levels[index - 1](images)[0].numpy()
         except RuntimeError as error:
             self._look_after_device(error)
-            raise EngineError(f'PyTorch failed at level {index}: {_first_line(error)}') from error
+            raise
         return logits
 
     def close(self) -> None:
@@ -126,7 +129,7 @@ class PytorchEngine:
         try:
             self._cuda_levels.recover()
         except RuntimeError:  # it answers every call with the first error
-            self._lost = _first_line(error)
+            self._lost = described(error)
 
     def _faster_layout(self, resolution: int) -> torch.memory_format:
         """Return the memory format in which the highest level is faster on the CPU."""
@@ -185,11 +188,6 @@ def reference_logits(
         torch.set_num_threads(threads)
 
 
-def _first_line(error: Exception) -> str:
-    """Return what happened, without the advice on debugging that PyTorch adds."""
-    return str(error).partition('\n')[0]
-
-
 def _checked_device(device: str) -> torch.device:
     if not device.startswith('cuda'):
         return torch.device(device)
@@ -199,7 +197,7 @@ def _checked_device(device: str) -> torch.device:
             "device: use device 'cpu' or 'auto', or install a CUDA build of PyTorch and the "
             "GPU's driver"
         )
-    index = int(device.partition(':')[2] or 0)
+    index = gpu_index(device)
     if index >= torch.cuda.device_count():
         raise EngineError(
             f"device '{device}' was asked for, but there are {torch.cuda.device_count()} CUDA "

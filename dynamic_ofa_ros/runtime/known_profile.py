@@ -1,0 +1,134 @@
+"""The latency profile that a platform starts with: known and checked, or measured."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dynamic_ofa_ros.errors import FamilyError
+from dynamic_ofa_ros.family import LatencyProfile, read_profile, write_profile
+from dynamic_ofa_ros.runtime.build_cache import BuildCache
+from dynamic_ofa_ros.runtime.profile_check import check_levels
+from dynamic_ofa_ros.runtime.profiling import (
+    BUSY_ABOVE,
+    DEFAULT_RUNS,
+    MAX_SECONDS,
+    PAUSE_S,
+    Clock,
+    profile_engine,
+)
+
+if TYPE_CHECKING:
+    from dynamic_ofa_ros.family import Family
+    from dynamic_ofa_ros.runtime.engine import Engine
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Known:
+    name: str
+    profile: LatencyProfile
+
+    def __str__(self) -> str:
+        kind = self.profile.platform.partition('-')[0]
+        return f'{kind}: the {self.name} profile of {self.profile.measured_at[:10]}'
+
+    @property
+    def was_busy(self) -> bool:
+        """Whether others used the device much while this was measured."""
+        try:
+            return float(self.profile.conditions.get('load_of_others', 'nan')) > BUSY_ABOVE
+        except ValueError:
+            return False
+
+
+def load_or_measure_profile(
+    engine: Engine,
+    family: Family,
+    cache_dir: Path | None = None,
+    *,
+    runs: int = DEFAULT_RUNS,
+    max_seconds: float = MAX_SECONDS,
+    pause_s: float = PAUSE_S,
+    clock: Clock = time.perf_counter_ns,
+) -> LatencyProfile:
+    """Return the latency profile of this platform, checked with a few frames.
+
+    The newer one of the family's and the build cache's that fits this machine. Where none does,
+    or others kept the device busy while it was measured, it is measured (seconds) and cached; on
+    a device that is busy now, it is corrected for this start, and the engine's notes say so. Where
+    a known profile could not be checked it is kept, and the notes say that.
+    """
+    cache = BuildCache(family, cache_dir)
+    relative = f'profiles/{engine.platform}.yaml'
+    cached = _read_cached(cache, relative, engine, len(family.levels))
+    shipped = family.platforms.get(engine.platform)
+    known = [
+        *([_Known("family's", shipped)] if shipped else []),
+        *([_Known('cached', cached)] if cached else []),
+    ]
+    known.sort(key=lambda one: one.profile.measured_at, reverse=True)
+    conditions = {}
+    if known:
+        check = check_levels(engine, family, pause_s=pause_s, clock=clock)
+        faults = [check.fault(one.profile) for one in known]
+        for failure in check.failures:
+            _note(engine, f'{known[0]} could not be checked: {failure}')
+        for one, fault in zip(known, faults, strict=True):
+            if not fault and not one.was_busy:
+                if not check.failures:
+                    _log.info('%s fits this machine', one)
+                return one.profile
+        if check.is_busy and not faults[0]:
+            _log.info('%s was measured while others were busy, as they are now: kept', known[0])
+            return known[0].profile
+        reason = f'{known[0]} {faults[0] or "was measured while others were busy"}'
+        if check.is_busy:
+            _note(engine, f'{reason}: corrected until a quiet start')
+            return replace(
+                check.corrected(known[0].profile),
+                conditions={**known[0].profile.conditions, 'corrected': reason},
+            )
+        _log.warning('%s: measured again', reason)
+        conditions = {'replaces': reason}
+    with cache.locked(relative):
+        latest = _read_cached(cache, relative, engine, len(family.levels))
+        if latest is not None and latest != cached:
+            return latest  # another process measured it while this one waited
+        profile = profile_engine(
+            engine, family, runs=runs, max_seconds=max_seconds, pause_s=pause_s, clock=clock
+        )
+        profile = replace(profile, conditions={**profile.conditions, **conditions})
+        cache.write(relative, lambda path: write_profile(profile, path))
+    if _Known('new', profile).was_busy:
+        _log.warning(
+            'others used %s of the device while levels were measured: measured again at the next '
+            'quiet start',
+            profile.conditions['load_of_others'],
+        )
+    return profile
+
+
+def _note(engine: Engine, text: str) -> None:
+    engine.notes = (*engine.notes, text)
+
+
+def _read_cached(
+    cache: BuildCache, relative: str, engine: Engine, level_count: int
+) -> LatencyProfile | None:
+    path = cache.find(relative)
+    if path is None:
+        return None
+    try:
+        profile = read_profile(path)
+    except FamilyError as error:
+        _log.warning('the cached profile is damaged and is measured again: %s', error)
+        return None
+    if profile.platform != engine.platform or len(profile.levels) != level_count:
+        _log.warning('%s belongs to something else and is measured again', path)
+        return None
+    return profile

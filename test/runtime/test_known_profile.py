@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from runtime_fakes import PLATFORM, TimedEngine, make_profile
+
+from dynamic_ofa_ros.errors import EngineError
+from dynamic_ofa_ros.family import LatencyProfile, read_profile, write_profile
+from dynamic_ofa_ros.runtime import known_profile, profile_check, profiling
+from dynamic_ofa_ros.runtime.build_cache import BuildCache
+
+HERE_MS = (1.0, 2.0, 4.0)
+QUIET, BUSY = 0.05, 0.8
+DEADLINE_S = 10.0
+
+
+class Machine:
+    """A machine whose levels take HERE_MS when it is quiet; `start` is a start of the node."""
+
+    def __init__(self, family: Any, cache: Path) -> None:
+        self.family, self.cache = family, cache
+        self.load, self.slowed_by = QUIET, (1.0, 1.0, 1.0)
+        self.engine = self._engine()
+
+    def start(self) -> tuple[float, ...]:
+        """Return the medians that a new engine starts with."""
+        self.engine = self._engine()
+        self.profile = known_profile.load_or_measure_profile(
+            self.engine, self.family, self.cache, runs=10, pause_s=0.0, clock=self.engine.clock
+        )
+        return tuple(level.median_ms for level in self.profile.levels)
+
+    def ship(self, *latencies_ms: float, **changes: Any) -> None:
+        """Put a profile of this platform into the family."""
+        profile = dataclasses.replace(make_profile(latencies_ms), **changes)
+        self.family = dataclasses.replace(self.family, platforms={PLATFORM: profile})
+
+    @property
+    def path(self) -> Path:
+        """Return where the cached profile lies."""
+        return BuildCache(self.family, self.cache).directory / 'profiles' / f'{PLATFORM}.yaml'
+
+    def store(self, *latencies_ms: float, **changes: Any) -> None:
+        """Put a profile of this platform into the cache."""
+        write_profile(dataclasses.replace(make_profile(latencies_ms), **changes), self.path)
+
+    @property
+    def was_measured(self) -> bool:
+        """Whether the last start measured all levels."""
+        frames_of_a_check = 3 * profile_check.BLOCKS * (profile_check.BLOCK_RUNS + 1)
+        return len(self.engine.levels_run) > frames_of_a_check
+
+    def _engine(self) -> TimedEngine:
+        engine = TimedEngine(HERE_MS)
+        engine.slowed_by = self.slowed_by
+        return engine
+
+
+@pytest.fixture
+def machine(random_family, tmp_path, monkeypatch, caplog):
+    caplog.set_level('INFO')
+    machine = Machine(random_family, tmp_path)
+
+    def load(_: str) -> SimpleNamespace:
+        return SimpleNamespace(fraction=lambda: machine.load)
+
+    monkeypatch.setattr(profiling, 'OthersLoad', load)
+    monkeypatch.setattr(profile_check, 'OthersLoad', load)
+    return machine
+
+
+def test_measures_once_checks_ever_after(machine, caplog):
+    assert machine.start() == pytest.approx(HERE_MS)
+    assert machine.was_measured
+    assert machine.start() == pytest.approx(HERE_MS)
+    assert not machine.was_measured
+    assert 'cpu: the cached profile of ' in caplog.messages[-1]
+    assert caplog.messages[-1].endswith(' fits this machine')
+    assert machine.engine.notes == ()
+
+
+def test_a_profile_of_the_family_that_fits_serves(machine):
+    machine.ship(1.1, 2.1, 4.2)
+    assert machine.start() == (1.1, 2.1, 4.2)
+    assert not machine.was_measured
+    assert not machine.path.exists()
+
+
+FOREIGN = {
+    (2.0, 4.0, 8.0): 'is 2x slower than this machine',
+    (0.5, 1.0, 2.0): 'is 2x faster than this machine',
+    (2.0, 2.0, 2.0): 'does not fit this machine (0.5x to 2x)',
+}
+
+
+@pytest.mark.parametrize('foreign', FOREIGN)
+def test_a_foreign_table_is_measured_again_once(machine, caplog, foreign):
+    machine.ship(*foreign)
+    assert machine.start() == pytest.approx(HERE_MS)
+    sentence = f"cpu: the family's profile of 2026-01-01 {FOREIGN[foreign]}"
+    assert f'{sentence}: measured again' in caplog.messages
+    assert len(f'{sentence}: measured again') <= 120
+    assert read_profile(machine.path).conditions['replaces'] == sentence
+    assert machine.start() == pytest.approx(HERE_MS)  # the newer one, of the cache
+    assert not machine.was_measured
+
+
+def test_a_stale_cached_profile_is_measured_again(machine, caplog):
+    """The power mode is another one, say, or the engine a newer release."""
+    machine.start()
+    machine.store(1.6, 3.2, 6.4)
+    assert machine.start() == pytest.approx(HERE_MS)
+    assert 'cached profile of 2026-01-01 is 1.6x slower than this machine' in caplog.text
+
+
+def test_the_newer_profile_wins(machine):
+    machine.ship(1.1, 2.0, 4.0, measured_at='2026-03-01T00:00:00+00:00')
+    machine.store(1.2, 2.0, 4.0, measured_at='2026-02-01T00:00:00+00:00')
+    assert machine.start()[0] == 1.1
+    machine.store(1.2, 2.0, 4.0, measured_at='2026-04-01T00:00:00+00:00')
+    assert machine.start()[0] == 1.2
+
+
+def test_an_older_profile_serves_where_the_newer_one_does_not_fit(machine):
+    machine.ship(9.0, 9.0, 9.0, measured_at='2026-03-01T00:00:00+00:00')
+    machine.store(1.2, 2.0, 4.0)
+    assert machine.start()[0] == 1.2
+    assert not machine.was_measured
+
+
+# A busy machine
+
+
+def test_contention_is_no_wrong_table(machine):
+    machine.ship(*HERE_MS)
+    machine.load, machine.slowed_by = BUSY, (1.5, 2.0, 2.5)
+    assert machine.start() == HERE_MS
+    assert not machine.was_measured
+    assert machine.engine.notes == ()
+
+
+def test_a_foreign_table_is_corrected_until_a_quiet_start(machine):
+    machine.ship(3.0, 6.0, 12.0)
+    machine.load, machine.slowed_by = BUSY, (1.2, 1.2, 1.5)
+    assert machine.start() == pytest.approx((1.2, 2.4, 6.0))
+    assert not machine.was_measured
+    assert not machine.path.exists()
+    sentence = "cpu: the family's profile of 2026-01-01 is 2.5x slower than this machine"
+    assert machine.engine.notes == (f'{sentence}: corrected until a quiet start',)
+    assert machine.profile.conditions['corrected'] == sentence
+    machine.load, machine.slowed_by = QUIET, (1.0, 1.0, 1.0)
+    assert machine.start() == pytest.approx(HERE_MS)
+    assert machine.was_measured
+
+
+@pytest.mark.parametrize('place', ['ship', 'store'])
+def test_a_profile_taken_under_load_lasts_until_the_machine_is_quiet(machine, place, caplog):
+    getattr(machine, place)(1.1, 2.1, 4.2, conditions={'load_of_others': '0.80'})
+    machine.load = BUSY
+    assert machine.start() == (1.1, 2.1, 4.2)
+    assert 'was measured while others were busy, as they are now: kept' in caplog.text
+    machine.load = QUIET
+    assert machine.start() == pytest.approx(HERE_MS)
+    assert 'was measured while others were busy: measured again' in caplog.text
+    assert machine.start() == pytest.approx(HERE_MS)
+    assert not machine.was_measured
+
+
+def test_a_first_measurement_under_load_is_repeated(machine, caplog):
+    machine.load, machine.slowed_by = BUSY, (2.0, 2.0, 2.0)
+    assert machine.start() == pytest.approx((2.0, 4.0, 8.0))
+    assert 'others used 0.80 of the device' in caplog.text
+    machine.load, machine.slowed_by = QUIET, (1.0, 1.0, 1.0)
+    assert machine.start() == pytest.approx(HERE_MS)
+
+
+def test_words_for_a_load_are_no_load(machine):
+    machine.ship(*HERE_MS, conditions={'load_of_others': 'unknown'})
+    assert machine.start() == HERE_MS
+    assert not machine.was_measured
+
+
+# Faults
+
+
+@pytest.mark.parametrize('damage', ['', 'levels: [', 'format: something else\n', '\x00'])
+def test_a_damaged_profile_is_measured_again(machine, damage, caplog):
+    machine.start()
+    machine.path.write_text(damage)
+    assert machine.start() == pytest.approx(HERE_MS)
+    assert machine.was_measured
+    assert 'damaged' in caplog.text
+    assert read_profile(machine.path).levels[0].runs == 10
+
+
+def test_a_profile_of_another_number_of_levels_is_measured_again(machine):
+    machine.store(1.0, 2.0)
+    assert machine.start() == pytest.approx(HERE_MS)
+
+
+def test_a_profile_of_another_platform_is_measured_again(machine):
+    machine.store(*HERE_MS, platform='cpu-other-fake-fp32-t1')
+    machine.start()
+    assert machine.was_measured
+    assert machine.profile.platform == PLATFORM
+
+
+def test_a_cache_that_cannot_be_written_does_not_matter(machine, tmp_path):
+    machine.cache = tmp_path / 'file'
+    machine.cache.touch()
+    assert machine.start() == pytest.approx(HERE_MS)
+
+
+def test_a_good_profile_in_a_read_only_cache_serves(machine, monkeypatch):
+    machine.store(1.1, 2.0, 4.0)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(30, 'Read-only file system')
+
+    monkeypatch.setattr(known_profile, 'write_profile', refuse)
+    assert machine.start()[0] == 1.1
+
+
+def failing(machine: Machine, *indexes: int) -> Callable[[], TimedEngine]:
+    class Failing(TimedEngine):
+        def infer(self, index, tensor):
+            if index in indexes:
+                raise EngineError(f'fake failed at level {index}: out of memory')
+            return super().infer(index, tensor)
+
+    return lambda: Failing(HERE_MS)
+
+
+def test_a_level_that_fails_in_the_check_is_told(machine, monkeypatch):
+    machine.ship(*HERE_MS)
+    monkeypatch.setattr(machine, '_engine', failing(machine, 3))
+    assert machine.start() == HERE_MS
+    assert machine.engine.notes == (
+        "cpu: the family's profile of 2026-01-01 could not be checked: "
+        'fake failed at level 3: out of memory',
+    )
+
+
+def test_an_engine_that_fails_altogether_keeps_what_is_known(machine, monkeypatch, caplog):
+    machine.ship(9.0, 9.0, 9.0)
+    monkeypatch.setattr(machine, '_engine', failing(machine, 1, 2, 3))
+    assert machine.start() == (9.0, 9.0, 9.0)
+    assert len(machine.engine.notes) == 3
+    assert 'fits' not in caplog.text
+
+
+def test_an_engine_that_fails_while_measured_says_so(machine, monkeypatch):
+    monkeypatch.setattr(machine, '_engine', failing(machine, 2))
+    with pytest.raises(EngineError, match='fake failed at level 2: out of memory'):
+        machine.start()
+
+
+def test_two_starts_at_once_measure_once(machine, monkeypatch):
+    """The second waits for the first: they would be each other's load."""
+    other = Machine(machine.family, machine.cache)
+    has_begun, is_waiting = threading.Event(), threading.Event()
+    measure = known_profile.profile_engine
+    locked = BuildCache.locked
+
+    def slowly(*args: Any, **kwargs: Any) -> LatencyProfile:
+        has_begun.set()
+        assert is_waiting.wait(DEADLINE_S)
+        return measure(*args, **kwargs)
+
+    def noticed(self: BuildCache, relative: str) -> Any:
+        if has_begun.is_set():
+            is_waiting.set()
+        return locked(self, relative)
+
+    monkeypatch.setattr(known_profile, 'profile_engine', slowly)
+    monkeypatch.setattr(BuildCache, 'locked', noticed)
+    first = threading.Thread(target=machine.start)
+    first.start()
+    assert has_begun.wait(DEADLINE_S)
+    assert other.start() == pytest.approx(HERE_MS)
+    first.join(DEADLINE_S)
+    assert machine.was_measured
+    assert other.engine.levels_run == []
+    assert other.profile == read_profile(machine.path)

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from types import SimpleNamespace
+
+import pytest
+from runtime_fakes import TimedEngine, make_levels, make_profile
+
+from dynamic_ofa_ros.errors import EngineError
+from dynamic_ofa_ros.runtime import profile_check
+from dynamic_ofa_ros.runtime.profile_check import (
+    BLOCK_RUNS,
+    BLOCKS,
+    MAX_SECONDS,
+    TOLERANCE,
+    Check,
+    LevelTimes,
+    check_levels,
+)
+
+QUIET, BUSY = 0.05, 0.8
+NOMINAL_MS = (1.0, 2.0, 4.0)
+PROFILE = make_profile(NOMINAL_MS)
+
+
+def check_of(*factors: float, load: float = QUIET, spread: float = 0.0) -> Check:
+    """Return a check that found these factors of the profile; the median lies `spread` above."""
+    levels = tuple(
+        LevelTimes(index, factor * ms, (factor + spread) * ms)
+        for index, (factor, ms) in enumerate(zip(factors, NOMINAL_MS, strict=True), start=1)
+    )
+    return Check(levels, load)
+
+
+NOISE = 0.8 * TOLERANCE
+
+FITTING = {
+    'as measured': check_of(1.0, 1.0, 1.0),
+    'noise': check_of(1.0 - NOISE, 1.0, 1.0 + NOISE),
+    'some frames slow': check_of(1.0, 1.1, 1.0, spread=2.0),
+    'some frames fast': check_of(0.7, 0.7, 0.7, spread=0.3),
+    'contention': check_of(2.0, 2.0, 2.0, load=BUSY),
+    'contention that long levels meet more often': check_of(1.0, 1.5, 4.0, load=BUSY),
+    'contention with spread': check_of(1.0, 1.0, 1.1, load=BUSY, spread=3.0),
+}
+FAULTS = {
+    'a faster machine': (check_of(0.5, 0.5, 0.5), 'is 2x slower than this machine'),
+    'a slower machine': (check_of(1.8, 1.8, 1.8), 'is 1.8x faster than this machine'),
+    'a slower machine, load unknown': (
+        check_of(1.8, 1.8, 1.8, load=math.nan),
+        'is 1.8x faster than this machine',
+    ),
+    'another kind of machine': (
+        check_of(0.7, 1.0, 1.6),
+        'does not fit this machine (0.7x to 1.6x)',
+    ),
+    'one level': (check_of(1.0, 1.0, 1.5), 'does not fit this machine (1x to 1.5x)'),
+    'a faster machine, busy': (
+        check_of(0.5, 0.5, 0.5, load=BUSY, spread=1.5),
+        'is 2x slower than this machine',
+    ),
+    'one level faster, busy': (
+        check_of(0.6, 1.2, 2.0, load=BUSY),
+        'does not fit this machine (0.6x to 2x)',
+    ),
+    'short levels slowed more than long ones, busy': (
+        check_of(3.0, 1.5, 1.0, load=BUSY),
+        'does not fit this machine (1x to 3x)',
+    ),
+}
+
+
+@pytest.mark.parametrize('name', FITTING)
+def test_noise_and_contention_are_no_fault(name):
+    assert FITTING[name].fault(PROFILE) == ''
+
+
+@pytest.mark.parametrize('name', FAULTS)
+def test_what_no_contention_does_is_a_fault(name):
+    check, sentence = FAULTS[name]
+    assert check.fault(PROFILE) == sentence
+
+
+def test_longer_means_longer_in_the_profile_not_higher():
+    """On some platforms a higher level is the faster one; contention still hits the long one."""
+    profile = make_profile((4.0, 2.0, 1.0))
+    levels = (LevelTimes(1, 12.0, 12.0), LevelTimes(2, 3.0, 3.0), LevelTimes(3, 1.0, 1.0))
+    assert Check(levels, BUSY).fault(profile) == ''
+
+
+def test_nothing_seen_is_nothing_known():
+    assert Check((), QUIET, ('fake failed',)).fault(PROFILE) == ''
+
+
+def test_corrects_levels_in_between_by_their_neighbours():
+    profile = make_profile((1.0, 1.0, 1.0, 1.0, 1.0))
+    levels = (LevelTimes(1, 0.5, 9.0), LevelTimes(3, 1.0, 9.0), LevelTimes(5, 2.0, 9.0))
+    corrected = Check(levels, BUSY).corrected(profile)
+    medians = [level.median_ms for level in corrected.levels]
+    assert medians == pytest.approx([0.5, 0.75, 1.0, 1.5, 2.0])
+    assert {type(ms) for ms in medians} == {float}  # YAML knows no numbers of numpy
+    last, factor = dataclasses.asdict(corrected.levels[4]), 2.0
+    for name, value in dataclasses.asdict(profile.levels[4]).items():
+        assert last[name] == pytest.approx(value if name == 'runs' else factor * value), name
+
+
+# Running the frames
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """The devices whose load was asked for; it is low."""
+    devices: list[str] = []
+
+    def watch(device: str) -> SimpleNamespace:
+        devices.append(device)
+        return SimpleNamespace(fraction=lambda: QUIET)
+
+    monkeypatch.setattr(profile_check, 'OthersLoad', watch)
+    return devices
+
+
+def family_of(count: int) -> SimpleNamespace:
+    levels = make_levels([0.5] * count)
+    return SimpleNamespace(levels=levels, level=lambda index: levels[index - 1])
+
+
+@pytest.mark.parametrize(
+    ('count', 'expected'),
+    [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (8, [1, 4, 8]), (13, [1, 7, 13])],
+)
+def test_runs_the_lowest_the_middle_and_the_highest_level(loads, count, expected):
+    engine = TimedEngine([float(index) for index in range(1, count + 1)])
+    engine.device = 'cuda:1'
+    check = check_levels(engine, family_of(count), pause_s=0.0, clock=engine.clock)
+    assert [level.index for level in check.levels] == expected
+    assert [level.median_ms for level in check.levels] == pytest.approx(expected)
+    assert loads == ['cuda:1']
+    assert (check.load_of_others, check.failures) == (QUIET, ())
+    # In turns, and each block begins with a frame that is not timed, as those of a profile.
+    block = [index for index in expected for _ in range(BLOCK_RUNS + 1)]
+    assert engine.levels_run == BLOCKS * block
+
+
+def test_slow_levels_get_fewer_frames(loads):
+    engine = TimedEngine((1000.0 * MAX_SECONDS,))
+    check_levels(engine, family_of(1), pause_s=0.0, clock=engine.clock)
+    assert len(engine.levels_run) == BLOCK_RUNS + 1
+
+
+def test_a_level_that_fails_is_named_and_the_others_are_checked(loads):
+    class Failing(TimedEngine):
+        def infer(self, index, tensor):
+            if index == 3:
+                raise EngineError('fake failed at level 3: out of memory')
+            return super().infer(index, tensor)
+
+    engine = Failing((1.0, 2.0, 4.0))
+    check = check_levels(engine, family_of(3), pause_s=0.0, clock=engine.clock)
+    assert [level.index for level in check.levels] == [1, 2]
+    assert check.failures == ('fake failed at level 3: out of memory',)
+    assert check.fault(make_profile((1.0, 2.0, 400.0))) == ''
+
+
+def test_pauses_like_a_camera_too(loads, monkeypatch):
+    pauses: list[float] = []
+    monkeypatch.setattr('dynamic_ofa_ros.runtime.profiling.time.sleep', pauses.append)
+    engine = TimedEngine((1.0, 2.0, 4.0))
+    check_levels(engine, family_of(3), clock=engine.clock)
+    assert pauses == [0.01] * (3 * BLOCKS * BLOCK_RUNS)
