@@ -13,7 +13,7 @@ from dynamic_ofa_ros.errors import DynamicOfaError
 if TYPE_CHECKING:
     from dynamic_ofa_ros.family import Family
 
-SECONDS_RANGE = (15.0, 3600.0)
+RANGES = {'seconds': (15.0, 3600.0), 'rate_hz': (1.0, 240.0), 'prepare_timeout_s': (0.1, 86400.0)}
 DEFAULT_PARENT = 'demo_output'
 
 
@@ -73,13 +73,11 @@ def run(args: argparse.Namespace) -> int:
     from dynamic_ofa_ros.family import Family
 
     # Everything that can be wrong is found before anything starts.
-    low, high = SECONDS_RANGE
-    if not low <= args.seconds <= high:
-        raise DemoError(f'--seconds is {args.seconds:g}; it takes {low:g} to {high:g}')
-    if not 1.0 <= args.rate_hz <= 240.0:
-        raise DemoError(f'--rate-hz is {args.rate_hz:g}; it takes 1 to 240 images per second')
-    if not args.prepare_timeout_s > 0.0:
-        raise DemoError(f'--prepare-timeout-s is {args.prepare_timeout_s:g}; it takes seconds')
+    for option, (low, high) in RANGES.items():
+        value = getattr(args, option)
+        if not low <= value <= high:
+            name = option.replace('_', '-')
+            raise DemoError(f'--{name} is {value:g}; it takes {low:g} to {high:g}')
     family = Family.load(args.family)
     labels = camera_labels(args.source, family)
     plots = () if args.no_plots else ('matplotlib',)

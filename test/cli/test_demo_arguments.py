@@ -76,7 +76,7 @@ def test_each_demo_has_a_folder_of_its_own(
     ('arguments', 'sentence'),
     [
         (['--seconds', '1'], '--seconds is 1; it takes 15 to 3600'),
-        (['--rate-hz', '0'], '--rate-hz is 0'),
+        (['--rate-hz', '0'], '--rate-hz is 0; it takes 1 to 240'),
         (['--prepare-timeout-s', '0'], '--prepare-timeout-s is 0'),
         (['--family', '/nowhere'], 'there is no family at /nowhere'),
         (['--output', '/proc/nothing'], 'cannot be written'),
