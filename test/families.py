@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import yaml
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.architecture import SearchSpace, SubnetArchitecture
+    from dynamic_ofa_ros.family import Family
 
 CLASSES = 16
 
@@ -123,3 +125,25 @@ def randomise(module: object, generator: object) -> None:
                 )
             if isinstance(layer, (nn.Linear, nn.Conv2d)) and layer.bias is not None:
                 layer.bias.zero_()
+
+
+def make_colour_family(folder: Path) -> Family:
+    """Make a family that tells the colours of `onnx_networks.colour_folders` apart."""
+    from onnx_networks import COLOURS, colour_network
+
+    from dynamic_ofa_ros.cli.main import main
+    from dynamic_ofa_ros.family import Family
+
+    folder.mkdir(parents=True, exist_ok=True)
+    accuracies = {32: 0.8, 128: 0.9, 256: 0.95}
+    network = {
+        'file': str(colour_network(folder / 'net.onnx', depth=6)),
+        'values': 'unit',
+        'resolutions': list(accuracies),
+        'accuracy': accuracies,
+    }
+    (folder / 'labels.txt').write_text('\n'.join(COLOURS), encoding='utf-8')
+    (folder / 'list.yaml').write_text(yaml.safe_dump({'networks': [network]}), encoding='utf-8')
+    options = ['--labels', str(folder / 'labels.txt'), '--output', str(folder / 'family')]
+    assert main(['family', 'from-onnx', str(folder / 'list.yaml'), *options]) == 0
+    return Family.load(folder / 'family')

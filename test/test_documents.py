@@ -147,6 +147,15 @@ def test_wrong_parameters_and_links_are_found():
     assert not link_problem(ROOT / 'README.md', 'docs/install.md#a-jetson')
 
 
+@pytest.mark.parametrize('name', ['README.md', 'docs/demo.md'])
+def test_the_demos_sentence_is_that_of_the_result(name):
+    result = json.loads(
+        (ROOT / 'benchmarks' / 'results' / 'demo.json').read_text(encoding='utf-8')
+    )
+    text = ' '.join((ROOT / name).read_text(encoding='utf-8').split())
+    assert result['result'][-1].lower() in text.lower()
+
+
 def test_the_imagenet_table_is_that_of_the_results():
     results = json.loads((ROOT / 'benchmarks/results/imagenet.json').read_text(encoding='utf-8'))
     text = (ROOT / 'docs/own_networks.md').read_text(encoding='utf-8')

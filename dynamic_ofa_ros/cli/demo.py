@@ -1,52 +1,63 @@
-"""`dynamic-ofa demo`: camera, classifier and a competitor on this machine, seen live."""
+"""`dynamic-ofa demo`: the same load under a fixed high, a fixed low and a switching level."""
 
 from __future__ import annotations
 
 import argparse
+import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynamic_ofa_ros.errors import DynamicOfaError
+
 if TYPE_CHECKING:
     from dynamic_ofa_ros.family import Family
+
+RANGES = {'seconds': (15.0, 3600.0), 'rate_hz': (1.0, 240.0), 'prepare_timeout_s': (0.1, 86400.0)}
+DEFAULT_PARENT = 'demo_output'
+
+
+class DemoError(DynamicOfaError, ValueError):
+    """Arguments with which no demo can run."""
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the verb and its options."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         'demo',
-        help='show the whole system live, for 40 seconds',
-        description='Start a camera that renders road signs, a classifier and a competing '
-        'process; show live how the classifier keeps a latency limit; end with a summary, plots '
-        'and a CSV.',
+        help='show in a minute what switching is good for',
+        description='Start a camera that renders road signs and a classifier, and put the same '
+        'load on them three times: with the highest level, the lowest level, and switching. Ends '
+        'with a sentence, a picture, a summary and a CSV of every image.',
     )
     parser.add_argument(
         '--output', metavar='FOLDER',
         help='new or empty folder for results and logs (default: demo_output/<date and time>)',
     )  # fmt: skip
     parser.add_argument(
-        '--seconds', type=float, default=40.0,
-        help='how long the scenario takes, 5 to 3600 (default: %(default)g)',
+        '--seconds', type=float, default=60.0,
+        help='how long it takes once everything has started, 15 to 3600 (default: %(default)g)',
     )  # fmt: skip
     parser.add_argument(
         '--family', default='signs', help='name or directory (default: %(default)s)'
     )
     parser.add_argument(
         '--source', metavar='FOLDER', default='',
-        help='photographs for the camera, in class folders named after the labels (or WordNet '
-        'ids), or in any folder: then nothing counts as right (default: rendered signs)',
+        help='photographs for the camera, in class folders named after the labels or by WordNet '
+        'ids (default: rendered signs)',
     )  # fmt: skip
     parser.add_argument(
-        '--rate-hz', type=float, default=30.0,
+        '--rate-hz', type=float, default=20.0,
         help='images per second, 1 to 240 (default: %(default)g)',
     )  # fmt: skip
     parser.add_argument(
         '--two', action='store_true',
         help='two classifiers on one CPU instead: they choose their levels together',
     )  # fmt: skip
-    parser.add_argument('--no-plots', action='store_true', help='write no plots')
+    parser.add_argument('--no-plots', action='store_true', help='write no picture')
     parser.add_argument(
         '--prepare-timeout-s', type=float, default=300.0,
-        help='how long to wait for all parts; the first start on a machine takes longest '
+        help='how long to wait for each part; the first start on a machine takes longest '
         '(default: %(default)g)',
     )  # fmt: skip
     parser.set_defaults(run=run)
@@ -58,71 +69,102 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from dynamic_ofa_ros.demo.output import prepare_output
-    from dynamic_ofa_ros.demo.report import summary_table
-    from dynamic_ofa_ros.demo.running import DemoOptions
-    from dynamic_ofa_ros.demo.scenario import ScenarioError, default_scenario
-    from dynamic_ofa_ros.demo.session import run_demo
+    from dynamic_ofa_ros import requirements
     from dynamic_ofa_ros.family import Family
 
-    # Everything that can be wrong with the arguments is found before anything starts.
-    default_scenario(args.seconds)
-    if not 1.0 <= args.rate_hz <= 240.0:
-        raise ScenarioError(f'--rate-hz is {args.rate_hz:g}; it takes 1 to 240 images per second')
-    if not args.prepare_timeout_s > 0.0:
-        raise ScenarioError(f'--prepare-timeout-s is {args.prepare_timeout_s:g}; it takes seconds')
+    # Everything that can be wrong is found before anything starts.
+    for option, (low, high) in RANGES.items():
+        value = getattr(args, option)
+        if not low <= value <= high:
+            name = option.replace('_', '-')
+            raise DemoError(f'--{name} is {value:g}; it takes {low:g} to {high:g}')
     family = Family.load(args.family)
-    source, truth_labels = _source(args.source, family)
-    output = prepare_output(args.output)
+    labels = camera_labels(args.source, family)
+    plots = () if args.no_plots else ('matplotlib',)
+    requirements.check(
+        *requirements.NODE, 'psutil', 'scipy', *plots, reason='the demo runs ROS 2 nodes'
+    )
+    from dynamic_ofa_ros.demo.session import Comparison, DemoOptions, Session
+    from dynamic_ofa_ros.demo.two import TwoModels
+    from dynamic_ofa_ros.demo.view import results_table
+
     options = DemoOptions(
         family=str(family.directory),
         seconds=args.seconds,
         rate_hz=args.rate_hz,
         has_plots=not args.no_plots,
         prepare_timeout_s=args.prepare_timeout_s,
-        source=source,
-        truth_labels=truth_labels,
+        labels=labels,
+        source=str(Path(args.source).expanduser().resolve()) if args.source else '',
     )
     console = Console()
-    if args.two:
-        from dynamic_ofa_ros.demo.two import run_two
-
-        result = run_two(options, output, console)
-    else:
-        result = run_demo(options, output, console)
-    if result.summary is not None:
-        console.print(summary_table(result.summary, console.width))
+    output = prepare_output(args.output)
+    kind: type[Session] = TwoModels if args.two else Comparison
+    result = kind(options, output, console).run()
+    if result.runs:
+        console.print(results_table(result.runs))
     if result.files:
-        print(f'Written to {output}: {", ".join(path.name for path in result.files)}')
+        print(f'\nWritten to {output}: {", ".join(path.name for path in result.files)}')
+    if result.words:
+        print('\n' + '\n'.join(result.words))
     if result.message:
         print(f'dynamic-ofa: {result.message}', file=sys.stderr)
     return result.exit_status
 
 
-def _source(folder: str, family: Family) -> tuple[str, dict[str, str]]:
-    """Return the folder's full path and the family's label of each class folder in it.
+def camera_labels(folder: str, family: Family) -> tuple[str, ...]:
+    """Return the family's label of each class that the camera will show, by its class id.
 
-    Raises an error where the camera would show nothing that the family knows.
+    Raises DemoError where the family does not know all of them.
     """
-    from dynamic_ofa_ros.demo.scenario import ScenarioError
     from dynamic_ofa_ros.nodes.camera_sources import FolderSource
     from dynamic_ofa_ros.offline.labelled import outputs_of
     from dynamic_ofa_ros.offline.signs import sign_names
 
     if not folder:
         if family.labels != sign_names():
-            raise ScenarioError(
+            raise DemoError(
                 f'family {family.name} does not know the signs that the camera renders: give '
                 '--source, a folder of photographs'
             )
-        return '', {}
+        return sign_names()
     names = FolderSource(folder).labels
+    if not names:
+        raise DemoError(
+            f'{folder} has no class folders, so nobody knows what is right: put the photographs '
+            'into folders named after the labels'
+        )
     outputs = outputs_of(names, family.labels)
     strangers = [name for name in names if name not in outputs]
     if strangers:
-        raise ScenarioError(
+        raise DemoError(
             f'{folder}: the class folder {strangers[0]} is no label of family {family.name}; '
-            'rename it, or put the photographs into one folder without classes'
+            'rename or remove it'
         )
-    labels = {name: family.labels[output] for name, output in outputs.items()}
-    return str(Path(folder).expanduser().resolve()), labels
+    return tuple(family.labels[outputs[name]] for name in names)
+
+
+def prepare_output(chosen: str | None) -> Path:
+    """Create the folder that a demo writes into: `chosen`, or ./demo_output/<date-time>.
+
+    Raises DemoError when it cannot be written, or is not empty: results are never mixed.
+    """
+    folder = Path(chosen or DEFAULT_PARENT).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not chosen:
+            folder = Path(tempfile.mkdtemp(prefix=time.strftime('%Y-%m-%d_%H-%M-%S_'), dir=folder))
+        # Permission bits do not tell about read-only file systems and quotas: try.
+        with tempfile.TemporaryFile(dir=folder):
+            occupied = next(folder.iterdir(), None)
+    except OSError as error:
+        raise DemoError(
+            f'{folder} cannot be written: {error.strerror or error}; '
+            'name another folder with --output'
+        ) from None
+    if occupied is not None:
+        raise DemoError(
+            f'{folder} is not empty (it holds {occupied.name}); '
+            'name a new or an empty folder with --output'
+        )
+    return folder.resolve()

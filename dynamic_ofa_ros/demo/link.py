@@ -1,21 +1,21 @@
-"""The demo's own ROS node: listens to camera and classifier, and steers as a user would."""
+"""The demo's own ROS node: listens to camera and classifier, and sets parameters."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dynamic_ofa_ros.demo.processes import PartError
-from dynamic_ofa_ros.demo.recorder import Recorder
+from dynamic_ofa_ros.demo.recording import Recorder
 
 ANSWER_TIMEOUT_S = 10.0
 READER_DEPTH = 300
-"""Messages kept for us: under contention this process is starved too, for up to seconds."""
+"""Messages kept for us: on a busy machine this process is starved too, for up to seconds."""
 
 
 class Link:
-    """Subscriptions, parameter clients and a publisher on one node, spun by `spin_for`.
+    """Subscriptions and a parameter client on one node, spun by `spin_for`.
 
     namespace: the classifier's, '' or beginning with a slash; the camera is at the root.
     """
@@ -23,13 +23,14 @@ class Link:
     def __init__(self, recorder: Recorder, namespace: str = '') -> None:
         # Imported here: `dynamic-ofa` has verbs that need no ROS 2.
         import rclpy
+        from rcl_interfaces.srv import SetParameters
         from rclpy.context import Context
         from rclpy.executors import SingleThreadedExecutor
         from rclpy.qos import QoSProfile
         from rclpy.signals import SignalHandlerOptions
-        from vision_msgs.msg import Classification, LabelInfo
+        from vision_msgs.msg import Classification
 
-        from dynamic_ofa_ros.msg import ActiveLevel, Constraints, LevelArray, Telemetry
+        from dynamic_ofa_ros.msg import ActiveLevel, LevelArray, Telemetry
         from dynamic_ofa_ros.nodes import qos
 
         self._context = Context()
@@ -42,83 +43,50 @@ class Link:
         self._node = rclpy.create_node('demo', context=self._context, namespace=namespace or None)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
-        self._pending: list[tuple[Any, str, float]] = []
-        self._clients: dict[str, Any] = {}
-        self._constraints_type = Constraints
         reliable = QoSProfile(depth=READER_DEPTH)
         subscribe: Callable[..., Any] = self._node.create_subscription
-        truth = '/ground_truth'
-        subscribe(Classification, truth, recorder.add_truth, reliable)
-        subscribe(LabelInfo, f'{truth}/label_info', recorder.set_truth_names, qos.LATCHED)
-        subscribe(Classification, 'classification', recorder.add_label, reliable)
-        subscribe(LabelInfo, 'label_info', recorder.set_label_names, qos.LATCHED)
+        subscribe(Classification, '/ground_truth', recorder.add_truth, reliable)
         subscribe(Telemetry, 'classifier/telemetry', recorder.add_telemetry, reliable)
-        subscribe(LevelArray, 'classifier/levels', recorder.set_levels, qos.LATCHED)
-        subscribe(
-            ActiveLevel,
-            'classifier/active_level',
-            lambda message: recorder.add_switch(message, time.time_ns()),
-            QoSProfile(depth=READER_DEPTH, durability=qos.LATCHED.durability),
-        )
-        self._constraints_pub = self._node.create_publisher(
-            Constraints, 'classifier/constraints', qos.CONSTRAINTS
-        )
+        subscribe(LevelArray, 'classifier/levels', recorder.set_table, qos.LATCHED)
+        subscribe(ActiveLevel, 'classifier/active_level', recorder.add_switch, reliable)
+        self._client = self._node.create_client(SetParameters, 'classifier/set_parameters')
 
     def spin_for(self, seconds: float) -> None:
-        """Handle messages for a while; raise PartError if a request was refused or ignored."""
+        """Handle messages for a while."""
         deadline_s = time.monotonic() + seconds
         while (left_s := deadline_s - time.monotonic()) > 0.0:
             self._executor.spin_once(timeout_sec=left_s)
-        self._check_answers()
 
-    def can_steer(self, node: str) -> bool:
-        """Tell whether a node's parameter service is there."""
-        return bool(self._client(node).service_is_ready())
+    @property
+    def can_steer(self) -> bool:
+        """Whether the classifier's parameter service is there."""
+        return bool(self._client.service_is_ready())
 
-    def set_parameter(self, node: str, name: str, value: float | str) -> None:
-        """Set a parameter of another node through its service, as `ros2 param set` does.
-
-        Does not wait: `spin_for` raises PartError should the node refuse.
-        """
+    def set_parameters(self, values: Mapping[str, float | str]) -> None:
+        """Set parameters of the classifier; return once they hold, raise PartError if not."""
         from rcl_interfaces.srv import SetParameters
         from rclpy.parameter import Parameter
 
         request = SetParameters.Request(
-            parameters=[Parameter(name, value=value).to_parameter_msg()]
+            parameters=[
+                Parameter(name, value=value).to_parameter_msg() for name, value in values.items()
+            ]
         )
-        future = self._client(node).call_async(request)
-        self._pending.append((future, f'{node} {name}', time.monotonic() + ANSWER_TIMEOUT_S))
-
-    def publish_constraints(self, max_latency_ms: float) -> None:
-        """Change the latency limit by topic; a negative one removes it. The floor stays."""
-        message = self._constraints_type(max_latency_ms=max_latency_ms, source='demo')
-        message.header.stamp = self._node.get_clock().now().to_msg()
-        self._constraints_pub.publish(message)
+        future = self._client.call_async(request)
+        self._executor.spin_until_future_complete(future, timeout_sec=ANSWER_TIMEOUT_S)
+        if not future.done():
+            raise PartError(
+                f'the classifier did not answer within {ANSWER_TIMEOUT_S:g} s when '
+                f'{", ".join(values)} were set'
+            )
+        for name, result in zip(values, future.result().results, strict=True):
+            if not result.successful:
+                raise PartError(
+                    f'the classifier rejected {name} = {values[name]}: {result.reason}'
+                )
 
     def close(self) -> None:
         """Leave the graph."""
         self._executor.shutdown()
         self._node.destroy_node()
         self._context.try_shutdown()
-
-    def _client(self, node: str) -> Any:
-        if node not in self._clients:
-            from rcl_interfaces.srv import SetParameters
-
-            self._clients[node] = self._node.create_client(SetParameters, f'{node}/set_parameters')
-        return self._clients[node]
-
-    def _check_answers(self) -> None:
-        waiting = []
-        for future, what, deadline_s in self._pending:
-            if not future.done():
-                if time.monotonic() > deadline_s:
-                    raise PartError(
-                        f'setting {what} was not answered within {ANSWER_TIMEOUT_S:g} s'
-                    )
-                waiting.append((future, what, deadline_s))
-                continue
-            result = future.result().results[0]
-            if not result.successful:
-                raise PartError(f'setting {what} was refused: {result.reason}')
-        self._pending = waiting

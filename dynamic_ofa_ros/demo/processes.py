@@ -3,71 +3,52 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import json
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 
-from dynamic_ofa_ros.demo import guardian
+import psutil
+
 from dynamic_ofa_ros.errors import DynamicOfaError
 
-TAIL_BYTES = 16_384
-POLL_S = 0.02
+LOAD_SCRIPT = Path(__file__).resolve().parent.parent / 'nodes' / 'load.py'
+PATIENCE_S = 3.0
+"""After SIGINT, before SIGKILL."""
 
-# Sent one after the other, as `ros2 launch` does, each followed by this patience.
-ESCALATION: tuple[tuple[signal.Signals, float], ...] = (
-    (signal.SIGINT, 3.0),
-    (signal.SIGTERM, 1.0),
-    (signal.SIGKILL, 1.0),
-)
+COMPETITOR = 'competitor_'
+TAIL_BYTES = 16_384
+PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
+
+_libc = ctypes.CDLL(None)
 
 
 class PartError(DynamicOfaError):
-    """A part of the demo that could not start, died, or never got ready."""
+    """A demo that ends early: a part could not start, died or does not answer, or a signal came.
 
+    status: the exit status that this makes.
+    """
 
-@dataclass
-class _Part:
-    name: str
-    process: subprocess.Popen[bytes]
-    log_path: Path
-    step: int = -1
-    next_step_s: float = 0.0
-
-    @property
-    def is_ending(self) -> bool:
-        return self.step >= 0
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Supervisor:
-    """Starts parts as leaders of their own process groups, logs to one file each, ends them all.
+    """Starts parts, each with a log of its own, and ends them all. Use from the main thread.
 
-    Use from one thread, as a context manager. Should this process be killed, a guardian process
-    ends the groups. `escalation` is the signals to end a part with and the patience after each.
+    Parts are killed by the kernel when this process dies, whatever killed it: that is bound to the
+    thread that started them.
     """
 
-    def __init__(
-        self,
-        log_folder: Path,
-        *,
-        escalation: Sequence[tuple[signal.Signals, float]] = ESCALATION,
-        clock_s: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, log_folder: Path) -> None:
         self._log_folder = log_folder
-        self._escalation = tuple(escalation)
-        self._clock_s = clock_s
-        self._parts: dict[str, _Part] = {}
-        self._guardian = subprocess.Popen(
-            [sys.executable, '-I', '-S', str(Path(guardian.__file__).resolve())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        self._parts: dict[str, psutil.Popen] = {}
 
     def __enter__(self) -> Supervisor:
         return self
@@ -76,159 +57,107 @@ class Supervisor:
         self.close()
 
     def start(
-        self,
-        name: str,
-        command: Sequence[str],
-        env: Mapping[str, str] | None = None,
-        cpus: Collection[int] = (),
+        self, name: str, command: Sequence[str], cpus: Collection[int] = (), is_apart: bool = False
     ) -> None:
-        """Start a part, on given CPUs only if any are; what it prints goes to <name>.log.
+        """Start a part, on some CPUs only if any are given; what it prints goes to <name>.log.
 
-        Raises PartError if it cannot start.
+        is_apart: in a session of its own. Linux shares the CPUs among sessions first: what
+        competes must be in one, and what is to go on undisturbed in another. Raises PartError if
+        it cannot start.
         """
-        if name in self._parts:
-            raise PartError(f'{name} already runs')
-        path = self.log_path(name)
         try:
-            with path.open('ab') as log:
-                process = subprocess.Popen(
-                    list(command),
-                    stdin=subprocess.DEVNULL,
+            with self.log_path(name).open('ab') as log:
+                process = psutil.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env=None if env is None else dict(env),
-                    # A process group, but not a session: Linux shares the CPU among sessions
-                    # first (autogroups), and then many competitors would count as one.
-                    preexec_fn=os.setpgrp,
+                    env={**os.environ, 'PYTHONUNBUFFERED': '1'},
+                    preexec_fn=partial(_begin, is_apart),
                 )
         except OSError as error:
             raise PartError(f'{name} cannot be started: {error.strerror or error}') from None
-        self._tell_guardian('+', process.pid)
-        self._parts[name] = _Part(name, process, path)
+        self._parts[name] = process
         if cpus:
             # Before its interpreter is up: all its threads will inherit it.
-            with contextlib.suppress(ProcessLookupError):
-                os.sched_setaffinity(process.pid, cpus)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.cpu_affinity(list(cpus))
+
+    def start_competitors(self, count: int, cpus: Collection[int]) -> None:
+        """Start processes that can keep CPUs busy, as contention_node's do; none works yet."""
+        command = [sys.executable, str(LOAD_SCRIPT), 'busy', '--duty-cycle=0']
+        for number in range(count):
+            self.start(f'{COMPETITOR}{number}', command, cpus)
+
+    def set_busy(self, count: int) -> None:
+        """Let so many of the competitors work, and the others rest: within 20 ms."""
+        competitors = [self._parts[name] for name in self._parts if name.startswith(COMPETITOR)]
+        for index, process in enumerate(competitors):
+            line = json.dumps({'duty_cycle': 1.0 if index < count else 0.0})
+            with contextlib.suppress(OSError):  # it has died: `check` tells
+                process.stdin.write(f'{line}\n'.encode())
+                process.stdin.flush()
 
     def log_path(self, name: str) -> Path:
         """Return the file of a part's output."""
         return self._log_folder / f'{name}.log'
 
-    def pids(self) -> dict[str, int]:
-        """Return the process id of each part that has not ended."""
-        return {name: part.process.pid for name, part in self._parts.items()}
+    def check(self) -> None:
+        """Raise PartError, with the end of its log, when a part has died."""
+        for name, process in self._parts.items():
+            if process.poll() is not None:
+                _close(self._parts.pop(name))
+                raise PartError(
+                    f'{name} {_describe_exit(process.returncode)}; its log '
+                    f'({self.log_path(name)}) ends:\n{indented_tail(self.log_path(name))}'
+                )
 
-    def is_running(self, name: str) -> bool:
-        """Return whether a part was started and its end was not yet seen."""
-        return name in self._parts
-
-    def request_stop(self, name: str) -> None:
-        """Begin to end a part; `poll` goes on. Nothing happens when it does not run."""
-        part = self._parts.get(name)
-        if part is not None and not part.is_ending:
-            self._escalate(part)
-
-    def poll(self) -> None:
-        """Look after the parts; raise PartError, with the end of its log, when one died."""
-        for part in list(self._parts.values()):
-            status = _exit_status(part.process)
-            if status is not None:
-                was_ending = part.is_ending
-                self._bury(part)
-                if not was_ending:
-                    raise PartError(
-                        f'{part.name} {_describe_exit(status)}; its log '
-                        f'({part.log_path}) ends:\n{indented_tail(part.log_path)}'
-                    )
-            elif part.is_ending and self._clock_s() >= part.next_step_s:
-                self._escalate(part)
+    def kill(self, name: str) -> int:
+        """Kill a part, as if it had died without a word; return its process id."""
+        process = self._parts.pop(name)
+        process.kill()
+        _close(process)
+        return int(process.pid)
 
     def close(self) -> None:
-        """End all parts and see that none is left. Safe to call twice."""
-        deadline_s = self._clock_s() + 2.0 * sum(s for _, s in self._escalation) + 1.0
-        while self._parts and self._clock_s() < deadline_s:
-            for name in list(self._parts):
-                self.request_stop(name)
-            with contextlib.suppress(PartError):
-                self.poll()
-            if self._parts:
-                time.sleep(POLL_S)
-        for part in list(self._parts.values()):
-            self._bury(part)
-        if self._guardian.stdin is not None and not self._guardian.stdin.closed:
-            with contextlib.suppress(OSError):
-                self._guardian.stdin.close()
-        self._guardian.wait()
-
-    def _escalate(self, part: _Part) -> None:
-        part.step = min(part.step + 1, len(self._escalation) - 1)
-        number, patience_s = self._escalation[part.step]
-        part.next_step_s = self._clock_s() + patience_s
-        if number == signal.SIGKILL:
-            _kill_group(part.process.pid)
-        else:
-            # Only the leader: how its own children end is its business, as with Ctrl-C there.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(part.process.pid, number)
-
-    def _bury(self, part: _Part) -> None:
-        """Kill what is left of the group, then reap its leader.
-
-        In this order: as long as the leader is not reaped nobody else can get its number.
-        """
-        _kill_group(part.process.pid)
-        part.process.wait()
-        self._tell_guardian('-', part.process.pid)
-        self._parts.pop(part.name, None)
-
-    def _tell_guardian(self, sign: str, group: int) -> None:
-        assert self._guardian.stdin is not None
-        try:
-            self._guardian.stdin.write(f'{sign} {group}\n'.encode())
-            self._guardian.stdin.flush()
-        except OSError:
-            # Somebody killed the guardian. An orderly end needs none.
-            pass
-
-
-def tail(path: Path, lines: int = 8) -> list[str]:
-    """Return the last lines of a text file that are not blank; none where there is no file."""
-    try:
-        with path.open('rb') as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - TAIL_BYTES))
-            text = file.read().decode('utf-8', errors='replace')
-    except OSError:
-        return []
-    # A progress bar rewrites its line with carriage returns: the last state is what it says.
-    kept = [line.rstrip().split('\r')[-1] for line in text.split('\n') if line.strip()]
-    return kept[-lines:]
+        """End all parts: SIGINT, then SIGKILL. Safe to call twice."""
+        for process in self._parts.values():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGINT)
+        _, alive = psutil.wait_procs(self._parts.values(), timeout=PATIENCE_S)
+        for process in alive:
+            process.kill()
+        for process in self._parts.values():
+            _close(process)
+        self._parts.clear()
 
 
 def indented_tail(path: Path, lines: int = 12) -> str:
-    """Return the last lines of a log, indented; says so when it is empty."""
-    return '\n'.join(f'    {line}' for line in tail(path, lines) or ['(nothing)'])
+    """Return the last lines of a log that are not blank, indented; says so when it is empty."""
+    try:
+        with path.open('rb') as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+            text = file.read().decode('utf-8', errors='replace')
+    except OSError:
+        text = ''
+    # A progress bar rewrites its line with carriage returns: the last state is what it says.
+    kept = [line.rstrip().split('\r')[-1] for line in text.split('\n') if line.strip()]
+    return '\n'.join(f'    {line}' for line in kept[-lines:] or ['(nothing)'])
 
 
-def _exit_status(process: subprocess.Popen[bytes]) -> int | None:
-    """Return the exit status, negative for a signal, without reaping; None while it runs."""
-    result = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    if result is None:
-        return None
-    is_exit = result.si_code == os.CLD_EXITED
-    return result.si_status if is_exit else -result.si_status
+def _begin(is_apart: bool) -> None:
+    """Run in the child, before its program: Ctrl-C is not for it, the demo's end is."""
+    os.setsid() if is_apart else os.setpgrp()
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _kill_group(group: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, signal.SIGKILL)
+def _close(process: psutil.Popen) -> None:
+    with contextlib.suppress(OSError):
+        process.stdin.close()
+    process.wait()
 
 
 def _describe_exit(status: int) -> str:
     if status >= 0:
         return f'ended with exit status {status}'
-    try:
-        name = signal.Signals(-status).name
-    except ValueError:
-        name = f'signal {-status}'
-    return f'was ended by {name}'
+    return f'was ended by {signal.Signals(-status).name}'

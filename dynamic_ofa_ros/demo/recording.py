@@ -1,77 +1,20 @@
-"""What a run leaves behind: one record per classified frame, one per switch; as CSV and back."""
+"""What was seen: a record of every camera image, its answer or none, and of every switch."""
 
 from __future__ import annotations
 
 import csv
 import math
+import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dynamic_ofa_ros.errors import DynamicOfaError
+from dynamic_ofa_ros.adaptation import TimedFrame
 from dynamic_ofa_ros.files import replacing
 
-NAN = math.nan
-
-
-class RecordingError(DynamicOfaError):
-    """A recording that cannot be read."""
-
-
-@dataclass(frozen=True)
-class FrameRecord:
-    """One classified frame; a row of telemetry.csv. Not measured = NaN, no label = ''.
-
-    time_s: when its label was published, since the scenario began (negative: while preparing).
-    stamp_ns: the image header's stamp, which all messages about a frame carry.
-    phase: the scenario's phase at that time; has_competitor: the competing process was running.
-    max_latency_ms, min_accuracy: constraints in force for this frame.
-    Cumulative since the classifier's start: dropped_frames, rejected_frames, switch_count.
-    """
-
-    time_s: float
-    stamp_ns: int
-    sequence: int
-    phase: str
-    has_competitor: bool
-    truth: str
-    label: str
-    score: float
-    level: int
-    level_count: int
-    level_accuracy: float
-    level_latency_ms: float
-    inference_ms: float
-    preprocess_ms: float
-    postprocess_ms: float
-    processing_ms: float
-    queue_wait_ms: float
-    end_to_end_ms: float
-    input_age_ms: float
-    predicted_latency_ms: float
-    max_latency_ms: float
-    min_accuracy: float
-    slowdown: float
-    is_contended: bool
-    is_feasible: bool
-    dropped_frames: int
-    rejected_frames: int
-    switch_count: int
-    throughput_hz: float
-    device_load: float
-    device_temperature_celsius: float
-    device_power_w: float
-
-    @property
-    def is_correct(self) -> bool | None:
-        """Whether the label is the truth; None when the truth is unknown."""
-        return self.label == self.truth if self.truth else None
-
-    @property
-    def is_violation(self) -> bool:
-        """Whether inference took longer than the limit in force; False without a limit."""
-        return self.inference_ms > self.max_latency_ms
+ANSWER_WITHIN_S = 1.0
+"""An image without an answer for so long gets none."""
 
 
 @dataclass(frozen=True)
@@ -82,120 +25,160 @@ class SwitchRecord:
     from_level: int
     to_level: int
     reason: str
-    switch_ms: float = NAN
-    is_feasible: bool = True
 
 
 @dataclass(frozen=True)
-class LevelRecord:
-    """One line of the look-up table that the classifier published on ~/levels."""
+class FrameRecord:
+    """One camera image; a row of frames.csv.
 
-    index: int
-    name: str
-    resolution: int
-    accuracy: float
-    latency_ms: float
-    latency_p95_ms: float
-
-
-@dataclass(frozen=True)
-class Recording:
-    """Everything a run measured, in the order of time.
-
-    phase_starts_s: name and start of each phase that was played; end_s: when the run ended.
-    published_frames: labelled frames that the camera announced during the run.
+    time_s: its stamp, since the run began. latency_ms: from the image's arrival at the classifier
+    to its label; infinite without an answer, which then has no label, level 0 and NaN elsewhere.
     """
 
-    frames: tuple[FrameRecord, ...]
-    switches: tuple[SwitchRecord, ...] = ()
-    levels: tuple[LevelRecord, ...] = ()
-    phase_starts_s: tuple[tuple[str, float], ...] = ()
-    end_s: float = NAN
-    family: str = ''
-    platform: str = ''
-    published_frames: int = 0
-    conditions: dict[str, str] = field(default_factory=dict)
+    run: str
+    time_s: float
+    is_loaded: bool
+    truth: str
+    label: str
+    level: int
+    level_accuracy: float
+    latency_ms: float
+    inference_ms: float
+    limit_ms: float
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the label is the truth."""
+        return self.label == self.truth
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether there is a label at all."""
+        return math.isfinite(self.latency_ms)
+
+    @property
+    def timed(self) -> TimedFrame:
+        """What `adaptation` judges: a right answer has the accuracy 1, a wrong one 0."""
+        return TimedFrame(
+            1e3 * self.time_s, self.latency_ms, self.limit_ms, self.level, float(self.is_right)
+        )
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the answer came after the limit, or never."""
+        return self.timed.is_late
+
+
+class Recorder:
+    """Collects what camera and classifier say, by the stamp of the image that it is about.
+
+    It knows nothing of ROS: messages are objects with the fields of msg/*.msg.
+    labels: what the classifier calls each of the camera's classes.
+    """
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self._labels = labels
+        self._truths: dict[int, str] = {}
+        self._answers: dict[int, Any] = {}
+        self._switches: list[tuple[int, Any]] = []
+        self.table: Any = None
+
+    def add_truth(self, message: Any) -> None:
+        """Take a vision_msgs/Classification of the camera."""
+        self._truths[stamp_of(message.header)] = self._labels[int(message.results[0].class_id)]
+
+    def add_telemetry(self, message: Any) -> None:
+        """Take a dynamic_ofa_ros/Telemetry."""
+        self._answers[stamp_of(message.header)] = message
+
+    def add_switch(self, message: Any) -> None:
+        """Take a dynamic_ofa_ros/ActiveLevel; that of the start is no switch."""
+        if message.from_level:
+            self._switches.append((stamp_of(message.header), message))
+
+    def set_table(self, message: Any) -> None:
+        """Take the look-up table, a dynamic_ofa_ros/LevelArray."""
+        self.table = message
+
+    @property
+    def level_count(self) -> int:
+        """Return how many levels there are; 0 before that is known."""
+        return len(self.table.levels) if self.table else 0
+
+    @property
+    def is_hearing(self) -> bool:
+        """Whether both the camera and the classifier have been heard."""
+        return bool(self._truths and self._answers)
+
+    def answers(self, begin_ns: int) -> list[Any]:
+        """Return the telemetry of the images from a time on."""
+        return [message for stamp, message in self._answers.items() if stamp >= begin_ns]
+
+    def frames(
+        self,
+        run: str,
+        begin_ns: int,
+        end_ns: int,
+        origin_ns: int,
+        loads: Sequence[tuple[float, float]] = (),
+    ) -> list[FrameRecord]:
+        """Return a record of every image that the camera stamped from begin to end, in order.
+
+        Images that may still be answered are left out. loads: when the competitor was busy, begin
+        and end in seconds since `origin_ns`.
+        """
+        limit_ms = math.nan
+        records = []
+        for stamp in sorted(stamp for stamp in self._truths if begin_ns <= stamp < end_ns):
+            answer = self._answers.get(stamp)
+            if answer is None and stamp > time.time_ns() - ANSWER_WITHIN_S * 1e9:
+                continue
+            limit_ms = limit_ms if answer is None else answer.max_latency_ms
+            time_s = (stamp - origin_ns) / 1e9
+            records.append(
+                FrameRecord(
+                    run=run,
+                    time_s=time_s,
+                    is_loaded=any(begin_s <= time_s < until_s for begin_s, until_s in loads),
+                    truth=self._truths[stamp],
+                    label=answer.top1_label if answer else '',
+                    level=answer.level if answer else 0,
+                    level_accuracy=answer.level_accuracy if answer else math.nan,
+                    latency_ms=answer.node_ms if answer else math.inf,
+                    inference_ms=answer.inference_ms if answer else math.nan,
+                    limit_ms=limit_ms,
+                )
+            )
+        return records
+
+    def switches(self, begin_ns: int, end_ns: int, origin_ns: int) -> list[SwitchRecord]:
+        """Return the switches from begin to end; their times are since `origin_ns`."""
+        return [
+            SwitchRecord((stamp - origin_ns) / 1e9, m.from_level, m.to_level, m.reason)
+            for stamp, m in self._switches
+            if begin_ns <= stamp < end_ns
+        ]
 
 
 def write_frames(frames: Iterable[FrameRecord], path: Path) -> None:
-    """Write one row per frame; `is_correct` and `is_violation` are added for spreadsheets."""
-    names = [f.name for f in fields(FrameRecord)]
+    """Write a row per image; what was not measured is empty."""
+    rows = [
+        {**asdict(frame), 'is_late': frame.is_late, 'is_right': frame.is_right} for frame in frames
+    ]
     with replacing(path) as temporary, temporary.open('w', newline='', encoding='utf-8') as file:
-        writer = csv.writer(file)
-        writer.writerow([*names, 'is_correct', 'is_violation'])
-        for frame in frames:
-            correct = frame.is_correct
-            row = [_to_text(getattr(frame, name)) for name in names]
-            row += ['' if correct is None else _to_text(correct), _to_text(frame.is_violation)]
-            writer.writerow(row)
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({name: _to_text(value) for name, value in row.items()} for row in rows)
 
 
-def read_frames(path: str | Path) -> tuple[FrameRecord, ...]:
-    """Read what `write_frames` wrote; raise RecordingError naming file, line and column."""
-    path = Path(path)
-    try:
-        with path.open(newline='', encoding='utf-8') as file:
-            rows = list(csv.DictReader(file))
-    except FileNotFoundError:
-        raise RecordingError(f'{path} does not exist') from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RecordingError(f'{path} cannot be read as CSV: {error}') from None
-    return tuple(_frame_of(row, path, line) for line, row in enumerate(rows, start=2))
+def stamp_of(header: Any) -> int:
+    """Return a header's stamp in nanoseconds."""
+    return int(header.stamp.sec) * 10**9 + int(header.stamp.nanosec)
 
 
-def phases_of(frames: Sequence[FrameRecord]) -> tuple[tuple[str, float, float], ...]:
-    """Return (name, first time, last time) in seconds of each run of frames of one phase."""
-    spans: list[tuple[str, float, float]] = []
-    for frame in frames:
-        if spans and spans[-1][0] == frame.phase:
-            spans[-1] = (frame.phase, spans[-1][1], frame.time_s)
-        else:
-            spans.append((frame.phase, frame.time_s, frame.time_s))
-    return tuple(spans)
-
-
-def competitor_spans(frames: Sequence[FrameRecord]) -> tuple[tuple[float, float], ...]:
-    """Return (first, last) time in seconds of each stretch with the competing process."""
-    spans: list[tuple[float, float]] = []
-    was_running = False
-    for frame in frames:
-        if frame.has_competitor:
-            spans = (
-                [*spans[:-1], (spans[-1][0], frame.time_s)]
-                if was_running
-                else [*spans, (frame.time_s, frame.time_s)]
-            )
-        was_running = frame.has_competitor
-    return tuple(spans)
-
-
-def _to_text(value: object) -> str:
+def _to_text(value: object) -> object:
     if isinstance(value, bool):
-        return '1' if value else '0'
+        return int(value)
     if isinstance(value, float):
-        return '' if math.isnan(value) else f'{value:.6g}'
-    return str(value)
-
-
-def _frame_of(row: dict[str, Any], path: Path, line: int) -> FrameRecord:
-    values: dict[str, Any] = {}
-    for item in fields(FrameRecord):
-        text = row.get(item.name)
-        if text is None:
-            raise RecordingError(f'{path}:{line}: there is no value for column {item.name}')
-        try:
-            values[item.name] = _PARSERS[str(item.type)](text)
-        except (ValueError, KeyError):
-            raise RecordingError(
-                f'{path}:{line}: {item.name} is {text!r}, expected a value of type {item.type}'
-            ) from None
-    return FrameRecord(**values)
-
-
-# Keyed by annotation, which `from __future__ import annotations` keeps as text.
-_PARSERS: dict[str, Any] = {
-    'int': int,
-    'str': str,
-    'float': lambda text: float(text) if text else NAN,
-    'bool': lambda text: {'1': True, '0': False}[text],
-}
+        return f'{value:.6g}' if math.isfinite(value) else ''
+    return value

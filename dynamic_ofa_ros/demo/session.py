@@ -1,251 +1,372 @@
-"""One run of the demo: start the parts, play the scenario, record, end everything, write."""
+"""One run of the demo: start the parts, calibrate, play the same load three times, compare."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
+import platform
+import signal
+import sys
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
 from rich.console import Console
 
-from dynamic_ofa_ros.demo.display import Display, open_display
+from dynamic_ofa_ros import __version__
+from dynamic_ofa_ros.demo.calibration import (
+    GOOD_MARGIN,
+    WORKERS,
+    Calibration,
+    Trial,
+    choose,
+    margin,
+    middle_levels,
+    processes,
+)
+from dynamic_ofa_ros.demo.comparison import (
+    HIGHEST,
+    LOWEST,
+    SWITCHING,
+    Run,
+    defeat,
+    measure,
+    sentence,
+    write_summary,
+)
+from dynamic_ofa_ros.demo.domain import own_domain
 from dynamic_ofa_ros.demo.link import Link
-from dynamic_ofa_ros.demo.parts import Parts
-from dynamic_ofa_ros.demo.processes import PartError, Supervisor, indented_tail, tail
-from dynamic_ofa_ros.demo.recorder import Recorder
-from dynamic_ofa_ros.demo.recording import write_frames
-from dynamic_ofa_ros.demo.running import (
-    TICK_S,
-    DemoOptions,
-    DemoResult,
-    Interrupted,
-    conditions,
-    run_session,
-)
-from dynamic_ofa_ros.demo.scenario import (
-    Action,
-    Phase,
-    Scenario,
-    ScenarioPlayer,
-    choose_limit,
-    default_scenario,
-)
-from dynamic_ofa_ros.demo.snapshot import Preparation, Snapshot
-from dynamic_ofa_ros.demo.summary import summarise, write_summary
+from dynamic_ofa_ros.demo.processes import PartError, Supervisor, indented_tail
+from dynamic_ofa_ros.demo.recording import ANSWER_WITHIN_S, Recorder, write_frames
+from dynamic_ofa_ros.demo.view import Scene, View
 
-SILENCE_MAX_S = 15.0
-"""Without a label for so long, with all parts alive, something is stuck."""
+POLICIES: Mapping[str, Mapping[str, float | str]] = {
+    HIGHEST: {'manager.policy': 'fixed', 'manager.fixed_level': 0},
+    LOWEST: {'manager.policy': 'fixed', 'manager.fixed_level': 1},
+    SWITCHING: {'manager.policy': 'predictive'},
+}
+"""The three runs, and what the classifier is told for each."""
 
-LOG_LINES = 12
+LOAD_SHARE = (0.3, 0.7)
+"""The part of a run in which the competitor is busy."""
 
-FRAMES_FILE = 'telemetry.csv'
-SUMMARY_FILE = 'summary.json'
-LATENCY_FILE = 'latency.png'
-ACCURACY_FILE = 'accuracy.png'
+OVERHEAD_S = 12.0
+"""What calibrating, and settling before each run, take of the demo's time."""
+
+SETTLE_S = 2.0
+"""Before each run: its level is taken, and the last answers of the run before come in."""
+
+TRIAL_FRAMES, TRIAL_S = 24, 2.0
+"""Images that are measured of a level while calibrating, and the longest that it may take."""
+
+TICK_S = 0.25
+"""Between two drawings: often enough to look alive, seldom enough not to compete."""
+
+CAMERA_WIDTH = 640
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FRAMES_FILE, SUMMARY_FILE, PICTURE_FILE = 'frames.csv', 'summary.json', 'comparison.png'
 
 
-def run_demo(options: DemoOptions, output: Path, console: Console) -> DemoResult:
-    """Run the demo; `output` is an empty folder. Returns when no process of it is left."""
-    return run_session(lambda *args: _Session(options, output, console, *args))
+@dataclass(frozen=True)
+class DemoOptions:
+    """What the command line asks for.
+
+    source: a folder of photographs in class folders; empty: rendered signs. labels: the family's
+    label of each of the camera's classes.
+    """
+
+    family: str
+    seconds: float
+    rate_hz: float
+    has_plots: bool
+    prepare_timeout_s: float
+    labels: Sequence[str]
+    source: str = ''
 
 
-class _Session:
-    def __init__(
-        self,
-        options: DemoOptions,
-        output: Path,
-        console: Console,
-        received: list[int],
-        domain_id: int,
-    ) -> None:
-        self._options = options
-        self._output = output
-        self._console = console
-        self._received = received
-        self._domain_id = domain_id
-        self._scenario: Scenario = default_scenario(options.seconds)
-        self._player = ScenarioPlayer(self._scenario, time.monotonic)
-        self._recorder = Recorder(options.truth_labels)
-        self._display: Display | None = None
-        self._preparation: Preparation | None = None
-        self._command = ''
-        self._last_frame_s = 0.0
-        self._frame_count = 0
-        self._end_ns = 0
+@dataclass(frozen=True)
+class DemoResult:
+    """How it ended: exit status, why (empty when all went well), files, runs, and what to say."""
+
+    exit_status: int
+    message: str
+    files: Sequence[Path] = ()
+    runs: Sequence[Run] = ()
+    words: Sequence[str] = ()
+
+
+class Session:
+    """What all demos share: parts on their CPUs, waiting, drawing, ending.
+
+    The classifier and its competitor share one CPU; everything else is kept off it.
+    """
+
+    def __init__(self, options: DemoOptions, output: Path, console: Console) -> None:
+        self.options = options
+        self.output = output
+        self.busy_before = psutil.cpu_percent(interval=0.5) / 100.0
+        self.links: list[Link] = []
+        self.recorders: list[Recorder] = []
+        self.stage = ''
+        self._received: list[int] = []
+        self._view = View(console)
+        usable = os.sched_getaffinity(0)
+        # Interrupts and the desktop tend to live on the first: take the last.
+        self.cpus = {max(usable)}
+        self._other_cpus = usable - self.cpus or usable
 
     def play(self) -> None:
-        """Start the parts, play the scenario, end the parts."""
-        self._display = open_display(self._console)
-        try:
-            with Supervisor(self._output) as supervisor:
-                parts = Parts(supervisor, self._options, self._domain_id)
-                own_cpus = os.sched_getaffinity(0)
-                os.sched_setaffinity(0, parts.other_cpus)
-                link: Link | None = None
-                try:
-                    link = self._prepare(parts, supervisor)
-                    self._play_scenario(parts, supervisor, link)
-                finally:
-                    self._end_ns = time.time_ns()
-                    os.sched_setaffinity(0, own_cpus)
-                    if link is not None:
-                        link.close()
-        finally:
-            self._display.close()
+        """Start the parts, and do what there is to see."""
+        raise NotImplementedError
 
     def finish(self, status: int, message: str) -> DemoResult:
-        """Write what was recorded; plots only after a run that went to its end."""
-        recording = self._recorder.recording(self._end_ns or time.time_ns(), conditions(message))
-        if not recording.frames or not recording.phase_starts_s:
-            return DemoResult(status, message, (), None)
-        summary = summarise(recording)
-        frames_path, summary_path = self._output / FRAMES_FILE, self._output / SUMMARY_FILE
-        write_frames(recording.frames, frames_path)
-        write_summary(summary, summary_path)
-        files = [frames_path, summary_path]
-        if self._options.has_plots and not status:
-            from dynamic_ofa_ros.plots import plot_accuracy, plot_latency, save_figure
+        """Write what was recorded; `message` says why it ended early, or is empty."""
+        raise NotImplementedError
 
-            latency = plot_latency(recording.frames, recording.switches)
-            files.append(save_figure(latency, self._output / LATENCY_FILE))
-            if any(frame.is_correct is not None for frame in recording.frames):
-                accuracy = plot_accuracy(recording.frames)
-                files.append(save_figure(accuracy, self._output / ACCURACY_FILE))
-        return DemoResult(status, message, tuple(files), summary)
+    def scene(self) -> Scene:
+        """Return what is to be drawn now."""
+        raise NotImplementedError
 
-    def _prepare(self, parts: Parts, supervisor: Supervisor) -> Link:
-        """Start everything; return once labels and their truth arrive."""
-        began_s = time.monotonic()
-        wait = partial(self._wait, supervisor, began_s)
-        parts.start_classifier()
-        link = Link(self._recorder)
-        try:
-            # Alone until it is ready: it may be measuring how fast this machine is.
-            wait(
-                link,
-                'classifier',
-                'the classifier',
-                lambda: bool(self._recorder.levels) and link.can_steer(parts.classifier),
-            )
-            parts.start_competitor()
-            parts.start_camera()
-            wait(
-                link,
-                'competitor',
-                'the competing process',
-                lambda: link.can_steer(parts.competitor),
-            )
-            if self._options.has_truth:
-                wait(link, 'camera', 'the camera', lambda: self._recorder.has_truth)
-            wait(link, 'classifier', 'the first label', lambda: self._recorder.has_telemetry)
-        except BaseException:
-            link.close()
-            raise
-        self._preparation = None
-        return link
+    def run(self) -> DemoResult:
+        """Run until no process of it is left.
 
-    def _wait(
-        self,
-        supervisor: Supervisor,
-        began_s: float,
-        link: Link | None,
-        part: str,
-        waiting_for: str,
-        is_ready: Callable[[], bool],
+        SIGINT, SIGTERM and SIGHUP end the demo, and are only noted, so that nothing interrupts
+        the ending; what was recorded until then is still written. So it is when a part dies.
+        """
+        status, message = 0, ''
+        with contextlib.ExitStack() as self._stack:
+            for number in ENDING_SIGNALS:
+                before = signal.signal(number, lambda number, _: self._received.append(number))
+                self._stack.callback(signal.signal, number, before)
+            self.domain_id = self._stack.enter_context(own_domain())
+            self._stack.callback(os.sched_setaffinity, 0, os.sched_getaffinity(0))
+            os.sched_setaffinity(0, self._other_cpus)
+            try:
+                with self._view, Supervisor(self.output) as self.supervisor:
+                    self.play()
+            except PartError as error:
+                status, message = error.status, str(error)
+            return self.finish(status, message)
+
+    def start_classifier(
+        self, name: str, parameters: Mapping[str, object], namespace: str = ''
     ) -> None:
-        """Wait until a part is ready, showing what its log says; raise PartError after a time."""
-        timeout_s = self._options.prepare_timeout_s
-        while not is_ready():
-            self._tick(supervisor, link)
-            elapsed_s = time.monotonic() - began_s
-            if elapsed_s > timeout_s:
-                raise PartError(self._timeout_message(supervisor, part, waiting_for))
-            lines = tuple(tail(supervisor.log_path(part), LOG_LINES))
-            self._preparation = Preparation(waiting_for, elapsed_s, timeout_s, lines)
-            self._show()
+        """Start a classifier, alone until it is ready: it may be measuring this machine."""
+        others = ['-r', f'__ns:={namespace}', '-r', 'image_raw:=/image_raw'] if namespace else []
+        given = {'family': self.options.family, **parameters}
+        self._start_node(name, 'classifier_node', given, self.cpus, others)
+        recorder = Recorder(self.options.labels)
+        link = Link(recorder, namespace)
+        self.recorders.append(recorder)
+        self.links.append(link)
+        self._stack.callback(link.close)
+        self._wait(name, name, lambda: recorder.level_count > 0 and link.can_steer)
 
-    def _timeout_message(self, supervisor: Supervisor, part: str, waiting_for: str) -> str:
-        path = supervisor.log_path(part)
-        return (
-            f'{waiting_for} was not ready within {self._options.prepare_timeout_s:g} s. A first '
-            'start builds engines and measures every level, which takes longer on a slow or busy '
-            'machine: wait longer with --prepare-timeout-s, or see what it is doing. Its log '
-            f'({path}) ends:\n{indented_tail(path)}'
-        )
+    def start_camera(self) -> None:
+        """Start the camera, a new scene in every image; return once all classifiers answer."""
+        parameters = {'source': 'signs', 'rate_hz': self.options.rate_hz, 'scene_period_s': 0.0}
+        if self.options.source:
+            path = f'"{self.options.source}"'  # quoted: a name may look like a number
+            parameters |= {'source': 'folder', 'path': path, 'width': CAMERA_WIDTH}
+        self._start_node('camera', 'camera_node', parameters, self._other_cpus, is_apart=True)
+        self._wait('camera', 'camera', lambda: all(r.is_hearing for r in self.recorders))
 
-    def _play_scenario(self, parts: Parts, supervisor: Supervisor, link: Link) -> None:
-        self._recorder.start(time.time_ns())
-        self._player.start()
-        self._last_frame_s = time.monotonic()
-        while True:
-            for phase in self._player.begun():
-                self._begin(phase, parts, link)
-            if self._player.progress().is_over:
-                return
-            self._show()
-            self._tick(supervisor, link)
-            self._check_silence()
+    def spin_for(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
+        """Listen and draw for a time, or until something holds.
 
-    def _begin(self, phase: Phase, parts: Parts, link: Link) -> None:
-        now_ns = time.time_ns()
-        self._recorder.begin_phase(phase.name, now_ns)
-        if phase.action is Action.SET_LIMIT:
-            latencies_ms = [level.latency_ms for level in self._recorder.levels]
-            choice = choose_limit(latencies_ms, self._recorder.free_run_slowdown())
-            link.set_parameter(parts.classifier, 'constraints.max_latency_ms', choice.limit_ms)
-            self._command = parts.set_limit_command(choice.limit_ms)
-        elif phase.action is Action.START_COMPETITOR:
-            link.set_parameter(parts.competitor, 'workload', parts.workload)
-            self._recorder.mark_competitor(True, now_ns)
-            self._command = parts.competitor_command(parts.workload)
-        elif phase.action is Action.STOP_COMPETITOR:
-            link.set_parameter(parts.competitor, 'workload', 'none')
-            self._recorder.mark_competitor(False, now_ns)
-            self._command = parts.competitor_command('none')
-        elif phase.action is Action.LIFT_LIMIT:
-            link.publish_constraints(-1.0)
-            self._command = parts.lift_limit_command()
+        Raises PartError after a signal, and when a part died.
+        """
+        end_s = time.monotonic() + seconds
+        while (left_s := end_s - time.monotonic()) > 0.0 and not until():
+            for link in self.links:
+                link.spin_for(min(left_s, TICK_S) / len(self.links))
+            if self._received:
+                number = self._received[0]
+                raise PartError(f'ended early by {signal.Signals(number).name}', 128 + number)
+            self.supervisor.check()
+            self._view.show(self.scene())
 
-    def _tick(self, supervisor: Supervisor, link: Link | None) -> None:
-        """Let a moment pass; raise when a signal came or a part died."""
-        if link is None:
-            time.sleep(TICK_S / 4)
-        else:
-            link.spin_for(TICK_S)
-        if self._received:
-            raise Interrupted(self._received[0])
-        supervisor.poll()
+    def conditions(self, message: str) -> dict[str, object]:
+        """Return what a summary says of machine and demo."""
+        return {
+            'machine': platform.platform(),
+            'cpus': os.cpu_count(),
+            'busy_before': self.busy_before,
+            'package': __version__,
+            'ended': message or 'as planned',
+        }
 
-    def _check_silence(self) -> None:
-        now_s = time.monotonic()
-        if len(self._recorder.frames) != self._frame_count:
-            self._frame_count = len(self._recorder.frames)
-            self._last_frame_s = now_s
-        elif now_s - self._last_frame_s > SILENCE_MAX_S:
+    def _wait(self, what: str, part: str, is_ready: Callable[[], bool]) -> None:
+        """Wait for a part; raise PartError, with the end of its log, when it takes too long."""
+        timeout_s = self.options.prepare_timeout_s
+        self.spin_for(timeout_s, is_ready)
+        if not is_ready():
+            path = self.supervisor.log_path(part)
             raise PartError(
-                f'no label has arrived for {SILENCE_MAX_S:.0f} s though every part is running; '
-                f'their logs are in {self._output}'
+                f'{what} was not ready within {timeout_s:g} s. A first start builds engines and '
+                'measures every level, which takes longer on a slow or busy machine: wait longer '
+                f'with --prepare-timeout-s, or see what it is doing. Its log ({path}) ends:\n'
+                f'{indented_tail(path)}'
             )
 
-    def _show(self) -> None:
-        assert self._display is not None
-        now_s = self._recorder.time_s(time.time_ns())
-        self._display.show(
-            Snapshot(
-                now_s=now_s,
-                phases=self._scenario.phases,
-                progress=self._player.progress(),
-                preparation=self._preparation,
-                command=self._command,
-                frames=self._recorder.history(now_s),
-                tally=self._recorder.tally,
-                switches=tuple(self._recorder.switches),
-                levels=self._recorder.levels,
-                family=self._recorder.family,
-                platform=self._recorder.platform,
-                output=str(self._output),
-                hint='Ctrl-C ends it; results so far are kept.',
-            )
+    def _start_node(
+        self,
+        name: str,
+        module: str,
+        parameters: Mapping[str, object],
+        cpus: set[int],
+        others: Sequence[str] = (),
+        is_apart: bool = False,
+    ) -> None:
+        given = [word for item in parameters.items() for word in ('-p', '{}:={}'.format(*item))]
+        module = f'dynamic_ofa_ros.nodes.{module}'
+        command = [sys.executable, '-m', module, '--ros-args', *others, *given]
+        self.stage = f'waiting for {name}; the first start on a machine measures every level'
+        self.supervisor.start(name, command, cpus, is_apart)
+
+
+class Comparison(Session):
+    """The demo: three runs under the same load."""
+
+    def __init__(self, options: DemoOptions, output: Path, console: Console) -> None:
+        super().__init__(options, output, console)
+        self._runs: list[Run] = []
+        self._title = ''
+        self._begin_ns = 0
+        self._seconds = (options.seconds - OVERHEAD_S) / len(POLICIES)
+        self._loads: list[tuple[float, float]] = []
+        self._calibration: Calibration | None = None
+
+    def play(self) -> None:
+        """Start the parts, calibrate, play the load once for each policy."""
+        scope = {'constraints.latency_scope': 'node'}
+        self.start_classifier('classifier', {**scope, **POLICIES[HIGHEST]})
+        self.start_camera()
+        self.supervisor.start_competitors(max(WORKERS), self.cpus)
+        calibration = self._calibration = self._calibrate()
+        self.supervisor.set_busy(0)
+        self.links[0].set_parameters({'constraints.max_latency_ms': calibration.limit_ms})
+        for title, parameters in POLICIES.items():
+            self.stage = f'{title}: settling'
+            self.links[0].set_parameters(parameters)
+            self.spin_for(SETTLE_S)
+            self._keep_run()
+            self._play_once(title, calibration.workers)
+        self.stage = 'waiting for the last answers'
+        self.spin_for(ANSWER_WITHIN_S)
+        self._keep_run()
+
+    def finish(self, status: int, message: str) -> DemoResult:
+        """Write frames, summary and, after a demo that went to its end, the picture."""
+        runs = [run for run in [*self._runs, *self._playing()] if run.frames]
+        calibration = self._calibration
+        if calibration is None or not runs:
+            return DemoResult(status, message)
+        words: list[str] = []
+        files = [self.output / FRAMES_FILE, self.output / SUMMARY_FILE]
+        write_frames([frame for run in runs for frame in run.frames], files[0])
+        if not status and len(runs) == len(POLICIES):
+            measures = {run.title: measure(run) for run in runs}
+            notes = [defeat(measures, self.busy_before), calibration.problem]
+            words = [*filter(None, notes), sentence(measures)]
+            if self.options.has_plots:
+                from dynamic_ofa_ros.plots import plot_runs, save_figure
+
+                figure = plot_runs(runs, self._caption(calibration))
+                files.append(save_figure(figure, self.output / PICTURE_FILE))
+        table = self.recorders[0].table
+        document = {
+            'family': table.family,
+            'platform': table.platform,
+            'conditions': self.conditions(message),
+            'calibration': asdict(calibration),
+            'levels': [
+                {name: getattr(level, name) for name in ('name', 'accuracy', 'latency_ms')}
+                for level in table.levels
+            ],
+            'result': words,
+        }
+        write_summary(document, runs, files[1])
+        return DemoResult(status, message, files, runs, words)
+
+    def scene(self) -> Scene:
+        """Return the finished runs and the one that is played."""
+        playing = self._playing()
+        family = Path(self.options.family).name
+        heading = f'Dynamic-OFA demo   family {family}   ROS_DOMAIN_ID={self.domain_id}'
+        return Scene(heading, self.stage, [*self._runs, *playing], playing)
+
+    def _playing(self) -> list[Run]:
+        return [self._run()] if self._title else []
+
+    def _calibrate(self) -> Calibration:
+        latencies_ms = [level.latency_ms for level in self.recorders[0].table.levels]
+        top = len(latencies_ms)
+        free_ms = self._measured_ms(top, 0)
+        trials: list[Trial] = []
+        for workers in WORKERS:
+            highest_ms = self._measured_ms(top, workers)
+            for middle in middle_levels(latencies_ms):
+                middle_ms = self._measured_ms(middle, workers)
+                trials.append(Trial(workers, middle, highest_ms, middle_ms))
+                if margin(free_ms, trials[-1]) >= GOOD_MARGIN:
+                    return choose(free_ms, trials)
+        return choose(free_ms, trials)
+
+    def _measured_ms(self, level: int, workers: int) -> list[float]:
+        """Return the latencies of some images at a level, with so many busy processes."""
+        self.stage = f'calibrating: level {level} beside {processes(workers)}'
+        self.supervisor.set_busy(workers)
+        self.links[0].set_parameters({'manager.policy': 'fixed', 'manager.fixed_level': level})
+        self.spin_for(TICK_S)
+        begin_ns = time.time_ns()
+
+        def measured() -> list[float]:
+            answers = self.recorders[0].answers(begin_ns)
+            return [answer.node_ms for answer in answers if answer.level == level]
+
+        self.spin_for(TRIAL_S, lambda: len(measured()) >= TRIAL_FRAMES)
+        self._wait(f'a label of level {level}', 'classifier', lambda: bool(measured()))
+        return measured()
+
+    def _play_once(self, title: str, workers: int) -> None:
+        self._title, self._begin_ns, self._loads = title, time.time_ns(), []
+        onset_s, relief_s = (share * self._seconds for share in LOAD_SHARE)
+        self.stage = f'{title}: nothing competes'
+        self.spin_for(onset_s)
+        self.stage = f'{title}: beside {processes(workers)}'
+        self.supervisor.set_busy(workers)
+        self._loads = [(self._now_s, math.inf)]
+        self.spin_for(relief_s - self._now_s)
+        self.stage = f'{title}: nothing competes any more'
+        self.supervisor.set_busy(0)
+        self._loads = [(self._loads[0][0], self._now_s)]
+        self.spin_for(self._seconds - self._now_s)
+
+    def _keep_run(self) -> None:
+        self._runs += self._playing()
+        self._title = ''
+
+    @property
+    def _now_s(self) -> float:
+        return (time.time_ns() - self._begin_ns) / 1e9
+
+    def _run(self) -> Run:
+        """Return what was seen of the present run so far."""
+        span_ns = (self._begin_ns, self._begin_ns + round(1e9 * self._seconds), self._begin_ns)
+        recorder = self.recorders[0]
+        frames = recorder.frames(self._title, *span_ns, self._loads)
+        switches, count = recorder.switches(*span_ns), recorder.level_count
+        return Run(self._title, self._seconds, frames, switches, self._loads, level_count=count)
+
+    def _caption(self, calibration: Calibration) -> str:
+        table = self.recorders[0].table
+        return (
+            'The same load three times on the same nodes: grey, '
+            f"{processes(calibration.workers)} on the classifier's CPU. A dot is a camera image: "
+            'the time from its arrival to its label. Shares are of all images, in brackets a 95 % '
+            f'interval. Family {table.family} on {table.platform}.'
         )

@@ -1,254 +1,190 @@
-"""The live view: what a snapshot looks like on a terminal of 80 x 24 characters or more."""
+"""What the demo shows while it runs: charts on a terminal, a line a second elsewhere."""
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.layout import Layout
-from rich.panel import Panel
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from dynamic_ofa_ros.demo.chart import VIOLATION_STYLE, latency_chart
-from dynamic_ofa_ros.demo.palette import Glyphs, glyphs_for, level_colour
-from dynamic_ofa_ros.demo.recording import FrameRecord
-from dynamic_ofa_ros.demo.snapshot import Preparation, Snapshot
-from dynamic_ofa_ros.demo.summary import percentile
+from dynamic_ofa_ros.demo.comparison import Run, measure, percent
 
-CHART_SPAN_S = 12.0
-ANSWER_WIDTH = 34
-SMALLEST = (60, 16)
-"""Below this many columns and rows there is nothing to see; the demo then prints lines."""
+SMALLEST = (80, 20)
+"""With fewer columns and rows there is nothing to see; the demo then prints lines."""
 
-SWITCHES_MIN_ROWS = 3
-COMMAND_MAX_ROWS = 3
-
-GOOD, BAD, QUIET, TITLE = 'green', VIOLATION_STYLE, 'dim', 'bold'
+SECONDS_BETWEEN_LINES = 1.0
+LEVEL_ROWS = 7
+TICKS_MS = tuple(m * 10.0**e for e in range(-1, 4) for m in (1.0, 2.0, 5.0))
 
 
-def fits(console: Console) -> bool:
-    """Tell whether the view can be drawn: a real terminal, and a large enough one."""
-    columns, rows = console.size
+@dataclass(frozen=True)
+class Scene:
+    """Everything on screen: all runs so far, and those of which charts are drawn."""
+
+    heading: str
+    stage: str
+    runs: Sequence[Run]
+    charts: Sequence[Run]
+
+
+class View:
+    """Shows scenes: as charts where the console is a terminal that can show them, else as lines.
+
+    A context manager that gives the terminal back.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._next_s = -math.inf
+        self._stage = ''
+        can_show = (
+            console.is_terminal
+            and not console.is_dumb_terminal
+            and console.encoding.startswith('utf')
+            and all(size >= least for size, least in zip(console.size, SMALLEST, strict=True))
+            and importlib.util.find_spec('plotext') is not None
+        )
+        # Drawn only by `show`, on this thread: a refresh thread would take time from inference.
+        self._live = Live(console=console, screen=True, auto_refresh=False) if can_show else None
+
+    def __enter__(self) -> View:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def show(self, scene: Scene) -> None:
+        """Redraw; or print what is new, and a line about this moment when a second has passed."""
+        if self._live:
+            self._live.update(render(scene, *self._console.size), refresh=True)
+        elif scene.stage != self._stage:
+            self._stage = scene.stage
+            self._print(scene.stage)
+        elif scene.charts and time.monotonic() >= self._next_s:
+            self._next_s = time.monotonic() + SECONDS_BETWEEN_LINES
+            for run in scene.charts:
+                self._print(status_line(run))
+
+    def _print(self, line: str) -> None:
+        # Never wrapped: a line is a line, also for grep.
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def status_line(run: Run) -> str:
+    """Return one line about the newest image of a run, and what the run amounts to so far."""
+    answered = [frame for frame in run.frames if frame.is_answered]
+    if not answered:
+        return f'  {run.title}: no label yet'
+    frame, measures = answered[-1], measure(run)
+    limit = 'none' if math.isnan(frame.limit_ms) else f'{frame.limit_ms:.2f} ms'
     return (
-        console.is_terminal
-        and not console.is_dumb_terminal
-        and columns >= SMALLEST[0]
-        and rows >= SMALLEST[1]
+        f'  {frame.time_s:5.1f} s  level {frame.level}/{run.level_count}  '
+        f'{frame.latency_ms:6.2f} ms (limit {limit})  {percent(measures.late)} late, '
+        f'{percent(measures.right_on_time)} right and on time  {frame.label}'
     )
 
 
-def render(snapshot: Snapshot, console: Console) -> RenderableType:
-    """Draw a snapshot for the console's present size."""
-    width, height = console.size
-    glyphs = glyphs_for(console.encoding)
-    layout = Layout()
-    command = _command(snapshot)
-    command_rows = min(COMMAND_MAX_ROWS, len(command.wrap(console, width - 4)))
-    scenario_rows = len(snapshot.phases) + 2 + command_rows
-    rest = height - 1 - scenario_rows
-    # The chart gains most from a tall terminal; the reasons for switches come next.
-    middle = max(10, min(20, rest * 3 // 5))
-    if rest - middle < SWITCHES_MIN_ROWS:
-        middle = rest
-    parts = [
-        Layout(_header(snapshot, width, glyphs), size=1),
-        Layout(_scenario(snapshot, command, glyphs), size=scenario_rows),
-    ]
-    if snapshot.preparation is not None:
-        parts.append(Layout(_preparation(snapshot.preparation, rest - 2, glyphs), size=rest))
-    else:
-        row = Layout(size=middle)
-        row.split_row(
-            Layout(_answer(snapshot, glyphs), size=ANSWER_WIDTH),
-            Layout(_latency(snapshot, width - ANSWER_WIDTH - 4, middle - 2, glyphs)),
+def results_table(runs: Sequence[Run]) -> Table:
+    """Return what the runs amount to, a row each; it needs 80 columns."""
+    table = Table(box=None, padding=(0, 1), header_style='bold')
+    table.add_column('', no_wrap=True)
+    for heading in ('late', 'right', 'right, on time', 'p50 ms', 'p95 ms', 'switches'):
+        table.add_column(heading, justify='right', no_wrap=True)
+    for run in runs:
+        measures = measure(run)
+        table.add_row(
+            run.title,
+            percent(measures.late),
+            percent(measures.right),
+            percent(measures.right_on_time),
+            '-' if math.isnan(measures.p50_ms) else f'{measures.p50_ms:.1f}',
+            '-' if math.isnan(measures.p95_ms) else f'{measures.p95_ms:.1f}',
+            str(measures.switches),
         )
-        parts.append(row)
-        if middle < rest:
-            parts.append(Layout(_switches(snapshot, rest - middle - 2, width - 4, glyphs)))
-    layout.split_column(*parts)
-    return layout
-
-
-def _header(snapshot: Snapshot, width: int, glyphs: Glyphs) -> RenderableType:
-    left = Text(' Dynamic-OFA demo', style=TITLE)
-    if snapshot.family:
-        levels = f'{len(snapshot.levels)} levels'
-        about = f'  {snapshot.family} {glyphs.dot} {levels} {glyphs.dot} {snapshot.platform}'
-        left.append(about, style='not bold dim')
-    total_s = sum(phase.duration_s for phase in snapshot.phases)
-    right = Text(f'{max(0.0, snapshot.now_s):.1f} / {total_s:.0f} s ', style=TITLE)
-    left.truncate(max(0, width - len(right.plain) - 1), overflow='ellipsis')
-    table = Table.grid(expand=True)
-    table.add_column()
-    table.add_column(justify='right')
-    table.add_row(left, right)
     return table
 
 
-def _scenario(snapshot: Snapshot, command: Text, glyphs: Glyphs) -> RenderableType:
-    table = Table.grid(padding=(0, 1), expand=True)
-    table.add_column(width=1)
-    table.add_column(width=13)
-    table.add_column(width=12, justify='right')
-    table.add_column(width=12)
-    table.add_column(ratio=1, no_wrap=True, overflow='ellipsis')
-    is_playing = snapshot.preparation is None
-    for index, phase in enumerate(snapshot.phases):
-        if not is_playing or index > snapshot.progress.index:
-            mark, style, share = glyphs.later, QUIET, 0.0
-            clock = f'{phase.duration_s:.1f} s'
-        elif index < snapshot.progress.index:
-            mark, style, share = glyphs.done, QUIET, 1.0
-            clock = f'{phase.duration_s:.1f} s'
-        else:
-            mark, style = glyphs.now, TITLE
-            share = min(1.0, snapshot.progress.phase_elapsed_s / phase.duration_s)
-            clock = f'{snapshot.progress.phase_elapsed_s:.1f} / {phase.duration_s:.1f} s'
-        filled = round(share * 12)
-        bar = glyphs.full * filled + glyphs.empty * (12 - filled)
-        table.add_row(mark, phase.name, clock, bar, phase.watch, style=style)
-    return Panel(Group(table, command), title='scenario', title_align='left', border_style=QUIET)
+def render(scene: Scene, width: int, height: int) -> RenderableType:
+    """Draw a scene for a size in characters."""
+    parts: list[RenderableType] = [
+        Text(scene.heading, style='bold', no_wrap=True, overflow='ellipsis'),
+        Text(scene.stage, style='cyan', no_wrap=True, overflow='ellipsis'),
+        results_table(scene.runs),
+    ]
+    reasons = [run.switches[-1].reason for run in scene.charts if run.switches]
+    room = height - 4 - len(scene.runs) - len(reasons)
+    for run in scene.charts:
+        rows = room // len(scene.charts)
+        parts.append(_latency_chart(run, width, rows - LEVEL_ROWS))
+        parts.append(_level_chart(run, width, LEVEL_ROWS))
+    parts += [
+        Text(f'last switch: {reason}', style='dim', no_wrap=True, overflow='ellipsis')
+        for reason in reasons
+    ]
+    return Group(*parts)
 
 
-def _command(snapshot: Snapshot) -> Text:
-    """Return what the demo just did as a command line: whole, so that it can be typed."""
-    if not snapshot.command:
-        return Text(snapshot.hint, style=QUIET)
-    return Text().append('$ ', style=QUIET).append(snapshot.command, style='cyan')
+def _latency_chart(run: Run, width: int, rows: int) -> Text:
+    """Draw latency on a logarithmic axis, red above the limit."""
+    plot = _new_plot(run, width, rows)
+    answered = [frame for frame in run.frames if frame.is_answered]
+    limits_ms = [frame.limit_ms for frame in answered if not math.isnan(frame.limit_ms)]
+    shown_ms = [frame.latency_ms for frame in answered] + limits_ms or [1.0, 10.0]
+    low, high = math.log10(0.8 * min(shown_ms)), math.log10(1.2 * max(shown_ms))
+    for colour, is_late in (('green+', False), ('red+', True)):
+        frames = [frame for frame in answered if frame.is_late == is_late]
+        plot.scatter(
+            [frame.time_s for frame in frames],
+            [math.log10(frame.latency_ms) for frame in frames],
+            color=colour,
+            marker='dot',
+        )
+    if limits_ms:
+        plot.hline(math.log10(limits_ms[-1]), 'red')
+    # Of our own: plotext's logarithmic axis has ticks at odd numbers.
+    ticks = [value for value in TICKS_MS if low <= math.log10(value) <= high]
+    plot.yticks([math.log10(value) for value in ticks], [f'{value:g}' for value in ticks])
+    plot.ylim(low, high)
+    plot.title(f'{run.title}: ms from arrival to label; line: the limit; |: load')
+    return Text.from_ansi(plot.build().rstrip())
 
 
-def _preparation(preparation: Preparation, rows: int, glyphs: Glyphs) -> RenderableType:
-    head = Text(f'Waiting for {preparation.waiting_for} ', style=TITLE)
-    head.append(
-        f'{preparation.elapsed_s:.0f} s of at most {preparation.timeout_s:.0f} s', style=QUIET
+def _level_chart(run: Run, width: int, rows: int) -> Text:
+    plot = _new_plot(run, width, rows)
+    answered = [frame for frame in run.frames if frame.is_answered]
+    plot.scatter(
+        [frame.time_s for frame in answered],
+        [frame.level for frame in answered],
+        color='cyan',
+        marker='hd',
     )
-    note = Text(
-        'The first start on a machine builds the engines and measures every level; later starts '
-        'take a few seconds.',
-        style=QUIET,
-    )
-    lines = preparation.log_lines[-max(1, rows - 4) :]
-    log = [Text(line, style=QUIET, no_wrap=True, overflow='ellipsis') for line in lines]
-    return Panel(
-        Group(head, note, Text(), *log), title='preparing', title_align='left', border_style='cyan'
-    )
+    plot.ylim(1, max(2, run.level_count))
+    plot.yticks([1, run.level_count], ['1', str(run.level_count)])
+    plot.title('level')
+    return Text.from_ansi(plot.build().rstrip())
 
 
-def _answer(snapshot: Snapshot, glyphs: Glyphs) -> RenderableType:
-    table = Table.grid()
-    table.add_column(style=QUIET, min_width=9, no_wrap=True)
-    table.add_column(no_wrap=True, overflow='ellipsis')
-    frame = snapshot.latest
-    if frame is None:
-        table.add_row('label', 'no frame yet')
-        return Panel(table, title='answer', title_align='left', border_style=QUIET)
-    tally = snapshot.tally
-    accuracy = _share(tally.correct, tally.known)
-    recent = _share(tally.recent_correct, tally.recent_known)
-    table.add_row('truth', frame.truth or '(unknown)')
-    table.add_row('label', _verdict(frame, glyphs))
-    table.add_row('accuracy', Text(accuracy, style=TITLE).append(f' of {tally.known}', QUIET))
-    table.add_row('', Text(f'{recent} of the last {tally.recent_known}', style=QUIET))
-    table.add_row('level', _level_bar(frame, glyphs))
-    pixels = [f', {lv.resolution} px' for lv in snapshot.levels if lv.index == frame.level]
-    detail = f'{_percent(frame.level_accuracy)} top-1{"".join(pixels)}'
-    table.add_row('', Text(detail, style=QUIET))
-    table.add_row('slowdown', _slowdown(frame))
-    table.add_row('frames', f'{frame.throughput_hz:.1f} Hz, {frame.dropped_frames} dropped')
-    return Panel(table, title='answer', title_align='left', border_style=QUIET)
+def _new_plot(run: Run, width: int, rows: int) -> Any:
+    """Return plotext, which has one figure for all, with an empty plot over the run's time."""
+    import plotext
 
-
-def _verdict(frame: FrameRecord, glyphs: Glyphs) -> Text:
-    correct = frame.is_correct
-    if correct is None:
-        mark, style = glyphs.unknown, QUIET
-    else:
-        mark, style = (glyphs.check, GOOD) if correct else (glyphs.cross, BAD)
-    return Text(f'{mark} ', style=style).append(frame.label or '(none)')
-
-
-def _level_bar(frame: FrameRecord, glyphs: Glyphs) -> Text:
-    """Draw one cell per level, filled up to the active one; grouped where there are many."""
-    count = max(1, frame.level_count)
-    cell = 2 if count * 3 <= 15 else 1
-    bar = Text()
-    if count > 14:
-        filled = round(frame.level / count * 14)
-        bar.append(glyphs.full * filled, level_colour(frame.level, count))
-        bar.append(glyphs.empty * (14 - filled), QUIET)
-    else:
-        for level in range(1, count + 1):
-            is_filled = level <= frame.level
-            sign = glyphs.full if is_filled else glyphs.empty
-            bar.append(sign * cell, level_colour(level, count) if is_filled else QUIET)
-            if cell > 1 and level < count:
-                bar.append(' ')
-    return bar.append(f' {frame.level}/{count}', style=TITLE)
-
-
-def _slowdown(frame: FrameRecord) -> Text:
-    if math.isnan(frame.slowdown):
-        return Text('not known yet', style=QUIET)
-    text = Text(f'{frame.slowdown:.2f}x ', 'yellow' if frame.is_contended else GOOD)
-    return text.append('contended' if frame.is_contended else 'alone', QUIET)
-
-
-def _latency(snapshot: Snapshot, width: int, rows: int, glyphs: Glyphs) -> RenderableType:
-    frame = snapshot.latest
-    if frame is None:
-        return Panel('', title='inference latency', title_align='left', border_style=QUIET)
-    head = Text(f'{frame.inference_ms:.2f} ms', style=TITLE, no_wrap=True, overflow='ellipsis')
-    if math.isnan(frame.max_latency_ms):
-        head.append('  no limit', QUIET)
-    else:
-        head.append(f'  limit {frame.max_latency_ms:.2f} ms ')
-        if frame.is_violation:
-            verdict = 'over' if frame.is_feasible else 'no level can'
-            head.append(f'{glyphs.cross} {verdict}', BAD)
-        else:
-            head.append(f'{glyphs.check} met', GOOD)
-    recent = [f.inference_ms for f in snapshot.frames if f.time_s > snapshot.now_s - 2.0]
-    chart = latency_chart(
-        snapshot.frames,
-        now_s=snapshot.now_s,
-        span_s=CHART_SPAN_S,
-        width=width,
-        height=max(1, rows - 1),
-        glyphs=glyphs,
-    )
-    title = f'inference latency, last {CHART_SPAN_S:.0f} s'
-    p50_ms, p95_ms = percentile(recent, 0.5), percentile(recent, 0.95)
-    return Panel(
-        Group(head, *chart),
-        title=title,
-        title_align='left',
-        subtitle=f'last 2 s: p50 {p50_ms:.2f}, p95 {p95_ms:.2f} ms',
-        subtitle_align='right',
-        border_style=QUIET,
-    )
-
-
-def _switches(snapshot: Snapshot, rows: int, width: int, glyphs: Glyphs) -> RenderableType:
-    shown = list(reversed(snapshot.switches[-rows:]))
-    lines = []
-    for position, switch in enumerate(shown):
-        # Only the newest may take a second row: the others must stay in sight.
-        line = Text(no_wrap=position > 0, overflow='ellipsis')
-        line.append(f'{switch.time_s:5.1f} s  ', QUIET)
-        line.append(f'{switch.from_level} {glyphs.arrow} {switch.to_level}  ', TITLE)
-        line.append(switch.reason, '' if position == 0 else QUIET)
-        line.truncate(2 * width - 8 if position == 0 else width, overflow='ellipsis')
-        lines.append(line)
-    if not lines:
-        lines = [Text('none yet: the level in force is the best one', style=QUIET)]
-    title = f'switches ({len(snapshot.switches)})'
-    return Panel(Group(*lines), title=title, title_align='left', border_style=QUIET)
-
-
-def _percent(fraction: float) -> str:
-    return '-' if math.isnan(fraction) else f'{100.0 * fraction:.1f} %'
-
-
-def _share(part: int, whole: int) -> str:
-    return _percent(part / whole if whole else math.nan)
+    plotext.clear_figure()
+    plotext.theme('clear')
+    plotext.limit_size(False, False)
+    plotext.plotsize(width, max(5, rows))
+    plotext.xlim(0.0, run.seconds)
+    for begin_s, end_s in run.loads:
+        for time_s in (begin_s, end_s):
+            if math.isfinite(time_s):
+                plotext.vline(time_s, 'gray')
+    return plotext

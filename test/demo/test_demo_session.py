@@ -1,5 +1,6 @@
-"""The demo as a user starts it: real processes, a short scenario."""
+"""The demo as a user starts it: real processes, a real load."""
 
+import csv
 import json
 import os
 import re
@@ -7,48 +8,32 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
+import psutil
 import pytest
-from families import make_random_family
-from ros_harness import ignore_sigint
+from families import make_colour_family
+from onnx_networks import COLOURS, colour_folders
+from ros_harness import ROOT, ignore_sigint
 
-from dynamic_ofa_ros.demo.recording import read_frames
-from dynamic_ofa_ros.demo.scenario import default_scenario
-from dynamic_ofa_ros.family import families_directory
+from dynamic_ofa_ros.demo.comparison import HIGHEST, LOWEST, SWITCHING, interval
+from dynamic_ofa_ros.demo.two import MODELS, PICTURE_FILE, SHARES
 
-ROOT = Path(__file__).resolve().parents[2]
-HAS_DEMO_FAMILY = (families_directory() / 'signs' / 'family.yaml').is_file()
-SECONDS = 12.0
-END_TIMEOUT_S = 60.0
-PREPARE_TIMEOUT_S = 120.0
-NAMES = [phase.name for phase in default_scenario().phases]
-
-
-@pytest.fixture(scope='module')
-def family(tmp_path_factory):
-    """Return the demo's own family; a random one, which is always wrong, until that exists."""
-    if HAS_DEMO_FAMILY:
-        return 'signs'
-    return str(make_random_family(tmp_path_factory.mktemp('families') / 'random', classes=28))
-
-
-@pytest.fixture(scope='module')
-def environment():
-    """Return an environment in which demos find this package."""
-    variables = dict(os.environ)
-    path = os.pathsep.join(filter(None, (str(ROOT), variables.get('PYTHONPATH', ''))))
-    return {**variables, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'}
+PREPARE_TIMEOUT_S, END_TIMEOUT_S = 120.0, 60.0
+PLAYING = r'nothing competes\n.*level \d'
+MARK = 'DEMO_TEST_MARK'
 
 
 class Demo:
     """A demo that runs as a process in the background; its output goes to a file."""
 
-    def __init__(self, folder, environment, *arguments):
+    def __init__(self, folder, *arguments):
         self.output = folder / 'out'
         self.log = folder / 'demo.txt'
         command = [sys.executable, '-m', 'dynamic_ofa_ros.cli.main', 'demo']
         command += ['--output', str(self.output), *arguments]
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get('PYTHONPATH', ''))))
+        # The mark by which the demo's processes are found, whoever their parent is then.
+        environment = {**os.environ, 'PYTHONPATH': path, MARK: str(folder)}
         with self.log.open('wb') as file:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
@@ -58,6 +43,15 @@ class Demo:
     @property
     def text(self):
         return self.log.read_text(errors='replace')
+
+    @property
+    def frames(self):
+        with (self.output / 'frames.csv').open() as file:
+            return list(csv.DictReader(file))
+
+    @property
+    def summary(self):
+        return json.loads((self.output / 'summary.json').read_text())
 
     def wait(self, timeout_s=PREPARE_TIMEOUT_S + END_TIMEOUT_S):
         try:
@@ -74,100 +68,82 @@ class Demo:
             time.sleep(0.05)
 
     def parts(self):
-        """Return the processes that belong to this demo and live: {pid: command line}."""
-        return {pid: line for pid, line in processes() if str(self.output) in environment_of(pid)}
-
-
-def processes():
-    for entry in Path('/proc').iterdir():
-        if entry.name.isdigit():
-            try:
-                line = (entry / 'cmdline').read_bytes().replace(b'\0', b' ').decode()
-            except OSError:
-                continue
-            if line:
-                yield int(entry.name), line
-
-
-def environment_of(pid):
-    """Return what a process was started with: the demo's own mark is in its environment."""
-    try:
-        return Path(f'/proc/{pid}/environ').read_bytes().decode(errors='replace')
-    except OSError:
-        return ''
+        """Return the processes of this demo that live."""
+        found = psutil.process_iter(['environ', 'cmdline', 'status'])
+        return [
+            process
+            for process in found
+            if (process.info['environ'] or {}).get(MARK) == str(self.output.parent)
+            and process.info['status'] != psutil.STATUS_ZOMBIE
+        ]
 
 
 @pytest.fixture
-def start(tmp_path, environment, family):
+def start(tmp_path):
     """Start demos; what is left of them at the end of the test is killed."""
     demos = []
 
     def begin(*arguments, folder=tmp_path):
-        # The mark by which the demo's processes are found, whoever their parent is then.
-        marked = {**environment, 'DEMO_TEST_MARK': str(folder / 'out')}
-        demo = Demo(folder, marked, '--family', family, *arguments)
-        demos.append(demo)
-        return demo
+        demos.append(Demo(folder, *arguments))
+        return demos[-1]
 
     yield begin
     for demo in demos:
-        if demo.process.poll() is None:
-            demo.process.kill()
+        for process in demo.parts():
+            process.kill()
         demo.process.wait()
-        for pid in demo.parts():
-            os.kill(pid, signal.SIGKILL)
-
-
-def wait_until_gone(demo, timeout_s=15.0):
-    deadline_s = time.monotonic() + timeout_s
-    while parts := demo.parts():
-        assert time.monotonic() < deadline_s, f'still there: {parts}'
-        time.sleep(0.05)
 
 
 @pytest.mark.long
-def test_the_whole_demo(start):
-    demo = start('--seconds', str(SECONDS))
-    status = demo.wait()
-    assert status == 0, demo.text
+def test_the_whole_demo_tells_what_switching_is_good_for(start):
+    demo = start()
+    assert demo.wait() == 0, demo.text
     assert not demo.parts()
-    # What a user sees.
-    for name in NAMES:
-        assert name in demo.text
-    assert re.search(r'\$ .*param set /?\S*classifier constraints\.max_latency_ms \d', demo.text)
-    assert re.search(r'\$ .*param set /?\S*contention workload busy', demo.text)
-    assert re.search(r'\$ .*topic pub --once /?\S*classifier/constraints', demo.text)
-    assert f'Written to {demo.output}' in demo.text
-    # What is left behind.
+    # What a user sees, and what is left behind.
+    assert re.search(
+        r'\nhighest level: [\d.]+ % late; lowest: [\d.]+ % right; '
+        r'switching: [\d.]+ % late, [\d.]+ % right\n$',
+        demo.text,
+    )
     assert {path.name for path in demo.output.iterdir()} >= {
-        'telemetry.csv', 'summary.json', 'latency.png', 'accuracy.png',
-        'classifier.log', 'camera.log', 'competitor.log',
+        'frames.csv', 'summary.json', 'comparison.png', 'classifier.log', 'camera.log',
     }  # fmt: skip
-    frames = read_frames(demo.output / 'telemetry.csv')
-    summary = json.loads((demo.output / 'summary.json').read_text())
-    assert [phase['name'] for phase in summary['phases']] == NAMES
-    assert summary['whole_run']['frames'] == len(frames)
-    # A busy machine may lose frames, but not most of them.
-    assert len(frames) > 0.3 * SECONDS * 30.0
-    assert len({frame.stamp_ns for frame in frames}) == len(frames)
-    assert all(frame.truth for frame in frames[:-5])
-    check_constraints(frames, summary)
-    if HAS_DEMO_FAMILY:
-        assert summary['whole_run']['accuracy'] > 0.35  # of 28 classes
+    summary = demo.summary
+    assert summary['result'][-1] == demo.text.splitlines()[-1]
+    runs = {run['title']: run for run in summary['runs']}
+    assert list(runs) == [HIGHEST, LOWEST, SWITCHING]
+    assert len(demo.frames) == sum(run['images'] for run in runs.values())
+    limit_ms = summary['calibration']['limit_ms']
+    assert {float(frame['limit_ms']) for frame in demo.frames} == {limit_ms}
+    top = len(summary['levels'])
+    assert list(runs[HIGHEST]['levels']) == [str(top)]
+    assert list(runs[LOWEST]['levels']) == ['1']
+    check_comparison(runs, summary, demo.text)
 
 
-def check_constraints(frames, summary):
-    """Check that the limit came by parameter, for three phases, and went by topic."""
-    limits = {phase['name']: phase['limit_ms'] for phase in summary['phases']}
-    assert limits['free run'] is None
-    assert limits['limit lifted'] is None
-    assert limits['tight limit'] == limits['competitor'] == limits['recovery'] > 0.0
-    top = max(frame.level for frame in frames if frame.phase == 'free run')
-    limited = [frame.level for frame in frames if frame.phase == 'tight limit']
-    assert min(limited) < top
-    assert frames[-1].level == top
-    assert {frame.has_competitor for frame in frames if frame.phase == 'free run'} == {False}
-    assert any(frame.has_competitor for frame in frames if frame.phase == 'competitor')
+def check_comparison(runs, summary, text):
+    """Check who wins, with the margins that a busy machine needs."""
+    highest, lowest, switching = (runs[title] for title in (HIGHEST, LOWEST, SWITCHING))
+    # A busy machine may lose images, but not most of them.
+    for run in runs.values():
+        assert run['images'] > 100
+        assert run['answered'] > 0.5 * run['images']
+    assert highest['right'] > lowest['right']
+    shares = {title: run['right_on_time'] for title, run in runs.items()}
+    best, worst = max(shares[HIGHEST], shares[LOWEST]), min(shares[HIGHEST], shares[LOWEST])
+    spread = 2.0 * (interval(shares[SWITCHING], switching['images'])[1] - shares[SWITCHING])
+    # On a busy machine anything can be late, but switching is not the worst of the three.
+    assert shares[SWITCHING] > worst - spread
+    assert switching['late'] < highest['late'] + 0.05
+    assert ('Switching did not win here' in text) == (shares[SWITCHING] <= best)
+    assert summary['calibration']['problem'] in text
+    if not summary['calibration']['problem']:
+        assert highest['late_loaded'] > 0.2
+        assert len(switching['levels']) > 1
+    if summary['conditions']['busy_before'] < 0.2:
+        assert shares[SWITCHING] > best - spread
+        assert switching['quiet_switches'] <= 1
+        assert switching['back_at_top']
 
 
 @pytest.mark.parametrize(
@@ -179,32 +155,35 @@ def check_constraints(frames, summary):
 )
 def test_an_interrupted_demo_leaves_results_but_no_process(start, number, status):
     demo = start('--seconds', '600')
-    demo.wait_for(r'free run +level')
-    assert len(demo.parts()) >= 3
+    demo.wait_for(PLAYING)
+    assert len(demo.parts()) >= 4
     demo.process.send_signal(number)
     assert demo.wait(END_TIMEOUT_S) == status
     assert not demo.parts()
     assert f'ended early by {number.name}' in demo.text
     assert 'Traceback' not in demo.text
-    assert len(read_frames(demo.output / 'telemetry.csv')) > 0
-    summary = json.loads((demo.output / 'summary.json').read_text())
-    assert summary['conditions']['ended'] == f'ended early by {number.name}'
-    assert not (demo.output / 'latency.png').exists()
+    assert len(demo.frames) > 0
+    assert demo.summary['conditions']['ended'] == f'ended early by {number.name}'
+    assert not (demo.output / 'comparison.png').exists()
 
 
 def test_a_killed_demo_leaves_no_process(start):
     demo = start('--seconds', '600')
-    demo.wait_for('waiting for the classifier')
+    demo.wait_for('calibrating')
+    assert len(demo.parts()) >= 4
     demo.process.kill()
     demo.process.wait()
-    wait_until_gone(demo)
+    deadline_s = time.monotonic() + 15.0
+    while parts := demo.parts():
+        assert time.monotonic() < deadline_s, f'still there: {parts}'
+        time.sleep(0.05)
 
 
 def test_a_part_that_dies_ends_the_demo_and_is_named(start):
     demo = start('--seconds', '600')
-    demo.wait_for(r'free run +level')
-    (camera,) = [pid for pid, line in demo.parts().items() if 'camera_node' in line]
-    os.kill(camera, signal.SIGKILL)
+    demo.wait_for('calibrating')
+    (camera,) = [p for p in demo.parts() if 'camera_node' in ' '.join(p.info['cmdline'])]
+    camera.kill()
     assert demo.wait(END_TIMEOUT_S) == 1
     assert not demo.parts()
     assert 'dynamic-ofa: camera was ended by SIGKILL; its log' in demo.text
@@ -213,58 +192,57 @@ def test_a_part_that_dies_ends_the_demo_and_is_named(start):
 
 @pytest.mark.long
 def test_two_demos_at_once_keep_apart(start, tmp_path):
-    folders = [tmp_path / name for name in ('one', 'two')]
-    for folder in folders:
-        folder.mkdir()
-    demos = [start('--seconds', '600', folder=folder) for folder in folders]
+    demos = []
+    for name in ('one', 'two'):
+        (tmp_path / name).mkdir()
+        demos.append(start('--seconds', '600', folder=tmp_path / name))
     for demo in demos:
-        demo.wait_for(r'free run +level')
-    time_s = {demo: newest_time_s(demo) for demo in demos}
+        demo.wait_for(PLAYING)
+    time.sleep(2.0)
     for demo in demos:
-        wait_until_later(demo, time_s[demo] + 2.0)
         demo.process.send_signal(signal.SIGINT)
     for demo in demos:
         assert demo.wait(END_TIMEOUT_S) == 130
         assert not demo.parts()
-    # One camera each, 30 images a second: with two in one graph there would be twice as many.
+    # One camera each, 20 images a second: with two in one graph there would be twice as many.
     for demo in demos:
-        frames = read_frames(demo.output / 'telemetry.csv')
-        assert len(frames) < 36.0 * (frames[-1].time_s - frames[0].time_s) + 10
-        sequences = [frame.sequence for frame in frames]
-        assert len(set(sequences)) == len(sequences)
-
-
-def newest_time_s(demo):
-    return float(re.findall(r'([\d.]+) s  free run', demo.text)[-1])
-
-
-def wait_until_later(demo, time_s):
-    deadline_s = time.monotonic() + END_TIMEOUT_S
-    while newest_time_s(demo) < time_s:
-        assert demo.process.poll() is None, demo.text
-        assert time.monotonic() < deadline_s, demo.text
-        time.sleep(0.05)
+        times_s = [float(frame['time_s']) for frame in demo.frames]
+        assert 0 < len(times_s) < 25.0 * (times_s[-1] - times_s[0]) + 10
 
 
 def test_a_classifier_that_is_not_ready_in_time_is_explained(start):
-    demo = start('--prepare-timeout-s', '0.5')
+    demo = start('--prepare-timeout-s', '0.3')
     assert demo.wait(END_TIMEOUT_S) == 1
     assert not demo.parts()
-    assert re.search(r'the classifier was not ready within 0.5 s', demo.text)
+    assert 'classifier was not ready within 0.3 s' in demo.text
     assert '--prepare-timeout-s' in demo.text
 
 
-@pytest.mark.parametrize(
-    ('arguments', 'sentence'),
-    [
-        (['--seconds', '1'], 'a scenario of 1 s makes no sense'),
-        (['--rate-hz', '0'], '--rate-hz is 0'),
-        (['--family', '/nowhere'], 'there is no family at /nowhere'),
-        (['--output', '/proc/nothing'], 'cannot be written'),
-    ],
-)
-def test_bad_arguments_are_refused_before_anything_starts(start, arguments, sentence):
-    demo = start(*arguments)
-    assert demo.wait(END_TIMEOUT_S) == 2
-    assert sentence in demo.text
-    assert 'preparing' not in demo.text
+@pytest.mark.long
+def test_the_demo_on_photographs(start, tmp_path):
+    family = make_colour_family(tmp_path / 'colours')
+    photos = colour_folders(tmp_path / 'photos')
+    demo = start(
+        '--seconds', '21', '--family', str(family.directory), '--source', str(photos)
+    )  # fmt: skip
+    assert demo.wait() == 0, demo.text
+    assert {frame['truth'] for frame in demo.frames} == set(COLOURS)
+    assert all(run['right'] > 0.95 for run in demo.summary['runs'])
+
+
+@pytest.mark.long
+def test_two_models_run_and_obey_until_one_dies(start):
+    demo = start('--two', '--seconds', '15')
+    assert demo.wait() == 0, demo.text
+    assert 'Traceback' not in demo.text
+    assert (demo.output / PICTURE_FILE).stat().st_size > 0
+    phases = {run['title'] for run in demo.summary['runs']}
+    last = list(SHARES)[-1]
+    assert phases == {f'{model}: {phase}' for model in MODELS for phase in SHARES} - {
+        f'{MODELS[1]}: {last}'
+    }
+    for model in MODELS:
+        with (demo.output / f'{model}.csv').open() as file:
+            limits = {row['limit_ms'] for row in csv.DictReader(file)}
+        assert '' in limits
+        assert len(limits) == 2

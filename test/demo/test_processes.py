@@ -1,32 +1,19 @@
 """Real processes, tiny ones."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
-from dynamic_ofa_ros.demo.guardian import follow
-from dynamic_ofa_ros.demo.processes import PartError, Supervisor, tail
+from dynamic_ofa_ros.demo import processes
+from dynamic_ofa_ros.demo.processes import PartError, Supervisor, indented_tail
 
 TIMEOUT_S = 10.0
-QUICK = ((signal.SIGINT, 5.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 1.0))
 SLEEP = 'import time; print("up", flush=True); time.sleep(60)'
-STUBBORN = f"""
-import signal
-for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, signal.SIG_IGN)
-{SLEEP}
-"""
-WITH_CHILD = f"""
-import subprocess, sys
-child = subprocess.Popen([sys.executable, '-c', {STUBBORN!r}], stdout=subprocess.PIPE)
-child.stdout.readline()
-print(child.pid, flush=True)
-{SLEEP}
-"""
+STUBBORN = f'import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{SLEEP}'
 
 
 def python(code):
@@ -44,99 +31,68 @@ def wait_until(condition, what):
 def is_alive(pid):
     """Tell whether a process runs; a zombie, which nobody reaps here, does not."""
     try:
-        with open(f'/proc/{pid}/stat') as file:
-            return file.read().rpartition(')')[2].split()[0] != 'Z'
-    except (FileNotFoundError, ProcessLookupError):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
 
 
 @pytest.fixture
 def supervisor(tmp_path):
-    with Supervisor(tmp_path, escalation=QUICK) as supervisor:
+    with Supervisor(tmp_path) as supervisor:
         yield supervisor
 
 
-def started(supervisor, name, code, **kwargs):
-    """Start a part and wait until it has printed something; return its pid."""
-    supervisor.start(name, python(code), **kwargs)
-    wait_until(lambda: tail(supervisor.log_path(name)), f'{name} printing')
-    return supervisor.pids()[name]
+def started(supervisor, name, code, **options):
+    """Start a part and wait until it has printed something; return its process."""
+    supervisor.start(name, python(code), **options)
+    wait_until(lambda: 'nothing' not in indented_tail(supervisor.log_path(name)), 'printing')
+    return supervisor._parts[name]
 
 
-def test_parts_run_in_groups_of_their_own_with_logs(supervisor):
-    pid = started(supervisor, 'sleeper', SLEEP)
+def test_parts_have_groups_logs_and_cpus_of_their_own(supervisor):
+    cpu = max(os.sched_getaffinity(0))
+    pid = started(supervisor, 'sleeper', SLEEP, cpus={cpu}).pid
     assert os.getpgid(pid) == pid != os.getpgid(0)
     # One session: Linux would else share the CPU per session, whatever runs in it.
     assert os.getsid(pid) == os.getsid(0)
-    assert tail(supervisor.log_path('sleeper')) == ['up']
-    supervisor.poll()
-    assert supervisor.is_running('sleeper')
+    assert os.sched_getaffinity(pid) == {cpu}
+    apart = started(supervisor, 'apart', SLEEP, is_apart=True).pid
+    assert os.getsid(apart) == apart
+    supervisor.check()
 
 
-def test_environment_and_cpus_are_passed_on(supervisor):
-    cpu = max(os.sched_getaffinity(0))
-    code = 'import os; print(os.environ["WORD"], os.sched_getaffinity(0), flush=True); ' + SLEEP
-    started(supervisor, 'part', code, env={'WORD': 'hello'}, cpus=[cpu])
-    assert tail(supervisor.log_path('part'))[0].startswith('hello')
-    assert os.sched_getaffinity(supervisor.pids()['part']) == {cpu}
-
-
-def test_a_part_that_dies_is_named_with_the_end_of_its_log(supervisor):
-    supervisor.start('sick', python('import sys; print("oh no"); sys.exit(3)'))
-
-    def poll():
-        supervisor.poll()
-
-    with pytest.raises(PartError, match=r'sick ended with exit status 3; .*sick\.log') as e:
-        wait_until(poll, 'the death')
-    assert '    oh no' in str(e.value)
-    supervisor.poll()  # told once
-    assert not supervisor.is_running('sick')
-
-
-def test_a_part_that_is_killed_is_named_with_the_signal(supervisor):
-    pid = started(supervisor, 'victim', SLEEP)
-    os.kill(pid, signal.SIGKILL)
-    with pytest.raises(PartError, match='victim was ended by SIGKILL'):
-        wait_until(lambda: supervisor.poll(), 'the death')
-
-
-def test_a_part_that_also_exits_with_0_died(supervisor):
-    supervisor.start('short', python('pass'))
-    with pytest.raises(PartError, match=r'short ended with exit status 0.*\n    \(nothing\)'):
-        wait_until(lambda: supervisor.poll(), 'the end')
-
-
-def test_a_part_that_was_asked_to_stop_did_not_die(supervisor):
-    pid = started(supervisor, 'sleeper', SLEEP)
-    supervisor.request_stop('sleeper')
-
-    def is_gone():
-        supervisor.poll()
-        return not supervisor.is_running('sleeper')
-
-    wait_until(is_gone, 'the end')
-    assert not is_alive(pid)
-    supervisor.request_stop('sleeper')  # nothing left to do
+@pytest.mark.parametrize(
+    ('code', 'sentence'),
+    [
+        ('print("oh no"); raise SystemExit(3)', r'sick ended with exit status 3; .*\n    oh no'),
+        ('pass', r'sick ended with exit status 0.*\n    \(nothing\)'),
+        ('import os; os.kill(os.getpid(), 9)', 'sick was ended by SIGKILL'),
+    ],
+)
+def test_a_part_that_dies_is_named_with_the_end_of_its_log(supervisor, code, sentence):
+    supervisor.start('sick', python(code))
+    with pytest.raises(PartError, match=sentence):
+        wait_until(supervisor.check, 'the death')
+    supervisor.check()  # told once
 
 
 def test_a_part_that_cannot_start_is_refused(supervisor):
     with pytest.raises(PartError, match='ghost cannot be started: No such file'):
         supervisor.start('ghost', ['/no/such/program'])
-    started(supervisor, 'twin', SLEEP)
-    with pytest.raises(PartError, match='twin already runs'):
-        supervisor.start('twin', python(SLEEP))
 
 
-def test_close_ends_stubborn_parts_and_their_children(tmp_path):
-    quick = ((signal.SIGINT, 0.05), (signal.SIGTERM, 0.05), (signal.SIGKILL, 1.0))
-    with Supervisor(tmp_path, escalation=quick) as supervisor:
-        stubborn = started(supervisor, 'stubborn', STUBBORN)
-        parent = started(supervisor, 'parent', WITH_CHILD)
-        child = int(tail(supervisor.log_path('parent'))[0])
-        assert is_alive(child)
-    assert not any(is_alive(pid) for pid in (stubborn, parent))
-    wait_until(lambda: not is_alive(child), 'the end of the child')
+def test_a_part_that_is_killed_on_purpose_did_not_die(supervisor):
+    pid = started(supervisor, 'victim', SLEEP).pid
+    assert supervisor.kill('victim') == pid
+    assert not is_alive(pid)
+    supervisor.check()
+
+
+def test_close_ends_stubborn_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, 'PATIENCE_S', 0.1)
+    with Supervisor(tmp_path) as supervisor:
+        pids = [started(supervisor, 'a', SLEEP).pid, started(supervisor, 'b', STUBBORN).pid]
+    assert not any(is_alive(pid) for pid in pids)
     supervisor.close()  # twice does no harm
 
 
@@ -146,29 +102,43 @@ import sys
 from pathlib import Path
 from dynamic_ofa_ros.demo.processes import Supervisor
 supervisor = Supervisor(Path({str(tmp_path)!r}))
-supervisor.start('parent', [sys.executable, '-c', {WITH_CHILD!r}])
-print(supervisor.pids()['parent'], supervisor._guardian.pid, flush=True)
+supervisor.start('part', [sys.executable, '-c', {STUBBORN!r}])
+supervisor.start_competitors(1, ())
+supervisor.set_busy(1)
+print(*(process.pid for process in supervisor._parts.values()), flush=True)
 sys.stdin.read()
 """
     demo = subprocess.Popen(
         [sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     with demo:
-        parent, guardian = (int(word) for word in demo.stdout.readline().split())
-        child = int(wait_until(lambda: tail(tmp_path / 'parent.log'), 'the child')[0])
-        assert all(is_alive(pid) for pid in (parent, child, guardian))
+        pids = [int(word) for word in demo.stdout.readline().split()]
+        assert len(pids) == 2
+        assert all(is_alive(pid) for pid in pids)
         demo.kill()
         demo.wait()
-    for pid in (parent, child, guardian):
+    for pid in pids:
         wait_until(lambda pid=pid: not is_alive(pid), f'the end of {pid}')
 
 
-def test_the_guardian_keeps_account():
-    assert follow(['+ 100\n', '+ 200\n', 'nonsense\n', '- 100\n', '+ 0\n', '+ 1\n']) == {200}
+def test_as_many_processes_are_busy_as_are_asked_for(supervisor):
+    supervisor.start_competitors(2, {max(os.sched_getaffinity(0))})
+    first, second = supervisor._parts.values()
+
+    def share(process):
+        before, begin_s = sum(process.cpu_times()[:2]), time.monotonic()
+        time.sleep(0.5)
+        return (sum(process.cpu_times()[:2]) - before) / (time.monotonic() - begin_s)
+
+    supervisor.set_busy(1)
+    wait_until(lambda: share(first) > 0.1, 'work')  # others want the CPU, too
+    assert share(second) < 0.1
+    supervisor.set_busy(0)
+    wait_until(lambda: share(first) < 0.05, 'rest')
 
 
-def test_tail_reads_the_end_and_the_last_state_of_a_progress_bar(tmp_path):
+def test_the_end_of_a_log_has_the_last_state_of_a_progress_bar(tmp_path):
     path = tmp_path / 'log'
     path.write_bytes(b'x' * 100_000 + b'\none\n\n10 %\r20 %\r99 %\n\xff last\n')
-    assert tail(path, 3) == ['one', '99 %', '\ufffd last']
-    assert tail(tmp_path / 'none') == []
+    assert indented_tail(path, 3) == '    one\n    99 %\n    \ufffd last'
+    assert indented_tail(tmp_path / 'none') == '    (nothing)'
