@@ -44,10 +44,13 @@ from dynamic_ofa_ros.nodes.runner import Throttle, forward_logging, run, stop_fo
 from dynamic_ofa_ros.runtime.assembly import Assembly, Callbacks, Request, assemble
 from dynamic_ofa_ros.runtime.classifier import Frame, Result, Switch
 from dynamic_ofa_ros.runtime.decisions import Decision
-from dynamic_ofa_ros.runtime.policies import LevelTable, create_policy
+from dynamic_ofa_ros.runtime.policies import OptionTable, create_policy
 from dynamic_ofa_ros.runtime.telemetry import FrameTelemetry
 
 DIAGNOSTICS_PERIOD_S = 1.0
+DIAGNOSED_AGE_S = 0.5
+"""Diagnostics speak of telemetry that is no older, whatever `telemetry.every_n` is."""
+
 JOIN_TIMEOUT_S = 10.0
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread may keep the interpreter when another wants it.
@@ -101,6 +104,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         self._assembly: Assembly | None = None
         self._progress = ''
         self._last_telemetry: FrameTelemetry | None = None
+        self._last_telemetry_s = -math.inf
         self._inference_error = ''
         self._rejected_constraints = 0
         self._asking_source = ''
@@ -217,7 +221,13 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
             self._bond.check()
         assembly = assemble(
             self._request,
-            Callbacks(self._on_result, self._on_telemetry, self._on_error, self._on_switch),
+            Callbacks(
+                self._on_result,
+                self._on_telemetry,
+                self._on_error,
+                self._on_switch,
+                self._wants_telemetry,
+            ),
             constraints=settings.constraints,
             policy=settings.policy,
             settings=settings.worker,
@@ -344,7 +354,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
                     f'{parameters.FIXED_LEVEL} is {settings.policy.fixed_level}; '
                     f'it must lie in [0, {count}]'
                 )
-            table = LevelTable.of(assembly.family.levels, *assembly.profiles)
+            table = OptionTable.of(assembly.family.levels, *assembly.profiles)
             create_policy(table, settings.policy)
         return settings
 
@@ -372,6 +382,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         else:
             if assembly.worker.failure is not None:
                 raise assembly.worker.failure
+            assembly.worker.leave_hanging_engine()
             self._input.update()
             statuses = self._diagnostician.diagnose(self._snapshot(assembly))
             hardware = assembly.manager.active_platform
@@ -420,8 +431,16 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
     def _on_result(self, frame: Frame, result: Result) -> None:
         self._publish(self._classification_pub, conversions.classification(frame.header, result))
 
+    def _wants_telemetry(self, sequence: int) -> bool:
+        """Tell whether a frame's telemetry has a reader: a topic, or the next diagnostics."""
+        return (
+            (sequence - 1) % self._settings.snapshot.telemetry_every_n == 0
+            or self._debug_image.is_watched
+            or time.monotonic() - self._last_telemetry_s > DIAGNOSED_AGE_S
+        )
+
     def _on_telemetry(self, frame: Frame, values: FrameTelemetry) -> None:
-        self._last_telemetry = values
+        self._last_telemetry, self._last_telemetry_s = values, time.monotonic()
         if (values.sequence - 1) % self._settings.snapshot.telemetry_every_n == 0:
             self._publish(self._telemetry_pub, conversions.telemetry(frame.header, values))
         scope = self._settings.snapshot.constraints.latency_scope

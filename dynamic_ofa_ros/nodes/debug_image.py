@@ -69,10 +69,12 @@ class DebugImage:
 
         latency_ms: what the limit is compared with.
         """
-        if self._is_watched():
+        if self.is_watched:
             self._mailbox.put(Frame(_Picture(frame, telemetry, latency_ms), frame.header))
 
-    def _is_watched(self) -> bool:
+    @property
+    def is_watched(self) -> bool:
+        """Whether anybody subscribes."""
         try:
             return bool(self._publisher.get_subscription_count())
         except Exception:  # a shutdown has just invalidated the publisher

@@ -15,7 +15,9 @@ from dynamic_ofa_ros.runtime.classifier import (
     OnResult,
     OnSwitch,
     OnTelemetry,
+    WantsTelemetry,
     WorkerSettings,
+    always,
 )
 from dynamic_ofa_ros.runtime.engine import Engine, create_engines, load_or_measure_profile
 from dynamic_ofa_ros.runtime.host import HostMonitor
@@ -41,6 +43,7 @@ class Callbacks:
     on_telemetry: OnTelemetry
     on_error: OnError
     on_switch: OnSwitch
+    wants_telemetry: WantsTelemetry = always
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,7 @@ def assemble(
         manager,
         on_result=callbacks.on_result,
         on_telemetry=callbacks.on_telemetry,
+        wants_telemetry=callbacks.wants_telemetry,
         on_error=callbacks.on_error,
         on_switch=callbacks.on_switch,
         settings=settings,

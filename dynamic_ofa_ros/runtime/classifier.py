@@ -11,8 +11,10 @@ import logging
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,6 +97,11 @@ class Classifier:
         self.family = family
         self.engine = engines[0]
         self._engines = {engine.platform: engine for engine in engines}
+
+    @property
+    def platforms(self) -> tuple[str, ...]:
+        """The platforms that there is an engine for."""
+        return tuple(self._engines)
 
     def classify(
         self,
@@ -188,14 +195,37 @@ class Switch:
     switch_ms: float
 
 
+@dataclass(frozen=True)
+class _Work:
+    """A frame in work: since when, where, and when its engine is taken to hang."""
+
+    frame: Frame
+    level: int
+    platform: str
+    hangs_at_ns: float
+
+
 OnResult = Callable[[Frame, Result], None]
 OnTelemetry = Callable[[Frame, FrameTelemetry], None]
+WantsTelemetry = Callable[[int], bool]
 OnError = Callable[[Frame, Exception, str], None]
 OnSwitch = Callable[[Switch], None]
 
 
+HANGING_MS, HANGING_FACTOR = 5000.0, 50.0
+"""Inference that takes longer than this, and than so many times what was expected, hangs."""
+
+ARRIVALS = 16
+"""Arrivals that the time between two images is taken from (the median)."""
+
+
 def _ignore(*arguments: object) -> None:
     """Stand in for a callback that the caller did not give."""
+
+
+def always(sequence: int) -> bool:
+    """Want the telemetry of every frame."""
+    return True
 
 
 class ClassifierWorker:
@@ -203,10 +233,11 @@ class ClassifierWorker:
 
     All callbacks run on this thread. Per frame, in this order:
     `on_result(frame, result)` as soon as the answer exists; the manager looks at the timings;
-    `on_telemetry(frame, telemetry)`; `on_switch(switch)` when the level changed (also before a
-    frame, when constraints did). `on_error(frame, error, cause)` for a frame without an answer:
-    cause encoding, size, step, buffer (rejected), inference, or internal: then the worker has
-    stopped and `failure` says why.
+    `on_telemetry(frame, telemetry)` if `wants_telemetry(sequence)` (the number of the frame, from
+    1): making it costs; `on_switch(switch)` when the level changed (also before a frame, when
+    constraints did, and after one whose inference failed). `on_error(frame, error, cause)` for a
+    frame without an answer: cause encoding, size, step, buffer (rejected), inference, or internal:
+    then the worker has stopped and `failure` says why.
     """
 
     def __init__(
@@ -216,6 +247,7 @@ class ClassifierWorker:
         *,
         on_result: OnResult,
         on_telemetry: OnTelemetry = _ignore,
+        wants_telemetry: WantsTelemetry = always,
         on_error: OnError = _ignore,
         on_switch: OnSwitch = _ignore,
         settings: WorkerSettings | None = None,
@@ -231,6 +263,7 @@ class ClassifierWorker:
         self.failure: Exception | None = None
         self._on_result = on_result
         self._on_telemetry = on_telemetry
+        self._wants_telemetry = wants_telemetry
         self._on_error = on_error
         self._on_switch = on_switch
         self._settings = settings or WorkerSettings()
@@ -246,7 +279,15 @@ class ClassifierWorker:
         self._last_header: Any = None
         self._last_switch_ms = NAN
         self._pending_switch: Switch | None = None
-        self._thread = threading.Thread(target=self._run, name='classifier', daemon=True)
+        self._arrivals_ns: deque[int] = deque(maxlen=ARRIVALS)
+        self._free_since_ns = 0
+        self._work: _Work | None = None
+        self._work_lock = threading.Lock()
+        self._abandoned: list[threading.Thread] = []
+        self._thread = self._new_thread()
+
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._run, name='classifier', daemon=True)
 
     # What other threads may call.
 
@@ -259,7 +300,33 @@ class ClassifierWorker:
         self.mailbox.close()
         if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        return not any(thread.is_alive() for thread in (self._thread, *self._abandoned))
+
+    def leave_hanging_engine(self) -> bool:
+        """Go on without an engine that does not answer; call it now and then.
+
+        The frame in work is given up, the platform is left, and a new thread takes over. Returns
+        whether that happened: it cannot where no other platform is left to run on.
+        """
+        with self._work_lock:
+            work, now_ns = self._work, self._clock_ns()
+            if work is None or now_ns < work.hangs_at_ns or len(self.classifier.platforms) < 2:
+                return False
+            self._work = None
+            self._abandoned.append(self._thread)
+            self._thread = self._new_thread()
+        error = EngineError(
+            f'{work.platform} has not answered at level {work.level} for '
+            f'{(now_ns - work.frame.received_ns) / 1e9:.0f} s and is left'
+        )
+        self._failed += 1
+        self._on_error(work.frame, error, 'inference')
+        decision = self.manager.observe_failure(
+            now_ns, work.level, work.platform, is_whole_platform=True
+        )
+        self._switch(decision, now_ns)
+        self._thread.start()
+        return True
 
     @property
     def is_running(self) -> bool:
@@ -269,6 +336,7 @@ class ClassifierWorker:
     def submit(self, frame: Frame) -> None:
         """Hand over a frame; it replaces one that still waits. Nothing happens while disabled."""
         if self._is_enabled:
+            self._arrivals_ns.append(frame.received_ns)
             self.mailbox.put(frame)
 
     @property
@@ -281,6 +349,7 @@ class ClassifierWorker:
         self._is_enabled = is_enabled
         if not is_enabled:
             self.mailbox.clear()
+            self._arrivals_ns.clear()
 
     @property
     def settings(self) -> WorkerSettings:
@@ -330,12 +399,14 @@ class ClassifierWorker:
     def _run(self) -> None:
         frame: Frame | None = None
         try:
-            while True:
+            while threading.current_thread() not in self._abandoned:
                 frame = self.mailbox.get()
                 if frame is None:
                     return
                 self._process(frame)
         except Exception as error:  # the thread's last words: a callback or this code is broken
+            if threading.current_thread() in self._abandoned:
+                return
             _log.exception('the classifier worker stopped')
             self.failure = error
             self.mailbox.close()
@@ -350,22 +421,34 @@ class ClassifierWorker:
             self.dropped_old.add('age')
             return
         self._switch(self.manager.decide(start_ns), start_ns)
-        level = self.manager.active_level
+        level, platform = self.manager.active_level, self.manager.active_platform
+        expected_ms = self.manager.uncontended_ms(level, platform)
+        hanging_ms = max(HANGING_MS, HANGING_FACTOR * expected_ms)
+        work = self._work = _Work(frame, level, platform, start_ns + 1e6 * hanging_ms)
+        result, error = None, None
         try:
             result = self.classifier.classify(
                 frame.image,
                 level,
-                platform=self.manager.active_platform,
+                platform=platform,
                 top_k=settings.top_k,
                 score_threshold=settings.score_threshold,
             )
-        except ImageError as error:
+        except (ImageError, EngineError) as caught:
+            error = caught
+        with self._work_lock:
+            if self._work is not work:
+                return  # the engine hung, and another thread has taken over
+            self._work = None
+        if isinstance(error, ImageError):
             self.rejected.add(error.cause)
             self._on_error(frame, error, error.cause)
             return
-        except (EngineError, RuntimeError) as error:
+        if error is not None or result is None:
             self._failed += 1
-            self._on_error(frame, error, 'inference')
+            self._on_error(frame, error or EngineError('no result'), 'inference')
+            failed_ns = self._free_since_ns = self._clock_ns()
+            self._switch(self.manager.observe_failure(failed_ns, level, platform), failed_ns)
             return
         self._on_result(frame, result)
         end_ns = self._clock_ns()
@@ -374,23 +457,33 @@ class ClassifierWorker:
         self._close_switch(result)
         node_ms = frame.age_ms(end_ns)
         end_to_end_ms = self._end_to_end_ms(frame, node_ms)
-        decision = self.manager.observe(
-            Measurement(
-                time_ns=end_ns,
-                level=level,
-                inference_ms=result.inference_ms,
-                node_ms=node_ms,
-                end_to_end_ms=node_ms if math.isnan(end_to_end_ms) else end_to_end_ms,
-                platform=result.platform,
-            )
+        measurement = Measurement(
+            time_ns=end_ns,
+            level=level,
+            inference_ms=result.inference_ms,
+            node_ms=node_ms,
+            end_to_end_ms=node_ms if math.isnan(end_to_end_ms) else end_to_end_ms,
+            platform=result.platform,
+            wait_ms=max(0.0, (self._free_since_ns - frame.received_ns) / 1e6),
+            period_ms=self._period_ms(),
         )
-        observed_ns = self._clock_ns()
-        state = self.manager.state
-        self._statistics.add(state.latency_ms, end_ns)
-        waits_ms = (queue_wait_ms, node_ms, end_to_end_ms)
-        telemetry = self._telemetry(frame, result, state, waits_ms)
-        self._on_telemetry(frame, telemetry)
+        decision = self.manager.observe(measurement)
+        self._free_since_ns = observed_ns = self._clock_ns()
+        scope = self.manager.constraints.latency_scope
+        self._statistics.add(getattr(measurement, f'{scope}_ms'), end_ns)
+        if self._wants_telemetry(self._processed):
+            waits_ms = (queue_wait_ms, node_ms, end_to_end_ms)
+            telemetry = self._telemetry(frame, result, self.manager.state, waits_ms)
+            self._on_telemetry(frame, telemetry)
         self._switch(decision, end_ns, observed_ns)
+
+    def _period_ms(self) -> float:
+        """Return the time between two images that arrive; NaN while it is unknown."""
+        arrivals_ns = list(self._arrivals_ns)
+        if len(arrivals_ns) < 4:
+            return NAN
+        gaps_ns = sorted(later - earlier for earlier, later in pairwise(arrivals_ns))
+        return gaps_ns[len(gaps_ns) // 2] / 1e6
 
     @staticmethod
     def _end_to_end_ms(frame: Frame, node_ms: float) -> float:
@@ -421,15 +514,15 @@ class ClassifierWorker:
         """Settle what the last switch cost, with the first frame after it.
 
         The cost is the time to decide and change the level plus what this frame's inference took
-        longer than expected (the level's profiled median times the slowdown at the decision). So
-        it carries one frame's noise and can come out slightly negative.
+        longer than expected (the level's profiled median times the slowdown at the decision), if
+        it did: it carries one frame's noise.
         """
         switch, self._pending_switch = self._pending_switch, None
         if switch is None:
             return
         decision = switch.decision
         if (decision.to_level, decision.to_platform) == (result.level, result.platform):
-            extra_ms = result.inference_ms - decision.expected_inference_ms
+            extra_ms = max(0.0, result.inference_ms - decision.expected_inference_ms)
             self._last_switch_ms = switch.switch_ms + extra_ms
 
     def _telemetry(

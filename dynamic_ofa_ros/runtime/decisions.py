@@ -16,6 +16,8 @@ class Measurement:
 
     node_ms: from arrival to the answer; end_to_end_ms: from the image's stamp to the answer.
     platform: where it ran; may be left out where there is only one.
+    wait_ms: what of node_ms and end_to_end_ms the image waited for the one before it.
+    period_ms: time between two images that arrive; NaN while it is unknown.
     """
 
     time_ns: int
@@ -24,14 +26,16 @@ class Measurement:
     node_ms: float = NAN
     end_to_end_ms: float = NAN
     platform: str = ''
+    wait_ms: float = 0.0
+    period_ms: float = NAN
 
 
 @dataclass(frozen=True)
 class Decision:
     """A switch and its reasons. `from_level` is 0 for the first choice at start.
 
-    Latencies are of the limited scope; constraints are NaN where there is none. Where the manager
-    chooses the platform too, the level may stay and the platform change.
+    predicted_latency_ms: as in ManagerState. Constraints are NaN where there is none. Where the
+    manager chooses the platform too, the level may stay and the platform change.
     """
 
     time_ns: int
@@ -53,14 +57,14 @@ class Decision:
 class ManagerState:
     """What the manager knows after a frame; a snapshot that other threads may read.
 
-    predicted_latency_ms: expected of the next frame, in the limited scope.
+    predicted_latency_ms: what the wanted share of frames (the quantile) is predicted to stay
+    below at this level, in the limited scope.
+    outside_ms: what of it is predicted to pass outside inference.
     latency_ms: of the last frame, in the limited scope; NaN before the first.
     consecutive_violations: frames in a row, up to the last one, that broke the limit.
     reason: the policy's present thinking, a sentence.
-    slowdown_sd: how far the slowdown may be off, relative (a standard deviation).
     platform: where the next frame runs.
     inference_limit_ms: what the limit leaves for inference; infinite without a limit.
-    margin: what the limit's quantile adds to the slowdown, a factor of at least 1.
     """
 
     level: int
@@ -75,7 +79,6 @@ class ManagerState:
     switch_count: int
     reason: str
     constraints: Constraints
-    slowdown_sd: float = NAN
     platform: str = ''
     inference_limit_ms: float = math.inf
-    margin: float = 1.0
+    outside_ms: float = 0.0

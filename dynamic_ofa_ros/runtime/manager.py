@@ -14,38 +14,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from dynamic_ofa_ros.adaptation import is_late
 from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.family import LatencyProfile
-from dynamic_ofa_ros.runtime.coordination import (
-    FRAMES_TOLD,
-    Ceiling,
-    Frame,
-    Obedience,
-    Status,
-)
+from dynamic_ofa_ros.runtime.coordination import FRAMES_TOLD, Ceiling, Frame, Status
 from dynamic_ofa_ros.runtime.decisions import Decision, ManagerState, Measurement
+from dynamic_ofa_ros.runtime.experience import CONTENDED_ABOVE, Experience, Seen
+from dynamic_ofa_ros.runtime.outages import Outages
 from dynamic_ofa_ros.runtime.policies import (
     Choice,
-    LevelTable,
+    Option,
+    OptionTable,
     Policy,
-    PolicyError,
     PolicyFactory,
     PolicySettings,
     Situation,
     create_policy,
-)
-from dynamic_ofa_ros.runtime.slowdown import (
-    CONTENDED_ABOVE,
-    SlowdownEstimator,
-    SlowdownFilter,
-    ratio_of,
 )
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.family import Level
 
 NAN = math.nan
-OVERHEAD_FRAMES = 100
+OUTSIDE_FRAMES = 100
 """Frames from which the quantile of what lies outside inference is taken."""
 
 MINUTE_NS = 60_000_000_000
@@ -62,14 +53,20 @@ class _Settings:
     policy: PolicySettings
     ceiling: Ceiling | None = None
 
+    @property
+    def floor(self) -> float:
+        return self.constraints.min_accuracy if self.constraints.has_accuracy else 0.0
+
+    @property
+    def limit_ms(self) -> float:
+        return self.constraints.max_latency_ms if self.constraints.has_latency else math.inf
+
 
 class _Frame(NamedTuple):
     """What a frame leaves behind; `state` is made of it when somebody asks."""
 
     situation: Situation
     choice: Choice
-    latency_ms: float
-    overhead_ms: float
     settings: _Settings
     violations: int
     consecutive_violations: int
@@ -77,11 +74,10 @@ class _Frame(NamedTuple):
 
 
 class RuntimeManager:
-    """Decides the level, frame by frame. `observe` costs microseconds and never blocks.
+    """Decides level and platform, frame by frame. `observe` costs microseconds, never blocks.
 
-    Given the profiles of several platforms it decides the platform too: every platform has an
-    estimator of its own, and what it knows of one that is not in use fades, so a device that was
-    left because others used it is tried again after a while.
+    Given the profiles of several platforms it chooses among them too. What it knows of a platform
+    that is not in use fades, so one that was left because others used it is tried again.
     """
 
     def __init__(
@@ -91,75 +87,71 @@ class RuntimeManager:
         *,
         constraints: Constraints | None = None,
         policy: PolicySettings | None = None,
-        estimator: SlowdownEstimator | None = None,
         policy_factory: PolicyFactory = create_policy,
     ) -> None:
         profiles = (profile,) if isinstance(profile, LatencyProfile) else tuple(profile)
-        self.table = LevelTable.of(levels, *profiles)
-        self._estimators = _estimators(profiles, estimator)
+        self.table = OptionTable.of(levels, *profiles)
+        self._experiences = [_experience(profile) for profile in profiles]
+        self._outages = Outages()
         self._policy_factory = policy_factory
         self._setting_lock = threading.Lock()
         self._settings = _Settings(constraints or Constraints(), policy or PolicySettings())
         self._applied = self._settings
         self._policy: Policy = self._policy_factory(self.table, self._settings.policy)
-        self._overheads_ms: dict[str, deque[float]] = {
-            scope: deque(maxlen=OVERHEAD_FRAMES) for scope in ('node', 'end_to_end')
+        self._outside_ms: dict[str, deque[float]] = {
+            scope: deque(maxlen=OUTSIDE_FRAMES) for scope in ('node', 'end_to_end')
         }
+        self._period_ms = NAN
         self._upward_ns: deque[int] = deque()
         self._recent_frames: deque[Frame] = deque(maxlen=FRAMES_TOLD)
-        self._obedience = Obedience()
         self._is_first_after_switch = True
         self._violations = 0
         self._consecutive_violations = 0
         self._switch_count = 0
-        self._option = 0
-        situation = self._situation(0, NAN, is_changed=True)
+        self._option: Option | None = None
+        situation = self._situation(0, is_changed=True)
         choice = self._policy.decide(situation)
-        self._option = choice.level
-        self.initial_decision = self._decision(situation, 0, choice)
-        self._frame = self._new_frame(situation, choice, NAN)
+        self.initial_decision = self._decision(situation, None, choice)
+        self._option = choice.option
+        self._frame = self._new_frame(situation, choice)
 
     @property
     def active_level(self) -> int:
         """The level that the next frame runs at, from 1."""
-        return self.table.level(self._option)
+        return self._frame.choice.option.level
 
     @property
     def active_platform(self) -> str:
         """The platform that the next frame runs on."""
-        return self.table.platforms[self.table.device(self._option)]
+        return self.table.platforms[self._frame.choice.option.platform]
 
     def uncontended_ms(self, level: int, platform: str) -> float:
         """Return the inference latency of a level on a platform that nobody else uses."""
-        return self.table.latency_ms(
-            self.table.option(level, self.table.platforms.index(platform))
-        )
+        return self.table.latency_ms(Option(level, self.table.platforms.index(platform)))
 
     @property
     def state(self) -> ManagerState:
         """The snapshot after the last frame; safe to read from any thread."""
         frame, table = self._frame, self.table
         situation, choice = frame.situation, frame.choice
-        level, device = table.level(choice.level), table.device(choice.level)
-        forecast = situation.forecasts[device]
-        slowdown = forecast.slowdown
+        level, platform = choice.option
+        forecast = situation.forecasts[platform]
         return ManagerState(
             level=level,
             policy=frame.settings.policy.name,
             is_feasible=choice.is_feasible,
-            is_contended=slowdown > CONTENDED_ABOVE,
-            slowdown=slowdown,
-            latency_ms=frame.latency_ms,
-            predicted_latency_ms=table.latency_ms(choice.level) * slowdown + frame.overhead_ms,
+            is_contended=forecast.slowdown > CONTENDED_ABOVE,
+            slowdown=forecast.slowdown,
+            latency_ms=situation.latency_ms,
+            predicted_latency_ms=forecast.quantile_ms(level, situation.quantile),
             violations=frame.violations,
             consecutive_violations=frame.consecutive_violations,
             switch_count=frame.switch_count,
             reason=choice.reason,
             constraints=frame.settings.constraints,
-            slowdown_sd=forecast.sd,
-            platform=table.platforms[device],
-            inference_limit_ms=situation.limit_ms,
-            margin=forecast.margin(level, situation.quantile),
+            platform=table.platforms[platform],
+            inference_limit_ms=situation.inference_limit_ms,
+            outside_ms=forecast.outside_quantile_ms(situation.quantile),
         )
 
     @property
@@ -203,16 +195,13 @@ class RuntimeManager:
         """
         state = self.state
         constraints = state.constraints
-        options = [
-            self.table.option(level, self.table.platforms.index(state.platform))
-            for level in range(1, self.table.level_count + 1)
-        ]
+        platform = self.table.platforms.index(state.platform)
         return Status(
             name=name,
             device=device,
             level=state.level,
-            latencies_ms=tuple(self.table.latency_ms(option) for option in options),
-            accuracies=tuple(self.table.accuracy(option) for option in options),
+            latencies_ms=self.table.latencies_ms[platform],
+            accuracies=self.table.accuracies,
             limit_ms=max(state.inference_limit_ms, MIN_LIMIT_MS),
             floor=constraints.min_accuracy if constraints.has_accuracy else 0.0,
             priority=constraints.priority,
@@ -232,199 +221,179 @@ class RuntimeManager:
         if settings is self._applied:
             return None
         before, self._applied = self._applied, settings
-        if settings.policy != before.policy:
+        is_new_policy = settings.policy != before.policy
+        if is_new_policy:
             self._policy = self._policy_factory(self.table, settings.policy)
-        elif settings.constraints == before.constraints and not self._must_switch():
-            return None  # a higher ceiling: the policy takes its time
-        situation = self._situation(time_ns, NAN, is_changed=True)
-        choice = self._below_ceiling(self._policy.decide(situation), situation)
-        return self._apply(situation, choice, self._frame.latency_ms)
+        is_changed = is_new_policy or settings.constraints != before.constraints
+        situation = self._situation(time_ns, is_changed=is_changed)
+        return self._apply(situation, self._policy.decide(situation), is_new_policy=is_new_policy)
 
     def observe(self, measurement: Measurement) -> Decision | None:
         """Take one frame's latencies; return the switch they cause, None when the level stays."""
-        time_ns = measurement.time_ns
-        if 0.0 < measurement.inference_ms < math.inf:
-            self._recent_frames.append(Frame(time_ns, measurement.inference_ms, measurement.level))
+        time_ns, inference_ms = measurement.time_ns, measurement.inference_ms
+        if 0.0 < inference_ms < math.inf:
+            self._recent_frames.append(Frame(time_ns, inference_ms, measurement.level))
         is_first, self._is_first_after_switch = self._is_first_after_switch, False
-        if not is_first:
-            device = self._device_of(measurement)
-            option = self.table.option(measurement.level, device)
-            ratio = ratio_of(measurement.inference_ms, self.table.latency_ms(option))
-            self._estimators[device].observe(ratio, measurement.level, time_ns)
-        self._take_overheads(measurement)
-        latency_ms = self._scope_latency_ms(measurement)
-        self._count_violation(latency_ms)
-        situation = self._situation(time_ns, measurement.inference_ms, is_first=is_first)
-        choice = self._below_ceiling(self._policy.decide(situation), situation)
-        if choice.level != self._option:
-            choice = self._within_budget(choice, time_ns)
-        return self._apply(situation, choice, latency_ms)
-
-    def _must_switch(self) -> bool:
-        """Tell whether the ceiling does not allow the present level, or another one is agreed."""
-        ceiling = self._applied.ceiling
-        if ceiling is not None and self._obedience.is_owed(ceiling):
-            return ceiling.level != self.active_level
-        return self.table.accuracy(self._option) > self._highest_accuracy()
-
-    def _highest_accuracy(self) -> float:
-        ceiling, constraints = self._applied.ceiling, self._applied.constraints
-        if ceiling is None:
-            return math.inf
-        highest = self.table.accuracy(ceiling.level)
-        if constraints.has_accuracy and constraints.priority == 'accuracy':
-            floor = constraints.min_accuracy  # with priority over the others' limits too
-            accurate = [accuracy for accuracy in self.table.accuracies if accuracy >= floor]
-            highest = max(highest, min(accurate, default=highest))
-        return highest
-
-    def _below_ceiling(self, choice: Choice, situation: Situation) -> Choice:
-        """Lower a choice to the ceiling; policies that know of it have done so themselves."""
-        ceiling = self._applied.ceiling
-        if ceiling is None or self._applied.policy.name == 'fixed':
-            return choice
-        highest = self._highest_accuracy()
-        if self._is_agreed_level_right(ceiling, choice, situation):
-            option = self.table.option(ceiling.level, self.table.device(choice.level))
-            return choice._replace(level=option, why=ceiling.reason)
-        if self.table.accuracy(choice.level) <= highest:
-            at_ceiling = self.table.accuracy(choice.level) == highest
-            reason = f'{choice.reason}; {ceiling.reason}' if at_ceiling else choice.reason
-            return choice._replace(why=reason)
-        ladder = self.table.ladder
-        allowed = [option for option in ladder if self.table.accuracy(option) <= highest]
-        return choice._replace(level=(allowed or ladder)[-1 if allowed else 0], why=ceiling.reason)
-
-    def _is_agreed_level_right(
-        self, ceiling: Ceiling, choice: Choice, situation: Situation
-    ) -> bool:
-        agreed = self.table.accuracy(ceiling.level)
-        return agreed >= situation.highest_accuracy and self._obedience.holds(
-            ceiling,
-            situation.time_ns,
-            is_late=situation.latency_ms > situation.limit_ms,
-            wants_lower=self.active_level == ceiling.level
-            and self.table.accuracy(choice.level) < agreed,
-            quantile=situation.quantile,
+        option = self._option_of(measurement.level, measurement.platform)
+        if self._outages:
+            self._outages.work(option)
+        self._period_ms = measurement.period_ms
+        seen = Seen(
+            inference_ms, measurement.node_ms, measurement.end_to_end_ms, measurement.wait_ms
         )
+        if not is_first:
+            self._experiences[option.platform].observe(time_ns, option.level, seen)
+        for scope, scope_ms in (('node', seen.node_ms), ('end_to_end', seen.end_to_end_ms)):
+            if math.isfinite(scope_ms):
+                self._outside_ms[scope].append(scope_ms - inference_ms)
+        latency_ms = getattr(measurement, f'{self._applied.constraints.latency_scope}_ms')
+        self._count_violation(latency_ms)
+        situation = self._situation(time_ns, latency_ms, inference_ms, is_first=is_first)
+        return self._apply(situation, self._policy.decide(situation))
 
-    def _device_of(self, measurement: Measurement) -> int:
-        if not measurement.platform:
-            return self.table.device(self._option)
-        return self.table.platforms.index(measurement.platform)
+    def observe_failure(
+        self, time_ns: int, level: int, platform: str = '', *, is_whole_platform: bool = False
+    ) -> Decision | None:
+        """Take note that inference raised; return the switch to what still works.
+
+        The option, or its whole platform when several of its levels fail, is tried again after a
+        wait that doubles. Where nothing else is left, everything is tried on.
+        """
+        option = self._option_of(level, platform)
+        self._outages.fail(option, self.table.rank, time_ns, is_whole_platform=is_whole_platform)
+        situation = self._situation(time_ns)
+        choice = self._policy.decide(situation)
+        why = f'inference fails at {self.table.name(option)}: {choice.reason}'
+        return self._apply(situation, choice._replace(why=why))
+
+    def _option_of(self, level: int, platform: str) -> Option:
+        place = self._frame.choice.option.platform
+        return Option(level, self.table.platforms.index(platform) if platform else place)
 
     def _situation(
         self,
         time_ns: int,
-        inference_ms: float,
+        latency_ms: float = NAN,
+        inference_ms: float = NAN,
         *,
         is_changed: bool = False,
         is_first: bool = False,
     ) -> Situation:
-        constraints = self._applied.constraints
-        limit_ms = (
-            constraints.max_latency_ms - self._overhead() if constraints.has_latency else math.inf
-        )
+        settings, constraints = self._applied, self._applied.constraints
+        scope = constraints.latency_scope
         return Situation(
             time_ns=time_ns,
-            level=self._option,
-            latency_ms=inference_ms,
-            limit_ms=limit_ms,
-            floor=constraints.min_accuracy if constraints.has_accuracy else 0.0,
+            option=self._option,
+            candidates=self._candidates(time_ns),
+            latency_ms=latency_ms,
+            limit_ms=settings.limit_ms,
+            inference_ms=inference_ms,
+            inference_limit_ms=settings.limit_ms - self._outside_quantile_ms(),
+            floor=settings.floor,
             priority=constraints.priority,
             quantile=constraints.quantile,
-            forecasts=[estimator.forecast(time_ns) for estimator in self._estimators],
+            forecasts=[
+                experience.forecast(time_ns, scope, self._period_ms)
+                for experience in self._experiences
+            ],
             is_first_after_switch=is_first,
             is_changed=is_changed,
-            highest_accuracy=self._highest_accuracy(),
-            device=self.table.device(self._option) if self._option else 0,
         )
 
-    def _overhead(self) -> float:
-        """Return what of the limited latency no level can change; 0 as long as it is unknown.
+    def _candidates(self, time_ns: int) -> Sequence[Option]:
+        """Return what may be chosen now: what works, below the others' ceiling."""
+        candidates: Sequence[Option] = self.table.ladder
+        if self._outages:
+            working = [o for o in candidates if not self._outages.is_out(o, time_ns)]
+            candidates = working or candidates
+        ceiling = self._applied.ceiling
+        if ceiling is not None:
+            highest = self._highest_accuracy(ceiling)
+            allowed = [o for o in candidates if self.table.accuracy(o) <= highest]
+            candidates = allowed or candidates[:1]
+        return candidates
+
+    def _highest_accuracy(self, ceiling: Ceiling) -> float:
+        highest, settings = self.table.accuracies[ceiling.level - 1], self._applied
+        if settings.floor > 0.0 and settings.constraints.priority == 'accuracy':
+            # With priority over the others' limits too.
+            accurate = [a for a in self.table.accuracies if a >= settings.floor]
+            highest = max(highest, min(accurate, default=highest))
+        return highest
+
+    def _outside_quantile_ms(self) -> float:
+        """Return what of the limited latency passed outside inference; 0 while it is unknown.
 
         The quantile of the last frames that the constraint asks for, not their mean: it has a tail
         of its own. Rounded down, so that one slow frame (the first) does not decide.
         """
         constraints = self._applied.constraints
-        overheads_ms = sorted(self._overheads_ms.get(constraints.latency_scope, ()))
-        if not overheads_ms:
+        outside_ms = sorted(self._outside_ms.get(constraints.latency_scope, ()))
+        if not outside_ms:
             return 0.0
-        return overheads_ms[int(constraints.quantile * (len(overheads_ms) - 1))]
-
-    def _take_overheads(self, measurement: Measurement) -> None:
-        inference_ms = measurement.inference_ms
-        self._take_overhead('node', measurement.node_ms - inference_ms)
-        self._take_overhead('end_to_end', measurement.end_to_end_ms - inference_ms)
-
-    def _take_overhead(self, scope: str, overhead_ms: float) -> None:
-        if not math.isnan(overhead_ms):
-            self._overheads_ms[scope].append(overhead_ms)
-
-    def _scope_latency_ms(self, measurement: Measurement) -> float:
-        scope = self._applied.constraints.latency_scope
-        if scope == 'node':
-            return measurement.node_ms
-        if scope == 'end_to_end':
-            return measurement.end_to_end_ms
-        return measurement.inference_ms
+        return outside_ms[int(constraints.quantile * (len(outside_ms) - 1))]
 
     def _count_violation(self, latency_ms: float) -> None:
-        if latency_ms > self._applied.constraints.max_latency_ms:  # false for NaN: no limit
+        if is_late(latency_ms, self._applied.constraints.max_latency_ms):
             self._violations += 1
             self._consecutive_violations += 1
         else:
             self._consecutive_violations = 0
 
-    def _within_budget(self, choice: Choice, time_ns: int) -> Choice:
-        """Hold back an upward switch when the last minute had its share of them."""
-        if self.table.accuracy(choice.level) <= self.table.accuracy(self._option):
+    def _within_budget(self, situation: Situation, choice: Choice) -> Choice:
+        """Hold back a move up when the last minute had its share of them, whoever asked for it."""
+        at, rank, time_ns = self._option, self.table.rank, situation.time_ns
+        if at is None or rank[choice.option] <= rank[at] or at not in situation.candidates:
             return choice
         while self._upward_ns and time_ns - self._upward_ns[0] > MINUTE_NS:
             self._upward_ns.popleft()
         budget = self._applied.policy.max_switches_per_minute
         if len(self._upward_ns) + 1 > budget:
-            reason = f'{choice.reason}; held back: {budget:g} moves up in a minute'
-            return Choice(self._option, choice.is_feasible, reason)
+            reason = f'held back: {budget:g} moves up in a minute; {choice.reason}'
+            return Choice(at, choice.is_feasible, reason)
         self._upward_ns.append(time_ns)
         return choice
 
-    def _apply(self, situation: Situation, choice: Choice, latency_ms: float) -> Decision | None:
-        from_option, self._option = self._option, choice.level
+    def _apply(
+        self, situation: Situation, choice: Choice, *, is_new_policy: bool = False
+    ) -> Decision | None:
+        before = self._option
+        if choice.option != before and not is_new_policy:
+            choice = self._within_budget(situation, choice)
+        if self._outages and self._outages.is_out(choice.option, situation.time_ns):
+            choice = choice._replace(is_feasible=False, why='inference fails at every level')
         decision = None
-        if choice.level != from_option:
+        if choice.option != before:
             self._switch_count += 1
             self._is_first_after_switch = True
-            decision = self._decision(situation, from_option, choice)
-        self._frame = self._new_frame(situation, choice, latency_ms)
+            decision = self._decision(situation, before, choice)
+        self._option = choice.option
+        self._frame = self._new_frame(situation, choice)
         return decision
 
-    def _decision(self, situation: Situation, from_option: int, choice: Choice) -> Decision:
-        table, constraints = self.table, self._applied.constraints
-        slowdown = situation.forecasts[table.device(choice.level)].slowdown
-        expected_ms = table.latency_ms(choice.level) * slowdown
+    def _decision(self, situation: Situation, before: Option | None, choice: Choice) -> Decision:
+        table, constraints, option = self.table, self._applied.constraints, choice.option
+        forecast = situation.forecasts[option.platform]
         return Decision(
             time_ns=situation.time_ns,
-            from_level=table.level(from_option) if from_option else 0,
-            to_level=table.level(choice.level),
+            from_level=before.level if before else 0,
+            to_level=option.level,
             reason=choice.reason,
             policy=self._applied.policy.name,
             is_feasible=choice.is_feasible,
-            slowdown=slowdown,
-            expected_inference_ms=expected_ms,
-            predicted_latency_ms=expected_ms + self._overhead(),
+            slowdown=forecast.slowdown,
+            expected_inference_ms=forecast.inference_ms(option.level),
+            predicted_latency_ms=forecast.quantile_ms(option.level, situation.quantile),
             max_latency_ms=constraints.max_latency_ms,
             min_accuracy=constraints.min_accuracy,
-            from_platform=table.platforms[table.device(from_option)] if from_option else '',
-            to_platform=table.platforms[table.device(choice.level)],
+            from_platform=table.platforms[before.platform] if before else '',
+            to_platform=table.platforms[option.platform],
         )
 
-    def _new_frame(self, situation: Situation, choice: Choice, latency_ms: float) -> _Frame:
+    def _new_frame(self, situation: Situation, choice: Choice) -> _Frame:
         return _Frame(
             situation,
             choice,
-            latency_ms,
-            self._overhead(),
             self._applied,
             self._violations,
             self._consecutive_violations,
@@ -432,22 +401,9 @@ class RuntimeManager:
         )
 
 
-def _estimators(
-    profiles: Sequence[LatencyProfile], estimator: SlowdownEstimator | None
-) -> list[SlowdownEstimator]:
-    """Return an estimator for each platform; the one given can serve a single platform only."""
-    if estimator is None:
-        return [SlowdownFilter(_noises(profile)) for profile in profiles]
-    if len(profiles) > 1:
-        raise PolicyError(
-            f'one estimator cannot serve {len(profiles)} platforms; leave it out, or give one '
-            'profile'
-        )
-    return [estimator]
-
-
-def _noises(profile: LatencyProfile) -> list[float]:
-    """Return sd / mean of every level's uncontended latency; NaN where the profile has no mean."""
-    return [
-        level.sd_ms / level.mean_ms if level.mean_ms > 0.0 else NAN for level in profile.levels
-    ]
+def _experience(profile: LatencyProfile) -> Experience:
+    """Return an experience of a platform that has seen nothing yet."""
+    return Experience(
+        [level.median_ms for level in profile.levels],
+        [level.sd_ms / level.mean_ms if level.mean_ms > 0.0 else NAN for level in profile.levels],
+    )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from dynamic_ofa_ros.runtime.policies import Choice, LevelTable, Situation
+from dynamic_ofa_ros.runtime.policies import Choice, Option, OptionTable, Situation
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ TUNED_CONSTANTS = AlertConstants(process_noise=1e-3, measurement_noise=1e-3)
 class AlertPolicy:
     """Runs the level with the highest expected on-time accuracy."""
 
-    def __init__(self, table: LevelTable, constants: AlertConstants | None = None) -> None:
+    def __init__(self, table: OptionTable, constants: AlertConstants | None = None) -> None:
         self._table = table
         self._constants = constants or AlertConstants()
         self._slowdown = 1.0
@@ -43,15 +43,15 @@ class AlertPolicy:
 
     def decide(self, situation: Situation) -> Choice:
         """Update the filter with the frame and choose for the next one."""
-        if not math.isnan(situation.latency_ms):
-            self._update(situation.latency_ms / self._table.latency_ms(situation.level))
-        chances = {level: self._chance(level, situation.limit_ms) for level in self._table.ladder}
-        allowed = [
-            level for level in chances if self._table.accuracy(level) >= situation.floor
-        ] or [self._table.ladder[-1]]
-        level = max(allowed, key=lambda level: chances[level] * self._table.accuracy(level))
-        is_feasible = chances[level] >= situation.quantile
-        return Choice(level, is_feasible, f'on time with a chance of {chances[level]:.3f}')
+        table, limit_ms = self._table, situation.inference_limit_ms
+        if situation.option is not None and not math.isnan(situation.inference_ms):
+            self._update(situation.inference_ms / table.latency_ms(situation.option))
+        chances = {option: self._chance(option, limit_ms) for option in situation.candidates}
+        allowed = [option for option in chances if table.accuracy(option) >= situation.floor]
+        allowed = allowed or [situation.candidates[-1]]
+        option = max(allowed, key=lambda option: chances[option] * table.accuracy(option))
+        is_feasible = chances[option] >= situation.quantile
+        return Choice(option, is_feasible, f'on time with a chance of {chances[option]:.3f}')
 
     def _update(self, ratio: float) -> None:
         constants = self._constants
@@ -66,8 +66,8 @@ class AlertPolicy:
         self._slowdown += self._gain * innovation
         self._variance = (1.0 - self._gain) * self._variance + self._process_noise
 
-    def _chance(self, level: int, limit_ms: float) -> float:
+    def _chance(self, option: Option, limit_ms: float) -> float:
         if math.isinf(limit_ms):
             return 1.0
-        distance = limit_ms / self._table.latency_ms(level) - self._slowdown
+        distance = limit_ms / self._table.latency_ms(option) - self._slowdown
         return 0.5 * math.erfc(-distance / math.sqrt(2.0 * self._variance))

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from dynamic_ofa_ros.errors import SimulationError
 from dynamic_ofa_ros.runtime.policies import (
     Choice,
-    LevelTable,
+    Option,
+    OptionTable,
     PolicyFactory,
     PolicySettings,
     Situation,
@@ -34,15 +35,18 @@ class Foresight:
 class OraclePolicy:
     """Clairvoyant: the most accurate level that will meet the limit, noise included."""
 
-    def __init__(self, table: LevelTable, foresight: Foresight) -> None:
+    def __init__(self, table: OptionTable, foresight: Foresight) -> None:
         self._table, self._foresight = table, foresight
 
     def decide(self, situation: Situation) -> Choice:
         """Return the level that suits the coming frame; the fastest where none does."""
         latencies_ms, limit_ms = self._foresight.level_latencies_ms, self._foresight.limit_ms
-        level = clairvoyant_level(self._table.accuracies, latencies_ms, limit_ms)
-        is_feasible = latencies_ms[level - 1] <= limit_ms
-        return Choice(level, is_feasible, f'will take {latencies_ms[level - 1]:.2f} ms')
+        accuracies = self._table.accuracies * len(self._table.platforms)
+        place = clairvoyant_level(accuracies, latencies_ms, limit_ms) - 1
+        platform, level = divmod(place, self._table.level_count)
+        is_feasible = latencies_ms[place] <= limit_ms
+        text = f'will take {latencies_ms[place]:.2f} ms'
+        return Choice(Option(level + 1, platform), is_feasible, text)
 
 
 @dataclass(frozen=True)

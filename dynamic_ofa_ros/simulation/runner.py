@@ -191,6 +191,8 @@ class Runner:
             node_ms,
             node_ms + self._model.timing.transport_ms,
             self.devices[device][0].profile.platform,
+            wait_ms=picture.wait_ms,
+            period_ms=self._model.timing.camera_period_ms or math.nan,
         )
         began_ns = time.perf_counter_ns()
         decision = self.manager.observe(measurement)

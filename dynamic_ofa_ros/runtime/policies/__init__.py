@@ -1,8 +1,7 @@
 """Policies: which level to run, given what was measured and what is wanted.
 
 A policy is a small class with one method, `decide`, in a module of its own, and a line in
-`_POLICIES`. It sees inference latencies only: the manager has taken from the limit what no level
-can change. It reads no clock: time comes with the situation, so a simulator can drive it.
+`_POLICIES`. It reads no clock: time comes with the situation, so a simulator can drive it.
 """
 
 from __future__ import annotations
@@ -11,11 +10,12 @@ from collections.abc import Callable
 
 from dynamic_ofa_ros.runtime.policies.common import (
     Choice,
-    LevelTable,
+    Option,
+    OptionTable,
     Policy,
     PolicyError,
     Situation,
-    best_level,
+    best_option,
 )
 from dynamic_ofa_ros.runtime.policies.fixed import FixedPolicy
 from dynamic_ofa_ros.runtime.policies.predictive import PredictivePolicy
@@ -30,19 +30,20 @@ from dynamic_ofa_ros.runtime.policies.table import TablePolicy
 __all__ = [
     'DEFAULT_POLICY',
     'Choice',
-    'LevelTable',
+    'Option',
+    'OptionTable',
     'Policy',
     'PolicyError',
     'PolicyFactory',
     'PolicySettings',
     'Situation',
-    'best_level',
+    'best_option',
     'create_policy',
     'platform_note',
     'policy_names',
 ]
 
-PolicyFactory = Callable[[LevelTable, PolicySettings], Policy]
+PolicyFactory = Callable[[OptionTable, PolicySettings], Policy]
 
 _POLICIES: dict[str, PolicyFactory] = {
     'predictive': PredictivePolicy,
@@ -59,12 +60,12 @@ def policy_names() -> tuple[str, ...]:
     return POLICY_NAMES
 
 
-def create_policy(table: LevelTable, settings: PolicySettings) -> Policy:
+def create_policy(table: OptionTable, settings: PolicySettings) -> Policy:
     """Build the policy that the settings name; raise PolicyError when it cannot be set up."""
     return _POLICIES[settings.name](table, settings)
 
 
-def platform_note(table: LevelTable, settings: PolicySettings) -> str:
+def platform_note(table: OptionTable, settings: PolicySettings) -> str:
     """Return, for the user, that the policy uses one of several platforms; '' if it uses all."""
     if len(table.platforms) == 1 or settings.name not in _OF_ONE_PLATFORM:
         return ''

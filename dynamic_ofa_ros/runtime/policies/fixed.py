@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from dynamic_ofa_ros.runtime.policies.common import (
     Choice,
-    LevelTable,
+    Option,
+    OptionTable,
     PolicyError,
     Situation,
-    best_level,
+    best_option,
 )
 from dynamic_ofa_ros.runtime.policies.settings import PolicySettings
 
 
 class FixedPolicy:
-    """One level for ever: a baseline, and a way to look at a level."""
+    """One level for ever: a baseline, and a way to look at a level.
 
-    def __init__(self, table: LevelTable, settings: PolicySettings) -> None:
+    It runs on the first platform that works; no other classifier can lower it.
+    """
+
+    def __init__(self, table: OptionTable, settings: PolicySettings) -> None:
         level_count = table.level_count
         if settings.fixed_level > level_count:
             raise PolicyError(
@@ -26,11 +30,14 @@ class FixedPolicy:
 
     def decide(self, situation: Situation) -> Choice:
         """Return the fixed level; it counts as infeasible only when no level would do."""
-        _, is_feasible = best_level(
+        _, is_feasible = best_option(
             self._table,
+            situation.candidates,
             situation.slowdown,
-            situation.limit_ms,
+            situation.inference_limit_ms,
             situation.floor,
             situation.priority,
         )
-        return Choice(self._level, is_feasible, f'fixed at level {self._level}')
+        working = [o.platform for o in situation.candidates if o.level == self._level]
+        platform = min(working or [option.platform for option in situation.candidates])
+        return Choice(Option(self._level, platform), is_feasible, f'fixed at level {self._level}')

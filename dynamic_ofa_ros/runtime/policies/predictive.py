@@ -1,233 +1,302 @@
-"""Policy `predictive`: judge every level by its predicted latency, at the quantile wanted."""
+"""Policy `predictive`: the most accurate level that is late no more often than allowed."""
 
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from dynamic_ofa_ros.runtime.policies.common import (
     MAX_REASON,
     Choice,
-    LevelTable,
+    Option,
+    OptionTable,
     Situation,
     constraints_text,
     limit_text,
 )
 from dynamic_ofa_ros.runtime.policies.settings import PolicySettings
 
-UP_MARGIN = 0.01
-UP_MARGIN_SD = 1.0
-"""How far below the limit (log domain) a higher level must be predicted before moving up: the
-larger of a constant and this many standard deviations of a frame."""
+STAY = 2.5
+"""The level in use is left when this many times the allowed share of late frames is predicted:
+a share is known from few frames, and to go down and up again costs more than it saves."""
 
-MAX_HOLD_S = 30.0
-"""Bound of the hold that reversals double."""
+MARGIN_SD = 1.0
+"""How far below the limit a higher level must stay, in standard deviations of its profile."""
 
-SHORTEST_HOLD = 0.1
-"""Bound of the hold that moves up that paid halve, as a share of `hold_s`."""
+LONGEST_HOLD, SHORTEST_HOLD = 4.0, 0.2
+"""Bounds of the hold, in `hold_s`. Not longer: under time slices a low level sees nothing of the
+load, so only a move up tells that it has gone."""
 
-WORTH = 0.5
-"""What a move up must gain until the next one down, in late frames; else that is a reversal."""
+FIRST_TRIAL_HOLDS, TRIAL_GROWTH, LONGEST_TRIAL_S = 2.0, 4, 60.0
+"""How long before a level is tried against the prediction: in `hold_s` at first, how much longer
+after every trial that failed, and at most."""
 
-QUIET_HOLDS, QUIET_S = 4.0, 4.0
-"""After this many holds, and so many seconds, without a move down the hold is halved."""
+KNOWN_FRAMES = 8.0
+"""Of a level with so many contended frames of its own the prediction is believed: no trial."""
+
+GOOD_FRAMES = 20
+"""After so many frames with no more late ones than allowed, the level's hold is halved."""
 
 LATE_TOLERANCE = 0.02
 """Share of late frames that a level may have beyond the least late one and count as equal."""
 
 HOPELESS = 0.5
-"""When even the least late level is late this often, the fastest one runs."""
+"""When inference makes even the least late level late this often, the fastest one runs."""
 
 
 class PredictivePolicy:
-    """The most accurate level whose predicted latency meets the limit.
+    """The most accurate level whose predicted share of late frames is allowed.
 
-    Down at once and directly to the right level. Up after a higher level has been predicted to
-    meet the limit, with a margin, for a hold of wall-clock time: `hold_s` at first. Moves up that
-    did not pay (what they gained is worth less than the late frame they are likely to end with)
-    double the hold; those that paid, and quiet time, halve it.
+    Down at once and directly to the right level. Up after a higher level has been predicted to be
+    on time for its hold of wall-clock time, `hold_s` at first. A stay that ended with more late
+    frames than allowed doubles the hold of that level and of those above; a good one halves it.
 
-    When no level meets the limit, the most accurate of those that are late least often runs: a
-    stall that hits every level alike is no reason to give up accuracy. A floor with priority
+    A level that was never seen under this load is only guessed, and the guess may be too high: a
+    stall need not scale with the level. So the next level up is tried where it would be on time if
+    stalls do not scale at all, rarely, and twice as rarely after every trial that failed. A move
+    to a platform that nothing is known of is such a trial too.
+
+    When no level is on time often enough, the most accurate of those that are late least often
+    runs: a delay that no level can change is no reason to give up accuracy. A floor with priority
     leaves out the levels below it.
     """
 
-    def __init__(self, table: LevelTable, settings: PolicySettings) -> None:
+    def __init__(self, table: OptionTable, settings: PolicySettings) -> None:
         self._table = table
-        logs = [math.log(latency_ms) for latency_ms in table.latencies_ms]
-        count = table.level_count
-        self._log_latencies = [logs[i : i + count] for i in range(0, len(logs), count)]
-        self._higher = {
-            level: [other for other in table.ladder if table.accuracy(other) > accuracy]
-            for level, accuracy in enumerate(table.accuracies, start=1)
-        }
-        self._place = {level: (table.device(level), table.level(level)) for level in table.ladder}
-        self._base_hold_ns = round(settings.hold_s * 1e9)
-        self._hold_ns = self._base_hold_ns
-        self._safe_since_ns: dict[int, int] = {}
-        self._accuracy_below = 0.0  # of the level before the move up, 0.0 when there was none
-        self._gained = 0.0
-        self._quiet_since_ns = 0
+        self._first_hold_ns = first_ns = round(settings.hold_s * 1e9)
+        self._shortest_hold_ns = round(SHORTEST_HOLD * first_ns)
+        self._longest_hold_ns = round(LONGEST_HOLD * first_ns)
+        self._first_trial_ns = round(FIRST_TRIAL_HOLDS * first_ns)
+        self._hold_ns = dict.fromkeys(table.rank, self._first_hold_ns)
+        self._trial_ns = dict.fromkeys(table.rank, self._first_trial_ns)
+        self._safe_since_ns: dict[Option, int] = {}
+        self._floor, self._lower_floor_since_ns = 0.0, 0
+        self._stay: Option | None = None  # the option whose frames are counted
+        self._is_trial = False
+        self._frames = self._late = 0
 
-    @property
-    def hold_s(self) -> float:
-        """Return how long a higher level must look safe at present."""
-        return self._hold_ns / 1e9
+    def hold_s(self, option: Option) -> float:
+        """Return how long an option must look safe at present before a move up to it."""
+        return self._hold_ns[option] / 1e9
 
     def decide(self, situation: Situation) -> Choice:
-        """Return the level to run next."""
-        candidates = self._candidates(situation)
-        log_limit = math.log(situation.limit_ms) if situation.limit_ms > 0.0 else -math.inf
-        predicted = self._predictions(situation)
-        slacks = {level: log_limit - predicted[level - 1] for level in candidates}
-        for target in reversed(candidates):
-            if slacks[target] >= 0.0:
-                break
-        else:
-            target = self._least_late(candidates, situation, log_limit, predicted)
-        level = situation.level
-        if situation.is_changed or level not in slacks:
-            self._restart(situation.time_ns)
-            return self._choice(situation, target, slacks, 'new constraints: ')
-        self._relax(situation.time_ns)
-        accuracy, wanted = self._table.accuracy(level), self._table.accuracy(target)
-        if self._accuracy_below:
-            self._gained += accuracy - self._accuracy_below
-        if wanted < accuracy or slacks[target] >= 0.0 > slacks[level]:
-            self._end_stay(situation.time_ns, is_down=wanted < accuracy)
-            return self._choice(situation, target, slacks, self._why_down(situation, slacks))
-        risen = self._held(situation, slacks, wanted)
+        """Return the option to run next."""
+        at, allowed = situation.option, 1.0 - situation.quantile + 1e-9
+        candidates = self._above_floor(situation)
+        shares = self._late_shares(situation, 0.0)
+        self._count(situation, allowed)
+        target = self._target(situation, candidates, shares, allowed)
+        choose = partial(self._choice, situation, shares, allowed)
+        if at is None or at not in candidates:
+            self._begin_stay(is_trial=False)
+            return choose(target, 'start: ' if at is None else '')
+        if self._is_urgent(situation, target, shares, allowed):
+            self._end_stay(allowed)
+            why = 'new constraints: ' if situation.is_changed else _cause_text(situation, at)
+            return choose(target, why)
+        risen, is_trial = self._held(situation, candidates, target, allowed)
         if risen is None:
-            return self._choice(situation, level, slacks)
-        if not self._accuracy_below:
-            self._accuracy_below, self._gained = accuracy, 0.0
+            return choose(at, '')
         held_s = (situation.time_ns - self._safe_since_ns[risen]) / 1e9
-        self._safe_since_ns.clear()
-        seen = 'safe' if slacks[risen] >= 0.0 else 'late no more often'
-        why = f'{seen} for {held_s:.1f} s: '
-        return self._choice(situation, risen, slacks, why)
+        self._begin_stay(is_trial=is_trial)
+        return choose(risen, f'{"a try" if is_trial else "safe"} after {held_s:.1f} s: ')
 
-    def _candidates(self, situation: Situation) -> Sequence[int]:
-        ladder, accuracy = self._table.ladder, self._table.accuracy
-        if situation.priority == 'accuracy' and situation.floor > 0.0:
-            accurate = [level for level in ladder if accuracy(level) >= situation.floor]
-            ladder = tuple(accurate) or ladder[-1:]
-        if situation.highest_accuracy < accuracy(ladder[-1]):
-            allowed = [level for level in ladder if accuracy(level) <= situation.highest_accuracy]
-            ladder = tuple(allowed) or ladder[:1]
-        return ladder
+    def _above_floor(self, situation: Situation) -> Sequence[Option]:
+        """Return the candidates that a floor with priority leaves.
 
-    def _predictions(self, situation: Situation) -> list[float]:
-        """Return the log-latency in ms that the quantile wanted stays below, by option."""
-        found: list[float] = []
-        for forecast, logs in zip(situation.forecasts, self._log_latencies, strict=True):
-            found += map(operator.add, logs, forecast.log_factors(situation.quantile))
-        return found
+        A lower floor counts after a hold: one that wavers must not make the level waver.
+        """
+        floor = situation.floor if situation.priority == 'accuracy' else 0.0
+        if floor >= self._floor:
+            self._floor, self._lower_floor_since_ns = floor, situation.time_ns
+        elif situation.time_ns - self._lower_floor_since_ns >= self._first_hold_ns:
+            self._floor = floor
+        if self._floor <= 0.0:
+            return situation.candidates
+        table, candidates = self._table, situation.candidates
+        return [o for o in candidates if table.accuracy(o) >= self._floor] or candidates[-1:]
 
-    def _least_late(
+    def _late_shares(self, situation: Situation, margin: float) -> dict[Option, float]:
+        """Return for every candidate which share of frames is predicted to be late."""
+        by_platform = [
+            forecast.late_shares(situation.limit_ms, margin).tolist()
+            for forecast in situation.forecasts
+        ]
+        return {o: by_platform[o.platform][o.level - 1] for o in situation.candidates}
+
+    def _target(
         self,
-        candidates: Sequence[int],
         situation: Situation,
-        log_limit: float,
-        predicted: Sequence[float],
-    ) -> int:
-        """Return the most accurate of those late least often; the fastest where that is often."""
-        shares: list[float] = []
-        for forecast, logs in zip(situation.forecasts, self._log_latencies, strict=True):
-            shares += forecast.late_shares([log_limit - log_ms for log_ms in logs])
-        least = min([shares[level - 1] for level in candidates])
-        if least >= HOPELESS:
-            return min(candidates, key=lambda level: predicted[level - 1])
-        bound, at = least + LATE_TOLERANCE, situation.level
-        found = next(level for level in reversed(candidates) if shares[level - 1] <= bound)
-        is_near = at in candidates and shares[at - 1] <= bound + LATE_TOLERANCE
-        return max(found, at, key=self._table.accuracy) if is_near else found
+        candidates: Sequence[Option],
+        shares: Mapping[Option, float],
+        allowed: float,
+    ) -> Option:
+        """Return the best candidate by prediction."""
+        at, rank = situation.option, self._table.rank
+        for option in reversed(candidates):
+            if shares[option] <= allowed:
+                return option
+            if option == at and shares[at] <= STAY * allowed:
+                break
+        outside = max(f.outside_late_share(situation.limit_ms) for f in situation.forecasts)
+        least = max(min([shares[option] for option in candidates]), outside)
+        if at is None or at not in candidates:
+            bound = least + LATE_TOLERANCE
+        elif shares[at] <= max(STAY * allowed, least + 2.0 * LATE_TOLERANCE):
+            bound = shares[at]  # good enough to stay, unless a higher one is late no more often
+        else:
+            bound = least + LATE_TOLERANCE
+        is_hopeless = least - outside >= HOPELESS and bound >= HOPELESS
+        if is_hopeless and not self._may_be_one_slow_frame(situation):
+            return min(candidates, key=lambda o: self._expected_ms(situation, o))
+        return max([o for o in candidates if shares[o] <= bound], key=rank.__getitem__)
 
-    def _held(self, situation: Situation, slacks: dict[int, float], wanted: float) -> int | None:
-        """Return the most accurate of the higher levels that looked safe for the hold."""
-        held = None
-        for level in self._higher[situation.level]:
-            if level in slacks and self._is_safe(level, situation, slacks, wanted):
-                since_ns = self._safe_since_ns.setdefault(level, situation.time_ns)
-                if situation.time_ns - since_ns >= self._hold_ns:
-                    held = level
-            else:
-                self._safe_since_ns.pop(level, None)
-        return held
+    def _may_be_one_slow_frame(self, situation: Situation) -> bool:
+        at = situation.option
+        return at is not None and situation.forecasts[at.platform].frames_seen == 1
 
-    def _is_safe(
-        self, level: int, situation: Situation, slacks: dict[int, float], wanted: float
+    def _is_urgent(
+        self,
+        situation: Situation,
+        target: Option,
+        shares: Mapping[Option, float],
+        allowed: float,
     ) -> bool:
-        if slacks[situation.level] < 0.0:  # no level fits, but this one is late no more often
-            return self._table.accuracy(level) <= wanted
-        if slacks[level] < UP_MARGIN:
+        """Tell whether the present option must be left now: down, or to a free platform."""
+        at, rank = situation.option, self._table.rank
+        assert at is not None
+        if rank[target] < rank[at]:
+            return True
+        is_elsewhere = target.platform != at.platform
+        return (
+            is_elsewhere
+            and situation.forecasts[target.platform].frames_seen > 0
+            and shares[at] > STAY * allowed >= allowed >= shares[target]
+        )
+
+    def _expected_ms(self, situation: Situation, option: Option) -> float:
+        return situation.forecasts[option.platform].inference_ms(option.level)
+
+    def _held(
+        self,
+        situation: Situation,
+        candidates: Sequence[Option],
+        target: Option,
+        allowed: float,
+    ) -> tuple[Option | None, bool]:
+        """Return the best of the higher options whose hold is over, and whether it is a trial."""
+        at, now_ns, rank = situation.option, situation.time_ns, self._table.rank
+        if at is None or rank[at] >= rank[candidates[-1]]:
+            return None, False
+        cautious = self._late_shares(situation, MARGIN_SD)
+        highest_safe = rank[target]
+        held, is_held_trial, may_try = None, False, True
+        for option in candidates:
+            if rank[option] <= rank[at]:
+                continue
+            is_elsewhere = option.platform != at.platform
+            is_safe = cautious[option] <= allowed or (
+                # Where nothing is on time, one that is late no more often is as good.
+                rank[option] <= highest_safe and cautious[at] > allowed
+            )
+            is_trial = is_elsewhere and not situation.forecasts[option.platform].frames_seen
+            if not is_safe:
+                is_trial = may_try and held is None and self._is_worth_a_try(situation, option)
+                may_try = may_try and not is_trial  # the next one up only
+                if not is_trial:
+                    self._safe_since_ns.pop(option, None)
+                    continue
+            since_ns = self._safe_since_ns.setdefault(option, now_ns)
+            wait_ns = self._trial_ns[option] if is_trial else self._hold_ns[option]
+            if now_ns - since_ns >= wait_ns:
+                held, is_held_trial = option, is_trial
+        return held, is_held_trial
+
+    def _is_worth_a_try(self, situation: Situation, option: Option) -> bool:
+        """Tell whether an option is unknown under this load and might be on time."""
+        forecast = situation.forecasts[option.platform]
+        if not forecast.is_contended or forecast.own_frames(option.level) >= KNOWN_FRAMES:
             return False
-        device, position = self._place[level]
-        return slacks[level] >= UP_MARGIN_SD * situation.forecasts[device].spread(position)
+        share = forecast.optimistic_late_shares(situation.limit_ms)[option.level - 1]
+        return bool(share <= 1.0 - situation.quantile + 1e-9)
 
-    def _end_stay(self, now_ns: int, *, is_down: bool) -> None:
-        """Judge the last move up by what it gained until now, and adapt the hold."""
-        self._safe_since_ns.clear()
-        if not is_down:
+    def _count(self, situation: Situation, allowed: float) -> None:
+        """Count the frame; a level that does well is taken again sooner."""
+        option = situation.option
+        if option is None or math.isnan(situation.latency_ms):
             return
-        if self._accuracy_below:
-            if self._gained < WORTH * self._accuracy_below:
-                self._hold_ns = min(2 * self._hold_ns, round(MAX_HOLD_S * 1e9))
-            else:
-                shortest_ns = round(SHORTEST_HOLD * self._base_hold_ns)
-                self._hold_ns = max(self._hold_ns // 2, shortest_ns)
-        self._accuracy_below = 0.0
-        self._quiet_since_ns = now_ns
+        if option != self._stay:
+            self._stay, self._frames, self._late = option, 0, 0
+        self._frames += 1
+        self._late += situation.latency_ms > situation.limit_ms
+        if self._frames % GOOD_FRAMES or self._late > allowed * self._frames:
+            return
+        self._hold_ns[option] = max(self._hold_ns[option] // 2, self._shortest_hold_ns)
+        if self._is_trial:
+            self._trial_ns[option] = max(self._trial_ns[option] // 2, self._first_trial_ns)
 
-    def _relax(self, now_ns: int) -> None:
-        quiet_ns = max(QUIET_HOLDS * self._hold_ns, QUIET_S * 1e9)
-        if self._hold_ns > self._base_hold_ns and now_ns - self._quiet_since_ns > quiet_ns:
-            self._hold_ns = max(self._hold_ns // 2, self._base_hold_ns)
-            self._quiet_since_ns = now_ns
-
-    def _restart(self, now_ns: int) -> None:
+    def _begin_stay(self, *, is_trial: bool) -> None:
+        self._is_trial = is_trial
         self._safe_since_ns.clear()
-        self._accuracy_below = 0.0
-        self._quiet_since_ns = now_ns
 
-    def _why_down(self, situation: Situation, slacks: dict[int, float]) -> str:
-        predicted = self._predicted(situation, situation.level, slacks)
-        if situation.forecast.due:
-            return f'regular load due: {predicted}; '
-        if math.isnan(situation.latency_ms):
-            return f'{predicted}; '
-        return f'{predicted}, measured {situation.latency_ms:.2f}; '
-
-    def _predicted(self, situation: Situation, level: int, slacks: dict[int, float]) -> str:
-        if math.isfinite(slacks[level]):
-            predicted_ms = situation.limit_ms * math.exp(-slacks[level])
-        else:  # there is no limit, or nothing is left of it
-            predicted_ms = self._table.latency_ms(level) * situation.slowdown
-        return f'{self._table.name(level)} predicted {predicted_ms:.2f} ms'
+    def _end_stay(self, allowed: float) -> None:
+        """End a stay that the prediction, or a new limit, speaks against."""
+        left, was_trial = self._stay, self._is_trial
+        self._begin_stay(is_trial=False)
+        was_late = self._late > allowed * self._frames
+        has_failed = was_trial and (was_late or self._frames < GOOD_FRAMES)
+        if left is None or not (was_late or has_failed):
+            return
+        hold_ns = min(2 * self._hold_ns[left], self._longest_hold_ns)
+        trial_ns = min(TRIAL_GROWTH * self._trial_ns[left], round(LONGEST_TRIAL_S * 1e9))
+        for option, rank in self._table.rank.items():
+            if option.platform == left.platform and rank >= self._table.rank[left]:
+                self._hold_ns[option] = max(self._hold_ns[option], hold_ns)
+                if has_failed:
+                    self._trial_ns[option] = max(self._trial_ns[option], trial_ns)
 
     def _choice(
-        self, situation: Situation, level: int, slacks: dict[int, float], why: str = ''
-    ) -> Choice:
-        is_feasible = slacks[level] >= 0.0 and self._table.accuracy(level) >= situation.floor
-        text = partial(self._text, situation, level, slacks, is_feasible, why)
-        return Choice(level, is_feasible, text)
-
-    def _text(
         self,
         situation: Situation,
-        level: int,
-        slacks: dict[int, float],
-        is_feasible: bool,
+        shares: Mapping[Option, float],
+        allowed: float,
+        option: Option,
         why: str,
+    ) -> Choice:
+        is_feasible = any(
+            share <= allowed and self._table.accuracy(other) >= situation.floor
+            for other, share in shares.items()
+        )
+        text = partial(self._text, situation, option, shares[option], is_feasible, why)
+        return Choice(option, is_feasible, text)
+
+    def _text(
+        self, situation: Situation, option: Option, share: float, is_feasible: bool, why: str
     ) -> str:
+        forecast, limit_ms = situation.forecasts[option.platform], situation.limit_ms
+        name = self._table.name(option)
+        if math.isinf(limit_ms):
+            return f'{why}{name}, no limit'
+        quantile = situation.quantile
+        outside_ms = forecast.outside_quantile_ms(quantile)
+        if outside_ms > limit_ms:
+            return f'{why}{outside_ms:.1f} ms of {limit_text(limit_ms)} pass outside inference'
+        predicted_ms = forecast.quantile_ms(option.level, quantile)
+        text = f'{why}{name} predicted {predicted_ms:.2f} ms'
         if not is_feasible:
-            outcome = f'no level meets {constraints_text(situation)}'
-        elif math.isinf(situation.limit_ms):
-            outcome = 'no limit'
+            text += f'; no level meets {constraints_text(limit_ms, situation.floor)}'
+        elif predicted_ms <= limit_ms:
+            text += f', within {limit_text(limit_ms)}'
         else:
-            outcome = f'within {limit_text(situation)}'
-        text = f'{why}{self._predicted(situation, level, slacks)}, {outcome}'
-        slowdown = f', slowdown {situation.slowdown:.2f}'
-        return text + slowdown if len(text + slowdown) <= MAX_REASON else text[:MAX_REASON]
+            text += f', {share:.0%} beyond {limit_text(limit_ms)}'
+        slowdown = f', slowdown {forecast.slowdown:.2f}'
+        return text + slowdown if len(text + slowdown) <= MAX_REASON else text
+
+
+def _cause_text(situation: Situation, at: Option) -> str:
+    if situation.forecasts[at.platform].is_due:
+        return 'regular load due: '
+    if math.isnan(situation.latency_ms):
+        return ''
+    return f'measured {situation.latency_ms:.2f} ms: '

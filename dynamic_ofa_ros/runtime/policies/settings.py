@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from dynamic_ofa_ros.runtime.policies.common import PolicyError
 
 POLICY_NAMES = ('predictive', 'table', 'reactive', 'fixed')
 DEFAULT_POLICY = 'predictive'
+MAX_HOLD_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,9 @@ class PolicySettings:
 
     fixed_level: the level of policy `fixed`; 0 is the highest.
     window: frames that `reactive` averages over.
-    hold_s: how long a higher level must look safe before moving up, in wall-clock time.
-    max_switches_per_minute: bound of the policy's own upward switches.
+    hold_s: how long a higher level must look safe before the first move up to it, in wall-clock
+    time; `predictive` makes it shorter for a level that proves good, longer for one that was late.
+    max_switches_per_minute: bound of the moves up, whoever asks for them.
     """
 
     name: str = DEFAULT_POLICY
@@ -38,8 +39,8 @@ class PolicySettings:
             )
         if self.window < 1:
             raise PolicyError(f'window is {self.window} frames; it must be at least 1')
-        if not 0.0 <= self.hold_s < math.inf:
-            raise PolicyError(f'hold_s is {self.hold_s:g} s; it must be finite and not negative')
+        if not 0.0 <= self.hold_s <= MAX_HOLD_S:
+            raise PolicyError(f'hold_s is {self.hold_s:g} s; it must lie in [0, {MAX_HOLD_S:g}]')
         if not self.max_switches_per_minute >= 0.0:
             raise PolicyError(
                 f'max_switches_per_minute is {self.max_switches_per_minute:g}; '

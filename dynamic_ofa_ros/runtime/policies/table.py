@@ -6,9 +6,10 @@ import math
 
 from dynamic_ofa_ros.runtime.policies.common import (
     Choice,
-    LevelTable,
+    Option,
+    OptionTable,
     Situation,
-    best_level,
+    best_option,
     constraints_text,
     limit_text,
 )
@@ -21,26 +22,38 @@ LIMIT_DEADBAND = 0.05
 class TablePolicy:
     """The paper's first scenario: the look-up table answers, whatever is measured."""
 
-    def __init__(self, table: LevelTable, settings: PolicySettings) -> None:
+    def __init__(self, table: OptionTable, settings: PolicySettings) -> None:
         self._table = table
         self._limit_ms = math.nan
         self._choice: Choice | None = None
 
     def decide(self, situation: Situation) -> Choice:
         """Return the table's answer; it changes only with the constraints."""
-        limit_ms = situation.limit_ms
+        limit_ms, choice = situation.inference_limit_ms, self._choice
         moved = abs(limit_ms - self._limit_ms) > LIMIT_DEADBAND * self._limit_ms
-        if self._choice is None or situation.is_changed or moved:
+        if (
+            choice is None
+            or situation.is_changed
+            or moved
+            or choice.option not in situation.candidates
+        ):
             self._limit_ms = limit_ms
-            level, is_feasible = best_level(
-                self._table, 1.0, limit_ms, situation.floor, situation.priority
+            option, is_feasible = best_option(
+                self._table,
+                situation.candidates,
+                1.0,
+                limit_ms,
+                situation.floor,
+                situation.priority,
             )
-            self._choice = Choice(level, is_feasible, self._reason(situation, level, is_feasible))
-        return self._choice
+            reason = self._reason(situation, option, is_feasible)
+            choice = self._choice = Choice(option, is_feasible, reason)
+        return choice
 
-    def _reason(self, situation: Situation, level: int, is_feasible: bool) -> str:
-        latency = f'{self._table.latency_ms(level):.2f} ms'
-        nominal = f'{self._table.name(level)} takes {latency} by the table'
+    def _reason(self, situation: Situation, option: Option, is_feasible: bool) -> str:
+        latency = f'{self._table.latency_ms(option):.2f} ms'
+        nominal = f'{self._table.name(option)} takes {latency} by the table'
+        limit_ms = situation.inference_limit_ms
         if is_feasible:
-            return f'{nominal}, within {limit_text(situation)}'
-        return f'{nominal}; no level meets {constraints_text(situation)}'
+            return f'{nominal}, within {limit_text(limit_ms)}'
+        return f'{nominal}; no level meets {constraints_text(limit_ms, situation.floor)}'
