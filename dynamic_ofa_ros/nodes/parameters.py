@@ -1,6 +1,6 @@
 """The parameters of the nodes, one table each, and the snapshot of the classifier's.
 
-Descriptors, validation and the README's table all come from here.
+Descriptors, validation and the table of docs/nodes.md all come from here.
 """
 
 from __future__ import annotations
@@ -141,14 +141,16 @@ CLASSIFIER_LIVE = (
     ParameterSpec(
         'manager.hold_s',
         PolicySettings().hold_s,
-        'how long a higher level must look safe before moving up, in s',
+        'first hold: how long a higher level must be predicted to be on time before a move up, '
+        'in s; a level that proves good is taken again after a fifth of it, one that was late '
+        'after up to four times',
         lowest=0.0,
         highest=60.0,
     ),
     ParameterSpec(
         'manager.max_switches_per_minute',
         PolicySettings().max_switches_per_minute,
-        'most upward switches in a minute',
+        'most moves up in a minute, whoever asks for them, those between platforms included',
         lowest=0.0,
         highest=6000.0,
     ),
@@ -322,5 +324,5 @@ def classifier_settings(values: Mapping[str, Any]) -> ClassifierSettings:
 
 
 def markdown_table() -> str:
-    """Return the README's table of the classifier's parameters."""
+    """Return the Markdown table of the classifier's parameters."""
     return parameter_table.markdown_table(CLASSIFIER)
