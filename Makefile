@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 SET_UP := $(PYTHON) scripts/set_up.py --venv $(VENV) --wheels $(ROS_WHEELS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-pictures imagenet test test-long lint format benchmarks gpu-check clean
+.PHONY: help setup demo demo-pictures documents imagenet test test-long lint format benchmarks gpu-check clean
 
 help:
 	@echo 'make demo        what switching is good for, in a minute; a picture in demo_output/'
@@ -18,6 +18,7 @@ help:
 	@echo 'make lint        ruff and mypy only'
 	@echo 'make format      let ruff format the code'
 	@echo 'make benchmarks  engines, switching and node; results in benchmarks/results/ (10 minutes)'
+	@echo 'make documents   the numbers and simulated pictures of the documentation, from the results'
 	@echo 'make gpu-check   all of it on an NVIDIA GPU, without ROS; PYTHON has torch (8 minutes)'
 	@echo 'make clean       remove the virtual environment and caches'
 
@@ -36,6 +37,16 @@ demo-pictures: setup
 	cp build/demo/one/comparison.png docs/images/demo.png
 	cp build/demo/one/summary.json benchmarks/results/demo.json
 	cp build/demo/two/two_models.png docs/images/two_models.png
+	$(BIN)/python -m benchmarks.tables
+
+# Everything in the documentation that is simulated, or copied from benchmarks/results/.
+documents: setup
+	rm -rf build/figures
+	$(BIN)/dynamic-ofa simulate training_job --output docs/images/runtime-manager.png
+	$(BIN)/dynamic-ofa simulate gpu_and_cpu --output docs/images/gpu_and_cpu.png
+	$(BIN)/dynamic-ofa figures --output build/figures
+	cp build/figures/figure_7_training_job.png docs/images/
+	$(BIN)/python -m benchmarks.tables
 
 imagenet:
 	@$(SET_UP) --imagenet

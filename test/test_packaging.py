@@ -212,17 +212,6 @@ def flattened(tree: dict, prefix: str = ''):
             yield prefix + key, value
 
 
-def test_readme_has_the_parameter_table():
-    from dynamic_ofa_ros.nodes.parameters import markdown_table
-
-    readme = ROOT / 'README.md'
-    text = readme.read_text(encoding='utf-8') if readme.is_file() else ''
-    match = re.search(r'<!-- parameters:begin -->\n(.*?)<!-- parameters:end -->', text, re.DOTALL)
-    if match is None:
-        pytest.skip('README.md has no parameter table')
-    assert match[1].strip() == markdown_table()
-
-
 def test_wheel_holds_modules_shared_files_and_commands(tmp_path):
     pytest.importorskip('setuptools')
     source = tmp_path / 'source'

@@ -102,6 +102,6 @@ def test_zero_removes_a_constraint():
     assert math.isnan(constraints.min_accuracy)
 
 
-def test_readme_table_lists_every_parameter():
+def test_markdown_table_lists_every_parameter():
     table = parameters.markdown_table()
     assert all(f'| `{name}` |' in table for name in DEFAULTS)
