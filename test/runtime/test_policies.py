@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from runtime_fakes import make_levels, make_profile
 
 from dynamic_ofa_ros.constraints import Constraints
+from dynamic_ofa_ros.runtime import policies
 from dynamic_ofa_ros.runtime.decisions import Decision, Measurement
 from dynamic_ofa_ros.runtime.manager import RuntimeManager
 from dynamic_ofa_ros.runtime.policies import (
@@ -20,7 +21,9 @@ from dynamic_ofa_ros.runtime.policies import (
     best_option,
     create_policy,
     policy_names,
+    settings,
 )
+from dynamic_ofa_ros.runtime.policies.table import TablePolicy
 
 ACCURACIES = (0.60, 0.70, 0.75, 0.78, 0.80)
 LATENCIES_MS = (10.0, 15.0, 20.0, 30.0, 40.0)
@@ -467,3 +470,12 @@ def test_reasons_are_short_enough_for_topic_echo(policy, slowdown):
             reasons += [decision.reason for decision in decisions if decision is not None]
             reasons.append(manager.state.reason)
     assert max(map(len, reasons)) <= 120, max(reasons, key=len)
+
+
+def test_a_policy_can_be_added(monkeypatch):
+    """As a process of its own would: what is added stays until the process ends."""
+    monkeypatch.setattr(policies, '_POLICIES', dict(policies._POLICIES))
+    monkeypatch.setattr(settings, 'POLICY_NAMES', settings.POLICY_NAMES)
+    policies.add_policy('mine', TablePolicy)
+    assert policy_names()[-1] == 'mine'
+    assert isinstance(create_policy(TABLE, PolicySettings('mine')), TablePolicy)

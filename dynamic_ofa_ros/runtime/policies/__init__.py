@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from dynamic_ofa_ros.runtime.policies import settings as known
 from dynamic_ofa_ros.runtime.policies.common import (
     Choice,
     Option,
@@ -20,11 +21,7 @@ from dynamic_ofa_ros.runtime.policies.common import (
 from dynamic_ofa_ros.runtime.policies.fixed import FixedPolicy
 from dynamic_ofa_ros.runtime.policies.predictive import PredictivePolicy
 from dynamic_ofa_ros.runtime.policies.reactive import ReactivePolicy
-from dynamic_ofa_ros.runtime.policies.settings import (
-    DEFAULT_POLICY,
-    POLICY_NAMES,
-    PolicySettings,
-)
+from dynamic_ofa_ros.runtime.policies.settings import DEFAULT_POLICY, PolicySettings
 from dynamic_ofa_ros.runtime.policies.table import TablePolicy
 
 __all__ = [
@@ -37,6 +34,7 @@ __all__ = [
     'PolicyFactory',
     'PolicySettings',
     'Situation',
+    'add_policy',
     'best_option',
     'create_policy',
     'platform_note',
@@ -57,7 +55,13 @@ _OF_ONE_PLATFORM = ('reactive', 'fixed')
 
 def policy_names() -> tuple[str, ...]:
     """Return the names that `PolicySettings` accepts."""
-    return POLICY_NAMES
+    return known.POLICY_NAMES
+
+
+def add_policy(name: str, factory: PolicyFactory) -> None:
+    """Add a policy to try out; a node takes it when this comes before the node's import."""
+    _POLICIES[name] = factory
+    known.POLICY_NAMES = (*known.POLICY_NAMES, name)
 
 
 def create_policy(table: OptionTable, settings: PolicySettings) -> Policy:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from dynamic_ofa_ros.runtime.policies.common import PolicyError
 
-POLICY_NAMES = ('predictive', 'table', 'reactive', 'fixed')
+POLICY_NAMES: tuple[str, ...] = ('predictive', 'table', 'reactive', 'fixed')
 DEFAULT_POLICY = 'predictive'
 MAX_HOLD_S = 3600.0
 
