@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.adapting import Limit, Load, Timeline, choose_limit, draw, figures
 from benchmarks.common import (
     RESULTS,
     checksum,
@@ -35,14 +36,10 @@ from benchmarks.common import (
 )
 from benchmarks.gpu_contention import (
     HIGH_RATE_HZ,
-    Limit,
-    Load,
     Run,
     Segments,
-    choose_limit,
-    draw,
     drive,
-    evaluate,
+    rate_for,
     write_frames,
 )
 from benchmarks.gpu_sites import Contenders, FakeSite, GpuSite, Site
@@ -323,6 +320,12 @@ def beside_loads(site: Site, family: Family, contenders: Contenders, report: Rep
     runs: dict[str, dict[str, Run]] = {}
     limits: dict[str, Limit] = {}
 
+    accuracies = [level.accuracy for level in family.levels]
+
+    def timeline_of(load_name: str, policy_name: str) -> Timeline:
+        limit_ms, segments = limits[load_name].limit_ms, parts_of(options.seconds)
+        return runs[load_name][policy_name].timeline(limit_ms, accuracies, segments)
+
     def run(load_name: str, policy_name: str, policy: PolicySettings, *, on: int) -> None:
         entry, segments = contention[load_name], parts_of(options.seconds)
         if not report.budget.allows(segments.total_s + 5.0):
@@ -332,12 +335,11 @@ def beside_loads(site: Site, family: Family, contenders: Contenders, report: Rep
         limit = limits[load_name]
         runs[load_name][policy_name] = drive(
             family, engines[:on], profiles[:on], loads[load_name], segments, policy,
-            rate_hz=limit.rate_hz, limit_ms=limit.limit_ms,
+            rate_hz=rate_for(limit.limit_ms), limit_ms=limit.limit_ms,
         )  # fmt: skip
-        accuracies = [level.accuracy for level in family.levels]
-        figures = evaluate(runs[load_name][policy_name], limit.limit_ms, accuracies, segments)
-        entry['policies'][policy_name] = figures
-        print(f'{load_name}, {policy_name}: {figures}', flush=True)
+        found = figures([timeline_of(load_name, policy_name)])
+        entry['policies'][policy_name] = found
+        print(f'{load_name}, {policy_name}: {found}', flush=True)
 
     with site.loads(family) as loads:
         for name in LOADS:
@@ -355,19 +357,23 @@ def beside_loads(site: Site, family: Family, contenders: Contenders, report: Rep
     if options.frames:
         write_frames(runs, options.frames)
     for name in LOADS:
-        limit, segments = limits[name], parts_of(options.seconds)
+        limit_ms = limits[name].limit_ms
         print_table(
-            f'{family.name} beside {name}, limit {limit.limit_ms:.2f} ms, {limit.rate_hz:.0f} Hz',
+            f'{family.name} beside {name}, limit {limit_ms:.2f} ms, {rate_for(limit_ms):.0f} Hz',
             ['policy', *COLUMNS],
             [
-                [policy, *('-' if figures[c] is None else figures[c] for c in COLUMNS)]
-                for policy, figures in contention[name]['policies'].items()
+                [policy, *('-' if found[c] is None else found[c] for c in COLUMNS)]
+                for policy, found in contention[name]['policies'].items()
             ],
         )
         if runs[name]:
-            title = f'Measured on {report.results["gpu"]["gpu"]}: {family.name} beside {name}.'
+            caption = (
+                f'Measured on {report.results["gpu"]["gpu"]}: {family.name} beside {name}. Grey: '
+                f'load on. Arrival to answer, {rate_for(limit_ms):.0f} Hz.'
+            )
             path = options.plots / f'gpu_contention_{name}.png'
-            draw(runs[name], limit, len(family.levels), segments, path, title)
+            panels = {policy: timeline_of(name, policy) for policy in runs[name]}
+            draw(panels, limit_ms, len(family.levels), path, caption)
 
 
 def policies(level_count: int, limit: Limit) -> dict[str, PolicySettings]:
@@ -413,7 +419,7 @@ def calibrate(
     limit = choose_limit(contended_ms, free_ms)
     return limit, {
         'limit_ms': round(limit.limit_ms, 3),
-        'rate_hz': limit.rate_hz,
+        'rate_hz': rate_for(limit.limit_ms),
         'why': limit.sentence,
         'is_separable': limit.is_separable,
         'highest_alone': summary(free_ms),

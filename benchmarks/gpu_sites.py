@@ -16,7 +16,7 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from benchmarks.gpu_contention import Load
+from benchmarks.adapting import Load
 from benchmarks.published import published_family
 from dynamic_ofa_ros.errors import EngineError
 from dynamic_ofa_ros.family import Family, default_family

@@ -5,21 +5,15 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from benchmarks import gpu_check, gpu_load
-from benchmarks.gpu_contention import (
-    FrameRecord,
-    Run,
-    Segments,
-    choose_limit,
-    evaluate,
-    reaction_ms,
-    recovery_ms,
-)
+from benchmarks.adapting import choose_limit, figures
+from benchmarks.gpu_contention import FrameRecord, Run, Segments, rate_for
 
 SEGMENTS = Segments(1.0, 2.0, 1.0)
 RATE_HZ = 10.0
@@ -58,9 +52,9 @@ def test_the_whole_check_with_a_fake_gpu(tmp_path, capsys):
         beside = document['results']['contention'][name]
         assert len(beside['policies']) == 6
         assert beside['skipped'] == []
-        for figures in beside['policies'].values():
-            assert figures.keys() >= FIGURES
-            assert figures['frames'] > 0
+        for found in beside['policies'].values():
+            assert found.keys() >= FIGURES
+            assert found['frames'] > 0
         assert (tmp_path / 'plots' / f'gpu_contention_{name}.png').stat().st_size > 10_000
     assert (tmp_path / 'plots' / 'gpu_levels.png').stat().st_size > 10_000
     with gzip.open(tmp_path / 'frames.csv.gz', 'rt') as file:
@@ -99,7 +93,7 @@ def test_the_limit_lets_a_middle_level_win_where_one_can():
     assert limit.is_separable
     assert limit.middle == 4
     assert 4.2 < limit.limit_ms < 6.0
-    assert limit.rate_hz == 60.0
+    assert rate_for(limit.limit_ms) == 60.0
 
 
 def test_a_limit_that_separates_nothing_says_so():
@@ -107,34 +101,47 @@ def test_a_limit_that_separates_nothing_says_so():
     limit = choose_limit(same, [3.0] * 50)
     assert not limit.is_separable
     assert limit.sentence.startswith('no limit separates the levels')
-    assert limit.rate_hz == 30.0
+    assert rate_for(limit.limit_ms) == 30.0
+
+
+def evaluate(frames, times_s=None):
+    run = Run(frames, times_s or tuple(frame.time_s for frame in frames))
+    return figures([run.timeline(LIMIT_MS, (0.6, 0.8), SEGMENTS)])
 
 
 def test_figures_count_the_whole_run_and_frames_without_an_answer():
     latencies_ms = [3.0] * 10 + [9.0] * 5 + [4.0] * 15 + [3.0] * 10
     levels = [2] * 15 + [1] * 15 + [1, 1, *[2] * 8]
-    run = Run(frames_of(latencies_ms, levels), dropped=10)
-    figures = evaluate(run, LIMIT_MS, (0.6, 0.8), SEGMENTS)
-    assert figures['late'] == pytest.approx(15 / 50)
-    assert figures['late_under_load'] == pytest.approx(5 / 20)
-    assert figures['late_free'] == 0.0
-    assert figures['mean_top1'] == pytest.approx((17 * 0.6 + 23 * 0.8) / 40, abs=1e-4)
-    assert figures['on_time_top1'] == pytest.approx((17 * 0.6 + 18 * 0.8) / 50, abs=1e-4)
-    assert figures['switches_per_minute'] == pytest.approx(30.0)
-    assert figures['reaction_ms'] == pytest.approx(500.0)
-    assert figures['recovery_ms'] == pytest.approx(200.0)
+    answered = frames_of(latencies_ms, levels)
+    times_s = (*(frame.time_s for frame in answered), *(3.91 + 0.01 * i for i in range(10)))
+    found = evaluate(answered, times_s)
+    assert (found['frames'], found['dropped']) == (40, 10)
+    assert found['late'] == pytest.approx(15 / 50)
+    assert found['late_under_load'] == pytest.approx(5 / 20)
+    assert found['late_free'] == pytest.approx(10 / 30, abs=1e-4)
+    assert found['mean_top1'] == pytest.approx((17 * 0.6 + 23 * 0.8) / 40, abs=1e-4)
+    assert found['on_time_top1'] == pytest.approx((17 * 0.6 + 18 * 0.8) / 50, abs=1e-4)
+    assert found['switches_per_minute'] == pytest.approx(30.0)
+    assert found['reaction_ms'] == pytest.approx(500.0)
+    assert found['recovery_ms'] == pytest.approx(200.0)
 
 
 def test_reaction_needs_three_frames_on_time_and_never_ends_without():
-    waver = frames_of([3.0] * 10 + [9.0, 3.0, 3.0] * 6 + [9.0, 9.0] + [3.0] * 10)
-    assert reaction_ms(waver, LIMIT_MS, SEGMENTS) == pytest.approx(2000.0)
-    quiet = frames_of([3.0] * 40)
-    assert reaction_ms(quiet, LIMIT_MS, SEGMENTS) is None
+    waver = evaluate(frames_of([3.0] * 10 + [9.0, 3.0, 3.0] * 6 + [9.0, 9.0] + [3.0] * 10))
+    assert waver['reaction_ms'] == pytest.approx(1900.0)
+    assert not waver['reaction_is_over']
+    assert evaluate(frames_of([3.0] * 40))['reaction_ms'] is None
 
 
 def test_what_never_comes_back_has_no_recovery():
-    fallen = frames_of([3.0] * 40, [2] * 10 + [1] * 30)
-    assert recovery_ms(fallen, SEGMENTS) is None
+    assert evaluate(frames_of([3.0] * 40, [2] * 10 + [1] * 30))['recovery_ms'] is None
+
+
+def test_a_switch_of_the_platform_counts():
+    moved = [replace(frame, platform='cpu') for frame in frames_of([3.0] * 3)]
+    frames = (*frames_of([3.0] * 3), *moved)
+    run = Run(frames, tuple(frame.time_s for frame in frames))
+    assert run.timeline(LIMIT_MS, (0.6, 0.8), SEGMENTS).switches == 1
 
 
 def test_the_training_job_trains(monkeypatch):
