@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import tables
+from benchmarks.contention_report import BEGIN, END, families_of, markdown
 from dynamic_ofa_ros.cli import main as cli
 from dynamic_ofa_ros.cli.ros import COMMANDS
 from dynamic_ofa_ros.nodes.parameters import CAMERA, CLASSIFIER, CONTENTION
@@ -234,3 +235,11 @@ def test_the_index_names_every_page():
     index = (ROOT / 'docs' / 'README.md').read_text(encoding='utf-8')
     pages = {path.name for path in DOCUMENTS if path.parent.name == 'docs'} - {'README.md'}
     assert set(LINK.findall(index)) == pages
+
+
+def test_the_tables_of_contention_are_those_of_the_results():
+    """`python -m benchmarks.contention --docs` renews them."""
+    families = families_of(ROOT / 'benchmarks/results/contention.json')
+    text = (ROOT / 'docs/runtime-manager.md').read_text(encoding='utf-8')
+    assert families
+    assert f'{BEGIN}\n{markdown(families)}\n{END}' in text

@@ -96,6 +96,12 @@ class Recorder:
         if message.from_level:
             self._switches.append((stamp_of(message.header), message))
 
+    def forget(self) -> None:
+        """Drop images, answers and switches; the table stays."""
+        self._truths.clear()
+        self._answers.clear()
+        self._switches.clear()
+
     def set_table(self, message: Any) -> None:
         """Take the look-up table, a dynamic_ofa_ros/LevelArray."""
         self.table = message
