@@ -76,6 +76,7 @@ def family_results(journal: Journal) -> dict[str, Any]:
     return {
         **{name: value for name, value in settings.items() if name != 'kind'},
         'written_at': now.isoformat(timespec='seconds'),
+        'images_per_second': round(_images_per_second(segments), 2),
         'cpu_used_by_others': round(float(np.mean(others)), 3) if others else None,
         'nodes': {
             node['device']: {
@@ -292,16 +293,15 @@ def aim_rows_of(entry: Mapping[str, Any]) -> list[tuple[str, ...]]:
 def sentence_of(entry: Mapping[str, Any]) -> str:
     """Return where and how a family was measured, a sentence."""
     places = '; '.join(
-        f'{node["platform"]}, {node["machine"]["cores"]} cores, {node["rate_hz"]:g} Hz'
-        for node in entry['nodes'].values()
+        f'{node["platform"]}, {node["machine"]["cores"]} cores' for node in entry['nodes'].values()
     )
     counts = {row['segments'] for load in entry['loads'].values()
               for row in load['policies'].values()}  # fmt: skip
     segments = ' to '.join(str(count) for count in sorted({min(counts), max(counts)}))
     return (
         f'Family {entry["family"]}, {entry["images"]}, {places}; {segments} x '
-        f'{entry["segment_s"]:g} s a row; other programs used '
-        f'{100 * entry["cpu_used_by_others"]:.0f} % of the machine.'
+        f'{entry["segment_s"]:g} s a row, {entry["images_per_second"]:.1f} images a second; '
+        f'other programs used {100 * entry["cpu_used_by_others"]:.0f} % of the machine.'
     )
 
 
@@ -342,6 +342,12 @@ def order_of(policy: str) -> tuple[int, int, str]:
     """Return where a policy stands in a table."""
     name, _, level = policy.partition(' ')
     return (0 if level else 2 if name == OURS else 1, int(level or 0), name)
+
+
+def _images_per_second(segments: Sequence[Mapping[str, Any]]) -> float:
+    """Return how many images came: fewer than asked for where the camera's processor is busy."""
+    seconds = sum(segment['end_ms'] for segment in segments) / 1e3
+    return sum(len(segment['frames']) for segment in segments) / seconds if seconds else 0.0
 
 
 def _markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

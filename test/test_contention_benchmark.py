@@ -120,6 +120,7 @@ def test_a_run_with_a_fake_node(site, tmp_path):
     assert run(tmp_path, '--loads', 'busy-2,busy-4', '--seconds', '4') == 0
     found = results_of(tmp_path)
     assert list(found['loads']) == ['busy-2', 'busy-4']
+    assert found['images_per_second'] == pytest.approx(RATE_HZ)
     load = found['loads']['busy-2']
     assert 12.0 < load['limit_ms'] < 24.0
     assert load['feasible_free'] == [1, 2, 3]
@@ -363,7 +364,7 @@ def test_the_smallest_run_on_the_real_node(tmp_path):
     command = [
         sys.executable, '-m', 'benchmarks.contention', '--loads', 'busy-1,classifier',
         '--policies', 'alert,predictive', '--fixed', '1', '--repeats', '1', '--seconds', '4',
-        '--trial-seconds', '0.5', '--work', str(tmp_path / 'work'),
+        '--trial-seconds', '0.5', '--rate-hz', '10', '--work', str(tmp_path / 'work'),
         '--output', str(tmp_path / 'results'), '--plots', str(tmp_path / 'plots'),
     ]  # fmt: skip
     root = contention.ROOT
@@ -379,8 +380,7 @@ def test_the_smallest_run_on_the_real_node(tmp_path):
         assert load['words'] == LOADS[name].words
         assert list(load['policies']) == ['fixed 1', 'alert', 'predictive']
         for row in load['policies'].values():
-            images = row['frames'] + row['dropped']
-            assert images == pytest.approx(4.0 * found['nodes']['cpu']['rate_hz'], rel=0.3)
+            assert 20 <= row['frames'] + row['dropped'] <= 42  # the camera may be slowed down
             assert row['frames'] > 0
             assert 0.0 <= row['right_on_time'] <= 1.0
         assert load['policies']['fixed 1']['switches_per_minute'] == 0.0
