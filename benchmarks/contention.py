@@ -6,9 +6,9 @@
 Camera, classifier and load are processes; the limit is about scope `node`, from an image's
 arrival to its label; an image without an answer is late. In every segment the load is on for the
 second and third quarter. All policies of a load have the same limit, which a calibration chooses,
-and take turns in another order in every round. One classifier runs all the time and policies
-change by parameters: a new policy begins without memory, while what the manager has seen of the
-device (slowdown, delays outside inference) stays, as on a robot whose parameters change.
+and take turns in another order in every round. One classifier process runs all the time; before
+each segment it is configured anew, so that nothing of the policy before is left: neither what the
+manager has seen of the device, nor the moves up that count against the budget of a minute.
 
 Finished segments are kept in --work: run the command again to go on after it was killed, or after
 its budget is spent. --fresh begins anew, as it must when the runtime's code has changed.
@@ -39,11 +39,17 @@ from dynamic_ofa_ros.cli.demo import DemoError, camera_labels
 from dynamic_ofa_ros.errors import DynamicOfaError
 from dynamic_ofa_ros.family import Family, default_family
 from dynamic_ofa_ros.offline.signs import sign_names
+from dynamic_ofa_ros.runtime.policies import PolicySettings
 
 ROOT = RESULTS.parent.parent
 POLICIES = ('table', 'reactive', ALERT, 'predictive')
 TRIAL_S = 2.5
 """How long a level is tried, without load and beside it, before limits are chosen."""
+
+SWITCHES = {ALERT: 6000.0}
+"""Moves up in a minute: ALERT has no such budget."""
+
+DEFAULT_SWITCHES = PolicySettings().max_switches_per_minute
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -275,7 +281,11 @@ def measure_segment(
 def parameters_of(policy: str) -> dict[str, float | str]:
     """Return what the classifier is told for a policy, such as 'fixed 3'."""
     name, _, level = policy.partition(' ')
-    return {'manager.policy': name, **({'manager.fixed_level': int(level)} if level else {})}
+    return {
+        'manager.policy': name,
+        'manager.fixed_level': int(level or 0),
+        'manager.max_switches_per_minute': SWITCHES.get(name, DEFAULT_SWITCHES),
+    }
 
 
 def chosen_limit(

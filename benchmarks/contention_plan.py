@@ -16,7 +16,7 @@ from dynamic_ofa_ros.errors import DynamicOfaError
 LIKELY = 2
 """Fixed levels that are measured besides the ends: those that promise most by their trials."""
 
-PAUSE_S = 1.7
+PAUSE_S = 2.7
 """What a segment or a trial takes besides its length."""
 
 START_S = 40.0

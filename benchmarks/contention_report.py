@@ -48,8 +48,7 @@ def write_report(journal: Journal, output: Path) -> dict[str, Any]:
             'quantile': QUANTILE,
             'load_on': 'second and third quarter of a segment',
             'intervals': f'95 %, pieces of {adapting.PIECE_MS / 1e3:g} s drawn anew',
-            'state': 'one node for all segments: a policy begins anew, what the manager has seen '
-            'of the device stays',
+            'state': 'the node is configured anew before every segment',
         },
         input_checksum=checksum([np.frombuffer(b''.join(sums), np.uint8)]),
         folder=output,

@@ -30,6 +30,7 @@ from dynamic_ofa_ros.demo.processes import (
 from dynamic_ofa_ros.demo.recording import ANSWER_WITHIN_S, Recorder
 
 START_TIMEOUT_S = 300.0
+TRANSITIONS = ('deactivate', 'cleanup', 'configure', 'activate')
 TICK_S = 0.25
 SETTLE_S = 0.5
 """After a change of the policy, before the images that count."""
@@ -101,7 +102,7 @@ class Site:
             os.sched_setaffinity(0, self._other_cpus)
             self._supervisor = stack.enter_context(Supervisor(self._folder))
             self._start_classifier(self._supervisor, 'classifier', 'benchmarks.policy_node', {})
-            self._link = Link(self.recorder)
+            self._link = LifecycleLink(self.recorder)
             stack.callback(self._link.close)
             self._wait('classifier', lambda: bool(self.recorder.table) and self._link.can_steer)
             self._stack = stack.pop_all()
@@ -169,9 +170,13 @@ class Site:
     ) -> dict[str, Any]:
         """Let the load be on for the second and third quarter of a time; return what was seen.
 
+        Parameters hold from the start of a manager that knows nothing of what was before.
         `frames`: time and latency in ms, null without an answer, level, and whether it was right.
         """
         self._link.set_parameters(parameters)
+        self._link.renew()
+        self.recorder.forget()
+        self._wait('classifier', lambda: self.recorder.is_hearing)
         self._spin_for(SETTLE_S)
         self.recorder.forget()
         others = OthersShare()
@@ -286,6 +291,29 @@ class Site:
             return all(part.cpu_percent() < IDLE_PERCENT for part in parts)
 
         self._wait(f'{COMPETITOR}0', is_idle)
+
+
+class LifecycleLink(Link):
+    """A link that can have its classifier configured anew."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        from lifecycle_msgs.srv import ChangeState
+
+        super().__init__(recorder)
+        self._transitions = self._node.create_client(ChangeState, 'classifier/change_state')
+
+    def renew(self) -> None:
+        """Build engines and manager again: what they learnt, and counted, is gone."""
+        from lifecycle_msgs.msg import Transition
+        from lifecycle_msgs.srv import ChangeState
+
+        for label in TRANSITIONS:
+            number = getattr(Transition, f'TRANSITION_{label.upper()}')
+            request = ChangeState.Request(transition=Transition(id=number, label=label))
+            future = self._transitions.call_async(request)
+            self._executor.spin_until_future_complete(future, timeout_sec=START_TIMEOUT_S)
+            if not future.done() or not future.result().success:
+                raise PartError(f'the classifier cannot {label}; its log says why')
 
 
 class Competitors:
