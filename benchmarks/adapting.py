@@ -227,7 +227,7 @@ def draw(
     figure = new_figure(1.25 * len(panels) + 1.6)
     grid = figure.subplots(len(panels), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     latencies_ms = [f.latency_ms for line in panels.values() for f in answered(line.frames)]
-    top_ms = 1.3 * max([limit_ms, *latencies_ms])
+    bottom_ms, top_ms = 0.8 * min([limit_ms, *latencies_ms]), 1.3 * max([limit_ms, *latencies_ms])
     for axes, (name, line) in zip(grid, panels.items(), strict=True):
         style_axes(axes)
         axes.axvspan(line.onset_ms / 1e3, line.relief_ms / 1e3, color=SHADE, zorder=0)
@@ -248,7 +248,7 @@ def draw(
         )  # fmt: skip
         axes.set_title(name, loc='left', fontsize=TEXT_SIZE + 1)
         axes.set_yscale('log')
-        axes.set_ylim(top=top_ms)
+        axes.set_ylim(bottom_ms, top_ms)
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
         axes.yaxis.set_major_formatter(FormatStrFormatter('%g'))
         axes.yaxis.set_minor_locator(NullLocator())
