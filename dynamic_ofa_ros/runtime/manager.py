@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,9 +18,8 @@ from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.family import LatencyProfile
 from dynamic_ofa_ros.runtime.coordination import (
     FRAMES_TOLD,
-    Ceiling,
+    Allowance,
     Frame,
-    Obedience,
     Status,
 )
 from dynamic_ofa_ros.runtime.decisions import Decision, ManagerState, Measurement
@@ -50,9 +49,6 @@ OVERHEAD_FRAMES = 100
 
 MINUTE_NS = 60_000_000_000
 
-MIN_LIMIT_MS = 1e-3
-"""Told to peers when nothing of the limit is left for inference."""
-
 
 @dataclass(frozen=True)
 class _Settings:
@@ -60,7 +56,7 @@ class _Settings:
 
     constraints: Constraints
     policy: PolicySettings
-    ceiling: Ceiling | None = None
+    allowance: Allowance | None = None
 
 
 class _Frame(NamedTuple):
@@ -107,7 +103,6 @@ class RuntimeManager:
         }
         self._upward_ns: deque[int] = deque()
         self._recent_frames: deque[Frame] = deque(maxlen=FRAMES_TOLD)
-        self._obedience = Obedience()
         self._is_first_after_switch = True
         self._violations = 0
         self._consecutive_violations = 0
@@ -187,38 +182,40 @@ class RuntimeManager:
         with self._setting_lock:
             self._settings = replace(self._settings, policy=policy)
 
-    def set_ceiling(self, ceiling: Ceiling | None) -> None:
-        """Take the highest level that other classifiers leave to this one; None lifts it.
+    def set_allowance(self, allowance: Allowance | None) -> None:
+        """Take the levels that other classifiers leave to this one; None leaves all.
 
-        Safe to call from any thread. The next frame obeys a lower ceiling; under a higher one the
-        policy decides when to go up.
+        Safe to call from any thread. The next frame obeys.
         """
         with self._setting_lock:
-            self._settings = replace(self._settings, ceiling=ceiling)
+            self._settings = replace(self._settings, allowance=allowance)
 
-    def status(self, name: str, device: str, importance: float, interval_ms: float) -> Status:
+    def status(
+        self, name: str, devices: Mapping[str, str], importance: float, interval_ms: float
+    ) -> Status:
         """Return what to tell the other classifiers on the device; safe from any thread.
 
-        name: unique among them; interval_ms: mean time between frames, infinite when none come.
+        It is about the platform in use now. name: unique among them; devices: the processor or
+        GPU behind each platform; interval_ms: mean time between frames, infinite when none come.
         """
-        state = self.state
-        constraints = state.constraints
+        option, constraints = self._option, self._settings.constraints
+        place = self.table.device(option)
         options = [
-            self.table.option(level, self.table.platforms.index(state.platform))
-            for level in range(1, self.table.level_count + 1)
+            self.table.option(level, place) for level in range(1, self.table.level_count + 1)
         ]
+        rests_ms = sorted(self._overheads_ms.get(constraints.latency_scope, ()))
+        rest_ms = max(rests_ms[len(rests_ms) // 2], 0.0) if rests_ms else 0.0
         return Status(
             name=name,
-            device=device,
-            level=state.level,
-            latencies_ms=tuple(self.table.latency_ms(option) for option in options),
-            accuracies=tuple(self.table.accuracy(option) for option in options),
-            limit_ms=max(state.inference_limit_ms, MIN_LIMIT_MS),
+            device=devices[self.table.platforms[place]],
+            level=self.table.level(option),
+            latencies_ms=tuple(self.table.latency_ms(each) + rest_ms for each in options),
+            accuracies=tuple(self.table.accuracy(each) for each in options),
+            limit_ms=constraints.max_latency_ms if constraints.has_latency else math.inf,
+            quantile=constraints.quantile,
             floor=constraints.min_accuracy if constraints.has_accuracy else 0.0,
             priority=constraints.priority,
             importance=importance,
-            slowdown=state.slowdown,
-            quantile=constraints.quantile,
             interval_ms=interval_ms,
             frames=tuple(self._recent_frames),
         )
@@ -234,17 +231,15 @@ class RuntimeManager:
         before, self._applied = self._applied, settings
         if settings.policy != before.policy:
             self._policy = self._policy_factory(self.table, settings.policy)
-        elif settings.constraints == before.constraints and not self._must_switch():
-            return None  # a higher ceiling: the policy takes its time
+        elif settings.constraints == before.constraints and self._is_allowed(self._option):
+            return None
         situation = self._situation(time_ns, NAN, is_changed=True)
-        choice = self._below_ceiling(self._policy.decide(situation), situation)
+        choice = self._within_allowance(self._policy.decide(situation), situation)
         return self._apply(situation, choice, self._frame.latency_ms)
 
     def observe(self, measurement: Measurement) -> Decision | None:
         """Take one frame's latencies; return the switch they cause, None when the level stays."""
         time_ns = measurement.time_ns
-        if 0.0 < measurement.inference_ms < math.inf:
-            self._recent_frames.append(Frame(time_ns, measurement.inference_ms, measurement.level))
         is_first, self._is_first_after_switch = self._is_first_after_switch, False
         if not is_first:
             device = self._device_of(measurement)
@@ -253,60 +248,48 @@ class RuntimeManager:
             self._estimators[device].observe(ratio, measurement.level, time_ns)
         self._take_overheads(measurement)
         latency_ms = self._scope_latency_ms(measurement)
+        if 0.0 < latency_ms < math.inf:
+            self._recent_frames.append(Frame(time_ns, latency_ms, measurement.level))
         self._count_violation(latency_ms)
         situation = self._situation(time_ns, measurement.inference_ms, is_first=is_first)
-        choice = self._below_ceiling(self._policy.decide(situation), situation)
+        choice = self._within_allowance(self._policy.decide(situation), situation)
         if choice.level != self._option:
             choice = self._within_budget(choice, time_ns)
         return self._apply(situation, choice, latency_ms)
 
-    def _must_switch(self) -> bool:
-        """Tell whether the ceiling does not allow the present level, or another one is agreed."""
-        ceiling = self._applied.ceiling
-        if ceiling is not None and self._obedience.is_owed(ceiling):
-            return ceiling.level != self.active_level
-        return self.table.accuracy(self._option) > self._highest_accuracy()
-
-    def _highest_accuracy(self) -> float:
-        ceiling, constraints = self._applied.ceiling, self._applied.constraints
-        if ceiling is None:
-            return math.inf
-        highest = self.table.accuracy(ceiling.level)
+    def _allowed_accuracies(self) -> tuple[float, float]:
+        """Return the least and the highest accuracy that the others leave to this manager."""
+        allowance, constraints = self._applied.allowance, self._applied.constraints
+        if allowance is None or self._applied.policy.name == 'fixed':
+            return 0.0, math.inf
+        lowest = self.table.accuracy(allowance.lowest)
+        highest = self.table.accuracy(allowance.highest)
         if constraints.has_accuracy and constraints.priority == 'accuracy':
             floor = constraints.min_accuracy  # with priority over the others' limits too
             accurate = [accuracy for accuracy in self.table.accuracies if accuracy >= floor]
             highest = max(highest, min(accurate, default=highest))
-        return highest
+        return lowest, highest
 
-    def _below_ceiling(self, choice: Choice, situation: Situation) -> Choice:
-        """Lower a choice to the ceiling; policies that know of it have done so themselves."""
-        ceiling = self._applied.ceiling
-        if ceiling is None or self._applied.policy.name == 'fixed':
+    def _is_allowed(self, option: int) -> bool:
+        lowest, highest = self._allowed_accuracies()
+        return lowest <= self.table.accuracy(option) <= highest
+
+    def _within_allowance(self, choice: Choice, situation: Situation) -> Choice:
+        """Move a choice into the levels that the others leave."""
+        allowance = self._applied.allowance
+        if allowance is None or self._is_allowed(choice.level):
             return choice
-        highest = self._highest_accuracy()
-        if self._is_agreed_level_right(ceiling, choice, situation):
-            option = self.table.option(ceiling.level, self.table.device(choice.level))
-            return choice._replace(level=option, why=ceiling.reason)
-        if self.table.accuracy(choice.level) <= highest:
-            at_ceiling = self.table.accuracy(choice.level) == highest
-            reason = f'{choice.reason}; {ceiling.reason}' if at_ceiling else choice.reason
-            return choice._replace(why=reason)
+        lowest, highest = self._allowed_accuracies()
+        accuracy = self.table.accuracy
+        if accuracy(choice.level) < lowest:
+            if self.table.device(choice.level) != self.table.device(self._option):
+                return choice  # agreed for another device
+            option = self.table.option(allowance.lowest, self.table.device(choice.level))
+            return choice._replace(level=option, why=allowance.reason)
         ladder = self.table.ladder
-        allowed = [option for option in ladder if self.table.accuracy(option) <= highest]
-        return choice._replace(level=(allowed or ladder)[-1 if allowed else 0], why=ceiling.reason)
-
-    def _is_agreed_level_right(
-        self, ceiling: Ceiling, choice: Choice, situation: Situation
-    ) -> bool:
-        agreed = self.table.accuracy(ceiling.level)
-        return agreed >= situation.highest_accuracy and self._obedience.holds(
-            ceiling,
-            situation.time_ns,
-            is_late=situation.latency_ms > situation.limit_ms,
-            wants_lower=self.active_level == ceiling.level
-            and self.table.accuracy(choice.level) < agreed,
-            quantile=situation.quantile,
-        )
+        allowed = [option for option in ladder if accuracy(option) <= highest]
+        option = allowed[-1] if allowed else ladder[0]
+        return choice._replace(level=option, why=allowance.reason)
 
     def _device_of(self, measurement: Measurement) -> int:
         if not measurement.platform:
@@ -336,7 +319,7 @@ class RuntimeManager:
             forecasts=[estimator.forecast(time_ns) for estimator in self._estimators],
             is_first_after_switch=is_first,
             is_changed=is_changed,
-            highest_accuracy=self._highest_accuracy(),
+            highest_accuracy=self._allowed_accuracies()[1],
             device=self.table.device(self._option) if self._option else 0,
         )
 
