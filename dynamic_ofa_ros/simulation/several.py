@@ -128,7 +128,8 @@ class _Member:
     def hear(self, status: Status, now_ms: float) -> None:
         """Take what a peer says; answer at once when it has agreed on something new."""
         self.coordinator.receive(status, round(now_ms * 1e6))
-        if self.coordinator.has_news(round(now_ms * 1e6)) and now_ms < self._model.end_ms:
+        is_there = self._model.begin_ms <= now_ms < self._model.end_ms
+        if is_there and self.coordinator.has_news(round(now_ms * 1e6)):
             self.next_ms = now_ms
 
     def speak(self, now_ms: float, manager: RuntimeManager) -> Status:

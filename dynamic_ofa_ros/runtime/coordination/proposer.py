@@ -9,16 +9,19 @@ more than what is predicted: as long as all are on time, ever more is dared.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from dynamic_ofa_ros.runtime.coordination.choice import Device, Levels, ladder
-from dynamic_ofa_ros.runtime.coordination.sharing import Sharing
+from dynamic_ofa_ros.runtime.coordination.sharing import FloatArray, Sharing
 from dynamic_ofa_ros.runtime.coordination.status import Agreement, Status
 
 ROOM_NS = 300_000_000
 """How long those who go up wait, at most, until the others have made room."""
 
-EARLY_NS, EARLY_HOLD_NS = 1_000_000_000, 300_000_000
+EARLY_NS, EARLY_HOLD_NS = 1_300_000_000, 300_000_000
 """How long after a change from outside any better combination is tried, and how long each is kept
 at least."""
 
@@ -29,8 +32,11 @@ FAILED_NS = 3_000_000_000
 """A trial that is late within this time has failed."""
 
 STEP, MAX_MARGIN, DARE_AFTER_NS, DARE_NS = 0.05, 0.5, 6_000_000_000, 200_000_000
-"""By how much (log of the latency) the prediction is corrected where it was wrong, and at most.
-While all are on time for the first time, it is taken to be too high by a step more every so often."""
+"""When all have been on time for so long, the prediction is taken to be too high, by a step (log) more
+every so often, up to a bound."""
+
+LIGHTER = 0.8
+"""How much lighter (sum of latencies) the next combination is when nothing better is predicted."""
 
 WORTHWHILE = 0.001
 """Weighted accuracy (a fraction) that a trial must promise."""
@@ -131,11 +137,21 @@ class Proposer:
         is_early = time_ns - self._changed_ns < EARLY_NS
         if not now or is_changed:
             return device.choose(ladders, 0.0), False
-        if self._is_any_late(everyone):
-            self._correct(device, held_ns)
+        measured = self._measured_excess(everyone)
+        if (measured > 0.0).any():
+            if self._is_trial and held_ns < FAILED_NS:
+                self._is_trial, self._hold_ns = False, min(2 * self._hold_ns, MAX_HOLD_NS)
+            self._margin = 0.0
+            error = float((measured - device.excess(device.latencies_ms(now))).max())
             lower = device.ladders_below(ladders, now)
-            best = device.choose(ladders if is_early else lower, self._margin)
-            return (device.down(now, lower) if best == now else best), False
+            best = device.choose(ladders if is_early else lower, -max(error, 0.0))
+            if best == now:  # the prediction knows nothing better
+                enough_ms = LIGHTER * device.latencies_ms(now).sum()
+                while device.latencies_ms(best).sum() > enough_ms:
+                    best, above = device.down(best, lower), best
+                    if best == above:
+                        break
+            return best, False
         if self._is_trial and held_ns > FAILED_NS:
             self._is_trial, self._hold_ns = False, HOLD_NS
         if held_ns < (EARLY_HOLD_NS if is_early else self._hold_ns) or not self._settled_ns:
@@ -153,20 +169,15 @@ class Proposer:
             self._dared_ns, self._margin = time_ns, min(self._margin + STEP, MAX_MARGIN)
         return now, False
 
-    def _correct(self, device: Device, held_ns: int) -> None:
-        """Take note that the present combination is late."""
-        excess = float(device.excess(device.latencies_ms(self._target)).max())
-        if excess <= self._margin:  # it was predicted to be on time
-            self._margin = max(excess - STEP, -MAX_MARGIN)
-        if self._is_trial and held_ns < FAILED_NS:
-            self._is_trial, self._hold_ns = False, min(2 * self._hold_ns, MAX_HOLD_NS)
-
-    def _is_any_late(self, everyone: Sequence[Status]) -> bool:
-        """Tell whether a model is late more often than allowed; one frame is an outlier."""
-        return any(
-            sum(ms > s.limit_ms for ms in found) > max(1, int((1.0 - s.quantile) * len(found)))
-            for s, found in zip(everyone, self._latencies_ms, strict=True)
-        )
+    def _measured_excess(self, everyone: Sequence[Status]) -> FloatArray:
+        """Return (models,) latency at the quantile over the limit (log), one outlier left out;
+        -inf as long as there are too few frames."""
+        found = np.full(len(everyone), -np.inf)
+        for i, (s, ms) in enumerate(zip(everyone, self._latencies_ms, strict=True)):
+            allowed = max(1, int((1.0 - s.quantile) * len(ms)))
+            if len(ms) > allowed:
+                found[i] = math.log(sorted(ms)[-1 - allowed] / s.limit_ms)
+        return found
 
     def _move(self, everyone: Sequence[Status], levels: Levels, time_ns: int) -> None:
         self._target = levels
