@@ -86,9 +86,7 @@ class Device:
         Down from the top by the least accuracy lost per millisecond freed, then up again where
         that delays nobody.
         """
-        way = [[choices[-1] for choices in ladders]]
-        while (lower := self.down(way[-1], ladders)) != way[-1]:
-            way.append(lower)
+        way = self._way_down([choices[-1] for choices in ladders], ladders)
         late = self.late(np.array([self.latencies_ms(levels) for levels in way]), margin)
         first = int(np.argmin(np.round(late, 9)))
         levels, least = way[first], float(late[first]) + 1e-9
@@ -100,16 +98,22 @@ class Device:
         self, levels: Levels, ladders: Sequence[Levels], margin: float, late: float = 0.0
     ) -> Levels | None:
         """Return the step up that gains most and is no later than this; None if there is none."""
-        steps = _steps(levels, ladders, 1)
+        steps = [
+            [*levels[:i], choices[choices.index(levels[i]) + 1], *levels[i + 1 :]]
+            for i, choices in enumerate(ladders)
+            if levels[i] in choices[:-1]
+        ]
         if not steps:
             return None
         after = self.late(np.array([self.latencies_ms(step) for step in steps]), margin)
-        allowed = [step for step, ms in zip(steps, after, strict=True) if ms <= late]
+        allowed = [step for step, excess in zip(steps, after, strict=True) if excess <= late]
         return max(allowed, key=self.accuracy, default=None)
 
-    def down(self, levels: Levels, ladders: Sequence[Levels]) -> Levels:
-        """Return the step down that costs least accuracy per millisecond; the same at the end."""
-        return min(_steps(levels, ladders, -1), key=lambda s: self._price(levels, s), default=levels)
+    def lighter(self, levels: Levels, ladders: Sequence[Levels], factor: float) -> Levels:
+        """Return the first combination on the way down that is so much lighter; else the last."""
+        way = self._way_down(levels, ladders)
+        enough_ms = factor * self.latencies_ms(levels).sum()
+        return next((w for w in way if self.latencies_ms(w).sum() <= enough_ms), way[-1])
 
     def ladders_below(self, ladders: Sequence[Levels], levels: Levels) -> list[Levels]:
         """Return only the levels that are not slower than these."""
@@ -119,16 +123,22 @@ class Device:
             found.append([n for n in choices if s.latencies_ms[n - 1] <= limit_ms] or choices[:1])
         return found
 
-    def _price(self, levels: Levels, lower: Levels) -> float:
-        freed_ms = float((self.latencies_ms(levels) - self.latencies_ms(lower)).sum())
-        return (self.accuracy(levels) - self.accuracy(lower)) / freed_ms
+    def _way_down(self, levels: Levels, ladders: Sequence[Levels]) -> list[Levels]:
+        """Return combinations, each a step down from the last, to everyone's lowest level."""
+        places = [ns.index(n) if n in ns else 0 for n, ns in zip(levels, ladders, strict=True)]
+        prices = [self._price(i, ladders[i], place) for i, place in enumerate(places)]
+        way = [levels]
+        while (price := min(prices)) < math.inf:
+            i = prices.index(price)
+            places[i] -= 1
+            prices[i] = self._price(i, ladders[i], places[i])
+            way.append([*way[-1][:i], ladders[i][places[i]], *way[-1][i + 1 :]])
+        return way
 
-
-def _steps(levels: Levels, ladders: Sequence[Levels], by: int) -> list[Levels]:
-    """Return the combinations with one model one level higher or lower."""
-    found = []
-    for i, (level, choices) in enumerate(zip(levels, ladders, strict=True)):
-        place = choices.index(level) + by if level in choices else -1
-        if 0 <= place < len(choices):
-            found.append([*levels[:i], choices[place], *levels[i + 1 :]])
-    return found
+    def _price(self, i: int, choices: Levels, place: int) -> float:
+        """Return the weighted accuracy that a step down costs for each millisecond it frees."""
+        if place == 0:
+            return math.inf
+        s, level, lower = self._everyone[i], choices[place] - 1, choices[place - 1] - 1
+        lost = float(self._share[i]) * (s.accuracies[level] - s.accuracies[lower])
+        return lost / (s.latencies_ms[level] - s.latencies_ms[lower])

@@ -21,7 +21,7 @@ from dynamic_ofa_ros.runtime.coordination.status import Agreement, Status
 ROOM_NS = 300_000_000
 """How long those who go up wait, at most, until the others have made room."""
 
-EARLY_NS, EARLY_HOLD_NS = 1_300_000_000, 300_000_000
+EARLY_NS, EARLY_HOLD_NS = 1_000_000_000, 300_000_000
 """How long after a change from outside any better combination is tried, and how long each is kept
 at least."""
 
@@ -146,11 +146,7 @@ class Proposer:
             lower = device.ladders_below(ladders, now)
             best = device.choose(ladders if is_early else lower, -max(error, 0.0))
             if best == now:  # the prediction knows nothing better
-                enough_ms = LIGHTER * device.latencies_ms(now).sum()
-                while device.latencies_ms(best).sum() > enough_ms:
-                    best, above = device.down(best, lower), best
-                    if best == above:
-                        break
+                best = device.lighter(now, lower, LIGHTER)
             return best, False
         if self._is_trial and held_ns > FAILED_NS:
             self._is_trial, self._hold_ns = False, HOLD_NS

@@ -25,9 +25,8 @@ FloatArray = npt.NDArray[np.float64]
 DEMAND, DEMAND_SD, POWER, POWER_SD = 0.5, 0.3, 0.7, 0.6
 """What is believed of a model's demand at its slowest level, and of how it falls with latency."""
 
-GRID = np.stack(
-    [a.ravel() for a in np.meshgrid(np.linspace(0.1, 1.0, 13), [0.0, 0.5, 1.0, 1.8])]
-)
+POWERS, DEMANDS = np.array([0.0, 0.5, 1.0, 1.8]), np.linspace(0.1, 1.0, 13)
+GRID = np.stack([np.tile(DEMANDS, len(POWERS)), np.repeat(POWERS, len(DEMANDS))])
 """Demands and powers that are compared."""
 
 SPREAD, MIN_SPREAD, MAX_SPREAD, SPREAD_FRAMES = 0.03, 0.02, 0.3, 4.0
@@ -35,6 +34,9 @@ SPREAD, MIN_SPREAD, MAX_SPREAD, SPREAD_FRAMES = 0.03, 0.02, 0.3, 4.0
 
 KEPT_FRAMES, KEPT_SAMPLES, KEPT_COMBINATIONS, REMEMBERED_NS = 64, 4, 4, 8_000_000_000
 """What is kept of each model: frames; samples of a combination; combinations; for how long."""
+
+MAX_WORK, MAX_SAMPLES = 4, 48
+"""Models that are looked at each time, and samples that they are learnt from."""
 
 ALONE, ALONE_FRAMES = 0.05, 3
 """A frame is alone when peers work in less than this part of it; so many tell the pace."""
@@ -72,8 +74,9 @@ class Sharing:
         self.pace = 1.0
         self._frames: list[deque[Frame]] = [deque(maxlen=KEPT_FRAMES) for _ in names]
         self._samples: dict[tuple[int, ...], deque[Sample]] = {}
+        self._place: npt.NDArray[np.int64] | None = None  # in the grid
         self._alone: deque[tuple[int, float]] = deque(maxlen=KEPT_SAMPLES * ALONE_FRAMES)
-        self._known_ns = 0
+        self._known_ns, self._looked_ns = 0, [0] * count
         for i, name in enumerate(names):
             if before is not None and name in before.names:
                 j = before.names.index(name)
@@ -92,17 +95,16 @@ class Sharing:
         until_ns = min(s.time_ns for s in everyone) - round(1e6 * longest_ms)
         if not self._known_ns:  # before, there may have been others
             self._known_ns = until_ns
-        due = [
-            (i, frame)
-            for i, frames in enumerate(self._frames)
-            for frame in frames
-            if self._known_ns < frame.end_ns <= until_ns
-        ]
+        due = []
+        for i, frames in enumerate(self._frames):
+            found = [f for f in frames if self._known_ns < f.end_ns <= until_ns]
+            due += [(self._looked_ns[i], i, found[-1])] if found else []
         self._known_ns = max(self._known_ns, until_ns)
-        for i, frame in due:
+        for _, i, frame in sorted(due)[:MAX_WORK]:
+            self._looked_ns[i] = frame.end_ns
             self._look(everyone, i, frame)
         if due:
-            self._fit()
+            self._fit([i for _, i, _ in sorted(due)[:MAX_WORK]])
         return new
 
     def _look(self, everyone: Sequence[Status], model: int, frame: Frame) -> None:
@@ -129,15 +131,16 @@ class Sharing:
         samples = self._samples.pop(levels, deque(maxlen=KEPT_SAMPLES))
         samples.append(Sample(model, frame.end_ns, parts, light))
         self._samples[levels] = samples  # the last one visited comes last
-        while len(self._samples) > KEPT_COMBINATIONS * len(everyone):
+        while len(self._samples) > min(KEPT_COMBINATIONS * len(everyone), MAX_SAMPLES):
             del self._samples[next(iter(self._samples))]
 
-    def _fit(self) -> None:
-        """Find the demands that explain the samples: one for all, then each model's own."""
+    def _fit(self, models: Sequence[int]) -> None:
+        """Find the demands that explain the samples: one for all, then these models' own."""
         since_ns = self._known_ns - REMEMBERED_NS
         alone = sorted(slow for end_ns, slow in self._alone if end_ns > since_ns)
         self.pace = alone[len(alone) // 2] if len(alone) >= ALONE_FRAMES else 1.0
         samples = [s for kept in self._samples.values() for s in kept if s.end_ns > since_ns]
+        samples = samples[-MAX_SAMPLES:]
         if not samples:
             return
         model = np.array([s.model for s in samples])
@@ -147,7 +150,8 @@ class Sharing:
         is_alone = _is_alone(light)
         # (parts, models, grid): what each asks for, with every demand and power.
         works = np.isfinite(light)
-        asked = works[..., None] * GRID[0] * np.exp(GRID[1] * np.where(works, light, 0.0)[..., None])
+        shares = np.exp(POWERS * np.where(works, light, 0.0)[..., None]) * works[..., None]
+        asked = (shares[..., None] * DEMANDS).reshape(*light.shape, -1)
 
         def errors(total: FloatArray) -> FloatArray:
             slow = np.where(is_alone[:, None], 1.0, np.maximum(total, 1.0))
@@ -161,15 +165,16 @@ class Sharing:
             return int(np.argmin((off**2).sum(axis=0) + belief))
 
         common = best(asked.sum(axis=1), DEMAND, POWER)
-        chosen = np.full(len(self.names), common)
-        now = asked[:, :, common].copy()
-        for j in range(len(chosen)):
+        if self._place is None:
+            self._place = np.full(len(self.names), common)
+        now = np.take_along_axis(asked, self._place[None, :, None], axis=2)[..., 0]
+        for j in models:
             others = now.sum(axis=1) - now[:, j]
-            chosen[j] = best(others[:, None] + asked[:, j], *GRID[:, common])
-            now[:, j] = asked[:, j, chosen[j]]
-        self.demands, self.powers = GRID[:, chosen]
+            self._place[j] = best(others[:, None] + asked[:, j], *GRID[:, common])
+            now[:, j] = asked[:, j, self._place[j]]
+        self.demands, self.powers = GRID[:, self._place]
         squares = errors(now.sum(axis=1)[:, None])[:, 0] ** 2
-        count = len(chosen)
+        count = len(self.names)
         squares = np.bincount(model, squares, count) + SPREAD_FRAMES * SPREAD**2
         frames = np.bincount(model, minlength=count) + SPREAD_FRAMES
         self.spread = np.clip(np.sqrt(squares / frames), MIN_SPREAD, MAX_SPREAD)
