@@ -73,7 +73,9 @@ def main() -> None:
     models = [
         Model('a', options.family, options.limits[0], (1.0, options.importance), period_s, 0.0),
         # Not quite the same rate: every offset comes up.
-        Model('b', options.family, options.limits[1], (1.0, 1.0), 1.013 * period_s, 0.4 * period_s),
+        Model(
+            'b', options.family, options.limits[1], (1.0, 1.0), 1.013 * period_s, 0.4 * period_s
+        ),
     ]
     rows: list[dict[str, Any]] = []
     for repetition in range(options.repetitions):
@@ -165,7 +167,10 @@ def _classify(
         else PolicySettings()
     )
     manager = RuntimeManager(
-        family.levels, profile, constraints=Constraints(model.limit_ms, latency_scope='node'), policy=policy
+        family.levels,
+        profile,
+        constraints=Constraints(model.limit_ms, latency_scope='node'),
+        policy=policy,
     )
     inputs = [probe_input(level.resolution) for level in family.levels]
     barrier.wait()

@@ -277,10 +277,15 @@ class RuntimeManager:
     def _within_allowance(self, choice: Choice, situation: Situation) -> Choice:
         """Move a choice into the levels that the others leave."""
         allowance = self._applied.allowance
-        if allowance is None or self._is_allowed(choice.level):
-            return choice
         lowest, highest = self._allowed_accuracies()
         accuracy = self.table.accuracy
+        if allowance is None or lowest <= accuracy(choice.level) < highest:
+            return choice
+        if accuracy(choice.level) == highest:
+            why = allowance.reason
+            if lowest < highest:
+                why = f'{choice.reason}; {why}'
+            return choice._replace(why=why)
         if accuracy(choice.level) < lowest:
             if self.table.device(choice.level) != self.table.device(self._option):
                 return choice  # agreed for another device

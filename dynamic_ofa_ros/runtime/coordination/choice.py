@@ -18,8 +18,8 @@ from dynamic_ofa_ros.runtime.coordination.status import Status
 TAIL = 1.65
 """Standard deviations from the mean of a frame's latency to the quantile that the limit is for."""
 
-MAX_FRAMES = 1e3
-"""Bound of the frames of a peer that fit into a limit."""
+MAX_FRAMES, NEVER_MS = 1e3, 1e9
+"""Bound of the frames of a peer that fit into a limit; the interval of who has no frames."""
 
 Levels = list[int]
 
@@ -45,15 +45,17 @@ class Device:
     def __init__(self, everyone: Sequence[Status], sharing: Sharing) -> None:
         self._everyone = everyone
         self._sharing = sharing
-        self._limit_ms = np.array([s.limit_ms for s in everyone])
+        limit_ms = np.array([s.limit_ms for s in everyone])
+        self._log_limit = np.log(limit_ms)
         self._share = np.array([s.importance for s in everyone])
         self._share /= self._share.sum()
         self._longest_ms = np.array([max(s.latencies_ms) for s in everyone])
         interval_ms = np.array([s.interval_ms for s in everyone])
-        with np.errstate(invalid='ignore'):  # neither a limit nor frames
-            frames = np.ceil(np.minimum(self._limit_ms[:, None] / interval_ms, MAX_FRAMES))
-        self._frames = np.where(np.isinf(interval_ms), 0.0, np.nan_to_num(frames, nan=0.0))
-        np.fill_diagonal(self._frames, 1.0)
+        # Of each peer (second axis) whole intervals fit into a limit (first axis), and some rest.
+        finite_ms = np.minimum(interval_ms, NEVER_MS)
+        window_ms = np.minimum(limit_ms, MAX_FRAMES * finite_ms.min())[:, None]
+        self._whole = np.floor(window_ms / finite_ms)
+        self._rest_ms = np.where(np.isinf(interval_ms), 0.0, window_ms - self._whole * finite_ms)
 
     def latencies_ms(self, levels: Sequence[int]) -> FloatArray:
         """Return (models,) the uncontended latencies of a combination."""
@@ -66,17 +68,20 @@ class Device:
         return math.fsum(share * s.accuracies[level - 1] for share, s, level in pairs)
 
     def excess(self, own_ms: FloatArray) -> FloatArray:
-        """Return (..., models): the quantile of latency over the limit (log), negative below it."""
+        """Return (..., models): the quantile of latency over the limit, log."""
         own_ms = own_ms * self._sharing.pace
         demand = self._sharing.demands * (own_ms / self._longest_ms) ** self._sharing.powers
-        beside = np.minimum(self._frames * own_ms[..., None, :] / own_ms[..., :, None], 1.0)
-        total = (beside * demand[..., None, :]).sum(axis=-1)
+        peers_ms = own_ms[..., None, :]
+        beside_ms = self._whole * peers_ms + np.minimum(peers_ms, self._rest_ms)
+        beside = np.minimum(beside_ms / own_ms[..., :, None], 1.0)
+        is_self = np.eye(len(self._everyone), dtype=bool)
+        total = (np.where(is_self, 1.0, beside) * demand[..., None, :]).sum(axis=-1)
         latency_ms = own_ms * np.maximum(total, 1.0)
-        found: FloatArray = np.log(latency_ms / self._limit_ms) + TAIL * self._sharing.spread
+        found: FloatArray = np.log(latency_ms) - self._log_limit + TAIL * self._sharing.spread
         return found
 
     def late(self, own_ms: FloatArray, margin: float) -> FloatArray:
-        """Return (...): by how much (log) all are late in sum, the limits being moved by margin."""
+        """Return (...): how late (log) all are in sum, with limits moved by a margin."""
         found: FloatArray = np.maximum(self.excess(own_ms) - margin, 0.0).sum(axis=-1)
         return found
 

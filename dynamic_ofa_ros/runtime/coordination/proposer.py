@@ -1,10 +1,10 @@
 """The levels that all shall run: found, kept, left when they are late, tried again.
 
 Right after a change from outside (a model, a limit, an importance, a camera) the combination that
-is predicted to be best is tried, and the next one as soon as the frames have told more. When frames
-are late more often than allowed it is left for a lighter one, at once. Later one model at a time
-goes one level up, after a hold that doubles with every trial that fails. What is measured counts
-more than what is predicted: as long as all are on time, ever more is dared.
+is predicted to be best is tried, and the next one as soon as the frames have told more. When
+frames are late more often than allowed it is left for a lighter one, at once. Later one model at a
+time goes one level up, after a hold that doubles with every trial that fails. What is measured
+counts more than what is predicted: as long as all are on time, ever more is dared.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ EARLY_NS, EARLY_HOLD_NS = 1_000_000_000, 300_000_000
 at least."""
 
 HOLD_NS, MAX_HOLD_NS = 5_000_000_000, 60_000_000_000
-"""How long a combination is kept later, before one step up is tried; each that fails doubles it."""
+"""How long a combination is kept later, before a step up is tried; each that fails doubles it."""
 
 FAILED_NS = 3_000_000_000
-"""A trial that is late within this time has failed."""
+"""A trial that is late within this time has failed; otherwise the next one may come."""
 
 STEP, MAX_MARGIN, DARE_AFTER_NS, DARE_NS = 0.05, 0.5, 6_000_000_000, 200_000_000
-"""When all have been on time for so long, the prediction is taken to be too high, by a step (log) more
-every so often, up to a bound."""
+"""When all have been on time for so long, the prediction is taken to be too high, by a step (log)
+more every so often, up to a bound."""
 
 LIGHTER = 0.8
 """How much lighter (sum of latencies) the next combination is when nothing better is predicted."""
@@ -44,8 +44,9 @@ WORTHWHILE = 0.001
 STUBBORN_AFTER_NS, STUBBORN_NS = 800_000_000, 30_000_000_000
 """Who is not where it was agreed after this long is taken to stay where it is, for so long."""
 
-INTERVAL_CHANGE = 1.5
-"""When frames come so much more or less often, what was tried says nothing any more."""
+LIMIT_CHANGE, INTERVAL_CHANGE = 1.1, 1.5
+"""A limit that changes by a larger factor is another one; frames that come so much more or less
+often are another camera."""
 
 KEPT_LATENCIES = 64
 
@@ -55,8 +56,8 @@ class Proposer:
 
     def __init__(self) -> None:
         self._sharing = Sharing([])
-        self._wishes: list[object] = []
-        self._intervals_ms: dict[str, float] = {}
+        self._wishes: list[tuple[object, ...]] = []
+        self._known: Sequence[Status] = ()  # as they were at the last change
         self._target: Levels = []
         self._waiting: dict[int, int] = {}  # the present level of those who wait for room
         self._latencies_ms: list[list[float]] = []  # at the target
@@ -74,7 +75,8 @@ class Proposer:
             self._move(everyone, best, time_ns)
             self._is_trial = is_trial
         levels = [self._waiting.get(i, level) for i, level in enumerate(self._target)]
-        return Agreement(self._round, tuple(zip(self._sharing.names, levels, strict=True)))
+        names = (s.name for s in everyone)
+        return Agreement(self._round, tuple(zip(names, levels, strict=True)))
 
     def _start_afresh(self, time_ns: int) -> None:
         self._changed_ns, self._dared_ns = time_ns, 0
@@ -83,17 +85,20 @@ class Proposer:
 
     def _recognise(self, everyone: Sequence[Status], time_ns: int) -> bool:
         """See what has changed from outside; return whether the choice must be made afresh."""
-        names, wishes = [s.name for s in everyone], [s.wishes for s in everyone]
-        is_changed = wishes != self._wishes
-        if names != self._sharing.names:
-            self._sharing = Sharing(names, self._sharing)
+        members = [(s.name, s.accuracies) for s in everyone]
+        wishes = [s.wishes for s in everyone]
+        if members != self._sharing.names:
+            self._sharing = Sharing(members, self._sharing)
             self._target, self._waiting, self._latencies_ms = [], {}, []
-        intervals_ms = {s.name: s.interval_ms for s in everyone}
+        is_changed = wishes != self._wishes or any(
+            _is_other(s.limit_ms, known.limit_ms, LIMIT_CHANGE)
+            for s, known in zip(everyone, self._known, strict=True)
+        )
         if is_changed or any(
-            max(ms, known_ms) > INTERVAL_CHANGE * min(ms, known_ms)
-            for ms, known_ms in zip(intervals_ms.values(), self._intervals_ms.values(), strict=True)
+            _is_other(s.interval_ms, known.interval_ms, INTERVAL_CHANGE)
+            for s, known in zip(everyone, self._known, strict=True)
         ):
-            self._wishes, self._intervals_ms = wishes, intervals_ms
+            self._wishes, self._known = wishes, everyone
             self._start_afresh(time_ns)
         return is_changed
 
@@ -126,8 +131,7 @@ class Proposer:
     def _choose(
         self, everyone: Sequence[Status], time_ns: int, is_changed: bool
     ) -> tuple[Levels, bool]:
-        """Return the levels to run (the present ones, lighter ones or better ones), and whether
-        they are a trial."""
+        """Return the levels to run, present, lighter or better ones, and whether to try them."""
         device = Device(everyone, self._sharing)
         ladders = [
             [self._stubborn[s.name][0]] if s.name in self._stubborn else ladder(s)
@@ -138,18 +142,20 @@ class Proposer:
         if not now or is_changed:
             return device.choose(ladders, 0.0), False
         measured = self._measured_excess(everyone)
-        if (measured > 0.0).any():
+        is_late = measured > 0.0
+        if is_late.any():
             if self._is_trial and held_ns < FAILED_NS:
                 self._is_trial, self._hold_ns = False, min(2 * self._hold_ns, MAX_HOLD_NS)
             self._margin = 0.0
-            error = float((measured - device.excess(device.latencies_ms(now))).max())
+            predicted = device.excess(device.latencies_ms(now))
+            error = float((measured[is_late] - predicted[is_late]).max())
             lower = device.ladders_below(ladders, now)
             best = device.choose(ladders if is_early else lower, -max(error, 0.0))
             if best == now:  # the prediction knows nothing better
                 best = device.lighter(now, lower, LIGHTER)
             return best, False
         if self._is_trial and held_ns > FAILED_NS:
-            self._is_trial, self._hold_ns = False, HOLD_NS
+            self._is_trial, self._hold_ns = False, FAILED_NS
         if held_ns < (EARLY_HOLD_NS if is_early else self._hold_ns) or not self._settled_ns:
             return now, False
         best = (
@@ -166,13 +172,15 @@ class Proposer:
         return now, False
 
     def _measured_excess(self, everyone: Sequence[Status]) -> FloatArray:
-        """Return (models,) latency at the quantile over the limit (log), one outlier left out;
-        -inf as long as there are too few frames."""
+        """Return (models,) the quantile of latency over the limit, log; -inf with too few frames.
+
+        The longest latency is an outlier.
+        """
         found = np.full(len(everyone), -np.inf)
         for i, (s, ms) in enumerate(zip(everyone, self._latencies_ms, strict=True)):
             allowed = max(1, int((1.0 - s.quantile) * len(ms)))
             if len(ms) > allowed:
-                found[i] = math.log(sorted(ms)[-1 - allowed] / s.limit_ms)
+                found[i] = math.log(sorted(ms)[-1 - allowed]) - math.log(s.limit_ms)
         return found
 
     def _move(self, everyone: Sequence[Status], levels: Levels, time_ns: int) -> None:
@@ -185,3 +193,7 @@ class Proposer:
         self._round += 1
         self._moved_ns, self._settled_ns = time_ns, 0
         self._latencies_ms = [[] for _ in everyone]
+
+
+def _is_other(one: float, other: float, factor: float) -> bool:
+    return max(one, other) > factor * min(one, other)

@@ -1,8 +1,8 @@
 """How the device is shared: what each model asks of it while it works, learnt from the frames.
 
-As long as the demands of those at work fit (their sum is at most 1), nobody is slowed down; beyond,
-all proceed at the same reduced speed. Two single-threaded models on one core ask for 1 each, on two
-cores for 0.5; on a GPU a light level may ask for less than a heavy one.
+As long as the demands of those at work fit (their sum is at most 1), nobody is slowed down;
+beyond, all proceed at the same reduced speed. Two single-threaded models on one core ask for 1
+each, on two cores for 0.5; on a GPU a light level may ask for less than a heavy one.
 
 All peers are processes of one host, so they share its monotonic clock: the times of their frames
 tell which ran side by side.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -66,7 +66,7 @@ class Sharing:
     standard deviation of the log-latency of a frame around what the rest explains.
     """
 
-    def __init__(self, names: Sequence[str], before: Sharing | None = None) -> None:
+    def __init__(self, names: Sequence[Hashable], before: Sharing | None = None) -> None:
         count = len(names)
         self.names = list(names)
         self.demands, self.powers = np.full(count, DEMAND), np.full(count, 0.5)
@@ -84,7 +84,7 @@ class Sharing:
                 self._frames[i] = before._frames[j]
 
     def take(self, everyone: Sequence[Status]) -> list[list[Frame]]:
-        """Learn from what the models tell, in the order of the names; return each one's new frames."""
+        """Learn from what the models tell; return each one's new frames, in the order of names."""
         new = []
         for frames, s in zip(self._frames, everyone, strict=True):
             last_ns = frames[-1].end_ns if frames else 0
@@ -175,9 +175,10 @@ class Sharing:
         self.demands, self.powers = GRID[:, self._place]
         squares = errors(now.sum(axis=1)[:, None])[:, 0] ** 2
         count = len(self.names)
-        squares = np.bincount(model, squares, count) + SPREAD_FRAMES * SPREAD**2
+        total = np.bincount(model, squares, count) + SPREAD_FRAMES * SPREAD**2
         frames = np.bincount(model, minlength=count) + SPREAD_FRAMES
-        self.spread = np.clip(np.sqrt(squares / frames), MIN_SPREAD, MAX_SPREAD)
+        spread: FloatArray = np.clip(np.sqrt(total / frames), MIN_SPREAD, MAX_SPREAD)
+        self.spread = spread
 
 
 def _is_alone(light: FloatArray) -> npt.NDArray[np.bool_]:

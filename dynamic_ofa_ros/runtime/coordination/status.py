@@ -96,11 +96,8 @@ class Status:
 
     @property
     def wishes(self) -> tuple[object, ...]:
-        """Return what is wanted: when it changes, the choice is made afresh."""
-        return (
-            *(self.name, self.limit_ms, self.quantile, self.floor),
-            *(self.priority, self.importance, self.accuracies),
-        )
+        """Return what is wanted beside the limit: when it changes, the choice is made afresh."""
+        return self.name, self.quantile, self.floor, self.priority, self.importance
 
 
 class Allowance(NamedTuple):
