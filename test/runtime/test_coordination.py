@@ -461,7 +461,7 @@ def test_late_frames_in_a_row_free_the_own_policy_until_something_else_is_agreed
     assert decide(2, agreed_ns + SECOND_NS + 2) == (3, 3)
 
 
-def closed_loop(sharing: str, *, change: str, duration_ms: float = 12000.0):
+def closed_loop(sharing: str, *, change: str, duration_ms: float = 20000.0):
     """Play two models whose limits the middle of the run makes harder to meet."""
     frequency = Steps.of(
         [(0.0, 1.0), (4000.0, 0.7), (7000.0, 1.0)] if change == 'clock' else [(0.0, 1.0)]
@@ -491,7 +491,7 @@ def test_a_slower_clock_is_answered_and_its_end_too(sharing: str) -> None:
     for record in records:
         frames = [f for f in record.frames if 5000.0 <= f.start_ms < 7000.0]
         assert sum(f.is_violation for f in frames) <= 2
-        assert sum(d.time_ns > 10e9 for d in record.decisions) <= 1, 'it settles'
+        assert sum(d.time_ns > 16e9 for d in record.decisions) <= 2, 'it settles'
 
     def accuracy(begin_ms: float, end_ms: float) -> float:
         return float(
@@ -506,7 +506,7 @@ def test_a_slower_clock_is_answered_and_its_end_too(sharing: str) -> None:
         )
 
     assert accuracy(5000.0, 7000.0) < accuracy(2500.0, 4000.0) - 0.005
-    assert accuracy(10000.0, 12000.0) > accuracy(2500.0, 4000.0) - 0.01
+    assert accuracy(18000.0, 20000.0) > accuracy(2500.0, 4000.0) - 0.01
 
 
 def test_another_program_is_made_room_for() -> None:

@@ -69,7 +69,7 @@ class Proposer:
         """Return what all shall do now. last_round: of any agreement heard of."""
         self._round = max(self._round, last_round)
         is_changed = self._recognise(everyone, time_ns)
-        self._watch(everyone, time_ns)
+        is_changed |= self._watch(everyone, time_ns)
         best, is_trial = self._choose(everyone, time_ns, is_changed)
         if best != self._target:
             self._move(everyone, best, time_ns)
@@ -102,11 +102,14 @@ class Proposer:
             self._start_afresh(time_ns)
         return is_changed
 
-    def _watch(self, everyone: Sequence[Status], time_ns: int) -> None:
-        """Note who is where it was agreed, and how long frames take since all are."""
+    def _watch(self, everyone: Sequence[Status], time_ns: int) -> bool:
+        """Note who is where it was agreed, and how long frames take since all are.
+
+        Return whether somebody will not come.
+        """
         new = self._sharing.take(everyone)
         if not self._target:
-            return
+            return False
         at = {s.name: s.level for s in everyone}
         off = {name for name, n in zip(at, self._target, strict=True) if at[name] != n}
         held_ns = time_ns - self._moved_ns
@@ -120,13 +123,15 @@ class Proposer:
             for name, (level, until_ns) in self._stubborn.items()
             if at.get(name) == level and time_ns < until_ns
         }
-        if not self._settled_ns and held_ns > STUBBORN_AFTER_NS:
+        is_stuck = bool(off) and not self._settled_ns and held_ns > STUBBORN_AFTER_NS
+        if is_stuck:
             self._stubborn |= {name: (at[name], time_ns + STUBBORN_NS) for name in off}
         for frames, found, level in zip(new, self._latencies_ms, self._target, strict=True):
             if self._settled_ns:
                 is_there = (f.level == level and f.start_ns >= self._settled_ns for f in frames)
                 found += [f.latency_ms for f, there in zip(frames, is_there, strict=True) if there]
                 del found[:-KEPT_LATENCIES]
+        return is_stuck
 
     def _choose(
         self, everyone: Sequence[Status], time_ns: int, is_changed: bool
@@ -165,7 +170,7 @@ class Proposer:
         )
         gain = device.accuracy(best) - device.accuracy(now)
         if gain > WORTHWHILE and not device.late(device.latencies_ms(best), self._margin):
-            return best, True
+            return best, not is_early
         since_ns = max(self._changed_ns, self._moved_ns) + DARE_AFTER_NS
         if time_ns > max(since_ns, self._dared_ns + DARE_NS):
             self._dared_ns, self._margin = time_ns, min(self._margin + STEP, MAX_MARGIN)
