@@ -48,8 +48,6 @@ LIMIT_CHANGE, INTERVAL_CHANGE = 1.1, 1.5
 """A limit that changes by a larger factor is another one; frames that come so much more or less
 often are another camera."""
 
-KEPT_LATENCIES = 64
-
 
 class Proposer:
     """Finds the levels for all; of use in the one that is first by name."""
@@ -107,7 +105,7 @@ class Proposer:
 
         Return whether somebody will not come.
         """
-        new = self._sharing.take(everyone)
+        self._sharing.take(everyone)
         if not self._target:
             return False
         at = {s.name: s.level for s in everyone}
@@ -117,7 +115,10 @@ class Proposer:
         if not off - waiting - self._stubborn.keys() or held_ns > ROOM_NS:
             self._waiting = {}
         if not off and not self._settled_ns:
-            self._settled_ns = max(s.time_ns for s in everyone)
+            self._settled_ns = max(
+                next((f.start_ns for f in frames if f.start_ns > self._moved_ns and f.level == n), 0)
+                for frames, n in zip(self._sharing.frames, self._target, strict=True)
+            )
         self._stubborn = {
             name: (level, until_ns)
             for name, (level, until_ns) in self._stubborn.items()
@@ -126,11 +127,10 @@ class Proposer:
         is_stuck = bool(off) and not self._settled_ns and held_ns > STUBBORN_AFTER_NS
         if is_stuck:
             self._stubborn |= {name: (at[name], time_ns + STUBBORN_NS) for name in off}
-        for frames, found, level in zip(new, self._latencies_ms, self._target, strict=True):
-            if self._settled_ns:
-                is_there = (f.level == level and f.start_ns >= self._settled_ns for f in frames)
-                found += [f.latency_ms for f, there in zip(frames, is_there, strict=True) if there]
-                del found[:-KEPT_LATENCIES]
+        self._latencies_ms = [
+            [f.latency_ms for f in frames if f.start_ns >= self._settled_ns > 0 and f.level == n]
+            for frames, n in zip(self._sharing.frames, self._target, strict=True)
+        ]
         return is_stuck
 
     def _choose(

@@ -72,7 +72,7 @@ class Sharing:
         self.demands, self.powers = np.full(count, DEMAND), np.full(count, 0.5)
         self.spread = np.full(count, SPREAD)
         self.pace = 1.0
-        self._frames: list[deque[Frame]] = [deque(maxlen=KEPT_FRAMES) for _ in names]
+        self.frames: list[deque[Frame]] = [deque(maxlen=KEPT_FRAMES) for _ in names]
         self._samples: dict[tuple[int, ...], deque[Sample]] = {}
         self._place: npt.NDArray[np.int64] | None = None  # in the grid
         self._alone: deque[tuple[int, float]] = deque(maxlen=KEPT_SAMPLES * ALONE_FRAMES)
@@ -81,22 +81,20 @@ class Sharing:
             if before is not None and name in before.names:
                 j = before.names.index(name)
                 self.demands[i], self.powers[i] = before.demands[j], before.powers[j]
-                self._frames[i] = before._frames[j]
+                self.frames[i] = before.frames[j]
 
-    def take(self, everyone: Sequence[Status]) -> list[list[Frame]]:
-        """Learn from what the models tell; return each one's new frames, in the order of names."""
-        new = []
-        for frames, s in zip(self._frames, everyone, strict=True):
+    def take(self, everyone: Sequence[Status]) -> None:
+        """Learn from what the models tell, in the order of the names."""
+        for frames, s in zip(self.frames, everyone, strict=True):
             last_ns = frames[-1].end_ns if frames else 0
-            new.append([frame for frame in s.frames if frame.end_ns > last_ns])
-            frames.extend(new[-1])
+            frames.extend(frame for frame in s.frames if frame.end_ns > last_ns)
         # A frame is looked at when all that ran beside it have ended and been told.
-        longest_ms = max((f.latency_ms for frames in self._frames for f in frames), default=0.0)
+        longest_ms = max((f.latency_ms for frames in self.frames for f in frames), default=0.0)
         until_ns = min(s.time_ns for s in everyone) - round(1e6 * longest_ms)
         if not self._known_ns:  # before, there may have been others
             self._known_ns = until_ns
         due = []
-        for i, frames in enumerate(self._frames):
+        for i, frames in enumerate(self.frames):
             found = [f for f in frames if self._known_ns < f.end_ns <= until_ns]
             due += [(self._looked_ns[i], i, found[-1])] if found else []
         self._known_ns = max(self._known_ns, until_ns)
@@ -105,12 +103,11 @@ class Sharing:
             self._look(everyone, i, frame)
         if due:
             self._fit([i for _, i, _ in sorted(due)[:MAX_WORK]])
-        return new
 
     def _look(self, everyone: Sequence[Status], model: int, frame: Frame) -> None:
         """Cut a frame where a peer's frame starts or ends."""
         beside = [(model, frame)]
-        for j, frames in enumerate(self._frames):
+        for j, frames in enumerate(self.frames):
             for other in reversed(frames):
                 if other.end_ns <= frame.start_ns:
                     break
@@ -127,7 +124,7 @@ class Sharing:
         if parts[_is_alone(light)].sum() > (1.0 - ALONE) * parts.sum():
             self._alone.append((frame.end_ns, float(parts.sum())))
             return
-        levels = (model, *(frames[-1].level if frames else 0 for frames in self._frames))
+        levels = (model, *(frames[-1].level if frames else 0 for frames in self.frames))
         samples = self._samples.pop(levels, deque(maxlen=KEPT_SAMPLES))
         samples.append(Sample(model, frame.end_ns, parts, light))
         self._samples[levels] = samples  # the last one visited comes last
