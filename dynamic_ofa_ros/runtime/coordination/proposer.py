@@ -116,7 +116,9 @@ class Proposer:
             self._waiting = {}
         if not off and not self._settled_ns:
             self._settled_ns = max(
-                next((f.start_ns for f in frames if f.start_ns > self._moved_ns and f.level == n), 0)
+                next(
+                    (f.start_ns for f in frames if f.start_ns > self._moved_ns and f.level == n), 0
+                )
                 for frames, n in zip(self._sharing.frames, self._target, strict=True)
             )
         self._stubborn = {
