@@ -105,7 +105,7 @@ class StatusExchange:
         """Deliver what has arrived, and let those speak whose timer fires."""
         while self._under_way and self._under_way[0][0] <= now_ms:
             _, receiver, status = self._under_way.pop(0)
-            self._members[receiver].coordinator.receive(status, round(now_ms * 1e6))
+            self._members[receiver].hear(status, now_ms)
         for index, (member, manager) in enumerate(zip(self._members, managers, strict=True)):
             if member.next_ms <= now_ms:
                 status = member.speak(now_ms, manager)
@@ -126,18 +126,25 @@ class _Member:
         self.coordinator = Coordinator()
         self.next_ms = member.model.begin_ms + phase_ms
 
+    def hear(self, status: Status, now_ms: float) -> None:
+        """Take what a peer says; answer at once when it has agreed on something new."""
+        self.coordinator.receive(status, round(now_ms * 1e6))
+        is_there = self._model.begin_ms <= now_ms < self._model.end_ms
+        if is_there and self.coordinator.has_news(round(now_ms * 1e6)):
+            self.next_ms = now_ms
+
     def speak(self, now_ms: float, manager: RuntimeManager) -> Status:
         """Return the own status, and set the ceiling that follows from it and the peers'."""
         now_ns = round(now_ms * 1e6)
         status = manager.status(
             self._model.name,
-            DEVICE,
+            dict.fromkeys(manager.table.platforms, DEVICE),
             self._importance.at(now_ms),
             self._interval.update(now_ns, self._pictures(now_ms)),
         )
-        manager.set_ceiling(self.coordinator.decide(status, now_ns))
+        manager.set_allowance(self.coordinator.decide(status, now_ns))
         status = self.coordinator.told(status, now_ns)
-        self.next_ms += STATUS_PERIOD_MS
+        self.next_ms = now_ms + STATUS_PERIOD_MS
         if self.next_ms >= self._model.end_ms:
             self.next_ms = math.inf  # it dies without a word
         return status

@@ -15,7 +15,7 @@ PERIOD_MS = 100.0
 
 def status(name: str, **changes: object) -> Status:
     return replace(
-        Status(name, 'host:cpu', 4, LATENCIES, ACCURACIES, interval_ms=PERIOD_MS),
+        Status(name, 'boot/cpu', 4, LATENCIES, ACCURACIES, interval_ms=PERIOD_MS),
         **changes,  # type: ignore[arg-type]
     )
 

@@ -5,7 +5,6 @@ All classifiers, in whatever namespace, meet on one topic; only those on the sam
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -22,12 +21,15 @@ from dynamic_ofa_ros.runtime.coordination import STATUS_PERIOD_NS, Coordinator, 
 TOPIC = '/dynamic_ofa/status'
 """Absolute: peers are found whatever their namespace."""
 
+MAX_NAME, MAX_SUSPECTS = 80, 100
+"""What of a peer's name is logged, and for how many peers."""
+
 
 class Collective:
-    """Publishes, listens and sets the manager's ceiling, while open and switched on.
+    """Publishes, listens and sets the manager's allowance, while open and switched on.
 
-    A choice among several models takes milliseconds, so its callbacks are a BackgroundGroup's;
-    wake: called when there are new ones. Its methods may be called from any thread.
+    Its callbacks are a BackgroundGroup's: they delay no image; wake: called when there are new
+    ones. Its methods may be called from any thread.
     """
 
     def __init__(self, node: Any, wake: Callable[[], None]) -> None:
@@ -39,6 +41,7 @@ class Collective:
         self._importance = 1.0
         self._coordinator = Coordinator()
         self._interval = FrameInterval()
+        self._suspects: set[str] = set()
         self._publisher: Any = None
         self._subscription: Any = None
         self._timer: Any = None
@@ -87,17 +90,26 @@ class Collective:
             self._timer = None
             self._coordinator = Coordinator()
             self._interval = FrameInterval()
-            self._assembly.manager.set_ceiling(None)
+            self._assembly.manager.set_allowance(None)
 
     def _on_status(self, message: Any) -> None:
         if message.name == self._name:
             return
+        now_ns = time.perf_counter_ns()
         status = conversions.peer_status(message)
-        if not self._coordinator.receive(status, time.perf_counter_ns()):
-            self._node.get_logger().warning(
-                f'the status of {message.name!r} makes no sense and is ignored',
-                throttle_duration_sec=5.0,
-            )
+        if status is None or not self._coordinator.receive(status, now_ns):
+            self._warn_once(message.name[:MAX_NAME])
+        elif self._coordinator.has_news(now_ns):
+            self._on_timer()
+
+    def _warn_once(self, name: str) -> None:
+        """Warn of a peer whose status is ignored."""
+        if name in self._suspects or len(self._suspects) >= MAX_SUSPECTS:
+            return
+        self._suspects.add(name)
+        self._node.get_logger().warning(
+            f'the status of {name!r} is ignored: a value is out of range, or peers are too many'
+        )
 
     def _on_timer(self) -> None:
         with self._lock:
@@ -108,15 +120,15 @@ class Collective:
         now_ns = time.perf_counter_ns()
         status = assembly.manager.status(
             self._name,
-            f'{socket.gethostname()}:{assembly.device}',
+            assembly.devices,
             self._importance,
             self._interval.update(now_ns, assembly.worker.mailbox.received),
         )
-        ceiling = self._coordinator.decide(status, now_ns)
+        allowance = self._coordinator.decide(status, now_ns)
         status = self._coordinator.told(status, now_ns)
         header = conversions.stamped_header(self._node.get_clock())
         self._publisher.publish(conversions.classifier_status(header, status))
-        assembly.manager.set_ceiling(ceiling)
+        assembly.manager.set_allowance(allowance)
 
     @property
     def _name(self) -> str:

@@ -211,12 +211,11 @@ def classifier_status(header: Any, status: coordination.Status) -> Any:
         level=status.level,
         latencies_ms=array.array('d', status.latencies_ms),
         accuracies=array.array('d', status.accuracies),
-        max_inference_ms=_nan_if_infinite(status.limit_ms),
+        max_latency_ms=_nan_if_infinite(status.limit_ms),
         quantile=status.quantile,
         min_accuracy=status.floor or math.nan,
         priority=status.priority,
         importance=status.importance,
-        slowdown=status.slowdown,
         interval_ms=_nan_if_infinite(status.interval_ms),
         time_ns=status.time_ns,
         frame_end_ns=array.array('q', [frame.end_ns for frame in status.frames]),
@@ -228,20 +227,33 @@ def classifier_status(header: Any, status: coordination.Status) -> Any:
     )
 
 
-def peer_status(message: Any) -> coordination.Status:
-    """Return what a peer says in a dynamic_ofa_ros/ClassifierStatus; it is not checked here."""
+def peer_status(message: Any) -> coordination.Status | None:
+    """Return what a peer says in a dynamic_ofa_ros/ClassifierStatus; None if a list is too long.
+
+    Nothing else is checked here.
+    """
+    lists = (
+        message.latencies_ms,
+        message.accuracies,
+        message.frame_end_ns,
+        message.frame_latency_ms,
+        message.frame_level,
+        message.agreed_names,
+        message.agreed_level,
+    )
+    if max(map(len, lists)) > coordination.MAX_COUNT:
+        return None
     return coordination.Status(
         name=message.name,
         device=message.device,
         level=message.level,
         latencies_ms=tuple(message.latencies_ms),
         accuracies=tuple(message.accuracies),
-        limit_ms=_infinite_if_nan(message.max_inference_ms),
+        limit_ms=_infinite_if_nan(message.max_latency_ms),
         quantile=message.quantile,
         floor=0.0 if math.isnan(message.min_accuracy) else message.min_accuracy,
         priority=message.priority,
         importance=message.importance,
-        slowdown=message.slowdown,
         interval_ms=_infinite_if_nan(message.interval_ms),
         time_ns=message.time_ns,
         frames=tuple(

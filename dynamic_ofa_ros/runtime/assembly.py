@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.errors import EngineError
@@ -20,7 +21,7 @@ from dynamic_ofa_ros.runtime.classifier import (
     always,
 )
 from dynamic_ofa_ros.runtime.engine import Engine, create_engines, load_or_measure_profile
-from dynamic_ofa_ros.runtime.host import HostMonitor
+from dynamic_ofa_ros.runtime.host import HostMonitor, device_identity
 from dynamic_ofa_ros.runtime.manager import RuntimeManager
 from dynamic_ofa_ros.runtime.policies import PolicySettings, platform_note
 
@@ -57,6 +58,11 @@ class Assembly:
     manager: RuntimeManager
     host: HostMonitor
     worker: ClassifierWorker = field(repr=False)
+
+    @cached_property
+    def devices(self) -> dict[str, str]:
+        """Return the identity of the processor or GPU behind each platform."""
+        return {engine.platform: device_identity(engine.device) for engine in self.engines}
 
     @property
     def notes(self) -> tuple[str, ...]:

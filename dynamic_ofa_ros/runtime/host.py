@@ -400,6 +400,18 @@ def gpu_uuid(index: int, proc: Path = Path('/proc')) -> str:
     return f'{board or boot or "unknown"}-gpu{index}'
 
 
+def device_identity(device: str, proc: Path = Path('/proc')) -> str:
+    """Return what is the same for all processes that compute on this device, and only for them.
+
+    device: cpu, cuda or cuda:N. The boot's id (containers of one host share it) and the processor
+    or the GPU's UUID.
+    """
+    boot = _text(proc / 'sys' / 'kernel' / 'random' / 'boot_id') or platform.node()
+    if not device.startswith('cuda'):
+        return f'{boot}/cpu'
+    return f'{boot}/{gpu_uuid(int(device.partition(":")[2] or 0), proc)}'
+
+
 def _driver_gpus(proc: Path) -> dict[str, str]:
     """Return UUID and model of all GPUs by their place on the bus, as the driver's files say."""
     found = {}

@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from dynamic_ofa_ros.adaptation import is_late
 from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.family import LatencyProfile
-from dynamic_ofa_ros.runtime.coordination import FRAMES_TOLD, Ceiling, Frame, Status
+from dynamic_ofa_ros.runtime.coordination import FRAMES_TOLD, Allowance, Frame, Status
 from dynamic_ofa_ros.runtime.decisions import Decision, ManagerState, Measurement
 from dynamic_ofa_ros.runtime.experience import CONTENDED_ABOVE, Experience, Seen
 from dynamic_ofa_ros.runtime.outages import Outages
@@ -41,9 +41,6 @@ OUTSIDE_FRAMES = 100
 
 MINUTE_NS = 60_000_000_000
 
-MIN_LIMIT_MS = 1e-3
-"""Told to peers when nothing of the limit is left for inference."""
-
 
 @dataclass(frozen=True)
 class _Settings:
@@ -51,7 +48,7 @@ class _Settings:
 
     constraints: Constraints
     policy: PolicySettings
-    ceiling: Ceiling | None = None
+    allowance: Allowance | None = None
 
     @property
     def floor(self) -> float:
@@ -179,35 +176,38 @@ class RuntimeManager:
         with self._setting_lock:
             self._settings = replace(self._settings, policy=policy)
 
-    def set_ceiling(self, ceiling: Ceiling | None) -> None:
-        """Take the highest level that other classifiers leave to this one; None lifts it.
+    def set_allowance(self, allowance: Allowance | None) -> None:
+        """Take the levels that other classifiers leave to this one; None leaves all.
 
-        Safe to call from any thread. The next frame obeys a lower ceiling; under a higher one the
-        policy decides when to go up.
+        Safe to call from any thread. The next frame obeys.
         """
         with self._setting_lock:
-            self._settings = replace(self._settings, ceiling=ceiling)
+            self._settings = replace(self._settings, allowance=allowance)
 
-    def status(self, name: str, device: str, importance: float, interval_ms: float) -> Status:
+    def status(
+        self, name: str, devices: Mapping[str, str], importance: float, interval_ms: float
+    ) -> Status:
         """Return what to tell the other classifiers on the device; safe from any thread.
 
-        name: unique among them; interval_ms: mean time between frames, infinite when none come.
+        It is about the platform in use now. name: unique among them; devices: the processor or
+        GPU behind each platform; interval_ms: mean time between frames, infinite when none come.
         """
-        state = self.state
-        constraints = state.constraints
-        platform = self.table.platforms.index(state.platform)
+        level, platform = self._frame.choice.option
+        settings = self._settings
+        constraints = settings.constraints
+        rests_ms = sorted(self._outside_ms.get(constraints.latency_scope, ()))
+        rest_ms = max(rests_ms[len(rests_ms) // 2], 0.0) if rests_ms else 0.0
         return Status(
             name=name,
-            device=device,
-            level=state.level,
-            latencies_ms=self.table.latencies_ms[platform],
+            device=devices[self.table.platforms[platform]],
+            level=level,
+            latencies_ms=tuple(ms + rest_ms for ms in self.table.latencies_ms[platform]),
             accuracies=self.table.accuracies,
-            limit_ms=max(state.inference_limit_ms, MIN_LIMIT_MS),
-            floor=constraints.min_accuracy if constraints.has_accuracy else 0.0,
+            limit_ms=settings.limit_ms,
+            quantile=constraints.quantile,
+            floor=settings.floor,
             priority=constraints.priority,
             importance=importance,
-            slowdown=state.slowdown,
-            quantile=constraints.quantile,
             interval_ms=interval_ms,
             frames=tuple(self._recent_frames),
         )
@@ -225,14 +225,14 @@ class RuntimeManager:
         if is_new_policy:
             self._policy = self._policy_factory(self.table, settings.policy)
         is_changed = is_new_policy or settings.constraints != before.constraints
+        if not is_changed and self._option in self._candidates(time_ns):
+            return None
         situation = self._situation(time_ns, is_changed=is_changed)
         return self._apply(situation, self._policy.decide(situation), is_new_policy=is_new_policy)
 
     def observe(self, measurement: Measurement) -> Decision | None:
         """Take one frame's latencies; return the switch they cause, None when the level stays."""
         time_ns, inference_ms = measurement.time_ns, measurement.inference_ms
-        if 0.0 < inference_ms < math.inf:
-            self._recent_frames.append(Frame(time_ns, inference_ms, measurement.level))
         is_first, self._is_first_after_switch = self._is_first_after_switch, False
         option = self._option_of(measurement.level, measurement.platform)
         if self._outages:
@@ -247,6 +247,8 @@ class RuntimeManager:
             if math.isfinite(scope_ms):
                 self._outside_ms[scope].append(scope_ms - inference_ms)
         latency_ms = getattr(measurement, f'{self._applied.constraints.latency_scope}_ms')
+        if 0.0 < latency_ms < math.inf:
+            self._recent_frames.append(Frame(time_ns, latency_ms, measurement.level))
         self._count_violation(latency_ms)
         situation = self._situation(time_ns, latency_ms, inference_ms, is_first=is_first)
         return self._apply(situation, self._policy.decide(situation))
@@ -301,25 +303,29 @@ class RuntimeManager:
         )
 
     def _candidates(self, time_ns: int) -> Sequence[Option]:
-        """Return what may be chosen now: what works, below the others' ceiling."""
+        """Return what may be chosen now: what works, and what the other classifiers leave."""
         candidates: Sequence[Option] = self.table.ladder
         if self._outages:
             working = [o for o in candidates if not self._outages.is_out(o, time_ns)]
             candidates = working or candidates
-        ceiling = self._applied.ceiling
-        if ceiling is not None:
-            highest = self._highest_accuracy(ceiling)
-            allowed = [o for o in candidates if self.table.accuracy(o) <= highest]
-            candidates = allowed or candidates[:1]
+        if self._applied.allowance is not None:
+            candidates = [o for o in candidates if self._is_allowed(o)] or candidates[:1]
         return candidates
 
-    def _highest_accuracy(self, ceiling: Ceiling) -> float:
-        highest, settings = self.table.accuracies[ceiling.level - 1], self._applied
+    def _is_allowed(self, option: Option) -> bool:
+        """Tell whether the others leave an option; what they say is about the platform in use."""
+        settings, accuracies = self._applied, self.table.accuracies
+        allowance, at = settings.allowance, self._option
+        if allowance is None or at is None or settings.policy.name == 'fixed':
+            return True
+        if option.platform != at.platform:
+            return True
+        lowest, highest = accuracies[allowance.lowest - 1], accuracies[allowance.highest - 1]
         if settings.floor > 0.0 and settings.constraints.priority == 'accuracy':
             # With priority over the others' limits too.
-            accurate = [a for a in self.table.accuracies if a >= settings.floor]
+            accurate = [accuracy for accuracy in accuracies if accuracy >= settings.floor]
             highest = max(highest, min(accurate, default=highest))
-        return highest
+        return lowest <= self.table.accuracy(option) <= highest
 
     def _outside_quantile_ms(self) -> float:
         """Return what of the limited latency passed outside inference; 0 while it is unknown.
@@ -360,6 +366,9 @@ class RuntimeManager:
         before = self._option
         if choice.option != before and not is_new_policy:
             choice = self._within_budget(situation, choice)
+        allowance = self._applied.allowance
+        if allowance is not None and before is not None and not self._is_allowed(before):
+            choice = choice._replace(why=f'{allowance.reason}; {choice.reason}')
         if self._outages and self._outages.is_out(choice.option, situation.time_ns):
             choice = choice._replace(is_feasible=False, why='inference fails at every level')
         decision = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,10 +13,12 @@ from std_msgs.msg import Header
 from dynamic_ofa_ros.msg import ClassifierStatus
 from dynamic_ofa_ros.nodes import conversions, qos
 from dynamic_ofa_ros.nodes.collective import TOPIC, Collective
-from dynamic_ofa_ros.runtime.coordination import Status
+from dynamic_ofa_ros.runtime.coordination import Frame, Status
+from dynamic_ofa_ros.runtime.host import device_identity
 from dynamic_ofa_ros.runtime.manager import RuntimeManager
 
-DEVICE = f'{socket.gethostname()}:cpu'
+DEVICE = device_identity('cpu')
+PLATFORM = make_profile((10, 20, 30)).platform
 PEER = Status(
     '/peer',
     DEVICE,
@@ -25,22 +27,22 @@ PEER = Status(
     accuracies=(0.6, 0.8),
     limit_ms=5.0,
     importance=50.0,
-    slowdown=1.5,
     interval_ms=30.0,
 )
 
 
-class Ceilings:
-    """A manager that notes the ceilings it is given."""
+class Allowances:
+    """A manager that notes the levels it is left."""
 
     def __init__(self) -> None:
         self._manager = RuntimeManager(make_levels((0.6, 0.7, 0.8)), make_profile((10, 20, 30)))
         self.given = []
         self.status = self._manager.status
 
-    def set_ceiling(self, ceiling):
-        self.given.append(ceiling)
-        self._manager.set_ceiling(ceiling)
+    def set_allowance(self, allowance):
+        self.given.append(allowance)
+        self._manager.set_allowance(allowance)
+        self._manager.decide(time.perf_counter_ns())  # what a frame would do
 
 
 class FastMailbox:
@@ -64,13 +66,21 @@ def talk(domain):
 
 @pytest.fixture
 def collective(domain):
-    manager = Ceilings()
+    manager = Allowances()
     worker = SimpleNamespace(mailbox=FastMailbox())
     part = Collective(domain.node, lambda: None)
-    part.open(SimpleNamespace(manager=manager, worker=worker, device='cpu'))
+    part.open(SimpleNamespace(manager=manager, worker=worker, devices={PLATFORM: DEVICE}))
     part.configure(is_on=True, importance=2.0)
     yield part, manager
     part.close()
+
+
+def said_now(status):
+    """Return what a peer says now, that only ever has late frames."""
+    now_ns = time.perf_counter_ns()
+    frames = tuple(Frame(now_ns - i * 30_000_000, 25.0, status.level) for i in range(8, 0, -1))
+    told = replace(status, time_ns=now_ns, frames=frames)
+    return conversions.classifier_status(Header(), told)
 
 
 def said(topic, name):
@@ -85,53 +95,51 @@ def test_tells_its_status_ten_times_a_second(domain, talk, collective):
     status = conversions.peer_status(message)
     assert (status.device, status.importance, status.level) == (DEVICE, 2.0, 3)
     assert status.latencies_ms == (10.0, 20.0, 30.0)
-    assert status.is_sound
+    assert status.is_sound(time.perf_counter_ns())
     assert status.interval_ms < 1000.0, 'frames are counted'
 
 
-def test_alone_no_ceiling_and_with_an_important_peer_a_low_one(domain, talk, collective):
+def test_alone_nothing_is_asked_and_with_an_important_peer_the_lowest_level(
+    domain, talk, collective
+):
     _, publisher = talk
     _, manager = collective
     domain.wait_until(lambda: len(manager.given) > 2, 'decisions')
     assert set(manager.given) == {None}
-    header = Header(stamp=domain.node.get_clock().now().to_msg())
-    message = conversions.classifier_status(header, PEER)
-    ceiling = domain.wait_until(
+    allowance = domain.wait_until(
         lambda: (
-            manager.given[-1] is not None and manager.given[-1].level == 1 and manager.given[-1]
+            manager.given[-1] is not None and manager.given[-1].highest == 1 and manager.given[-1]
         ),
-        'the lowest ceiling',
-        meanwhile=lambda: publisher.publish(message),
+        'the lowest level',
+        meanwhile=lambda: publisher.publish(said_now(PEER)),
     )
-    assert 'makes room for /peer' in ceiling.reason
+    assert 'makes room for /peer' in allowance.reason
     domain.wait_until(lambda: manager.given[-1] is None, 'the silent peer to be forgotten')
 
 
-@pytest.mark.parametrize('changes', [{'slowdown': -1.0}, {'device': 'elsewhere:cpu'}])
+@pytest.mark.parametrize('changes', [{'importance': -1.0}, {'device': 'elsewhere/cpu'}])
 def test_who_makes_no_sense_or_is_elsewhere_does_not_count(domain, talk, collective, changes):
     topic, publisher = talk
     _, manager = collective
     peer = replace(PEER, name=f'/peer_{next(iter(changes))}', **changes)
-    message = conversions.classifier_status(Header(), peer)
     domain.wait_until(
         lambda: len(said(topic, peer.name)) > 5 and len(manager.given) > 10,
         'messages and decisions',
-        meanwhile=lambda: publisher.publish(message),
+        meanwhile=lambda: publisher.publish(said_now(peer)),
     )
     assert set(manager.given) == {None}
 
 
-def test_switched_off_it_is_silent_and_lifts_the_ceiling(domain, talk, collective):
+def test_switched_off_it_is_silent_and_leaves_all_levels(domain, talk, collective):
     part, manager = collective
     domain.wait_until(lambda: len(manager.given) > 1, 'decisions')
     part.configure(is_on=False, importance=2.0)
     count = len(manager.given)
     assert manager.given[-1] is None
     topic, publisher = talk
-    message = conversions.classifier_status(Header(), replace(PEER, name='/late'))
     domain.wait_until(
         lambda: len(said(topic, '/late')) > 20,
         'messages',
-        meanwhile=lambda: publisher.publish(message),
+        meanwhile=lambda: publisher.publish(said_now(replace(PEER, name='/late'))),
     )
     assert len(manager.given) == count

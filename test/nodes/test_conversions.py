@@ -253,7 +253,7 @@ def peer(**changes):
     return coordination.Status(
         **{
             'name': '/a/classifier',
-            'device': 'host:cpu',
+            'device': 'boot/cpu',
             'level': 2,
             'latencies_ms': (1.0, 4.0),
             'accuracies': (0.5, 0.9),
@@ -261,7 +261,6 @@ def peer(**changes):
             'floor': 0.6,
             'priority': 'accuracy',
             'importance': 3.0,
-            'slowdown': 1.4,
             'quantile': 0.9,
             'time_ns': 5_000_000_000,
             'frames': (coordination.Frame(4_000_000_000, 3.5, 2),),
@@ -291,6 +290,12 @@ def test_classifier_status_survives_the_way_there_and_back(changes):
 def test_what_a_status_lacks_is_nan_in_the_message():
     lacking = peer(limit_ms=math.inf, floor=0.0, interval_ms=math.inf)
     message = conversions.classifier_status(HEADER, lacking)
-    assert math.isnan(message.max_inference_ms)
+    assert math.isnan(message.max_latency_ms)
     assert math.isnan(message.min_accuracy)
     assert math.isnan(message.interval_ms)
+
+
+def test_a_status_with_endless_lists_is_not_even_read():
+    message = conversions.classifier_status(HEADER, peer())
+    message.accuracies = [0.5] * 1_000_000
+    assert conversions.peer_status(message) is None

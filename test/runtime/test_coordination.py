@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from coordination_fakes import ACCURACIES, LATENCIES, status
+from coordination_fakes import ACCURACIES, LATENCIES, shared_frames, status
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulation.examples import make_platform
@@ -17,41 +17,39 @@ from simulation.examples import make_platform
 from benchmarks.several import CollectiveModel, play_together
 from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.runtime.coordination import (
-    FAREWELL_NS,
-    IDLE_NS,
     SILENCE_NS,
     STATUS_PERIOD_NS,
     Agreement,
-    Ceiling,
+    Allowance,
     Coordinator,
     Frame,
     FrameInterval,
-    Obedience,
     Status,
-    proposer,
 )
-from dynamic_ofa_ros.runtime.coordination.choice import (
-    CAUTION,
-    MAX_COMBINATIONS,
-    Options,
-    options,
-)
-from dynamic_ofa_ros.runtime.coordination.frames import FrameLog
-from dynamic_ofa_ros.runtime.coordination.learning import unknown_sharing
-from dynamic_ofa_ros.runtime.coordination.obedience import ROOM_NS, too_many_in_a_row
-from dynamic_ofa_ros.runtime.coordination.record import Record
-from dynamic_ofa_ros.runtime.coordination.sharing import predict
+from dynamic_ofa_ros.runtime.coordination.choice import Device, ladder
+from dynamic_ofa_ros.runtime.coordination.coordinator import FAREWELL_NS, MAX_PEERS
+from dynamic_ofa_ros.runtime.coordination.proposer import ROOM_NS
+from dynamic_ofa_ros.runtime.coordination.sharing import Sharing
 from dynamic_ofa_ros.simulation.camera import Timing
 from dynamic_ofa_ros.simulation.processor import SHARINGS, Job, Processor
 from dynamic_ofa_ros.simulation.runner import SimulatedModel
 from dynamic_ofa_ros.simulation.steps import Steps
 
 SECOND_NS = 1_000_000_000
+LOSS = 0.01
+"""Weighted accuracy that the way down may lose against exhaustive search, on average."""
 
 
-def best(everyone: list[Status]) -> list[int]:
-    found = options(everyone, unknown_sharing(len(everyone)), Record())
-    return found.combinations[found.best()].tolist()
+def known(count: int, demand: float = 1.0) -> Sharing:
+    """Return what is known of a device; a demand of 1 serves one at a time."""
+    sharing = Sharing(range(count))
+    sharing.demands[:], sharing.powers[:] = demand, 0.0
+    return sharing
+
+
+def chosen(everyone: list[Status], demand: float = 1.0) -> list[int]:
+    device = Device(everyone, known(len(everyone), demand))
+    return device.choose([ladder(s) for s in everyone], 0.0)
 
 
 class Circle:
@@ -63,10 +61,11 @@ class Circle:
     def __init__(self, *everyone: Status, fixed: tuple[str, ...] = ()) -> None:
         self.everyone = {s.name: s for s in everyone}
         self.coordinators = {s.name: Coordinator() for s in everyone}
-        self.ceilings: dict[str, Ceiling | None] = {}
+        self.allowances: dict[str, Allowance | None] = {}
         self.fixed = fixed
         self.time_ns = SECOND_NS
         self.changes: list[int] = []
+        self.extra_ms = 0.0
 
     @property
     def levels(self) -> dict[str, int]:
@@ -75,11 +74,14 @@ class Circle:
     def run(self, seconds: float, silent: tuple[str, ...] = ()) -> None:
         for _ in range(round(seconds * SECOND_NS / STATUS_PERIOD_NS)):
             present = [name for name in self.everyone if name not in silent]
-            works_ms = {name: s.latency_ms(s.level) for name, s in self.everyone.items()}
+            works_ms = {n: s.latencies_ms[s.level - 1] for n, s in self.everyone.items()}
             for name in present:
                 own = self.everyone[name]
                 taken_ms = sum(min(works_ms[name], works_ms[peer]) for peer in present)
-                frame = Frame(self.time_ns + round(taken_ms * 1e6), taken_ms, own.level)
+                taken_ms += self.extra_ms
+                last_ns = own.frames[-1].end_ns if own.frames else 0
+                end_ns = max(self.time_ns + round(taken_ms * 1e6), last_ns + 1)
+                frame = Frame(end_ns, taken_ms, own.level)
                 self.everyone[name] = replace(own, frames=(*own.frames, frame)[-16:])
             self.time_ns += STATUS_PERIOD_NS
             for name in present:
@@ -87,20 +89,22 @@ class Circle:
 
     def _speak(self, name: str) -> None:
         own = self.everyone[name]
-        ceiling = self.coordinators[name].decide(own, self.time_ns)
+        allowance = self.coordinators[name].decide(own, self.time_ns)
         told = self.coordinators[name].told(own, self.time_ns)
         for peer, coordinator in self.coordinators.items():
             if peer != name:
                 assert coordinator.receive(told, self.time_ns)
-        self.ceilings[name] = ceiling
-        if ceiling is not None and name not in self.fixed and ceiling.level != own.level:
+        self.allowances[name] = allowance
+        if allowance is not None and name not in self.fixed and allowance.highest != own.level:
             self.changes.append(self.time_ns)
-            self.everyone[name] = replace(own, level=ceiling.level)
+            self.everyone[name] = replace(own, level=allowance.highest)
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.data())
-def test_the_choice_is_that_of_exhaustive_search(data: st.DataObject) -> None:
+def test_the_choice_keeps_limits_and_is_nearly_that_of_exhaustive_search(
+    data: st.DataObject,
+) -> None:
     """Also where a family has levels that are not worth running."""
     numbers = st.floats(1.0, 50.0)
     everyone = [
@@ -112,20 +116,16 @@ def test_the_choice_is_that_of_exhaustive_search(data: st.DataObject) -> None:
         )
         for name in 'abc'
     ]
-    levels = tuple(best(everyone))
-    every = np.array(list(itertools.product(range(1, 5), repeat=3)))
-    late = predict(everyone, unknown_sharing(3), every).share
-    meets = (late <= CAUTION * 0.05).all(axis=1)
-    values = {
-        tuple(combination): sum(
-            s.importance * s.accuracy(level)
-            for s, level in zip(everyone, combination, strict=True)
-        )
-        for combination in every[meets].tolist()
-    }
-    if values:
-        assert levels in values
-        assert values[levels] == pytest.approx(max(values.values()))
+    device = Device(everyone, known(3))
+    levels = device.choose([ladder(s) for s in everyone], 0.0)
+    every = [list(c) for c in itertools.product(range(1, 5), repeat=3)]
+    late = device.late(np.array([device.latencies_ms(c) for c in every]), 0.0)
+    best = max(
+        (device.accuracy(c) for c, ms in zip(every, late, strict=True) if not ms), default=0
+    )
+    if best:
+        assert device.late(device.latencies_ms(levels), 0.0) == 0.0
+        assert device.accuracy(levels) >= best - 2 * LOSS
 
 
 def test_importance_decides_who_gives_way() -> None:
@@ -134,49 +134,75 @@ def test_importance_decides_who_gives_way() -> None:
             status(name, importance=5.0 if name == important else 1.0, limit_ms=66.0)
             for name in ('a', 'b')
         ]
-        levels = dict(zip(('a', 'b'), best(everyone), strict=True))
+        levels = dict(zip(('a', 'b'), chosen(everyone), strict=True))
         assert levels[important] > levels[other]
 
 
+def test_where_demands_fit_side_by_side_nobody_gives_way() -> None:
+    everyone = [status(name, limit_ms=45.0) for name in 'ab']
+    assert chosen(everyone, demand=0.5) == [4, 4]
+    assert chosen(everyone, demand=1.0) < [4, 4]
+
+
 def test_floor_holds_when_accuracy_has_priority() -> None:
-    everyone = [
-        status('a', floor=0.75, priority='accuracy', limit_ms=5.0),
-        status('b', limit_ms=15.0),
-    ]
-    assert best(everyone) == [3, 1], 'a keeps its floor, at its fastest such level'
+    floor = status('a', floor=0.75, priority='accuracy', limit_ms=5.0)
+    assert ladder(floor) == [3, 4]
+    assert chosen([floor, status('b', limit_ms=15.0)]) == [3, 1], 'its fastest such level'
 
 
-def test_who_stays_is_chosen_around() -> None:
-    everyone = [status('a', importance=0.01), status('b', limit_ms=66.0)]
-    assert best(everyone)[1] == 4
-    found = options(everyone, unknown_sharing(2), Record(), staying={'a'})
-    assert found.combinations[found.best()].tolist() == [4, 3]
+def test_levels_slower_than_more_accurate_ones_are_left_out() -> None:
+    odd = status('a', latencies_ms=(10.0, 30.0, 20.0, 20.0), accuracies=(0.5, 0.6, 0.7, 0.8))
+    assert ladder(odd) == [1, 4]
 
 
-def test_many_models_are_not_compared_exhaustively_but_meet_their_limits() -> None:
-    everyone = [status(f'm{i:02}', interval_ms=400.0, limit_ms=200.0) for i in range(12)]
-    assert MAX_COMBINATIONS < 4**12
-    levels = best(everyone)
-    assert predict(everyone, unknown_sharing(12), np.array([levels])).share.max() <= 0.05
+def test_ten_models_meet_their_limits() -> None:
+    everyone = [status(f'm{i}', interval_ms=400.0, limit_ms=200.0) for i in range(10)]
+    levels = chosen(everyone)
+    device = Device(everyone, known(10))
+    assert device.late(device.latencies_ms(levels), 0.0) == 0.0
     assert max(levels) > 1
 
 
-def test_alone_there_is_no_ceiling_and_other_devices_do_not_count() -> None:
+@pytest.mark.parametrize('demand', [0.4, 0.7, 1.0])
+def test_the_demands_are_learnt_from_frames_that_overlap_more_or_less(demand: float) -> None:
+    works_ms, starts_ms = (40.0, 40.0), [np.arange(0, 2000, 100.0), np.arange(15, 2000, 103.0)]
+    frames = shared_frames(works_ms, (demand, demand), starts_ms, (4, 4))
+    everyone = [status('a', level=4), status('b', level=4)]
+    sharing = Sharing('ab')
+    for now_ns in range(2 * STATUS_PERIOD_NS, 2 * SECOND_NS, STATUS_PERIOD_NS):
+        told = [
+            replace(s, time_ns=now_ns, frames=tuple(f for f in known if f.end_ns <= now_ns)[-16:])
+            for s, known in zip(everyone, frames, strict=True)
+        ]
+        sharing.take(told)
+    slow = max(1.0, float(sharing.demands.sum()))
+    assert slow == pytest.approx(max(1.0, 2 * demand), abs=0.1)
+
+
+def test_alone_nothing_is_asked_and_other_devices_do_not_count() -> None:
     coordinator = Coordinator()
     assert coordinator.decide(status('a'), 0) is None
-    assert coordinator.receive(status('b', device='host:cuda:0'), 0)
+    assert coordinator.receive(status('b', device='boot/GPU-1'), 0)
     assert coordinator.decide(status('a'), 1) is None
     assert coordinator.told(status('a'), 1).agreement is None
+
+
+def test_a_peer_that_moves_to_this_device_counts_from_then_on() -> None:
+    coordinator = Coordinator()
+    assert coordinator.receive(status('b', device='boot/GPU-1'), 0)
+    assert coordinator.decide(status('a'), 1) is None
+    assert coordinator.receive(status('b'), 2)
+    assert coordinator.decide(status('a'), 3) is not None
 
 
 def test_all_run_what_the_first_by_name_proposes() -> None:
     circle = Circle(status('b', limit_ms=66.0, importance=9.0), status('a'), status('c'))
     circle.run(1.0)
-    rounds = {ceiling.round for ceiling in circle.ceilings.values() if ceiling is not None}
-    assert len(rounds) == 1
-    assert all(ceiling is not None and ceiling.is_agreed for ceiling in circle.ceilings.values())
     assert circle.levels['b'] > 1
-    assert '2 others' in circle.ceilings['a'].reason  # type: ignore[union-attr]
+    for name, allowance in circle.allowances.items():
+        assert allowance is not None
+        assert allowance.lowest == allowance.highest == circle.levels[name]
+        assert '2 others' in allowance.reason
 
 
 def test_what_is_agreed_stays_and_a_new_limit_is_answered_with_the_next_statuses() -> None:
@@ -188,9 +214,19 @@ def test_what_is_agreed_stays_and_a_new_limit_is_answered_with_the_next_statuses
     assert circle.changes == []
     changed_ns = circle.time_ns
     circle.everyone['b'] = replace(circle.everyone['b'], limit_ms=11.0, importance=9.0)
-    circle.run(1.0)
+    circle.run(1.5)
     assert circle.levels['b'] == 1
     assert circle.changes[0] - changed_ns <= 3 * STATUS_PERIOD_NS
+
+
+def test_a_limit_that_wavers_changes_nothing() -> None:
+    circle = Circle(status('a', limit_ms=80.0), status('b', limit_ms=80.0))
+    circle.run(10.0)
+    circle.changes.clear()
+    for limit_ms in itertools.islice(itertools.cycle((82.0, 78.5)), 40):
+        circle.everyone['a'] = replace(circle.everyone['a'], limit_ms=limit_ms)
+        circle.run(0.1)
+    assert len(circle.changes) <= 2
 
 
 def test_the_next_one_proposes_when_the_first_falls_silent() -> None:
@@ -198,45 +234,51 @@ def test_the_next_one_proposes_when_the_first_falls_silent() -> None:
         status('a', limit_ms=66.0, importance=9.0), status('b'), status('c', limit_ms=100.0)
     )
     circle.run(2.0)
-    before = circle.ceilings['b']
-    circle.run(1.0 + IDLE_NS / SECOND_NS, silent=('a',))
-    after = circle.ceilings['b']
-    assert before is not None
-    assert after is not None
-    assert after.round > before.round
-    assert 'a' not in after.reason.split(': level')[0].split(' with ')[1]
+    circle.run(1.0 + SILENCE_NS / SECOND_NS, silent=('a',))
+    allowance = circle.allowances['b']
+    assert allowance is not None
+    assert 'collective with c' in allowance.reason
     circle.run(1.0)
-    assert len({c.round for c in circle.ceilings.values() if c is not None}) == 1, 'a is back'
+    assert circle.allowances['c'] is not None
+    assert '2 others' in circle.allowances['c'].reason, 'a is back'
 
 
 def test_a_first_one_that_proposes_nothing_is_passed_over() -> None:
     coordinator = Coordinator()
     for time_ns in range(SECOND_NS, 2 * SECOND_NS, STATUS_PERIOD_NS):
         coordinator.receive(status('a', time_ns=time_ns), time_ns)
-        ceiling = coordinator.decide(status('b', limit_ms=30.0), time_ns)
-    assert ceiling is not None
-    assert ceiling.is_agreed
+        coordinator.decide(status('b', limit_ms=30.0), time_ns)
+    assert coordinator.told(status('b'), time_ns).agreement is not None
 
 
 def test_a_proposal_without_the_own_name_or_level_only_keeps_from_going_up() -> None:
     for levels in ((('a', 1),), (('a', 1), ('b', 99))):
         coordinator = Coordinator()
         coordinator.receive(status('a', agreement=Agreement(3, levels)), 1)
-        ceiling = coordinator.decide(status('b', level=2), 2)
-        assert ceiling is not None
-        assert (ceiling.level, ceiling.is_agreed) == (2, False)
+        allowance = coordinator.decide(status('b', level=2), 2)
+        assert allowance is not None
+        assert allowance[:2] == (1, 2)
+
+
+def test_news_are_answered_at_once_but_not_without_end() -> None:
+    coordinator = Coordinator()
+    coordinator.decide(status('b'), SECOND_NS)
+    news = status('a', time_ns=SECOND_NS, agreement=Agreement(3, (('a', 1), ('b', 1))))
+    assert coordinator.receive(news, SECOND_NS)
+    assert not coordinator.has_news(SECOND_NS + 1)
+    assert coordinator.has_news(SECOND_NS + 30_000_000)
+    coordinator.decide(status('b'), SECOND_NS + 30_000_000)
+    assert not coordinator.has_news(SECOND_NS + 90_000_000)
 
 
 def test_silent_peer_is_forgotten_and_who_is_left_goes_on_for_a_while() -> None:
     circle = Circle(status('a', limit_ms=45.0), status('b'))
     circle.run(2.0)
     assert circle.levels['a'] < 4 or circle.levels['b'] < 4
-    coordinator, silent_ns = circle.coordinators['a'], circle.time_ns
-    circle.run(IDLE_NS / SECOND_NS + 1.5, silent=('b',))
+    circle.run(SILENCE_NS / SECOND_NS + 1.5, silent=('b',))
     assert circle.levels['a'] == 4, 'the room that b left is taken'
-    assert coordinator.peers('host:cpu', silent_ns + SILENCE_NS + SECOND_NS) == []
     circle.run(FAREWELL_NS / SECOND_NS, silent=('b',))
-    assert circle.ceilings['a'] is None
+    assert circle.allowances['a'] is None
 
 
 def test_who_does_not_obey_is_taken_as_it_is() -> None:
@@ -244,57 +286,58 @@ def test_who_does_not_obey_is_taken_as_it_is() -> None:
     fixed = status('fixed', importance=0.01)
     circle = Circle(fixed, status('own', limit_ms=66.0), fixed=('fixed',))
     circle.run(0.3)
-    asked = circle.ceilings['fixed']
+    asked = circle.allowances['fixed']
     assert asked is not None
-    assert asked.level < 4
     circle.run(3.0)
-    asked = circle.ceilings['fixed']
+    asked = circle.allowances['fixed']
     assert asked is not None
-    assert asked.level == 4
+    assert asked.highest == 4
+    assert circle.levels['own'] < 4
 
 
-def test_what_disappoints_again_and_again_is_tried_less_and_less_often(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A device that makes the present combination late and promises that the other one is not."""
-    two = np.array([[1, 2], [2, 1]])
-    agreed = Agreement(0, ())
-
-    def promises(everyone: list[Status], *_: object) -> Options:
-        now = [level for _, level in agreed.levels] or [0, 0]
-        is_now = (two == now).all(axis=1, keepdims=True)
-        latency_ms = np.array([[10.0, 20.0], [20.0, 10.0]])
-        allowed, nothing = np.array([0.05, 0.05]), np.zeros(2)
-        late = np.where(is_now, [1.0, 1.0], [0.0, 0.0])
-        return Options(two, late, allowed, late.sum(axis=1), nothing, nothing, latency_ms)
-
-    monkeypatch.setattr(proposer, 'options', promises)
-    part, rounds = proposer.Proposer(FrameLog()), []
-    for time_ns in range(SECOND_NS, 61 * SECOND_NS, STATUS_PERIOD_NS):
-        levels = dict(agreed.levels) or {'a': 1, 'b': 1}
-        everyone = [status(name, level=levels[name]) for name in 'ab']
-        agreed = part.propose(everyone, [], time_ns, 0)
-        rounds.append(agreed.round)
-    assert 4 <= rounds[-1] <= 10, 'in a minute'
-    assert rounds[-1] - rounds[300] <= 1
+def test_a_level_that_would_have_met_the_limit_is_tried() -> None:
+    """Finding 9: the prediction is wrong (frames never meet); what is measured must win."""
+    circle = Circle(status('a', limit_ms=60.0), status('b', limit_ms=60.0))
+    circle.run(1.0)
+    low = dict(circle.levels)
+    assert min(low.values()) < 4
+    alone = {name: replace(s, frames=()) for name, s in circle.everyone.items()}
+    circle.everyone = alone
+    run_apart(circle, 30.0)
+    assert circle.levels == {'a': 4, 'b': 4}
 
 
-def test_limits_that_nothing_meets_are_not_reviewed_with_every_late_frame(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    reviews = []
+def run_apart(circle: Circle, seconds: float) -> None:
+    """Frames of b come half a period after those of a: nobody is slowed down."""
+    for _ in range(round(seconds * SECOND_NS / STATUS_PERIOD_NS)):
+        for place, (name, own) in enumerate(circle.everyone.items()):
+            taken_ms = own.latencies_ms[own.level - 1]
+            end_ns = circle.time_ns + place * 50_000_000 + round(taken_ms * 1e6)
+            frames = (*own.frames, Frame(end_ns, taken_ms, own.level))[-16:]
+            circle.everyone[name] = replace(own, frames=frames)
+        circle.time_ns += STATUS_PERIOD_NS
+        for name in circle.everyone:
+            circle._speak(name)
 
-    def counted(*arguments: Any) -> Options:
-        reviews.append(circle.time_ns)
-        return options(*arguments)
 
-    monkeypatch.setattr(proposer, 'options', counted)
+def test_load_that_hits_every_level_is_left_behind_when_it_ends() -> None:
+    circle = Circle(status('a', limit_ms=90.0), status('b', limit_ms=90.0))
+    circle.run(8.0)
+    before = dict(circle.levels)
+    circle.extra_ms = 100.0
+    circle.run(5.0)
+    circle.extra_ms = 0.0
+    circle.run(60.0)
+    assert sum(circle.levels.values()) >= sum(before.values()) - 1
+
+
+def test_limits_that_nothing_meets_are_not_restless() -> None:
     circle = Circle(status('a', limit_ms=5.0), status('b', limit_ms=5.0))
     circle.run(10.0)
-    settled = len(reviews)
+    circle.changes.clear()
     circle.run(20.0)
     assert circle.levels == {'a': 1, 'b': 1}
-    assert 15 <= len(reviews) - settled <= 30, 'about once a second'
+    assert circle.changes == []
 
 
 def test_frame_interval_is_unknown_at_first_and_follows_the_camera() -> None:
@@ -311,71 +354,114 @@ def test_frame_interval_is_unknown_at_first_and_follows_the_camera() -> None:
 @pytest.mark.parametrize(
     'changes',
     [
+        {'name': ''},
+        {'name': 'x' * 10_000},
         {'latencies_ms': ()},
         {'latencies_ms': (1.0, math.nan, 2.0, 3.0)},
+        {'latencies_ms': (1.0, 1e305, 2.0, 3.0)},
+        {'latencies_ms': (1.0, -1.0, 2.0, 3.0)},
+        {'latencies_ms': (1.0,) * 1_000_000, 'accuracies': (0.5,) * 1_000_000},
         {'accuracies': (0.5,)},
+        {'accuracies': (0.1, 0.2, 0.3, 7.0)},
+        {'accuracies': (0.1, 0.2, 0.3, math.nan)},
         {'level': 0},
         {'level': 9},
-        {'slowdown': 0.0},
-        {'slowdown': math.inf},
         {'limit_ms': -1.0},
+        {'limit_ms': 0.0},
+        {'limit_ms': 1e305},
         {'limit_ms': math.nan},
         {'quantile': 1.0},
+        {'quantile': math.nan},
         {'interval_ms': 0.0},
+        {'interval_ms': 5e-324},
         {'importance': -1.0},
+        {'importance': math.inf},
         {'floor': 2.0},
         {'priority': 'mine'},
-        {'accuracies': (0.1, 0.2, 0.3, 7.0)},
+        {'time_ns': 3600 * SECOND_NS},
+        {'time_ns': -3600 * SECOND_NS},
         {'frames': (Frame(1, math.nan, 1),)},
+        {'frames': (Frame(1, 1e305, 1),)},
+        {'frames': (Frame(1, 0.0, 1),)},
         {'frames': (Frame(1, 5.0, 9),)},
+        {'frames': (Frame(2, 5.0, 1), Frame(1, 5.0, 1))},
+        {'frames': (Frame(3600 * SECOND_NS, 5.0, 1),)},
+        {'frames': tuple(Frame(i, 5.0, 1) for i in range(1000))},
+        {'agreement': Agreement(-1, ())},
+        {'agreement': Agreement(2**62, ())},
+        {'agreement': Agreement(1, tuple((str(i), 1) for i in range(1000)))},
     ],
 )
-def test_senseless_status_is_ignored(changes: dict[str, object]) -> None:
+def test_senseless_status_is_ignored(changes: dict[str, Any]) -> None:
     coordinator = Coordinator()
-    assert not coordinator.receive(status('b', **changes), 0)
+    assert not coordinator.receive(replace(status('b'), **changes), 0)
     assert coordinator.decide(status('a'), 1) is None
 
 
-@pytest.mark.parametrize('hours', [-5, 5])
-def test_a_peer_with_another_clock_does_no_harm(hours: int) -> None:
-    coordinator = Coordinator()
-    for time_ns in range(SECOND_NS, 4 * SECOND_NS, STATUS_PERIOD_NS):
-        skewed_ns = time_ns + hours * 3600 * SECOND_NS
-        frames = (Frame(skewed_ns, 20.0, 2),)
-        coordinator.receive(status('b', level=2, time_ns=skewed_ns, frames=frames), time_ns)
-        own = status('a', limit_ms=66.0, frames=(Frame(time_ns, 40.0, 4),))
-        ceiling = coordinator.decide(own, time_ns)
-    assert ceiling is not None
-    assert ceiling.is_agreed
-
-
-def test_late_frames_in_a_row_end_the_obedience_until_something_else_is_agreed() -> None:
-    obedience, agreed = Obedience(), Ceiling(3, 'agreed', is_agreed=True, round=1)
-
-    def holds(
-        ceiling: Ceiling, time_ns: int, *, is_late: bool = True, wants_lower: bool = True
-    ) -> bool:
-        return obedience.holds(
-            ceiling, time_ns, is_late=is_late, wants_lower=wants_lower, quantile=0.95
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_no_sound_status_makes_a_choice_fail(data: st.DataObject) -> None:
+    """Whatever a peer tells within the bounds, and however it changes its mind."""
+    coordinator, time_ns = Coordinator(), SECOND_NS
+    numbers = st.floats(1e-3, 1e5)
+    for _ in range(data.draw(st.integers(1, 6))):
+        time_ns += STATUS_PERIOD_NS
+        count = data.draw(st.integers(1, 5))
+        ends_ns = sorted(data.draw(st.sets(st.integers(0, time_ns + SECOND_NS), max_size=8)))
+        peer = Status(
+            data.draw(st.sampled_from(('a', 'z'))),
+            'boot/cpu',
+            data.draw(st.integers(1, count)),
+            tuple(data.draw(st.lists(numbers, min_size=count, max_size=count))),
+            tuple(data.draw(st.lists(st.floats(0.0, 1.0), min_size=count, max_size=count))),
+            time_ns + data.draw(st.integers(-5 * SECOND_NS, SECOND_NS)),
+            data.draw(numbers | st.just(math.inf)),
+            data.draw(st.floats(0.01, 0.99)),
+            data.draw(st.floats(0.0, 1.0)),
+            data.draw(st.sampled_from(('latency', 'accuracy'))),
+            data.draw(numbers),
+            data.draw(numbers | st.just(math.inf)),
+            tuple(
+                Frame(end_ns, data.draw(numbers), data.draw(st.integers(1, count)))
+                for end_ns in ends_ns
+            ),
+            data.draw(
+                st.none() | st.builds(Agreement, st.integers(0, 99), st.just((('m', 7), ('a', 1))))
+            ),
         )
-
-    assert all(holds(agreed, time_ns) for time_ns in (0, 1, ROOM_NS)), 'they are making room'
-    assert holds(agreed, ROOM_NS + 1)
-    assert holds(agreed, ROOM_NS + 2, is_late=False)
-    assert holds(agreed, ROOM_NS + 3)
-    assert holds(agreed, ROOM_NS + 4, wants_lower=False), 'the policy knows no better'
-    assert not holds(agreed, ROOM_NS + 5)
-    assert not holds(agreed, ROOM_NS + 6, is_late=False), 'for good'
-    assert not obedience.is_owed(agreed)
-    assert holds(replace(agreed, round=2), ROOM_NS + 7)
-    assert not holds(Ceiling(3, 'only a ceiling'), 0)
+        coordinator.receive(peer, time_ns)
+        frames = (Frame(time_ns - 1, 25.0, 3),)
+        allowance = coordinator.decide(status('m', limit_ms=30.0, frames=frames), time_ns)
+        assert allowance is None or 1 <= allowance.lowest <= allowance.highest <= 4
 
 
-def test_how_many_late_frames_in_a_row_are_no_chance() -> None:
-    assert [too_many_in_a_row(q) for q in (0.999, 0.95, 0.5)] == [2, 2, 8]
+def test_a_crowd_of_peers_does_not_make_a_choice_slow() -> None:
+    coordinator = Coordinator()
+    taken = [coordinator.receive(status(f'peer {i}'), 0) for i in range(1000)]
+    assert sum(taken) == MAX_PEERS
+    assert coordinator.decide(status('a'), 1) is not None
 
 
-def closed_loop(sharing: str, *, change: str, duration_ms: float = 12000.0):
+def test_late_frames_in_a_row_free_the_own_policy_until_something_else_is_agreed() -> None:
+    def decide(round: int, time_ns: int, *ends_ns: int) -> tuple[int, int]:
+        agreement = Agreement(round, (('a', 1), ('b', 3)))
+        coordinator.receive(status('a', time_ns=time_ns, agreement=agreement), time_ns)
+        frames = tuple(Frame(end_ns, 50.0, 3) for end_ns in ends_ns)
+        allowance = coordinator.decide(status('b', level=3, limit_ms=40.0, frames=frames), time_ns)
+        assert allowance is not None
+        return allowance[:2]
+
+    coordinator, agreed_ns = Coordinator(), SECOND_NS
+    assert decide(1, agreed_ns) == (3, 3)
+    early = (agreed_ns + ROOM_NS, agreed_ns + ROOM_NS + 1)
+    assert decide(1, agreed_ns + SECOND_NS // 2, *early) == (3, 3), 'they are making room'
+    late = (agreed_ns + SECOND_NS // 2, agreed_ns + 3 * SECOND_NS // 5)
+    assert decide(1, agreed_ns + SECOND_NS, *late) == (1, 3)
+    assert decide(1, agreed_ns + SECOND_NS + 1) == (1, 3), 'for good'
+    assert decide(2, agreed_ns + SECOND_NS + 2) == (3, 3)
+
+
+def closed_loop(sharing: str, *, change: str, duration_ms: float = 20000.0):
     """Play two models whose limits the middle of the run makes harder to meet."""
     frequency = Steps.of(
         [(0.0, 1.0), (4000.0, 0.7), (7000.0, 1.0)] if change == 'clock' else [(0.0, 1.0)]
@@ -404,8 +490,8 @@ def test_a_slower_clock_is_answered_and_its_end_too(sharing: str) -> None:
     records = closed_loop(sharing, change='clock')
     for record in records:
         frames = [f for f in record.frames if 5000.0 <= f.start_ms < 7000.0]
-        assert sum(f.is_violation for f in frames) <= 1
-        assert sum(d.time_ns > 10e9 for d in record.decisions) <= 1, 'it settles'
+        assert sum(f.is_violation for f in frames) <= 2
+        assert sum(d.time_ns > 16e9 for d in record.decisions) <= 2, 'it settles'
 
     def accuracy(begin_ms: float, end_ms: float) -> float:
         return float(
@@ -420,7 +506,7 @@ def test_a_slower_clock_is_answered_and_its_end_too(sharing: str) -> None:
         )
 
     assert accuracy(5000.0, 7000.0) < accuracy(2500.0, 4000.0) - 0.005
-    assert accuracy(10000.0, 12000.0) > accuracy(2500.0, 4000.0) - 0.01
+    assert accuracy(18000.0, 20000.0) > accuracy(2500.0, 4000.0) - 0.01
 
 
 def test_another_program_is_made_room_for() -> None:

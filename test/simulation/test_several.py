@@ -66,7 +66,10 @@ def test_one_makes_room_for_another_that_matters_more():
 
 def test_importance_decides_who_makes_room():
     for important in (0, 1):
-        models = [model(n, 112.0, 8.0 if i == important else 1.0) for i, n in enumerate('ab')]
+        models = [
+            model(n, 112.0, 8.0 if i == important else 1.0, period_ms=130.0)
+            for i, n in enumerate('ab')
+        ]
         last = [np.mean(levels(record, 2500.0)) for record in together(*models)]
         assert last[important] > last[1 - important]
 

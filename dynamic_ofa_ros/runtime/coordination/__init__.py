@@ -1,42 +1,34 @@
 """Several classifiers on one device: a collective choice of levels, without a central node.
 
 Every manager tells the others its status ten times a second: levels, limit, importance, and its
-last frames with their times (`status`). From everybody's frames follows which of them ran side by
-side (`frames`), how the device is shared (`learning`, with the model in `sharing`), and how often
-each combination of levels was late (`record`). From that follows the combination with the highest
-weighted accuracy that meets every limit (`choice`; Dynamic-OFA, section 4.4, switches two models
-collectively). The first of the living by name proposes it (`proposer`), the others take it over
-(`coordinator`); each leaves it when its own frames speak against it (`obedience`).
+last frames with their times (`status`). From everybody's frames follows how the device is shared
+(`sharing`), from that the combination with the highest weighted accuracy that meets every limit
+(`choice`; Dynamic-OFA, section 4.4, switches two models collectively). The first of the living by
+name proposes it, and corrects it by what is measured (`proposer`); the others take it over, and
+leave it when their own frames speak against it (`coordinator`).
 """
 
-from dynamic_ofa_ros.runtime.coordination.coordinator import (
-    FAREWELL_NS,
-    IDLE_NS,
-    SILENCE_NS,
-    Coordinator,
-)
-from dynamic_ofa_ros.runtime.coordination.obedience import Obedience
+from dynamic_ofa_ros.runtime.coordination.coordinator import SILENCE_NS, Coordinator
 from dynamic_ofa_ros.runtime.coordination.status import (
     FRAMES_TOLD,
+    MAX_COUNT,
     STATUS_PERIOD_NS,
     Agreement,
-    Ceiling,
+    Allowance,
     Frame,
     FrameInterval,
     Status,
 )
 
 __all__ = [
-    'FAREWELL_NS',
     'FRAMES_TOLD',
-    'IDLE_NS',
+    'MAX_COUNT',
     'SILENCE_NS',
     'STATUS_PERIOD_NS',
     'Agreement',
-    'Ceiling',
+    'Allowance',
     'Coordinator',
     'Frame',
     'FrameInterval',
-    'Obedience',
     'Status',
 ]

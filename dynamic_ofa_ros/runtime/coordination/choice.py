@@ -1,174 +1,149 @@
-"""The choice of a combination of levels: exhaustive, from what is predicted and measured."""
+"""The choice of a combination of levels, from what is predicted of it.
+
+Limits are judged from the critical instant on, as response-time analysis does: all cameras deliver
+at once. A frame then takes its uncontended latency times the demands of all that work beside it,
+each counted for the part of the frame that it works; see `sharing`.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
-from dynamic_ofa_ros.runtime.coordination.record import Record
-from dynamic_ofa_ros.runtime.coordination.sharing import (
-    BoolArray,
-    FloatArray,
-    IntArray,
-    Sharing,
-    latencies,
-    predict,
-)
+from dynamic_ofa_ros.runtime.coordination.sharing import FloatArray, Sharing
 from dynamic_ofa_ros.runtime.coordination.status import Status
 
-MAX_COMBINATIONS = 2_000
-"""Up to so many are compared; beyond, levels are lowered one by one."""
+TAIL = 1.65
+"""Standard deviations from the mean of a frame's latency to the quantile that the limit is for."""
 
-BELIEF_FRAMES = 8.0
-"""What a prediction weighs against frames measured at that very combination."""
+MAX_FRAMES, NEVER_MS = 1e3, 1e9
+"""Bound of the frames of a peer that fit into a limit; the interval of who has no frames."""
 
-FORGIVEN = 1.0
-"""Late frames that are taken for outliers."""
-
-CAUTION = 0.6
-"""Part of the late frames allowed that a new combination may be expected to have."""
+Levels = list[int]
 
 
-@dataclass(frozen=True)
-class Options:
-    """The combinations to choose from; arrays are (N, models) or (N,).
-
-    late: expected share of late frames; allowed: (models,) share; trouble: how often and by how
-    much (log) all are late together, weighted; short: how much floors are missed, and accuracy:
-    weighted. latency_ms: uncontended.
-    """
-
-    combinations: IntArray
-    late: FloatArray
-    allowed: FloatArray
-    trouble: FloatArray
-    short: FloatArray
-    accuracy: FloatArray
-    latency_ms: FloatArray
-
-    def best(self, among: BoolArray | None = None) -> int:
-        """Return the row with the most accuracy that meets every limit; else the least late.
-
-        among: (N,) the rows to choose from.
-        """
-        among = np.ones(len(self.combinations), dtype=bool) if among is None else among
-        meets = (self.late <= CAUTION * self.allowed).all(axis=1) & among
-        if not meets.any():
-            meets = (self.late <= self.allowed).all(axis=1) & among
-        trouble = np.zeros_like(self.trouble) if meets.any() else self.trouble
-        order = np.lexsort(
-            (self.latency_ms.sum(axis=1), -self.accuracy, self.short, trouble, ~meets, ~among)
-        )
-        return int(order[0])
-
-    def lighter(self, row: int) -> BoolArray:
-        """Return which rows have no level that is slower than in this one."""
-        found: BoolArray = (self.latency_ms <= self.latency_ms[row]).all(axis=1)
-        return found
-
-    def row(self, levels: Sequence[int]) -> int | None:
-        """Return where a combination is; None when it is no option."""
-        rows = np.flatnonzero((self.combinations == np.array(levels)).all(axis=1))
-        return int(rows[0]) if len(rows) else None
-
-    def meets(self, row: int) -> bool:
-        """Tell whether a combination is expected to meet every limit."""
-        return bool((self.late[row] <= self.allowed).all())
-
-
-def options(
-    everyone: Sequence[Status],
-    sharing: Sharing,
-    record: Record,
-    staying: Collection[str] = (),
-    offsets_ms: FloatArray | None = None,
-) -> Options:
-    """Judge all combinations. staying: names of those that stay at the level they are at."""
-    ladders = [[s.level] if s.name in staying else ladder(s) for s in everyone]
-    if math.prod(len(levels) for levels in ladders) <= MAX_COMBINATIONS:
-        grids = np.meshgrid(*[np.array(levels) for levels in ladders], indexing='ij')
-        combinations = np.stack([grid.ravel() for grid in grids], axis=1)
-    else:
-        combinations = _descent(everyone, ladders)
-    weight = np.array([status.importance for status in everyone])
-    weight /= weight.sum()
-    accuracy = np.column_stack(
-        [np.array(s.accuracies)[combinations[:, i] - 1] for i, s in enumerate(everyone)]
-    )
-    predicted = predict(everyone, sharing, combinations, offsets_ms)
-    latency_ms = latencies(everyone, combinations)
-    late = _corrected(everyone, record, combinations, predicted.share)
-    allowed = np.array([1.0 - status.quantile for status in everyone])
-    floor = np.array([status.floor for status in everyone])
-    return Options(
-        combinations,
-        late,
-        allowed,
-        np.round((np.maximum(late - allowed, 0.0) + predicted.excess) @ weight, 9),
-        np.round(np.maximum(floor - accuracy, 0.0) @ weight, 9),
-        accuracy @ weight,
-        latency_ms,
-    )
-
-
-def _corrected(
-    everyone: Sequence[Status], record: Record, combinations: IntArray, predicted: FloatArray
-) -> FloatArray:
-    """Return the share of late frames after what was measured, here and at lighter levels."""
-    late = predicted
-    latency_ms = latencies(everyone, combinations)
-    for levels, frames, late_frames in record.measured(everyone):
-        at_ms = latencies(everyone, np.array([levels]))[0]
-        here = (latency_ms == at_ms).all(axis=1)
-        above = (latency_ms >= at_ms).all(axis=1) & ~here
-        measured = np.maximum(late_frames - FORGIVEN, 0.0)
-        late[here] = (BELIEF_FRAMES * late[here] + measured) / (BELIEF_FRAMES + frames)
-        below = (latency_ms <= at_ms).all(axis=1) & ~here
-        if here.any():
-            late[above] = np.maximum(late[above], late[here][0])
-            late[below] = np.minimum(late[below], late[here][0])
-    return late
-
-
-def ladder(status: Status) -> list[int]:
+def ladder(status: Status) -> Levels:
     """Return the levels worth running, ascending: none is slower than a more accurate one.
 
     When accuracy has priority only those that meet the floor, if any does.
     """
-    found: list[int] = []
-    for level in sorted(
-        range(1, len(status.accuracies) + 1),
-        key=lambda level: (-status.accuracy(level), status.latency_ms(level)),
-    ):
-        if not found or status.latency_ms(level) < status.latency_ms(found[-1]):
+    found: Levels = []
+    order = zip(status.latencies_ms, (-accuracy for accuracy in status.accuracies), strict=True)
+    for level, _ in sorted(enumerate(order, start=1), key=lambda entry: entry[1]):
+        if not found or status.accuracies[level - 1] > status.accuracies[found[-1] - 1]:
             found.append(level)
-    found.reverse()
     if status.priority == 'accuracy':
-        accurate = [level for level in found if status.accuracy(level) >= status.floor]
-        return accurate or found[-1:]
+        found = [n for n in found if status.accuracies[n - 1] >= status.floor] or found[-1:]
     return found
 
 
-def _descent(everyone: Sequence[Status], ladders: Sequence[Sequence[int]]) -> IntArray:
-    """Return the way down from everyone's highest level, cheapest steps first."""
-    at = [len(levels) - 1 for levels in ladders]
-    way = [[levels[i] for levels, i in zip(ladders, at, strict=True)]]
-    while any(at):
-        prices = {
-            i: _price(everyone[i], ladders[i][at[i]], ladders[i][at[i] - 1])
-            for i in range(len(everyone))
-            if at[i]
-        }
-        at[min(prices, key=lambda i: (prices[i], everyone[i].name))] -= 1
-        way.append([levels[i] for levels, i in zip(ladders, at, strict=True)])
-    return np.array(way)
+class Device:
+    """The models on a device, by name, and what is known of how they share it."""
 
+    def __init__(self, everyone: Sequence[Status], sharing: Sharing) -> None:
+        self._everyone = everyone
+        self._sharing = sharing
+        limit_ms = np.array([s.limit_ms for s in everyone])
+        self._log_limit = np.log(limit_ms)
+        self._share = np.array([s.importance for s in everyone])
+        self._share /= self._share.sum()
+        self._longest_ms = np.array([max(s.latencies_ms) for s in everyone])
+        interval_ms = np.array([s.interval_ms for s in everyone])
+        # Of each peer (second axis) whole intervals fit into a limit (first axis), and some rest.
+        finite_ms = np.minimum(interval_ms, NEVER_MS)
+        window_ms = np.minimum(limit_ms, MAX_FRAMES * finite_ms.min())[:, None]
+        self._whole = np.floor(window_ms / finite_ms)
+        self._rest_ms = np.where(np.isinf(interval_ms), 0.0, window_ms - self._whole * finite_ms)
 
-def _price(status: Status, level: int, lower: int) -> float:
-    """Return the weighted accuracy lost per millisecond freed by going down."""
-    freed_ms = status.latency_ms(level) - status.latency_ms(lower)
-    lost = status.importance * (status.accuracy(level) - status.accuracy(lower))
-    return lost / freed_ms if freed_ms > 0.0 else math.inf
+    def latencies_ms(self, levels: Sequence[int]) -> FloatArray:
+        """Return (models,) the uncontended latencies of a combination."""
+        pairs = zip(self._everyone, levels, strict=True)
+        return np.array([s.latencies_ms[level - 1] for s, level in pairs])
+
+    def accuracy(self, levels: Sequence[int]) -> float:
+        """Return the weighted accuracy of a combination."""
+        pairs = zip(self._share, self._everyone, levels, strict=True)
+        return math.fsum(share * s.accuracies[level - 1] for share, s, level in pairs)
+
+    def excess(self, own_ms: FloatArray) -> FloatArray:
+        """Return (..., models): the quantile of latency over the limit, log."""
+        own_ms = own_ms * self._sharing.pace
+        demand = self._sharing.demands * (own_ms / self._longest_ms) ** self._sharing.powers
+        peers_ms = own_ms[..., None, :]
+        beside_ms = self._whole * peers_ms + np.minimum(peers_ms, self._rest_ms)
+        beside = np.minimum(beside_ms / own_ms[..., :, None], 1.0)
+        is_self = np.eye(len(self._everyone), dtype=bool)
+        total = (np.where(is_self, 1.0, beside) * demand[..., None, :]).sum(axis=-1)
+        latency_ms = own_ms * np.maximum(total, 1.0)
+        found: FloatArray = np.log(latency_ms) - self._log_limit + TAIL * self._sharing.spread
+        return found
+
+    def late(self, own_ms: FloatArray, margin: float) -> FloatArray:
+        """Return (...): how late (log) all are in sum, with limits moved by a margin."""
+        found: FloatArray = np.maximum(self.excess(own_ms) - margin, 0.0).sum(axis=-1)
+        return found
+
+    def choose(self, ladders: Sequence[Levels], margin: float) -> Levels:
+        """Return the levels with the most accuracy that meet the limits; else the least late.
+
+        Down from the top by the least accuracy lost per millisecond freed, then up again where
+        that delays nobody.
+        """
+        way = self._way_down([choices[-1] for choices in ladders], ladders)
+        late = self.late(np.array([self.latencies_ms(levels) for levels in way]), margin)
+        first = int(np.argmin(np.round(late, 9)))
+        levels, least = way[first], float(late[first]) + 1e-9
+        while (higher := self.climb(levels, ladders, margin, least)) is not None:
+            levels = higher
+        return levels
+
+    def climb(
+        self, levels: Levels, ladders: Sequence[Levels], margin: float, late: float = 0.0
+    ) -> Levels | None:
+        """Return the step up that gains most and is no later than this; None if there is none."""
+        steps = [
+            [*levels[:i], choices[choices.index(levels[i]) + 1], *levels[i + 1 :]]
+            for i, choices in enumerate(ladders)
+            if levels[i] in choices[:-1]
+        ]
+        if not steps:
+            return None
+        after = self.late(np.array([self.latencies_ms(step) for step in steps]), margin)
+        allowed = [step for step, excess in zip(steps, after, strict=True) if excess <= late]
+        return max(allowed, key=self.accuracy, default=None)
+
+    def lighter(self, levels: Levels, ladders: Sequence[Levels], factor: float) -> Levels:
+        """Return the first combination on the way down that is so much lighter; else the last."""
+        way = self._way_down(levels, ladders)
+        enough_ms = factor * self.latencies_ms(levels).sum()
+        return next((w for w in way if self.latencies_ms(w).sum() <= enough_ms), way[-1])
+
+    def ladders_below(self, ladders: Sequence[Levels], levels: Levels) -> list[Levels]:
+        """Return only the levels that are not slower than these."""
+        found = []
+        for s, choices, level in zip(self._everyone, ladders, levels, strict=True):
+            limit_ms = s.latencies_ms[level - 1]
+            found.append([n for n in choices if s.latencies_ms[n - 1] <= limit_ms] or choices[:1])
+        return found
+
+    def _way_down(self, levels: Levels, ladders: Sequence[Levels]) -> list[Levels]:
+        """Return combinations, each a step down from the last, to everyone's lowest level."""
+        places = [ns.index(n) if n in ns else 0 for n, ns in zip(levels, ladders, strict=True)]
+        prices = [self._price(i, ladders[i], place) for i, place in enumerate(places)]
+        way = [levels]
+        while (price := min(prices)) < math.inf:
+            i = prices.index(price)
+            places[i] -= 1
+            prices[i] = self._price(i, ladders[i], places[i])
+            way.append([*way[-1][:i], ladders[i][places[i]], *way[-1][i + 1 :]])
+        return way
+
+    def _price(self, i: int, choices: Levels, place: int) -> float:
+        """Return the weighted accuracy that a step down costs for each millisecond it frees."""
+        if place == 0:
+            return math.inf
+        s, level, lower = self._everyone[i], choices[place] - 1, choices[place - 1] - 1
+        lost = float(self._share[i]) * (s.accuracies[level] - s.accuracies[lower])
+        return lost / (s.latencies_ms[level] - s.latencies_ms[lower])

@@ -1,4 +1,4 @@
-"""One manager's part in the collective: listen, agree, obey.
+"""One manager's part in the collective: listen, agree, follow.
 
 The first by name of those that propose does so for all, from everybody's statuses; the others
 follow. When it falls silent the next one does: all of them know the same.
@@ -6,24 +6,28 @@ follow. When it falls silent the next one does: all of them know the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dynamic_ofa_ros.runtime.coordination.frames import FrameLog
-from dynamic_ofa_ros.runtime.coordination.proposer import Proposer
-from dynamic_ofa_ros.runtime.coordination.status import Agreement, Ceiling, Status
+from dynamic_ofa_ros.runtime.coordination.proposer import ROOM_NS, Proposer
+from dynamic_ofa_ros.runtime.coordination.status import Agreement, Allowance, Status
 
-SILENCE_NS = 2_000_000_000
-"""A peer that says nothing for so long is gone."""
-
-MAX_NAME = 40
-"""Longer names of peers are cut in reasons."""
-
-IDLE_NS = 1_000_000_000
-"""A peer that says nothing for so long is taken to leave its room to the others."""
+SILENCE_NS = 1_000_000_000
+"""A peer that says nothing for so long is forgotten: the others take its room."""
 
 FAREWELL_NS = 10_000_000_000
 """Who is left alone goes on like this for so long: its policy still remembers the contention."""
+
+MAX_PEERS = 15
+"""Those that come later are ignored: a choice must stay quick."""
+
+ANSWER_NS = 20_000_000
+"""The least time between two statuses, however much there is to answer."""
+
+CHANCE = 0.005
+"""So many late frames in a row that the share allowed makes them less likely than this are no
+chance; two at least."""
 
 
 class Coordinator:
@@ -31,64 +35,92 @@ class Coordinator:
 
     def __init__(self) -> None:
         self._peers: dict[str, tuple[int, Status]] = {}
-        self._log = FrameLog()
         self._agreement = Agreement(0, ())
+        self._proposer = Proposer()
+        self._agreed_ns = self._decided_ns = 0
+        self._left_round = -1
         self._last_company_ns = -FAREWELL_NS - 1
-        self._proposer = Proposer(self._log)
 
     def receive(self, status: Status, time_ns: int) -> bool:
-        """Take a peer's status; return False and ignore it when its numbers make no sense."""
-        if not status.is_sound:
+        """Take a peer's status; return False and ignore it when it makes no sense."""
+        for name, (heard_ns, _) in list(self._peers.items()):
+            if time_ns - heard_ns > SILENCE_NS:
+                del self._peers[name]
+        is_new = status.name not in self._peers
+        if not status.is_sound(time_ns) or (is_new and len(self._peers) >= MAX_PEERS):
             return False
         self._peers[status.name] = (time_ns, status)
         return True
 
-    def peers(self, device: str, time_ns: int) -> list[Status]:
-        """Return the living peers on a device, by name."""
-        for name, (heard_ns, _) in list(self._peers.items()):
-            if time_ns - heard_ns > SILENCE_NS:
-                del self._peers[name]
-        living = (status for _, status in self._peers.values() if status.device == device)
-        return sorted(living, key=lambda status: status.name)
+    def has_news(self, time_ns: int) -> bool:
+        """Tell whether something newer has been agreed: then decide and tell at once."""
+        rounds = (s.agreement.round for _, s in self._peers.values() if s.agreement is not None)
+        return (
+            time_ns - self._decided_ns >= ANSWER_NS
+            and max(rounds, default=0) > self._agreement.round
+        )
 
-    def decide(self, own: Status, time_ns: int) -> Ceiling | None:
+    def decide(self, own: Status, time_ns: int) -> Allowance | None:
         """Return what is left to this manager; None when there is nobody to care for."""
         own = replace(own, time_ns=time_ns)
+        self._decided_ns = time_ns
         peers = [
             peer
-            for peer in self.peers(own.device, time_ns)
-            if peer.name != own.name and time_ns - self._peers[peer.name][0] <= IDLE_NS
+            for heard_ns, peer in self._peers.values()
+            if time_ns - heard_ns <= SILENCE_NS
+            and (peer.device, peer.name) != (own.device, own.name)
+            and peer.device == own.device
         ]
         if peers:
             self._last_company_ns = time_ns
         elif time_ns - self._last_company_ns > FAREWELL_NS:
             self._agreement = Agreement(self._agreement.round, ())
             return None
-        everyone = sorted([own, *peers], key=lambda status: status.name)
+        before = self._agreement.round
+        self._agree(own, peers, time_ns)
+        if self._agreement.round != before:
+            self._agreed_ns = time_ns
         names = _named(peers)
-        for status in everyone:
-            self._log.take(status)
-        observations = self._log.observe([status.name for status in everyone])
-        # Who tells no agreement does not propose: it has only just come, or never will.
-        first = next(s for s in everyone if s.name == own.name or s.agreement is not None)
-        if first.name == own.name:
-            rounds = [s.agreement.round for s in everyone if s.agreement is not None]
-            last_round = max([self._agreement.round, *rounds])
-            self._agreement = self._proposer.propose(everyone, observations, time_ns, last_round)
-        elif first.agreement is not None:
-            self._agreement = first.agreement
-        level = self._agreement.level(own.name)
-        if level is None or not 1 <= level <= len(own.accuracies):
-            return Ceiling(own.level, f'collective with {names}: measures')
+        level = dict(self._agreement.levels).get(own.name, 0)
+        if not 1 <= level <= len(own.accuracies):
+            return Allowance(1, own.level, f'collective with {names}: measures')
+        if self._speaks_against(own, level):
+            self._left_round = self._agreement.round
         reason = f'collective with {names}: level {level}'
-        if own.accuracy(level) < own.accuracy(own.level):
+        if own.accuracies[level - 1] < own.accuracies[own.level - 1]:
             reason = f'collective: makes room for {names} at level {level}'
-        return Ceiling(level, reason, is_agreed=True, round=self._agreement.round)
+        is_left = self._left_round == self._agreement.round
+        return Allowance(1 if is_left else level, level, reason)
 
     def told(self, own: Status, time_ns: int) -> Status:
         """Return the own status as the peers shall hear it: with what is agreed."""
-        return replace(
-            own, time_ns=time_ns, agreement=self._agreement if self._agreement.levels else None
+        agreement = self._agreement if self._agreement.levels else None
+        return replace(own, time_ns=time_ns, agreement=agreement)
+
+    def _agree(self, own: Status, peers: Sequence[Status], time_ns: int) -> None:
+        everyone = sorted([own, *peers], key=lambda status: status.name)
+        # Who tells no agreement does not propose: it has only just come, or never will.
+        first = next(s for s in everyone if s is own or s.agreement is not None)
+        if first is own:
+            rounds = [s.agreement.round for s in peers if s.agreement is not None]
+            last_round = max([self._agreement.round, *rounds])
+            self._agreement = self._proposer.propose(everyone, time_ns, last_round)
+        elif first.agreement is not None:
+            self._agreement = first.agreement
+
+    def _speaks_against(self, own: Status, level: int) -> bool:
+        """Tell whether the own frames have been late at the agreed level, too many in a row.
+
+        Then the own policy decides, below that level, until something else is agreed: a peer that
+        is wrong can cost accuracy, never the own limit.
+        """
+        allowed = min(max(1.0 - own.quantile, 1e-9), 0.9)
+        many = max(2, math.ceil(math.log(CHANCE) / math.log(allowed)))
+        last = own.frames[-many:]
+        since_ns = self._agreed_ns + ROOM_NS
+        return len(last) == many and all(
+            frame.level == level and frame.latency_ms > own.limit_ms and frame.start_ns > since_ns
+            for frame in last
         )
 
 
@@ -96,5 +128,5 @@ def _named(peers: Sequence[Status]) -> str:
     """Return the peers for a sentence: one by name, more by number, so that it stays short."""
     if len(peers) == 1:
         name = peers[0].name
-        return name if len(name) <= MAX_NAME else f'...{name[3 - MAX_NAME :]}'
+        return name if len(name) <= 40 else f'...{name[-37:]}'
     return f'{len(peers)} others' if peers else 'nobody any more'

@@ -1,293 +1,206 @@
-"""The levels that all shall run: found, tried, kept or left.
+"""The levels that all shall run: found, kept, left when they are late, tried again.
 
-Who is proposed a heavier level waits until the others have made room. What was found right after a
-change from outside is kept; later another combination is tried rarely, less and less often when
-trials disappoint. To make room is always allowed. So changes come to an end: every way down ends
-at the bottom, and the time between two ways up doubles.
+Right after a change from outside (a model, a limit, an importance, a camera) the combination that
+is predicted to be best is tried, and the next one as soon as the frames have told more. When
+frames are late more often than allowed it is left for a lighter one, at once. Later one model at a
+time goes one level up, after a hold that doubles with every trial that fails. What is measured
+counts more than what is predicted: as long as all are on time, ever more is dared.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
-from dynamic_ofa_ros.runtime.coordination.choice import Options, options
-from dynamic_ofa_ros.runtime.coordination.frames import FrameLog, Observation, offsets_ms
-from dynamic_ofa_ros.runtime.coordination.learning import changed_since_ns, fit, unknown_sharing
-from dynamic_ofa_ros.runtime.coordination.obedience import ROOM_NS
-from dynamic_ofa_ros.runtime.coordination.record import Record
-from dynamic_ofa_ros.runtime.coordination.sharing import Sharing
+import numpy as np
+
+from dynamic_ofa_ros.runtime.coordination.choice import Device, Levels, ladder
+from dynamic_ofa_ros.runtime.coordination.sharing import FloatArray, Sharing
 from dynamic_ofa_ros.runtime.coordination.status import Agreement, Status
 
-PATIENCE_NS, PATIENCE_FRAMES, STUBBORN_NS = 500_000_000, 4.0, 60_000_000_000
-"""Who is at another level than agreed for this long, and so many of its frames, has its reasons;
-if it never was there, it is taken to stay where it is for this long."""
+ROOM_NS = 300_000_000
+"""How long those who go up wait, at most, until the others have made room."""
 
-UNSETTLED_NS, QUIET_REVIEW_NS = 1_400_000_000, 1_000_000_000
-"""After a change from outside the choice is reviewed with every status for so long; later at
-this interval, and when a frame was late or somebody left."""
+EARLY_NS, EARLY_HOLD_NS = 1_000_000_000, 300_000_000
+"""How long after a change from outside any better combination is tried, and how long each is kept
+at least."""
 
-PRESSING_REVIEW_NS = 50_000_000
-"""The least time between two such reviews. Each that moves nobody doubles it, up to
-QUIET_REVIEW_NS: where no combination keeps the limits, frames are late all the time."""
+HOLD_NS, MAX_HOLD_NS = 5_000_000_000, 60_000_000_000
+"""How long a combination is kept later, before a step up is tried; each that fails doubles it."""
 
-FIRST_HOLD_NS, MAX_HOLD_NS = 300_000_000, 30_000_000_000
-"""How long a combination is kept before one that promises more is tried; at first, and at most:
-every one that disappoints doubles it."""
+FAILED_NS = 3_000_000_000
+"""A trial that is late within this time has failed; otherwise the next one may come."""
 
-SETTLED_HOLD_NS = 10_000_000_000
-"""The least time between two trials after the unsettled time."""
+STEP, MAX_MARGIN, DARE_AFTER_NS, DARE_NS = 0.05, 0.5, 6_000_000_000, 200_000_000
+"""When all have been on time for so long, the prediction is taken to be too high, by a step (log)
+more every so often, up to a bound."""
 
-WORTHWHILE, WORTHWHILE_LATER = 0.002, 0.01
-"""Weighted accuracy (a fraction) that a move must promise; after the unsettled time."""
+LIGHTER = 0.8
+"""How much lighter (sum of latencies) the next combination is when nothing better is predicted."""
 
-LESS_LATE = 0.03
-"""How much less trouble a move must promise, when no combination meets the limits."""
+WORTHWHILE = 0.001
+"""Weighted accuracy (a fraction) that a trial must promise."""
 
-INTERVAL_CHANGE = 1.5
-"""When frames come so much more or less often, what was measured says nothing any more."""
+STUBBORN_AFTER_NS, STUBBORN_NS = 800_000_000, 30_000_000_000
+"""Who is not where it was agreed after this long is taken to stay where it is, for so long."""
 
-LIMIT_CHANGE = 1.1
-"""A limit on more than inference leaves now more, now less for it; beyond this it is another."""
-
-RECENT_NS = 1_000_000_000
-"""A camera whose rate is not known yet counts when there were frames so lately."""
+LIMIT_CHANGE, INTERVAL_CHANGE = 1.1, 1.5
+"""A limit that changes by a larger factor is another one; frames that come so much more or less
+often are another camera."""
 
 
 class Proposer:
     """Finds the levels for all; of use in the one that is first by name."""
 
-    def __init__(self, log: FrameLog) -> None:
-        self._log = log
-        self._names: list[str] = []
-        self._record = Record()
-        self._sharing = unknown_sharing(0)
-        self._is_fitted = False  # for this circle
-        self._wishes: list[object] = []
-        self._limits_ms: dict[str, float] = {}
-        self._rates: dict[str, float] = {}
-        self._met_ns: dict[str, int] = {}
-        self._target: dict[str, int] = {}
-        self._waiting: dict[str, int] = {}  # where they stay until others have made room
-        self._round = self._round_since_ns = 0
-        self._disturbed_ns = self._reviewed_ns = 0
-        self._is_pressing = False  # late frames, or somebody left, since the last review
-        self._pressing_review_ns = PRESSING_REVIEW_NS
-        self._hold_ns = FIRST_HOLD_NS
-        self._is_trial = False
-        self._at_target: set[str] = set()
-        self._is_refused = False
-        self._off_since_ns: dict[str, int] = {}
+    def __init__(self) -> None:
+        self._sharing = Sharing([])
+        self._wishes: list[tuple[object, ...]] = []
+        self._known: Sequence[Status] = ()  # as they were at the last change
+        self._target: Levels = []
+        self._waiting: dict[int, int] = {}  # the present level of those who wait for room
+        self._latencies_ms: list[list[float]] = []  # at the target
         self._stubborn: dict[str, tuple[int, int]] = {}  # its level, until when
+        self._round = self._moved_ns = self._settled_ns = 0  # settled: all run the target, or 0
+        self._start_afresh(0)
 
-    def propose(
-        self,
-        everyone: Sequence[Status],
-        observations: Sequence[Observation],
-        time_ns: int,
-        last_round: int,
-    ) -> Agreement:
-        """Return what all shall do now.
-
-        observations: what has newly been seen. last_round: of any agreement heard of.
-        """
-        for status in everyone:
-            self._met_ns.setdefault(status.name, time_ns)
-        everyone = [
-            _with_interval(status, is_new=time_ns - self._met_ns[status.name] < RECENT_NS)
-            for status in everyone
-        ]
+    def propose(self, everyone: Sequence[Status], time_ns: int, last_round: int) -> Agreement:
+        """Return what all shall do now. last_round: of any agreement heard of."""
         self._round = max(self._round, last_round)
-        is_new = self._recognise(everyone, time_ns)
-        for observation in observations:
-            self._record.note(self._names, observation)
-            limit_ms = everyone[self._names.index(observation.name)].limit_ms
-            self._is_pressing |= observation.frame.latency_ms > limit_ms
-        self._is_pressing |= self._watch(everyone, time_ns)
-        is_early = time_ns - self._disturbed_ns < UNSETTLED_NS
-        interval_ns = self._pressing_review_ns if self._is_pressing else QUIET_REVIEW_NS
-        is_due = time_ns - self._reviewed_ns >= interval_ns
-        if is_new or is_early or is_due:
-            self._review(everyone, time_ns, must_move=is_new)
-        levels = self._in_order(everyone, time_ns)
-        return Agreement(self._round, tuple(levels.items()))
+        is_changed = self._recognise(everyone, time_ns)
+        is_changed |= self._watch(everyone, time_ns)
+        best, is_trial = self._choose(everyone, time_ns, is_changed)
+        if best != self._target:
+            self._move(everyone, best, time_ns)
+            self._is_trial = is_trial
+        levels = [self._waiting.get(i, level) for i, level in enumerate(self._target)]
+        names = (s.name for s in everyone)
+        return Agreement(self._round, tuple(zip(names, levels, strict=True)))
+
+    def _start_afresh(self, time_ns: int) -> None:
+        self._changed_ns, self._dared_ns = time_ns, 0
+        self._hold_ns, self._margin = HOLD_NS, 0.0
+        self._is_trial = False
 
     def _recognise(self, everyone: Sequence[Status], time_ns: int) -> bool:
         """See what has changed from outside; return whether the choice must be made afresh."""
-        names = [status.name for status in everyone]
-        rates = {s.name: s.interval_ms for s in everyone}
-        is_other_circle = names != self._names
-        if is_other_circle:
-            self._sharing = self._sharing_of(names)
-            self._names = names
-            self._target, self._waiting = {}, {}
-            self._is_fitted = False
-            self._met_ns = {name: self._met_ns[name] for name in names}
-        for name, known_ms in self._rates.items():
-            if math.isinf(known_ms) and name in rates:
-                self._rates[name] = rates[name]
-        if is_other_circle or not all(
-            _is_same_rate(rates[name], self._rates[name]) for name in names
+        members = [(s.name, s.accuracies) for s in everyone]
+        wishes = [s.wishes for s in everyone]
+        if members != self._sharing.names:
+            self._sharing = Sharing(members, self._sharing)
+            self._target, self._waiting, self._latencies_ms = [], {}, []
+        is_changed = wishes != self._wishes or any(
+            _is_other(s.limit_ms, known.limit_ms, LIMIT_CHANGE)
+            for s, known in zip(everyone, self._known, strict=True)
+        )
+        if is_changed or any(
+            _is_other(s.interval_ms, known.interval_ms, INTERVAL_CHANGE)
+            for s, known in zip(everyone, self._known, strict=True)
         ):
-            self._rates = rates
-            self._record.clear()
-            self._disturb(time_ns)
-        wishes: list[object] = [
-            (s.name, s.quantile, s.floor, s.priority, s.importance, s.latencies_ms)
-            for s in everyone
-        ]
-        limits_ms = {s.name: s.limit_ms for s in everyone}
-        if wishes == self._wishes and all(
-            _is_close(limits_ms[name], self._limits_ms[name], LIMIT_CHANGE) for name in names
-        ):
-            return False
-        self._wishes, self._limits_ms = wishes, limits_ms
-        self._disturb(time_ns)
-        return True
-
-    def _disturb(self, time_ns: int) -> None:
-        self._disturbed_ns = time_ns
-        self._pressing_review_ns = PRESSING_REVIEW_NS
-        self._hold_ns = FIRST_HOLD_NS
-        self._is_trial = False
-
-    def _sharing_of(self, names: Sequence[str]) -> Sharing:
-        fresh, old = unknown_sharing(len(names)), self._sharing
-        for i, name in enumerate(names):
-            if name in self._names:
-                j = self._names.index(name)
-                fresh.demands[i], fresh.lightness[i] = old.demands[j], old.lightness[j]
-                fresh.spread[i] = old.spread[j]
-        return replace(fresh, pace=old.pace)
+            self._wishes, self._known = wishes, everyone
+            self._start_afresh(time_ns)
+        return is_changed
 
     def _watch(self, everyone: Sequence[Status], time_ns: int) -> bool:
-        """Note who is where it was agreed; return whether somebody has left, or will not come."""
-        is_left = False
-        for s in everyone:
-            if s.name in self._stubborn:
-                level, until_ns = self._stubborn[s.name]
-                if s.level == level and time_ns < until_ns:
-                    continue
-                del self._stubborn[s.name]
-            if s.level == self._target.get(s.name, s.level):
-                self._at_target.add(s.name)
-                self._off_since_ns.pop(s.name, None)
-                continue
-            since_ns = self._off_since_ns.setdefault(s.name, time_ns)
-            frames_ms = PATIENCE_FRAMES * (s.interval_ms if s.interval_ms < math.inf else 0.0)
-            if time_ns - since_ns <= max(PATIENCE_NS, round(frames_ms * 1e6)):
-                continue
-            is_left = True
-            if s.name in self._at_target:
-                if not self._is_refused:
-                    self._is_refused = True
-                    self._record.refuse(tuple(self._target.values()), time_ns)
-            else:
-                self._stubborn[s.name] = (s.level, time_ns + STUBBORN_NS)
-        return is_left
+        """Note who is where it was agreed, and how long frames take since all are.
 
-    def _review(self, everyone: Sequence[Status], time_ns: int, *, must_move: bool) -> None:
-        self._reviewed_ns = time_ns
-        if self._is_pressing:
-            self._pressing_review_ns = min(2 * self._pressing_review_ns, QUIET_REVIEW_NS)
-        self._is_pressing = False
-        since_ns = changed_since_ns(everyone, self._log.observed(), self._sharing)
-        if since_ns is not None and self._is_fitted:
-            self._log.forget_before(since_ns)
-            self._record.clear()
-            self._disturb(time_ns)
-        self._is_fitted = True
-        self._sharing = fit(everyone, self._log.observed(), self._sharing)
-        found = options(
-            everyone,
-            self._sharing,
-            self._record,
-            self._stubborn,
-            offsets_ms(self._names, self._log),
-        )
-        best = found.best()
-        now = found.row(list(self._target.values())) if self._target else None
-        if now is None or must_move:
-            self._move(everyone, found, best, time_ns)
-        elif best != now or self._is_refused:
-            self._compare(everyone, found, now, best, time_ns)
-
-    def _compare(
-        self, everyone: Sequence[Status], found: Options, now: int, best: int, time_ns: int
-    ) -> None:
-        """Move where it is better, but less and less often as what was promised fails to come."""
-        is_early = time_ns - self._disturbed_ns < UNSETTLED_NS
-        held_ns = time_ns - self._round_since_ns
-        if found.meets(now):
-            gain = found.accuracy[best] - found.accuracy[now]
-            is_better = found.short[best] < found.short[now] or gain > (
-                WORTHWHILE if is_early else WORTHWHILE_LATER
+        Return whether somebody will not come.
+        """
+        self._sharing.take(everyone)
+        if not self._target:
+            return False
+        at = {s.name: s.level for s in everyone}
+        off = {name for name, n in zip(at, self._target, strict=True) if at[name] != n}
+        held_ns = time_ns - self._moved_ns
+        waiting = {everyone[i].name for i in self._waiting}
+        if not off - waiting - self._stubborn.keys() or held_ns > ROOM_NS:
+            self._waiting = {}
+        if not off and not self._settled_ns:
+            self._settled_ns = max(
+                next(
+                    (f.start_ns for f in frames if f.start_ns > self._moved_ns and f.level == n), 0
+                )
+                for frames, n in zip(self._sharing.frames, self._target, strict=True)
             )
-            hold_ns = self._hold_ns if is_early else max(self._hold_ns, SETTLED_HOLD_NS)
-            if is_better and held_ns >= hold_ns:
-                self._is_trial = True
-                self._move(everyone, found, best, time_ns)
-            return
-        is_due = held_ns >= self._hold_ns
-        if not is_due:  # to make room is always allowed: that comes to an end
-            best = found.best(found.lighter(now))
-        is_better = found.meets(best) or found.trouble[now] - found.trouble[best] > LESS_LATE
-        if (is_better and best != now) or (is_due and self._is_refused):
-            if self._is_trial or best == now:
-                self._hold_ns = min(2 * self._hold_ns, MAX_HOLD_NS)
-            self._is_trial = not found.lighter(now)[best]
-            self._move(everyone, found, best, time_ns)
+        self._stubborn = {
+            name: (level, until_ns)
+            for name, (level, until_ns) in self._stubborn.items()
+            if at.get(name) == level and time_ns < until_ns
+        }
+        is_stuck = bool(off) and not self._settled_ns and held_ns > STUBBORN_AFTER_NS
+        if is_stuck:
+            self._stubborn |= {name: (at[name], time_ns + STUBBORN_NS) for name in off}
+        self._latencies_ms = [
+            [f.latency_ms for f in frames if f.start_ns >= self._settled_ns > 0 and f.level == n]
+            for frames, n in zip(self._sharing.frames, self._target, strict=True)
+        ]
+        return is_stuck
 
-    def _move(self, everyone: Sequence[Status], found: Options, row: int, time_ns: int) -> None:
-        levels = found.combinations[row].tolist()
-        self._target = dict(zip(self._names, levels, strict=True))
-        self._waiting = {
-            s.name: s.level
+    def _choose(
+        self, everyone: Sequence[Status], time_ns: int, is_changed: bool
+    ) -> tuple[Levels, bool]:
+        """Return the levels to run, present, lighter or better ones, and whether to try them."""
+        device = Device(everyone, self._sharing)
+        ladders = [
+            [self._stubborn[s.name][0]] if s.name in self._stubborn else ladder(s)
             for s in everyone
-            if s.accuracy(self._target[s.name]) > s.accuracy(s.level)
+        ]
+        now, held_ns = self._target, time_ns - self._moved_ns
+        is_early = time_ns - self._changed_ns < EARLY_NS
+        if not now or is_changed:
+            return device.choose(ladders, 0.0), False
+        measured = self._measured_excess(everyone)
+        is_late = measured > 0.0
+        if is_late.any():
+            if self._is_trial and held_ns < FAILED_NS:
+                self._is_trial, self._hold_ns = False, min(2 * self._hold_ns, MAX_HOLD_NS)
+            self._margin = 0.0
+            predicted = device.excess(device.latencies_ms(now))
+            error = float((measured[is_late] - predicted[is_late]).max())
+            lower = device.ladders_below(ladders, now)
+            best = device.choose(ladders if is_early else lower, -max(error, 0.0))
+            if best == now:  # the prediction knows nothing better
+                best = device.lighter(now, lower, LIGHTER)
+            return best, False
+        if self._is_trial and held_ns > FAILED_NS:
+            self._is_trial, self._hold_ns = False, FAILED_NS
+        if held_ns < (EARLY_HOLD_NS if is_early else self._hold_ns) or not self._settled_ns:
+            return now, False
+        best = (
+            device.choose(ladders, self._margin)
+            if is_early
+            else device.climb(now, ladders, self._margin) or now
+        )
+        gain = device.accuracy(best) - device.accuracy(now)
+        if gain > WORTHWHILE and not device.late(device.latencies_ms(best), self._margin):
+            return best, not is_early
+        since_ns = max(self._changed_ns, self._moved_ns) + DARE_AFTER_NS
+        if time_ns > max(since_ns, self._dared_ns + DARE_NS):
+            self._dared_ns, self._margin = time_ns, min(self._margin + STEP, MAX_MARGIN)
+        return now, False
+
+    def _measured_excess(self, everyone: Sequence[Status]) -> FloatArray:
+        """Return (models,) the quantile of latency over the limit, log; -inf with too few frames.
+
+        The longest latency is an outlier.
+        """
+        found = np.full(len(everyone), -np.inf)
+        for i, (s, ms) in enumerate(zip(everyone, self._latencies_ms, strict=True)):
+            allowed = max(1, int((1.0 - s.quantile) * len(ms)))
+            if len(ms) > allowed:
+                found[i] = math.log(sorted(ms)[-1 - allowed]) - math.log(s.limit_ms)
+        return found
+
+    def _move(self, everyone: Sequence[Status], levels: Levels, time_ns: int) -> None:
+        self._target = levels
+        self._waiting = {
+            i: s.level
+            for i, (s, level) in enumerate(zip(everyone, levels, strict=True))
+            if s.latencies_ms[level - 1] > s.latencies_ms[s.level - 1]
         }
         self._round += 1
-        self._round_since_ns = time_ns
-        self._pressing_review_ns = PRESSING_REVIEW_NS
-        self._at_target.clear()
-        self._is_refused = False
-        self._off_since_ns.clear()
-
-    def _in_order(self, everyone: Sequence[Status], time_ns: int) -> dict[str, int]:
-        """Return the target; those who go up wait where they were until there is room."""
-        if self._waiting:
-            makes_room = any(
-                s.accuracy(self._target[s.name]) < s.accuracy(s.level)
-                for s in everyone
-                if s.name not in self._stubborn and s.name not in self._waiting
-            )
-            if not makes_room or time_ns - self._round_since_ns > ROOM_NS:
-                self._waiting = {}
-        return self._target | self._waiting
+        self._moved_ns, self._settled_ns = time_ns, 0
+        self._latencies_ms = [[] for _ in everyone]
 
 
-def _with_interval(status: Status, *, is_new: bool) -> Status:
-    """Return the status with the rate of its frames, where that of arrivals is not known yet.
-
-    The camera of a new one without any frame may be about to start: taken to be a fast one.
-    """
-    if math.isfinite(status.interval_ms):
-        return status
-    starts_ns = [frame.start_ns for frame in status.frames]
-    if not starts_ns:
-        return replace(status, interval_ms=max(status.latencies_ms)) if is_new else status
-    if status.time_ns - starts_ns[-1] > RECENT_NS:
-        return status
-    if len(starts_ns) == 1:
-        return replace(status, interval_ms=status.frames[-1].latency_ms)
-    return replace(status, interval_ms=(starts_ns[-1] - starts_ns[0]) / 1e6 / (len(starts_ns) - 1))
-
-
-def _is_same_rate(one_ms: float, other_ms: float) -> bool:
-    is_pause = math.isinf(one_ms) or math.isinf(other_ms)
-    return is_pause or _is_close(one_ms, other_ms, INTERVAL_CHANGE)
-
-
-def _is_close(one: float, other: float, factor: float) -> bool:
-    return one == other or max(one, other) < factor * min(one, other)
+def _is_other(one: float, other: float, factor: float) -> bool:
+    return max(one, other) > factor * min(one, other)

@@ -1,132 +1,183 @@
-"""How a device is shared: what frames of several models take that run side by side.
+"""How the device is shared: what each model asks of it while it works, learnt from the frames.
 
-Each model asks for a part of the device while it works, its demand. As long as the demands of
-those at work fit, nobody is slowed down; beyond, all proceed at the same reduced speed. Demands of
-1 are a device that serves one at a time. A light level may ask for less than a heavy one. The
-pace is what slows down everybody all the time: a lower clock, other programs.
+As long as the demands of those at work fit (their sum is at most 1), nobody is slowed down;
+beyond, all proceed at the same reduced speed. Two single-threaded models on one core ask for 1
+each, on two cores for 0.5; on a GPU a light level may ask for less than a heavy one.
 
-Limits are judged from the critical instant on, as response-time analysis does: all cameras
-deliver at once. Cameras of different rates come to that sooner or later; one camera for all is
-always there.
+All peers are processes of one host, so they share its monotonic clock: the times of their frames
+tell which ran side by side.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from dynamic_ofa_ros.runtime.coordination.status import Status
+from dynamic_ofa_ros.runtime.coordination.status import Frame, Status
 
 FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
-IntArray = npt.NDArray[np.int64]
 
-HORIZON = 2.0
-"""Played from the critical instant on: so many of the longest intervals between frames."""
+DEMAND, DEMAND_SD, POWER, POWER_SD = 0.5, 0.3, 0.7, 0.6
+"""What is believed of a model's demand at its slowest level, and of how it falls with latency."""
 
-MAX_EVENTS = 200
-"""Bound of the events played."""
+POWERS, DEMANDS = np.array([0.0, 0.5, 1.0, 1.8]), np.linspace(0.1, 1.0, 13)
+GRID = np.stack([np.tile(DEMANDS, len(POWERS)), np.repeat(POWERS, len(DEMANDS))])
+"""Demands and powers that are compared."""
 
-NORMAL_SLOPE = 1.702
-"""1 / (1 + exp(-slope z)) is within 0.01 of the normal distribution."""
+SPREAD, MIN_SPREAD, MAX_SPREAD, SPREAD_FRAMES = 0.03, 0.02, 0.3, 4.0
+"""Spread of a frame's log-latency at first, its bounds, and what the first is worth in frames."""
+
+KEPT_FRAMES, KEPT_SAMPLES, KEPT_COMBINATIONS, REMEMBERED_NS = 64, 4, 4, 8_000_000_000
+"""What is kept of each model: frames; samples of a combination; combinations; for how long."""
+
+MAX_WORK, MAX_SAMPLES = 4, 48
+"""Models that are looked at each time, and samples that they are learnt from."""
+
+ALONE, ALONE_FRAMES = 0.05, 3
+"""A frame is alone when peers work in less than this part of it; so many tell the pace."""
+
+OUTLIER_SD = 3.0
+"""Frames further off than this pull no harder."""
 
 
-@dataclass(frozen=True)
+class Sample(NamedTuple):
+    """A frame, cut where a peer's frame starts or ends.
+
+    parts: (parts,) in units of its uncontended latency; light: (parts, models) log of the latency
+    of the level that a model is at, relative to its slowest; -inf while it does not work.
+    """
+
+    model: int
+    end_ns: int
+    parts: FloatArray
+    light: FloatArray
+
+
 class Sharing:
-    """What is known of the device; arrays are (models,).
+    """What is known of the device; arrays are (models,), in the order of the names.
 
-    demands: of each model's slowest level, in (0, 1]; lightness: how they fall with the level's
-    latency (an exponent, 0 = not at all); pace: factor on all latencies; spread: standard
-    deviation of the log-latency of a frame around what the rest predicts.
+    demands: of the slowest level, in (0, 1]; powers: demand = demands * (latency / slowest's) **
+    powers; pace: slows down everybody all the time (a lower clock, other programs); spread:
+    standard deviation of the log-latency of a frame around what the rest explains.
     """
 
-    demands: FloatArray
-    lightness: FloatArray
-    pace: float
-    spread: FloatArray
+    def __init__(self, names: Sequence[Hashable], before: Sharing | None = None) -> None:
+        count = len(names)
+        self.names = list(names)
+        self.demands, self.powers = np.full(count, DEMAND), np.full(count, 0.5)
+        self.spread = np.full(count, SPREAD)
+        self.pace = 1.0
+        self.frames: list[deque[Frame]] = [deque(maxlen=KEPT_FRAMES) for _ in names]
+        self._samples: dict[tuple[int, ...], deque[Sample]] = {}
+        self._place: npt.NDArray[np.int64] | None = None  # in the grid
+        self._alone: deque[tuple[int, float]] = deque(maxlen=KEPT_SAMPLES * ALONE_FRAMES)
+        self._known_ns, self._looked_ns = 0, [0] * count
+        for i, name in enumerate(names):
+            if before is not None and name in before.names:
+                j = before.names.index(name)
+                self.demands[i], self.powers[i] = before.demands[j], before.powers[j]
+                self.frames[i] = before.frames[j]
+
+    def take(self, everyone: Sequence[Status]) -> None:
+        """Learn from what the models tell, in the order of the names."""
+        for frames, s in zip(self.frames, everyone, strict=True):
+            last_ns = frames[-1].end_ns if frames else 0
+            frames.extend(frame for frame in s.frames if frame.end_ns > last_ns)
+        # A frame is looked at when all that ran beside it have ended and been told.
+        longest_ms = max((f.latency_ms for frames in self.frames for f in frames), default=0.0)
+        until_ns = min(s.time_ns for s in everyone) - round(1e6 * longest_ms)
+        if not self._known_ns:  # before, there may have been others
+            self._known_ns = until_ns
+        due = []
+        for i, frames in enumerate(self.frames):
+            found = [f for f in frames if self._known_ns < f.end_ns <= until_ns]
+            due += [(self._looked_ns[i], i, found[-1])] if found else []
+        self._known_ns = max(self._known_ns, until_ns)
+        for _, i, frame in sorted(due)[:MAX_WORK]:
+            self._looked_ns[i] = frame.end_ns
+            self._look(everyone, i, frame)
+        if due:
+            self._fit([i for _, i, _ in sorted(due)[:MAX_WORK]])
+
+    def _look(self, everyone: Sequence[Status], model: int, frame: Frame) -> None:
+        """Cut a frame where a peer's frame starts or ends."""
+        beside = [(model, frame)]
+        for j, frames in enumerate(self.frames):
+            for other in reversed(frames):
+                if other.end_ns <= frame.start_ns:
+                    break
+                if j != model and other.start_ns < frame.end_ns:
+                    beside.append((j, other))
+        times_ns = np.array([t for _, f in beside for t in (f.start_ns, f.end_ns)])
+        cuts = np.unique(np.clip(times_ns, frame.start_ns, frame.end_ns))
+        light = np.full((len(cuts) - 1, len(everyone)), -np.inf)
+        for j, other in beside:
+            ms = everyone[j].latencies_ms
+            works = (cuts[:-1] >= other.start_ns) & (cuts[1:] <= other.end_ns)
+            light[works, j] = math.log(ms[other.level - 1] / max(ms))
+        parts = np.diff(cuts) / 1e6 / everyone[model].latencies_ms[frame.level - 1]
+        if parts[_is_alone(light)].sum() > (1.0 - ALONE) * parts.sum():
+            self._alone.append((frame.end_ns, float(parts.sum())))
+            return
+        levels = (model, *(frames[-1].level if frames else 0 for frames in self.frames))
+        samples = self._samples.pop(levels, deque(maxlen=KEPT_SAMPLES))
+        samples.append(Sample(model, frame.end_ns, parts, light))
+        self._samples[levels] = samples  # the last one visited comes last
+        while len(self._samples) > min(KEPT_COMBINATIONS * len(everyone), MAX_SAMPLES):
+            del self._samples[next(iter(self._samples))]
+
+    def _fit(self, models: Sequence[int]) -> None:
+        """Find the demands that explain the samples: one for all, then these models' own."""
+        since_ns = self._known_ns - REMEMBERED_NS
+        alone = sorted(slow for end_ns, slow in self._alone if end_ns > since_ns)
+        self.pace = alone[len(alone) // 2] if len(alone) >= ALONE_FRAMES else 1.0
+        samples = [s for kept in self._samples.values() for s in kept if s.end_ns > since_ns]
+        samples = samples[-MAX_SAMPLES:]
+        if not samples:
+            return
+        model = np.array([s.model for s in samples])
+        light = np.concatenate([s.light for s in samples])
+        parts = np.concatenate([s.parts for s in samples])
+        starts = np.cumsum([0, *(len(s.parts) for s in samples[:-1])])
+        is_alone = _is_alone(light)
+        # (parts, models, grid): what each asks for, with every demand and power.
+        works = np.isfinite(light)
+        shares = np.exp(POWERS * np.where(works, light, 0.0)[..., None]) * works[..., None]
+        asked = (shares[..., None] * DEMANDS).reshape(*light.shape, -1)
+
+        def errors(total: FloatArray) -> FloatArray:
+            slow = np.where(is_alone[:, None], 1.0, np.maximum(total, 1.0))
+            explained = np.add.reduceat(parts[:, None] / slow, starts, axis=0)
+            found: FloatArray = np.log(np.maximum(explained, 1e-9) / self.pace)
+            return found
+
+        def best(total: FloatArray, demand: float, power: float) -> int:
+            off = np.minimum(np.abs(errors(total)) / self.spread[model, None], OUTLIER_SD)
+            belief = ((GRID[0] - demand) / DEMAND_SD) ** 2 + ((GRID[1] - power) / POWER_SD) ** 2
+            return int(np.argmin((off**2).sum(axis=0) + belief))
+
+        common = best(asked.sum(axis=1), DEMAND, POWER)
+        if self._place is None:
+            self._place = np.full(len(self.names), common)
+        now = np.take_along_axis(asked, self._place[None, :, None], axis=2)[..., 0]
+        for j in models:
+            others = now.sum(axis=1) - now[:, j]
+            self._place[j] = best(others[:, None] + asked[:, j], *GRID[:, common])
+            now[:, j] = asked[:, j, self._place[j]]
+        self.demands, self.powers = GRID[:, self._place]
+        squares = errors(now.sum(axis=1)[:, None])[:, 0] ** 2
+        count = len(self.names)
+        total = np.bincount(model, squares, count) + SPREAD_FRAMES * SPREAD**2
+        frames = np.bincount(model, minlength=count) + SPREAD_FRAMES
+        spread: FloatArray = np.clip(np.sqrt(total / frames), MIN_SPREAD, MAX_SPREAD)
+        self.spread = spread
 
 
-def latencies(everyone: Sequence[Status], combinations: IntArray) -> FloatArray:
-    """Return the (N, models) uncontended latencies of (N, models) levels."""
-    return np.column_stack(
-        [np.array(s.latencies_ms)[combinations[:, i] - 1] for i, s in enumerate(everyone)]
-    )
-
-
-@dataclass(frozen=True)
-class Lateness:
-    """(N, models): the expected share of late frames, and by how much they are late (log)."""
-
-    share: FloatArray
-    excess: FloatArray
-
-
-def predict(
-    everyone: Sequence[Status],
-    sharing: Sharing,
-    combinations: IntArray,
-    offsets_ms: FloatArray | None = None,
-) -> Lateness:
-    """Return what (N, models) levels make of the limits, from the critical instant on.
-
-    offsets_ms: (models,) when cameras that keep step deliver; by default all at once.
-    """
-    latency_ms = latencies(everyone, combinations)
-    longest_ms = np.array([max(status.latencies_ms) for status in everyone])
-    demands = sharing.demands * (latency_ms / longest_ms) ** sharing.lightness
-    interval_ms = np.array([status.interval_ms for status in everyone])
-    log_limit = np.log([status.limit_ms for status in everyone])
-    frames, late, excess = (np.zeros(combinations.shape) for _ in range(3))
-    for ended, taken_ms in _frames(
-        latency_ms * sharing.pace,
-        demands,
-        interval_ms,
-        np.zeros(len(everyone)) if offsets_ms is None else offsets_ms,
-    ):
-        over = np.log(np.maximum(taken_ms, 1e-9)) - log_limit
-        frames += ended
-        with np.errstate(over='ignore'):
-            late += ended / (1.0 + np.exp(-NORMAL_SLOPE * over / sharing.spread))
-        excess += ended * np.maximum(over, 0.0)
-    frames = np.maximum(frames, 1.0)
-    return Lateness(late / frames, excess / frames)
-
-
-def _frames(
-    work_ms: FloatArray, demands: FloatArray, interval_ms: FloatArray, offsets_ms: FloatArray
-) -> list[tuple[BoolArray, FloatArray]]:
-    """Play all combinations from the critical instant on: who ends a frame, and what it took."""
-    is_there = np.isfinite(interval_ms)
-    if not is_there.any():
-        return []
-    horizon_ms = HORIZON * max(float(interval_ms[is_there].max()), float(work_ms.max()))
-    interval_ms = np.where(is_there, interval_ms, 1.0)
-    shape = work_ms.shape
-    now_ms = np.zeros((shape[0], 1))
-    started_ms, left_ms = np.zeros(shape), np.zeros(shape)
-    is_running = np.zeros(shape, dtype=bool)
-    next_ms = np.where(is_there, offsets_ms, math.inf) + np.zeros(shape)
-    found = []
-    for _ in range(MAX_EVENTS):
-        starts = ~is_running & (next_ms <= now_ms)
-        left_ms = np.where(starts, work_ms, left_ms)
-        started_ms = np.where(starts, now_ms, started_ms)
-        is_running |= starts
-        slow = np.maximum(1.0, (is_running * demands).sum(axis=1, keepdims=True))
-        event_ms = np.where(is_running, now_ms + left_ms * slow, next_ms)
-        then_ms = event_ms.min(axis=1, keepdims=True)
-        ended = is_running & (event_ms <= then_ms)
-        left_ms = left_ms - (then_ms - now_ms) / slow
-        now_ms = then_ms
-        is_running &= ~ended
-        found.append((ended, np.where(ended, now_ms - started_ms, 0.0)))
-        newest_ms = offsets_ms + interval_ms * np.floor((now_ms - offsets_ms) / interval_ms + 1e-9)
-        waiting = newest_ms > started_ms + 1e-9
-        next_ms = np.where(ended, np.where(waiting, now_ms, newest_ms + interval_ms), next_ms)
-        if (now_ms >= horizon_ms).all():
-            break
+def _is_alone(light: FloatArray) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_] = np.isfinite(light).sum(axis=-1) <= 1
     return found

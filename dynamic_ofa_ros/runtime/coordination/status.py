@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 STATUS_PERIOD_NS = 100_000_000
@@ -13,12 +14,17 @@ STATUS_PERIOD_NS = 100_000_000
 FRAMES_TOLD = 16
 """Frames that a status repeats: enough to survive a few lost messages."""
 
+MAX_COUNT, MAX_NAME, MAX_ROUND = 64, 256, 2**31
+MIN_VALUE, MAX_VALUE = 1e-3, 1e5
+MAX_AHEAD_NS, MAX_AGE_NS = 1_000_000_000, 10_000_000_000
+"""Bounds of what a peer may say: of lists, names, rounds, numbers (ms, importance) and times."""
+
 RATE_WINDOW_NS, MIN_RATE_WINDOW_NS = 2_000_000_000, 500_000_000
 """Time over which arriving frames are counted; at first."""
 
 
 class Frame(NamedTuple):
-    """One inference: when it ended (the host's monotonic clock), how long it took, its level."""
+    """One frame: when it ended (the host's monotonic clock), its latency, its level."""
 
     end_ns: int
     latency_ms: float
@@ -26,7 +32,7 @@ class Frame(NamedTuple):
 
     @property
     def start_ns(self) -> int:
-        """Return when it began."""
+        """Return when its latency began."""
         return self.end_ns - round(self.latency_ms * 1e6)
 
 
@@ -37,21 +43,16 @@ class Agreement:
     round: int
     levels: tuple[tuple[str, int], ...]
 
-    def level(self, name: str) -> int | None:
-        """Return the level agreed for one of them; None for who has no part in it."""
-        return dict(self.levels).get(name)
-
 
 @dataclass(frozen=True)
 class Status:
-    """What one manager tells the others.
+    """What one manager tells the others. Latencies are in the scope of its own limit.
 
-    name: unique among the peers; device: the processor it runs on, with the host's name.
+    name: unique among the peers; device: the processor or GPU in use now.
     time_ns: when it was told, by the host's monotonic clock.
     level: the active one, from 1; latencies_ms and accuracies: of every level, uncontended.
-    limit_ms: what inference may take, infinite without a limit; quantile: the share of frames
-    that must meet it. floor: accuracy wanted, 0 = none.
-    slowdown: as estimated now, for people to see.
+    limit_ms: infinite without a limit; quantile: the share of frames that must meet it.
+    floor: accuracy wanted, 0 = none; priority: the constraint that holds when both cannot.
     interval_ms: mean time between frames that arrive, processed or not; infinite for none.
     frames: the last ones, ascending. agreement: what the teller takes to be agreed.
     """
@@ -67,53 +68,44 @@ class Status:
     floor: float = 0.0
     priority: str = 'latency'
     importance: float = 1.0
-    slowdown: float = 1.0
     interval_ms: float = math.inf
     frames: tuple[Frame, ...] = ()
     agreement: Agreement | None = None
 
-    @property
-    def is_sound(self) -> bool:
-        """Tell whether the numbers make sense: a peer's message is not to be trusted."""
+    def is_sound(self, time_ns: int) -> bool:
+        """Tell whether a peer's status makes sense at a time: it is not to be trusted."""
         count = len(self.latencies_ms)
-        positive = (*self.latencies_ms, self.slowdown, self.importance)
+        positive = [self.importance, *self.latencies_ms, *(f.latency_ms for f in self.frames)]
+        positive += [ms for ms in (self.limit_ms, self.interval_ms) if ms != math.inf]
+        times_ns = [self.time_ns, *(frame.end_ns for frame in self.frames)]
+        agreement = self.agreement or Agreement(0, ())
         return (
-            0 < count == len(self.accuracies)
-            and 1 <= self.level <= count
-            and all(math.isfinite(value) and value > 0.0 for value in positive)
-            and all(0.0 <= accuracy <= 1.0 for accuracy in self.accuracies)
-            and self.limit_ms > 0.0
+            0 < len(self.name) <= MAX_NAME
+            and 0 < count == len(self.accuracies)
+            and max(count, len(self.frames), len(agreement.levels)) <= MAX_COUNT
+            and all(1 <= level <= count for level in (self.level, *(f.level for f in self.frames)))
+            and all(MIN_VALUE <= value <= MAX_VALUE for value in positive)
+            and all(0.0 <= fraction <= 1.0 for fraction in (*self.accuracies, self.floor))
             and 0.0 < self.quantile < 1.0
-            and self.interval_ms > 0.0
-            and 0.0 <= self.floor <= 1.0
             and self.priority in ('latency', 'accuracy')
-            and all(
-                1 <= frame.level <= count and 0.0 < frame.latency_ms < math.inf
-                for frame in self.frames
-            )
+            and time_ns - MAX_AGE_NS <= self.time_ns
+            and max(times_ns) <= time_ns + MAX_AHEAD_NS
+            and all(before < after for before, after in pairwise(times_ns[1:]))
+            and 0 <= agreement.round < MAX_ROUND
         )
 
-    def latency_ms(self, level: int) -> float:
-        """Return the uncontended latency of a level."""
-        return self.latencies_ms[level - 1]
-
-    def accuracy(self, level: int) -> float:
-        """Return the accuracy of a level."""
-        return self.accuracies[level - 1]
+    @property
+    def wishes(self) -> tuple[object, ...]:
+        """Return what is wanted beside the limit: when it changes, the choice is made afresh."""
+        return self.name, self.quantile, self.floor, self.priority, self.importance
 
 
-@dataclass(frozen=True)
-class Ceiling:
-    """What the others leave to a manager, and why.
+class Allowance(NamedTuple):
+    """The levels that the others leave to a manager, from lowest to highest, and why."""
 
-    level: the highest one it may use; when it is agreed, the one to use as long as the own frames
-    do not speak against it. round: of the agreement; who left a level keeps off it until the next.
-    """
-
-    level: int
+    lowest: int
+    highest: int
     reason: str
-    is_agreed: bool = False
-    round: int = 0
 
 
 class FrameInterval:

@@ -54,7 +54,7 @@ class PredictivePolicy:
 
     A level that was never seen under this load is only guessed, and the guess may be too high: a
     stall need not scale with the level. So the next level up is tried where it would be on time if
-    stalls do not scale at all, rarely, and twice as rarely after every trial that failed. A move
+    stalls do not scale at all, rarely, and much more rarely after every trial that failed. A move
     to a platform that nothing is known of is such a trial too.
 
     When no level is on time often enough, the most accurate of those that are late least often
