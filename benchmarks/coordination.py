@@ -1,8 +1,6 @@
 """Two and three models on one processor, simulated: are all limits met, and at what cost.
 
-    python -m benchmarks.coordination [--first 1001] [--seeds 200] [--workers 2] [--output DIR]
-    python -m benchmarks.coordination --first 1 --seeds 1000 --contenders collective \
-        --name coordination_1000_seeds
+    python -m benchmarks.coordination [--first 5001] [--seeds 1000] [--workers 2] [--output DIR]
 
 A scenario is drawn from its seed: models (the published Jetson Xavier NX GPU levels, or a made-up
 family of another kind), one camera for all or one each with a period of its own, limits,
@@ -106,8 +104,8 @@ class Outcome:
 def main() -> None:
     """Play all scenarios, print the table and the targets, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--first', type=int, default=1001, help='1 to 80 were used for tuning')
-    parser.add_argument('--seeds', type=int, default=200, help='how many')
+    parser.add_argument('--first', type=int, default=5001, help='1 to 300 were used for tuning')
+    parser.add_argument('--seeds', type=int, default=1000, help='how many')
     parser.add_argument('--contenders', nargs='+', choices=CONTENDERS, default=CONTENDERS)
     parser.add_argument('--name', default='coordination', help='of the JSON file')
     parser.add_argument('--workers', type=int, default=min(4, os.cpu_count() or 1))

@@ -331,6 +331,15 @@ def test_load_that_hits_every_level_is_left_behind_when_it_ends() -> None:
     assert sum(circle.levels.values()) >= sum(before.values()) - 1
 
 
+def test_stalls_that_hit_every_level_alike_cost_no_accuracy() -> None:
+    """Every eighth frame is late, whatever runs: the lowest levels would be no better."""
+    circle = Circle(status('a', limit_ms=90.0), status('b', limit_ms=90.0))
+    for count in range(300):
+        circle.extra_ms = 200.0 * (count % 8 == 0)
+        circle.run(0.1)
+    assert circle.levels == {'a': 4, 'b': 4}
+
+
 def test_limits_that_nothing_meets_are_not_restless() -> None:
     circle = Circle(status('a', limit_ms=5.0), status('b', limit_ms=5.0))
     circle.run(10.0)
@@ -442,20 +451,20 @@ def test_a_crowd_of_peers_does_not_make_a_choice_slow() -> None:
     assert coordinator.decide(status('a'), 1) is not None
 
 
-def test_late_frames_in_a_row_free_the_own_policy_until_something_else_is_agreed() -> None:
-    def decide(round: int, time_ns: int, *ends_ns: int) -> tuple[int, int]:
+def test_frames_that_are_all_late_free_the_own_policy_until_something_else_is_agreed() -> None:
+    def decide(round: int, time_ns: int, *latencies_ms: float) -> tuple[int, int]:
         agreement = Agreement(round, (('a', 1), ('b', 3)))
         coordinator.receive(status('a', time_ns=time_ns, agreement=agreement), time_ns)
-        frames = tuple(Frame(end_ns, 50.0, 3) for end_ns in ends_ns)
+        ends_ns = range(time_ns - len(latencies_ms) * STATUS_PERIOD_NS, time_ns, STATUS_PERIOD_NS)
+        frames = tuple(Frame(ns + 1, ms, 3) for ns, ms in zip(ends_ns, latencies_ms, strict=True))
         allowance = coordinator.decide(status('b', level=3, limit_ms=40.0, frames=frames), time_ns)
         assert allowance is not None
         return allowance[:2]
 
-    coordinator, agreed_ns = Coordinator(), SECOND_NS
+    coordinator, agreed_ns, late = Coordinator(), SECOND_NS, (50.0,) * 8
     assert decide(1, agreed_ns) == (3, 3)
-    early = (agreed_ns + ROOM_NS, agreed_ns + ROOM_NS + 1)
-    assert decide(1, agreed_ns + SECOND_NS // 2, *early) == (3, 3), 'they are making room'
-    late = (agreed_ns + SECOND_NS // 2, agreed_ns + 3 * SECOND_NS // 5)
+    assert decide(1, agreed_ns + ROOM_NS, *late) == (3, 3), 'they are making room'
+    assert decide(1, agreed_ns + SECOND_NS, *late[:5], 30.0, *late[:2]) == (3, 3), 'a stall'
     assert decide(1, agreed_ns + SECOND_NS, *late) == (1, 3)
     assert decide(1, agreed_ns + SECOND_NS + 1) == (1, 3), 'for good'
     assert decide(2, agreed_ns + SECOND_NS + 2) == (3, 3)

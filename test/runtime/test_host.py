@@ -384,3 +384,23 @@ def test_the_uuid_on_cuda_is_that_of_nvidia_smi():
     if not torch.cuda.is_available():
         pytest.skip('no CUDA device')
     assert host.gpu_uuid(0) == f'GPU-{torch.cuda.get_device_properties(0).uuid}'
+
+
+def test_device_identity_is_the_boot_and_the_processor_or_gpu(tmp_path, monkeypatch):
+    """Not the host's name, and not the words `cuda` and `cuda:0`."""
+    boot = tmp_path / 'sys' / 'kernel' / 'random' / 'boot_id'
+    boot.parent.mkdir(parents=True)
+    boot.write_text('0f3c-11\n')
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    for index, uuid in enumerate(('GPU-0aa', 'GPU-0bb')):
+        card = tmp_path / 'driver' / 'nvidia' / 'gpus' / f'0000:0{index}' / 'information'
+        card.parent.mkdir(parents=True)
+        card.write_text(f'Model: X\nGPU UUID: {uuid}\n')
+    names = {
+        name: host.device_identity(name, tmp_path) for name in ('cpu', 'cuda', 'cuda:0', 'cuda:1')
+    }
+    assert names['cpu'] == '0f3c-11/cpu'
+    assert names['cuda'] == names['cuda:0'] == '0f3c-11/GPU-0aa'
+    assert names['cuda:1'] == '0f3c-11/GPU-0bb'
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '1')
+    assert host.device_identity('cuda:0', tmp_path) == names['cuda:1']

@@ -6,7 +6,6 @@ follow. When it falls silent the next one does: all of them know the same.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -25,9 +24,8 @@ MAX_PEERS = 15
 ANSWER_NS = 20_000_000
 """The least time between two statuses, however much there is to answer."""
 
-CHANCE = 0.005
-"""So many late frames in a row that the share allowed makes them less likely than this are no
-chance; two at least."""
+LATE_FOR_NS, LATE_FRAMES = 500_000_000, 2
+"""When all frames have been late for so long, and so many at least, the own policy decides."""
 
 
 class Coordinator:
@@ -109,19 +107,17 @@ class Coordinator:
             self._agreement = first.agreement
 
     def _speaks_against(self, own: Status, level: int) -> bool:
-        """Tell whether the own frames have been late at the agreed level, too many in a row.
+        """Tell whether all the last frames have been late at the agreed level.
 
         Then the own policy decides, below that level, until something else is agreed: a peer that
-        is wrong can cost accuracy, never the own limit.
+        is wrong can cost accuracy, but not the own limit for long.
         """
-        allowed = min(max(1.0 - own.quantile, 1e-9), 0.9)
-        many = max(2, math.ceil(math.log(CHANCE) / math.log(allowed)))
-        last = own.frames[-many:]
-        since_ns = self._agreed_ns + ROOM_NS
-        return len(last) == many and all(
-            frame.level == level and frame.latency_ms > own.limit_ms and frame.start_ns > since_ns
-            for frame in last
-        )
+        begin_ns = own.time_ns - LATE_FOR_NS
+        if begin_ns < self._agreed_ns + ROOM_NS:
+            return False  # they may still be making room
+        last = [frame for frame in own.frames if frame.end_ns > begin_ns]
+        is_late = (frame.level == level and frame.latency_ms > own.limit_ms for frame in last)
+        return len(last) >= LATE_FRAMES and all(is_late)
 
 
 def _named(peers: Sequence[Status]) -> str:

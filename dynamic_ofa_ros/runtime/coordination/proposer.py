@@ -38,6 +38,9 @@ more every so often, up to a bound."""
 LIGHTER = 0.8
 """How much lighter (sum of latencies) the next combination is when nothing better is predicted."""
 
+ENOUGH_FRAMES, SLACK = 20, 0.04
+"""So many frames tell how often the lowest levels are late; others may be so much more often."""
+
 WORTHWHILE = 0.001
 """Weighted accuracy (a fraction) that a trial must promise."""
 
@@ -60,7 +63,8 @@ class Proposer:
         self._waiting: dict[int, int] = {}  # the present level of those who wait for room
         self._latencies_ms: list[list[float]] = []  # at the target
         self._stubborn: dict[str, tuple[int, int]] = {}  # its level, until when
-        self._round = self._moved_ns = self._settled_ns = 0  # settled: all run the target, or 0
+        self._round = self._moved_ns = self._off_since_ns = 0
+        self._settled_ns = 0  # since when all run the target; 0 as long as they do not
         self._start_afresh(0)
 
     def propose(self, everyone: Sequence[Status], time_ns: int, last_round: int) -> Agreement:
@@ -80,6 +84,8 @@ class Proposer:
         self._changed_ns, self._dared_ns = time_ns, 0
         self._hold_ns, self._margin = HOLD_NS, 0.0
         self._is_trial = False
+        self._unavoidable: dict[str, float] = {}
+        self._learnt_ns = 0
 
     def _recognise(self, everyone: Sequence[Status], time_ns: int) -> bool:
         """See what has changed from outside; return whether the choice must be made afresh."""
@@ -126,7 +132,9 @@ class Proposer:
             for name, (level, until_ns) in self._stubborn.items()
             if at.get(name) == level and time_ns < until_ns
         }
-        is_stuck = bool(off) and not self._settled_ns and held_ns > STUBBORN_AFTER_NS
+        self._off_since_ns = min(self._off_since_ns, time_ns) if off else time_ns
+        off_ns = time_ns - max(self._off_since_ns, self._moved_ns)
+        is_stuck = off_ns > STUBBORN_AFTER_NS
         if is_stuck:
             self._stubborn |= {name: (at[name], time_ns + STUBBORN_NS) for name in off}
         self._latencies_ms = [
@@ -148,8 +156,13 @@ class Proposer:
         is_early = time_ns - self._changed_ns < EARLY_NS
         if not now or is_changed:
             return device.choose(ladders, 0.0), False
+        if time_ns - self._learnt_ns > MAX_HOLD_NS:
+            self._unavoidable = {}
         measured = self._measured_excess(everyone)
         is_late = measured > 0.0
+        if is_late.any() and now == [choices[0] for choices in ladders]:
+            self._learn_unavoidable(everyone, time_ns)
+            return now, False
         if is_late.any():
             if self._is_trial and held_ns < FAILED_NS:
                 self._is_trial, self._hold_ns = False, min(2 * self._hold_ns, MAX_HOLD_NS)
@@ -185,10 +198,23 @@ class Proposer:
         """
         found = np.full(len(everyone), -np.inf)
         for i, (s, ms) in enumerate(zip(everyone, self._latencies_ms, strict=True)):
-            allowed = max(1, int((1.0 - s.quantile) * len(ms)))
+            share = max(1.0 - s.quantile, self._unavoidable.get(s.name, 0.0))
+            allowed = max(1, int(share * len(ms)))
             if len(ms) > allowed:
                 found[i] = math.log(sorted(ms)[-1 - allowed]) - math.log(s.limit_ms)
         return found
+
+    def _learn_unavoidable(self, everyone: Sequence[Status], time_ns: int) -> None:
+        """Note how often frames are late at the lowest levels: no level is to be blamed for that.
+
+        What was left because of it is tried once more.
+        """
+        if min(map(len, self._latencies_ms)) < ENOUGH_FRAMES:
+            return
+        for s, found in zip(everyone, self._latencies_ms, strict=True):
+            share = sum(ms > s.limit_ms for ms in found) / len(found)
+            self._unavoidable[s.name] = share + SLACK
+        self._changed_ns = self._learnt_ns = time_ns
 
     def _move(self, everyone: Sequence[Status], levels: Levels, time_ns: int) -> None:
         self._target = levels
