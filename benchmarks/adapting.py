@@ -16,6 +16,15 @@ import numpy as np
 
 from dynamic_ofa_ros import adaptation
 from dynamic_ofa_ros.adaptation import Delay, TimedFrame
+from dynamic_ofa_ros.plot_style import (
+    LIMIT,
+    SHADE,
+    TEXT_SIZE,
+    draw_caption,
+    level_colour,
+    new_figure,
+    style_axes,
+)
 
 QUANTILE = 0.95
 MARGIN = 1.1
@@ -213,16 +222,6 @@ def draw(
     """
     from matplotlib.lines import Line2D
     from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
-
-    from dynamic_ofa_ros.plot_style import (
-        LIMIT,
-        SHADE,
-        TEXT_SIZE,
-        draw_caption,
-        level_colour,
-        new_figure,
-        style_axes,
-    )
 
     figure = new_figure(1.25 * len(panels) + 1.6)
     grid = figure.subplots(len(panels), 1, sharex=True, sharey=True, squeeze=False)[:, 0]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamic_ofa_ros.family import Family
-from dynamic_ofa_ros.runtime import experience
+from dynamic_ofa_ros.runtime import experience, series
 from dynamic_ofa_ros.runtime.policies import predictive
 from dynamic_ofa_ros.spaces import search_space
 
@@ -289,8 +289,8 @@ def search() -> str:
 def constants() -> str:
     """Return the constants of the policy `predictive` that decide what a user sees."""
     rows = [
-        ('frames remembered', experience.WINDOW),
-        ('a run of frames is a change below a chance of', f'{experience.CHANCE:g}'),
+        ('frames remembered', series.WINDOW),
+        ('a run of frames is a change below a chance of', f'{series.CHANCE:g}'),
         ('the guess for a level weighs as many of its own frames as', experience.GUESS_WEIGHT),
         ("a level's own frames count half after", f'{experience.OWN_HALF_LIFE_S:g} s'),
         ('contended from a slowdown of', experience.CONTENDED_ABOVE),

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from sensor_msgs.msg import Image
 
+from dynamic_ofa_ros.adaptation import is_late
 from dynamic_ofa_ros.errors import ImageError
 from dynamic_ofa_ros.nodes import conversions, qos
 from dynamic_ofa_ros.runtime.image import ImageArray
@@ -177,14 +178,13 @@ def _draw_latency(pen: _Pen, telemetry: FrameTelemetry, latency_ms: float) -> No
     limit_ms = telemetry.max_latency_ms
     has_limit = not math.isnan(limit_ms)
     full_ms = BAR_FULL_SCALE * (limit_ms if has_limit else max(latency_ms, 1e-3))
-    is_late = has_limit and latency_ms > limit_ms
+    bar, text = (RED, RED) if is_late(latency_ms, limit_ms) else (GREEN, WHITE)
     pen.box(10, top + 8, 300, 12, GREY)
-    pen.box(10, top + 8, 300 * min(1.0, latency_ms / full_ms), 12, RED if is_late else GREEN)
+    pen.box(10, top + 8, 300 * min(1.0, latency_ms / full_ms), 12, bar)
     if has_limit:
         pen.box(10 + 300 / BAR_FULL_SCALE, top + 4, 2, 20, WHITE)
     against = f' of {limit_ms:.4g} ms' if has_limit else ' ms, no limit'
-    colour = RED if is_late else WHITE
-    pen.text(320, top + 19, f'{latency_ms:.2f}{against}', colour)
+    pen.text(320, top + 19, f'{latency_ms:.2f}{against}', text)
     state = '' if telemetry.feasible else '  no level fits'
     pen.text(
         10, top + 42, f'slowdown {telemetry.slowdown:.2f}  {telemetry.platform}{state}',

@@ -302,6 +302,7 @@ def _manager(now: Snapshot) -> Status:
         'level_count': now.level_count,
         'level_accuracy': now.level_accuracy,
         'predicted_latency_ms': state.predicted_latency_ms,
+        'outside_inference_ms': state.outside_ms,
         'min_accuracy': state.constraints.min_accuracy,
         'slowdown': state.slowdown,
         'contended': float(state.is_contended),

@@ -16,7 +16,6 @@ Natural logarithms of slowdowns throughout: twice as slow and twice as fast are 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from functools import lru_cache
 from statistics import NormalDist
@@ -25,41 +24,19 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dynamic_ofa_ros.constraints import LATENCY_SCOPES
 from dynamic_ofa_ros.runtime.rhythm import Rhythm
-
-WINDOW = 128
-"""Frames that are remembered."""
+from dynamic_ofa_ros.runtime.series import WINDOW, Series
 
 HALF_LIFE, HALF_LIFE_SHARE = 6.0, 0.25
 """After so many further frames a frame counts half: at least so many, or this share of all
 frames since the last change. A device that stays the same deserves a longer memory."""
 
-RUNS = (2, 3, 4, 6, 9, 13, 19)
-"""Numbers of last frames that are compared with those before them."""
-
-CHANCE = 2e-4
-"""A run of frames less likely than this, had the device not changed, is a change."""
-
-LONG_RUN = 9
-"""A longer one is compared with no fewer frames before it."""
-
-TIE = 0.1
-"""So many spreads off the middle is as good as on it."""
-
-EXPECTED_FRAMES = 72
-"""Where fewer frames came before a run, the profile's noise stands for the missing ones."""
-
 PRIOR_FRAMES = 4
 """Frames that the profile's noise stands for in a forecast, fewer the more were seen."""
 
-STRONG = 1.5
-"""A frame this many times beyond what is common may be the first of a step by itself."""
-
 STEP_CHANCE, STEP_CHANCE_GAIN, CREDIBLE = 0.2, 0.25, 1 / 3
 """Chance that a strong frame begins a step: at first, how fast it is learnt, and when believed."""
-
-SPREAD_GAIN = 0.1
-"""Weight of the newest frame in the spread of the log-slowdown."""
 
 CONTENDED_ABOVE = 1.2
 """Slowdown from which on the device is called contended: above what a quiet machine shows."""
@@ -88,16 +65,11 @@ KNOWN_FOR_NS, FADING_NS, FORGOTTEN = 2_000_000_000, 3_000_000_000, 0.05
 """Without frames what is known stands for the first time; then it fades with the second as time
 constant, until so little is left that nothing is."""
 
-SCOPES = ('inference', 'node', 'end_to_end')
-
 Floats = npt.NDArray[np.float64]
-
-_LIKELY = tuple(CHANCE ** (1.0 / run) for run in RUNS)
-_HINT = 0.8  # the shares below are not exactly monotonic
 
 _GOLDEN = 0.6180339887498949
 _LOG, _FACTOR, _EXCESS, _OUTSIDE = 0, 1, 2, 3  # columns of a frame; _OUTSIDE: one per scope
-_COLUMNS = _OUTSIDE + len(SCOPES)
+_COLUMNS = _OUTSIDE + len(LATENCY_SCOPES)
 # Where in the camera's period a frame arrives that has to wait: evenly spread over it.
 _PHASES: Floats = np.mod(np.arange(1, 2 * WINDOW + 1) * _GOLDEN, 1.0)
 
@@ -205,72 +177,6 @@ class Forecast(NamedTuple):
         return float(self.uncontended_ms[level - 1]) * self.slowdown
 
 
-class _Series:
-    """The last values of something, until they change: a run test without a distribution.
-
-    middle: the median; spread: a standard deviation, learnt, of at least the least one.
-    """
-
-    def __init__(self, least_spread: float) -> None:
-        self.values: list[float] = []
-        self.middle = 0.0
-        self.spread = least_spread
-        self._ordered: list[float] = []
-
-    def keep(self, values: Sequence[float]) -> None:
-        """Forget all but these values."""
-        self.values = list(values)
-        self._ordered = sorted(values)
-        self.middle = self._ordered[len(values) // 2] if values else 0.0
-
-    def add(self, value: float) -> None:
-        """Take one more value; the oldest goes when the window is full."""
-        if len(self.values) == WINDOW:
-            del self._ordered[bisect_left(self._ordered, self.values.pop(0))]
-        self.values.append(value)
-        insort(self._ordered, value)
-        self.middle = self._ordered[len(self._ordered) // 2]
-
-    def learn_spread(self, value: float, least_spread: float) -> None:
-        """Let one value, after the middle has taken it in, tell how far values lie from it."""
-        off = min(abs(value - self.middle), 4.0 * self.spread)
-        self.spread = max(self.spread + SPREAD_GAIN * (1.25 * off - self.spread), least_spread)
-
-    def is_strong(self, value: float) -> bool:
-        """Tell whether a value is far above what is common."""
-        ordered = self._ordered
-        common = ordered[-1 - len(ordered) // 10] - self.middle if len(ordered) >= 10 else 0.0
-        return value - self.middle > STRONG * max(2.5 * self.spread, 1.25 * common)
-
-    def changed(self) -> int:
-        """Return how many of the last values are unlike those before; 0 when all are alike."""
-        ordered, count = self._ordered, len(self.values)
-        logs = self.values[-RUNS[-1] :]
-        lowest = highest = logs[-1]
-        # No run is much less likely than its last value by itself makes it.
-        at_least, at_most = count - bisect_left(ordered, lowest), bisect_right(ordered, highest)
-        share_of_last = _HINT * min(at_least, at_most) / (count + EXPECTED_FRAMES)
-        done = 0
-        for run, likely in zip(RUNS, _LIKELY, strict=True):
-            if run > count or (run > LONG_RUN and 2 * run > count):
-                break
-            if share_of_last > likely:
-                continue
-            last = logs[-run : len(logs) - done]
-            lowest, highest, done = min(lowest, *last), max(highest, *last), run
-            before = count - run
-            above = float(count - bisect_left(ordered, lowest) - run)
-            below = float(bisect_right(ordered, highest) - run)
-            missing = max(0, EXPECTED_FRAMES - before)
-            if missing:
-                above += missing * _below((self.middle - lowest) / self.spread + TIE)
-                below += missing * _below((highest - self.middle) / self.spread + TIE)
-            share = (min(above, below) + 1) / (before + missing + 1)
-            if share < likely:
-                return run
-        return 0
-
-
 class _Suspect(NamedTuple):
     """A frame far slower than what is common, and what was known before it."""
 
@@ -291,14 +197,14 @@ class Experience:
         self._noises = np.asarray([_noise(noise) for noise in noises], dtype=np.float64)
         self._rows = np.zeros((2 * WINDOW, _COLUMNS))
         self._first = self._end = 0
-        self._logs = _Series(float(self._noises[0]))  # of the slowdown
-        self._outside_logs = _Series(MIN_OUTSIDE_SPREAD)
+        self._logs = Series(float(self._noises[0]))  # of the slowdown
+        self._outside_logs = Series(MIN_OUTSIDE_SPREAD)
         self._suspect: _Suspect | None = None
         self._step_chance = STEP_CHANCE
         self._last_ns: int | None = None
         self._frame_ns = 0.0  # mean time between frames
         self._rhythm = Rhythm()
-        self._own = np.zeros((len(self._base_ms), OWN_FRAMES, 1 + len(SCOPES)))
+        self._own = np.zeros((len(self._base_ms), OWN_FRAMES, 1 + len(LATENCY_SCOPES)))
         self._own_ns = np.zeros((len(self._base_ms), OWN_FRAMES))
         self._own_count = np.zeros(len(self._base_ms), dtype=np.int64)
 
@@ -344,7 +250,7 @@ class Experience:
         a whole period: only the newest is classified. NaN or infinite when there is no such wait.
         """
         known = self._share_remembered(time_ns)
-        frames, column = self._frames, _OUTSIDE + SCOPES.index(scope)
+        frames, column = self._frames, _OUTSIDE + LATENCY_SCOPES.index(scope)
         count, middle = len(frames), self._logs.middle * known
         factors = frames[:, _FACTOR] if known == 1.0 else frames[:, _FACTOR] ** known
         due = self._rhythm.due(time_ns, middle, self._frame_ns)
@@ -514,10 +420,6 @@ def _weights(count: int) -> Floats:
 def _normals(count: int) -> tuple[float, ...]:
     """Return the middles of `count` equally likely parts of the standard normal distribution."""
     return tuple(NormalDist().inv_cdf((i + 0.5) / count) for i in range(count))
-
-
-def _below(z: float) -> float:
-    return 0.5 * math.erfc(-z / math.sqrt(2.0))
 
 
 def _noise(noise: float) -> float:

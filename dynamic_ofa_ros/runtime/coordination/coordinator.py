@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from dynamic_ofa_ros.adaptation import is_late
 from dynamic_ofa_ros.runtime.coordination.proposer import ROOM_NS, Proposer
 from dynamic_ofa_ros.runtime.coordination.status import Agreement, Allowance, Status
 
@@ -66,7 +67,7 @@ class Coordinator:
             peer
             for heard_ns, peer in self._peers.values()
             if time_ns - heard_ns <= SILENCE_NS
-            and (peer.device, peer.name) != (own.device, own.name)
+            and peer.name != own.name
             and peer.device == own.device
         ]
         if peers:
@@ -116,8 +117,9 @@ class Coordinator:
         if begin_ns < self._agreed_ns + ROOM_NS:
             return False  # they may still be making room
         last = [frame for frame in own.frames if frame.end_ns > begin_ns]
-        is_late = (frame.level == level and frame.latency_ms > own.limit_ms for frame in last)
-        return len(last) >= LATE_FRAMES and all(is_late)
+        return len(last) >= LATE_FRAMES and all(
+            frame.level == level and is_late(frame.latency_ms, own.limit_ms) for frame in last
+        )
 
 
 def _named(peers: Sequence[Status]) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dynamic_ofa_ros.adaptation import is_late
 from dynamic_ofa_ros.runtime.coordination.choice import Device, Levels, ladder
 from dynamic_ofa_ros.runtime.coordination.sharing import FloatArray, Sharing
 from dynamic_ofa_ros.runtime.coordination.status import Agreement, Status
@@ -159,16 +160,16 @@ class Proposer:
         if time_ns - self._learnt_ns > MAX_HOLD_NS:
             self._unavoidable = {}
         measured = self._measured_excess(everyone)
-        is_late = measured > 0.0
-        if is_late.any() and now == [choices[0] for choices in ladders]:
+        exceeds = measured > 0.0
+        if exceeds.any() and now == [choices[0] for choices in ladders]:
             self._learn_unavoidable(everyone, time_ns)
             return now, False
-        if is_late.any():
+        if exceeds.any():
             if self._is_trial and held_ns < FAILED_NS:
                 self._is_trial, self._hold_ns = False, min(2 * self._hold_ns, MAX_HOLD_NS)
             self._margin = 0.0
             predicted = device.excess(device.latencies_ms(now))
-            error = float((measured[is_late] - predicted[is_late]).max())
+            error = float((measured[exceeds] - predicted[exceeds]).max())
             lower = device.ladders_below(ladders, now)
             best = device.choose(ladders if is_early else lower, -max(error, 0.0))
             if best == now:  # the prediction knows nothing better
@@ -212,7 +213,7 @@ class Proposer:
         if min(map(len, self._latencies_ms)) < ENOUGH_FRAMES:
             return
         for s, found in zip(everyone, self._latencies_ms, strict=True):
-            share = sum(ms > s.limit_ms for ms in found) / len(found)
+            share = sum(is_late(ms, s.limit_ms) for ms in found) / len(found)
             self._unavoidable[s.name] = share + SLACK
         self._changed_ns = self._learnt_ns = time_ns
 

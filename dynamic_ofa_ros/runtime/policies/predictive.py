@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from dynamic_ofa_ros.adaptation import is_late
 from dynamic_ofa_ros.runtime.policies.common import (
     MAX_REASON,
     Choice,
@@ -229,7 +230,7 @@ class PredictivePolicy:
         if option != self._stay:
             self._stay, self._frames, self._late = option, 0, 0
         self._frames += 1
-        self._late += situation.latency_ms > situation.limit_ms
+        self._late += is_late(situation.latency_ms, situation.limit_ms)
         if self._frames % GOOD_FRAMES or self._late > allowed * self._frames:
             return
         self._hold_ns[option] = max(self._hold_ns[option] // 2, self._shortest_hold_ns)
