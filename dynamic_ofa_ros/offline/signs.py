@@ -29,6 +29,9 @@ __all__ = ['Scene', 'drift', 'render_scene', 'sample_scene', 'sign_names']
 
 UInt8 = npt.NDArray[np.uint8]
 
+# Heights of the farthest and the nearest sign, in heights of the picture.
+SMALLEST, LARGEST = 0.12, 0.85
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -59,8 +62,12 @@ class Scene:
 
 
 def sample_scene(rng: np.random.Generator, class_id: int) -> Scene:
-    """Draw a scene with the sign `class_id`: tilted, dark, blurred, noisy, hidden at times."""
-    size = math.exp(rng.uniform(math.log(0.28), math.log(0.85)))
+    """Draw a scene with the sign `class_id`: near or far, tilted, dark, blurred, hidden at times.
+
+    A far sign is small: it takes an input of many pixels to read it. It is blurred less than a
+    near one, for it moves more slowly across the picture, and cameras focus on what is far.
+    """
+    size = math.exp(rng.uniform(math.log(SMALLEST), math.log(LARGEST)))
     reach = 0.5 - 0.5 * size
     return Scene(
         class_id=class_id,
@@ -74,13 +81,13 @@ def sample_scene(rng: np.random.Generator, class_id: int) -> Scene:
         contrast=rng.uniform(0.6, 1.0),
         tint=(rng.uniform(0.85, 1.15), 1.0, rng.uniform(0.85, 1.15)),
         fading=rng.uniform(0.0, 0.45),
-        focus_blur_px=max(0.0, rng.normal(0.0, 1.6)),
-        motion_blur_px=max(0.0, rng.normal(0.0, 5.0)),
+        focus_blur_px=max(0.0, rng.normal(0.0, 3.0 * size)),
+        motion_blur_px=max(0.0, rng.normal(0.0, 9.0 * size)),
         motion_angle=rng.uniform(0.0, math.pi),
-        noise_sigma=abs(rng.normal(0.0, 9.0)) + 1.0,
+        noise_sigma=abs(rng.normal(0.0, 6.0)) + 1.0,
         noise_seed=int(rng.integers(2**31)),
         occluder_seed=int(rng.integers(2**31)),
-        occlusion=float(rng.uniform(0.1, 0.4)) if rng.random() < 0.3 else 0.0,
+        occlusion=float(rng.uniform(0.1, 0.3)) if rng.random() < 0.2 else 0.0,
     )
 
 
@@ -248,11 +255,12 @@ def _background(seed: int, width: int, height: int) -> UInt8:
     ground = (rows > horizon).astype(np.float32)
     shade = 1.0 - 0.3 * np.abs(rows - horizon)
     column = (far * (1 - ground) + near * ground) * shade
-    image = np.repeat(column[:, None, :], width, axis=1).astype(np.float32)
+    texture = np.zeros((height, width), np.float32)
     for cells, strength in ((6, 26.0), (24, 18.0), (80, 12.0)):
-        texture = rng.normal(0, strength, (cells * 3 // 4, cells, 1)).astype(np.float32)
-        image += cv2.resize(texture, (width, height), interpolation=cv2.INTER_LINEAR)[..., None]
-    picture: UInt8 = np.clip(image, 0, 255).astype(np.uint8)
+        layer = rng.normal(0, strength, (cells * 3 // 4, cells)).astype(np.float32)
+        texture += cv2.resize(layer, (width, height), interpolation=cv2.INTER_LINEAR)
+    image = column[:, None, :].astype(np.float32) + texture[..., None]
+    picture: UInt8 = np.clip(image, 0, 255, out=image).astype(np.uint8)
     for _ in range(int(rng.integers(8, 26))):
         _clutter(picture, rng)
     return picture

@@ -164,6 +164,8 @@ def _train(request: TrainingRequest, device: str, world: World) -> TrainingRepor
         batch_size=request.batch_size,
         learning_rate=request.learning_rate,
         mirror=request.mirror,
+        # A far sign near the edge must stay in the picture.
+        smallest_crop=0.9 if request.data == SIGNS else TrainingSettings.smallest_crop,
         seed=request.seed,
         start_from=sha256_of(start.directory / BACKBONE_FILE) if start else '',
     )

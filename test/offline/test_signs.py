@@ -58,6 +58,16 @@ def test_scale_does_not_change_the_scene() -> None:
     assert np.abs(shrunk - small).mean() < 8
 
 
+def test_signs_are_near_and_far_and_the_far_ones_are_not_blurred_away() -> None:
+    scenes = [scene(seed) for seed in range(400)]
+    sizes = np.array([s.size for s in scenes])
+    assert sizes.min() < 0.13
+    assert sizes.max() > 0.8
+    assert 0.3 < np.mean(sizes < 0.25) < 0.45, 'more than a third need an input of many pixels'
+    blurs = np.array([np.hypot(s.motion_blur_px, s.focus_blur_px) for s in scenes])
+    assert (blurs / (sizes * 480)).max() < 0.1, 'in heights of the sign'
+
+
 def test_drift_moves_a_little() -> None:
     first = scene()
     second = drift(first, np.random.default_rng(0))
