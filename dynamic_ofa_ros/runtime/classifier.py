@@ -215,6 +215,9 @@ OnSwitch = Callable[[Switch], None]
 HANGING_MS, HANGING_FACTOR = 5000.0, 50.0
 """Inference that takes longer than this, and than so many times what was expected, hangs."""
 
+ABANDONED_JOIN_S = 0.2
+"""How long the end waits for a thread whose engine hung: it may never answer."""
+
 ARRIVALS = 16
 """Arrivals that the time between two images is taken from (the median)."""
 
@@ -300,6 +303,8 @@ class ClassifierWorker:
         self.mailbox.close()
         if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
+        for thread in self._abandoned:
+            thread.join(ABANDONED_JOIN_S)
         return not any(thread.is_alive() for thread in (self._thread, *self._abandoned))
 
     def leave_hanging_engine(self) -> bool:
@@ -404,6 +409,7 @@ class ClassifierWorker:
                 if frame is None:
                     return
                 self._process(frame)
+                self._free_since_ns = self._clock_ns()
         except Exception as error:  # the thread's last words: a callback or this code is broken
             if threading.current_thread() in self._abandoned:
                 return
@@ -447,7 +453,7 @@ class ClassifierWorker:
         if error is not None or result is None:
             self._failed += 1
             self._on_error(frame, error or EngineError('no result'), 'inference')
-            failed_ns = self._free_since_ns = self._clock_ns()
+            failed_ns = self._clock_ns()
             self._switch(self.manager.observe_failure(failed_ns, level, platform), failed_ns)
             return
         self._on_result(frame, result)
@@ -468,7 +474,7 @@ class ClassifierWorker:
             period_ms=self._period_ms(),
         )
         decision = self.manager.observe(measurement)
-        self._free_since_ns = observed_ns = self._clock_ns()
+        observed_ns = self._clock_ns()
         scope = self.manager.constraints.latency_scope
         self._statistics.add(getattr(measurement, f'{scope}_ms'), end_ns)
         if self._wants_telemetry(self._processed):

@@ -100,7 +100,7 @@ class PredictivePolicy:
         if risen is None:
             return choose(at, '')
         held_s = (situation.time_ns - self._safe_since_ns[risen]) / 1e9
-        self._begin_stay(is_trial=is_trial)
+        self._begin_stay(is_trial=is_trial, is_rise=True)
         return choose(risen, f'{"a try" if is_trial else "safe"} after {held_s:.1f} s: ')
 
     def _above_floor(self, situation: Situation) -> Sequence[Option]:
@@ -237,9 +237,10 @@ class PredictivePolicy:
         if self._is_trial:
             self._trial_ns[option] = max(self._trial_ns[option] // 2, self._first_trial_ns)
 
-    def _begin_stay(self, *, is_trial: bool) -> None:
+    def _begin_stay(self, *, is_trial: bool, is_rise: bool = False) -> None:
         self._is_trial = is_trial
-        self._safe_since_ns.clear()
+        if is_trial or not is_rise:  # after a rise the next level's hold goes on
+            self._safe_since_ns.clear()
 
     def _end_stay(self, allowed: float) -> None:
         """End a stay that the prediction, or a new limit, speaks against."""
