@@ -440,7 +440,19 @@ def test_a_table_of_another_space_is_refused(
 
 def test_names_of_backbones_are_told_apart(tmp_path: Path) -> None:
     assert open_backbone('signs').backbone.classes == 28, 'a shipped family'
-    assert open_backbone('signs').resolutions == (40, 48, 56, 64, 72, 80, 88, 96, 112)
+    assert open_backbone('signs').resolutions == (
+        48,
+        64,
+        80,
+        96,
+        112,
+        128,
+        160,
+        192,
+        224,
+        256,
+        288,
+    )
     with pytest.raises(Exception, match='dynamic-ofa fetch ofa_resnet50'):
         open_backbone('ofa_resnet50')
 
