@@ -54,7 +54,7 @@ def run(
 
     0 after a clean end, 2 after an error that the user can mend, told in one line. What nobody
     expected is raised. A signal is noted and never raised, so that nothing is interrupted halfway;
-    it is rclpy's handler that ends the spinning. Further signals change nothing of the ending, and
+    the spinning ends with the callback in work. Further signals change nothing of the ending, and
     afterwards both are ignored: the process is about to end.
     """
     signals: list[int] = []
@@ -86,7 +86,9 @@ def _run(
         node = create()
         executor.add_node(node)
         node.start()
-        executor.spin()
+        # rclpy's handler wakes the executor; where it is not installed the next callback does.
+        while rclpy.ok() and not signals:
+            executor.spin_once()
     except (KeyboardInterrupt, ExternalShutdownException, NodeFinished):
         pass
     except Exception as error:
