@@ -309,6 +309,17 @@ def _times(name: str) -> str:
     return f'{getattr(predictive, name):g} x `hold_s`'
 
 
+def ablations() -> str:
+    """Return what the policy `predictive` reaches without one mechanism at a time."""
+    document = results('ablations')
+    variants = document['results']['variants']
+    rows = [(name, *(f'{value:.4g}' for value in row.values())) for name, row in variants.items()]
+    headers = ('', *next(iter(variants.values())))
+    best = document['results']['best_fixed_on_time_percent']
+    note = f'Best fixed level in hindsight on the recording: {best:.1f} % on time.'
+    return f'{table(headers, rows)}\n\n{note} {source(document, "ablations")}'
+
+
 def targets() -> str:
     """Return how the policy `predictive` meets its targets on simulated traces."""
     document = results('policies')
@@ -415,8 +426,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     make.__name__: make
     for make in (
         demo, demo_sentence, signs, imagenet, node_losses, node_stages, calibration,
-        latency_models, search, constants, targets, traces, engines, switching, backbones,
-        parameters,
+        latency_models, search, constants, ablations, targets, traces, engines, switching,
+        backbones, parameters,
     )
 }  # fmt: skip
 

@@ -22,7 +22,7 @@ STAY = 2.5
 """The level in use is left when this many times the allowed share of late frames is predicted:
 a share is known from few frames, and to go down and up again costs more than it saves."""
 
-MARGIN_SD = 1.0
+MARGIN_SD = 0.25
 """How far below the limit a higher level must stay, in standard deviations of its profile."""
 
 LONGEST_HOLD, SHORTEST_HOLD = 4.0, 0.2

@@ -1,0 +1,264 @@
+"""What every mechanism of the policy `predictive` is worth: all of it, and without one at a time.
+
+    python -m benchmarks.ablations [--seeds 4] [--workers 2] [--output DIR]
+    python -m benchmarks.ablations --record     # records real contention anew: 14 minutes
+
+Two judges. The simulated traces of `benchmarks.policies`: regret in points, and switches a
+minute. And recorded contention: inference latencies of every level of the ImageNet family on one
+core, alone and beside 1, 2 and 4 busy processes, played back to the manager with the load on and
+off in turns. All variants meet the same frames; the best fixed level in hindsight does too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.common import checksum, print_table, write_results
+from dynamic_ofa_ros.constraints import Constraints
+from dynamic_ofa_ros.family import Family, LatencyProfile, Level, LevelLatency
+from dynamic_ofa_ros.runtime import experience
+from dynamic_ofa_ros.runtime.decisions import Measurement
+from dynamic_ofa_ros.runtime.manager import RuntimeManager
+from dynamic_ofa_ros.runtime.policies import predictive
+from dynamic_ofa_ros.runtime.rhythm import Rhythm
+from dynamic_ofa_ros.simulation.metrics import measure
+from dynamic_ofa_ros.simulation.platform import load_platform
+from dynamic_ofa_ros.simulation.run import run, run_fixed_levels
+from dynamic_ofa_ros.simulation.traces import make_trace
+
+RECORDING = Path(__file__).parent / 'data' / 'recorded_contention.json'
+LIMITS_MS = (55.0, 65.0)
+TRACES = ('step', 'ramp', 'burst', 'periodic', 'random_walk', 'bimodal', 'none')
+RATE_HZ, WARM_UP = 20.0, 5
+# Busy processes, seconds on and off in turns, limit in ms.
+CASES = ((1, 10, 27.0), (1, 10, 20.0), (2, 15, 20.0), (2, 15, 30.0), (4, 10, 30.0), (1, 20, 12.0))
+REPLAY_S = 120
+
+Floats = npt.NDArray[np.float64]
+Latencies = Mapping[tuple[int, int], Floats]
+
+
+def _no_rhythm(*_: object) -> float:
+    return 0.0
+
+
+def _no_own(self: experience.Experience, _: int) -> Floats:
+    return np.zeros((len(self._base_ms), experience.OWN_FRAMES))
+
+
+def _no_trial(*_: object) -> bool:
+    return False
+
+
+VARIANTS: dict[str, tuple[tuple[Any, str, Any], ...]] = {
+    'all of it': (),
+    'no rhythm': ((Rhythm, 'due', _no_rhythm),),
+    "no frames of a level's own": ((experience.Experience, '_own_weights', _no_own),),
+    'own frames of a heavier load count fully': ((experience, 'HEAVIER', 1e9),),
+    'no trials': ((predictive.PredictivePolicy, '_is_worth_a_try', _no_trial),),
+    'a strong frame never begins a step': ((experience, 'CREDIBLE', 2.0),),
+    "the profile's noise stands for one frame": ((experience, 'PRIOR_FRAMES', 1),),
+    'left at the allowed share': ((predictive, 'STAY', 1.0),),
+    'no margin on the way up': ((predictive, 'MARGIN_SD', 0.0),),
+    'a hold that never changes': (
+        (predictive, 'SHORTEST_HOLD', 1.0),
+        (predictive, 'LONGEST_HOLD', 1.0),
+    ),
+}
+
+
+def main() -> None:
+    """Run every variant, print the table and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--seeds', type=int, default=4)
+    parser.add_argument('--workers', type=int, default=min(4, os.cpu_count() or 1))
+    parser.add_argument('--output', type=Path, default=None, help='folder of the JSON file')
+    parser.add_argument('--record', action='store_true', help='real contention, and end')
+    options = parser.parse_args()
+    if options.record:
+        record()
+        return
+    with ProcessPoolExecutor(max_workers=max(1, options.workers)) as pool:
+        rows = list(pool.map(judge, VARIANTS, [options.seeds] * len(VARIANTS)))
+    found = dict(zip(VARIANTS, rows, strict=True))
+    columns = list(rows[0])
+    print_table(
+        'the policy predictive without one mechanism at a time',
+        ['', *columns],
+        [[name, *row.values()] for name, row in found.items()],
+    )
+    best = best_fixed_percent(read_recording())
+    print(f'recorded: best fixed level in hindsight on time {best:.2f} %')
+    write_results(
+        'ablations',
+        {'variants': found, 'best_fixed_on_time_percent': best},
+        configuration={
+            'seeds': options.seeds,
+            'limits_ms': LIMITS_MS,
+            'replayed': [
+                {'busy_processes': load, 'on_and_off_s': seconds, 'limit_ms': limit_ms}
+                for load, seconds, limit_ms in CASES
+            ],
+            'replay_s': REPLAY_S,
+            'rate_hz': RATE_HZ,
+        },
+        input_checksum=checksum(list(read_recording().values())),
+        **({'folder': options.output} if options.output else {}),
+    )
+
+
+def judge(variant: str, seeds: int) -> dict[str, float]:
+    """Return what one variant reaches, simulated and on the recording."""
+    with ExitStack() as stack:
+        for owner, name, value in VARIANTS[variant]:
+            stack.enter_context(mock.patch.object(owner, name, value))
+        return {**simulated(seeds), **replayed(read_recording(), seeds)}
+
+
+def simulated(seeds: int) -> dict[str, float]:
+    """Return the regret in points by trace, and the switches a minute over all of them."""
+    platform, row, switches = load_platform(), {}, []
+    for kind in TRACES:
+        lost = []
+        for seed in range(1, seeds + 1):
+            trace = make_trace(kind, seed, 60.0)
+            for limit_ms in LIMITS_MS:
+                limit = Constraints(max_latency_ms=limit_ms)
+                fixed = run_fixed_levels(trace, platform, limit, seed=seed)
+                got = measure(run(trace, platform, 'predictive', limit, seed=seed), fixed)
+                ideal = got.oracle_on_time_accuracy
+                if kind == 'bimodal':  # no policy can foresee the next of independent frames
+                    ideal = got.best_fixed_on_time_accuracy
+                lost.append(100.0 * ((ideal or 0.0) - (got.on_time_accuracy or 0.0)))
+                switches.append(got.switches_per_minute)
+        row[f'{kind} pt'] = round(float(np.mean(lost)), 2)
+    row['switch/min'] = round(float(np.mean(switches)), 1)
+    return row
+
+
+def replayed(latencies_ms: Latencies, seeds: int) -> dict[str, float]:
+    """Return on-time top-1, late frames and switches a minute on the recording."""
+    levels = Family.load('imagenet').levels
+    profile = profile_of(latencies_ms, levels)
+    right, late, switches = [], [], []
+    for load, seconds, limit_ms in CASES:
+        for seed in range(seeds):
+            manager = RuntimeManager(levels, profile, constraints=Constraints(limit_ms))
+            # Every level goes on from its own place in the recording.
+            rng = np.random.default_rng(seed)
+            places = {key: int(rng.integers(len(values))) for key, values in latencies_ms.items()}
+            for frame in range(round(REPLAY_S * RATE_HZ)):
+                is_on = frame / RATE_HZ % (2 * seconds) >= seconds
+                now_ns = round(1e9 * frame / RATE_HZ)
+                manager.decide(now_ns)
+                level = manager.active_level
+                key = (load if is_on else 0, level)
+                values = latencies_ms[key]
+                places[key] = (places[key] + 1) % len(values)
+                took_ms = float(values[places[key]])
+                is_late = took_ms > limit_ms
+                late.append(is_late)
+                right.append(0.0 if is_late else levels[level - 1].accuracy)
+                end_ns = now_ns + round(1e6 * took_ms)
+                decision = manager.observe(Measurement(end_ns, level, took_ms, took_ms))
+                switches.append(decision is not None)
+    return {
+        'recorded: on time %': round(100.0 * float(np.mean(right)), 2),
+        'recorded: late %': round(100.0 * float(np.mean(late)), 2),
+        'recorded: switch/min': round(60.0 * RATE_HZ * float(np.mean(switches)), 1),
+    }
+
+
+def best_fixed_percent(latencies_ms: Latencies) -> float:
+    """Return the on-time top-1 of the best fixed level, chosen for every case in hindsight."""
+    levels = Family.load('imagenet').levels
+    best = []
+    for load, _, limit_ms in CASES:
+        best.append(
+            max(
+                level.accuracy
+                * np.mean([(latencies_ms[n, level.index] <= limit_ms).mean() for n in (0, load)])
+                for level in levels
+            )
+        )
+    return round(100.0 * float(np.mean(best)), 2)
+
+
+def profile_of(latencies_ms: Latencies, levels: tuple[Level, ...]) -> LatencyProfile:
+    """Return the profile that the recording without a load makes."""
+    alone = [latencies_ms[0, level.index] for level in levels]
+    rows = tuple(
+        LevelLatency(
+            float(np.median(a)), float(a.mean()), float(a.std()),
+            float(np.quantile(a, 0.95)), float(np.quantile(a, 0.99)), len(a),
+        )
+        for a in alone
+    )  # fmt: skip
+    return LatencyProfile('cpu', rows, 'recorded')
+
+
+def read_recording() -> Latencies:
+    """Return the latencies in ms by busy processes and level."""
+    rows = json.loads(RECORDING.read_text())['latencies_ms']
+    return {
+        (int(load), level): np.asarray(values_ms[WARM_UP:])
+        for load, by_level in rows.items()
+        for level, values_ms in enumerate(by_level, start=1)
+    }
+
+
+def record() -> None:
+    """Measure every level at 20 Hz on one core, alone and beside busy processes."""
+    from dynamic_ofa_ros.runtime.engine import create_engine, probe_input
+
+    core = max(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {core})
+    family = Family.load('imagenet')
+    engine = create_engine(family, device='cpu', engine='onnxruntime')
+    found: dict[str, list[list[float]]] = {}
+    for load, seconds in ((0, 8.0), (1, 20.0), (2, 20.0), (4, 20.0)):
+        busy = [sys.executable, '-c', 'while True: sum(range(100000))']
+        processes = [subprocess.Popen(busy) for _ in range(load)]
+        time.sleep(1.0)
+        found[str(load)] = [
+            _latencies_ms(engine.infer, level, probe_input(level.resolution), seconds)
+            for level in family.levels
+        ]
+        for process in processes:
+            process.kill()
+            process.wait()
+    RECORDING.parent.mkdir(exist_ok=True)
+    document = {'levels': [level.name for level in family.levels], 'latencies_ms': found}
+    RECORDING.write_text(json.dumps(document))
+
+
+def _latencies_ms(
+    infer: Callable[[int, Any], Any], level: Level, image: Any, seconds: float
+) -> list[float]:
+    found, due_s = [], time.perf_counter()
+    for _ in range(round(seconds * RATE_HZ)):
+        time.sleep(max(0.0, due_s - time.perf_counter()))
+        begin_s = time.perf_counter()
+        infer(level.index, image)
+        end_s = time.perf_counter()
+        found.append(round(1e3 * (end_s - begin_s), 2))
+        due_s = max(due_s + 1.0 / RATE_HZ, end_s)
+    return found
+
+
+if __name__ == '__main__':
+    main()
