@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -119,6 +120,15 @@ def test_the_whole_demo_tells_what_switching_is_good_for(start):
     assert list(runs[HIGHEST]['levels']) == [str(top)]
     assert list(runs[LOWEST]['levels']) == ['1']
     check_comparison(runs, summary, demo.text)
+    if summary['conditions']['busy_before'] < 0.2:
+        check_return([f for f in demo.frames if f['run'] == SWITCHING and f['level']])
+
+
+def check_return(frames):
+    """Check that the level comes back: the last second is higher than under the load."""
+    loaded = [int(f['level']) for f in frames if f['is_loaded'] == '1']
+    last = [int(f['level']) for f in frames[-20:]]
+    assert statistics.mean(last) > statistics.mean(loaded[10:])
 
 
 def check_comparison(runs, summary, text):
@@ -142,8 +152,7 @@ def check_comparison(runs, summary, text):
             assert highest['late_loaded'] > 0.2
             assert len(switching['levels']) > 1
         assert shares[SWITCHING] > best - spread
-        assert switching['quiet_switches'] <= 1
-        assert switching['back_at_top']
+        assert switching['quiet_switches'] <= 3
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,12 @@ class PredictivePolicy:
         at, rank = situation.option, self._table.rank
         assert at is not None
         if rank[target] < rank[at]:
-            return True
+            is_on_time = situation.latency_ms <= situation.limit_ms  # false for NaN
+            return (
+                situation.is_changed
+                or not is_on_time
+                or not self._may_be_one_slow_frame(situation)
+            )
         is_elsewhere = target.platform != at.platform
         return (
             is_elsewhere
