@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from lifecycle_msgs.srv import ChangeState
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.exceptions import InvalidHandle
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.service import Service
+
+COLLECT_TRIES, COLLECT_PAUSE_S = 100, 1e-3
+"""How often to collect what to wait for while another thread destroys some of it."""
 
 
 class BackgroundGroup(MutuallyExclusiveCallbackGroup):  # type: ignore[misc]  # rclpy is untyped
@@ -28,6 +33,19 @@ class NodeExecutor(SingleThreadedExecutor):  # type: ignore[misc]
 
     # rclpy's destructor reads it, also of an executor that a signal kept from being made.
     _sigint_gc: Any = None
+
+    def wait_for_ready_callbacks(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the next callback that is ready.
+
+        A transition destroys entities on another thread. rclpy raises where that happens while it
+        collects what to wait for; then it must collect again, without them.
+        """
+        for _ in range(COLLECT_TRIES - 1):
+            try:
+                return super().wait_for_ready_callbacks(*args, **kwargs)
+            except InvalidHandle:
+                time.sleep(COLLECT_PAUSE_S)
+        return super().wait_for_ready_callbacks(*args, **kwargs)
 
 
 class MainExecutor(NodeExecutor):

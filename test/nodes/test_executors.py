@@ -1,0 +1,39 @@
+"""Executors: what a transition on another thread does to the one that waits."""
+
+import pytest
+from rclpy.exceptions import InvalidHandle
+from rclpy.executors import SingleThreadedExecutor
+
+from dynamic_ofa_ros.nodes.executors import COLLECT_TRIES, NodeExecutor
+
+
+class Breaking:
+    """Stands for rclpy's collecting: raises so many times, as it does for a destroyed entity."""
+
+    def __init__(self, times):
+        self.left = times
+
+    def __call__(self, *_, **__):
+        if self.left:
+            self.left -= 1
+            raise InvalidHandle('destruction was requested')
+        return 'ready'
+
+
+@pytest.fixture
+def executor(domain):
+    executor = NodeExecutor(context=domain.context)
+    yield executor
+    executor.shutdown()
+
+
+def test_what_is_destroyed_while_it_collects_is_left_out(executor, monkeypatch):
+    monkeypatch.setattr(SingleThreadedExecutor, 'wait_for_ready_callbacks', Breaking(3))
+    assert executor.wait_for_ready_callbacks() == 'ready'
+
+
+def test_what_stays_broken_is_told(executor, monkeypatch):
+    breaking = Breaking(COLLECT_TRIES)
+    monkeypatch.setattr(SingleThreadedExecutor, 'wait_for_ready_callbacks', breaking)
+    with pytest.raises(InvalidHandle):
+        executor.wait_for_ready_callbacks()
