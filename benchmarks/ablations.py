@@ -1,7 +1,7 @@
 """What every mechanism of the policy `predictive` is worth: all of it, and without one at a time.
 
     python -m benchmarks.ablations [--seeds 4] [--workers 2] [--output DIR]
-    python -m benchmarks.ablations --record     # records real contention anew: 14 minutes
+    python -m benchmarks.ablations --record     # records real contention anew: 11 minutes
 
 Two judges. The simulated traces of `benchmarks.policies`: regret in points, and switches a
 minute. And recorded contention: inference latencies of every level of the ImageNet family on one
@@ -27,7 +27,7 @@ from unittest import mock
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.common import checksum, print_table, write_results
+from benchmarks.common import checksum, machine, print_table, write_results
 from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.family import Family, LatencyProfile, Level, LevelLatency
 from dynamic_ofa_ros.runtime import experience
@@ -233,16 +233,22 @@ def record() -> None:
     for load, seconds in ((0, 8.0), (1, 20.0), (2, 20.0), (4, 20.0)):
         busy = [sys.executable, '-c', 'while True: sum(range(100000))']
         processes = [subprocess.Popen(busy) for _ in range(load)]
-        time.sleep(1.0)
-        found[str(load)] = [
-            _latencies_ms(engine.infer, level, probe_input(level.resolution), seconds)
-            for level in family.levels
-        ]
-        for process in processes:
-            process.kill()
-            process.wait()
+        try:
+            time.sleep(1.0)
+            found[str(load)] = [
+                _latencies_ms(engine.infer, level, probe_input(level.resolution), seconds)
+                for level in family.levels
+            ]
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
     RECORDING.parent.mkdir(exist_ok=True)
-    document = {'levels': [level.name for level in family.levels], 'latencies_ms': found}
+    document = {
+        'machine': machine(),
+        'levels': [level.name for level in family.levels],
+        'latencies_ms': found,
+    }
     RECORDING.write_text(json.dumps(document))
 
 

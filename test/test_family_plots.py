@@ -168,3 +168,5 @@ def test_levels_draws_a_picture(
     assert 'end the name with one of .png' in capsys.readouterr().err
     assert main(['levels', 'signs', '--plot', str(picture), '--platform', 'moon']) == 2
     assert 'was not measured on moon' in capsys.readouterr().err
+    assert main(['levels', 'signs', '--platform', 'moon']) == 2
+    assert 'add --plot FILE' in capsys.readouterr().err

@@ -41,9 +41,12 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load, verify and print."""
+    from dynamic_ofa_ros.errors import FamilyError
     from dynamic_ofa_ros.family import Family, default_family
 
     family = Family.load(args.family or default_family())
+    if args.platform and not args.plot:
+        raise FamilyError('--platform says whose candidates to draw: add --plot FILE')
     if args.json:
         print(json.dumps(table_document(family), indent=1))
     else:

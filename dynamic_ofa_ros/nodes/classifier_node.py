@@ -434,14 +434,17 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
     def _wants_telemetry(self, sequence: int) -> bool:
         """Tell whether a frame's telemetry has a reader: a topic, or the next diagnostics."""
         return (
-            (sequence - 1) % self._settings.snapshot.telemetry_every_n == 0
+            self._is_published(sequence)
             or self._debug_image.is_watched
             or time.monotonic() - self._last_telemetry_s > DIAGNOSED_AGE_S
         )
 
+    def _is_published(self, sequence: int) -> bool:
+        return (sequence - 1) % self._settings.snapshot.telemetry_every_n == 0
+
     def _on_telemetry(self, frame: Frame, values: FrameTelemetry) -> None:
         self._last_telemetry, self._last_telemetry_s = values, time.monotonic()
-        if (values.sequence - 1) % self._settings.snapshot.telemetry_every_n == 0:
+        if self._is_published(values.sequence):
             self._publish(self._telemetry_pub, conversions.telemetry(frame.header, values))
         scope = self._settings.snapshot.constraints.latency_scope
         self._debug_image.show(frame, values, values.latency_ms(scope))

@@ -404,11 +404,13 @@ class ClassifierWorker:
     def _run(self) -> None:
         frame: Frame | None = None
         try:
-            while threading.current_thread() not in self._abandoned:
+            while True:
                 frame = self.mailbox.get()
                 if frame is None:
                     return
                 self._process(frame)
+                if threading.current_thread() in self._abandoned:
+                    return
                 self._free_since_ns = self._clock_ns()
         except Exception as error:  # the thread's last words: a callback or this code is broken
             if threading.current_thread() in self._abandoned:

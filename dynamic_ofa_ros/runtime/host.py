@@ -409,7 +409,7 @@ def device_identity(device: str, proc: Path = Path('/proc')) -> str:
     boot = _text(proc / 'sys' / 'kernel' / 'random' / 'boot_id') or platform.node()
     if not device.startswith('cuda'):
         return f'{boot}/cpu'
-    return f'{boot}/{gpu_uuid(int(device.partition(":")[2] or 0), proc)}'
+    return f'{boot}/{gpu_uuid(gpu_index(device), proc)}'
 
 
 def _driver_gpus(proc: Path) -> dict[str, str]:

@@ -1,0 +1,38 @@
+"""The benchmark of single mechanisms: each variant changes the policy; the recording is whole."""
+
+from contextlib import ExitStack
+from functools import lru_cache
+from itertools import product
+from unittest import mock
+
+import pytest
+
+from benchmarks.ablations import CASES, LIMITS_MS, VARIANTS, read_recording
+from dynamic_ofa_ros.constraints import Constraints
+from dynamic_ofa_ros.simulation.platform import load_platform
+from dynamic_ofa_ros.simulation.run import run
+from dynamic_ofa_ros.simulation.traces import make_trace
+
+
+@lru_cache
+def levels_played(variant, kind, limit_ms, seed):
+    """Return the level of every frame on a trace."""
+    with ExitStack() as stack:
+        for owner, name, value in VARIANTS[variant]:
+            stack.enter_context(mock.patch.object(owner, name, value))
+        trace, limit = make_trace(kind, seed, 60.0), Constraints(max_latency_ms=limit_ms)
+        record = run(trace, load_platform(), 'predictive', limit, seed=seed)
+        return [frame.level for frame in record.frames]
+
+
+@pytest.mark.parametrize('variant', [name for name in VARIANTS if VARIANTS[name]])
+def test_a_variant_changes_what_the_policy_does(variant):
+    cases = product(('burst', 'periodic', 'bimodal'), LIMITS_MS, (1, 2))
+    assert any(
+        levels_played(variant, *case) != levels_played('all of it', *case) for case in cases
+    )
+
+
+def test_the_recording_holds_every_load_that_is_played():
+    loads = {load for load, _ in read_recording()}
+    assert loads == {0} | {load for load, _, _ in CASES}
