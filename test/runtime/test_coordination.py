@@ -27,8 +27,7 @@ from dynamic_ofa_ros.runtime.coordination import (
     Status,
 )
 from dynamic_ofa_ros.runtime.coordination.choice import Device, ladder
-from dynamic_ofa_ros.runtime.coordination.coordinator import FAREWELL_NS, MAX_PEERS
-from dynamic_ofa_ros.runtime.coordination.proposer import ROOM_NS
+from dynamic_ofa_ros.runtime.coordination.coordinator import FAREWELL_NS, MAX_PEERS, OBEYED_NS
 from dynamic_ofa_ros.runtime.coordination.sharing import Sharing
 from dynamic_ofa_ros.simulation.camera import Timing
 from dynamic_ofa_ros.simulation.processor import SHARINGS, Job, Processor
@@ -463,7 +462,7 @@ def test_frames_that_are_all_late_free_the_own_policy_until_something_else_is_ag
 
     coordinator, agreed_ns, late = Coordinator(), SECOND_NS, (50.0,) * 8
     assert decide(1, agreed_ns) == (3, 3)
-    assert decide(1, agreed_ns + ROOM_NS, *late) == (3, 3), 'they are making room'
+    assert decide(1, agreed_ns + OBEYED_NS, *late) == (3, 3), 'they are making room'
     assert decide(1, agreed_ns + SECOND_NS, *late[:5], 30.0, *late[:2]) == (3, 3), 'a stall'
     assert decide(1, agreed_ns + SECOND_NS, *late) == (1, 3)
     assert decide(1, agreed_ns + SECOND_NS + 1) == (1, 3), 'for good'

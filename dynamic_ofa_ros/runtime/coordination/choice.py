@@ -69,7 +69,6 @@ class Device:
 
     def excess(self, own_ms: FloatArray) -> FloatArray:
         """Return (..., models): the quantile of latency over the limit, log."""
-        own_ms = own_ms * self._sharing.pace
         demand = self._sharing.demands * (own_ms / self._longest_ms) ** self._sharing.powers
         peers_ms = own_ms[..., None, :]
         beside_ms = self._whole * peers_ms + np.minimum(peers_ms, self._rest_ms)

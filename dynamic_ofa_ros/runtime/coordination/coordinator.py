@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dynamic_ofa_ros.adaptation import is_late
-from dynamic_ofa_ros.runtime.coordination.proposer import ROOM_NS, Proposer
+from dynamic_ofa_ros.runtime.coordination.proposer import Proposer
 from dynamic_ofa_ros.runtime.coordination.status import Agreement, Allowance, Status
 
 SILENCE_NS = 1_000_000_000
@@ -25,8 +25,9 @@ MAX_PEERS = 15
 ANSWER_NS = 20_000_000
 """The least time between two statuses, however much there is to answer."""
 
-LATE_FOR_NS, LATE_FRAMES = 500_000_000, 2
-"""When all frames have been late for so long, and so many at least, the own policy decides."""
+LATE_FOR_NS, LATE_FRAMES, OBEYED_NS = 500_000_000, 2, 300_000_000
+"""When all frames have been late for so long, and so many at least, the own policy decides; frames
+before all obey, so long after what is agreed, do not count."""
 
 
 class Coordinator:
@@ -114,8 +115,8 @@ class Coordinator:
         is wrong can cost accuracy, but not the own limit for long.
         """
         begin_ns = own.time_ns - LATE_FOR_NS
-        if begin_ns < self._agreed_ns + ROOM_NS:
-            return False  # they may still be making room
+        if begin_ns < self._agreed_ns + OBEYED_NS:
+            return False  # the others may not have obeyed yet
         last = [frame for frame in own.frames if frame.end_ns > begin_ns]
         return len(last) >= LATE_FRAMES and all(
             frame.level == level and is_late(frame.latency_ms, own.limit_ms) for frame in last

@@ -2,9 +2,9 @@
 
 Right after a change from outside (a model, a limit, an importance, a camera) the combination that
 is predicted to be best is tried, and the next one as soon as the frames have told more. When
-frames are late more often than allowed it is left for a lighter one, at once. Later one model at a
-time goes one level up, after a hold that doubles with every trial that fails. What is measured
-counts more than what is predicted: as long as all are on time, ever more is dared.
+frames are late more often than allowed it is left for a lighter one, at once. Later a better one
+is tried after a hold that doubles with every trial that fails. What is measured counts more than
+what is predicted: as long as all are on time, ever more is dared.
 """
 
 from __future__ import annotations
@@ -18,9 +18,6 @@ from dynamic_ofa_ros.adaptation import is_late
 from dynamic_ofa_ros.runtime.coordination.choice import Device, Levels, ladder
 from dynamic_ofa_ros.runtime.coordination.sharing import FloatArray, Sharing
 from dynamic_ofa_ros.runtime.coordination.status import Agreement, Status
-
-ROOM_NS = 300_000_000
-"""How long those who go up wait, at most, until the others have made room."""
 
 EARLY_NS, EARLY_HOLD_NS = 1_000_000_000, 300_000_000
 """How long after a change from outside any better combination is tried, and how long each is kept
@@ -61,25 +58,22 @@ class Proposer:
         self._wishes: list[tuple[object, ...]] = []
         self._known: Sequence[Status] = ()  # as they were at the last change
         self._target: Levels = []
-        self._waiting: dict[int, int] = {}  # the present level of those who wait for room
-        self._latencies_ms: list[list[float]] = []  # at the target
         self._stubborn: dict[str, tuple[int, int]] = {}  # its level, until when
         self._round = self._moved_ns = self._off_since_ns = 0
-        self._settled_ns = 0  # since when all run the target; 0 as long as they do not
         self._start_afresh(0)
 
     def propose(self, everyone: Sequence[Status], time_ns: int, last_round: int) -> Agreement:
         """Return what all shall do now. last_round: of any agreement heard of."""
         self._round = max(self._round, last_round)
         is_changed = self._recognise(everyone, time_ns)
-        is_changed |= self._watch(everyone, time_ns)
+        self._sharing.take(everyone)
+        is_changed |= self._is_disobeyed(everyone, time_ns)
         best, is_trial = self._choose(everyone, time_ns, is_changed)
         if best != self._target:
-            self._move(everyone, best, time_ns)
-            self._is_trial = is_trial
-        levels = [self._waiting.get(i, level) for i, level in enumerate(self._target)]
+            self._target, self._is_trial, self._round = best, is_trial, self._round + 1
+            self._moved_ns = time_ns
         names = (s.name for s in everyone)
-        return Agreement(self._round, tuple(zip(names, levels, strict=True)))
+        return Agreement(self._round, tuple(zip(names, self._target, strict=True)))
 
     def _start_afresh(self, time_ns: int) -> None:
         self._changed_ns, self._dared_ns = time_ns, 0
@@ -94,7 +88,7 @@ class Proposer:
         wishes = [s.wishes for s in everyone]
         if members != self._sharing.names:
             self._sharing = Sharing(members, self._sharing)
-            self._target, self._waiting, self._latencies_ms = [], {}, []
+            self._target = []
         is_changed = wishes != self._wishes or any(
             _is_other(s.limit_ms, known.limit_ms, LIMIT_CHANGE)
             for s, known in zip(everyone, self._known, strict=True)
@@ -107,42 +101,31 @@ class Proposer:
             self._start_afresh(time_ns)
         return is_changed
 
-    def _watch(self, everyone: Sequence[Status], time_ns: int) -> bool:
-        """Note who is where it was agreed, and how long frames take since all are.
-
-        Return whether somebody will not come.
-        """
-        self._sharing.take(everyone)
-        if not self._target:
-            return False
-        at = {s.name: s.level for s in everyone}
-        off = {name for name, n in zip(at, self._target, strict=True) if at[name] != n}
-        held_ns = time_ns - self._moved_ns
-        waiting = {everyone[i].name for i in self._waiting}
-        if not off - waiting - self._stubborn.keys() or held_ns > ROOM_NS:
-            self._waiting = {}
-        if not off and not self._settled_ns:
-            self._settled_ns = max(
-                next(
-                    (f.start_ns for f in frames if f.start_ns > self._moved_ns and f.level == n), 0
-                )
-                for frames, n in zip(self._sharing.frames, self._target, strict=True)
-            )
+    def _is_disobeyed(self, everyone: Sequence[Status], time_ns: int) -> bool:
+        """Return whether somebody, as turns out now, will not come to where it was agreed."""
         self._stubborn = {
-            name: (level, until_ns)
-            for name, (level, until_ns) in self._stubborn.items()
-            if at.get(name) == level and time_ns < until_ns
+            s.name: (s.level, until_ns)
+            for s in everyone
+            for level, until_ns in (self._stubborn.get(s.name, (0, 0)),)
+            if s.level == level and time_ns < until_ns
         }
+        off = [s for s, n in zip(everyone, self._target or (), strict=False) if s.level != n]
         self._off_since_ns = min(self._off_since_ns, time_ns) if off else time_ns
-        off_ns = time_ns - max(self._off_since_ns, self._moved_ns)
-        is_stuck = off_ns > STUBBORN_AFTER_NS
+        is_stuck = time_ns - max(self._off_since_ns, self._moved_ns) > STUBBORN_AFTER_NS
         if is_stuck:
-            self._stubborn |= {name: (at[name], time_ns + STUBBORN_NS) for name in off}
-        self._latencies_ms = [
-            [f.latency_ms for f in frames if f.start_ns >= self._settled_ns > 0 and f.level == n]
-            for frames, n in zip(self._sharing.frames, self._target, strict=True)
-        ]
+            self._stubborn |= {s.name: (s.level, time_ns + STUBBORN_NS) for s in off}
         return is_stuck
+
+    def _at_target_ms(self, everyone: Sequence[Status]) -> list[list[float]]:
+        """Return the latencies of each model's frames since all run the target; none before."""
+        if any(s.level != n for s, n in zip(everyone, self._target, strict=True)):
+            return [[] for _ in everyone]
+        frames = [
+            [f for f in kept if f.start_ns > self._moved_ns and f.level == n]
+            for kept, n in zip(self._sharing.frames, self._target, strict=True)
+        ]
+        since_ns = max((found[0].start_ns for found in frames if found), default=0)
+        return [[f.latency_ms for f in found if f.start_ns >= since_ns] for found in frames]
 
     def _choose(
         self, everyone: Sequence[Status], time_ns: int, is_changed: bool
@@ -159,10 +142,11 @@ class Proposer:
             return device.choose(ladders, 0.0), False
         if time_ns - self._learnt_ns > MAX_HOLD_NS:
             self._unavoidable = {}
-        measured = self._measured_excess(everyone)
+        at_target_ms = self._at_target_ms(everyone)
+        measured = self._measured_excess(everyone, at_target_ms)
         exceeds = measured > 0.0
         if exceeds.any() and now == [choices[0] for choices in ladders]:
-            self._learn_unavoidable(everyone, time_ns)
+            self._learn_unavoidable(everyone, at_target_ms, time_ns)
             return now, False
         if exceeds.any():
             if self._is_trial and held_ns < FAILED_NS:
@@ -177,13 +161,9 @@ class Proposer:
             return best, False
         if self._is_trial and held_ns > FAILED_NS:
             self._is_trial, self._hold_ns = False, FAILED_NS
-        if held_ns < (EARLY_HOLD_NS if is_early else self._hold_ns) or not self._settled_ns:
+        if held_ns < (EARLY_HOLD_NS if is_early else self._hold_ns) or not any(at_target_ms):
             return now, False
-        best = (
-            device.choose(ladders, self._margin)
-            if is_early
-            else device.climb(now, ladders, self._margin) or now
-        )
+        best = device.choose(ladders, self._margin)
         gain = device.accuracy(best) - device.accuracy(now)
         if gain > WORTHWHILE and not device.late(device.latencies_ms(best), self._margin):
             return best, not is_early
@@ -192,41 +172,34 @@ class Proposer:
             self._dared_ns, self._margin = time_ns, min(self._margin + STEP, MAX_MARGIN)
         return now, False
 
-    def _measured_excess(self, everyone: Sequence[Status]) -> FloatArray:
+    def _measured_excess(
+        self, everyone: Sequence[Status], at_target_ms: Sequence[Sequence[float]]
+    ) -> FloatArray:
         """Return (models,) the quantile of latency over the limit, log; -inf with too few frames.
 
         The longest latency is an outlier.
         """
         found = np.full(len(everyone), -np.inf)
-        for i, (s, ms) in enumerate(zip(everyone, self._latencies_ms, strict=True)):
-            share = max(1.0 - s.quantile, self._unavoidable.get(s.name, 0.0))
-            allowed = max(1, int(share * len(ms)))
+        for i, (s, ms) in enumerate(zip(everyone, at_target_ms, strict=True)):
+            unavoidable = int(self._unavoidable.get(s.name, 0.0) * len(ms))
+            allowed = max(int((1.0 - s.quantile) * len(ms)), 1 + unavoidable)
             if len(ms) > allowed:
                 found[i] = math.log(sorted(ms)[-1 - allowed]) - math.log(s.limit_ms)
         return found
 
-    def _learn_unavoidable(self, everyone: Sequence[Status], time_ns: int) -> None:
+    def _learn_unavoidable(
+        self, everyone: Sequence[Status], at_target_ms: Sequence[Sequence[float]], time_ns: int
+    ) -> None:
         """Note how often frames are late at the lowest levels: no level is to be blamed for that.
 
         What was left because of it is tried once more.
         """
-        if min(map(len, self._latencies_ms)) < ENOUGH_FRAMES:
+        if min(map(len, at_target_ms)) < ENOUGH_FRAMES:
             return
-        for s, found in zip(everyone, self._latencies_ms, strict=True):
+        for s, found in zip(everyone, at_target_ms, strict=True):
             share = sum(is_late(ms, s.limit_ms) for ms in found) / len(found)
             self._unavoidable[s.name] = share + SLACK
         self._changed_ns = self._learnt_ns = time_ns
-
-    def _move(self, everyone: Sequence[Status], levels: Levels, time_ns: int) -> None:
-        self._target = levels
-        self._waiting = {
-            i: s.level
-            for i, (s, level) in enumerate(zip(everyone, levels, strict=True))
-            if s.latencies_ms[level - 1] > s.latencies_ms[s.level - 1]
-        }
-        self._round += 1
-        self._moved_ns, self._settled_ns = time_ns, 0
-        self._latencies_ms = [[] for _ in everyone]
 
 
 def _is_other(one: float, other: float, factor: float) -> bool:

@@ -38,8 +38,8 @@ KEPT_FRAMES, KEPT_SAMPLES, KEPT_COMBINATIONS, REMEMBERED_NS = 64, 4, 4, 8_000_00
 MAX_WORK, MAX_SAMPLES = 4, 48
 """Models that are looked at each time, and samples that they are learnt from."""
 
-ALONE, ALONE_FRAMES = 0.05, 3
-"""A frame is alone when peers work in less than this part of it; so many tell the pace."""
+ALONE = 0.05
+"""A frame is alone when peers work in less than this part of it: it tells nothing."""
 
 OUTLIER_SD = 3.0
 """Frames further off than this pull no harder."""
@@ -62,8 +62,7 @@ class Sharing:
     """What is known of the device; arrays are (models,), in the order of the names.
 
     demands: of the slowest level, in (0, 1]; powers: demand = demands * (latency / slowest's) **
-    powers; pace: slows down everybody all the time (a lower clock, other programs); spread:
-    standard deviation of the log-latency of a frame around what the rest explains.
+    powers; spread: standard deviation of the log-latency of a frame around what the rest explains.
     """
 
     def __init__(self, names: Sequence[Hashable], before: Sharing | None = None) -> None:
@@ -71,11 +70,9 @@ class Sharing:
         self.names = list(names)
         self.demands, self.powers = np.full(count, DEMAND), np.full(count, 0.5)
         self.spread = np.full(count, SPREAD)
-        self.pace = 1.0
         self.frames: list[deque[Frame]] = [deque(maxlen=KEPT_FRAMES) for _ in names]
         self._samples: dict[tuple[int, ...], deque[Sample]] = {}
         self._place: npt.NDArray[np.int64] | None = None  # in the grid
-        self._alone: deque[tuple[int, float]] = deque(maxlen=KEPT_SAMPLES * ALONE_FRAMES)
         self._known_ns, self._looked_ns = 0, [0] * count
         for i, name in enumerate(names):
             if before is not None and name in before.names:
@@ -121,8 +118,8 @@ class Sharing:
             works = (cuts[:-1] >= other.start_ns) & (cuts[1:] <= other.end_ns)
             light[works, j] = math.log(ms[other.level - 1] / max(ms))
         parts = np.diff(cuts) / 1e6 / everyone[model].latencies_ms[frame.level - 1]
-        if parts[_is_alone(light)].sum() > (1.0 - ALONE) * parts.sum():
-            self._alone.append((frame.end_ns, float(parts.sum())))
+        is_beside = np.isfinite(light).sum(axis=1) > 1
+        if parts[is_beside].sum() < ALONE * parts.sum():
             return
         levels = (model, *(frames[-1].level if frames else 0 for frames in self.frames))
         samples = self._samples.pop(levels, deque(maxlen=KEPT_SAMPLES))
@@ -134,8 +131,6 @@ class Sharing:
     def _fit(self, models: Sequence[int]) -> None:
         """Find the demands that explain the samples: one for all, then these models' own."""
         since_ns = self._known_ns - REMEMBERED_NS
-        alone = sorted(slow for end_ns, slow in self._alone if end_ns > since_ns)
-        self.pace = alone[len(alone) // 2] if len(alone) >= ALONE_FRAMES else 1.0
         samples = [s for kept in self._samples.values() for s in kept if s.end_ns > since_ns]
         samples = samples[-MAX_SAMPLES:]
         if not samples:
@@ -144,16 +139,14 @@ class Sharing:
         light = np.concatenate([s.light for s in samples])
         parts = np.concatenate([s.parts for s in samples])
         starts = np.cumsum([0, *(len(s.parts) for s in samples[:-1])])
-        is_alone = _is_alone(light)
         # (parts, models, grid): what each asks for, with every demand and power.
         works = np.isfinite(light)
         shares = np.exp(POWERS * np.where(works, light, 0.0)[..., None]) * works[..., None]
         asked = (shares[..., None] * DEMANDS).reshape(*light.shape, -1)
 
         def errors(total: FloatArray) -> FloatArray:
-            slow = np.where(is_alone[:, None], 1.0, np.maximum(total, 1.0))
-            explained = np.add.reduceat(parts[:, None] / slow, starts, axis=0)
-            found: FloatArray = np.log(np.maximum(explained, 1e-9) / self.pace)
+            explained = np.add.reduceat(parts[:, None] / np.maximum(total, 1.0), starts, axis=0)
+            found: FloatArray = np.log(np.maximum(explained, 1e-9))
             return found
 
         def best(total: FloatArray, demand: float, power: float) -> int:
@@ -176,8 +169,3 @@ class Sharing:
         frames = np.bincount(model, minlength=count) + SPREAD_FRAMES
         spread: FloatArray = np.clip(np.sqrt(total / frames), MIN_SPREAD, MAX_SPREAD)
         self.spread = spread
-
-
-def _is_alone(light: FloatArray) -> npt.NDArray[np.bool_]:
-    found: npt.NDArray[np.bool_] = np.isfinite(light).sum(axis=-1) <= 1
-    return found
