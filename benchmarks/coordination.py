@@ -16,6 +16,10 @@ more than 5 % of each model's frames are late; the best has the highest weighted
 - loss: weighted accuracy of the best combination minus what was reached, in points; where met.
 - settled: when the last level changed, after the last change from outside; where feasible.
 - restless: scenarios in which some model changes its level more than MAX_CHANGES times in the 4 s.
+
+    python -m benchmarks.coordination --ablations --seeds 300
+
+plays the collective again without each of its parts.
 """
 
 from __future__ import annotations
@@ -25,10 +29,12 @@ import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -39,6 +45,7 @@ from dynamic_ofa_ros.architecture import SubnetArchitecture
 from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.family import LatencyProfile, Level, LevelLatency
 from dynamic_ofa_ros.progress import progress
+from dynamic_ofa_ros.runtime.coordination import Coordinator, choice, proposer, sharing
 from dynamic_ofa_ros.simulation.camera import Timing
 from dynamic_ofa_ros.simulation.platform import SimulatedPlatform, load_platform
 from dynamic_ofa_ros.simulation.processor import SHARINGS, Processor
@@ -54,6 +61,42 @@ QUANTILE = 0.95
 MAX_CHANGES = 4
 MAX_LOSS_POINTS = 1.0
 CONTENDERS = ('collective', 'predictive', 'reactive')
+Patch = tuple[Any, str, Any]
+
+
+def _one_demand(self: sharing.Sharing, _: Sequence[int], fit: Any = sharing.Sharing._fit) -> None:
+    self._place = None
+    fit(self, [])
+
+
+def _no_error(
+    self: choice.Device, ladders: Any, margin: float, choose: Any = choice.Device.choose
+) -> Any:
+    return choose(self, ladders, max(margin, 0.0))
+
+
+ABLATIONS: dict[str, tuple[Patch, ...]] = {
+    'demands not learnt': ((sharing.Sharing, '_fit', lambda *_: None),),
+    'one demand for all models': ((sharing.Sharing, '_fit', _one_demand),),
+    'demand the same at every level': (
+        (sharing, 'POWERS', np.zeros(1)),
+        (sharing, 'GRID', np.stack([sharing.DEMANDS, np.zeros_like(sharing.DEMANDS)])),
+    ),
+    'scatter of frames not learnt': (
+        (sharing, 'MIN_SPREAD', sharing.SPREAD),
+        (sharing, 'MAX_SPREAD', sharing.SPREAD),
+    ),
+    'error of the prediction not fed back': ((choice.Device, 'choose', _no_error),),
+    'nothing lighter than predicted': ((proposer, 'LIGHTER', 1.0),),
+    'no quick succession after a change': ((proposer, 'EARLY_NS', 0),),
+    'agreements not answered at once': ((Coordinator, 'has_news', lambda *_: False),),
+    'own frames do not speak against': ((Coordinator, '_speaks_against', lambda *_: False),),
+    'nothing dared': ((proposer, 'MAX_MARGIN', 0.0),),
+    'what no level cures not learnt': (
+        (proposer.Proposer, '_learn_unavoidable', lambda *_: None),
+    ),
+}
+"""What each part of the collective is replaced by."""
 
 MADE_UP_ACCURACIES = (0.640, 0.690, 0.722, 0.741, 0.752)
 MADE_UP_LATENCIES_MS = (12.0, 18.0, 26.0, 37.0, 52.0)
@@ -107,21 +150,23 @@ def main() -> None:
     parser.add_argument('--first', type=int, default=5001, help='1 to 300 were used for tuning')
     parser.add_argument('--seeds', type=int, default=1000, help='how many')
     parser.add_argument('--contenders', nargs='+', choices=CONTENDERS, default=CONTENDERS)
-    parser.add_argument('--name', default='coordination', help='of the JSON file')
+    parser.add_argument('--ablations', action='store_true', help='without each of its parts')
     parser.add_argument('--workers', type=int, default=min(4, os.cpu_count() or 1))
     parser.add_argument('--output', type=Path, default=None, help='folder of the JSON file')
     options = parser.parse_args()
     seeds = range(options.first, options.first + options.seeds)
+    contenders = ['collective', *ABLATIONS] if options.ablations else options.contenders
     found: list[dict[str, Outcome]] = []
     with (
         ProcessPoolExecutor(max_workers=max(1, options.workers)) as pool,
         progress('coordination', len(seeds)) as report,
     ):
-        judged = pool.map(partial(judge, contenders=options.contenders), seeds, chunksize=4)
+        judged = pool.map(partial(judge, contenders=contenders), seeds, chunksize=4)
         for outcomes in judged:
             found.append(outcomes)
             report.update(len(found))
-    report_results(found, seeds, options.name, options.output)
+    name = 'coordination_ablations' if options.ablations else 'coordination'
+    report_results(found, seeds, name, options.output)
 
 
 def report_results(
@@ -272,16 +317,19 @@ def weights(scenario: Scenario) -> Any:
 
 
 def play_with(scenario: Scenario, contender: str) -> tuple[Record, ...]:
-    """Play a scenario: together, or each model alone with a policy."""
-    if contender == 'collective':
-        return play_together(
-            scenario.models,
-            scenario.processor,
-            duration_ms=scenario.duration_ms,
-            seed=scenario.seed,
-            network=scenario.network,
-            has_alternatives=False,
-        )
+    """Play a scenario: together, maybe without a part, or each model alone with a policy."""
+    if contender == 'collective' or contender in ABLATIONS:
+        with ExitStack() as stack:
+            for where, what, instead in ABLATIONS.get(contender, ()):
+                stack.enter_context(mock.patch.object(where, what, instead))
+            return play_together(
+                scenario.models,
+                scenario.processor,
+                duration_ms=scenario.duration_ms,
+                seed=scenario.seed,
+                network=scenario.network,
+                has_alternatives=False,
+            )
     return play(
         [replace(member.model, policy=contender) for member in scenario.models],
         scenario.processor,

@@ -320,6 +320,53 @@ def ablations() -> str:
     return f'{table(headers, rows)}\n\n{note} {source(document, "ablations")}'
 
 
+def coordination() -> str:
+    """Return what classifiers on one device reach together, and each for itself."""
+    document = results('coordination')
+    groups = dict.fromkeys(document['results'], ('collective',))
+    groups['all'] = tuple(document['results']['all'])
+    rows = [
+        (group.replace('_', ' '), f'`{name}`', *_reached(document['results'][group][name]))
+        for group, names in groups.items()
+        for name in names
+    ]
+    found = document['results']['all']['collective']
+    met, loss = found['met %'], found['loss mean']
+    is_met = met >= 96.0 and loss <= 0.3 and not found['restless %']
+    verdict = (
+        f'Against the targets (96 % met, 0.3 points lost, nobody restless): '
+        f'**{"met" if is_met else "missed"}**, with {met:.1f} % met, {loss:.2f} points lost and '
+        f'{found["restless %"]:.1f} % restless.'
+    )
+    headers = ('scenarios', 'who', *COORDINATION)
+    return f'{table(headers, rows)}\n\n{verdict} {source(document, "coordination")}'
+
+
+COORDINATION = {
+    'feasible': 'feasible',
+    'met %': 'met %',
+    'a model > 10 % late, %': 'late > 10 %',
+    'loss, points': 'loss mean',
+    'settled, s (median)': 'settled p50 s',
+    'restless %': 'restless %',
+}
+"""The columns that the pages show, and what they are in the result file."""
+
+
+def _reached(found: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(f'{found[key]:.4g}' for key in COORDINATION.values())
+
+
+def coordination_ablations() -> str:
+    """Return what classifiers on one device reach without one part of the mechanism at a time."""
+    document = results('coordination_ablations')
+    rows = [
+        ('all parts' if name == 'collective' else name, *_reached(found))
+        for name, found in document['results']['all'].items()
+    ]
+    return f'{table(("", *COORDINATION), rows)}\n\n{source(document, "coordination_ablations")}'
+
+
 def targets() -> str:
     """Return how the policy `predictive` meets its targets on simulated traces."""
     document = results('policies')
@@ -426,8 +473,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     make.__name__: make
     for make in (
         demo, demo_sentence, signs, imagenet, node_losses, node_stages, calibration,
-        latency_models, search, constants, ablations, targets, traces, engines, switching,
-        backbones, parameters,
+        latency_models, search, constants, ablations, coordination, coordination_ablations,
+        targets, traces, engines, switching, backbones, parameters,
     )
 }  # fmt: skip
 
