@@ -17,7 +17,7 @@ more than 5 % of each model's frames are late; the best has the highest weighted
 - settled: when the last level changed, after the last change from outside; where feasible.
 - restless: scenarios in which some model changes its level more than MAX_CHANGES times in the 4 s.
 
-    python -m benchmarks.coordination --ablations --seeds 300
+    python -m benchmarks.coordination --ablations --seeds 200
 
 plays the collective again without each of its parts.
 """
@@ -147,7 +147,7 @@ class Outcome:
 def main() -> None:
     """Play all scenarios, print the table and the targets, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--first', type=int, default=5001, help='1 to 300 were used for tuning')
+    parser.add_argument('--first', type=int, default=5001, help='1 to 1000 were used for tuning')
     parser.add_argument('--seeds', type=int, default=1000, help='how many')
     parser.add_argument('--contenders', nargs='+', choices=CONTENDERS, default=CONTENDERS)
     parser.add_argument('--ablations', action='store_true', help='without each of its parts')

@@ -326,7 +326,7 @@ def coordination() -> str:
     groups = dict.fromkeys(document['results'], ('collective',))
     groups['all'] = tuple(document['results']['all'])
     rows = [
-        (group.replace('_', ' '), f'`{name}`', *_reached(document['results'][group][name]))
+        (GROUPS.get(group, group), f'`{name}`', *_reached(document['results'][group][name]))
         for group, names in groups.items()
         for name in names
     ]
@@ -351,6 +351,16 @@ COORDINATION = {
     'restless %': 'restless %',
 }
 """The columns that the pages show, and what they are in the result file."""
+
+GROUPS = {
+    'time_slicing': 'time slicing',
+    'none': 'nothing changes',
+    'comes': 'a model comes',
+    'dies': 'a model dies',
+    'limit': 'a limit changes',
+    'importance': 'an importance changes',
+}
+"""What the pages call groups of scenarios."""
 
 
 def _reached(found: dict[str, Any]) -> tuple[str, ...]:

@@ -27,7 +27,6 @@ MEASURED = re.compile(r'\d\.\d+ (?:%|points\b)|\| *\d+\.\d+ *(?:\||\()')
 """Looks like a result: a decimal share, or a cell of a table."""
 
 BY_HAND_FROM = {
-    'coordination.md': 'A forerunner of 1,368 lines',
     'runtime-manager.md': '`python -m benchmarks.contention`',
 }
 """Where the numbers of a page begin that no block holds yet."""

@@ -462,7 +462,7 @@ def test_frames_that_are_all_late_free_the_own_policy_until_something_else_is_ag
 
     coordinator, agreed_ns, late = Coordinator(), SECOND_NS, (50.0,) * 8
     assert decide(1, agreed_ns) == (3, 3)
-    assert decide(1, agreed_ns + OBEYED_NS, *late) == (3, 3), 'they are making room'
+    assert decide(1, agreed_ns + OBEYED_NS, *late) == (3, 3), 'the others may not have obeyed yet'
     assert decide(1, agreed_ns + SECOND_NS, *late[:5], 30.0, *late[:2]) == (3, 3), 'a stall'
     assert decide(1, agreed_ns + SECOND_NS, *late) == (1, 3)
     assert decide(1, agreed_ns + SECOND_NS + 1) == (1, 3), 'for good'

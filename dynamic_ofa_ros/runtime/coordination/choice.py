@@ -94,24 +94,23 @@ class Device:
         late = self.late(np.array([self.latencies_ms(levels) for levels in way]), margin)
         first = int(np.argmin(np.round(late, 9)))
         levels, least = way[first], float(late[first]) + 1e-9
-        while (higher := self.climb(levels, ladders, margin, least)) is not None:
-            levels = higher
+        while higher := self._steps_up(levels, ladders, margin, least):
+            levels = max(higher, key=self.accuracy)
         return levels
 
-    def climb(
-        self, levels: Levels, ladders: Sequence[Levels], margin: float, late: float = 0.0
-    ) -> Levels | None:
-        """Return the step up that gains most and is no later than this; None if there is none."""
+    def _steps_up(
+        self, levels: Levels, ladders: Sequence[Levels], margin: float, late: float
+    ) -> list[Levels]:
+        """Return the combinations that are a step of one model higher and no later than this."""
         steps = [
             [*levels[:i], choices[choices.index(levels[i]) + 1], *levels[i + 1 :]]
             for i, choices in enumerate(ladders)
             if levels[i] in choices[:-1]
         ]
         if not steps:
-            return None
+            return []
         after = self.late(np.array([self.latencies_ms(step) for step in steps]), margin)
-        allowed = [step for step, excess in zip(steps, after, strict=True) if excess <= late]
-        return max(allowed, key=self.accuracy, default=None)
+        return [step for step, excess in zip(steps, after, strict=True) if excess <= late]
 
     def lighter(self, levels: Levels, ladders: Sequence[Levels], factor: float) -> Levels:
         """Return the first combination on the way down that is so much lighter; else the last."""

@@ -26,8 +26,8 @@ ANSWER_NS = 20_000_000
 """The least time between two statuses, however much there is to answer."""
 
 LATE_FOR_NS, LATE_FRAMES, OBEYED_NS = 500_000_000, 2, 300_000_000
-"""When all frames have been late for so long, and so many at least, the own policy decides; frames
-before all obey, so long after what is agreed, do not count."""
+"""When all frames have been late for so long, and so many at least, the own policy decides. All
+are given so long to obey an agreement: frames of that time do not count."""
 
 
 class Coordinator:

@@ -55,7 +55,6 @@ class Proposer:
 
     def __init__(self) -> None:
         self._sharing = Sharing([])
-        self._wishes: list[tuple[object, ...]] = []
         self._known: Sequence[Status] = ()  # as they were at the last change
         self._target: Levels = []
         self._stubborn: dict[str, tuple[int, int]] = {}  # its level, until when
@@ -85,11 +84,10 @@ class Proposer:
     def _recognise(self, everyone: Sequence[Status], time_ns: int) -> bool:
         """See what has changed from outside; return whether the choice must be made afresh."""
         members = [(s.name, s.accuracies) for s in everyone]
-        wishes = [s.wishes for s in everyone]
         if members != self._sharing.names:
             self._sharing = Sharing(members, self._sharing)
             self._target = []
-        is_changed = wishes != self._wishes or any(
+        is_changed = [s.wishes for s in everyone] != [s.wishes for s in self._known] or any(
             _is_other(s.limit_ms, known.limit_ms, LIMIT_CHANGE)
             for s, known in zip(everyone, self._known, strict=True)
         )
@@ -97,23 +95,25 @@ class Proposer:
             _is_other(s.interval_ms, known.interval_ms, INTERVAL_CHANGE)
             for s, known in zip(everyone, self._known, strict=True)
         ):
-            self._wishes, self._known = wishes, everyone
+            self._known = everyone
             self._start_afresh(time_ns)
         return is_changed
 
     def _is_disobeyed(self, everyone: Sequence[Status], time_ns: int) -> bool:
         """Return whether somebody, as turns out now, will not come to where it was agreed."""
+        if not self._target:
+            return False
+        at = {s.name: s.level for s in everyone}
         self._stubborn = {
-            s.name: (s.level, until_ns)
-            for s in everyone
-            for level, until_ns in (self._stubborn.get(s.name, (0, 0)),)
-            if s.level == level and time_ns < until_ns
+            name: (level, until_ns)
+            for name, (level, until_ns) in self._stubborn.items()
+            if at.get(name) == level and time_ns < until_ns
         }
-        off = [s for s, n in zip(everyone, self._target or (), strict=False) if s.level != n]
+        off = {name for name, n in zip(at, self._target, strict=True) if at[name] != n}
         self._off_since_ns = min(self._off_since_ns, time_ns) if off else time_ns
         is_stuck = time_ns - max(self._off_since_ns, self._moved_ns) > STUBBORN_AFTER_NS
         if is_stuck:
-            self._stubborn |= {s.name: (s.level, time_ns + STUBBORN_NS) for s in off}
+            self._stubborn |= {name: (at[name], time_ns + STUBBORN_NS) for name in off}
         return is_stuck
 
     def _at_target_ms(self, everyone: Sequence[Status]) -> list[list[float]]:
