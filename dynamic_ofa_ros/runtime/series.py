@@ -31,7 +31,6 @@ SPREAD_GAIN = 0.1
 """Weight of the newest value in the spread."""
 
 _LIKELY = tuple(CHANCE ** (1.0 / run) for run in RUNS)
-_HINT = 0.8  # the shares below are not exactly monotonic
 
 
 class Series:
@@ -73,29 +72,27 @@ class Series:
 
     def changed(self) -> int:
         """Return how many of the last values are unlike those before; 0 when all are alike."""
-        ordered, count = self._ordered, len(self.values)
-        logs = self.values[-RUNS[-1] :]
-        lowest = highest = logs[-1]
-        # No run is much less likely than its last value by itself makes it.
+        ordered, values, count = self._ordered, self.values, len(self.values)
+        lowest = highest = values[-1]
         at_least, at_most = count - bisect_left(ordered, lowest), bisect_right(ordered, highest)
-        share_of_last = _HINT * min(at_least, at_most) / (count + EXPECTED_FRAMES)
-        done = 0
+        done = 1  # values that `lowest` and `highest` are of
         for run, likely in zip(RUNS, _LIKELY, strict=True):
             if run > count or (run > LONG_RUN and 2 * run > count):
                 break
-            if share_of_last > likely:
-                continue
-            last = logs[-run : len(logs) - done]
-            lowest, highest, done = min(lowest, *last), max(highest, *last), run
             before = count - run
-            above = float(count - bisect_left(ordered, lowest) - run)
-            below = float(bisect_right(ordered, highest) - run)
             missing = max(0, EXPECTED_FRAMES - before)
+            # What the values looked at so far leave is the least that the whole run can leave.
+            if min(at_least, at_most) - run + 1 >= likely * (before + missing + 1):
+                continue
+            rest, done = values[-run:-done], run
+            lowest, highest = min(lowest, *rest), max(highest, *rest)
+            at_least = count - bisect_left(ordered, lowest)
+            at_most = bisect_right(ordered, highest)
+            above, below = float(at_least - run), float(at_most - run)
             if missing:
                 above += missing * _below((self.middle - lowest) / self.spread + TIE)
                 below += missing * _below((highest - self.middle) / self.spread + TIE)
-            share = (min(above, below) + 1) / (before + missing + 1)
-            if share < likely:
+            if min(above, below) + 1 < likely * (before + missing + 1):
                 return run
         return 0
 
