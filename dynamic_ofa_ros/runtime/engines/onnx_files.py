@@ -1,0 +1,105 @@
+"""The ONNX file of every level, which several engines run.
+
+Sub-networks of a supernet are exported once into the build cache. Separate networks run from the
+family's own files, once those have been found to be safe.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dynamic_ofa_ros import requirements
+from dynamic_ofa_ros.architecture import SubnetArchitecture
+from dynamic_ofa_ros.errors import EngineError
+from dynamic_ofa_ros.onnx_safety import check_network
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dynamic_ofa_ros.family import Family, Level
+    from dynamic_ofa_ros.runtime.build_cache import BuildCache
+
+EXPORT_VERSION = 'onnx-1'
+"""Changes when `_export` does, so that older files are built again."""
+
+CHECK_VERSION = 'check-1'
+"""Changes when `onnx_safety.check_network` does, so that networks are checked again."""
+
+
+def level_files(
+    family: Family, cache: BuildCache, progress: Callable[[str], None] | None
+) -> list[Path]:
+    """Return the ONNX file of every level."""
+    if family.is_supernet:
+
+        def export(folder: Path) -> None:
+            _export(family, folder, progress)
+
+        folder = cache.folder('onnx', EXPORT_VERSION, export)
+        return [folder / _file_name(level.index) for level in family.levels]
+
+    def check(folder: Path) -> None:
+        _check_networks(family, folder, progress)
+
+    # The cache belongs to this very family: its name holds the checksum of all its files.
+    cache.folder('checked', CHECK_VERSION, check)
+    return [network_path(family, level) for level in family.levels]
+
+
+def network_path(family: Family, level: Level) -> Path:
+    """Return the file of a level that is a network of its own."""
+    assert not isinstance(level.network, SubnetArchitecture)
+    return family.network_path(level.network)
+
+
+def _check_networks(family: Family, folder: Path, progress: Callable[[str], None] | None) -> None:
+    """Refuse networks that could do more than compute; leave a list of those that are safe."""
+    largest_px: dict[Path, int] = {}
+    for level in family.levels:
+        path = network_path(family, level)
+        largest_px[path] = max(level.resolution, largest_px.get(path, 0))
+    for path, side in largest_px.items():
+        if progress:
+            progress(f'ONNX: checking {path.name}')
+        check_network(path.read_bytes(), str(path), side=side)
+    names = ''.join(f'{path.name}\n' for path in largest_px)
+    (folder / 'networks.txt').write_text(names, encoding='utf-8')
+
+
+def _file_name(index: int) -> str:
+    return f'level_{index:02d}.onnx'
+
+
+def _export(family: Family, folder: Path, progress: Callable[[str], None] | None) -> None:
+    """Write every level as an ONNX file into `folder`; takes about half a second each."""
+    requirements.check(
+        'torch',
+        'safetensors',
+        'ofa',
+        'onnx',
+        reason=f'the engines of family {family.name} are not built yet',
+    )
+    import torch
+
+    from dynamic_ofa_ros.backbone.onnx_export import write_onnx
+    from dynamic_ofa_ros.backbone.supernet import load_level, load_supernet
+
+    supernet = load_supernet(family)
+    for level in family.levels:
+        if progress:
+            progress(f'ONNX: exporting level {level.index} of {len(family.levels)}')
+        network = load_level(family, level.index, supernet)
+        example = torch.zeros(1, 3, level.resolution, level.resolution)
+        try:
+            write_onnx(network, example, str(folder / _file_name(level.index)))
+        except OSError:
+            raise  # a full disk, say: the build cache knows what to do
+        except Exception as error:
+            # Whatever fails in there (often packages that do not fit each other) is this
+            # engine's trouble alone: `auto` goes on with the others.
+            raise EngineError(
+                f'PyTorch cannot export level {level.index} to ONNX '
+                f'({type(error).__name__}: {error}); check that onnx, numpy and torch fit '
+                'together, or use engine pytorch'
+            ) from error
