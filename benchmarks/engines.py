@@ -1,5 +1,7 @@
 """Latency of every level: each engine against `ofa`'s own dynamic forward; batch 1.
 
+OpenVINO is also measured by itself: what the engine adds to it is the difference.
+
     python -m benchmarks.engines [--family NAME] [--runs 200] [--threads 1] [--skip-published]
 
 Measures (a) a family, by default the demo family, and (b) OFA-MobileNetV3 w1.2 with 1000 classes
@@ -29,10 +31,13 @@ from benchmarks.common import (
 from benchmarks.published import published_family
 from dynamic_ofa_ros.errors import EngineError
 from dynamic_ofa_ros.family import Family, default_family
+from dynamic_ofa_ros.runtime.build_cache import BuildCache
 from dynamic_ofa_ros.runtime.engine import Engine, create_engine, engine_names
+from dynamic_ofa_ros.runtime.engines.onnx_files import level_files
 from dynamic_ofa_ros.runtime.host import OthersLoad
 
 DYNAMIC = 'ofa dynamic'
+BARE = 'openvino by itself'
 
 
 def main() -> None:
@@ -94,6 +99,7 @@ def _measure(
             )
         except EngineError as error:
             print(f'  left out: {error}')
+    bare = _bare_openvino(family, cache, options.threads) if 'openvino' in engines else {}
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     supernet = load_supernet(family).to(device)
@@ -113,6 +119,8 @@ def _measure(
         contenders: dict[str, Callable[[], object]] = {DYNAMIC: dynamic}
         for name, engine in engines.items():
             contenders[name] = functools.partial(engine.infer, level.index, images)
+        if bare:
+            contenders[BARE] = bare[level.index]
         measured = {
             name: summary(samples) for name, samples in in_turns(contenders, options.runs).items()
         }
@@ -139,6 +147,25 @@ def _measure(
         [[name, m['before_mb'], m['loaded_mb'], m['per_level_mb']] for name, m in memory.items()],
     )
     return {'family_sha256': family.checksum, 'levels': levels, 'memory': memory}
+
+
+def _bare_openvino(family: Family, cache: Path, threads: int) -> dict[int, Callable[[], object]]:
+    """Return for every level a call that runs OpenVINO with a tensor that is in place already."""
+    import openvino
+
+    from dynamic_ofa_ros.runtime.engines.openvino import compile_network
+
+    core = openvino.Core()
+    calls: dict[int, Callable[[], object]] = {}
+    for level, path in zip(
+        family.levels, level_files(family, BuildCache(family, cache), None), strict=True
+    ):
+        shape = (1, 3, level.resolution, level.resolution)
+        request = compile_network(core, path, shape, threads).create_infer_request()
+        images = np.random.default_rng(level.index).standard_normal(shape).astype(np.float32)
+        request.set_input_tensor(openvino.Tensor(images, shared_memory=True))
+        calls[level.index] = functools.partial(request.infer, share_outputs=True)
+    return calls
 
 
 def _resident_mb(

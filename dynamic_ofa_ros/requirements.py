@@ -23,6 +23,7 @@ _REMEDIES = {
     'ofa': "pip install ofa (it is part of the extra 'engines')",
     'onnx': "pip install onnx (it is part of the extra 'engines')",
     'onnxruntime': "pip install onnxruntime (the extra 'cpu'), or onnxruntime-gpu ('gpu')",
+    'openvino': "pip install openvino (the extra 'cpu')",
     'psutil': 'apt install python3-psutil, or pip install psutil',
     'pymoo': "pip install pymoo (it is part of the extra 'offline')",
     'ray': "pip install ray (the extra 'ray')",

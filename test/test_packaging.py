@@ -128,15 +128,15 @@ def test_a_small_base_replaces_nothing_of_the_system(requirements):
     assert requirements[''] == {'numpy', 'psutil', 'pyyaml', 'rich'}
     # What is compiled for the machine comes from apt or NVIDIA, unless the user asks for it.
     assert requirements['jetson'] == {'ofa', 'onnx', 'safetensors'}
-    wheels = {'onnxruntime', 'onnxruntime-gpu', 'opencv-python-headless', 'torch'}
+    wheels = {'onnxruntime', 'onnxruntime-gpu', 'opencv-python-headless', 'openvino', 'torch'}
     assert {name: found & wheels for name, found in requirements.items() if found & wheels} == {
-        'cpu': {'onnxruntime'},
+        'cpu': {'onnxruntime', 'openvino'},
         'gpu': {'onnxruntime-gpu'},
         'engines': {'torch'},
         'imagenet': {'torch'},
         'opencv': {'opencv-python-headless'},
         'offline': {'torch'},
-        'dev': {'onnxruntime', 'opencv-python-headless', 'torch'},
+        'dev': {'onnxruntime', 'opencv-python-headless', 'openvino', 'torch'},
     }
 
 

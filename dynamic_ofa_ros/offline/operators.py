@@ -30,6 +30,7 @@ from dynamic_ofa_ros.backbone.onnx_export import write_onnx
 from dynamic_ofa_ros.backbone.supernet import extract_subnet
 from dynamic_ofa_ros.errors import EngineError
 from dynamic_ofa_ros.offline.operator_layout import OperatorLayout
+from dynamic_ofa_ros.runtime.engine import engine_names
 
 FloatArray = npt.NDArray[np.float64]
 Call = Callable[[], object]
@@ -152,17 +153,18 @@ class Framed(nn.Module):
 class OperatorEngine:
     """Turns modules into calls that run them once as the engine would, device-synchronised.
 
-    engine: 'pytorch' or 'onnxruntime'; device: 'cpu', 'cuda' or 'cuda:N'. `largest` decides the
-    memory layout, as in the engine for PyTorch.
+    engine: onnxruntime, openvino or pytorch; device: 'cpu', 'cuda' or 'cuda:N'. `largest` decides
+    the memory layout, as in the engine for PyTorch.
     """
 
     def __init__(
         self, engine: str, device: str, threads: int, largest: nn.Module, resolution: int
     ) -> None:
-        if engine not in ('pytorch', 'onnxruntime'):
+        if engine not in engine_names():
             raise EngineError(
-                f'operators cannot be timed one by one with engine {engine!r}; use pytorch or '
-                'onnxruntime, or measure whole networks: dynamic-ofa profile --whole-networks 100'
+                f'operators cannot be timed one by one with engine {engine!r}; use '
+                f'{", ".join(engine_names())}, or measure whole networks: '
+                'dynamic-ofa profile --whole-networks 100'
             )
         self._engine, self._device, self._threads = engine, device, threads
         self._exported: dict[str, bytes] = {}
@@ -176,6 +178,8 @@ class OperatorEngine:
         image = torch.randn(1, IMAGE_CHANNELS, side, side)
         if self._engine == 'onnxruntime':
             return self._session(framed, image)
+        if self._engine == 'openvino':
+            return self._request(framed, image)
         return self._network(framed, image, self._layout)
 
     def _network(
@@ -211,20 +215,35 @@ class OperatorEngine:
 
         from dynamic_ofa_ros.runtime.engines import onnxruntime as engine
 
-        if framed.key not in self._exported:
-            self._exported[framed.key] = _export(framed.eval(), image)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         options.log_severity_level = engine.QUIET
-        # One export serves all resolutions; fixed here, shapes are constants as in the engine.
+        # Fixed here, shapes are constants as in the engine.
         for name, size in zip(_SIDES, image.shape[2:], strict=True):
             options.add_free_dimension_override_by_name(name, size)
         session = onnxruntime.InferenceSession(
-            self._exported[framed.key], options, providers=engine.execution_providers(self._device)
+            self._onnx(framed, image), options, providers=engine.execution_providers(self._device)
         )
         feed = {'input': image.numpy()}
         return lambda: session.run(None, feed)
+
+    def _request(self, framed: Framed, image: torch.Tensor) -> Call:
+        import openvino
+
+        from dynamic_ofa_ros.runtime.engines.openvino import compile_network
+
+        onnx = io.BytesIO(self._onnx(framed, image))
+        network = compile_network(openvino.Core(), onnx, image.shape, self._threads)
+        request = network.create_infer_request()
+        request.set_input_tensor(openvino.Tensor(image.numpy(), shared_memory=True))
+        return lambda: request.infer(share_outputs=True)[0]
+
+    def _onnx(self, framed: Framed, image: torch.Tensor) -> bytes:
+        """Return the export of an operator; one serves all resolutions."""
+        if framed.key not in self._exported:
+            self._exported[framed.key] = _export(framed.eval(), image)
+        return self._exported[framed.key]
 
 
 def _export(module: nn.Module, image: torch.Tensor) -> bytes:

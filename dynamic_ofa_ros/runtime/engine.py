@@ -50,13 +50,26 @@ _log = logging.getLogger(__name__)
 
 _ENGINES = {
     'onnxruntime': ('dynamic_ofa_ros.runtime.engines.onnxruntime', 'OnnxRuntimeEngine'),
+    'openvino': ('dynamic_ofa_ros.runtime.engines.openvino', 'OpenvinoEngine'),
     'pytorch': ('dynamic_ofa_ros.runtime.engines.pytorch', 'PytorchEngine'),
 }
-_MODULES = {'onnxruntime': ('onnxruntime',), 'pytorch': ('torch', 'safetensors', 'ofa')}
+_MODULES = {
+    'onnxruntime': ('onnxruntime',),
+    'openvino': ('openvino',),
+    'pytorch': ('torch', 'safetensors', 'ofa'),
+}
 _SUPERNET_ONLY = ('pytorch',)
 """Engines that run sub-networks of a supernet, but no separate ONNX networks."""
 
-_DISTRIBUTIONS = {'onnxruntime': ('onnxruntime', 'onnxruntime-gpu'), 'pytorch': ('torch',)}
+_CPU_ONLY = ('openvino',)
+_OPTIONAL = ('openvino', 'pytorch')
+"""Engines that a robot can do without: that one is missing is nothing to tell its user."""
+
+_DISTRIBUTIONS = {
+    'onnxruntime': ('onnxruntime', 'onnxruntime-gpu'),
+    'openvino': ('openvino',),
+    'pytorch': ('torch',),
+}
 
 TOLERANCE = 5e-3
 """Largest difference of a logit from the reference, as a fraction of the reference's range.
@@ -316,13 +329,13 @@ class _Builder:
     def try_build(self, candidate: _Candidate) -> Engine | None:
         """Return an engine, or None with the reason among `reasons`, and among the notes.
 
-        That PyTorch is missing is no note: a robot whose engines are built can do without.
+        That an optional engine is missing is no note.
         """
         try:
             return self.build(candidate)
         except EngineError as error:
             is_missing = isinstance(error.__cause__, MissingPackageError)
-            self._give_up(error, is_noted=not (is_missing and candidate.engine == 'pytorch'))
+            self._give_up(error, is_noted=not (is_missing and candidate.engine in _OPTIONAL))
             return None
 
     def _give_up(self, error: EngineError, is_noted: bool = True) -> None:
@@ -409,7 +422,18 @@ def _candidates(family: Family, device: str, engine: str, threads: int) -> list[
     if device == 'auto' and has_nvidia_device():
         devices.append('cuda')
     engines = able if engine == 'auto' else [engine]
-    return [_Candidate(name, place) for place in devices for name in engines]
+    candidates = [
+        _Candidate(name, place)
+        for place in devices
+        for name in engines
+        if place == 'cpu' or name not in _CPU_ONLY
+    ]
+    if not candidates:
+        raise EngineError(
+            f"device '{device}' was asked for, but engine {engine} runs on the CPU only: "
+            "use device 'cpu' or 'auto', or engine auto"
+        )
+    return candidates
 
 
 def _fastest(builder: _Builder, candidates: list[_Candidate], choice_file: str) -> Engine:

@@ -86,7 +86,7 @@ LINEAR = Operator('linear', nn.Linear(4, 3), ((1, 4), (1, 4)), False)
 FIRST = Operator('first', nn.Conv2d(3, 4, 3, stride=2), ((1, 3, 32, 32), (1, 3, 48, 48)), True)
 
 
-@pytest.mark.parametrize('engine', ['pytorch', 'onnxruntime'])
+@pytest.mark.parametrize('engine', ['onnxruntime', 'openvino', 'pytorch'])
 @pytest.mark.parametrize('operator', [CONVOLUTION, LINEAR, FIRST], ids=lambda o: o.name)
 def test_engines_run_the_framed_operator(
     engine: str, operator: Operator, monkeypatch: pytest.MonkeyPatch
@@ -111,8 +111,8 @@ def test_the_frame_alone_lacks_the_operator() -> None:
 
 
 def test_an_engine_that_cannot_run_operators_is_named() -> None:
-    with pytest.raises(EngineError, match=r"engine 'openvino'; use pytorch or onnxruntime"):
-        OperatorEngine('openvino', 'cpu', 1, nn.Identity(), 8)
+    with pytest.raises(EngineError, match=r"engine 'x'; use onnxruntime, openvino, pytorch,"):
+        OperatorEngine('x', 'cpu', 1, nn.Identity(), 8)
 
 
 class SteadyEngine:

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +24,14 @@ from dynamic_ofa_ros.runtime.engine import (
     probe_input,
     verify,
 )
+from dynamic_ofa_ros.runtime.engines import openvino as openvino_module
 from dynamic_ofa_ros.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from dynamic_ofa_ros.runtime.engines.pytorch import PytorchEngine, fold_batch_norms
 
 LOGIT_TOLERANCE = 1e-3  # a fraction of the logits' range
 CLEARLY_DIFFERENT = 0.2
 DEADLINE_S = 120
-CPU_ENGINES = ('onnxruntime', 'pytorch')
+CPU_ENGINES = ('onnxruntime', 'openvino', 'pytorch')
 
 
 def dynamic_network(family: Family, index: int) -> torch.nn.Module:
@@ -75,8 +77,9 @@ def cpu_engine(request, random_family, warm_cache):
 
 @pytest.fixture(scope='module')
 def onnx_cache(random_family, warm_cache):
-    """The warm cache, with the ONNX files certainly in it."""
-    create_engine(random_family, device='cpu', engine='onnxruntime', cache_dir=warm_cache).close()
+    """The warm cache, with the ONNX files and what is compiled from them certainly in it."""
+    for name in ('onnxruntime', 'openvino'):
+        create_engine(random_family, device='cpu', engine=name, cache_dir=warm_cache).close()
     return warm_cache
 
 
@@ -460,7 +463,7 @@ def test_auto_leaves_an_engine_with_wrong_answers_and_notes_it(
     monkeypatch.setattr(OnnxRuntimeEngine, 'infer', wrong)
     for _ in ('measured', 'remembered'):
         engine = create_engine(random_family, device='cpu', cache_dir=tmp_path / 'cache')
-        assert engine.name == 'pytorch'
+        assert engine.name != 'onnxruntime'
         assert len(engine.notes) == 1
         assert 'onnxruntime gives wrong answers at level 1' in engine.notes[0]
         engine.close()
@@ -476,7 +479,8 @@ def test_auto_does_without_pytorch_where_engines_are_built(
     shutil.copytree(onnx_cache, tmp_path / 'cache', dirs_exist_ok=True)
     monkeypatch.setitem(sys.modules, 'torch', None)
     engine = create_engine(random_family, device='cpu', cache_dir=tmp_path / 'cache')
-    assert (engine.name, engine.notes) == ('onnxruntime', ())
+    assert engine.name != 'pytorch'
+    assert engine.notes == ()
     engine.close()
 
 
@@ -484,7 +488,6 @@ def test_auto_notes_that_onnxruntime_is_missing(random_family, warm_cache, tmp_p
     shutil.copytree(warm_cache, tmp_path / 'cache', dirs_exist_ok=True)
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
     engine = create_engine(random_family, device='cpu', cache_dir=tmp_path / 'cache')
-    assert engine.name == 'pytorch'
     assert [note.partition(':')[0] for note in engine.notes] == ['onnxruntime is missing']
     engine.close()
 
@@ -500,9 +503,9 @@ def test_what_building_needs_is_named(random_family, tmp_path, monkeypatch, modu
 
 
 def test_no_engine_at_all_names_every_reason(random_family, warm_cache, monkeypatch):
-    for module in ('onnxruntime', 'torch'):
+    for module in ('onnxruntime', 'openvino', 'torch'):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(EngineError, match=r'no engine works here.*onnxruntime.*torch is missing'):
+    with pytest.raises(EngineError, match=r'works here.*onnxruntime.*openvino.*torch is missing'):
         create_engine(random_family, device='cpu', cache_dir=warm_cache)
 
 
@@ -531,13 +534,14 @@ def test_a_truncated_onnx_file_is_built_again(random_family, onnx_cache, tmp_pat
     engine.close()
 
 
-def test_a_warm_start_needs_no_pytorch(random_family, onnx_cache):
+@pytest.mark.parametrize('name', ['onnxruntime', 'openvino'])
+def test_a_warm_start_needs_no_pytorch(random_family, onnx_cache, name):
     """Importing PyTorch takes seconds, most of what a start would take."""
     code = (
         'import sys; from pathlib import Path;'
         'from dynamic_ofa_ros.runtime import Family, create_engine;'
         f'family = Family.load({str(random_family.directory)!r});'
-        f'create_engine(family, device="cpu", engine="onnxruntime",'
+        f'create_engine(family, device="cpu", engine="{name}",'
         f' cache_dir=Path({str(onnx_cache)!r}));'
         'print("torch" in sys.modules)'
     )
@@ -550,6 +554,57 @@ def test_a_warm_start_needs_no_pytorch(random_family, onnx_cache):
         check=True,
     )
     assert finished.stdout.strip() == 'False'
+
+
+def test_compiled_networks_serve_only_the_cpu_and_the_release_they_are_of(
+    random_family, onnx_cache, tmp_path, monkeypatch
+):
+    shutil.copytree(onnx_cache, tmp_path / 'cache', dirs_exist_ok=True)
+
+    def steps_of_a_start() -> list[str]:
+        steps: list[str] = []
+        create_engine(
+            random_family,
+            device='cpu',
+            engine='openvino',
+            cache_dir=tmp_path / 'cache',
+            progress=steps.append,
+        ).close()
+        return [step for step in steps if 'compiling' in step]
+
+    assert steps_of_a_start() == []
+    monkeypatch.setattr(openvino_module, 'cpu_name', lambda: 'another')
+    assert len(steps_of_a_start()) == len(random_family.levels)
+    assert steps_of_a_start() == []
+    monkeypatch.setattr(openvino_module.openvino, '__version__', '1999.1')
+    assert len(steps_of_a_start()) == len(random_family.levels)
+
+
+def test_a_network_that_openvino_cannot_compile_is_named(
+    random_family, onnx_cache, tmp_path, monkeypatch
+):
+    shutil.copytree(onnx_cache, tmp_path / 'cache', dirs_exist_ok=True)
+    monkeypatch.setattr(openvino_module, 'COMPILED_VERSION', 'another')
+    broken = tmp_path / 'broken.onnx'
+    broken.write_bytes(b'no network')
+    monkeypatch.setattr(
+        openvino_module, 'level_files', lambda *_: [broken] * len(random_family.levels)
+    )
+    with pytest.raises(EngineError, match=rf'^OpenVINO cannot compile {broken}: \w'):
+        create_engine(random_family, device='cpu', engine='openvino', cache_dir=tmp_path / 'cache')
+
+
+def test_inference_runs_on_the_thread_that_asks_for_it(random_family, onnx_cache):
+    """So niceness, priority and affinity of the node's worker are those of inference."""
+    for name in CPU_ENGINES:
+        engine = create_engine(random_family, device='cpu', engine=name, cache_dir=onnx_cache)
+        tensor = probe_input(random_family.level(3).resolution)
+        own_s, all_s = time.thread_time(), time.process_time()
+        for _ in range(50):
+            engine.infer(3, tensor)
+        own_s, all_s = time.thread_time() - own_s, time.process_time() - all_s
+        engine.close()
+        assert own_s > 0.8 * all_s, name
 
 
 def test_importing_the_runtime_imports_no_engine():

@@ -52,7 +52,7 @@ def test_levels_are_of_the_kinds_space(family: Family) -> None:
     assert family.levels[-1].architecture.values('e') != family.levels[0].architecture.values('e')
 
 
-@pytest.mark.parametrize('engine_name', ['pytorch', 'onnxruntime'])
+@pytest.mark.parametrize('engine_name', ['onnxruntime', 'openvino', 'pytorch'])
 def test_engines_agree_with_the_plain_networks(
     family: Family, engine_name: str, tmp_path: Path
 ) -> None:

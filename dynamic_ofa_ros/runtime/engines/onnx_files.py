@@ -26,6 +26,9 @@ EXPORT_VERSION = 'onnx-1'
 CHECK_VERSION = 'check-1'
 """Changes when `onnx_safety.check_network` does, so that networks are checked again."""
 
+FILES_VERSION = f'{EXPORT_VERSION} {CHECK_VERSION}'
+"""For what is made of the files: changes when one of the above does."""
+
 
 def level_files(
     family: Family, cache: BuildCache, progress: Callable[[str], None] | None
