@@ -19,7 +19,7 @@ from sensor_msgs.msg import Image
 from dynamic_ofa_ros.adaptation import is_late
 from dynamic_ofa_ros.errors import ImageError
 from dynamic_ofa_ros.nodes import conversions, qos
-from dynamic_ofa_ros.runtime.image import ImageArray
+from dynamic_ofa_ros.runtime.image import ImageArray, Pixels
 from dynamic_ofa_ros.runtime.mailbox import Frame, Mailbox
 from dynamic_ofa_ros.runtime.telemetry import FrameTelemetry
 
@@ -43,6 +43,10 @@ class _Picture:
     frame: Frame
     telemetry: FrameTelemetry
     latency_ms: float
+
+    def pixels(self) -> Pixels:
+        """Return the image with everything drawn in."""
+        return Pixels(self.decode())
 
     def decode(self) -> ImageArray:
         """Return the image with everything drawn in."""

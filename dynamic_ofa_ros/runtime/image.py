@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -35,8 +36,21 @@ PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 JPEG_SIGNATURE = b'\xff\xd8'
 
 
+class Pixels(NamedTuple):
+    """An image in whatever order its colours came, which costs nothing to keep.
+
+    values: (H, W, channels) uint8; rgb: which of the channels are red, green and blue.
+    """
+
+    values: ImageArray
+    rgb: tuple[int, int, int] = (0, 1, 2)
+
+
 class ImageSource(Protocol):
     """Anything that a frame can carry: it becomes pixels on the worker thread, when needed."""
+
+    def pixels(self) -> Pixels:
+        """Return the pixels as they came; raise ImageError when that is impossible."""
 
     def decode(self) -> ImageArray:
         """Return the pixels as (H, W, 3) uint8, RGB; raise ImageError when that is impossible."""
@@ -53,16 +67,50 @@ class RawImage:
     step: int
     is_bigendian: bool = False
 
+    def pixels(self) -> Pixels:
+        """Return the pixels, for packed colours a view; raise ImageError when impossible."""
+        layout = _LAYOUTS.get(self.encoding)
+        if layout is None:
+            raise ImageError(
+                'encoding',
+                f'Encoding {self.encoding[:40]!r} is not supported; docs/nodes.md lists those '
+                'that are.',
+            )
+        rows = self._rows(layout)
+        if layout.rgb is not None:
+            return Pixels(rows, layout.rgb)
+        assert layout.to_rgb is not None
+        return Pixels(layout.to_rgb(rows, self.is_bigendian))
+
     def decode(self) -> ImageArray:
         """Return the pixels as (H, W, 3) uint8, RGB; raise ImageError when that is impossible."""
-        return decode_image(
-            self.data,
-            width=self.width,
-            height=self.height,
-            encoding=self.encoding,
-            step=self.step,
-            is_bigendian=self.is_bigendian,
+        return _in_rgb(self.pixels())
+
+    def _rows(self, layout: _Layout) -> ImageArray:
+        """Return (rows, W, bytes per pixel) uint8, a view without the padding of rows."""
+        width, height, encoding, step = self.width, self.height, self.encoding, self.step
+        _check_size(layout, width, height, encoding)
+        row_bytes = width * layout.bytes_per_pixel
+        if step < row_bytes:
+            raise ImageError(
+                'step',
+                f'step is {step} bytes, but a row of {width} {encoding} pixels takes {row_bytes}.',
+            )
+        buffer = _as_bytes(self.data)
+        rows = height + layout.extra_rows(height)
+        if buffer.size < step * rows:
+            raise ImageError(
+                'buffer',
+                f'The buffer has {buffer.size} bytes, but {rows} rows of {step} bytes '
+                f'({width}x{height} {encoding}) take {step * rows}.',
+            )
+        view: ImageArray = np.ndarray(
+            (rows, width, layout.bytes_per_pixel),
+            dtype=np.uint8,
+            buffer=buffer,
+            strides=(step, layout.bytes_per_pixel, 1),
         )
+        return view
 
 
 @dataclass(frozen=True)
@@ -77,6 +125,10 @@ class CompressedImage:
 
     def decode(self) -> ImageArray:
         """Return the pixels as (H, W, 3) uint8, RGB; raise ImageError when that is impossible."""
+        return _in_rgb(self.pixels())
+
+    def pixels(self) -> Pixels:
+        """Return the decompressed pixels; raise ImageError when that is impossible."""
         buffer = _as_bytes(self.data)
         width, height = _compressed_size(buffer[:MAX_HEADER_BYTES].tobytes(), self.format)
         if not 0 < width * height <= MAX_COMPRESSED_PX:
@@ -93,7 +145,7 @@ class CompressedImage:
             raise ImageError(
                 'buffer', f'The {buffer.size} bytes are no complete JPEG or PNG image.'
             )
-        return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+        return Pixels(np.asarray(bgr, dtype=np.uint8), _BGR)
 
 
 def _compressed_size(head: bytes, image_format: str) -> tuple[int, int]:
@@ -127,26 +179,48 @@ def _jpeg_size(head: bytes) -> tuple[int, int]:
 class RgbImage:
     """Pixels that are decoded already: (H, W, 3) uint8, RGB."""
 
-    pixels: ImageArray
+    array: ImageArray
+
+    def pixels(self) -> Pixels:
+        """Return the pixels; raise ImageError when they are not (H, W, 3) uint8."""
+        return Pixels(self.decode())
 
     def decode(self) -> ImageArray:
         """Return the pixels; raise ImageError when they are not (H, W, 3) uint8."""
-        shape = self.pixels.shape
-        if self.pixels.ndim != 3 or shape[2] != 3 or self.pixels.dtype != np.uint8:
+        shape = self.array.shape
+        if self.array.ndim != 3 or shape[2] != 3 or self.array.dtype != np.uint8:
             raise ImageError(
-                'size', f'Expected pixels (H, W, 3) uint8, found {shape} {self.pixels.dtype}.'
+                'size', f'Expected pixels (H, W, 3) uint8, found {shape} {self.array.dtype}.'
             )
         if not shape[0] or not shape[1]:
             raise ImageError('size', f'The image is {shape[1]}x{shape[0]} pixels: nothing to see.')
-        return self.pixels
+        return self.array
+
+
+_RGB, _BGR, _GREY = (0, 1, 2), (2, 1, 0), (0, 0, 0)
+_TO_RGB = {
+    (3, _BGR): cv2.COLOR_BGR2RGB,
+    (4, _RGB): cv2.COLOR_RGBA2RGB,
+    (4, _BGR): cv2.COLOR_BGRA2RGB,
+    (1, _GREY): cv2.COLOR_GRAY2RGB,
+}
+
+
+def _in_rgb(pixels: Pixels) -> ImageArray:
+    """Return (H, W, 3) uint8, RGB: the pixels themselves where they are that already."""
+    values, rgb = pixels
+    if (values.shape[2], rgb) == (3, _RGB):
+        return values
+    return np.asarray(cv2.cvtColor(values, _TO_RGB[values.shape[2], rgb]), dtype=np.uint8)
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """How an encoding lies in memory and how it becomes RGB."""
+    """How an encoding lies in memory, and which channels are RGB or what turns it into RGB."""
 
     bytes_per_pixel: int
-    to_rgb: Callable[[ImageArray, bool], ImageArray]
+    rgb: tuple[int, int, int] | None = None
+    to_rgb: Callable[[ImageArray, bool], ImageArray] | None = None
     """Takes (rows, W, bytes_per_pixel) uint8 and whether it is big-endian."""
     is_width_even: bool = False
     is_height_even: bool = False
@@ -162,10 +236,6 @@ def _converted(code: int) -> Callable[[ImageArray, bool], ImageArray]:
     return to_rgb
 
 
-def _as_is(rows: ImageArray, is_bigendian: bool) -> ImageArray:
-    return rows
-
-
 def _grey_of_16_bits(rows: ImageArray, is_bigendian: bool) -> ImageArray:
     # The upper byte is the image at 8 bits: no arithmetic, and the order of bytes costs nothing.
     grey = np.ascontiguousarray(rows[..., 0 if is_bigendian else 1])
@@ -176,31 +246,38 @@ def _chroma_rows(height: int) -> int:
     return height // 2
 
 
-_GREY = _Layout(1, _converted(cv2.COLOR_GRAY2RGB))
-_BGR = _Layout(3, _converted(cv2.COLOR_BGR2RGB))
-_UYVY = _Layout(2, _converted(cv2.COLOR_YUV2RGB_UYVY), is_width_even=True)
-_YUYV = _Layout(2, _converted(cv2.COLOR_YUV2RGB_YUY2), is_width_even=True)
+def _yuv422(code: int) -> _Layout:
+    return _Layout(2, to_rgb=_converted(code), is_width_even=True)
+
+
+def _nv(code: int) -> _Layout:
+    return _Layout(1, None, _converted(code), True, True, _chroma_rows)
+
+
+def _bayer(code: int) -> _Layout:
+    return _Layout(1, None, _converted(code), True, True)
+
 
 _LAYOUTS = {
-    'rgb8': _Layout(3, _as_is),
-    'bgr8': _BGR,
-    '8UC3': _BGR,  # colours unknown by definition; OpenCV's order, as everything in ROS assumes
-    'rgba8': _Layout(4, _converted(cv2.COLOR_RGBA2RGB)),
-    'bgra8': _Layout(4, _converted(cv2.COLOR_BGRA2RGB)),
-    'mono8': _GREY,
-    '8UC1': _GREY,
-    'mono16': _Layout(2, _grey_of_16_bits),
-    'yuv422': _UYVY,
-    'uyvy': _UYVY,  # the name that newer distributions give to yuv422
-    'yuv422_yuy2': _YUYV,
-    'yuyv': _YUYV,
-    'nv12': _Layout(1, _converted(cv2.COLOR_YUV2RGB_NV12), True, True, _chroma_rows),
-    'nv21': _Layout(1, _converted(cv2.COLOR_YUV2RGB_NV21), True, True, _chroma_rows),
+    'rgb8': _Layout(3, _RGB),
+    'bgr8': _Layout(3, _BGR),
+    '8UC3': _Layout(3, _BGR),  # unknown by definition; OpenCV's order, as ROS assumes everywhere
+    'rgba8': _Layout(4, _RGB),
+    'bgra8': _Layout(4, _BGR),
+    'mono8': _Layout(1, _GREY),
+    '8UC1': _Layout(1, _GREY),
+    'mono16': _Layout(2, to_rgb=_grey_of_16_bits),
+    'yuv422': _yuv422(cv2.COLOR_YUV2RGB_UYVY),
+    'uyvy': _yuv422(cv2.COLOR_YUV2RGB_UYVY),  # the name that newer distributions give to yuv422
+    'yuv422_yuy2': _yuv422(cv2.COLOR_YUV2RGB_YUY2),
+    'yuyv': _yuv422(cv2.COLOR_YUV2RGB_YUY2),
+    'nv12': _nv(cv2.COLOR_YUV2RGB_NV12),
+    'nv21': _nv(cv2.COLOR_YUV2RGB_NV21),
     # ROS names the mosaic after its first pixels, OpenCV after the second row's second and third.
-    'bayer_rggb8': _Layout(1, _converted(cv2.COLOR_BayerBG2RGB), True, True),
-    'bayer_bggr8': _Layout(1, _converted(cv2.COLOR_BayerRG2RGB), True, True),
-    'bayer_gbrg8': _Layout(1, _converted(cv2.COLOR_BayerGR2RGB), True, True),
-    'bayer_grbg8': _Layout(1, _converted(cv2.COLOR_BayerGB2RGB), True, True),
+    'bayer_rggb8': _bayer(cv2.COLOR_BayerBG2RGB),
+    'bayer_bggr8': _bayer(cv2.COLOR_BayerRG2RGB),
+    'bayer_gbrg8': _bayer(cv2.COLOR_BayerGR2RGB),
+    'bayer_grbg8': _bayer(cv2.COLOR_BayerGB2RGB),
 }
 
 ENCODINGS = tuple(_LAYOUTS)
@@ -223,34 +300,7 @@ def decode_image(
     view into `data` without a copy, so it is good as long as the buffer is left alone.
     Raises ImageError with cause encoding, size, step or buffer.
     """
-    layout = _LAYOUTS.get(encoding)
-    if layout is None:
-        raise ImageError(
-            'encoding',
-            f'Encoding {encoding[:40]!r} is not supported; docs/nodes.md lists those that are.',
-        )
-    _check_size(layout, width, height, encoding)
-    row_bytes = width * layout.bytes_per_pixel
-    if step < row_bytes:
-        raise ImageError(
-            'step',
-            f'step is {step} bytes, but a row of {width} {encoding} pixels takes {row_bytes}.',
-        )
-    buffer = _as_bytes(data)
-    rows = height + layout.extra_rows(height)
-    if buffer.size < step * rows:
-        raise ImageError(
-            'buffer',
-            f'The buffer has {buffer.size} bytes, but {rows} rows of {step} bytes '
-            f'({width}x{height} {encoding}) take {step * rows}.',
-        )
-    view: ImageArray = np.ndarray(
-        (rows, width, layout.bytes_per_pixel),
-        dtype=np.uint8,
-        buffer=buffer,
-        strides=(step, layout.bytes_per_pixel, 1),
-    )
-    return layout.to_rgb(view, is_bigendian)
+    return RawImage(data, width, height, encoding, step, is_bigendian).decode()
 
 
 def _as_bytes(data: Any) -> ImageArray:
@@ -276,61 +326,64 @@ def _check_size(layout: _Layout, width: int, height: int, encoding: str) -> None
         raise ImageError('size', f'{encoding} needs an even height, found {height}.')
 
 
-def preprocess(rgb: ImageArray, resolution: int, preprocessing: Preprocessing) -> FloatArray:
+def preprocess(
+    image: ImageArray | Pixels, resolution: int, preprocessing: Preprocessing
+) -> FloatArray:
     """Turn an image into a network's input, as `Preprocessing` describes it.
 
     Where it crops, the crop is taken first and only what is needed is resized, which differs from
-    the literal order by less than a source pixel.
-    `rgb` is (H, W, 3) uint8; returns (1, 3, resolution, resolution) float32, contiguous.
+    the literal order by less than a source pixel. Colours are put in order after that.
+    `image` is (H, W, 3) uint8, RGB, or Pixels; returns (1, 3, resolution, resolution) float32,
+    contiguous.
     """
-    square = _square(rgb, resolution, preprocessing)
-    if preprocessing.channels == 'bgr':
-        square = square[..., ::-1]
-    scale, offset = _normalisation(preprocessing.mean, preprocessing.std)
+    values, rgb = image if isinstance(image, Pixels) else Pixels(image)
+    planes = cv2.split(_square(values, resolution, preprocessing))
+    order = rgb if preprocessing.channels == 'rgb' else rgb[::-1]
     tensor = np.empty((1, 3, resolution, resolution), dtype=np.float32)
-    np.multiply(square.transpose(2, 0, 1), scale, out=tensor[0])
-    tensor[0] -= offset
+    normalisation = _normalisation(preprocessing.mean, preprocessing.std)
+    for place, channel, (scale, offset) in zip(tensor[0], order, normalisation, strict=True):
+        np.multiply(planes[channel], scale, out=place, dtype=np.float32)
+        place -= offset
     return tensor
 
 
-def _square(rgb: ImageArray, resolution: int, preprocessing: Preprocessing) -> ImageArray:
-    """Return what the network sees of an image, (resolution, resolution, 3) uint8."""
-    height, width = rgb.shape[:2]
+def _square(values: ImageArray, resolution: int, preprocessing: Preprocessing) -> ImageArray:
+    """Return what the network sees of an image, (resolution, resolution, channels) uint8."""
+    height, width, channels = values.shape
     if preprocessing.resize == 'crop':
         shorter_target = round(resolution / preprocessing.crop_fraction)
         side = max(1, min(height, width, round(min(height, width) * resolution / shorter_target)))
         top, left = (height - side) // 2, (width - side) // 2
-        rgb = rgb[top : top + side, left : left + side]
+        values = values[top : top + side, left : left + side]
     if preprocessing.resize != 'pad':
-        return _resized(rgb, resolution, resolution, preprocessing.interpolation)
+        return _resized(values, resolution, resolution, preprocessing.interpolation)
     longer = max(height, width)
     rows = max(1, round(height * resolution / longer))
     columns = max(1, round(width * resolution / longer))
     top, left = (resolution - rows) // 2, (resolution - columns) // 2
-    square = np.zeros((resolution, resolution, 3), dtype=np.uint8)
+    square = np.zeros((resolution, resolution, channels), dtype=np.uint8)
     square[top : top + rows, left : left + columns] = _resized(
-        rgb, columns, rows, preprocessing.interpolation
+        values, columns, rows, preprocessing.interpolation
     )
     return square
 
 
-def _resized(rgb: ImageArray, width: int, height: int, interpolation: str) -> ImageArray:
-    if rgb.shape[:2] == (height, width):
-        return rgb
+def _resized(values: ImageArray, width: int, height: int, interpolation: str) -> ImageArray:
+    if values.shape[:2] == (height, width):
+        return values
     # Area averaging has no meaning when enlarging: OpenCV would repeat pixels.
-    use_area = interpolation == 'area' and rgb.shape[0] > height and rgb.shape[1] > width
+    use_area = interpolation == 'area' and values.shape[0] > height and values.shape[1] > width
     method = cv2.INTER_AREA if use_area else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(rgb, (width, height), interpolation=method), dtype=np.uint8)
+    resized = np.asarray(cv2.resize(values, (width, height), interpolation=method), np.uint8)
+    return resized.reshape(height, width, -1)
 
 
+@lru_cache
 def _normalisation(
     mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> tuple[FloatArray, FloatArray]:
-    """Return scale and offset, each (3, 1, 1), so that normalised = pixel * scale - offset."""
-    deviation = np.asarray(std, dtype=np.float64)
-    scale = 1.0 / (255.0 * deviation)
-    offset = np.asarray(mean, dtype=np.float64) / deviation
-    return (
-        scale.astype(np.float32).reshape(3, 1, 1),
-        offset.astype(np.float32).reshape(3, 1, 1),
+) -> tuple[tuple[np.float32, np.float32], ...]:
+    """Return scale and offset of each channel, so that normalised = pixel * scale - offset."""
+    return tuple(
+        (np.float32(1.0 / (255.0 * deviation)), np.float32(middle / deviation))
+        for middle, deviation in zip(mean, std, strict=True)
     )

@@ -310,6 +310,23 @@ def test_grey_and_colour_of_the_same_scene_agree():
     )
 
 
+@pytest.mark.parametrize('channels', ['rgb', 'bgr'])
+@pytest.mark.parametrize('resize', ['crop', 'stretch', 'pad'])
+@pytest.mark.parametrize('encoding', sorted(INTERFACE_ENCODINGS))
+def test_colours_are_the_same_whether_put_in_order_before_or_after_resizing(
+    encoding, resize, channels
+):
+    width, height = 60, 44
+    depth = 2 if encoding == 'mono16' else OPENCV[encoding][0]
+    data = np.random.default_rng(7).integers(0, 256, int(width * height * depth), np.uint8)
+    source = RawImage(data, width, height, encoding, width * int(depth))
+    contract = Preprocessing((0, 0, 0), (1, 1, 1), 0.875, 'area', resize, channels)
+    late = preprocess(source.pixels(), 32, contract)
+    early = preprocess(source.decode(), 32, contract)
+    np.testing.assert_allclose(late, early, atol=1.01 / 255)
+    assert late.std() > 0.01
+
+
 def test_only_what_the_network_needs_is_worked_on():
     raw = RawImage(bytes(3000 * 4000 * 3), 4000, 3000, 'rgb8', 4000 * 3)
     rgb = raw.decode()
