@@ -80,16 +80,15 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Calibrate and print what changed, or study and print the table."""
-    import os
-
     import torch
 
     from dynamic_ofa_ros.errors import DatasetError
     from dynamic_ofa_ros.family import Family, default_family
+    from dynamic_ofa_ros.runtime.host import usable_cpus
 
     if not args.study and not args.output:
         raise DatasetError('give --output FOLDER for the calibrated family, or --study')
-    torch.set_num_threads(args.threads or os.cpu_count() or 1)
+    torch.set_num_threads(args.threads or usable_cpus())
     family = Family.load(args.family or default_family())
     return _study(args, family) if args.study else _calibrate(args, family)
 
@@ -169,13 +168,12 @@ def _stores(
     args: argparse.Namespace, family: Family, images: int
 ) -> tuple[ImageDataset, ImageDataset]:
     """Decode both splits once: the study reads every image many times."""
-    import os
-
     from dynamic_ofa_ros.files import cache_directory
     from dynamic_ofa_ros.offline.accuracy import calibration_subset
     from dynamic_ofa_ros.offline.datasets import build_store
     from dynamic_ofa_ros.offline.train import SIGNS, open_data
     from dynamic_ofa_ros.progress import progress
+    from dynamic_ofa_ros.runtime.host import usable_cpus
 
     training, held_out = open_data(args.data, images, args.held_out_images, STUDY_SCENE_HEIGHT)
     if args.data != SIGNS:
@@ -189,7 +187,7 @@ def _stores(
         ('held_out', _at_most(held_out, args.held_out_images)),
     ):
         path = folder / _key(args.data) / f'{name}-{len(split)}-{side}.npy'
-        processes = 1 if len(split) < FEW_IMAGES else os.cpu_count() or 1
+        processes = 1 if len(split) < FEW_IMAGES else usable_cpus()
         with progress(f'decoding {name} images', len(split)) as bar:
             stores.append(build_store(split, path, side, processes, bar.update))
     return stores[0], stores[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -27,7 +26,7 @@ from dynamic_ofa_ros.offline.evaluation_pool import EvaluationPool
 from dynamic_ofa_ros.offline.on_device import measure_architectures
 from dynamic_ofa_ros.offline.work_folder import Rows, WorkFolder, read_result, write_result
 from dynamic_ofa_ros.progress import progress
-from dynamic_ofa_ros.runtime.host import cpu_name
+from dynamic_ofa_ros.runtime.host import cpu_name, usable_cpus
 
 # Networks timed to fit a predictor share an engine by so many, for so long each.
 TIMED_TOGETHER = 20
@@ -162,7 +161,7 @@ class Site:
     def set_threads(self) -> None:
         """Let torch use all cores for large networks, one for small ones."""
         is_large = self.macs(self.trained.space.largest()) > MACS_WORTH_THREADS
-        torch.set_num_threads(_cores() if is_large else 1)
+        torch.set_num_threads(usable_cpus() if is_large else 1)
 
     def _judge(
         self, architectures: Sequence[SubnetArchitecture], calibration_images: int
@@ -189,7 +188,7 @@ class Site:
         if settings.workers or settings.ray:
             return settings.workers
         on_gpu = accuracy_device(settings) != 'cpu'
-        return 1 if on_gpu or architectures < FEWEST_ARCHITECTURES_FOR_WORKERS else _cores()
+        return 1 if on_gpu or architectures < FEWEST_ARCHITECTURES_FOR_WORKERS else usable_cpus()
 
     def _stored(self, dataset: ImageDataset) -> ImageDataset:
         """Decode images once, where they fit on the disk: every worker and every run shares them.
@@ -201,7 +200,7 @@ class Site:
             return dataset
         path = self.work.path('images', {'images': fingerprint(dataset), 'side': side}, '.npy')
         with progress('decoding images', len(dataset)) as bar:
-            return build_store(dataset, path, side, _cores(), bar.update)
+            return build_store(dataset, path, side, usable_cpus(), bar.update)
 
     def _measure(
         self,
@@ -226,7 +225,3 @@ def accuracy_device(settings: BuildSettings) -> str:
 def backbone_id(trained: TrainedBackbone) -> str:
     """Return what identifies a backbone: its weights and what they were trained for."""
     return f'{sha256_of(trained.directory / BACKBONE_FILE)} {trained.backbone}'
-
-
-def _cores() -> int:
-    return os.cpu_count() or 1

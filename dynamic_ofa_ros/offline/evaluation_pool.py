@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -32,6 +31,7 @@ from dynamic_ofa_ros.offline.accuracy import (
 )
 from dynamic_ofa_ros.offline.backbone_run import TrainedBackbone
 from dynamic_ofa_ros.offline.datasets import ImageDataset, end_with_parent
+from dynamic_ofa_ros.runtime.host import usable_cpus
 
 logger = logging.getLogger(__name__)
 
@@ -220,7 +220,7 @@ class _Process:
 
 class _LocalProcesses:
     def __init__(self, assignment: Assignment, count: int) -> None:
-        threads = assignment.threads or max(1, (os.cpu_count() or 1) // count)
+        threads = assignment.threads or max(1, usable_cpus() // count)
         # Together they hold no more images in memory than one process would.
         self._assignment = replace(
             assignment, threads=threads, cache_bytes=assignment.cache_bytes // count

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from dynamic_ofa_ros.errors import DatasetError
 from dynamic_ofa_ros.family import Preprocessing
 from dynamic_ofa_ros.offline.datasets import WORKER_DIED, ImageDataset, end_with_parent
+from dynamic_ofa_ros.runtime.host import usable_cpus
 from dynamic_ofa_ros.runtime.image import preprocess
 
 Float32Array = npt.NDArray[np.float32]
@@ -70,7 +70,7 @@ class Loader:
 
     def __init__(self, task: Task, workers: int | None = None) -> None:
         self._task = task
-        self._workers = workers or os.cpu_count() or 1
+        self._workers = workers or usable_cpus()
         self._in_processes = (
             len(task.dataset) >= FEWEST_IMAGES_FOR_PROCESSES
             and self._workers > 1

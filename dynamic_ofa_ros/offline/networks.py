@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -40,6 +39,7 @@ from dynamic_ofa_ros.offline.work_folder import Rows, WorkFolder
 from dynamic_ofa_ros.progress import progress
 from dynamic_ofa_ros.runtime.classifier import Classifier
 from dynamic_ofa_ros.runtime.engine import create_engine
+from dynamic_ofa_ros.runtime.host import usable_cpus
 
 logger = logging.getLogger(__name__)
 
@@ -264,7 +264,7 @@ def _accuracies(
         trial,
         device=place.device,
         engine=place.engine,
-        threads=os.cpu_count() or 1,
+        threads=usable_cpus(),
         cache_dir=work.folder / 'cache',
         progress=lambda text: logger.info('%s', text),
     )

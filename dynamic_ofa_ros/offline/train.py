@@ -10,7 +10,6 @@ of them must see the data and the run's folder at the same path.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -41,6 +40,7 @@ from dynamic_ofa_ros.offline.datasets import (
     open_splits,
 )
 from dynamic_ofa_ros.progress import ProgressReport, progress
+from dynamic_ofa_ros.runtime.host import usable_cpus
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ def train(request: TrainingRequest) -> TrainingReport:
     _check(request)
     world = started_world()
     device = _choose_device(request.device, world)
-    cores = max(1, (os.cpu_count() or 1) // world.local_size)
+    cores = max(1, usable_cpus() // world.local_size)
     torch.set_num_threads(request.threads or cores)
     with joined(world, device):
         return _train(request, device, world)
@@ -295,7 +295,7 @@ def _stored(dataset: ImageDataset, path: Path, side: int, description: str) -> I
     if not path.is_file() and len(dataset) * side * side * 3 > _room_for_store(path.parent):
         return dataset
     with progress(description, len(dataset)) as report:
-        return build_store(dataset, path, side, os.cpu_count() or 1, report.update)
+        return build_store(dataset, path, side, usable_cpus(), report.update)
 
 
 def _room_for_store(directory: Path) -> float:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import cv2
+
 from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.errors import EngineError
 from dynamic_ofa_ros.family import Family, LatencyProfile
@@ -98,6 +100,8 @@ def assemble(
 
     Raises DynamicOfaError when something cannot be had; nothing built until then stays.
     """
+    # Preprocessing too: another thread would be waited for while others have its processor.
+    cv2.setNumThreads(request.threads)
     progress(f'loading family {request.family}')
     family = Family.load(request.family)
     engines = create_engines(

@@ -26,7 +26,13 @@ from dynamic_ofa_ros import requirements
 from dynamic_ofa_ros.errors import DynamicOfaError, EngineError, MissingPackageError
 from dynamic_ofa_ros.files import replacing
 from dynamic_ofa_ros.runtime.build_cache import BuildCache, filesystem_safe
-from dynamic_ofa_ros.runtime.host import cpu_name, gpu_index, gpu_name, has_nvidia_device
+from dynamic_ofa_ros.runtime.host import (
+    cpu_name,
+    gpu_index,
+    gpu_name,
+    has_nvidia_device,
+    usable_cpus,
+)
 from dynamic_ofa_ros.runtime.image import FloatArray
 from dynamic_ofa_ros.runtime.known_profile import load_or_measure_profile
 from dynamic_ofa_ros.runtime.profiling import profile_engine
@@ -174,10 +180,12 @@ def create_engine(
 
     device: auto, cpu, cuda or cuda:N. engine: auto or one of `engine_names()`. Where something is
     auto, the fastest combination that gives the right answers on this machine is taken: measured
-    once and remembered in the build cache. `progress` is called with a sentence before each slow
+    once and remembered in the build cache. threads: at most; never more than `usable_cpus()`,
+    which the notes say. `progress` is called with a sentence before each slow
     step. Raises EngineError when what was asked for cannot be had, with what to do about it.
     """
     candidates = _candidates(family, device, engine, threads)
+    asked, threads = threads, min(threads, usable_cpus())
     cache = BuildCache(family, cache_dir)
     builder = _Builder(family, cache, threads, progress)
     if len(candidates) == 1 and 'auto' not in (device, engine):
@@ -187,6 +195,9 @@ def create_engine(
             builder, candidates, f'choice-{_choice_key(device, engine)}-t{threads}.json'
         )
     chosen.notes = (*cache.notes, *builder.notes, *chosen.notes)
+    if threads < asked:
+        note = f'threads is {asked}, but this process may use {threads} of the processors only'
+        chosen.notes = (*chosen.notes, note)
     return chosen
 
 

@@ -439,6 +439,19 @@ def _nvml_uuids() -> list[str]:
     return [uuid.decode() if isinstance(uuid, bytes) else str(uuid) for uuid in uuids]
 
 
+def usable_cpus(cgroups: Path = Path('/sys/fs/cgroup'), proc: Path = Path('/proc')) -> int:
+    """Return how many processors this process may use: its affinity and its quota, at least 1.
+
+    A quota (Docker's --cpus, systemd's CPUQuota) stops all threads once it is used up, so there
+    should be no more threads than it has whole processors.
+    """
+    has_affinity = hasattr(os, 'sched_getaffinity')  # not on macOS
+    count = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    group = re.search(r'^0::/(.*)$', _text(proc / 'self/cgroup'), re.MULTILINE)
+    limit = re.match(r'(\d+) (\d+)', _text(cgroups / (group[1] if group else '') / 'cpu.max'))
+    return max(1, min(count, int(limit[1]) // int(limit[2]))) if limit else count
+
+
 def has_nvidia_device() -> bool:
     """Tell whether this machine seems to have an NVIDIA GPU, without loading any library."""
     return any(Path(node).exists() for node in _NVIDIA_NODES)

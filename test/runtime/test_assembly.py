@@ -55,6 +55,13 @@ def test_two_platforms(random_family, monkeypatch):
     assert (parts.device, parts.notes, engines.closed) == ('cuda', (), [])
 
 
+def test_images_are_prepared_on_as_many_threads_as_inference(random_family, monkeypatch):
+    monkeypatch.setattr(assembly.cv2, 'setNumThreads', (asked := []).append)
+    Engines(monkeypatch)
+    assembled(random_family)
+    assert asked == [1]
+
+
 @pytest.mark.parametrize(
     ('failing', 'left', 'device'),
     [('cuda-fake', 'cpu-fake', 'cpu'), ('cpu-fake', 'cuda-fake', 'cuda')],

@@ -624,7 +624,21 @@ def test_importing_the_runtime_imports_no_engine():
     assert finished.stdout.strip() == '[]'
 
 
+@pytest.mark.parametrize('name', CPU_ENGINES)
+def test_there_are_no_more_threads_than_processors_that_may_be_used(
+    random_family, onnx_cache, monkeypatch, name
+):
+    monkeypatch.setattr(engine_module, 'usable_cpus', lambda: 1)
+    engine = create_engine(
+        random_family, device='cpu', engine=name, threads=4, cache_dir=onnx_cache
+    )
+    assert engine.platform.endswith('-t1')
+    assert engine.notes == ('threads is 4, but this process may use 1 of the processors only',)
+    engine.close()
+
+
 def test_pytorch_uses_the_threads_it_is_given(random_family, warm_cache, monkeypatch):
+    monkeypatch.setattr(engine_module, 'usable_cpus', lambda: 2)
     asked: list[int] = []
     monkeypatch.setattr(torch, 'set_num_threads', asked.append)
     engine = create_engine(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import threading
 import time
@@ -404,3 +405,37 @@ def test_device_identity_is_the_boot_and_the_processor_or_gpu(tmp_path, monkeypa
     assert names['cuda:1'] == '0f3c-11/GPU-0bb'
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '1')
     assert host.device_identity('cuda:0', tmp_path) == names['cuda:1']
+
+
+def test_processors_are_counted_by_what_the_process_may_use(tmp_path):
+    may_use = sorted(os.sched_getaffinity(0))
+    assert host.usable_cpus() == len(may_use) or (Path('/sys/fs/cgroup') / 'cpu.max').exists()
+    os.sched_setaffinity(0, may_use[:1])
+    try:
+        assert host.usable_cpus() == 1
+    finally:
+        os.sched_setaffinity(0, may_use)
+
+
+@pytest.mark.parametrize(
+    ('group', 'limit', 'expected'),
+    [
+        ('0::/\n', 'max 100000\n', 8),
+        ('0::/\n', '200000 100000\n', 2),
+        ('0::/\n', '250000 100000\n', 2),
+        ('0::/\n', '50000 100000\n', 1),
+        ('0::/\n', '1600000 100000\n', 8),
+        ('0::/system.slice/robot.service\n', '300000 100000\n', 3),
+        ('1:cpu:/\n', '', 8),
+        ('', 'nonsense\n', 8),
+    ],
+)
+def test_a_quota_leaves_whole_processors(tmp_path, monkeypatch, group, limit, expected):
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(8)))
+    proc, cgroups = tmp_path / 'proc', tmp_path / 'cgroup'
+    folder = cgroups / group.strip().removeprefix('0::/').removeprefix('1:cpu:/')
+    folder.mkdir(parents=True)
+    (proc / 'self').mkdir(parents=True)
+    (proc / 'self' / 'cgroup').write_text(group)
+    (folder / 'cpu.max').write_text(limit)
+    assert host.usable_cpus(cgroups, proc) == expected
