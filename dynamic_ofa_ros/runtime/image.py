@@ -371,11 +371,36 @@ def _square(values: ImageArray, resolution: int, preprocessing: Preprocessing) -
 def _resized(values: ImageArray, width: int, height: int, interpolation: str) -> ImageArray:
     if values.shape[:2] == (height, width):
         return values
-    # Area averaging has no meaning when enlarging: OpenCV would repeat pixels.
-    use_area = interpolation == 'area' and values.shape[0] > height and values.shape[1] > width
-    method = cv2.INTER_AREA if use_area else cv2.INTER_LINEAR
-    resized = np.asarray(cv2.resize(values, (width, height), interpolation=method), np.uint8)
+    is_smaller = values.shape[0] > height and values.shape[1] > width
+    # Averaging has no meaning when enlarging.
+    averages = interpolation == 'area' and is_smaller
+    resized = _averaged(values, width, height) if averages else _scaled(values, width, height)
     return resized.reshape(height, width, -1)
+
+
+def _averaged(values: ImageArray, width: int, height: int) -> ImageArray:
+    """Return a smaller image whose pixels are means of those they cover, nearly.
+
+    Exact means take OpenCV two to seven times as long: only those of 2x2 pixels are fast. So the
+    image is halved while it is four times too large, scaled to twice the size, and halved again.
+    Measured: benchmarks/preprocessing.py.
+    """
+    while values.shape[0] >= 4 * height and values.shape[1] >= 4 * width:
+        rows, columns = values.shape[0] // 2, values.shape[1] // 2
+        values = _halved(values[: 2 * rows, : 2 * columns])
+    if values.shape[0] < 2 * height or values.shape[1] < 2 * width:
+        return _scaled(values, width, height)
+    return _halved(_scaled(values, 2 * width, 2 * height))
+
+
+def _halved(values: ImageArray) -> ImageArray:
+    size = (values.shape[1] // 2, values.shape[0] // 2)
+    return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _scaled(values: ImageArray, width: int, height: int) -> ImageArray:
+    scaled = cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(scaled, np.uint8)
 
 
 @lru_cache
