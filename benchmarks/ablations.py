@@ -68,7 +68,6 @@ VARIANTS: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     'all of it': (),
     'no rhythm': ((Rhythm, 'due', _no_rhythm),),
     "no frames of a level's own": ((experience.Experience, '_own_weights', _no_own),),
-    'own frames of a heavier load count fully': ((experience, 'HEAVIER', 1e9),),
     'no trials': ((predictive.PredictivePolicy, '_is_worth_a_try', _no_trial),),
     'a strong frame never begins a step': ((experience, 'CREDIBLE', 2.0),),
     "the profile's noise stands for one frame": ((experience, 'PRIOR_FRAMES', 1),),

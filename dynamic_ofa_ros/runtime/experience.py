@@ -44,10 +44,6 @@ CONTENDED_ABOVE = 1.2
 OWN_FRAMES, OWN_HALF_LIFE_S, OWN_FEWEST = 32, 30.0, 3
 """Contended frames kept of every level, when they count half, and how many say something."""
 
-HEAVIER = 0.25
-"""They count less the more the device was slowed down then than it is now: 61 % when its
-log-slowdown was higher by this much."""
-
 GUESS_WEIGHT = 10.0
 """What the guess from other levels weighs, in frames, against frames of the level itself."""
 
@@ -210,7 +206,6 @@ class Experience:
         self._rhythm = Rhythm()
         self._own = np.zeros((len(self._base_ms), OWN_FRAMES, 1 + len(LATENCY_SCOPES)))
         self._own_ns = np.zeros((len(self._base_ms), OWN_FRAMES))
-        self._own_logs = np.zeros((len(self._base_ms), OWN_FRAMES))  # the device's, not its own
         self._own_count = np.zeros(len(self._base_ms), dtype=np.int64)
 
     def observe(self, time_ns: int, level: int, seen: Seen) -> None:
@@ -383,14 +378,11 @@ class Experience:
         row, place = level - 1, self._own_count[level - 1] % OWN_FRAMES
         self._own[row, place] = (frame[_EXCESS] + self._base_ms[row], *frame[_OUTSIDE:])
         self._own_ns[row, place] = time_ns
-        self._own_logs[row, place] = self._logs.middle
         self._own_count[row] += 1
 
     def _own_weights(self, time_ns: int) -> Floats:
         ages_s = (time_ns - self._own_ns) / 1e9
-        heavier = np.maximum(self._own_logs - self._logs.middle, 0.0) / HEAVIER
         weights: Floats = 0.5 ** np.clip(ages_s / OWN_HALF_LIFE_S, 0.0, 60.0)
-        weights *= np.exp(-0.5 * heavier**2)
         is_there = np.arange(OWN_FRAMES) < self._own_count[:, None]
         return weights * (is_there & (self._own_count[:, None] >= OWN_FEWEST))
 

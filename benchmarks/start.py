@@ -1,0 +1,115 @@
+"""How long from the start of a process until it could classify: first start, and every other.
+
+    python -m benchmarks.start [--family NAME] [--repeats 5] [--skip-published]
+
+A process of its own each time: Python, imports, engines, the check of the profile. ROS is left
+out. The first start has an empty build cache; the others find it full. Also measured is the
+published way to begin: PyTorch, the supernet, one static sub-network taken out of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import median, print_table, write_results
+from benchmarks.published import published_family
+from dynamic_ofa_ros.family import Family, default_family
+from dynamic_ofa_ros.runtime.host import OthersLoad
+
+OURS = """
+import sys
+from dynamic_ofa_ros.constraints import Constraints
+from dynamic_ofa_ros.runtime.assembly import Callbacks, Request, assemble
+from dynamic_ofa_ros.runtime.classifier import WorkerSettings
+from dynamic_ofa_ros.runtime.policies import PolicySettings
+steps = []
+parts = assemble(
+    Request(sys.argv[1], device='cpu', engine=sys.argv[2]), Callbacks(*[lambda *_: None] * 4),
+    constraints=Constraints(), policy=PolicySettings(), settings=WorkerSettings(),
+    progress=steps.append,
+)
+print(len(steps), parts.engines[0].platform, 'torch' in sys.modules, flush=True)
+"""
+PUBLISHED = """
+import sys
+from dynamic_ofa_ros.family import Family
+from dynamic_ofa_ros.backbone.supernet import load_level
+from dynamic_ofa_ros.runtime.engine import probe_input
+import torch
+family = Family.load(sys.argv[1])
+network = load_level(family, 1)
+with torch.inference_mode():
+    network(torch.from_numpy(probe_input(family.levels[0].resolution)))
+print(1, 'PyTorch', True, flush=True)
+"""
+
+
+def main() -> None:
+    """Measure, print the table and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--family', default=default_family(), help='name or path of a family')
+    parser.add_argument('--engine', default='auto')
+    parser.add_argument('--repeats', type=int, default=5)
+    parser.add_argument('--skip-published', action='store_true', help='measure the family only')
+    parser.add_argument('--output', type=Path, default=None, help='folder of the JSON file')
+    options = parser.parse_args()
+    load = OthersLoad()
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        families = [Family.load(options.family)]
+        if not options.skip_published:
+            families.append(published_family(Path(folder) / 'published'))
+        for family in families:
+            results[family.name] = _measure(family, options, Path(folder))
+    print_table(
+        'seconds until ready (medians), and steps that are told meanwhile',
+        ['family', 'start', 'seconds', 'steps', 'platform', 'imports torch'],
+        [
+            [name, kind, numbers['median_s'], *numbers['told']]
+            for name, kinds in results.items()
+            for kind, numbers in kinds.items()
+        ],
+    )
+    write_results(
+        'start',
+        results,
+        configuration={'repeats': options.repeats, 'engine': options.engine},
+        input_checksum='',
+        load=load,
+        **({'folder': options.output} if options.output else {}),
+    )
+
+
+def _measure(family: Family, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    times: dict[str, list[float]] = {'first': [], 'warm': [], 'published way': []}
+    told: dict[str, list[str]] = {}
+    for repeat in range(options.repeats):
+        cache = folder / f'cache-{family.name.split()[0]}-{repeat}'
+        for kind, code in (('first', OURS), ('warm', OURS), ('published way', PUBLISHED)):
+            begin_s = time.perf_counter()
+            finished = subprocess.run(
+                [sys.executable, '-c', code, str(family.directory), options.engine],
+                env={**os.environ, 'DYNAMIC_OFA_CACHE': str(cache)},
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+            )
+            times[kind].append(round(time.perf_counter() - begin_s, 3))
+            told[kind] = finished.stdout.split()[-3:]
+            print(family.name, kind, json.dumps(times[kind]), flush=True)
+    return {
+        kind: {'median_s': round(median(seconds), 3), 'all_s': seconds, 'told': told[kind]}
+        for kind, seconds in times.items()
+    }
+
+
+if __name__ == '__main__':
+    main()
