@@ -162,6 +162,10 @@ class _Candidate:
         return f'{self.engine} on {self.device}'
 
 
+_LAST_RESORT = _Candidate('pytorch', 'cpu')
+"""Never the fastest there (benchmarks/results/engines.json), and slow to begin."""
+
+
 def engine_names() -> tuple[str, ...]:
     """Return the names of the engines this release has."""
     return tuple(_ENGINES)
@@ -459,8 +463,13 @@ def _fastest(builder: _Builder, candidates: list[_Candidate], choice_file: str) 
                     builder.notes = tuple(str(note) for note in remembered.get('notes', ()))
                     return engine
     builder.notes = builder.reasons = ()
-    built = [(candidate, builder.try_build(candidate)) for candidate in candidates]
-    working = [(candidate, engine) for candidate, engine in built if engine is not None]
+    working: list[tuple[_Candidate, Engine]] = []
+    for candidate in candidates:
+        if candidate == _LAST_RESORT and working:
+            continue
+        engine = builder.try_build(candidate)
+        if engine is not None:
+            working.append((candidate, engine))
     times_ms = builder.trial_ms([engine for _, engine in working]) if working else [math.inf]
     best = min(range(len(times_ms)), key=times_ms.__getitem__)
     for position, (_, engine) in enumerate(working):

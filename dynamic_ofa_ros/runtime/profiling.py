@@ -32,7 +32,7 @@ Back to back, a small level finds its data still in the caches and looks up to 1
 it ever is on a robot; every frame would then look contended.
 """
 
-MAX_SECONDS = 5.0
+MAX_SECONDS = 2.5
 BUSY_ABOVE = 0.25
 """Share of the device that other processes may use while a profile that lasts is measured."""
 

@@ -424,6 +424,7 @@ def test_auto_takes_the_fastest_and_remembers_it(random_family, warm_cache, tmp_
     )
     assert engine.notes == ()
     assert any('fastest' in step for step in steps)
+    assert not any('PyTorch' in step for step in steps)  # slow to begin, and never the fastest
     choice_path = next((tmp_path / 'cache').glob('*/choice-*.json'))
     choice = json.loads(choice_path.read_text())
     assert choice['winner'].split(' on ')[0] == engine.name
