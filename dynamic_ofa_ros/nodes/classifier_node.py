@@ -113,7 +113,11 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         self._settings = NodeParameters(self, self._checked_settings, self._on_settings)
         fixed = self._settings.declare(parameters.CLASSIFIER)
         self._request = Request(
-            fixed['family'], fixed['device'], fixed['engine'], fixed['threads']
+            fixed['family'],
+            fixed['device'],
+            fixed['engine'],
+            fixed['threads'],
+            fixed['max_resident_mb'],
         )
         self._is_autostarting = fixed['autostart']
         self._input = ImageInput(self, fixed['image_transport'], self._on_frame, self._on_missing)
@@ -423,6 +427,8 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
             device_load=device.load,
             device_temperature_celsius=device.temperature_celsius,
             device_power_w=device.power_w,
+            resident_levels=assembly.worker.classifier.resident(state.platform)[0],
+            resident_mb=assembly.worker.classifier.resident(state.platform)[1],
             engine_notes=assembly.notes,
         )
 

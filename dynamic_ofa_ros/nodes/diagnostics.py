@@ -155,6 +155,8 @@ class Snapshot:
     device_load: float = NAN
     device_temperature_celsius: float = NAN
     device_power_w: float = NAN
+    resident_levels: int = 0
+    resident_mb: float = NAN
     engine_notes: tuple[str, ...] = field(default=())
 
 
@@ -324,6 +326,8 @@ def _device(now: Snapshot, previous: Snapshot | None) -> Status:
         'device_temperature_celsius': now.device_temperature_celsius,
         'device_power_w': now.device_power_w,
         'failed_frames': now.failed_frames,
+        'resident_levels': now.resident_levels,
+        'resident_mb': now.resident_mb,
     }
     if now.failed_frames > (previous.failed_frames if previous is not None else 0):
         message = f'inference failed: {now.inference_error}'

@@ -62,6 +62,15 @@ CLASSIFIER_FIXED = (
         'threads', 1, 'intra-op threads of the engine', lowest=1, highest=64, is_live=False
     ),
     ParameterSpec(
+        'max_resident_mb',
+        0.0,
+        'memory for levels; those that do not fit are loaded on the way to them, which no frame '
+        'waits for; 0 = keep every level',
+        lowest=0.0,
+        highest=1e6,
+        is_live=False,
+    ),
+    ParameterSpec(
         'image_transport',
         'raw',
         'transport of the images: `image_raw` or, compressed (JPEG, PNG), `image_raw/compressed`',

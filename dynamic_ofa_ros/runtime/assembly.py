@@ -36,6 +36,7 @@ class Request:
     device: str = 'auto'
     engine: str = 'auto'
     threads: int = 1
+    max_resident_mb: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -109,18 +110,27 @@ def assemble(
         device=request.device,
         engine=request.engine,
         threads=request.threads,
+        max_resident_mb=request.max_resident_mb,
         progress=progress,
     )
     try:
         profiles = _profiles_of(engines, family, progress)
-        manager = RuntimeManager(family.levels, profiles, constraints=constraints, policy=policy)
+        classifier = Classifier(family, *engines)
+        manager = RuntimeManager(
+            family.levels,
+            profiles,
+            constraints=constraints,
+            policy=policy,
+            is_ready=classifier.is_ready if request.max_resident_mb else None,
+        )
     except BaseException:
         for engine in engines:
             engine.close()
         raise
+    classifier.approach(*manager.wanted, manager.active_level)
     host = HostMonitor(engines[0].device)
     worker = ClassifierWorker(
-        Classifier(family, *engines),
+        classifier,
         manager,
         on_result=callbacks.on_result,
         on_telemetry=callbacks.on_telemetry,

@@ -103,6 +103,24 @@ class Classifier:
         """The platforms that there is an engine for."""
         return tuple(self._engines)
 
+    def is_ready(self, level: int, platform: str) -> bool:
+        """Tell whether a level is in memory on a platform."""
+        residents = self._engines[platform].residents
+        return residents is None or residents.is_ready(level)
+
+    def resident(self, platform: str) -> tuple[int, float]:
+        """Return how many levels are in memory on a platform, and what they took in MB."""
+        engine = self._engines[platform]
+        if engine.residents is None:
+            return engine.level_count, math.nan
+        return len(engine.residents.levels), engine.residents.resident_mb
+
+    def approach(self, level: int, platform: str, in_use: int) -> None:
+        """Say which level is wanted on a platform: it and its neighbours are loaded."""
+        residents = self._engines[platform].residents
+        if residents is not None:
+            residents.approach(level, in_use)
+
     def classify(
         self,
         image: ImageArray | ImageSource,
@@ -484,6 +502,7 @@ class ClassifierWorker:
             telemetry = self._telemetry(frame, result, self.manager.state, waits_ms)
             self._on_telemetry(frame, telemetry)
         self._switch(decision, end_ns, observed_ns)
+        self.classifier.approach(*self.manager.wanted, self.manager.active_level)
 
     def _period_ms(self) -> float:
         """Return the time between two images that arrive; NaN while it is unknown."""

@@ -26,6 +26,7 @@ from dynamic_ofa_ros import requirements
 from dynamic_ofa_ros.errors import DynamicOfaError, EngineError, MissingPackageError
 from dynamic_ofa_ros.files import replacing
 from dynamic_ofa_ros.runtime.build_cache import BuildCache, filesystem_safe
+from dynamic_ofa_ros.runtime.engines.residents import Residents
 from dynamic_ofa_ros.runtime.host import (
     cpu_name,
     gpu_index,
@@ -93,16 +94,18 @@ REFERENCE_VERSION = 'reference-1'
 
 
 class Engine(Protocol):
-    """Runs the levels of a family on a device; all of them resident and warm.
+    """Runs the levels of a family on a device; all of them resident and warm, or those that may.
 
     platform: what latency is measured on: device, engine, precision and threads; a file name.
     device: what it runs on: cpu, cuda or cuda:N.
     notes: sentences for the user about what was asked for and could not be had.
+    residents: what is in memory, where that can be limited.
     """
 
     platform: str
     device: str
     notes: tuple[str, ...]
+    residents: Residents[Any] | None
 
     @property
     def name(self) -> str:
@@ -126,6 +129,17 @@ class EngineBase:
     """What all engines share: whatever inference raises becomes an EngineError."""
 
     name: str
+    residents: Residents[Any] | None = None
+
+    @property
+    def level_count(self) -> int:
+        """The number of levels."""
+        return self.residents.count if self.residents else 0
+
+    def close(self) -> None:
+        """Free the levels."""
+        if self.residents:
+            self.residents.close()
 
     def infer(self, index: int, tensor: FloatArray) -> FloatArray:
         """Run level `index` (from 1) on (1, 3, r, r) float32; return (classes,) float32 logits.
@@ -177,21 +191,23 @@ def create_engine(
     device: str = 'auto',
     engine: str = 'auto',
     threads: int = 1,
+    max_resident_mb: float = 0.0,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> Engine:
-    """Build an engine with every level of the family resident, warm and checked.
+    """Build an engine with the levels of the family resident, warm and checked.
 
     device: auto, cpu, cuda or cuda:N. engine: auto or one of `engine_names()`. Where something is
     auto, the fastest combination that gives the right answers on this machine is taken: measured
     once and remembered in the build cache. threads: at most; never more than `usable_cpus()`,
-    which the notes say. `progress` is called with a sentence before each slow
+    which the notes say. max_resident_mb: memory for levels; the others are loaded on the way to
+    them (`Residents`); 0 loads all. `progress` is called with a sentence before each slow
     step. Raises EngineError when what was asked for cannot be had, with what to do about it.
     """
     candidates = _candidates(family, device, engine, threads)
     asked, threads = threads, min(threads, usable_cpus())
     cache = BuildCache(family, cache_dir)
-    builder = _Builder(family, cache, threads, progress)
+    builder = _Builder(family, cache, threads, max_resident_mb, progress)
     if len(candidates) == 1 and 'auto' not in (device, engine):
         chosen = builder.build(candidates[0])
     else:
@@ -211,6 +227,7 @@ def create_engines(
     device: str = 'auto',
     engine: str = 'auto',
     threads: int = 1,
+    max_resident_mb: float = 0.0,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> list[Engine]:
@@ -227,6 +244,7 @@ def create_engines(
             device=on_device,
             engine=engine,
             threads=threads,
+            max_resident_mb=max_resident_mb,
             cache_dir=cache_dir,
             progress=progress,
         )
@@ -294,13 +312,19 @@ class _Builder:
     """Builds engines of one family, checks and warms them; collects what went wrong on the way."""
 
     def __init__(
-        self, family: Family, cache: BuildCache, threads: int, progress: Progress | None
+        self,
+        family: Family,
+        cache: BuildCache,
+        threads: int,
+        max_resident_mb: float,
+        progress: Progress | None,
     ) -> None:
         self.family = family
         self.cache = cache
         self.notes: tuple[str, ...] = ()
         self.reasons: tuple[str, ...] = ()
         self._threads = threads
+        self._max_resident_mb = max_resident_mb
         self._progress = progress
         self._interruption: Exception | None = None
         self._reference: dict[int, FloatArray] | None = None
@@ -328,6 +352,7 @@ class _Builder:
             self.cache,
             device=candidate.device,
             threads=self._threads,
+            max_resident_mb=self._max_resident_mb,
             progress=self._tell,
         )
         try:

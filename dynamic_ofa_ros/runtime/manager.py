@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -85,11 +85,13 @@ class RuntimeManager:
         constraints: Constraints | None = None,
         policy: PolicySettings | None = None,
         policy_factory: PolicyFactory = create_policy,
+        is_ready: Callable[[int, str], bool] | None = None,
     ) -> None:
         profiles = (profile,) if isinstance(profile, LatencyProfile) else tuple(profile)
         self.table = OptionTable.of(levels, *profiles)
         self._experiences = [_experience(profile) for profile in profiles]
         self._outages = Outages()
+        self._is_ready = is_ready
         self._policy_factory = policy_factory
         self._setting_lock = threading.Lock()
         self._settings = _Settings(constraints or Constraints(), policy or PolicySettings())
@@ -107,7 +109,7 @@ class RuntimeManager:
         self._switch_count = 0
         self._option: Option | None = None
         situation = self._situation(0, is_changed=True)
-        choice = self._policy.decide(situation)
+        choice = self._that_is_ready(situation, self._policy.decide(situation))
         self.initial_decision = self._decision(situation, None, choice)
         self._option = choice.option
         self._frame = self._new_frame(situation, choice)
@@ -121,6 +123,11 @@ class RuntimeManager:
     def active_platform(self) -> str:
         """The platform that the next frame runs on."""
         return self.table.platforms[self._frame.choice.option.platform]
+
+    @property
+    def wanted(self) -> tuple[int, str]:
+        """The level and the platform to run as soon as that level is in memory."""
+        return self._wanted.level, self.table.platforms[self._wanted.platform]
 
     def uncontended_ms(self, level: int, platform: str) -> float:
         """Return the inference latency of a level on a platform that nobody else uses."""
@@ -346,6 +353,24 @@ class RuntimeManager:
         else:
             self._consecutive_violations = 0
 
+    def _that_is_ready(self, situation: Situation, choice: Choice) -> Choice:
+        """Return the choice, or the next lower one in memory while that one is not."""
+        self._wanted = choice.option
+        if self._is_ready is None or self._is_there(choice.option):
+            return choice
+        rank = self.table.rank
+        lower = [o for o in situation.candidates if rank[o] < rank[choice.option]]
+        there = [o for o in lower if self._is_there(o)]
+        if not there:
+            return choice
+        name = self.table.name(choice.option)
+        instead = max(there, key=rank.__getitem__)
+        return Choice(instead, choice.is_feasible, f'{name} is being loaded; {choice.reason}')
+
+    def _is_there(self, option: Option) -> bool:
+        assert self._is_ready is not None
+        return self._is_ready(option.level, self.table.platforms[option.platform])
+
     def _within_budget(self, situation: Situation, choice: Choice) -> Choice:
         """Hold back a move up when the last minute had its share of them, whoever asked for it."""
         at, rank, time_ns = self._option, self.table.rank, situation.time_ns
@@ -364,6 +389,7 @@ class RuntimeManager:
         self, situation: Situation, choice: Choice, *, is_new_policy: bool = False
     ) -> Decision | None:
         before = self._option
+        choice = self._that_is_ready(situation, choice)
         if choice.option != before and not is_new_policy:
             choice = self._within_budget(situation, choice)
         allowance = self._applied.allowance

@@ -529,3 +529,39 @@ def test_sentences_are_not_composed_for_every_frame(monkeypatch):
     run(manager, 30.0, 50)
     assert composed == []
     assert manager.state.reason == 'text'
+
+
+# Levels that are not in memory
+
+
+def test_a_level_that_is_not_in_memory_is_wanted_and_the_next_lower_one_runs():
+    there = {1, 2}
+    manager = make_manager(is_ready=lambda level, platform: level in there)
+    assert (manager.active_level, manager.wanted[0]) == (2, 3)
+    assert 'level 3 is being loaded' in manager.initial_decision.reason
+    run(manager, 20.0, 50)
+    assert (manager.active_level, manager.wanted[0]) == (2, 3)
+    there.add(3)
+    run(manager, 20.0, 50, start=51)
+    assert (manager.active_level, manager.wanted[0]) == (3, 3)
+
+
+def test_on_the_way_down_no_frame_waits_for_a_level_to_be_loaded():
+    manager = make_manager(is_ready=lambda level, platform: level != 2)
+    assert manager.active_level == 3
+    manager.set_constraints(Constraints(25.0))
+    decision = manager.decide(FRAME_NS)
+    assert decision is not None
+    assert (decision.to_level, manager.wanted[0]) == (1, 2)
+
+
+def test_a_level_that_is_waited_for_takes_nothing_of_the_budget():
+    there = {1}
+    manager = make_manager(
+        policy=PolicySettings(max_switches_per_minute=2),
+        is_ready=lambda level, platform: level in there,
+    )
+    run(manager, 10.0, 300)
+    there.update((2, 3))
+    run(manager, 10.0, 300, start=301)
+    assert manager.active_level == 3

@@ -12,6 +12,7 @@ from dynamic_ofa_ros.errors import EngineError
 from dynamic_ofa_ros.family import FREE_SIDE, NETWORK_INPUT
 from dynamic_ofa_ros.runtime.engine import EngineBase, described, platform_name
 from dynamic_ofa_ros.runtime.engines.onnx_files import level_files, network_path
+from dynamic_ofa_ros.runtime.engines.residents import Residents
 from dynamic_ofa_ros.runtime.host import cpu_name, gpu_index, gpu_name
 from dynamic_ofa_ros.runtime.image import FloatArray
 
@@ -40,6 +41,7 @@ class OnnxRuntimeEngine(EngineBase):
         *,
         device: str = 'cpu',
         threads: int = 1,
+        max_resident_mb: float = 0.0,
         progress: Callable[[str], None] | None = None,
     ) -> None:
         providers = execution_providers(device)
@@ -53,27 +55,21 @@ class OnnxRuntimeEngine(EngineBase):
         )
         self.device = device
         self.notes: tuple[str, ...] = ()
-        self._sessions = []
-        for level, path in zip(family.levels, level_files(family, cache, progress), strict=True):
-            session = _open(path, level.resolution, providers, threads)
+        paths = level_files(family, cache, progress)
+
+        def load(index: int) -> Any:
+            session = _open(paths[index - 1], family.level(index).resolution, providers, threads)
             if not is_cpu and session.get_providers()[0] != 'CUDAExecutionProvider':
                 raise EngineError(
                     f"device '{device}' was asked for, but ONNX Runtime could not start its CUDA "
                     "provider: check that CUDA and cuDNN match its version, or use device 'cpu'"
                 )
-            self._sessions.append(session)
+            return session
 
-    @property
-    def level_count(self) -> int:
-        """The number of levels, all resident."""
-        return len(self._sessions)
+        self._levels = self.residents = Residents(load, len(paths), max_resident_mb)
 
     def _infer(self, index: int, tensor: FloatArray) -> FloatArray:
-        return _run(self._sessions[index - 1], tensor)
-
-    def close(self) -> None:
-        """Free the sessions."""
-        self._sessions = []
+        return _run(self._levels.get(index), tensor)
 
 
 def reference_logits(

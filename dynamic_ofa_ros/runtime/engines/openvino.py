@@ -11,6 +11,7 @@ import openvino
 from dynamic_ofa_ros.errors import EngineError
 from dynamic_ofa_ros.runtime.engine import EngineBase, platform_name
 from dynamic_ofa_ros.runtime.engines.onnx_files import FILES_VERSION, level_files
+from dynamic_ofa_ros.runtime.engines.residents import Residents
 from dynamic_ofa_ros.runtime.host import cpu_name
 from dynamic_ofa_ros.runtime.image import FloatArray
 
@@ -41,6 +42,7 @@ class OpenvinoEngine(EngineBase):
         *,
         device: str = 'cpu',
         threads: int = 1,
+        max_resident_mb: float = 0.0,
         progress: Callable[[str], None] | None = None,
     ) -> None:
         self.device = device
@@ -55,27 +57,19 @@ class OpenvinoEngine(EngineBase):
 
         version = f'{COMPILED_VERSION} {FILES_VERSION} {openvino.__version__} {cpu_name()}'
         folder = cache.folder('openvino-fp32', version, build)
-        self._requests = []
-        for level in family.levels:
-            compiled = io.BytesIO((folder / _file_name(level.index)).read_bytes())
-            network = core.import_model(compiled, 'CPU', _settings(threads))
-            self._requests.append(network.create_infer_request())
 
-    @property
-    def level_count(self) -> int:
-        """The number of levels, all resident."""
-        return len(self._requests)
+        def load(index: int) -> Any:
+            compiled = io.BytesIO((folder / _file_name(index)).read_bytes())
+            return core.import_model(compiled, 'CPU', _settings(threads)).create_infer_request()
+
+        self._levels = self.residents = Residents(load, len(family.levels), max_resident_mb)
 
     def _infer(self, index: int, tensor: FloatArray) -> FloatArray:
-        request = self._requests[index - 1]
+        request = self._levels.get(index)
         request.set_input_tensor(openvino.Tensor(np.ascontiguousarray(tensor), shared_memory=True))
         request.infer(share_outputs=True)
         logits: FloatArray = request.get_output_tensor(0).data[0].copy()
         return logits
-
-    def close(self) -> None:
-        """Free the networks."""
-        self._requests = []
 
 
 def compile_network(

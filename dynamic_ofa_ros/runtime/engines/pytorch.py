@@ -45,12 +45,17 @@ class PytorchEngine(EngineBase):
         *,
         device: str = 'cpu',
         threads: int = 1,
+        max_resident_mb: float = 0.0,
         progress: Callable[[str], None] | None = None,
     ) -> None:
         self.device = device
         self._device = _checked_device(device)
         torch.set_num_threads(threads)
-        self.notes: tuple[str, ...] = ()
+        self.notes: tuple[str, ...] = (
+            ('engine pytorch keeps every level in memory, whatever max_resident_mb is',)
+            if max_resident_mb
+            else ()
+        )
         self._levels: list[nn.Module] = []
         self._cuda_levels: CudaLevels | None = None
         self._lost = ''  # what the device was lost to
@@ -85,7 +90,7 @@ class PytorchEngine(EngineBase):
         resolutions = [level.resolution for level in family.levels]
         if self._device.type == 'cuda':
             self._cuda_levels = CudaLevels(self._levels, resolutions, CudaDevice(self._device))
-            self.notes = self._cuda_levels.notes
+            self.notes = (*self.notes, *self._cuda_levels.notes)
             return
         self._layout = self._faster_layout(resolutions[-1])
         for network in self._levels:

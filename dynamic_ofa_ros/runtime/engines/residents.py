@@ -1,0 +1,142 @@
+"""Which levels of an engine are in memory: all, or those nearest to the one in use."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import psutil
+
+T = TypeVar('T')
+_log = logging.getLogger(__name__)
+
+LEAST_MB = 0.1
+"""A level is taken to need at least so much: memory that was freed before hides what it takes."""
+
+
+class Residents(Generic[T]):
+    """Holds what runs each level, within a budget of memory; 0 is no budget, and holds all.
+
+    With a budget: the lowest level and the one in use, then the neighbours of the one that is
+    wanted, the nearest first, as far as it goes. They are loaded on a thread of its own when that
+    changes. Nobody needs to wait: `is_ready` says what is there.
+
+    load: returns what runs a level, from 1; called on that thread and on the callers'.
+    """
+
+    def __init__(self, load: Callable[[int], T], count: int, budget_mb: float = 0.0) -> None:
+        self.count = count
+        self._load = load
+        self._budget_mb = budget_mb or math.inf
+        self._levels: dict[int, T] = {}
+        self._sizes_mb = [LEAST_MB] * count
+        self._centre = self._in_use = 1
+        self._loading = threading.Lock()
+        self._changed = threading.Condition()
+        self._is_closed = False
+        self._thread: threading.Thread | None = None
+        for index in range(1, count + 1):
+            self.get(index)
+        if budget_mb:
+            self._thread = threading.Thread(target=self._run, name='levels', daemon=True)
+            self._thread.start()
+
+    def get(self, index: int) -> T:
+        """Return what runs a level; one that is not in memory is loaded now, which takes long."""
+        level = self._levels.get(index)
+        if level is not None:
+            return level
+        with self._loading:
+            if index not in self._levels:
+                self._centre = self._in_use = index
+                self._take(index)
+            return self._levels[index]
+
+    def is_ready(self, index: int) -> bool:
+        """Tell whether a level is in memory."""
+        return index in self._levels
+
+    def approach(self, wanted: int, in_use: int) -> None:
+        """Say which level runs, and which one is to run as soon as it is there."""
+        if (wanted, in_use) == (self._centre, self._in_use):
+            return
+        with self._changed:
+            self._centre, self._in_use = wanted, in_use
+            self._changed.notify()
+
+    def close(self) -> None:
+        """End the thread and free all levels."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+        self._levels.clear()
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The levels that are in memory."""
+        return tuple(sorted(self._levels))
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a budget."""
+        return self._budget_mb < math.inf
+
+    @property
+    def resident_mb(self) -> float:
+        """The memory that the levels took when they were loaded."""
+        return sum(self._sizes_mb[index - 1] for index in tuple(self._levels))
+
+    def _run(self) -> None:
+        seen = (0, 0)
+        while True:
+            with self._changed:
+                while not self._is_closed and (self._centre, self._in_use) == seen:
+                    self._changed.wait()
+                if self._is_closed:
+                    return
+                seen = (self._centre, self._in_use)
+            with self._loading:
+                self._make_room()
+            for index in self._chosen():
+                if self._is_closed or (self._centre, self._in_use) != seen:
+                    break
+                try:
+                    with self._loading:
+                        if index not in self._levels:
+                            self._take(index)
+                except Exception as error:  # of a library; the manager does without the level
+                    _log.warning('level %d cannot be loaded: %s', index, error)
+
+    def _chosen(self) -> list[int]:
+        """Return the levels to have in memory, the most urgent first."""
+        centre = self._centre
+        chosen = list(dict.fromkeys((self._in_use, 1, centre)))
+        used_mb = sum(self._sizes_mb[index - 1] for index in chosen)
+        for index in sorted(range(1, self.count + 1), key=lambda index: abs(index - centre)):
+            size_mb = self._sizes_mb[index - 1]
+            if index not in chosen and used_mb + size_mb <= self._budget_mb:
+                chosen.append(index)
+                used_mb += size_mb
+        return chosen
+
+    def _take(self, index: int) -> None:
+        """Load a level after what is no longer wanted has gone."""
+        self._make_room()
+        before = _process_mb()
+        self._levels[index] = self._load(index)
+        grown_mb = _process_mb() - before
+        self._sizes_mb[index - 1] = max(self._sizes_mb[index - 1], grown_mb)
+
+    def _make_room(self) -> None:
+        kept = self._chosen()
+        for index in [index for index in self._levels if index not in kept]:
+            del self._levels[index]
+
+
+def _process_mb() -> float:
+    return float(psutil.Process().memory_info().rss) / 2**20

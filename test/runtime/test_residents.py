@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from dynamic_ofa_ros.runtime.engines import residents as residents_module
+from dynamic_ofa_ros.runtime.engines.residents import Residents
+
+LEVELS = 6
+DEADLINE_S = 10.0
+
+
+class Memory:
+    """A process whose levels take 10 MB each; `loads` are those that were loaded, in order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.loads: list[int] = []
+        self.used_mb = 100.0
+        self.failing: set[int] = set()
+        self.gate = threading.Event()
+        self.gate.set()
+        monkeypatch.setattr(residents_module, '_process_mb', lambda: self.used_mb)
+
+    def load(self, index: int) -> str:
+        assert self.gate.wait(DEADLINE_S)
+        self.loads.append(index)
+        if index in self.failing:
+            raise MemoryError
+        self.used_mb += 10.0
+        return f'level {index}'
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    return Memory(monkeypatch)
+
+
+def settled(residents: Residents[str], *expected: int) -> bool:
+    end_s = time.monotonic() + DEADLINE_S
+    while residents.levels != expected and time.monotonic() < end_s:
+        time.sleep(0.002)
+    return residents.levels == expected
+
+
+def test_without_a_budget_all_are_there_and_no_thread(memory):
+    before = threading.active_count()
+    residents = Residents(memory.load, LEVELS)
+    assert residents.levels == (1, 2, 3, 4, 5, 6)
+    assert not residents.is_limited
+    assert residents.get(3) == 'level 3'
+    assert threading.active_count() == before
+    residents.close()
+    assert residents.levels == ()
+
+
+@pytest.mark.parametrize(
+    ('budget_mb', 'wanted', 'expected'),
+    [
+        (35.0, 1, (1, 2, 3)),
+        (35.0, 4, (1, 3, 4)),
+        (45.0, 4, (1, 3, 4, 5)),
+        (45.0, 6, (1, 4, 5, 6)),
+        (5.0, 1, (1,)),
+        (5.0, 5, (1, 5)),
+        (1000.0, 3, (1, 2, 3, 4, 5, 6)),
+    ],
+)
+def test_the_nearest_that_fit_are_there(memory, budget_mb, wanted, expected):
+    residents = Residents(memory.load, LEVELS, budget_mb)
+    residents.approach(wanted, wanted)
+    assert settled(residents, *expected)
+    residents.close()
+
+
+def test_while_one_is_loaded_others_run(memory):
+    residents = Residents(memory.load, LEVELS, 25.0)
+    residents.approach(2, 2)
+    assert settled(residents, 1, 2)
+    memory.gate.clear()
+    residents.approach(5, 2)
+    assert residents.get(2) == 'level 2'
+    assert not residents.is_ready(5)
+    memory.gate.set()
+    assert settled(residents, 1, 2, 5)  # the one in use stays, whatever the budget
+    residents.approach(5, 5)
+    assert settled(residents, 1, 5)
+    residents.close()
+
+
+def test_what_cannot_be_loaded_is_done_without(memory, caplog):
+    residents = Residents(memory.load, LEVELS, 35.0)
+    residents.approach(1, 1)
+    assert settled(residents, 1, 2, 3)
+    memory.failing = {5}
+    residents.approach(5, 3)
+    end_s = time.monotonic() + DEADLINE_S
+    while 'level 5 cannot be loaded' not in caplog.text and time.monotonic() < end_s:
+        time.sleep(0.002)
+    assert not residents.is_ready(5)
+    residents.approach(2, 2)
+    assert settled(residents, 1, 2, 3)
+    residents.close()
+
+
+def test_one_that_is_not_there_is_loaded_for_who_insists(memory):
+    residents = Residents(memory.load, LEVELS, 25.0)
+    residents.approach(1, 1)
+    assert settled(residents, 1, 2)
+    assert residents.get(6) == 'level 6'
+    assert residents.is_ready(6)
+    residents.close()
+
+
+@pytest.mark.parametrize('name', ['onnxruntime', 'openvino'])
+def test_engines_answer_the_same_within_a_budget(random_family, warm_cache, name):
+    from dynamic_ofa_ros.runtime.engine import create_engine, probe_input
+
+    whole = create_engine(random_family, device='cpu', engine=name, cache_dir=warm_cache)
+    tight = create_engine(
+        random_family, device='cpu', engine=name, max_resident_mb=0.1, cache_dir=warm_cache
+    )
+    for level in random_family.levels:
+        tensor = probe_input(level.resolution)
+        np.testing.assert_array_equal(
+            tight.infer(level.index, tensor), whole.infer(level.index, tensor)
+        )
+    assert tight.residents is not None
+    tight.residents.approach(2, 2)
+    assert settled(tight.residents, 1, 2)
+    tight.close()
+    whole.close()
