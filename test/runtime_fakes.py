@@ -31,10 +31,14 @@ class FakeEngine:
         self.device = platform.partition('-')[0]
         self.delay_s = 0.0
         self.notes: tuple[str, ...] = ()
+        self.residents = None
         self.level_count = level_count
         self.levels_run: list[int] = []
         self.errors = list(errors)
         self._logits = np.arange(classes, dtype=np.float32)
+
+    def buffer(self, index: int) -> None:
+        return None
 
     def infer(self, index: int, tensor: np.ndarray) -> np.ndarray:
         self.levels_run.append(index)

@@ -231,13 +231,13 @@ class OperatorEngine:
     def _request(self, framed: Framed, image: torch.Tensor) -> Call:
         import openvino
 
-        from dynamic_ofa_ros.runtime.engines.openvino import compile_network
+        from dynamic_ofa_ros.runtime.engines.openvino import Request, compile_network
 
         onnx = io.BytesIO(self._onnx(framed, image))
         network = compile_network(openvino.Core(), onnx, image.shape, self._threads)
-        request = network.create_infer_request()
-        request.set_input_tensor(openvino.Tensor(image.numpy(), shared_memory=True))
-        return lambda: request.infer(share_outputs=True)[0]
+        request = Request(network)
+        request.input[...] = image.numpy()
+        return lambda: request.infer(request.input)
 
     def _onnx(self, framed: Framed, image: torch.Tensor) -> bytes:
         """Return the export of an operator; one serves all resolutions."""

@@ -141,7 +141,8 @@ class Classifier:
         engine = self._engines[platform] if platform else self.engine
         source = RgbImage(image) if isinstance(image, np.ndarray) else image
         start_ns = time.perf_counter_ns()
-        tensor = preprocess(source.pixels(), resolution, preprocessing)
+        buffer = engine.buffer(index)
+        tensor = preprocess(source.pixels(), resolution, preprocessing, buffer)
         preprocessed_ns = time.perf_counter_ns()
         logits = engine.infer(index, tensor)
         inferred_ns = time.perf_counter_ns()

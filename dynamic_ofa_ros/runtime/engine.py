@@ -115,6 +115,9 @@ class Engine(Protocol):
     def level_count(self) -> int:
         """The number of levels."""
 
+    def buffer(self, index: int) -> FloatArray | None:
+        """Return where a level reads its input: an array that it need not copy; None: anywhere."""
+
     def infer(self, index: int, tensor: FloatArray) -> FloatArray:
         """Run level `index` (from 1) on (1, 3, r, r) float32; return (classes,) float32 logits.
 
@@ -140,6 +143,10 @@ class EngineBase:
         """Free the levels."""
         if self.residents:
             self.residents.close()
+
+    def buffer(self, index: int) -> FloatArray | None:
+        """Return where a level reads its input: an array that it need not copy; None: anywhere."""
+        return None
 
     def infer(self, index: int, tensor: FloatArray) -> FloatArray:
         """Run level `index` (from 1) on (1, 3, r, r) float32; return (classes,) float32 logits.

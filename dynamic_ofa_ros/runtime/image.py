@@ -327,19 +327,23 @@ def _check_size(layout: _Layout, width: int, height: int, encoding: str) -> None
 
 
 def preprocess(
-    image: ImageArray | Pixels, resolution: int, preprocessing: Preprocessing
+    image: ImageArray | Pixels,
+    resolution: int,
+    preprocessing: Preprocessing,
+    out: FloatArray | None = None,
 ) -> FloatArray:
     """Turn an image into a network's input, as `Preprocessing` describes it.
 
     Where it crops, the crop is taken first and only what is needed is resized, which differs from
     the literal order by less than a source pixel. Colours are put in order after that.
     `image` is (H, W, 3) uint8, RGB, or Pixels; returns (1, 3, resolution, resolution) float32,
-    contiguous.
+    contiguous: `out` where that is given.
     """
     values, rgb = image if isinstance(image, Pixels) else Pixels(image)
     planes = cv2.split(_square(values, resolution, preprocessing))
     order = rgb if preprocessing.channels == 'rgb' else rgb[::-1]
-    tensor = np.empty((1, 3, resolution, resolution), dtype=np.float32)
+    shape = (1, 3, resolution, resolution)
+    tensor = np.empty(shape, dtype=np.float32) if out is None else out
     normalisation = _normalisation(preprocessing.mean, preprocessing.std)
     for place, channel, (scale, offset) in zip(tensor[0], order, normalisation, strict=True):
         np.multiply(planes[channel], scale, out=place, dtype=np.float32)

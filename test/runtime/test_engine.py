@@ -107,6 +107,22 @@ def test_engines_agree_with_the_dynamic_forward_of_the_supernet(cpu_engine, rand
     assert np.ptp(answers[0]) > CLEARLY_DIFFERENT
 
 
+def test_answers_and_inputs_are_the_callers_own(cpu_engine, random_family):
+    resolution = random_family.level(2).resolution
+    first, second = probe_input(resolution), -probe_input(resolution)
+    answer = cpu_engine.infer(2, first)
+    kept = answer.copy()
+    other = cpu_engine.infer(2, second)
+    np.testing.assert_array_equal(answer, kept)
+    np.testing.assert_array_equal(first, probe_input(resolution))
+    assert np.abs(other - kept).max() > CLEARLY_DIFFERENT
+    buffer = cpu_engine.buffer(2)
+    if buffer is not None:
+        assert buffer.shape == first.shape
+        buffer[...] = first
+        np.testing.assert_array_equal(cpu_engine.infer(2, buffer), kept)
+
+
 def test_levels_answer_differently(cpu_engine, random_family):
     """Each index runs its own level: with another's answers the comparison must fail."""
     reference = {

@@ -29,8 +29,8 @@ COMPILED_VERSION = 'openvino-1'
 class OpenvinoEngine(EngineBase):
     """Runs each level as a network compiled for this CPU, kept in the build cache.
 
-    In fp32: left alone, OpenVINO takes bfloat16 where the CPU has it. The tensor that is handed in
-    is read where it lies. Inference runs on the caller's thread, and on `threads` - 1 others.
+    In fp32: left alone, OpenVINO takes bfloat16 where the CPU has it. Inference runs on the
+    caller's thread, and on `threads` - 1 others.
     """
 
     name = 'openvino'
@@ -58,18 +58,40 @@ class OpenvinoEngine(EngineBase):
         version = f'{COMPILED_VERSION} {FILES_VERSION} {openvino.__version__} {cpu_name()}'
         folder = cache.folder('openvino-fp32', version, build)
 
-        def load(index: int) -> Any:
+        def load(index: int) -> Request:
             compiled = io.BytesIO((folder / _file_name(index)).read_bytes())
-            return core.import_model(compiled, 'CPU', _settings(threads)).create_infer_request()
+            return Request(core.import_model(compiled, 'CPU', _settings(threads)))
 
-        self._levels = self.residents = Residents(load, len(family.levels), max_resident_mb)
+        self._levels: Residents[Request] = Residents(load, len(family.levels), max_resident_mb)
+        self.residents = self._levels
 
     def _infer(self, index: int, tensor: FloatArray) -> FloatArray:
-        request = self._levels.get(index)
-        request.set_input_tensor(openvino.Tensor(np.ascontiguousarray(tensor), shared_memory=True))
-        request.infer(share_outputs=True)
-        logits: FloatArray = request.get_output_tensor(0).data[0].copy()
-        return logits
+        return self._levels.get(index).infer(tensor)
+
+    def buffer(self, index: int) -> FloatArray:
+        """Return the array that a level reads its input from."""
+        return self._levels.get(index).input
+
+
+class Request:
+    """A network that runs again and again on the same input array; its shape is the network's."""
+
+    def __init__(self, network: Any) -> None:
+        self._request = network.create_infer_request()
+        self.input: FloatArray = np.zeros(tuple(network.input(0).shape), np.float32)
+        # OpenVINO does not keep the array alive: this object does.
+        self._request.set_input_tensor(openvino.Tensor(self.input, shared_memory=True))
+        self._output = self._request.get_output_tensor(0).data
+
+    def infer(self, tensor: FloatArray) -> FloatArray:
+        """Return the first row of the output, a copy; `tensor` is copied unless it is `input`."""
+        if tensor is not self.input:
+            if tensor.shape != self.input.shape:
+                raise ValueError(f'the input is {tensor.shape}, expected {self.input.shape}')
+            np.copyto(self.input, tensor)
+        self._request.infer(share_outputs=True)
+        output: FloatArray = self._output[0].copy()
+        return output
 
 
 def compile_network(
