@@ -338,12 +338,16 @@ class FakeEngine:
         self.platform = platform
         self.device = 'cpu'
         self.notes: tuple[str, ...] = ()
+        self.residents = None
         self.level_count = len(family.levels)
         self._gpu = gpu
         self._latencies_ms = factor * np.linspace(
             FAKE_FASTEST_MS, FAKE_SLOWEST_MS, self.level_count
         )
         self._logits = np.arange(len(family.labels), dtype=np.float32)
+
+    def buffer(self, index: int) -> None:
+        """Read from anywhere."""
 
     def infer(self, index: int, tensor: FloatArray) -> FloatArray:
         """Sleep, and answer."""

@@ -13,7 +13,7 @@ from dynamic_ofa_ros.family import FREE_SIDE, NETWORK_INPUT
 from dynamic_ofa_ros.runtime.engine import EngineBase, described, platform_name
 from dynamic_ofa_ros.runtime.engines.onnx_files import level_files, network_path
 from dynamic_ofa_ros.runtime.engines.residents import Residents
-from dynamic_ofa_ros.runtime.host import cpu_name, gpu_index, gpu_name
+from dynamic_ofa_ros.runtime.host import cpu_name, gpu_index, gpu_name, usable_cpus
 from dynamic_ofa_ros.runtime.image import FloatArray
 
 if TYPE_CHECKING:
@@ -66,7 +66,9 @@ class OnnxRuntimeEngine(EngineBase):
                 )
             return session
 
-        self._levels = self.residents = Residents(load, len(paths), max_resident_mb)
+        self._levels = self.residents = Residents(
+            load, len(paths), max_resident_mb, workers=usable_cpus() if is_cpu else 1
+        )
 
     def _infer(self, index: int, tensor: FloatArray) -> FloatArray:
         return _run(self._levels.get(index), tensor)

@@ -6,6 +6,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 import psutil
@@ -24,10 +25,13 @@ class Residents(Generic[T]):
     wanted, the nearest first, as far as it goes. They are loaded on a thread of its own when that
     changes. Nobody needs to wait: `is_ready` says what is there.
 
-    load: returns what runs a level, from 1; called on that thread and on the callers'.
+    load: returns what runs a level, from 1; called on that thread, on the callers', and at first,
+    without a budget, on `workers` others.
     """
 
-    def __init__(self, load: Callable[[int], T], count: int, budget_mb: float = 0.0) -> None:
+    def __init__(
+        self, load: Callable[[int], T], count: int, budget_mb: float = 0.0, workers: int = 1
+    ) -> None:
         self.count = count
         self._load = load
         self._budget_mb = budget_mb or math.inf
@@ -38,9 +42,11 @@ class Residents(Generic[T]):
         self._changed = threading.Condition()
         self._is_closed = False
         self._thread: threading.Thread | None = None
-        for index in range(1, count + 1):
-            self.get(index)
-        if budget_mb:
+        if not budget_mb:
+            self._take_all(workers)
+        else:
+            for index in range(1, count + 1):
+                self.get(index)
             self._thread = threading.Thread(target=self._run, name='levels', daemon=True)
             self._thread.start()
 
@@ -49,6 +55,8 @@ class Residents(Generic[T]):
         level = self._levels.get(index)
         if level is not None:
             return level
+        if self._is_closed:
+            raise RuntimeError('the engine is closed')
         with self._loading:
             if index not in self._levels:
                 self._centre = self._in_use = index
@@ -123,6 +131,12 @@ class Residents(Generic[T]):
                 chosen.append(index)
                 used_mb += size_mb
         return chosen
+
+    def _take_all(self, workers: int) -> None:
+        before_mb, indices = _process_mb(), range(1, self.count + 1)
+        with ThreadPoolExecutor(workers) as pool:
+            self._levels = dict(zip(indices, pool.map(self._load, indices), strict=True))
+        self._sizes_mb = [max(LEAST_MB, (_process_mb() - before_mb) / self.count)] * self.count
 
     def _take(self, index: int) -> None:
         """Load a level after what is no longer wanted has gone."""
