@@ -32,7 +32,7 @@ from benchmarks.published import published_family
 from dynamic_ofa_ros.errors import EngineError
 from dynamic_ofa_ros.family import Family, default_family
 from dynamic_ofa_ros.runtime.build_cache import BuildCache
-from dynamic_ofa_ros.runtime.engine import Engine, create_engine, engine_names
+from dynamic_ofa_ros.runtime.engine import PRECISIONS, Engine, create_engine, engine_names
 from dynamic_ofa_ros.runtime.engines.onnx_files import level_files
 from dynamic_ofa_ros.runtime.host import OthersLoad
 
@@ -99,6 +99,18 @@ def _measure(
             )
         except EngineError as error:
             print(f'  left out: {error}')
+    for precision in PRECISIONS[1:]:
+        try:
+            engines[f'openvino {precision}'] = create_engine(
+                family,
+                device=options.device,
+                engine='openvino',
+                precision=precision,
+                threads=options.threads,
+                cache_dir=cache,
+            )
+        except EngineError as error:
+            print(f'  left out: {error}')
     bare = _bare_openvino(family, cache, options.threads) if 'openvino' in engines else {}
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
@@ -144,7 +156,11 @@ def _measure(
         ['level', 'px', 'MMACs', 'engine', 'median ms', 'p95 ms', 'p99 ms', 'x dynamic'],
         rows,
     )
-    memory = {name: _resident_mb(family, name, options, cache) for name in engines}
+    memory = {
+        name: _resident_mb(family, name, options, cache)
+        for name in engine_names()
+        if name in engines
+    }
     print_table(
         f'{family.name}: host memory of a fresh process, cache warm',
         ['engine', 'before MB', 'all levels MB', 'MB a level'],

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,12 +151,16 @@ class LevelLatency:
 
 @dataclass(frozen=True)
 class LatencyProfile:
-    """Latency of every level on a platform: device, engine, precision and threads."""
+    """Latency of every level on a platform: device, engine, precision and threads.
+
+    accuracies: top-1 of every level in that precision; empty: as the family says, which is fp32.
+    """
 
     platform: str
     levels: tuple[LevelLatency, ...]
     measured_at: str
     conditions: Mapping[str, str] = field(default_factory=dict)
+    accuracies: tuple[float, ...] = ()
 
     def latency_ms(self, index: int) -> float:
         """Return the median latency of level `index` (from 1)."""
@@ -208,6 +212,23 @@ class Family:
                 f'family {self.name} has levels 1 to {len(self.levels)}, not {index}'
             )
         return self.levels[index - 1]
+
+    def in_precision(self, engine: str, precision: str) -> Family | None:
+        """Return the family with the accuracies that were measured with an engine in a precision.
+
+        None when none of its platforms says. In fp32 they are the family's own.
+        """
+        if precision == 'fp32':
+            return self
+        for profile in self.platforms.values():
+            how = (profile.conditions.get('engine'), profile.conditions.get('precision'))
+            if profile.accuracies and how == (engine, precision):
+                levels = [
+                    replace(level, accuracy=accuracy, accuracy_source='measured')
+                    for level, accuracy in zip(self.levels, profile.accuracies, strict=True)
+                ]
+                return replace(self, levels=tuple(levels))
+        return None
 
     def preprocessing_of(self, index: int) -> Preprocessing:
         """Return how an image becomes the input of level `index` (from 1)."""
@@ -378,6 +399,7 @@ def write_profile(profile: LatencyProfile, path: Path) -> None:
             }
             for level in profile.levels
         ],
+        **({'accuracies': list(profile.accuracies)} if profile.accuracies else {}),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomically(path, dump_yaml(document))
@@ -400,12 +422,27 @@ def read_profile(path: Path) -> LatencyProfile:
                 runs=entry.integer('runs'),
             )
         )
+    accuracies = _read_accuracies(reader, len(levels))
     return LatencyProfile(
         platform=reader.text('platform'),
         levels=tuple(levels),
         measured_at=reader.text('measured_at'),
         conditions={str(k): str(v) for k, v in reader.optional_mapping('conditions').items()},
+        accuracies=accuracies,
     )
+
+
+def _read_accuracies(reader: Reader, level_count: int) -> tuple[float, ...]:
+    if not reader.has('accuracies'):
+        return ()
+    found = reader.sequence('accuracies')
+    if len(found) != level_count or not all(
+        isinstance(accuracy, (int, float)) and 0.0 <= accuracy <= 1.0 for accuracy in found
+    ):
+        raise FamilyError(
+            f'{reader.path}: accuracies is {found!r}; expected {level_count} fractions'
+        )
+    return tuple(float(accuracy) for accuracy in found)
 
 
 def sha256_of(path: Path) -> str:

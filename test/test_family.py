@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,36 @@ PROFILE = LatencyProfile(
 def test_profiles_survive_the_file(family: Path) -> None:
     write_profile(PROFILE, family / 'platforms' / 'cpu-test.yaml')
     assert Family.load(family).platforms['cpu-test'] == PROFILE
+
+
+IN_BF16 = replace(
+    PROFILE,
+    platform='cpu-x-openvino-bf16-t1',
+    conditions={'engine': 'openvino', 'precision': 'bf16'},
+    accuracies=(0.5, 0.6, 0.7),
+)
+
+
+def test_accuracies_in_a_precision_survive_the_file_and_are_found(family: Path) -> None:
+    write_profile(PROFILE, family / 'platforms' / 'cpu-test.yaml')
+    write_profile(IN_BF16, family / 'platforms' / f'{IN_BF16.platform}.yaml')
+    loaded = Family.load(family)
+    assert loaded.platforms[IN_BF16.platform] == IN_BF16
+    in_bf16 = loaded.in_precision('openvino', 'bf16')
+    assert in_bf16 is not None
+    assert [level.accuracy for level in in_bf16.levels] == [0.5, 0.6, 0.7]
+    assert loaded.in_precision('openvino', 'fp32') == loaded
+    assert loaded.in_precision('openvino', 'fp16') is None
+    assert loaded.in_precision('pytorch', 'bf16') is None
+
+
+@pytest.mark.parametrize('wrong', ['[0.5, 0.6]', '[0.5, 0.6, 1.5]', "[0.5, 0.6, 'x']", '[]'])
+def test_accuracies_that_are_none_are_refused(tmp_path: Path, wrong: str) -> None:
+    path = tmp_path / 'p.yaml'
+    write_profile(IN_BF16, path)
+    path.write_text(path.read_text().split('accuracies')[0] + f'accuracies: {wrong}\n')
+    with pytest.raises(FamilyError, match=r'p.yaml: accuracies'):
+        read_profile(path)
 
 
 def test_a_profile_of_another_family_is_refused(family: Path) -> None:

@@ -6,7 +6,13 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dynamic_ofa_ros.family import Family
+    from dynamic_ofa_ros.offline.device_profile import Place
+
+RENDERED_IMAGES = 2000
 
 
 def add_parser(subparsers: Any) -> None:
@@ -26,6 +32,17 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument('--engine', default='auto', help='auto, onnxruntime, openvino or pytorch')
     parser.add_argument('--threads', type=int, default=1, help='threads of the engine')
     parser.add_argument(
+        '--precision',
+        default='fp32',
+        help='fp32, bf16 or fp16; with --data the accuracy in it is measured too',
+    )
+    parser.add_argument(
+        '--data',
+        metavar='FOLDER|signs',
+        help='held-out images, one folder per class, or signs: to measure the accuracy on',
+    )
+    parser.add_argument('--images', type=int, default=0, help='of these, at most; 0 = all')
+    parser.add_argument(
         '--force', action='store_true', help='replace what was measured on this platform before'
     )
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
@@ -38,12 +55,16 @@ def run(args: argparse.Namespace) -> int:
     from dynamic_ofa_ros.family import PLATFORMS_FOLDER, Family, default_family
     from dynamic_ofa_ros.offline.device_profile import Place, add_platform, warn_when_busy
 
+    def accuracies(place: Place) -> tuple[float, ...]:
+        return _accuracies(family, place, args.data, args.images)
+
     family = Family.load(args.family or default_family())
     profile = add_platform(
         family,
-        Place(args.device, args.engine, args.threads),
+        Place(args.device, args.engine, args.threads, args.precision),
         is_forced=args.force,
         progress=lambda text: print(text, file=sys.stderr),
+        accuracies=accuracies if args.data else None,
     )
     warn_when_busy(profile, 'run the command again with --force when the machine is quiet')
     path = family.directory / PLATFORMS_FOLDER / f'{profile.platform}.yaml'
@@ -54,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
             'file': str(path),
             'measured_at': profile.measured_at,
             'conditions': dict(profile.conditions),
+            'accuracies': list(profile.accuracies),
             'levels': [
                 {'index': index, **asdict(latency)}
                 for index, latency in enumerate(profile.levels, start=1)
@@ -64,3 +86,28 @@ def run(args: argparse.Namespace) -> int:
     print_levels(Family.load(family.directory))
     print(f'written: {path}')
     return 0
+
+
+def _accuracies(family: Family, place: Place, data: str, most: int) -> tuple[float, ...]:
+    """Measure the accuracy of every level, say what the precision changed, return it."""
+    from dynamic_ofa_ros.offline.datasets import ImageDataset, RenderedSigns
+    from dynamic_ofa_ros.offline.labelled import open_labelled
+    from dynamic_ofa_ros.offline.precision import measure_precision
+    from dynamic_ofa_ros.progress import progress
+
+    images: ImageDataset
+    if data == 'signs':
+        images = RenderedSigns(most or RENDERED_IMAGES, split='held_out')
+    else:
+        images = open_labelled(data, family.labels, most)
+    with progress('classifying images', len(images)) as bar:
+        report = measure_precision(family, place, images, bar.update)
+    mean, in_fp32 = (
+        100.0 * sum(shares) / len(shares) for shares in (report.accuracies, report.in_fp32)
+    )
+    print(
+        f'{place.precision} on {report.images} images: {mean:.2f} % right, levels averaged '
+        f'(fp32 {in_fp32:.2f} %); the same answer as fp32 in {100.0 * report.agreement:.2f} %',
+        file=sys.stderr,
+    )
+    return report.accuracies

@@ -117,6 +117,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
             fixed['device'],
             fixed['engine'],
             fixed['threads'],
+            fixed['precision'],
             fixed['max_resident_mb'],
         )
         self._is_autostarting = fixed['autostart']

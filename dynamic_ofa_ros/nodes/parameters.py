@@ -22,7 +22,7 @@ from dynamic_ofa_ros.family import default_family
 from dynamic_ofa_ros.nodes import parameter_table
 from dynamic_ofa_ros.nodes.parameter_table import ParameterSpec
 from dynamic_ofa_ros.runtime.classifier import WorkerSettings
-from dynamic_ofa_ros.runtime.engine import engine_names
+from dynamic_ofa_ros.runtime.engine import PRECISIONS, engine_names
 from dynamic_ofa_ros.runtime.policies import PolicySettings, policy_names
 
 MAX_LATENCY = 'constraints.max_latency_ms'
@@ -56,6 +56,14 @@ CLASSIFIER_FIXED = (
         'inference engine; auto = the fastest that gives the right answers on this machine, '
         'measured once',
         choices=('auto', *engine_names()),
+        is_live=False,
+    ),
+    ParameterSpec(
+        'precision',
+        'fp32',
+        'what inference computes in; `bf16` and `fp16` need a processor that has them, and engine '
+        '`openvino`',
+        choices=PRECISIONS,
         is_live=False,
     ),
     ParameterSpec(

@@ -26,11 +26,12 @@ FEWEST_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Place:
-    """Where latency is measured: device and engine (each may be auto), threads of the engine."""
+    """Where latency is measured: device and engine (each may be auto), threads, precision."""
 
     device: str = 'auto'
     engine: str = 'auto'
     threads: int = 1
+    precision: str = 'fp32'
 
 
 def profile_family(
@@ -49,6 +50,7 @@ def profile_family(
         family,
         device=place.device,
         engine=place.engine,
+        precision=place.precision,
         threads=place.threads,
         cache_dir=cache,
         progress=progress,
@@ -66,7 +68,7 @@ def profile_family(
         device = place.device
         if device == 'auto':
             device = engine.platform.partition('-')[0]
-        used = Place(device, engine.name, place.threads)
+        used = replace(place, device=device, engine=engine.name)
     finally:
         engine.close()
     again = {name: str(value) for name, value in asdict(used).items()}
@@ -80,6 +82,7 @@ def place_of(profile: LatencyProfile) -> Place | None:
             profile.conditions['device'],
             profile.conditions['engine'],
             int(profile.conditions['threads']),
+            profile.conditions.get('precision', 'fp32'),
         )
     except (KeyError, ValueError):
         return None
@@ -105,10 +108,15 @@ def warn_when_busy(profile: LatencyProfile, advice: str) -> None:
 
 
 def add_platform(
-    family: Family, place: Place, is_forced: bool, progress: Callable[[str], None] | None = None
+    family: Family,
+    place: Place,
+    is_forced: bool,
+    progress: Callable[[str], None] | None = None,
+    accuracies: Callable[[Place], tuple[float, ...]] | None = None,
 ) -> LatencyProfile:
     """Measure a family here and write the platform's file into it; return the profile.
 
+    accuracies: measures them at the place that `place` turned out to be.
     Raise FamilyError where the family has this platform already, unless `is_forced`.
     """
 
@@ -121,6 +129,9 @@ def add_platform(
             )
 
     profile = profile_family(family, place, progress=progress, check_platform=check)
+    used = place_of(profile)
+    if accuracies is not None and used is not None:
+        profile = replace(profile, accuracies=accuracies(used))
     path = family.directory / PLATFORMS_FOLDER / f'{profile.platform}.yaml'
     write_profile(profile, path)
     return read_profile(path)

@@ -36,6 +36,7 @@ class Request:
     device: str = 'auto'
     engine: str = 'auto'
     threads: int = 1
+    precision: str = 'fp32'
     max_resident_mb: float = 0.0
 
 
@@ -109,10 +110,12 @@ def assemble(
         family,
         device=request.device,
         engine=request.engine,
+        precision=request.precision,
         threads=request.threads,
         max_resident_mb=request.max_resident_mb,
         progress=progress,
     )
+    family = _in_precision(family, engines, request.precision)
     try:
         profiles = _profiles_of(engines, family, progress)
         classifier = Classifier(family, *engines)
@@ -141,6 +144,18 @@ def assemble(
         host=host,
     )
     return Assembly(family, tuple(engines), profiles, engines[0].device, manager, host, worker)
+
+
+def _in_precision(family: Family, engines: list[Engine], precision: str) -> Family:
+    """Return the family with its accuracies in a precision; the first engine notes their lack."""
+    measured = family.in_precision(engines[0].name, precision)
+    if measured is None:
+        note = (
+            f'the accuracies are those of fp32: in {precision} none were measured; '
+            f'dynamic-ofa measure --precision {precision} --data FOLDER does'
+        )
+        engines[0].notes = (*engines[0].notes, note)
+    return measured or family
 
 
 def _profiles_of(

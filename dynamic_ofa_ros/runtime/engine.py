@@ -78,10 +78,16 @@ _DISTRIBUTIONS = {
     'pytorch': ('torch',),
 }
 
-TOLERANCE = 5e-3
+PRECISIONS = ('fp32', 'bf16', 'fp16')
+_PRECISIONS_OF = {'openvino': PRECISIONS}
+"""What engines can compute in; those that are not named, in fp32 alone."""
+
+TOLERANCES = {'fp32': 5e-3, 'fp16': 1e-2, 'bf16': 5e-2}
 """Largest difference of a logit from the reference, as a fraction of the reference's range.
 
-Another order of summation differs by 1e-5, TF32 by 1e-3, wrong statistics by 0.1 and more.
+Another order of summation differs by 1e-5, TF32 by 1e-3, fp16 by 3e-3, bf16 by 2e-2 (trained
+networks), wrong statistics by 0.1 and more. What a precision does to the answers on images is
+measured: `dynamic-ofa measure --precision`.
 """
 
 MAX_DEVICE_NAME = 80
@@ -178,9 +184,11 @@ def described(error: Exception) -> str:
 class _Candidate:
     engine: str
     device: str
+    precision: str = 'fp32'
 
     def __str__(self) -> str:
-        return f'{self.engine} on {self.device}'
+        precision = '' if self.precision == 'fp32' else f' in {self.precision}'
+        return f'{self.engine} on {self.device}{precision}'
 
 
 _LAST_RESORT = _Candidate('pytorch', 'cpu')
@@ -197,6 +205,7 @@ def create_engine(
     *,
     device: str = 'auto',
     engine: str = 'auto',
+    precision: str = 'fp32',
     threads: int = 1,
     max_resident_mb: float = 0.0,
     cache_dir: Path | None = None,
@@ -206,21 +215,21 @@ def create_engine(
 
     device: auto, cpu, cuda or cuda:N. engine: auto or one of `engine_names()`. Where something is
     auto, the fastest combination that gives the right answers on this machine is taken: measured
-    once and remembered in the build cache. threads: at most; never more than `usable_cpus()`,
-    which the notes say. max_resident_mb: memory for levels; the others are loaded on the way to
-    them (`Residents`); 0 loads all. `progress` is called with a sentence before each slow
-    step. Raises EngineError when what was asked for cannot be had, with what to do about it.
+    once and remembered in the build cache. precision: one of `PRECISIONS`. threads: at most; never
+    more than `usable_cpus()`, which the notes say. max_resident_mb: memory for levels; the others
+    are loaded on the way to them (`Residents`); 0 loads all. `progress` is called with a sentence
+    before each slow step. Raises EngineError when what was asked for cannot be had, with what to
+    do about it.
     """
-    candidates = _candidates(family, device, engine, threads)
+    candidates = _candidates(family, device, engine, precision, threads)
     asked, threads = threads, min(threads, usable_cpus())
     cache = BuildCache(family, cache_dir)
     builder = _Builder(family, cache, threads, max_resident_mb, progress)
     if len(candidates) == 1 and 'auto' not in (device, engine):
         chosen = builder.build(candidates[0])
     else:
-        chosen = _fastest(
-            builder, candidates, f'choice-{_choice_key(device, engine)}-t{threads}.json'
-        )
+        key = f'{filesystem_safe(device)}-{engine}-{precision}-t{threads}'
+        chosen = _fastest(builder, candidates, f'choice-{key}.json')
     chosen.notes = (*cache.notes, *builder.notes, *chosen.notes)
     if threads < asked:
         note = f'threads is {asked}, but this process may use {threads} of the processors only'
@@ -233,6 +242,7 @@ def create_engines(
     *,
     device: str = 'auto',
     engine: str = 'auto',
+    precision: str = 'fp32',
     threads: int = 1,
     max_resident_mb: float = 0.0,
     cache_dir: Path | None = None,
@@ -250,6 +260,7 @@ def create_engines(
             family,
             device=on_device,
             engine=engine,
+            precision=precision,
             threads=threads,
             max_resident_mb=max_resident_mb,
             cache_dir=cache_dir,
@@ -258,7 +269,9 @@ def create_engines(
 
     if device != 'auto' or not has_nvidia_device():
         return [create(device)]
-    _candidates(family, device, engine, threads)  # words that mean nothing are nobody's failure
+    _candidates(
+        family, device, engine, precision, threads
+    )  # words that mean nothing are nobody's failure
     engines: list[Engine] = []
     notes: list[str] = []
     for place, called in (('cpu', 'CPU'), ('cuda', 'GPU')):
@@ -296,7 +309,9 @@ def probe_input(resolution: int) -> FloatArray:
     return probe
 
 
-def verify(engine: Engine, family: Family, reference: dict[int, FloatArray]) -> None:
+def verify(
+    engine: Engine, family: Family, reference: dict[int, FloatArray], precision: str = 'fp32'
+) -> None:
     """Compare an engine's answers with the reference logits of every level; raise EngineError."""
     for level in family.levels:
         expected = reference[level.index]
@@ -307,7 +322,7 @@ def verify(engine: Engine, family: Family, reference: dict[int, FloatArray]) -> 
                 f'expected {expected.shape}'
             )
         difference = float(np.max(np.abs(found - expected)))
-        allowed = TOLERANCE * max(float(np.ptp(expected)), 1e-3)
+        allowed = TOLERANCES[precision] * max(float(np.ptp(expected)), 1e-3)
         if not difference <= allowed:  # also when it is not a number
             raise EngineError(
                 f'{engine.name} gives wrong answers at level {level.index}: its logits differ '
@@ -361,9 +376,11 @@ class _Builder:
             threads=self._threads,
             max_resident_mb=self._max_resident_mb,
             progress=self._tell,
+            # The others know nothing else.
+            **({} if candidate.precision == 'fp32' else {'precision': candidate.precision}),
         )
         try:
-            verify(engine, self.family, self._reference_logits())
+            verify(engine, self.family, self._reference_logits(), candidate.precision)
             for level in self.family.levels:
                 tensor = probe_input(level.resolution)
                 for _ in range(WARM_RUNS):
@@ -449,12 +466,18 @@ class _Builder:
                 raise
 
 
-def _candidates(family: Family, device: str, engine: str, threads: int) -> list[_Candidate]:
+def _candidates(
+    family: Family, device: str, engine: str, precision: str, threads: int
+) -> list[_Candidate]:
     """Return the combinations to consider; raise EngineError for words that mean nothing."""
     if threads < 1:
         raise EngineError(f'threads is {threads}; it must be at least 1')
     if not re.fullmatch(r'auto|cpu|cuda(:\d+)?', device):
         raise EngineError(f'device is {device!r}; it must be auto, cpu, cuda or cuda:N')
+    if precision not in PRECISIONS:
+        raise EngineError(
+            f'precision is {precision!r}; it must be one of: {", ".join(PRECISIONS)}'
+        )
     if engine != 'auto' and engine not in _ENGINES:
         raise EngineError(
             f'there is no engine {engine!r}; it must be one of: auto, {", ".join(_ENGINES)}'
@@ -469,16 +492,24 @@ def _candidates(family: Family, device: str, engine: str, threads: int) -> list[
     if device == 'auto' and has_nvidia_device():
         devices.append('cuda')
     engines = able if engine == 'auto' else [engine]
+    engines = [name for name in engines if precision in _PRECISIONS_OF.get(name, ('fp32',))]
+    if not engines:
+        able = [name for name, known in _PRECISIONS_OF.items() if precision in known]
+        raise EngineError(
+            f'engine {engine} does not compute in {precision}: use engine {", ".join(able)}, or '
+            'precision fp32'
+        )
     candidates = [
-        _Candidate(name, place)
+        _Candidate(name, place, precision)
         for place in devices
         for name in engines
         if place == 'cpu' or name not in _CPU_ONLY
     ]
     if not candidates:
+        what = f'engine {engine}' if precision == 'fp32' else f'precision {precision}'
         raise EngineError(
-            f"device '{device}' was asked for, but engine {engine} runs on the CPU only: "
-            "use device 'cpu' or 'auto', or engine auto"
+            f"device '{device}' was asked for, but {what} runs on the CPU only: "
+            "use device 'cpu' or 'auto', or engine auto and precision fp32"
         )
     return candidates
 
@@ -549,10 +580,6 @@ def _version(engine: str) -> str:
         except metadata.PackageNotFoundError:
             continue
     return 'absent'
-
-
-def _choice_key(device: str, engine: str) -> str:
-    return f'{filesystem_safe(device)}-{engine}'
 
 
 def _shortened(device_name: str) -> str:

@@ -36,10 +36,10 @@ class Engines:
         return make_profile(LATENCIES_MS[engine.platform], engine.platform)
 
 
-def assembled(family: object) -> Assembly:
+def assembled(family: object, **request: object) -> Assembly:
     nothing = SimpleNamespace(on_result=None, on_telemetry=None, on_error=None, on_switch=None)
     return assemble(
-        Request(str(family.directory)),
+        Request(str(family.directory), **request),
         Callbacks(**vars(nothing)),
         constraints=Constraints(max_latency_ms=50.0),
         policy=PolicySettings(),
@@ -53,6 +53,16 @@ def test_two_platforms(random_family, monkeypatch):
     parts = assembled(random_family)
     assert [profile.platform for profile in parts.profiles] == list(LATENCIES_MS)
     assert (parts.device, parts.notes, engines.closed) == ('cuda', (), [])
+
+
+def test_accuracies_that_were_not_measured_in_a_precision_are_noted(random_family, monkeypatch):
+    Engines(monkeypatch)
+    parts = assembled(random_family, precision='bf16')
+    assert parts.notes == (
+        'the accuracies are those of fp32: in bf16 none were measured; '
+        'dynamic-ofa measure --precision bf16 --data FOLDER does',
+    )
+    assert parts.family == random_family
 
 
 def test_images_are_prepared_on_as_many_threads_as_inference(random_family, monkeypatch):

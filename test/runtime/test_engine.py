@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import openvino
 import pytest
 import torch
 
@@ -235,6 +236,15 @@ def test_power_modes_of_a_jetson_are_platforms(tmp_path, monkeypatch):
         ({'device': 'gpu'}, "device is 'gpu'; it must be auto, cpu, cuda or cuda:N"),
         ({'device': 'cuda:x'}, 'cuda:N'),
         ({'threads': 0}, 'threads is 0'),
+        ({'precision': 'fp8'}, "precision is 'fp8'; it must be one of: fp32, bf16, fp16"),
+        (
+            {'precision': 'bf16', 'engine': 'onnxruntime'},
+            'engine onnxruntime does not compute in bf16: use engine openvino, or precision fp32',
+        ),
+        (
+            {'precision': 'bf16', 'device': 'cuda'},
+            "device 'cuda' was asked for, but precision bf16 runs on the CPU only",
+        ),
     ],
 )
 def test_words_that_mean_nothing_are_refused(random_family, tmp_path, arguments, message):
@@ -609,6 +619,36 @@ def test_a_network_that_openvino_cannot_compile_is_named(
     )
     with pytest.raises(EngineError, match=rf'^OpenVINO cannot compile {broken}: \w'):
         create_engine(random_family, device='cpu', engine='openvino', cache_dir=tmp_path / 'cache')
+
+
+CAPABILITIES = openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+
+
+@pytest.mark.parametrize('precision', ['bf16', 'fp16'])
+def test_lower_precision_is_another_platform_and_nearly_the_same_answer(
+    random_family, onnx_cache, cpu_engine, precision, monkeypatch
+):
+    if precision.upper() not in CAPABILITIES:
+        pytest.skip(f'this processor does not compute in {precision}')
+    monkeypatch.setitem(engine_module.TOLERANCES, precision, 0.25)  # weights are random
+    engine = create_engine(random_family, device='cpu', precision=precision, cache_dir=onnx_cache)
+    assert engine.platform.endswith(f'-openvino-{precision}-t1')
+    for level in random_family.levels:
+        tensor = probe_input(level.resolution)
+        exact, found = cpu_engine.infer(level.index, tensor), engine.infer(level.index, tensor)
+        difference = float(np.abs(found - exact).max()) / float(np.ptp(exact))
+        assert 1e-6 < difference < engine_module.TOLERANCES[precision]
+    engine.close()
+
+
+def test_a_precision_that_the_processor_lacks_is_an_error(random_family, onnx_cache, monkeypatch):
+    class Core:
+        def get_property(self, *_: str) -> list[str]:
+            return ['FP32', 'INT8']
+
+    monkeypatch.setattr(openvino_module.openvino, 'Core', Core)
+    with pytest.raises(EngineError, match=r'does not compute in bf16 .*FP32, INT8.* fp32$'):
+        create_engine(random_family, device='cpu', precision='bf16', cache_dir=onnx_cache)
 
 
 def test_inference_runs_on_the_thread_that_asks_for_it(random_family, onnx_cache):

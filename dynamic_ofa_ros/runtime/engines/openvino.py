@@ -24,14 +24,16 @@ if TYPE_CHECKING:
     from dynamic_ofa_ros.runtime.build_cache import BuildCache
 
 COMPILED_VERSION = 'openvino-1'
-"""Changes when `compile_network` does, so that older compiled networks are built again."""
+"""Changes when `_compiled` does, so that older compiled networks are built again."""
+
+_TYPES = {'fp32': 'f32', 'bf16': 'bf16', 'fp16': 'f16'}
 
 
 class OpenvinoEngine(EngineBase):
     """Runs each level as a network compiled for this CPU, kept in the build cache.
 
-    In fp32: left alone, OpenVINO takes bfloat16 where the CPU has it. Inference runs on the
-    caller's thread, and on `threads` - 1 others.
+    In the precision asked for: left alone, OpenVINO takes bfloat16 where the CPU has it. Inference
+    runs on the caller's thread, and on `threads` - 1 others.
     """
 
     name = 'openvino'
@@ -42,6 +44,7 @@ class OpenvinoEngine(EngineBase):
         cache: BuildCache,
         *,
         device: str = 'cpu',
+        precision: str = 'fp32',
         threads: int = 1,
         max_resident_mb: float = 0.0,
         progress: Callable[[str], None] | None = None,
@@ -49,19 +52,21 @@ class OpenvinoEngine(EngineBase):
         self.device = device
         self.notes: tuple[str, ...] = ()
         self.platform = platform_name(
-            device, cpu_name(), self.name, precision='fp32', threads=threads
+            device, cpu_name(), self.name, precision=precision, threads=threads
         )
         core = openvino.Core()
+        _check_precision(core, precision)
+        settings = _settings(precision, threads)
 
         def build(folder: Path) -> None:
-            _compile_levels(core, family, cache, threads, folder, progress)
+            _compile_levels(core, settings, family, cache, folder, progress)
 
         version = f'{COMPILED_VERSION} {FILES_VERSION} {openvino.__version__} {cpu_name()}'
-        folder = cache.folder('openvino-fp32', version, build)
+        folder = cache.folder(f'openvino-{precision}', version, build)
 
         def load(index: int) -> Request:
             compiled = io.BytesIO((folder / _file_name(index)).read_bytes())
-            return Request(core.import_model(compiled, 'CPU', _settings(threads)))
+            return Request(core.import_model(compiled, 'CPU', settings))
 
         self._levels: Residents[Request] = Residents(
             load, len(family.levels), max_resident_mb, workers=usable_cpus()
@@ -98,17 +103,37 @@ class Request:
 
 
 def compile_network(
-    core: openvino.Core, onnx: Path | io.BytesIO, shape: Sequence[int], threads: int
+    core: openvino.Core,
+    onnx: Path | io.BytesIO,
+    shape: Sequence[int],
+    threads: int,
+    precision: str = 'fp32',
 ) -> Any:
     """Return a network compiled as the engine does it, for inputs of one shape."""
+    return _compiled(core, onnx, shape, _settings(precision, threads))
+
+
+def _compiled(
+    core: openvino.Core, onnx: Path | io.BytesIO, shape: Sequence[int], settings: dict[str, str]
+) -> Any:
     network = core.read_model(onnx)
     network.reshape(list(shape))
-    return core.compile_model(network, 'CPU', _settings(threads))
+    return core.compile_model(network, 'CPU', settings)
 
 
-def _settings(threads: int) -> dict[str, str]:
+def _check_precision(core: openvino.Core, precision: str) -> None:
+    """Raise EngineError where the processor would compute in fp32, whatever is asked for."""
+    capabilities = core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+    if precision.upper() not in capabilities:
+        raise EngineError(
+            f'this processor does not compute in {precision} '
+            f'(OpenVINO finds {", ".join(capabilities)}): use precision fp32'
+        )
+
+
+def _settings(precision: str, threads: int) -> dict[str, str]:
     return {
-        'INFERENCE_PRECISION_HINT': 'f32',
+        'INFERENCE_PRECISION_HINT': _TYPES[precision],
         'INFERENCE_NUM_THREADS': str(threads),
         'NUM_STREAMS': '1',
         'ENABLE_CPU_PINNING': 'NO',  # where this process runs is its user's decision
@@ -121,9 +146,9 @@ def _file_name(index: int) -> str:
 
 def _compile_levels(
     core: openvino.Core,
+    settings: dict[str, str],
     family: Family,
     cache: BuildCache,
-    threads: int,
     folder: Path,
     progress: Callable[[str], None] | None,
 ) -> None:
@@ -134,7 +159,7 @@ def _compile_levels(
             progress(f'OpenVINO: compiling level {level.index} of {len(family.levels)}')
         shape = (1, 3, level.resolution, level.resolution)
         try:
-            compiled = compile_network(core, path, shape, threads).export_model()
+            compiled = _compiled(core, path, shape, settings).export_model()
         except RuntimeError as error:
             raise EngineError(f'OpenVINO cannot compile {path}: {_told(error)}') from error
         (folder / _file_name(level.index)).write_bytes(compiled.getvalue())
