@@ -69,7 +69,7 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             'engine',
             default_value='',
-            choices=['', 'auto', 'onnxruntime', 'openvino', 'pytorch'],
+            choices=['', 'auto', 'onnxruntime', 'openvino', 'pytorch', 'tensorrt'],
             description='Inference engine; auto takes the fastest on this machine.',
         ),
         DeclareLaunchArgument(

@@ -137,7 +137,9 @@ def _add_images(group: Any) -> None:
 
 def _add_machine(group: Any) -> None:
     group.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    group.add_argument('--engine', default='auto', help='auto, onnxruntime, openvino or pytorch')
+    group.add_argument(
+        '--engine', default='auto', help='auto, onnxruntime, openvino, pytorch or tensorrt'
+    )
     group.add_argument('--threads', type=int, default=1, help='threads of the engine')
     group.add_argument(
         '--workers',

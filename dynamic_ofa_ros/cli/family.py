@@ -104,7 +104,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
 def _add_place(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group('where latency is measured')
     group.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    group.add_argument('--engine', default='auto', help='auto, onnxruntime or openvino')
+    group.add_argument('--engine', default='auto', help='auto, onnxruntime, openvino or tensorrt')
     group.add_argument('--threads', type=int, default=1, help='threads of the engine')
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
 

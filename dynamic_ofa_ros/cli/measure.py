@@ -29,7 +29,9 @@ def add_parser(subparsers: Any) -> None:
         'family', nargs='?', help='directory or name of a family; default: the shipped one'
     )
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    parser.add_argument('--engine', default='auto', help='auto, onnxruntime, openvino or pytorch')
+    parser.add_argument(
+        '--engine', default='auto', help='auto, onnxruntime, openvino, pytorch or tensorrt'
+    )
     parser.add_argument('--threads', type=int, default=1, help='threads of the engine')
     parser.add_argument(
         '--precision',

@@ -50,7 +50,9 @@ def add_parser(subparsers: Any) -> None:
         '--networks', type=int, default=12, help='whole networks to correct the table by'
     )
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    parser.add_argument('--engine', default='auto', help='auto, onnxruntime, openvino or pytorch')
+    parser.add_argument(
+        '--engine', default='auto', help='auto, onnxruntime, openvino, pytorch or tensorrt'
+    )
     parser.add_argument('--threads', type=int, default=1, help='threads of the engine')
     parser.add_argument('--seed', type=int, default=1, help='which whole networks are measured')
     parser.add_argument(

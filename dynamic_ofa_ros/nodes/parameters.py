@@ -62,7 +62,7 @@ CLASSIFIER_FIXED = (
         'precision',
         'fp32',
         'what inference computes in; `bf16` and `fp16` need a processor that has them, and engine '
-        '`openvino`',
+        '`openvino` or, for `fp16`, `tensorrt`',
         choices=PRECISIONS,
         is_live=False,
     ),

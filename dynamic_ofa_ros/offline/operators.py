@@ -30,7 +30,8 @@ from dynamic_ofa_ros.backbone.onnx_export import write_onnx
 from dynamic_ofa_ros.backbone.supernet import extract_subnet
 from dynamic_ofa_ros.errors import EngineError
 from dynamic_ofa_ros.offline.operator_layout import OperatorLayout
-from dynamic_ofa_ros.runtime.engine import engine_names
+
+ENGINES = ('onnxruntime', 'openvino', 'pytorch')
 
 FloatArray = npt.NDArray[np.float64]
 Call = Callable[[], object]
@@ -153,17 +154,17 @@ class Framed(nn.Module):
 class OperatorEngine:
     """Turns modules into calls that run them once as the engine would, device-synchronised.
 
-    engine: onnxruntime, openvino or pytorch; device: 'cpu', 'cuda' or 'cuda:N'. `largest` decides
+    engine: one of `ENGINES`; device: 'cpu', 'cuda' or 'cuda:N'. `largest` decides
     the memory layout, as in the engine for PyTorch.
     """
 
     def __init__(
         self, engine: str, device: str, threads: int, largest: nn.Module, resolution: int
     ) -> None:
-        if engine not in engine_names():
+        if engine not in ENGINES:
             raise EngineError(
                 f'operators cannot be timed one by one with engine {engine!r}; use '
-                f'{", ".join(engine_names())}, or measure whole networks: '
+                f'{", ".join(ENGINES)}, or measure whole networks: '
                 'dynamic-ofa profile --whole-networks 100'
             )
         self._engine, self._device, self._threads = engine, device, threads

@@ -59,27 +59,32 @@ _ENGINES = {
     'onnxruntime': ('dynamic_ofa_ros.runtime.engines.onnxruntime', 'OnnxRuntimeEngine'),
     'openvino': ('dynamic_ofa_ros.runtime.engines.openvino', 'OpenvinoEngine'),
     'pytorch': ('dynamic_ofa_ros.runtime.engines.pytorch', 'PytorchEngine'),
+    'tensorrt': ('dynamic_ofa_ros.runtime.engines.onnxruntime', 'TensorRtEngine'),
 }
 _MODULES = {
     'onnxruntime': ('onnxruntime',),
     'openvino': ('openvino',),
     'pytorch': ('torch', 'safetensors', 'ofa'),
+    'tensorrt': ('onnxruntime',),
 }
 _SUPERNET_ONLY = ('pytorch',)
 """Engines that run sub-networks of a supernet, but no separate ONNX networks."""
 
-_CPU_ONLY = ('openvino',)
-_OPTIONAL = ('openvino', 'pytorch')
+_DEVICE_OF = {'openvino': 'cpu', 'tensorrt': 'cuda'}
+"""Engines that run on one kind of device only."""
+
+_OPTIONAL = ('openvino', 'pytorch', 'tensorrt')
 """Engines that a robot can do without: that one is missing is nothing to tell its user."""
 
 _DISTRIBUTIONS = {
     'onnxruntime': ('onnxruntime', 'onnxruntime-gpu'),
     'openvino': ('openvino',),
     'pytorch': ('torch',),
+    'tensorrt': ('onnxruntime-gpu', 'onnxruntime'),
 }
 
 PRECISIONS = ('fp32', 'bf16', 'fp16')
-_PRECISIONS_OF = {'openvino': PRECISIONS}
+_PRECISIONS_OF = {'openvino': PRECISIONS, 'tensorrt': ('fp32', 'fp16')}
 """What engines can compute in; those that are not named, in fp32 alone."""
 
 TOLERANCES = {'fp32': 5e-3, 'fp16': 1e-2, 'bf16': 5e-2}
@@ -503,13 +508,13 @@ def _candidates(
         _Candidate(name, place, precision)
         for place in devices
         for name in engines
-        if place == 'cpu' or name not in _CPU_ONLY
+        if place.partition(':')[0] == _DEVICE_OF.get(name, place.partition(':')[0])
     ]
     if not candidates:
-        what = f'engine {engine}' if precision == 'fp32' else f'precision {precision}'
+        where = ', '.join(sorted({_DEVICE_OF[name] for name in engines}))
         raise EngineError(
-            f"device '{device}' was asked for, but {what} runs on the CPU only: "
-            "use device 'cpu' or 'auto', or engine auto and precision fp32"
+            f"device '{device}' was asked for, but {', '.join(engines)} runs on {where} only: "
+            f"use device '{where}', or engine auto and precision fp32"
         )
     return candidates
 

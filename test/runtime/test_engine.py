@@ -25,6 +25,7 @@ from dynamic_ofa_ros.runtime.engine import (
     probe_input,
     verify,
 )
+from dynamic_ofa_ros.runtime.engines import onnxruntime as onnx_module
 from dynamic_ofa_ros.runtime.engines import openvino as openvino_module
 from dynamic_ofa_ros.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from dynamic_ofa_ros.runtime.engines.pytorch import PytorchEngine, fold_batch_norms
@@ -243,7 +244,7 @@ def test_power_modes_of_a_jetson_are_platforms(tmp_path, monkeypatch):
         ),
         (
             {'precision': 'bf16', 'device': 'cuda'},
-            "device 'cuda' was asked for, but precision bf16 runs on the CPU only",
+            "device 'cuda' was asked for, but openvino runs on cpu only: use device 'cpu'",
         ),
     ],
 )
@@ -437,6 +438,90 @@ def test_who_stops_the_building_is_no_engine_that_fails(random_family, warm_cach
             create_engine(
                 random_family, device='cpu', engine=engine, cache_dir=warm_cache, progress=stop
             )
+
+
+@pytest.fixture
+def a_tensorrt(a_gpu, monkeypatch):
+    """A GPU with TensorRT; what is opened there runs on the CPU. Returns what was opened with."""
+    opened: list[list] = []
+    right_open, right_bound = onnx_module._open, onnx_module.BoundSession
+
+    class Opened:
+        def __init__(self, session: object) -> None:
+            self._session = session
+
+        def get_providers(self) -> list[str]:
+            return [onnx_module.TENSORRT]
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._session, name)
+
+    def opening(path: Path, resolution: int, providers: list, threads: int) -> Opened:
+        opened.append(providers)
+        return Opened(right_open(path, resolution, ['CPUExecutionProvider'], threads))
+
+    monkeypatch.undo()  # of a_gpu: this engine is built as it is
+    monkeypatch.setattr(engine_module, 'has_nvidia_device', lambda: True)
+    monkeypatch.setattr(
+        onnx_module.onnxruntime,
+        'get_available_providers',
+        lambda: [onnx_module.TENSORRT, onnx_module.CUDA, 'CPUExecutionProvider'],
+    )
+    monkeypatch.setattr(onnx_module, '_open', opening)
+    monkeypatch.setattr(
+        onnx_module, 'BoundSession', lambda session, side, *_: right_bound(session, side, 'cpu', 0)
+    )
+    return opened
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'fp16'])
+def test_tensorrt_keeps_what_it_builds_and_is_told_the_precision(
+    random_family, onnx_cache, a_tensorrt, cpu_engine, precision
+):
+    steps: list[str] = []
+    engine = create_engine(
+        random_family,
+        device='cuda:1',
+        engine='tensorrt',
+        precision=precision,
+        cache_dir=onnx_cache,
+        progress=steps.append,
+    )
+    assert engine.platform.endswith(f'-tensorrt-{precision}-t1')
+    for level in random_family.levels:
+        tensor = probe_input(level.resolution)
+        np.testing.assert_allclose(
+            engine.infer(level.index, tensor), cpu_engine.infer(level.index, tensor), atol=0.1
+        )
+    engine.close()
+    assert any('TensorRT: up to a minute' in step for step in steps)
+    (name, options), cuda, cpu = a_tensorrt[0]
+    assert (name, cuda[0], cpu) == (
+        onnx_module.TENSORRT,
+        onnx_module.CUDA,
+        'CPUExecutionProvider',
+    )
+    assert options['trt_fp16_enable'] == str(int(precision == 'fp16'))
+    assert options['device_id'] == cuda[1]['device_id'] == '1'
+    assert Path(options['trt_engine_cache_path']).is_dir()
+    assert onnx_cache in Path(options['trt_timing_cache_path']).parents
+    assert cuda[1]['use_tf32'] == '0'
+
+
+def test_an_input_of_the_wrong_shape_never_reaches_a_bound_session(
+    random_family, onnx_cache, a_tensorrt
+):
+    engine = create_engine(random_family, device='cuda', engine='tensorrt', cache_dir=onnx_cache)
+    with pytest.raises(EngineError, match=r'level 1: ValueError: the input is \(1, 3, 8, 8\)'):
+        engine.infer(1, np.zeros((1, 3, 8, 8), np.float32))
+    engine.close()
+
+
+def test_a_gpu_without_tensorrt_is_nothing_to_note(random_family, onnx_cache, a_gpu):
+    with pytest.raises(EngineError, match='this ONNX Runtime has no TensorRT provider'):
+        create_engine(random_family, device='cuda', engine='tensorrt', cache_dir=onnx_cache)
+    with pytest.raises(EngineError, match="device 'cpu' was asked for, but tensorrt runs on cuda"):
+        create_engine(random_family, device='cpu', engine='tensorrt', cache_dir=onnx_cache)
 
 
 # auto

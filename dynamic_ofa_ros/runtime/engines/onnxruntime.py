@@ -1,14 +1,15 @@
-"""Engine on ONNX Runtime: a warm session for every level."""
+"""Engines on ONNX Runtime: a warm session for every level, on the CPU, with CUDA or TensorRT."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
 
-from dynamic_ofa_ros.errors import EngineError
+from dynamic_ofa_ros.errors import EngineError, MissingPackageError
 from dynamic_ofa_ros.family import FREE_SIDE, NETWORK_INPUT
 from dynamic_ofa_ros.runtime.engine import EngineBase, described, platform_name
 from dynamic_ofa_ros.runtime.engines.onnx_files import level_files, network_path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from dynamic_ofa_ros.family import Family
     from dynamic_ofa_ros.runtime.build_cache import BuildCache
 
+CUDA, TENSORRT = 'CUDAExecutionProvider', 'TensorrtExecutionProvider'
 QUIET = 3  # ONNX Runtime's log level: errors only
 
 
@@ -33,6 +35,8 @@ class OnnxRuntimeEngine(EngineBase):
     """
 
     name = 'onnxruntime'
+    slow_step = ''
+    """What is told before each level is loaded."""
 
     def __init__(
         self,
@@ -40,38 +44,119 @@ class OnnxRuntimeEngine(EngineBase):
         cache: BuildCache,
         *,
         device: str = 'cpu',
+        precision: str = 'fp32',
         threads: int = 1,
         max_resident_mb: float = 0.0,
         progress: Callable[[str], None] | None = None,
     ) -> None:
-        providers = execution_providers(device)
+        providers = self._providers(device, precision, cache)
         is_cpu = device == 'cpu'
+        if not is_cpu and hasattr(onnxruntime, 'preload_dlls'):
+            onnxruntime.preload_dlls()  # cuDNN of PyTorch's wheels, though PyTorch is not imported
         self.platform = platform_name(
             device.partition(':')[0],
             cpu_name() if is_cpu else gpu_name(gpu_index(device)),
             self.name,
-            precision='fp32',
+            precision=precision,
             threads=threads,
         )
         self.device = device
         self.notes: tuple[str, ...] = ()
         paths = level_files(family, cache, progress)
 
-        def load(index: int) -> Any:
-            session = _open(paths[index - 1], family.level(index).resolution, providers, threads)
-            if not is_cpu and session.get_providers()[0] != 'CUDAExecutionProvider':
+        def load(index: int) -> Session:
+            resolution = family.level(index).resolution
+            if progress and self.slow_step:
+                progress(f'{self.slow_step} level {index} of {len(paths)}')
+            session = _open(paths[index - 1], resolution, providers, threads)
+            if is_cpu:
+                return Session(session)
+            wanted, found = providers[0][0], session.get_providers()[0]
+            if found != wanted:
                 raise EngineError(
-                    f"device '{device}' was asked for, but ONNX Runtime could not start its CUDA "
-                    "provider: check that CUDA and cuDNN match its version, or use device 'cpu'"
+                    f"device '{device}' was asked for, but ONNX Runtime could not start its "
+                    f'{wanted}: check that CUDA, cuDNN and TensorRT match its version, or use '
+                    "device 'cpu'"
                 )
-            return session
+            return BoundSession(session, resolution, 'cuda', gpu_index(device))
 
-        self._levels = self.residents = Residents(
+        self._levels: Residents[Session] = Residents(
             load, len(paths), max_resident_mb, workers=usable_cpus() if is_cpu else 1
         )
+        self.residents = self._levels
+
+    def _providers(self, device: str, precision: str, cache: BuildCache) -> list[Any]:
+        return execution_providers(device)
 
     def _infer(self, index: int, tensor: FloatArray) -> FloatArray:
-        return _run(self._levels.get(index), tensor)
+        return self._levels.get(index).run(tensor)
+
+
+class TensorRtEngine(OnnxRuntimeEngine):
+    """Runs each level through ONNX Runtime's TensorRT provider, in fp32 or fp16, on a GPU.
+
+    TensorRT builds an engine for every level, which takes up to a minute each; it keeps them, and
+    the timings that it chose by, in the build cache.
+    """
+
+    name = 'tensorrt'
+    slow_step = 'TensorRT: up to a minute at the first start for'
+
+    def _providers(self, device: str, precision: str, cache: BuildCache) -> list[Any]:
+        others = execution_providers(device)
+        available = onnxruntime.get_available_providers()
+        if TENSORRT not in available:
+            raise MissingPackageError(
+                'engine tensorrt was asked for, but this ONNX Runtime has no TensorRT provider '
+                f"(it has {', '.join(available)}): use engine auto, or install NVIDIA's build"
+            )
+        if precision == 'fp32':
+            os.environ.setdefault('NVIDIA_TF32_OVERRIDE', '0')  # TF32 is none: 1e-3 off
+        folder = cache.directory / 'tensorrt'
+        folder.mkdir(parents=True, exist_ok=True)
+        options = {
+            'device_id': str(gpu_index(device)),
+            'trt_fp16_enable': str(int(precision == 'fp16')),
+            'trt_engine_cache_enable': '1',
+            'trt_engine_cache_path': str(folder),
+            'trt_timing_cache_enable': '1',
+            'trt_timing_cache_path': str(folder),
+        }
+        return [(TENSORRT, options), *others]
+
+
+class Session:
+    """A session on the CPU."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def run(self, tensor: FloatArray) -> FloatArray:
+        """Return the logits, (classes,) float32, for an image, (1, 3, r, r) float32."""
+        return _run(self._session, tensor)
+
+
+class BoundSession(Session):
+    """A session whose input stays in a device's memory: an image is one copy, nothing is made."""
+
+    def __init__(self, session: Any, resolution: int, device: str, device_index: int) -> None:
+        super().__init__(session)
+        shape = [1, 3, resolution, resolution]
+        self._input = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
+            shape, np.float32, device, device_index
+        )
+        self._binding = session.io_binding()
+        self._binding.bind_ortvalue_input(NETWORK_INPUT, self._input)
+        self._binding.bind_output(session.get_outputs()[0].name, 'cpu')
+
+    def run(self, tensor: FloatArray) -> FloatArray:
+        """Return the logits, (classes,) float32, for an image, (1, 3, r, r) float32."""
+        if list(tensor.shape) != self._input.shape():
+            raise ValueError(f'the input is {tensor.shape}, expected {self._input.shape()}')
+        self._input.update_inplace(np.ascontiguousarray(tensor))
+        self._session.run_with_iobinding(self._binding)
+        logits: FloatArray = self._binding.copy_outputs_to_cpu()[0][0]
+        return logits
 
 
 def reference_logits(
@@ -118,11 +203,16 @@ def execution_providers(device: str) -> list[Any]:
     if device == 'cpu':
         return ['CPUExecutionProvider']
     available = onnxruntime.get_available_providers()
-    if 'CUDAExecutionProvider' not in available:
+    if CUDA not in available:
         raise EngineError(
             f"device '{device}' was asked for, but this ONNX Runtime has no CUDA provider "
             f"(it has {', '.join(available)}): use device 'cpu' or 'auto', "
             'or install onnxruntime-gpu'
         )
-    options = {'device_id': str(gpu_index(device))}
-    return [('CUDAExecutionProvider', options), 'CPUExecutionProvider']
+    options = {
+        'device_id': str(gpu_index(device)),
+        'arena_extend_strategy': 'kSameAsRequested',  # not by powers of two: a GPU is shared
+        'cudnn_conv_algo_search': 'HEURISTIC',  # trying all takes minutes, at every start
+        'use_tf32': '0',  # fp32 is meant
+    }
+    return [(CUDA, options), 'CPUExecutionProvider']
