@@ -55,37 +55,44 @@ __all__ = [
 Progress = Callable[[str], None]
 _log = logging.getLogger(__name__)
 
-_ENGINES = {
-    'onnxruntime': ('dynamic_ofa_ros.runtime.engines.onnxruntime', 'OnnxRuntimeEngine'),
-    'openvino': ('dynamic_ofa_ros.runtime.engines.openvino', 'OpenvinoEngine'),
-    'pytorch': ('dynamic_ofa_ros.runtime.engines.pytorch', 'PytorchEngine'),
-    'tensorrt': ('dynamic_ofa_ros.runtime.engines.onnxruntime', 'TensorRtEngine'),
-}
-_MODULES = {
-    'onnxruntime': ('onnxruntime',),
-    'openvino': ('openvino',),
-    'pytorch': ('torch', 'safetensors', 'ofa'),
-    'tensorrt': ('onnxruntime',),
-}
-_SUPERNET_ONLY = ('pytorch',)
-"""Engines that run sub-networks of a supernet, but no separate ONNX networks."""
-
-_DEVICE_OF = {'openvino': 'cpu', 'tensorrt': 'cuda'}
-"""Engines that run on one kind of device only."""
-
-_OPTIONAL = ('openvino', 'pytorch', 'tensorrt')
-"""Engines that a robot can do without: that one is missing is nothing to tell its user."""
-
-_DISTRIBUTIONS = {
-    'onnxruntime': ('onnxruntime', 'onnxruntime-gpu'),
-    'openvino': ('openvino',),
-    'pytorch': ('torch',),
-    'tensorrt': ('onnxruntime-gpu', 'onnxruntime'),
-}
-
 PRECISIONS = ('fp32', 'bf16', 'fp16')
-_PRECISIONS_OF = {'openvino': PRECISIONS, 'tensorrt': ('fp32', 'fp16')}
-"""What engines can compute in; those that are not named, in fp32 alone."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """An engine: where its class is, and what it can do.
+
+    needs: what it imports. distributions: any of these brings it. device: the only kind that it
+    runs on; '' for any. is_optional: a robot can do without, so its lack is nothing to tell.
+    """
+
+    module: str
+    class_name: str
+    needs: tuple[str, ...]
+    distributions: tuple[str, ...]
+    device: str = ''
+    precisions: tuple[str, ...] = ('fp32',)
+    is_optional: bool = False
+    runs_separate_networks: bool = True
+
+
+_ENGINES = {
+    'onnxruntime': _Kind(
+        'onnxruntime', 'OnnxRuntimeEngine', ('onnxruntime',), ('onnxruntime', 'onnxruntime-gpu')
+    ),
+    'openvino': _Kind(
+        'openvino', 'OpenvinoEngine', ('openvino',), ('openvino',),
+        device='cpu', precisions=PRECISIONS, is_optional=True,
+    ),
+    'pytorch': _Kind(
+        'pytorch', 'PytorchEngine', ('torch', 'safetensors', 'ofa'), ('torch',),
+        is_optional=True, runs_separate_networks=False,
+    ),
+    'tensorrt': _Kind(
+        'onnxruntime', 'TensorRtEngine', ('onnxruntime',), ('onnxruntime-gpu', 'onnxruntime'),
+        device='cuda', precisions=('fp32', 'fp16'), is_optional=True,
+    ),
+}  # fmt: skip
 
 TOLERANCES = {'fp32': 5e-3, 'fp16': 1e-2, 'bf16': 5e-2}
 """Largest difference of a logit from the reference, as a fraction of the reference's range.
@@ -274,9 +281,8 @@ def create_engines(
 
     if device != 'auto' or not has_nvidia_device():
         return [create(device)]
-    _candidates(
-        family, device, engine, precision, threads
-    )  # words that mean nothing are nobody's failure
+    # Words that mean nothing are nobody's failure.
+    _candidates(family, device, engine, precision, threads)
     engines: list[Engine] = []
     notes: list[str] = []
     for place, called in (('cpu', 'CPU'), ('cuda', 'GPU')):
@@ -370,9 +376,10 @@ class _Builder:
             raise EngineError(f'{candidate} does not work here: {described(error)}') from error
 
     def _build(self, candidate: _Candidate) -> Engine:
-        requirements.check(*_MODULES[candidate.engine])
-        module_name, class_name = _ENGINES[candidate.engine]
-        factory = getattr(importlib.import_module(module_name), class_name)
+        kind = _ENGINES[candidate.engine]
+        requirements.check(*kind.needs)
+        module = importlib.import_module(f'dynamic_ofa_ros.runtime.engines.{kind.module}')
+        factory = getattr(module, kind.class_name)
         self._tell(f'loading {candidate}')
         engine: Engine = factory(
             self.family,
@@ -404,7 +411,9 @@ class _Builder:
             return self.build(candidate)
         except EngineError as error:
             is_missing = isinstance(error.__cause__, MissingPackageError)
-            self._give_up(error, is_noted=not (is_missing and candidate.engine in _OPTIONAL))
+            self._give_up(
+                error, is_noted=not (is_missing and _ENGINES[candidate.engine].is_optional)
+            )
             return None
 
     def _give_up(self, error: EngineError, is_noted: bool = True) -> None:
@@ -451,7 +460,7 @@ class _Builder:
         self._tell('computing the reference answers')
         if self.family.is_supernet:
             requirements.check(
-                *_MODULES['pytorch'],
+                *_ENGINES['pytorch'].needs,
                 reason=f'the engines of family {self.family.name} are not built yet',
             )
             from dynamic_ofa_ros.runtime.engines.pytorch import reference_logits
@@ -487,7 +496,7 @@ def _candidates(
         raise EngineError(
             f'there is no engine {engine!r}; it must be one of: auto, {", ".join(_ENGINES)}'
         )
-    able = [name for name in _ENGINES if family.is_supernet or name not in _SUPERNET_ONLY]
+    able = [n for n, kind in _ENGINES.items() if family.is_supernet or kind.runs_separate_networks]
     if engine != 'auto' and engine not in able:
         raise EngineError(
             f'engine {engine} runs sub-networks of a supernet, but family {family.name} is of '
@@ -497,9 +506,9 @@ def _candidates(
     if device == 'auto' and has_nvidia_device():
         devices.append('cuda')
     engines = able if engine == 'auto' else [engine]
-    engines = [name for name in engines if precision in _PRECISIONS_OF.get(name, ('fp32',))]
+    engines = [name for name in engines if precision in _ENGINES[name].precisions]
     if not engines:
-        able = [name for name, known in _PRECISIONS_OF.items() if precision in known]
+        able = [name for name, kind in _ENGINES.items() if precision in kind.precisions]
         raise EngineError(
             f'engine {engine} does not compute in {precision}: use engine {", ".join(able)}, or '
             'precision fp32'
@@ -508,10 +517,10 @@ def _candidates(
         _Candidate(name, place, precision)
         for place in devices
         for name in engines
-        if place.partition(':')[0] == _DEVICE_OF.get(name, place.partition(':')[0])
+        if _ENGINES[name].device in ('', place.partition(':')[0])
     ]
     if not candidates:
-        where = ', '.join(sorted({_DEVICE_OF[name] for name in engines}))
+        where = ', '.join(sorted({_ENGINES[name].device for name in engines}))
         raise EngineError(
             f"device '{device}' was asked for, but {', '.join(engines)} runs on {where} only: "
             f"use device '{where}', or engine auto and precision fp32"
@@ -579,7 +588,7 @@ def _conditions(candidates: list[_Candidate]) -> dict[str, str]:
 
 
 def _version(engine: str) -> str:
-    for distribution in _DISTRIBUTIONS[engine]:
+    for distribution in _ENGINES[engine].distributions:
         try:
             return metadata.version(distribution)
         except metadata.PackageNotFoundError:
