@@ -422,7 +422,10 @@ def test_what_needs_a_supernet_says_so(family: Path) -> None:
 
 
 def test_levels_measure_and_simulate_take_it(
-    family: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    family: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     assert main(['levels', str(family)]) == 0
     assert '50.00 stated' in capsys.readouterr().out
@@ -430,5 +433,6 @@ def test_levels_measure_and_simulate_take_it(
     document = json.loads(capsys.readouterr().out)
     assert document['levels'][0]['network'] == {'file': 'small.onnx', 'resolution': 32}
     assert main(['levels', str(family), '--plot', str(tmp_path / 'family.png')]) == 0
+    monkeypatch.setattr('dynamic_ofa_ros.runtime.engine.usable_cpus', lambda: 2)
     assert main(['measure', str(family), '--device', 'cpu', '--threads', '2']) == 0
     assert len(Family.load(family).platforms) == 2
