@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import multiprocessing
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -156,17 +155,7 @@ def _measure(
         ['level', 'px', 'MMACs', 'engine', 'median ms', 'p95 ms', 'p99 ms', 'x dynamic'],
         rows,
     )
-    memory = {
-        name: _resident_mb(family, name, options, cache)
-        for name in engine_names()
-        if name in engines
-    }
-    print_table(
-        f'{family.name}: host memory of a fresh process, cache warm',
-        ['engine', 'before MB', 'all levels MB', 'MB a level'],
-        [[name, m['before_mb'], m['loaded_mb'], m['per_level_mb']] for name, m in memory.items()],
-    )
-    return {'family_sha256': family.checksum, 'levels': levels, 'memory': memory}
+    return {'family_sha256': family.checksum, 'levels': levels}
 
 
 def _bare_openvino(family: Family, cache: Path, threads: int) -> dict[int, Callable[[], object]]:
@@ -186,40 +175,6 @@ def _bare_openvino(family: Family, cache: Path, threads: int) -> dict[int, Calla
         request.get_input_tensor().data[...] = images
         calls[level.index] = functools.partial(request.infer, share_outputs=True)
     return calls
-
-
-def _resident_mb(
-    family: Family, engine: str, options: argparse.Namespace, cache: Path
-) -> dict[str, float]:
-    """Return the resident memory of a fresh process before and after loading all levels."""
-    context = multiprocessing.get_context('spawn')
-    receiver, sender = context.Pipe(duplex=False)
-    arguments = (family.directory, engine, options.device, options.threads, cache, sender)
-    process = context.Process(target=_load_and_weigh, args=arguments)
-    process.start()
-    before_mb, loaded_mb = receiver.recv()
-    process.join()
-    return {
-        'before_mb': round(before_mb, 1),
-        'loaded_mb': round(loaded_mb, 1),
-        'per_level_mb': round((loaded_mb - before_mb) / len(family.levels), 2),
-    }
-
-
-def _load_and_weigh(
-    directory: Path, engine: str, device: str, threads: int, cache: Path, sender: Any
-) -> None:
-    import importlib
-
-    import psutil
-
-    importlib.import_module('torch' if engine == 'pytorch' else engine)
-    process = psutil.Process()
-    family = Family.load(directory)
-    before = process.memory_info().rss
-    created = create_engine(family, device=device, engine=engine, threads=threads, cache_dir=cache)
-    sender.send((before / 2**20, process.memory_info().rss / 2**20))
-    created.close()
 
 
 if __name__ == '__main__':

@@ -481,6 +481,49 @@ def switching() -> str:
     return f'{table(headers, rows)}\n\n{source(cpu, "switching")}'
 
 
+def memory() -> str:
+    """Return what memory the levels take."""
+    document = results('memory')
+    rows = []
+    for family, of in document['results'].items():
+        for engine in ('onnxruntime', 'openvino'):
+            found = of[engine]
+            rows.append(
+                (
+                    family,
+                    f'`{engine}`',
+                    f'{found["all_mb"]:.0f}',
+                    f'{found["alone_mb"]:.0f}',
+                    f'{found["ratio"]:.1f}',
+                    f'{found["budget_mb"]:.0f}',
+                )
+            )
+        rows.append((family, 'supernet in PyTorch', f'{of["supernet_mb"]:.0f}', '', '', ''))
+    headers = (
+        'family', 'engine', 'all levels, MB', 'the largest alone', 'ratio',
+        '`max_resident_mb` of half',
+    )  # fmt: skip
+    return f'{table(headers, rows)}\n\n{source(document, "memory")}'
+
+
+def precision() -> str:
+    """Return what each precision takes, and how often it is right."""
+    document = results('precision')
+    rows = []
+    for family, levels in document['results'].items():
+        for name in levels[0]:
+            if name in ('level', 'resolution'):
+                continue
+            ratio = sum(level[name]['ratio'] for level in levels) / len(levels)
+            right = [
+                level[name]['top1_percent'] for level in levels if 'top1_percent' in level[name]
+            ]
+            top1 = f'{sum(right) / len(right):.1f}' if right else ''
+            rows.append((family, name, f'{ratio:.2f}', top1))
+    headers = ('family', 'engine and precision', 'latency / onnxruntime fp32', 'top-1, %')
+    return f'{table(headers, rows)}\n\nMeans of all levels. {source(document, "precision")}'
+
+
 def start() -> str:
     """Return how long a start takes."""
     document = results('start')
@@ -553,7 +596,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     for make in (
         demo, demo_sentence, signs, imagenet, node_losses, node_stages, calibration,
         latency_models, search, constants, ablations, coordination, coordination_ablations,
-        targets, traces, engines, engine_targets, switching, start, preprocessing, backbones,
+        targets, traces, engines, engine_targets, switching, start, memory, precision,
+        preprocessing, backbones,
         parameters,
     )
 }  # fmt: skip

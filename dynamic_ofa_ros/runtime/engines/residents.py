@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import logging
 import math
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import psutil
 
@@ -47,8 +49,11 @@ class Residents(Generic[T]):
         if not budget_mb:
             self._take_all(workers)
         else:
+            load(1)  # what a library takes once, when it first works, is no level's
+            _return_freed_memory()
             for index in range(1, count + 1):
                 self.get(index)
+            atexit.register(_close, weakref.ref(self))
             self._thread = threading.Thread(target=self._run, name='levels', daemon=True)
             self._thread.start()
 
@@ -152,8 +157,18 @@ class Residents(Generic[T]):
 
     def _make_room(self) -> None:
         kept = self._chosen()
-        for index in [index for index in self._levels if index not in kept]:
+        gone = [index for index in self._levels if index not in kept]
+        for index in gone:
             del self._levels[index]
+        if gone:
+            _return_freed_memory()
+
+
+def _close(reference: weakref.ref[Residents[Any]]) -> None:
+    """End the thread before the interpreter does: a library may be at work on it."""
+    residents = reference()
+    if residents is not None:
+        residents.close()
 
 
 def _return_freed_memory() -> None:
