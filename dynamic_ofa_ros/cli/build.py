@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynamic_ofa_ros.cli.place import add_place
+
 if TYPE_CHECKING:
     from dynamic_ofa_ros.architecture import SubnetArchitecture
     from dynamic_ofa_ros.offline.backbone_run import TrainedBackbone
@@ -136,11 +138,7 @@ def _add_images(group: Any) -> None:
 
 
 def _add_machine(group: Any) -> None:
-    group.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    group.add_argument(
-        '--engine', default='auto', help='auto, onnxruntime, openvino, pytorch or tensorrt'
-    )
-    group.add_argument('--threads', type=int, default=1, help='threads of the engine')
+    add_place(group)
     group.add_argument(
         '--workers',
         type=int,

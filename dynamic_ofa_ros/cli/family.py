@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynamic_ofa_ros.cli.place import add_place
+
 if TYPE_CHECKING:
     from dynamic_ofa_ros.offline.network_files import NetworkFile, NetworkSettings
     from dynamic_ofa_ros.offline.networks import NetworksReport
@@ -103,9 +105,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group('where latency is measured')
-    group.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    group.add_argument('--engine', default='auto', help='auto, onnxruntime, openvino or tensorrt')
-    group.add_argument('--threads', type=int, default=1, help='threads of the engine')
+    add_place(group)
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
 
 

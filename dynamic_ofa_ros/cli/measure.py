@@ -8,6 +8,8 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from dynamic_ofa_ros.cli.place import add_place
+
 if TYPE_CHECKING:
     from dynamic_ofa_ros.family import Family
     from dynamic_ofa_ros.offline.device_profile import Place
@@ -28,11 +30,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         'family', nargs='?', help='directory or name of a family; default: the shipped one'
     )
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    parser.add_argument(
-        '--engine', default='auto', help='auto, onnxruntime, openvino, pytorch or tensorrt'
-    )
-    parser.add_argument('--threads', type=int, default=1, help='threads of the engine')
+    add_place(parser)
     parser.add_argument(
         '--precision',
         default='fp32',

@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
+from dynamic_ofa_ros.cli.place import add_place
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -49,11 +51,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         '--networks', type=int, default=12, help='whole networks to correct the table by'
     )
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    parser.add_argument(
-        '--engine', default='auto', help='auto, onnxruntime, openvino, pytorch or tensorrt'
-    )
-    parser.add_argument('--threads', type=int, default=1, help='threads of the engine')
+    add_place(parser)
     parser.add_argument('--seed', type=int, default=1, help='which whole networks are measured')
     parser.add_argument(
         '--fresh', action='store_true', help='start anew instead of going on after a kill'

@@ -1,0 +1,14 @@
+"""The options that say where latency is measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def add_place(group: Any) -> None:
+    """Add --device, --engine and --threads to a parser or a group of one."""
+    group.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    group.add_argument(
+        '--engine', default='auto', help='auto, onnxruntime, openvino, pytorch or tensorrt'
+    )
+    group.add_argument('--threads', type=int, default=1, help='threads of the engine')
