@@ -17,7 +17,7 @@ help:
 	@echo 'make test-long   the tests that take longer: whole demos, contention, kills, training'
 	@echo 'make lint        ruff and mypy only'
 	@echo 'make format      let ruff format the code'
-	@echo 'make benchmarks  engines, switching and node; results in benchmarks/results/ (10 minutes)'
+	@echo 'make benchmarks  engines, start, memory, images, node; into benchmarks/results/ (25 minutes)'
 	@echo 'make documents   the numbers and simulated pictures of the documentation, from the results'
 	@echo 'make gpu-check   all of it on an NVIDIA GPU, without ROS; PYTHON has torch (8 minutes)'
 	@echo 'make clean       remove the virtual environment and caches'
@@ -69,7 +69,7 @@ format: setup
 	$(BIN)/ruff format .
 
 benchmarks: setup
-	for name in engines switching node; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in engines switching memory start preprocessing node; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 # The set-up installs PyTorch for the CPU: here an interpreter is asked for that has it for CUDA.
 gpu-check:

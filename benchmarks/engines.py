@@ -160,11 +160,9 @@ def _measure(
 
 def _bare_openvino(family: Family, cache: Path, threads: int) -> dict[int, Callable[[], object]]:
     """Return for every level a call that runs OpenVINO on an input that is in place already."""
-    import openvino
+    from dynamic_ofa_ros.runtime.engines.openvino import compile_network, the_core
 
-    from dynamic_ofa_ros.runtime.engines.openvino import compile_network
-
-    core = openvino.Core()
+    core = the_core()
     calls: dict[int, Callable[[], object]] = {}
     for level, path in zip(
         family.levels, level_files(family, BuildCache(family, cache), None), strict=True

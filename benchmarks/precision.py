@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import openvino
 
 from benchmarks.common import in_turns, print_table, summary, write_results
 from benchmarks.published import published_family
@@ -30,7 +29,7 @@ from dynamic_ofa_ros.offline.quantization import CALIBRATION_IMAGES, quantize
 from dynamic_ofa_ros.runtime.build_cache import BuildCache
 from dynamic_ofa_ros.runtime.engine import probe_input
 from dynamic_ofa_ros.runtime.engines.onnx_files import level_files
-from dynamic_ofa_ros.runtime.engines.openvino import Request, compile_network
+from dynamic_ofa_ros.runtime.engines.openvino import Request, compile_network, the_core
 from dynamic_ofa_ros.runtime.host import OthersLoad
 from dynamic_ofa_ros.runtime.image import FloatArray, preprocess
 
@@ -123,7 +122,7 @@ def _contenders(
     family: Family, level: Level, path: Path, calibration: ImageDataset, work: Path
 ) -> dict[str, Run]:
     """Return a call for each engine and precision that this machine has."""
-    core, shape = openvino.Core(), (1, 3, level.resolution, level.resolution)
+    core, shape = the_core(), (1, 3, level.resolution, level.resolution)
     contract = family.preprocessing_of(level.index)
     inputs = (
         preprocess(calibration.image(index), level.resolution, contract)

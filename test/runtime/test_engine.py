@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import openvino
 import pytest
 import torch
 
@@ -706,7 +705,7 @@ def test_a_network_that_openvino_cannot_compile_is_named(
         create_engine(random_family, device='cpu', engine='openvino', cache_dir=tmp_path / 'cache')
 
 
-CAPABILITIES = openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+CAPABILITIES = openvino_module.the_core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
 
 
 @pytest.mark.parametrize('precision', ['bf16', 'fp16'])
@@ -731,7 +730,7 @@ def test_a_precision_that_the_processor_lacks_is_an_error(random_family, onnx_ca
         def get_property(self, *_: str) -> list[str]:
             return ['FP32', 'INT8']
 
-    monkeypatch.setattr(openvino_module.openvino, 'Core', Core)
+    monkeypatch.setattr(openvino_module, 'the_core', Core)
     with pytest.raises(EngineError, match=r'does not compute in bf16 .*FP32, INT8.* fp32$'):
         create_engine(random_family, device='cpu', precision='bf16', cache_dir=onnx_cache)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,16 @@ COMPILED_VERSION = 'openvino-1'
 """Changes when `_compiled` does, so that older compiled networks are built again."""
 
 _TYPES = {'fp32': 'f32', 'bf16': 'bf16', 'fp16': 'f16'}
+
+
+@lru_cache
+def the_core() -> openvino.Core:
+    """Return the one core of this process, which stays.
+
+    On a processor with AMX, OpenVINO gives the thread of the first core a stack for signals, and
+    frees it with the last core, maybe on another thread: the next signal would end the process.
+    """
+    return openvino.Core()
 
 
 class OpenvinoEngine(EngineBase):
@@ -54,7 +65,7 @@ class OpenvinoEngine(EngineBase):
         self.platform = platform_name(
             device, cpu_name(), self.name, precision=precision, threads=threads
         )
-        core = openvino.Core()
+        core = the_core()
         _check_precision(core, precision)
         settings = _settings(precision, threads)
 
