@@ -24,7 +24,6 @@ from dynamic_ofa_ros.runtime.decisions import Decision, ManagerState, Measuremen
 from dynamic_ofa_ros.runtime.image import FloatArray, ImageArray, ImageSource, RgbImage, preprocess
 from dynamic_ofa_ros.runtime.mailbox import Frame, Mailbox
 from dynamic_ofa_ros.runtime.manager import RuntimeManager
-from dynamic_ofa_ros.runtime.scheduling import Scheduling
 from dynamic_ofa_ros.runtime.telemetry import CauseCounter, FrameTelemetry, RollingStatistics
 
 if TYPE_CHECKING:
@@ -274,7 +273,6 @@ class ClassifierWorker:
         on_error: OnError = _ignore,
         on_switch: OnSwitch = _ignore,
         settings: WorkerSettings | None = None,
-        scheduling: Scheduling | None = None,
         host: HostMonitor | None = None,
         statistics_window: int = 100,
         clock_ns: Callable[[], int] = time.perf_counter_ns,
@@ -291,7 +289,6 @@ class ClassifierWorker:
         self._on_error = on_error
         self._on_switch = on_switch
         self._settings = settings or WorkerSettings()
-        self._scheduling = scheduling or Scheduling()
         self._host = host
         self._clock_ns = clock_ns
         self._statistics = RollingStatistics(statistics_window)
@@ -425,7 +422,6 @@ class ClassifierWorker:
 
     def _run(self) -> None:
         frame: Frame | None = None
-        self._scheduling.begin()
         try:
             while True:
                 frame = self.mailbox.get()
@@ -435,7 +431,6 @@ class ClassifierWorker:
                 if threading.current_thread() in self._abandoned:
                     return
                 self._free_since_ns = self._clock_ns()
-                self._scheduling.after_frame(self._processed)
         except Exception as error:  # the thread's last words: a callback or this code is broken
             if threading.current_thread() in self._abandoned:
                 return
@@ -444,8 +439,6 @@ class ClassifierWorker:
             self.mailbox.close()
             if frame is not None:
                 self._on_error(frame, error, 'internal')
-        finally:
-            self._scheduling.end()
 
     def _process(self, frame: Frame) -> None:
         settings = self._settings
