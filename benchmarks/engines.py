@@ -160,15 +160,14 @@ def _measure(
 
 def _bare_openvino(family: Family, cache: Path, threads: int) -> dict[int, Callable[[], object]]:
     """Return for every level a call that runs OpenVINO on an input that is in place already."""
-    from dynamic_ofa_ros.runtime.engines.openvino import compile_network, the_core
+    from dynamic_ofa_ros.runtime.engines.openvino import compile_network
 
-    core = the_core()
     calls: dict[int, Callable[[], object]] = {}
     for level, path in zip(
         family.levels, level_files(family, BuildCache(family, cache), None), strict=True
     ):
         shape = (1, 3, level.resolution, level.resolution)
-        request = compile_network(core, path, shape, threads).create_infer_request()
+        request = compile_network(path, shape, threads).create_infer_request()
         images = np.random.default_rng(level.index).standard_normal(shape).astype(np.float32)
         request.get_input_tensor().data[...] = images
         calls[level.index] = functools.partial(request.infer, share_outputs=True)

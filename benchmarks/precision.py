@@ -22,14 +22,14 @@ import onnxruntime
 
 from benchmarks.common import in_turns, print_table, summary, write_results
 from benchmarks.published import published_family
+from benchmarks.quantization import CALIBRATION_IMAGES, quantize
 from dynamic_ofa_ros.errors import FamilyError
 from dynamic_ofa_ros.family import FREE_SIDE, NETWORK_INPUT, Family, Level
 from dynamic_ofa_ros.offline.datasets import ClassFolder, ImageDataset, RenderedSigns, Subset
-from dynamic_ofa_ros.offline.quantization import CALIBRATION_IMAGES, quantize
 from dynamic_ofa_ros.runtime.build_cache import BuildCache
 from dynamic_ofa_ros.runtime.engine import probe_input
 from dynamic_ofa_ros.runtime.engines.onnx_files import level_files
-from dynamic_ofa_ros.runtime.engines.openvino import Request, compile_network, the_core
+from dynamic_ofa_ros.runtime.engines.openvino import Request, compile_network, shared_core
 from dynamic_ofa_ros.runtime.host import OthersLoad
 from dynamic_ofa_ros.runtime.image import FloatArray, preprocess
 
@@ -122,7 +122,7 @@ def _contenders(
     family: Family, level: Level, path: Path, calibration: ImageDataset, work: Path
 ) -> dict[str, Run]:
     """Return a call for each engine and precision that this machine has."""
-    core, shape = the_core(), (1, 3, level.resolution, level.resolution)
+    shape = (1, 3, level.resolution, level.resolution)
     contract = family.preprocessing_of(level.index)
     inputs = (
         preprocess(calibration.image(index), level.resolution, contract)
@@ -134,12 +134,12 @@ def _contenders(
         BASELINE: _session(path, level.resolution),
         'onnxruntime int8': _session(in_int8, level.resolution),
     }
-    has = core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+    has = shared_core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
     for precision in ('fp32', 'bf16', 'fp16'):
         if precision.upper() in has:
-            network = compile_network(core, path, shape, 1, precision)
+            network = compile_network(path, shape, 1, precision)
             contenders[f'openvino {precision}'] = Request(network).infer
-    contenders['openvino int8'] = Request(compile_network(core, in_int8, shape, 1)).infer
+    contenders['openvino int8'] = Request(compile_network(in_int8, shape, 1)).infer
     return contenders
 
 

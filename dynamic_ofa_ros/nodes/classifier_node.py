@@ -403,6 +403,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
 
     def _snapshot(self, assembly: Assembly) -> Snapshot:
         worker, device, state = assembly.worker, assembly.host.latest, assembly.manager.state
+        resident_levels, resident_mb = worker.classifier.resident(state.platform)
         now_ns = time.perf_counter_ns()
         return Snapshot(
             time_ns=now_ns,
@@ -428,8 +429,8 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
             device_load=device.load,
             device_temperature_celsius=device.temperature_celsius,
             device_power_w=device.power_w,
-            resident_levels=assembly.worker.classifier.resident(state.platform)[0],
-            resident_mb=assembly.worker.classifier.resident(state.platform)[1],
+            resident_levels=resident_levels,
+            resident_mb=resident_mb,
             engine_notes=assembly.notes,
         )
 

@@ -230,10 +230,10 @@ class OperatorEngine:
         return lambda: session.run(None, feed)
 
     def _request(self, framed: Framed, image: torch.Tensor) -> Call:
-        from dynamic_ofa_ros.runtime.engines.openvino import Request, compile_network, the_core
+        from dynamic_ofa_ros.runtime.engines.openvino import Request, compile_network
 
         onnx = io.BytesIO(self._onnx(framed, image))
-        network = compile_network(the_core(), onnx, image.shape, self._threads)
+        network = compile_network(onnx, image.shape, self._threads)
         request = Request(network)
         request.input[...] = image.numpy()
         return lambda: request.infer(request.input)

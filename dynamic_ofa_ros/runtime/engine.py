@@ -521,9 +521,12 @@ def _candidates(
     ]
     if not candidates:
         where = ', '.join(sorted({_ENGINES[name].device for name in engines}))
+        what = f'{", ".join(engines)} runs on {where} only'
+        if device == 'auto':
+            raise EngineError(f'{what}, and this machine has no NVIDIA GPU: use engine auto')
+        instead = 'engine auto' if precision == 'fp32' else 'engine auto and precision fp32'
         raise EngineError(
-            f"device '{device}' was asked for, but {', '.join(engines)} runs on {where} only: "
-            f"use device '{where}', or engine auto and precision fp32"
+            f"device '{device}' was asked for, but {what}: use device '{where}', or {instead}"
         )
     return candidates
 

@@ -13,10 +13,10 @@ from dynamic_ofa_ros.offline.datasets import RenderedSigns
 from dynamic_ofa_ros.offline.device_profile import Place
 from dynamic_ofa_ros.offline.precision import measure_precision
 from dynamic_ofa_ros.runtime import engine
-from dynamic_ofa_ros.runtime.engines.openvino import the_core
+from dynamic_ofa_ros.runtime.engines.openvino import shared_core
 
 CLASSES = 28
-HAS_BF16 = 'BF16' in the_core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+HAS_BF16 = 'BF16' in shared_core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
 needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason='this processor does not compute in bf16')
 
 

@@ -493,7 +493,7 @@ def test_tensorrt_keeps_what_it_builds_and_is_told_the_precision(
             engine.infer(level.index, tensor), cpu_engine.infer(level.index, tensor), atol=0.1
         )
     engine.close()
-    assert any('TensorRT: up to a minute' in step for step in steps)
+    assert any('TensorRT, at the first start' in step for step in steps)
     (name, options), cuda, cpu = a_tensorrt[0]
     assert (name, cuda[0], cpu) == (
         onnx_module.TENSORRT,
@@ -514,6 +514,12 @@ def test_an_input_of_the_wrong_shape_never_reaches_a_bound_session(
     with pytest.raises(EngineError, match=r'level 1: ValueError: the input is \(1, 3, 8, 8\)'):
         engine.infer(1, np.zeros((1, 3, 8, 8), np.float32))
     engine.close()
+
+
+def test_tensorrt_without_a_gpu_says_so(random_family, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine_module, 'has_nvidia_device', lambda: False)
+    with pytest.raises(EngineError, match=r'tensorrt runs on cuda only, and this machine has no'):
+        create_engine(random_family, engine='tensorrt', cache_dir=tmp_path)
 
 
 def test_a_gpu_without_tensorrt_is_nothing_to_note(random_family, onnx_cache, a_gpu):
@@ -705,7 +711,7 @@ def test_a_network_that_openvino_cannot_compile_is_named(
         create_engine(random_family, device='cpu', engine='openvino', cache_dir=tmp_path / 'cache')
 
 
-CAPABILITIES = openvino_module.the_core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+CAPABILITIES = openvino_module.shared_core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
 
 
 @pytest.mark.parametrize('precision', ['bf16', 'fp16'])
@@ -730,7 +736,7 @@ def test_a_precision_that_the_processor_lacks_is_an_error(random_family, onnx_ca
         def get_property(self, *_: str) -> list[str]:
             return ['FP32', 'INT8']
 
-    monkeypatch.setattr(openvino_module, 'the_core', Core)
+    monkeypatch.setattr(openvino_module, 'shared_core', Core)
     with pytest.raises(EngineError, match=r'does not compute in bf16 .*FP32, INT8.* fp32$'):
         create_engine(random_family, device='cpu', precision='bf16', cache_dir=onnx_cache)
 

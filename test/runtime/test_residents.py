@@ -49,7 +49,6 @@ def test_without_a_budget_all_are_there_and_no_thread(memory):
     before = threading.active_count()
     residents = Residents(memory.load, LEVELS)
     assert residents.levels == (1, 2, 3, 4, 5, 6)
-    assert not residents.is_limited
     assert residents.get(3) == 'level 3'
     assert threading.active_count() == before
     residents.close()

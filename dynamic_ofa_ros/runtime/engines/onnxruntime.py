@@ -69,7 +69,7 @@ class OnnxRuntimeEngine(EngineBase):
         def load(index: int) -> Session:
             resolution = family.level(index).resolution
             if progress and self.slow_step:
-                progress(f'{self.slow_step} level {index} of {len(paths)}')
+                progress(f'{self.slow_step}: level {index} of {len(paths)}')
             session = _open(paths[index - 1], resolution, providers, threads)
             if is_cpu:
                 return Session(session)
@@ -102,7 +102,7 @@ class TensorRtEngine(OnnxRuntimeEngine):
     """
 
     name = 'tensorrt'
-    slow_step = 'TensorRT: up to a minute at the first start for'
+    slow_step = 'TensorRT, at the first start up to a minute a level'
 
     def _providers(self, device: str, precision: str, cache: BuildCache) -> list[Any]:
         others = execution_providers(device)
@@ -135,7 +135,9 @@ class Session:
 
     def run(self, tensor: FloatArray) -> FloatArray:
         """Return the logits, (classes,) float32, for an image, (1, 3, r, r) float32."""
-        return _run(self._session, tensor)
+        logits = self._session.run(None, {NETWORK_INPUT: tensor})[0]
+        result: FloatArray = np.asarray(logits[0], dtype=np.float32)
+        return result
 
 
 class BoundSession(Session):
@@ -174,7 +176,7 @@ def reference_logits(
     for level in family.levels:
         path = network_path(family, level)
         session = _open(path, level.resolution, execution_providers('cpu'), 1, plain)
-        logits[level.index] = _run(session, input_of(level.resolution))
+        logits[level.index] = Session(session).run(input_of(level.resolution))
     return logits
 
 
@@ -207,12 +209,6 @@ def _share_arena() -> None:
         onnxruntime.OrtMemType.DEFAULT,
     )
     onnxruntime.create_and_register_allocator(memory, None)
-
-
-def _run(session: Any, tensor: FloatArray) -> FloatArray:
-    logits = session.run(None, {NETWORK_INPUT: tensor})[0]
-    result: FloatArray = np.asarray(logits[0], dtype=np.float32)
-    return result
 
 
 def execution_providers(device: str) -> list[Any]:

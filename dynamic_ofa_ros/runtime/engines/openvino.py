@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from dynamic_ofa_ros.runtime.build_cache import BuildCache
 
 COMPILED_VERSION = 'openvino-1'
-"""Changes when `_compiled` does, so that older compiled networks are built again."""
+"""Changes when `compile_network` does, so that older compiled networks are built again."""
 
 _TYPES = {'fp32': 'f32', 'bf16': 'bf16', 'fp16': 'f16'}
 
 
 @lru_cache
-def the_core() -> openvino.Core:
+def shared_core() -> openvino.Core:
     """Return the one core of this process, which stays.
 
     On a processor with AMX, OpenVINO gives the thread of the first core a stack for signals, and
@@ -65,19 +65,18 @@ class OpenvinoEngine(EngineBase):
         self.platform = platform_name(
             device, cpu_name(), self.name, precision=precision, threads=threads
         )
-        core = the_core()
-        _check_precision(core, precision)
-        settings = _settings(precision, threads)
+        _check_precision(precision)
 
         def build(folder: Path) -> None:
-            _compile_levels(core, settings, family, cache, folder, progress)
+            _compile_levels(family, cache, folder, precision, threads, progress)
 
         version = f'{COMPILED_VERSION} {FILES_VERSION} {openvino.__version__} {cpu_name()}'
         folder = cache.folder(f'openvino-{precision}', version, build)
 
         def load(index: int) -> Request:
             compiled = io.BytesIO((folder / _file_name(index)).read_bytes())
-            return Request(core.import_model(compiled, 'CPU', settings))
+            settings = _settings(precision, threads)
+            return Request(shared_core().import_model(compiled, 'CPU', settings))
 
         self._levels: Residents[Request] = Residents(
             load, len(family.levels), max_resident_mb, workers=usable_cpus()
@@ -114,27 +113,17 @@ class Request:
 
 
 def compile_network(
-    core: openvino.Core,
-    onnx: Path | io.BytesIO,
-    shape: Sequence[int],
-    threads: int,
-    precision: str = 'fp32',
+    onnx: Path | io.BytesIO, shape: Sequence[int], threads: int, precision: str = 'fp32'
 ) -> Any:
     """Return a network compiled as the engine does it, for inputs of one shape."""
-    return _compiled(core, onnx, shape, _settings(precision, threads))
-
-
-def _compiled(
-    core: openvino.Core, onnx: Path | io.BytesIO, shape: Sequence[int], settings: dict[str, str]
-) -> Any:
-    network = core.read_model(onnx)
+    network = shared_core().read_model(onnx)
     network.reshape(list(shape))
-    return core.compile_model(network, 'CPU', settings)
+    return shared_core().compile_model(network, 'CPU', _settings(precision, threads))
 
 
-def _check_precision(core: openvino.Core, precision: str) -> None:
+def _check_precision(precision: str) -> None:
     """Raise EngineError where the processor would compute in fp32, whatever is asked for."""
-    capabilities = core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+    capabilities = shared_core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
     if precision.upper() not in capabilities:
         raise EngineError(
             f'this processor does not compute in {precision} '
@@ -156,11 +145,11 @@ def _file_name(index: int) -> str:
 
 
 def _compile_levels(
-    core: openvino.Core,
-    settings: dict[str, str],
     family: Family,
     cache: BuildCache,
     folder: Path,
+    precision: str,
+    threads: int,
     progress: Callable[[str], None] | None,
 ) -> None:
     """Write every level, compiled, into `folder`; takes about 0.3 seconds each."""
@@ -170,7 +159,7 @@ def _compile_levels(
             progress(f'OpenVINO: compiling level {level.index} of {len(family.levels)}')
         shape = (1, 3, level.resolution, level.resolution)
         try:
-            compiled = _compiled(core, path, shape, settings).export_model()
+            compiled = compile_network(path, shape, threads, precision).export_model()
         except RuntimeError as error:
             raise EngineError(f'OpenVINO cannot compile {path}: {_told(error)}') from error
         (folder / _file_name(level.index)).write_bytes(compiled.getvalue())

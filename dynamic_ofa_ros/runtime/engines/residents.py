@@ -76,7 +76,7 @@ class Residents(Generic[T]):
 
     def approach(self, wanted: int, in_use: int) -> None:
         """Say which level runs, and which one is to run as soon as it is there."""
-        if (wanted, in_use) == (self._centre, self._in_use):
+        if self._thread is None or (wanted, in_use) == (self._centre, self._in_use):
             return
         with self._changed:
             self._centre, self._in_use = wanted, in_use
@@ -95,11 +95,6 @@ class Residents(Generic[T]):
     def levels(self) -> tuple[int, ...]:
         """The levels that are in memory."""
         return tuple(sorted(self._levels))
-
-    @property
-    def is_limited(self) -> bool:
-        """Whether there is a budget."""
-        return self._budget_mb < math.inf
 
     @property
     def resident_mb(self) -> float:

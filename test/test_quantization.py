@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.quantization import quantize
 from dynamic_ofa_ros.backbone.onnx_export import write_onnx
 from dynamic_ofa_ros.family import NETWORK_INPUT
-from dynamic_ofa_ros.offline.quantization import quantize
 
 SIDE, CLASSES = 24, 5
 
