@@ -385,7 +385,7 @@ def _resized(values: ImageArray, width: int, height: int, interpolation: str) ->
 def _averaged(values: ImageArray, width: int, height: int) -> ImageArray:
     """Return a smaller image whose pixels are means of those they cover, nearly.
 
-    Exact means take OpenCV two to five times as long: only those of 2x2 pixels are fast. So the
+    Exact means take OpenCV up to five times as long: only those of 2x2 pixels are fast. So the
     image is halved while it is four times too large, scaled to twice the size, and halved again.
     Measured: benchmarks/preprocessing.py.
     """
