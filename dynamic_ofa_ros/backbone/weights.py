@@ -6,34 +6,26 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dynamic_ofa_ros.errors import CheckpointError
-from dynamic_ofa_ros.files import replacing
+from dynamic_ofa_ros.tensor_file import reading, writing
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """Write tensors as safetensors, atomically; raise CheckpointError on a full disk."""
-    with replacing(path) as temporary:
-        try:
-            save_file(
-                {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
-                temporary,
-            )
-        except SafetensorError as error:  # what it makes of an OSError
-            raise CheckpointError(f'{path} cannot be written: {error}') from None
+    with writing(path) as temporary:
+        save_file(
+            {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+            temporary,
+        )
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Read a safetensors file; raise CheckpointError when it is missing or damaged."""
-    try:
+    with reading(path):
         tensors: dict[str, torch.Tensor] = load_file(path)
-    except FileNotFoundError:
-        raise CheckpointError(f'{path} is missing') from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f'{path} cannot be read as safetensors: {error}') from None
     return tensors
 
 
