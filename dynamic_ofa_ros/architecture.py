@@ -60,6 +60,11 @@ class SearchSpace:
     pooled_widths: ClassVar[tuple[int, ...]] = (1280,)
     strides: ClassVar[tuple[int, ...]] = (2, 2, 2, 1, 2)
     has_squeeze: ClassVar[tuple[bool, ...]] = (False, True, False, True, True)
+    # Of the first block and the stages; then of stem and head.
+    activations: ClassVar[tuple[str, ...]] = (*('relu',) * 3, *('h_swish',) * 3)
+    head_activation: ClassVar[str] = 'h_swish'
+    first_block_adds: ClassVar[bool] = True  # its input to its output, where they are as wide
+    batch_norm_epsilon: ClassVar[float] = 1e-5
 
     @cached_property
     def stage_blocks(self) -> tuple[int, ...]:

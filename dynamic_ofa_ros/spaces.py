@@ -31,6 +31,10 @@ class ProxylessSpace(SearchSpace):
     pooled_widths: ClassVar[tuple[int, ...]] = ()
     strides: ClassVar[tuple[int, ...]] = (2, 2, 2, 1, 2, 1)
     has_squeeze: ClassVar[tuple[bool, ...]] = (False,) * 6
+    activations: ClassVar[tuple[str, ...]] = ('relu6',) * 7
+    head_activation: ClassVar[str] = 'relu6'
+    first_block_adds: ClassVar[bool] = False
+    batch_norm_epsilon: ClassVar[float] = 1e-3
 
     @cached_property
     def stage_blocks(self) -> tuple[int, ...]:

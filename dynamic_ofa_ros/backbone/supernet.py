@@ -18,11 +18,11 @@ from dynamic_ofa_ros.spaces import SPACES, ProxylessSpace, ResNet50Space, search
 
 MOBILENET_V3 = SearchSpace.kind
 
-# The classes of `ofa` that build the supernets; they differ in the epsilon of batch norms.
+# The classes of `ofa` that build the supernets.
 _CLASSES = {
-    MOBILENET_V3: ('OFAMobileNetV3', 1e-5),
-    ProxylessSpace.kind: ('OFAProxylessNASNets', 1e-3),
-    ResNet50Space.kind: ('OFAResNets', 1e-5),
+    MOBILENET_V3: 'OFAMobileNetV3',
+    ProxylessSpace.kind: 'OFAProxylessNASNets',
+    ResNet50Space.kind: 'OFAResNets',
 }
 _BATCH_NORM_MOMENTUM = 0.1
 
@@ -49,11 +49,10 @@ def build_supernet(backbone: BackboneSpec, dropout_rate: float = 0.0) -> nn.Modu
             f'backbone {backbone.name} is of kind {backbone.kind!r}; this release builds '
             f'{", ".join(SPACES)}'
         )
-    class_name, epsilon = _CLASSES[backbone.kind]
     networks = import_ofa('imagenet_classification.elastic_nn.networks')
-    supernet: nn.Module = getattr(networks, class_name)(
+    supernet: nn.Module = getattr(networks, _CLASSES[backbone.kind])(
         n_classes=backbone.classes,
-        bn_param=(_BATCH_NORM_MOMENTUM, epsilon),
+        bn_param=(_BATCH_NORM_MOMENTUM, SPACES[backbone.kind].batch_norm_epsilon),
         dropout_rate=dropout_rate,
         **_structure(backbone),
     )
@@ -76,7 +75,7 @@ def set_active(supernet: nn.Module, architecture: SubnetArchitecture) -> None:
     Raise ArchitectureError when it is none of this supernet's, whatever its resolution.
     """
     class_name = type(supernet).__name__
-    (kind,) = (kind for kind, (name, _) in _CLASSES.items() if name == class_name)
+    (kind,) = (kind for kind, name in _CLASSES.items() if name == class_name)
     space = search_space(kind, (architecture.r,))
     space.validate(architecture)
     supernet.set_active_subnet(  # type: ignore[operator]

@@ -49,6 +49,7 @@ PRECISE_WITHIN = 0.01
 LAYOUT_TRIALS = 5
 IMAGE_CHANNELS = 3
 _SIDES = ('height', 'width')
+_ACTIVATIONS: dict[str, type[nn.Module]] = {'Hswish': nn.Hardswish, 'Hsigmoid': nn.Hardsigmoid}
 
 
 @dataclass(frozen=True)
@@ -247,6 +248,7 @@ class OperatorEngine:
 
 def _export(module: nn.Module, image: torch.Tensor) -> bytes:
     buffer = io.BytesIO()
+    _replace_activations(module)
     try:
         write_onnx(module, image, buffer, _SIDES)
     except Exception as error:
@@ -255,6 +257,15 @@ def _export(module: nn.Module, image: torch.Tensor) -> bytes:
             'check that onnx, numpy and torch fit together, or use engine pytorch'
         ) from error
     return buffer.getvalue()
+
+
+def _replace_activations(module: nn.Module) -> None:
+    """Use PyTorch's activations for those of `ofa`: one operator each, as the engines run them."""
+    for name, child in module.named_children():
+        if type(child).__name__ in _ACTIVATIONS:
+            setattr(module, name, _ACTIVATIONS[type(child).__name__]())
+        else:
+            _replace_activations(child)
 
 
 def time_operators(

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from families import randomise
@@ -101,6 +102,19 @@ def test_engines_run_the_framed_operator(
         expected = framed(image).numpy()
     result = ready.prepare(framed, image.shape[2])()
     np.testing.assert_allclose(np.asarray(result).reshape(expected.shape), expected, atol=1e-5)
+
+
+def test_activations_are_exported_as_the_engines_run_them() -> None:
+    supernet = supernet_of('ofa_mobilenetv3')
+    layout = OperatorLayout(replace(search_space('ofa_mobilenetv3', (32,)), kernel_sizes=(3,)))
+    kinds = set()
+    for operator in collect_operators(supernet, layout)[-6:]:
+        framed = Framed(operator).eval()
+        side = (*operator.input_shapes[0][2:], 1)[0]
+        network = onnx.load_from_string(operators._export(framed, torch.zeros(1, 3, side, side)))
+        kinds |= {node.op_type for node in network.graph.node}
+    assert {'HardSwish', 'HardSigmoid'} <= kinds
+    assert 'Div' not in kinds
 
 
 def test_the_frame_alone_lacks_the_operator() -> None:

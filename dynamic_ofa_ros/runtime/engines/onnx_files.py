@@ -1,6 +1,6 @@
 """The ONNX file of every level, which several engines run.
 
-Sub-networks of a supernet are exported once into the build cache. Separate networks run from the
+Sub-networks of a supernet are written once into the build cache. Separate networks run from the
 family's own files, once those have been found to be safe.
 """
 
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from dynamic_ofa_ros import requirements
 from dynamic_ofa_ros.architecture import SubnetArchitecture
-from dynamic_ofa_ros.errors import EngineError
 from dynamic_ofa_ros.onnx_safety import check_network
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from dynamic_ofa_ros.family import Family, Level
     from dynamic_ofa_ros.runtime.build_cache import BuildCache
 
-EXPORT_VERSION = 'onnx-1'
+EXPORT_VERSION = 'onnx-2'
 """Changes when `_export` does, so that older files are built again."""
 
 CHECK_VERSION = 'check-1'
@@ -75,34 +74,14 @@ def _file_name(index: int) -> str:
 
 
 def _export(family: Family, folder: Path, progress: Callable[[str], None] | None) -> None:
-    """Write every level as an ONNX file into `folder`; takes about half a second each."""
-    requirements.check(
-        'torch',
-        'safetensors',
-        'ofa',
-        'onnx',
-        reason=f'the engines of family {family.name} are not built yet',
-    )
-    import torch
+    """Write every level as an ONNX file into `folder`."""
+    reason = f'the engines of family {family.name} are not built yet'
+    requirements.check('onnx', 'safetensors', reason=reason)
+    from dynamic_ofa_ros.backbone.onnx_levels import LevelWriter
 
-    from dynamic_ofa_ros.backbone.onnx_export import write_onnx
-    from dynamic_ofa_ros.backbone.supernet import load_level, load_supernet
-
-    supernet = load_supernet(family)
+    if progress:
+        progress(f'ONNX: writing {len(family.levels)} levels')
+    writer = LevelWriter(family)
     for level in family.levels:
-        if progress:
-            progress(f'ONNX: exporting level {level.index} of {len(family.levels)}')
-        network = load_level(family, level.index, supernet)
-        example = torch.zeros(1, 3, level.resolution, level.resolution)
-        try:
-            write_onnx(network, example, str(folder / _file_name(level.index)))
-        except OSError:
-            raise  # a full disk, say: the build cache knows what to do
-        except Exception as error:
-            # Whatever fails in there (often packages that do not fit each other) is this
-            # engine's trouble alone: `auto` goes on with the others.
-            raise EngineError(
-                f'PyTorch cannot export level {level.index} to ONNX '
-                f'({type(error).__name__}: {error}); check that onnx, numpy and torch fit '
-                'together, or use engine pytorch'
-            ) from error
+        network = writer.network(level).SerializeToString()
+        (folder / _file_name(level.index)).write_bytes(network)
