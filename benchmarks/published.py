@@ -17,6 +17,7 @@ from dynamic_ofa_ros.family import (
     write_family,
 )
 from dynamic_ofa_ros.offline.level_file import read_levels
+from dynamic_ofa_ros.runtime.reference import add_reference
 from dynamic_ofa_ros.spaces import search_space
 
 LEVELS = 'ofa_mbv3_w12_xavier_nx_gpu'
@@ -65,4 +66,4 @@ def published_family(directory: Path, *, only_highest: bool = False) -> Family:
         levels=levels,
         labels=[f'class {i}' for i in range(backbone.classes)],
     )
-    return Family.load(directory)
+    return add_reference(directory)

@@ -34,6 +34,7 @@ IMAGENET_FAMILY = 'imagenet'
 
 BACKBONE_FILE = 'backbone.safetensors'
 BATCH_NORM_FILE = 'batch_norm.safetensors'
+REFERENCE_FILE = 'reference.safetensors'
 LABELS_FILE = 'labels.txt'
 FAMILY_FILE = 'family.yaml'
 PLATFORMS_FOLDER = 'platforms'
@@ -201,6 +202,11 @@ class Family:
         return self.directory / BACKBONE_FILE
 
     @property
+    def reference_path(self) -> Path:
+        """Return the file of the answers that engines are checked against; it may be missing."""
+        return self.directory / REFERENCE_FILE
+
+    @property
     def batch_norm_path(self) -> Path:
         """Return the file of every level's batch-norm statistics."""
         return self.directory / BATCH_NORM_FILE
@@ -343,7 +349,11 @@ def write_family(
         'preprocessing': _preprocessing_document(preprocessing),
         'levels': [_level_document(level) for level in levels],
         'provenance': dict(provenance or {}),
-        'files': {file: sha256_of(directory / file) for file in _files_of(levels)},
+        'files': {
+            file: sha256_of(directory / file)
+            for file in (*_files_of(levels), REFERENCE_FILE)
+            if file != REFERENCE_FILE or (directory / file).is_file()
+        },
     }
     write_text_atomically(directory / FAMILY_FILE, dump_yaml(document))
 

@@ -20,8 +20,8 @@ _REMEDIES = {
     'jsonschema': "apt install python3-jsonschema, or pip install jsonschema ('offline')",
     'matplotlib': "pip install matplotlib (it is part of the extras 'demo' and 'offline')",
     'numpy': 'apt install python3-numpy, or pip install numpy',
-    'ofa': "pip install ofa (it is part of the extra 'engines')",
-    'onnx': "pip install onnx (it is part of the extra 'engines')",
+    'ofa': "pip install ofa (it is part of the extra 'pytorch')",
+    'onnx': "pip install onnx (it is part of the extras 'cpu' and 'gpu')",
     'onnxruntime': "pip install onnxruntime (the extra 'cpu'), or onnxruntime-gpu ('gpu')",
     'openvino': "pip install openvino (the extra 'cpu')",
     'psutil': 'apt install python3-psutil, or pip install psutil',
@@ -29,9 +29,9 @@ _REMEDIES = {
     'ray': "pip install ray (the extra 'ray')",
     'rclpy': f'source /opt/ros/<distribution>/setup.bash, {_OR_MAKE}',
     'rich': 'apt install python3-rich, or pip install rich',
-    'safetensors': "pip install safetensors (it is part of the extra 'engines')",
+    'safetensors': "pip install safetensors (it is part of the extras 'cpu' and 'gpu')",
     'scipy': "apt install python3-scipy, or pip install scipy (the extra 'demo' or 'offline')",
-    'torch': "pip install torch (the extra 'engines'; on a Jetson NVIDIA's build)",
+    'torch': "pip install torch (the extra 'pytorch'; on a Jetson NVIDIA's build)",
     'yaml': 'apt install python3-yaml, or pip install pyyaml',
 }
 _MESSAGES = (

@@ -132,7 +132,7 @@ def test_a_small_base_replaces_nothing_of_the_system(requirements):
     assert {name: found & wheels for name, found in requirements.items() if found & wheels} == {
         'cpu': {'onnxruntime', 'openvino'},
         'gpu': {'onnxruntime-gpu'},
-        'engines': {'torch'},
+        'pytorch': {'torch'},
         'imagenet': {'torch'},
         'opencv': {'opencv-python-headless'},
         'offline': {'torch'},

@@ -38,6 +38,7 @@ from dynamic_ofa_ros.offline.on_device import level_of
 from dynamic_ofa_ros.offline.pareto import front
 from dynamic_ofa_ros.offline.work_folder import Rows
 from dynamic_ofa_ros.progress import progress
+from dynamic_ofa_ros.runtime.reference import add_reference
 
 logger = logging.getLogger(__name__)
 
@@ -190,7 +191,7 @@ def write_members(
         labels=site.trained.labels,
         provenance=provenance,
     )
-    return Family.load(folder)
+    return add_reference(folder)
 
 
 def write_platforms(

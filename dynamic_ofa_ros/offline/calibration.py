@@ -38,6 +38,7 @@ from dynamic_ofa_ros.family import (
 from dynamic_ofa_ros.files import creating_folder
 from dynamic_ofa_ros.offline.accuracy import PreparedImages, calibration_subset, top1
 from dynamic_ofa_ros.offline.datasets import ImageDataset, report_damaged
+from dynamic_ofa_ros.runtime.reference import add_reference
 
 logger = logging.getLogger(__name__)
 
@@ -208,7 +209,7 @@ def _write(
                 'part in the calibration',
             },
         )
-        Family.load(folder)
+        add_reference(folder)
     return Family.load(output)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import io
 import json
 import logging
 import math
@@ -24,7 +23,6 @@ import numpy as np
 
 from dynamic_ofa_ros import requirements
 from dynamic_ofa_ros.errors import DynamicOfaError, EngineError, MissingPackageError
-from dynamic_ofa_ros.files import replacing
 from dynamic_ofa_ros.runtime.build_cache import BuildCache, filesystem_safe
 from dynamic_ofa_ros.runtime.engines.residents import Residents
 from dynamic_ofa_ros.runtime.host import (
@@ -37,6 +35,7 @@ from dynamic_ofa_ros.runtime.host import (
 from dynamic_ofa_ros.runtime.image import FloatArray
 from dynamic_ofa_ros.runtime.known_profile import load_or_measure_profile
 from dynamic_ofa_ros.runtime.profiling import profile_engine
+from dynamic_ofa_ros.runtime.reference import probe_input, reference_of
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.family import Family
@@ -108,7 +107,6 @@ POWER_MODE_FILE = Path('/var/lib/nvpmodel/status')
 
 WARM_RUNS = 3
 TRIAL_RUNS = 7
-REFERENCE_VERSION = 'reference-1'
 
 
 class Engine(Protocol):
@@ -308,18 +306,6 @@ def platform_name(
     return '-'.join(filesystem_safe(part) for part in parts)
 
 
-def probe_input(resolution: int) -> FloatArray:
-    """Return what engines are compared on: (1, 3, r, r) float32, fixed noise in [-2, 2)."""
-    count = 3 * resolution * resolution
-    # Integer arithmetic: the same on every machine and with every release of numpy.
-    scrambled = (
-        np.arange(1, count + 1, dtype=np.uint64) * np.uint64(2654435761) % np.uint64(1 << 32)
-    )
-    noise = scrambled.astype(np.float64) / float(1 << 30) - 2.0
-    probe: FloatArray = noise.astype(np.float32).reshape(1, 3, resolution, resolution)
-    return probe
-
-
 def verify(
     engine: Engine, family: Family, reference: dict[int, FloatArray], precision: str = 'fp32'
 ) -> None:
@@ -449,27 +435,8 @@ class _Builder:
 
     def _reference_logits(self) -> dict[int, FloatArray]:
         if self._reference is None:
-            folder = self.cache.folder('reference', REFERENCE_VERSION, self._write_reference)
-            with np.load(io.BytesIO((folder / 'logits.npz').read_bytes())) as stored:
-                self._reference = {
-                    level.index: stored[f'level_{level.index}'] for level in self.family.levels
-                }
+            self._reference = reference_of(self.family, self.cache, self._tell)
         return self._reference
-
-    def _write_reference(self, folder: Path) -> None:
-        self._tell('computing the reference answers')
-        if self.family.is_supernet:
-            requirements.check(
-                *_ENGINES['pytorch'].needs,
-                reason=f'the engines of family {self.family.name} are not built yet',
-            )
-            from dynamic_ofa_ros.runtime.engines.pytorch import reference_logits
-        else:
-            from dynamic_ofa_ros.runtime.engines.onnxruntime import reference_logits
-        logits = reference_logits(self.family, probe_input)
-        named: dict[str, Any] = {f'level_{index}': value for index, value in logits.items()}
-        with replacing(folder / 'logits.npz') as path, path.open('wb') as file:
-            np.savez(file, **named)
 
     def _tell(self, text: str) -> None:
         if self._progress:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dynamic_ofa_ros.backbone.supernet import load_level, load_supernet
-from dynamic_ofa_ros.errors import EngineError
+from dynamic_ofa_ros.errors import EngineError, FamilyError
 from dynamic_ofa_ros.family import Family
 from dynamic_ofa_ros.runtime import engine as engine_module
 from dynamic_ofa_ros.runtime.engine import (
@@ -28,6 +28,8 @@ from dynamic_ofa_ros.runtime.engines import onnxruntime as onnx_module
 from dynamic_ofa_ros.runtime.engines import openvino as openvino_module
 from dynamic_ofa_ros.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from dynamic_ofa_ros.runtime.engines.pytorch import PytorchEngine, fold_batch_norms
+from dynamic_ofa_ros.runtime.reference import add_reference
+from dynamic_ofa_ros.tensor_file import read_arrays, write_arrays
 
 LOGIT_TOLERANCE = 1e-3  # a fraction of the logits' range
 CLEARLY_DIFFERENT = 0.2
@@ -609,7 +611,7 @@ def test_auto_notes_that_onnxruntime_is_missing(random_family, warm_cache, tmp_p
     engine.close()
 
 
-@pytest.mark.parametrize('module', ['torch', 'safetensors', 'ofa', 'onnx'])
+@pytest.mark.parametrize('module', ['safetensors', 'onnx'])
 def test_what_building_needs_is_named(random_family, tmp_path, monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(EngineError) as caught:
@@ -617,6 +619,45 @@ def test_what_building_needs_is_named(random_family, tmp_path, monkeypatch, modu
     assert str(caught.value).startswith(
         f'the engines of family random are not built yet, and {module} is missing: pip install'
     )
+
+
+@pytest.mark.parametrize('module', ['torch', 'ofa'])
+def test_a_family_with_reference_answers_needs_no_pytorch(
+    random_family, tmp_path, monkeypatch, module
+):
+    folder = tmp_path / 'family'
+    shutil.copytree(random_family.directory, folder)
+    complete = add_reference(folder)
+    monkeypatch.setitem(sys.modules, module, None)
+    create_engine(complete, device='cpu', engine='onnxruntime', cache_dir=tmp_path).close()
+    with pytest.raises(EngineError) as caught:
+        create_engine(random_family, device='cpu', engine='onnxruntime', cache_dir=tmp_path)
+    assert str(caught.value).startswith(
+        'family random holds no reference.safetensors, which PyTorch computes, and '
+        f'{module} is missing: pip install'
+    )
+
+
+def test_reference_answers_of_another_family_are_refused(random_family, tmp_path):
+    folder = tmp_path / 'family'
+    shutil.copytree(random_family.directory, folder)
+    family = add_reference(folder)
+    write_arrays({'level_1': np.zeros(3, np.float32)}, family.reference_path)
+    with pytest.raises(FamilyError, match=r'reference.safetensors is damaged or was replaced'):
+        Family.load(folder)
+    with pytest.raises(FamilyError, match=r'holds float32 of shape \(3,\) for level 1, expected'):
+        create_engine(family, device='cpu', engine='onnxruntime', cache_dir=tmp_path / 'a')
+
+
+def test_an_engine_that_answers_otherwise_than_the_family_says_is_refused(random_family, tmp_path):
+    folder = tmp_path / 'family'
+    shutil.copytree(random_family.directory, folder)
+    family = add_reference(folder)
+    answers = read_arrays(family.reference_path)
+    answers['level_2'] = answers['level_2'][::-1]
+    write_arrays(answers, family.reference_path)
+    with pytest.raises(EngineError, match='gives wrong answers at level 2'):
+        create_engine(family, device='cpu', engine='onnxruntime', cache_dir=tmp_path / 'a')
 
 
 def test_no_engine_at_all_names_every_reason(random_family, warm_cache, monkeypatch):
@@ -646,7 +687,7 @@ def test_a_truncated_onnx_file_is_built_again(random_family, onnx_cache, tmp_pat
         cache_dir=tmp_path / 'cache',
         progress=steps.append,
     )
-    assert 'ONNX: exporting level 2 of 3' in steps
+    assert 'ONNX: writing 3 levels' in steps
     assert onnx_file(tmp_path / 'cache').stat().st_size == size
     engine.close()
 
@@ -797,16 +838,16 @@ def test_pytorch_uses_the_threads_it_is_given(random_family, warm_cache, monkeyp
     engine.close()
 
 
-def test_auto_goes_on_without_onnx_when_exporting_fails(
+def test_auto_goes_on_without_onnx_when_writing_fails(
     random_family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise AttributeError("module 'numpy' has no attribute 'exceptions'")
 
-    monkeypatch.setattr('torch.onnx.export', fail)
-    with pytest.raises(EngineError, match=r'cannot export level 1 to ONNX .AttributeError'):
+    monkeypatch.setattr('onnx.helper.make_node', fail)
+    with pytest.raises(EngineError, match=r'onnxruntime on cpu does not work here: AttributeErr'):
         create_engine(random_family, device='cpu', engine='onnxruntime', cache_dir=tmp_path / 'a')
     engine = create_engine(random_family, device='cpu', cache_dir=tmp_path / 'b')
     assert engine.name == 'pytorch'
-    assert any('fit together' in note for note in engine.notes)
+    assert any('no attribute' in note for note in engine.notes)
     engine.close()
