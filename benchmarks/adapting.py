@@ -16,7 +16,7 @@ import numpy as np
 
 from dynamic_ofa_ros import adaptation
 from dynamic_ofa_ros.adaptation import Delay, TimedFrame
-from dynamic_ofa_ros.plot_style import (
+from dynamic_ofa_ros.plotting.style import (
     LIMIT,
     SHADE,
     TEXT_SIZE,

@@ -38,7 +38,7 @@ from benchmarks.policy_node import ALERT
 from dynamic_ofa_ros.cli.demo import DemoError, camera_labels
 from dynamic_ofa_ros.errors import DynamicOfaError
 from dynamic_ofa_ros.family import Family, default_family
-from dynamic_ofa_ros.offline.signs import sign_names
+from dynamic_ofa_ros.offline.data.signs import sign_names
 from dynamic_ofa_ros.runtime.policies import PolicySettings
 
 ROOT = RESULTS.parent.parent

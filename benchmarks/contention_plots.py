@@ -18,7 +18,7 @@ COLUMNS = 3
 
 def draw_overview(entry: Mapping[str, Any], path: Path) -> None:
     """Draw on-time top-1 and lateness of all policies with their intervals, a panel a load."""
-    from dynamic_ofa_ros.plot_style import (
+    from dynamic_ofa_ros.plotting.style import (
         INK,
         LIMIT,
         QUIET,

@@ -83,7 +83,7 @@ def _measure(
     """Measure all engines on all levels of a family, print the table and return the numbers."""
     import torch
 
-    from dynamic_ofa_ros.backbone.supernet import load_supernet, set_active
+    from dynamic_ofa_ros.supernet.network import load_supernet, set_active
 
     engines: dict[str, Engine] = {}
     for name in engine_names():

@@ -433,7 +433,7 @@ def calibrate(
 
 def draw_levels(families: dict[str, Any], path: Path) -> None:
     """Draw every level's median latency, a panel a family, a line a contender; bars to p95."""
-    from dynamic_ofa_ros.plot_style import (
+    from dynamic_ofa_ros.plotting.style import (
         TEXT_SIZE,
         draw_caption,
         draw_legend,

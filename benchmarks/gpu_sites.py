@@ -120,7 +120,7 @@ class GpuSite:
         """Measure with PyTorch's allocator: all levels, the largest alone, the supernet."""
         import torch
 
-        from dynamic_ofa_ros.backbone.supernet import load_supernet
+        from dynamic_ofa_ros.supernet.network import load_supernet
 
         result: dict[str, Any] = {}
         alone = published_family(self._folder / 'published_highest', only_highest=True)
@@ -153,7 +153,7 @@ class GpuSite:
         """Build all GPU engines and the fast CPU one; baselines run PyTorch as programs do."""
         import torch
 
-        from dynamic_ofa_ros.backbone.supernet import load_level, load_supernet, set_active
+        from dynamic_ofa_ros.supernet.network import load_level, load_supernet, set_active
 
         engines, missing = {}, {}
         for device, names in (('cuda', engine_names()), ('cpu', ['onnxruntime'])):
@@ -193,7 +193,7 @@ class GpuSite:
         """Extract a static network from the supernet, load its statistics, move it, run it."""
         import torch
 
-        from dynamic_ofa_ros.backbone.supernet import load_level, load_supernet
+        from dynamic_ofa_ros.supernet.network import load_level, load_supernet
 
         supernet = load_supernet(family)
 

@@ -18,7 +18,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from dynamic_ofa_ros.nodes import conversions
-from dynamic_ofa_ros.offline.signs import render_scene, sample_scene
+from dynamic_ofa_ros.offline.data.signs import render_scene, sample_scene
 
 SCENES = 4
 LINGER_S = 2.0

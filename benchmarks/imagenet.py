@@ -18,10 +18,10 @@ import numpy as np
 
 from benchmarks.common import print_table, write_results
 from dynamic_ofa_ros.family import Family
-from dynamic_ofa_ros.offline.datasets import ImageDataset
-from dynamic_ofa_ros.offline.device_profile import Place
-from dynamic_ofa_ros.offline.imagenet import build_imagenet_family
-from dynamic_ofa_ros.offline.labelled import open_labelled
+from dynamic_ofa_ros.offline.data.datasets import ImageDataset
+from dynamic_ofa_ros.offline.data.labelled import open_labelled
+from dynamic_ofa_ros.offline.latency.device_profile import Place
+from dynamic_ofa_ros.offline.networks.imagenet import build_imagenet_family
 from dynamic_ofa_ros.progress import progress
 from dynamic_ofa_ros.runtime.classifier import Classifier
 from dynamic_ofa_ros.runtime.engine import create_engine

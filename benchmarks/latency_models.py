@@ -16,18 +16,18 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import print_table, write_results
-from dynamic_ofa_ros.offline.backbone_run import open_backbone
-from dynamic_ofa_ros.offline.candidates import key_of, sample_candidates
-from dynamic_ofa_ros.offline.device_profile import Place
-from dynamic_ofa_ros.offline.genome import Genetics
-from dynamic_ofa_ros.offline.latency import read_document, report_of
-from dynamic_ofa_ros.offline.latency_predictor import fit_latency_predictor
-from dynamic_ofa_ros.offline.on_device import measure_architectures
-from dynamic_ofa_ros.offline.profile import (
+from dynamic_ofa_ros.offline.latency.device_profile import Place
+from dynamic_ofa_ros.offline.latency.latency_predictor import fit_latency_predictor
+from dynamic_ofa_ros.offline.latency.on_device import measure_architectures
+from dynamic_ofa_ros.offline.latency.profile import (
     profile_networks,
     profile_operators,
 )
+from dynamic_ofa_ros.offline.latency.table import read_document, report_of
+from dynamic_ofa_ros.offline.search.candidates import key_of, sample_candidates
 from dynamic_ofa_ros.runtime.host import OthersLoad
+from dynamic_ofa_ros.space.genome import Genetics
+from dynamic_ofa_ros.supernet.trained import open_backbone
 
 NETWORKS = 100
 HELD_OUT = 40

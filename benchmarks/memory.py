@@ -110,7 +110,7 @@ def _load_and_weigh(
     family, process = Family.load(directory), psutil.Process()
     before = process.memory_info().rss
     if what == 'supernet':
-        from dynamic_ofa_ros.backbone.supernet import load_supernet
+        from dynamic_ofa_ros.supernet.network import load_supernet
 
         loaded: Any = load_supernet(family)
     else:

@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.common import checksum, in_turns, print_table, summary, write_results
 from dynamic_ofa_ros.errors import FamilyError
 from dynamic_ofa_ros.family import Family, Preprocessing
-from dynamic_ofa_ros.offline.datasets import ClassFolder, ImageDataset, RenderedSigns
+from dynamic_ofa_ros.offline.data.datasets import ClassFolder, ImageDataset, RenderedSigns
 from dynamic_ofa_ros.runtime import image as image_module
 from dynamic_ofa_ros.runtime.engine import create_engine
 from dynamic_ofa_ros.runtime.host import OthersLoad

@@ -16,9 +16,9 @@ from dynamic_ofa_ros.family import (
     Preprocessing,
     write_family,
 )
-from dynamic_ofa_ros.offline.level_file import read_levels
 from dynamic_ofa_ros.runtime.reference import add_reference
-from dynamic_ofa_ros.spaces import search_space
+from dynamic_ofa_ros.space.spaces import search_space
+from dynamic_ofa_ros.supernet.published.level_file import read_levels
 
 LEVELS = 'ofa_mbv3_w12_xavier_nx_gpu'
 CALIBRATION_IMAGES = 4
@@ -28,9 +28,9 @@ def published_family(directory: Path, *, only_highest: bool = False) -> Family:
     """Write the family, or its highest level alone, into an empty or missing folder; return it."""
     import torch
 
-    from dynamic_ofa_ros.backbone.batch_norm import recalculate, save_statistics, statistics_of
-    from dynamic_ofa_ros.backbone.supernet import build_supernet, extract_subnet
-    from dynamic_ofa_ros.backbone.weights import save_tensors
+    from dynamic_ofa_ros.supernet.batch_norm import recalculate, save_statistics, statistics_of
+    from dynamic_ofa_ros.supernet.network import build_supernet, extract_subnet
+    from dynamic_ofa_ros.supernet.weights import save_tensors
 
     torch.manual_seed(0)
     directory.mkdir(parents=True, exist_ok=True)

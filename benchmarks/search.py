@@ -27,14 +27,14 @@ import numpy as np
 
 from benchmarks.common import median, print_table, reference_directory, write_results
 from dynamic_ofa_ros.errors import SearchError
-from dynamic_ofa_ros.offline.accuracy_predictor import read_predictor
-from dynamic_ofa_ros.offline.algorithm1 import Algorithm1Settings, find_with_algorithm_1
-from dynamic_ofa_ros.offline.genome import Genetics
-from dynamic_ofa_ros.offline.latency import read_table
-from dynamic_ofa_ros.offline.objectives import EFFECTS_COST
-from dynamic_ofa_ros.offline.pareto import hypervolume
-from dynamic_ofa_ros.offline.search import Objectives, SearchResult, find_front, result_of
+from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import read_predictor
+from dynamic_ofa_ros.offline.latency.table import read_table
+from dynamic_ofa_ros.offline.search.algorithm1 import Algorithm1Settings, find_with_algorithm_1
+from dynamic_ofa_ros.offline.search.objectives import EFFECTS_COST
+from dynamic_ofa_ros.offline.search.pareto import hypervolume
+from dynamic_ofa_ros.offline.search.search import Objectives, SearchResult, find_front, result_of
 from dynamic_ofa_ros.runtime.host import OthersLoad
+from dynamic_ofa_ros.space.genome import Genetics
 
 PREDICTOR = 'acc_predictor.npz'
 FAR_ACCURACY = 0.75

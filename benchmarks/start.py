@@ -41,7 +41,7 @@ print(len(steps), parts.engines[0].platform, 'torch' in sys.modules, flush=True)
 PUBLISHED = """
 import sys
 from dynamic_ofa_ros.family import Family
-from dynamic_ofa_ros.backbone.supernet import load_level
+from dynamic_ofa_ros.supernet.network import load_level
 from dynamic_ofa_ros.runtime.engine import probe_input
 import torch
 family = Family.load(sys.argv[1])

@@ -90,7 +90,7 @@ def _published_way_ms(
         return None
     import torch
 
-    from dynamic_ofa_ros.backbone.supernet import load_level, load_supernet
+    from dynamic_ofa_ros.supernet.network import load_level, load_supernet
 
     torch.set_num_threads(1)
     supernet = load_supernet(family)

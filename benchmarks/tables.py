@@ -20,7 +20,7 @@ from typing import Any
 from dynamic_ofa_ros.family import Family
 from dynamic_ofa_ros.runtime import experience, series
 from dynamic_ofa_ros.runtime.policies import predictive
-from dynamic_ofa_ros.spaces import search_space
+from dynamic_ofa_ros.space.spaces import search_space
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / 'benchmarks' / 'results'
@@ -552,7 +552,7 @@ def preprocessing() -> str:
 
 def backbones() -> str:
     """Return what the published backbones cost at their smallest and their largest."""
-    from dynamic_ofa_ros.backbone.supernet import PUBLISHED  # imports torch
+    from dynamic_ofa_ros.supernet.network import PUBLISHED  # imports torch
 
     rows = []
     for name, backbone in PUBLISHED.items():

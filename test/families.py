@@ -9,8 +9,8 @@ import numpy as np
 import yaml
 
 if TYPE_CHECKING:
-    from dynamic_ofa_ros.architecture import SearchSpace, SubnetArchitecture
     from dynamic_ofa_ros.family import Family
+    from dynamic_ofa_ros.space.architecture import SearchSpace, SubnetArchitecture
 
 CLASSES = 16
 
@@ -32,16 +32,16 @@ def make_random_family(
     """
     import torch
 
-    from dynamic_ofa_ros.backbone.batch_norm import recalculate, save_statistics, statistics_of
-    from dynamic_ofa_ros.backbone.supernet import build_supernet, extract_subnet
-    from dynamic_ofa_ros.backbone.weights import save_tensors
     from dynamic_ofa_ros.family import (
         BackboneSpec,
         Level,
         Preprocessing,
         write_family,
     )
-    from dynamic_ofa_ros.spaces import search_space
+    from dynamic_ofa_ros.space.spaces import search_space
+    from dynamic_ofa_ros.supernet.batch_norm import recalculate, save_statistics, statistics_of
+    from dynamic_ofa_ros.supernet.network import build_supernet, extract_subnet
+    from dynamic_ofa_ros.supernet.weights import save_tensors
 
     directory.mkdir(parents=True, exist_ok=True)
     backbone = BackboneSpec(name, kind, width_mult, classes)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dynamic_ofa_ros.architecture import SubnetArchitecture
 from dynamic_ofa_ros.family import LatencyProfile, Level, LevelLatency
 from dynamic_ofa_ros.runtime.telemetry import FrameTelemetry
+from dynamic_ofa_ros.space.architecture import SubnetArchitecture
 
 PLATFORM = 'cpu-fake-engine-fp32-t1'
 

@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from dynamic_ofa_ros.architecture import SearchSpace
 from dynamic_ofa_ros.constraints import Constraints, feasible_levels
 from dynamic_ofa_ros.errors import ConstraintError
 from dynamic_ofa_ros.family import LatencyProfile, Level, LevelLatency
+from dynamic_ofa_ros.space.architecture import SearchSpace
 
 LEVELS = tuple(
     Level(i, f'l{i}', SearchSpace().smallest(), accuracy, 1, 1)

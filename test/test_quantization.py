@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from benchmarks.quantization import quantize
-from dynamic_ofa_ros.backbone.onnx_export import write_onnx
 from dynamic_ofa_ros.family import NETWORK_INPUT
+from dynamic_ofa_ros.supernet.onnx_export import write_onnx
 
 SIDE, CLASSES = 24, 5
 

@@ -77,9 +77,9 @@ def family(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def offline_answers(family: Family, level: int, photographs: Path) -> list[tuple[int, int]]:
     """Return (label, answer) of every held-out file, in the order the camera shows them."""
-    from dynamic_ofa_ros.backbone.supernet import load_level
-    from dynamic_ofa_ros.offline.accuracy import PreparedImages
-    from dynamic_ofa_ros.offline.datasets import ClassFolder, Subset
+    from dynamic_ofa_ros.offline.accuracy.evaluation import PreparedImages
+    from dynamic_ofa_ros.offline.data.datasets import ClassFolder, Subset
+    from dynamic_ofa_ros.supernet.network import load_level
 
     dataset = ClassFolder.open(photographs / 'test')
     order = np.random.default_rng(1).permutation(len(dataset))

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from dynamic_ofa_ros.cli.place import add_place
 
 if TYPE_CHECKING:
-    from dynamic_ofa_ros.architecture import SubnetArchitecture
-    from dynamic_ofa_ros.offline.backbone_run import TrainedBackbone
-    from dynamic_ofa_ros.offline.build import BuildReport
-    from dynamic_ofa_ros.offline.datasets import ImageDataset
+    from dynamic_ofa_ros.offline.build.build import BuildReport
+    from dynamic_ofa_ros.offline.data.datasets import ImageDataset
+    from dynamic_ofa_ros.space.architecture import SubnetArchitecture
+    from dynamic_ofa_ros.supernet.trained import TrainedBackbone
 
 DEFAULT_COUNT = 8
 DEFAULT_SPAN_POINTS = 20.0
@@ -163,9 +163,9 @@ def _add_machine(group: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Build, then print the table of levels and the time of each stage."""
     from dynamic_ofa_ros.family import Family
-    from dynamic_ofa_ros.offline.backbone_run import open_backbone
-    from dynamic_ofa_ros.offline.build import BuildSettings, build_family
+    from dynamic_ofa_ros.offline.build.build import BuildSettings, build_family
     from dynamic_ofa_ros.offline.fetch import with_labels_of
+    from dynamic_ofa_ros.supernet.trained import open_backbone
 
     trained = open_backbone(args.backbone)
     wanted = _wanted(args, trained)
@@ -218,7 +218,7 @@ class _Wanted:
 
 def _wanted(args: argparse.Namespace, trained: TrainedBackbone) -> _Wanted:
     from dynamic_ofa_ros.cli.train import parse_resolutions
-    from dynamic_ofa_ros.offline.level_file import read_levels
+    from dynamic_ofa_ros.supernet.published.level_file import read_levels
 
     if args.resolutions:
         trained = replace(trained, resolutions=parse_resolutions(args.resolutions))
@@ -232,8 +232,8 @@ def _wanted(args: argparse.Namespace, trained: TrainedBackbone) -> _Wanted:
 
 def _open_images(args: argparse.Namespace) -> tuple[ImageDataset, ImageDataset]:
     from dynamic_ofa_ros.errors import DatasetError
-    from dynamic_ofa_ros.offline.accuracy import calibration_subset
-    from dynamic_ofa_ros.offline.train import SIGNS, open_data
+    from dynamic_ofa_ros.offline.accuracy.evaluation import calibration_subset
+    from dynamic_ofa_ros.offline.training.train import SIGNS, open_data
 
     most = args.held_out_images
     if most < 0:

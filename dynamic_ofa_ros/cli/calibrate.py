@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.family import Family
-    from dynamic_ofa_ros.offline.calibration import StudyRow, StudySettings
-    from dynamic_ofa_ros.offline.datasets import ImageDataset
+    from dynamic_ofa_ros.offline.accuracy.calibration import StudyRow, StudySettings
+    from dynamic_ofa_ros.offline.data.datasets import ImageDataset
 
 # Scenes are rendered at this height: half the camera's, a quarter of the work.
 STUDY_SCENE_HEIGHT = 240
@@ -94,8 +94,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _calibrate(args: argparse.Namespace, family: Family) -> int:
-    from dynamic_ofa_ros.offline.calibration import CalibrationSettings, calibrate_family
-    from dynamic_ofa_ros.offline.train import open_data
+    from dynamic_ofa_ros.offline.accuracy.calibration import CalibrationSettings, calibrate_family
+    from dynamic_ofa_ros.offline.training.train import open_data
     from dynamic_ofa_ros.progress import progress
 
     training, held_out = open_data(args.data, args.images, args.held_out_images)
@@ -137,7 +137,7 @@ def _calibrate(args: argparse.Namespace, family: Family) -> int:
 
 
 def _study(args: argparse.Namespace, family: Family) -> int:
-    from dynamic_ofa_ros.offline.calibration import StudySettings, study, study_cells
+    from dynamic_ofa_ros.offline.accuracy.calibration import StudySettings, study, study_cells
     from dynamic_ofa_ros.progress import progress
 
     settings = StudySettings(
@@ -169,9 +169,9 @@ def _stores(
 ) -> tuple[ImageDataset, ImageDataset]:
     """Decode both splits once: the study reads every image many times."""
     from dynamic_ofa_ros.files import cache_directory
-    from dynamic_ofa_ros.offline.accuracy import calibration_subset
-    from dynamic_ofa_ros.offline.datasets import build_store
-    from dynamic_ofa_ros.offline.train import SIGNS, open_data
+    from dynamic_ofa_ros.offline.accuracy.evaluation import calibration_subset
+    from dynamic_ofa_ros.offline.data.datasets import build_store
+    from dynamic_ofa_ros.offline.training.train import SIGNS, open_data
     from dynamic_ofa_ros.progress import progress
     from dynamic_ofa_ros.runtime.host import usable_cpus
 
@@ -197,7 +197,7 @@ def _key(data: str) -> str:
     """Return a folder name that is the data's own: two folders may share their last part."""
     import hashlib
 
-    from dynamic_ofa_ros.offline.train import SIGNS
+    from dynamic_ofa_ros.offline.training.train import SIGNS
 
     if data == SIGNS:
         return data
@@ -240,13 +240,13 @@ def _document(
 
 
 def _at_most(dataset: ImageDataset, images: int) -> ImageDataset:
-    from dynamic_ofa_ros.offline.accuracy import calibration_subset
+    from dynamic_ofa_ros.offline.accuracy.evaluation import calibration_subset
 
     return dataset if len(dataset) <= images else calibration_subset(dataset, images)
 
 
 def _mirror(args: argparse.Namespace) -> bool:
-    from dynamic_ofa_ros.offline.train import SIGNS
+    from dynamic_ofa_ros.offline.training.train import SIGNS
 
     return not (args.no_mirror or args.data == SIGNS)
 

@@ -118,8 +118,8 @@ def camera_labels(folder: str, family: Family) -> tuple[str, ...]:
     Raises DemoError where the family does not know all of them.
     """
     from dynamic_ofa_ros.nodes.camera_sources import FolderSource
-    from dynamic_ofa_ros.offline.labelled import outputs_of
-    from dynamic_ofa_ros.offline.signs import sign_names
+    from dynamic_ofa_ros.offline.data.labelled import outputs_of
+    from dynamic_ofa_ros.offline.data.signs import sign_names
 
     if not folder:
         if family.labels != sign_names():

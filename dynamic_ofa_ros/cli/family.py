@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from dynamic_ofa_ros.cli.place import add_place
 
 if TYPE_CHECKING:
-    from dynamic_ofa_ros.offline.network_files import NetworkFile, NetworkSettings
-    from dynamic_ofa_ros.offline.networks import NetworksReport
+    from dynamic_ofa_ros.offline.networks.network_files import NetworkFile, NetworkSettings
+    from dynamic_ofa_ros.offline.networks.networks import NetworksReport
 
 MARGIN = 3.0
 """A network that is right no more than this many times as often as guessing is probably set up
@@ -133,8 +133,8 @@ def _add_imagenet(verbs: Any) -> None:
 
 def run_from_onnx(args: argparse.Namespace) -> int:
     """Read the networks, measure them, write the family, print its table."""
-    from dynamic_ofa_ros.offline.network_files import common_labels, open_candidates
-    from dynamic_ofa_ros.offline.networks import build_networks_family, check_labels
+    from dynamic_ofa_ros.offline.networks.network_files import common_labels, open_candidates
+    from dynamic_ofa_ros.offline.networks.networks import build_networks_family, check_labels
 
     output = Path(args.output).expanduser()
     candidates = open_candidates(_files(args))
@@ -155,7 +155,7 @@ def run_from_onnx(args: argparse.Namespace) -> int:
 def run_imagenet(args: argparse.Namespace) -> int:
     """Export the networks, measure them, write the family, print its table."""
     from dynamic_ofa_ros.family import IMAGENET_FAMILY, Family, own_families_directory
-    from dynamic_ofa_ros.offline.imagenet import build_imagenet_family
+    from dynamic_ofa_ros.offline.networks.imagenet import build_imagenet_family
 
     output = (
         Path(args.output).expanduser()
@@ -181,7 +181,7 @@ def _files(args: argparse.Namespace) -> list[NetworkFile]:
     from dataclasses import replace
 
     from dynamic_ofa_ros.errors import FamilyError
-    from dynamic_ofa_ros.offline.network_files import NetworkFile, read_list
+    from dynamic_ofa_ros.offline.networks.network_files import NetworkFile, read_list
 
     common = _settings(args)
     files: list[NetworkFile] = []
@@ -209,7 +209,7 @@ def _files(args: argparse.Namespace) -> list[NetworkFile]:
 def _settings(args: argparse.Namespace) -> NetworkSettings:
     from dynamic_ofa_ros.cli.train import parse_resolutions
     from dynamic_ofa_ros.errors import FamilyError
-    from dynamic_ofa_ros.offline.network_files import NetworkSettings
+    from dynamic_ofa_ros.offline.networks.network_files import NetworkSettings
 
     if args.values and (args.mean or args.std):
         raise FamilyError('--values says what --mean and --std say: give one or the others')
@@ -254,8 +254,8 @@ def _triple(option: str, text: str | None) -> tuple[float, float, float] | None:
 def _labels(args: argparse.Namespace, own: Sequence[str], classes: int) -> tuple[str, ...]:
     """Return the labels: given, in the files, or the class folders' names where they fit."""
     from dynamic_ofa_ros.errors import FamilyError
-    from dynamic_ofa_ros.offline.datasets import ClassFolder
-    from dynamic_ofa_ros.offline.labelled import held_out_folder
+    from dynamic_ofa_ros.offline.data.datasets import ClassFolder
+    from dynamic_ofa_ros.offline.data.labelled import held_out_folder
 
     if args.labels:
         path = Path(args.labels).expanduser()
@@ -275,13 +275,13 @@ def _labels(args: argparse.Namespace, own: Sequence[str], classes: int) -> tuple
 
 
 def _images(data: str | None, most: int, labels: Sequence[str]) -> Any:
-    from dynamic_ofa_ros.offline.labelled import open_labelled
+    from dynamic_ofa_ros.offline.data.labelled import open_labelled
 
     return None if data is None else open_labelled(data, labels, most)
 
 
 def _place(args: argparse.Namespace) -> Any:
-    from dynamic_ofa_ros.offline.device_profile import Place
+    from dynamic_ofa_ros.offline.latency.device_profile import Place
 
     return Place(args.device, args.engine, args.threads)
 

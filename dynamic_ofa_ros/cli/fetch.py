@@ -59,8 +59,8 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fetch, then say where it is and what its checksum was; or list the names."""
-    from dynamic_ofa_ros.backbone.checkpoints import fetched_folder, published_checkpoint
     from dynamic_ofa_ros.offline.fetch import FetchSettings, fetch_backbone, read_labels
+    from dynamic_ofa_ros.supernet.published.checkpoints import fetched_folder, published_checkpoint
 
     if args.name is None:
         _list(args.json)
@@ -106,7 +106,7 @@ def _print(report: FetchReport, as_json: bool) -> None:
 
 
 def _list(as_json: bool) -> None:
-    from dynamic_ofa_ros.backbone.checkpoints import (
+    from dynamic_ofa_ros.supernet.published.checkpoints import (
         fetched_folder,
         published_checkpoint,
         published_names,

@@ -33,7 +33,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Play, draw and report."""
-    from dynamic_ofa_ros.plots import save_figure
+    from dynamic_ofa_ros.plotting.style import save_figure
     from dynamic_ofa_ros.progress import progress
     from dynamic_ofa_ros.simulation.figures import FIGURES, draw_figures
     from dynamic_ofa_ros.simulation.metrics import measure

@@ -60,10 +60,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _draw(family: Family, file: str, platform: str) -> Path:
     from dynamic_ofa_ros.errors import FamilyError
-    from dynamic_ofa_ros.family_plots import plot_family
-    from dynamic_ofa_ros.offline.candidates import CANDIDATES_FOLDER, read_candidates
-    from dynamic_ofa_ros.plots import save_figure
-    from dynamic_ofa_ros.published_curves import read_published_curves
+    from dynamic_ofa_ros.offline.search.candidates import CANDIDATES_FOLDER, read_candidates
+    from dynamic_ofa_ros.plotting.family import plot_family
+    from dynamic_ofa_ros.plotting.published_curves import read_published_curves
+    from dynamic_ofa_ros.plotting.style import save_figure
 
     path = Path(file).expanduser()
     if path.suffix not in PICTURES:

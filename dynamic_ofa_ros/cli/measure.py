@@ -12,7 +12,7 @@ from dynamic_ofa_ros.cli.place import add_place
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.family import Family
-    from dynamic_ofa_ros.offline.device_profile import Place
+    from dynamic_ofa_ros.offline.latency.device_profile import Place
 
 RENDERED_IMAGES = 2000
 
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure, write, and print the table."""
     from dynamic_ofa_ros.cli.levels import print_levels
     from dynamic_ofa_ros.family import PLATFORMS_FOLDER, Family, default_family
-    from dynamic_ofa_ros.offline.device_profile import Place, add_platform, warn_when_busy
+    from dynamic_ofa_ros.offline.latency.device_profile import Place, add_platform, warn_when_busy
 
     def accuracies(place: Place) -> tuple[float, ...]:
         return _accuracies(family, place, args.data, args.images)
@@ -90,9 +90,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _accuracies(family: Family, place: Place, data: str, most: int) -> tuple[float, ...]:
     """Measure the accuracy of every level, say what the precision changed, return it."""
-    from dynamic_ofa_ros.offline.datasets import ImageDataset, RenderedSigns
-    from dynamic_ofa_ros.offline.labelled import open_labelled
-    from dynamic_ofa_ros.offline.precision import measure_precision
+    from dynamic_ofa_ros.offline.accuracy.precision import measure_precision
+    from dynamic_ofa_ros.offline.data.datasets import ImageDataset, RenderedSigns
+    from dynamic_ofa_ros.offline.data.labelled import open_labelled
     from dynamic_ofa_ros.progress import progress
 
     images: ImageDataset

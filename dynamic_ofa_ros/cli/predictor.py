@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dynamic_ofa_ros.architecture import SearchSpace
-    from dynamic_ofa_ros.offline.pairs import Pair
+    from dynamic_ofa_ros.offline.build.pairs import Pair
+    from dynamic_ofa_ros.space.architecture import SearchSpace
 
 DEFAULT_KIND = 'ofa_mobilenetv3'
 
@@ -118,9 +118,9 @@ def _add_check(commands: Any) -> None:
 
 def run_fit(args: argparse.Namespace) -> int:
     """Measure or read pairs, fit, save, print the held-out error."""
-    from dynamic_ofa_ros.offline.accuracy_predictor import save_predictor
-    from dynamic_ofa_ros.offline.pairs import read_pairs
-    from dynamic_ofa_ros.offline.predictor_fit import encode_pairs, fit_predictor
+    from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import save_predictor
+    from dynamic_ofa_ros.offline.accuracy.predictor_fit import encode_pairs, fit_predictor
+    from dynamic_ofa_ros.offline.build.pairs import read_pairs
 
     output = Path(args.output).expanduser()
     if args.pairs:
@@ -161,11 +161,11 @@ def run_fit(args: argparse.Namespace) -> int:
 
 def run_check(args: argparse.Namespace) -> int:
     """Compare a predictor's values with measured ones and print the agreement."""
-    from dynamic_ofa_ros.offline.accuracy_predictor import read_predictor
-    from dynamic_ofa_ros.offline.agreement import Agreement
-    from dynamic_ofa_ros.offline.pairs import read_pairs
-    from dynamic_ofa_ros.offline.predictor_fit import check_accuracies, encode_pairs
-    from dynamic_ofa_ros.spaces import search_space
+    from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import read_predictor
+    from dynamic_ofa_ros.offline.accuracy.agreement import Agreement
+    from dynamic_ofa_ros.offline.accuracy.predictor_fit import check_accuracies, encode_pairs
+    from dynamic_ofa_ros.offline.build.pairs import read_pairs
+    from dynamic_ofa_ros.space.spaces import search_space
 
     predictor, pairs = read_predictor(args.predictor), read_pairs(args.pairs)
     space = search_space(predictor.kind, sorted({pair.architecture.r for pair in pairs}))
@@ -189,8 +189,8 @@ def run_check(args: argparse.Namespace) -> int:
 
 def _space_of(args: argparse.Namespace, pairs: list[Pair]) -> SearchSpace:
     """Return the space that given pairs are of, with the resolutions that they have."""
-    from dynamic_ofa_ros.offline.backbone_run import open_backbone
-    from dynamic_ofa_ros.spaces import search_space
+    from dynamic_ofa_ros.space.spaces import search_space
+    from dynamic_ofa_ros.supernet.trained import open_backbone
 
     kind = args.kind or DEFAULT_KIND
     if args.backbone:
@@ -204,13 +204,13 @@ def _measure(args: argparse.Namespace, output: Path) -> tuple[list[Pair], Search
     from dynamic_ofa_ros.cli.train import parse_resolutions
     from dynamic_ofa_ros.errors import PredictorError
     from dynamic_ofa_ros.family import BACKBONE_FILE, sha256_of
-    from dynamic_ofa_ros.offline.accuracy import calibration_subset, halves
-    from dynamic_ofa_ros.offline.backbone_run import open_backbone
-    from dynamic_ofa_ros.offline.datasets import Subset, check_classes
-    from dynamic_ofa_ros.offline.evaluation_pool import EvaluationPool
-    from dynamic_ofa_ros.offline.pairs import PairsFile, measure_pairs, sample_architectures
-    from dynamic_ofa_ros.offline.predictor_fit import FEWEST_PAIRS
-    from dynamic_ofa_ros.offline.train import open_data
+    from dynamic_ofa_ros.offline.accuracy.evaluation import calibration_subset, halves
+    from dynamic_ofa_ros.offline.accuracy.evaluation_pool import EvaluationPool
+    from dynamic_ofa_ros.offline.accuracy.predictor_fit import FEWEST_PAIRS
+    from dynamic_ofa_ros.offline.build.pairs import PairsFile, measure_pairs, sample_architectures
+    from dynamic_ofa_ros.offline.data.datasets import Subset, check_classes
+    from dynamic_ofa_ros.offline.training.train import open_data
+    from dynamic_ofa_ros.supernet.trained import open_backbone
 
     if not (args.backbone and args.data):
         raise PredictorError(

@@ -11,7 +11,7 @@ from dynamic_ofa_ros.cli.place import add_place
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from dynamic_ofa_ros.offline.latency import LatencyModel
+    from dynamic_ofa_ros.offline.latency.table import LatencyModel
 
 
 def add_parser(subparsers: Any) -> None:
@@ -65,9 +65,9 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from dynamic_ofa_ros.cli.train import parse_resolutions
-    from dynamic_ofa_ros.offline.backbone_run import open_backbone
-    from dynamic_ofa_ros.offline.latency import read_document
-    from dynamic_ofa_ros.offline.profile import profile_networks, profile_operators
+    from dynamic_ofa_ros.offline.latency.profile import profile_networks, profile_operators
+    from dynamic_ofa_ros.offline.latency.table import read_document
+    from dynamic_ofa_ros.supernet.trained import open_backbone
 
     output = Path(args.output).expanduser()
     profile: Callable[..., LatencyModel] = profile_operators

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dynamic_ofa_ros.architecture import SearchSpace, SubnetArchitecture
-    from dynamic_ofa_ros.offline.objectives import Objectives
-    from dynamic_ofa_ros.offline.search import SearchResult
+    from dynamic_ofa_ros.offline.search.objectives import Objectives
+    from dynamic_ofa_ros.offline.search.search import SearchResult
+    from dynamic_ofa_ros.space.architecture import SearchSpace, SubnetArchitecture
 
 
 def add_parser(subparsers: Any) -> None:
@@ -74,8 +74,8 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search and print the best at each limit, or the whole front where no limit is given."""
-    from dynamic_ofa_ros.offline.latency import read_table
-    from dynamic_ofa_ros.offline.search import find_front
+    from dynamic_ofa_ros.offline.latency.table import read_table
+    from dynamic_ofa_ros.offline.search.search import find_front
 
     table = read_table(args.lut)
     objectives = _objectives(args, table)
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _algorithm_1(args: argparse.Namespace, objectives: Objectives) -> SearchResult:
     from dynamic_ofa_ros.errors import SearchError
-    from dynamic_ofa_ros.offline.algorithm1 import Algorithm1Settings, find_with_algorithm_1
+    from dynamic_ofa_ros.offline.search.algorithm1 import Algorithm1Settings, find_with_algorithm_1
 
     if args.warm_start:
         raise SearchError('Algorithm 1 starts at random; --warm-start goes with --algorithm nsga2')
@@ -139,9 +139,9 @@ def _objectives(args: argparse.Namespace, table: Any) -> Objectives:
 
     import numpy as np
 
-    from dynamic_ofa_ros.offline.accuracy_predictor import read_predictor
-    from dynamic_ofa_ros.offline.genome import Genetics, Genomes
-    from dynamic_ofa_ros.offline.objectives import Bound, Objectives, cost_measure
+    from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import read_predictor
+    from dynamic_ofa_ros.offline.search.objectives import Bound, Objectives, cost_measure
+    from dynamic_ofa_ros.space.genome import Genetics, Genomes
 
     predictor = read_predictor(args.predictor)
     space = table.space
@@ -196,8 +196,8 @@ def _resolutions(text: str, space: SearchSpace) -> tuple[int, ...]:
 
 def _read_architectures(path: str | None, space: SearchSpace) -> list[SubnetArchitecture]:
     """Read what --json printed; raise SearchError where the file is something else."""
-    from dynamic_ofa_ros.architecture import SubnetArchitecture
     from dynamic_ofa_ros.errors import ArchitectureError, SearchError
+    from dynamic_ofa_ros.space.architecture import SubnetArchitecture
 
     if path is None:
         return []

@@ -258,7 +258,7 @@ def _write_frames(path: Path | None, records: Any) -> None:
 
 
 def _draw(columns: Any, caption: str, path: Path) -> None:
-    from dynamic_ofa_ros.plots import save_figure
+    from dynamic_ofa_ros.plotting.style import save_figure
     from dynamic_ofa_ros.simulation.drawing import draw_columns
 
     save_figure(draw_columns(columns, caption), path)

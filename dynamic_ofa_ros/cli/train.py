@@ -74,7 +74,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train until done; print the held-out accuracy of smallest and largest sub-network."""
-    from dynamic_ofa_ros.offline.train import TrainingRequest, train
+    from dynamic_ofa_ros.offline.training.train import TrainingRequest, train
 
     report = train(
         TrainingRequest(

@@ -273,7 +273,8 @@ class Comparison(Session):
             notes = [defeat(measures, self.busy_before), calibration.problem]
             words = [*filter(None, notes), sentence(measures)]
             if self.options.has_plots:
-                from dynamic_ofa_ros.plots import plot_runs, save_figure
+                from dynamic_ofa_ros.demo.picture import plot_runs
+                from dynamic_ofa_ros.plotting.style import save_figure
 
                 figure = plot_runs(runs, self._caption(calibration))
                 files.append(save_figure(figure, self.output / PICTURE_FILE))

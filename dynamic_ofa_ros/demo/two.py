@@ -59,7 +59,8 @@ class TwoModels(Session):
         files.append(self.output / SUMMARY_FILE)
         write_summary({'conditions': self.conditions(message)}, phases, files[-1])
         if self.options.has_plots and not status:
-            from dynamic_ofa_ros.plots import plot_runs, save_figure
+            from dynamic_ofa_ros.demo.picture import plot_runs
+            from dynamic_ofa_ros.plotting.style import save_figure
 
             caption = (
                 'Two classifiers on one CPU that choose their levels together. A dot is an image: '

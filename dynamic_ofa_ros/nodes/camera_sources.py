@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 
 from dynamic_ofa_ros.errors import DatasetError, DynamicOfaError
-from dynamic_ofa_ros.offline.datasets import IMAGE_SUFFIXES, ClassFolder, UInt8, read_image
-from dynamic_ofa_ros.offline.signs import drift, render_scene, sample_scene, sign_names
+from dynamic_ofa_ros.offline.data.datasets import IMAGE_SUFFIXES, ClassFolder, UInt8, read_image
+from dynamic_ofa_ros.offline.data.signs import drift, render_scene, sample_scene, sign_names
 
 SIGNS_WIDTH, SIGNS_HEIGHT = 640, 480
 STREAM_OF_CAMERA = 2

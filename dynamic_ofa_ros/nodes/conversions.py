@@ -22,13 +22,13 @@ from vision_msgs.msg import (
     VisionInfo,
 )
 
-from dynamic_ofa_ros.architecture import SubnetArchitecture
 from dynamic_ofa_ros.errors import ImageError
 from dynamic_ofa_ros.family import OnnxNetwork
 from dynamic_ofa_ros.msg import ActiveLevel, ClassifierStatus, Level, LevelArray, Telemetry
 from dynamic_ofa_ros.nodes.diagnostics import Severity, Status
 from dynamic_ofa_ros.runtime import coordination
 from dynamic_ofa_ros.runtime.image import CompressedImage, ImageArray, RawImage
+from dynamic_ofa_ros.space.architecture import SubnetArchitecture
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.family import Family, LatencyProfile

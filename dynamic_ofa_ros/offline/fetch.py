@@ -10,20 +10,20 @@ from typing import Any, cast
 
 import numpy as np
 
-from dynamic_ofa_ros.backbone.checkpoints import (
+from dynamic_ofa_ros.errors import CheckpointError, DatasetError, DownloadError
+from dynamic_ofa_ros.family import Preprocessing
+from dynamic_ofa_ros.files import cache_directory, creating_folder, replacing
+from dynamic_ofa_ros.offline.data.datasets import TRAINING_FOLDERS
+from dynamic_ofa_ros.space.spaces import search_space
+from dynamic_ofa_ros.supernet.published.checkpoints import (
     PREDICTOR_FILE,
     PublishedCheckpoint,
     load_published,
     read_published_predictor,
 )
-from dynamic_ofa_ros.backbone.checksums import CHECKSUMS_FILE, Checksums
-from dynamic_ofa_ros.backbone.download import OnProgress, alone, download
-from dynamic_ofa_ros.errors import CheckpointError, DatasetError, DownloadError
-from dynamic_ofa_ros.family import Preprocessing
-from dynamic_ofa_ros.files import cache_directory, creating_folder, replacing
-from dynamic_ofa_ros.offline.backbone_run import TrainedBackbone, open_backbone
-from dynamic_ofa_ros.offline.datasets import TRAINING_FOLDERS
-from dynamic_ofa_ros.spaces import search_space
+from dynamic_ofa_ros.supernet.published.checksums import CHECKSUMS_FILE, Checksums
+from dynamic_ofa_ros.supernet.published.download import OnProgress, alone, download
+from dynamic_ofa_ros.supernet.trained import TrainedBackbone, open_backbone
 
 DOWNLOADS_FOLDER = 'downloads'
 

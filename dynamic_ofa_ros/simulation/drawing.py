@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynamic_ofa_ros.errors import SimulationError
-from dynamic_ofa_ros.plot_style import (
+from dynamic_ofa_ros.plotting.style import (
     INK,
     LIMIT,
     QUIET,

@@ -151,8 +151,8 @@ def _load(name_or_path: str, platform: str | None) -> SimulatedPlatform:
 
 
 def _of_level_file(name_or_path: str) -> SimulatedPlatform:
-    from dynamic_ofa_ros.architecture import count_cost
-    from dynamic_ofa_ros.offline.level_file import read_levels
+    from dynamic_ofa_ros.space.architecture import count_cost
+    from dynamic_ofa_ros.supernet.published.level_file import read_levels
 
     listed = read_levels(name_or_path)
     levels, latencies = [], []

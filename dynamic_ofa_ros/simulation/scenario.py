@@ -17,7 +17,7 @@ from typing import Any
 
 from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.errors import ConstraintError, FamilyError, SimulationError
-from dynamic_ofa_ros.family_document import parse_yaml
+from dynamic_ofa_ros.family.document import parse_yaml
 from dynamic_ofa_ros.files import share_directory
 from dynamic_ofa_ros.runtime.policies import DEFAULT_POLICY, PolicyError, PolicySettings
 from dynamic_ofa_ros.simulation.camera import DEFAULT_CAMERA_PERIOD_MS, DEFAULT_SWITCH_MS, Timing

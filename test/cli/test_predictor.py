@@ -14,11 +14,11 @@ from offline.pool_data import CLASSES, make_backbone
 from reference import reference_file
 
 from dynamic_ofa_ros.cli.main import main
-from dynamic_ofa_ros.offline import predictor_fit
-from dynamic_ofa_ros.offline.accuracy_predictor import read_predictor
-from dynamic_ofa_ros.offline.genome import Genetics
-from dynamic_ofa_ros.offline.pairs import read_pairs, sample_architectures
-from dynamic_ofa_ros.spaces import SPACES, search_space
+from dynamic_ofa_ros.offline.accuracy import predictor_fit
+from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import read_predictor
+from dynamic_ofa_ros.offline.build.pairs import read_pairs, sample_architectures
+from dynamic_ofa_ros.space.genome import Genetics
+from dynamic_ofa_ros.space.spaces import SPACES, search_space
 
 
 @pytest.fixture(autouse=True)

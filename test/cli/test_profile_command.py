@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dynamic_ofa_ros.cli.main import EXIT_BAD_INPUT, main
-from dynamic_ofa_ros.offline import profile
+from dynamic_ofa_ros.offline.latency import profile
 
 QUALITY = {
     'mean_error': 0.021,

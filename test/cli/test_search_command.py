@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from offline.fake_device import pretend_device
 
-from dynamic_ofa_ros.architecture import SubnetArchitecture
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.family import BackboneSpec, Preprocessing
-from dynamic_ofa_ros.offline import predictor_fit
-from dynamic_ofa_ros.offline.accuracy_predictor import save_predictor
-from dynamic_ofa_ros.offline.backbone_run import TrainedBackbone
-from dynamic_ofa_ros.offline.genome import Genetics
-from dynamic_ofa_ros.offline.profile import profile_operators
-from dynamic_ofa_ros.spaces import SPACES, search_space
+from dynamic_ofa_ros.offline.accuracy import predictor_fit
+from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import save_predictor
+from dynamic_ofa_ros.offline.latency.profile import profile_operators
+from dynamic_ofa_ros.space.architecture import SubnetArchitecture
+from dynamic_ofa_ros.space.genome import Genetics
+from dynamic_ofa_ros.space.spaces import SPACES, search_space
+from dynamic_ofa_ros.supernet.trained import TrainedBackbone
 
 RESOLUTIONS = (32, 48)
 

@@ -19,7 +19,7 @@ from dynamic_ofa_ros.nodes.camera_sources import (
     WebcamSource,
     resized,
 )
-from dynamic_ofa_ros.offline.datasets import RenderedSigns
+from dynamic_ofa_ros.offline.data.datasets import RenderedSigns
 
 TIMEOUT_S = 10.0
 COLOURS = {'blue': (0, 0, 255), 'green': (0, 255, 0), 'red': (255, 0, 0)}

@@ -11,7 +11,6 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus
 from std_msgs.msg import Header
 
-from dynamic_ofa_ros.architecture import SubnetArchitecture
 from dynamic_ofa_ros.errors import ImageError
 from dynamic_ofa_ros.family import (
     BackboneSpec,
@@ -28,7 +27,8 @@ from dynamic_ofa_ros.runtime import coordination
 from dynamic_ofa_ros.runtime.classifier import ClassScore, Result
 from dynamic_ofa_ros.runtime.decisions import Decision
 from dynamic_ofa_ros.runtime.telemetry import FrameTelemetry
-from dynamic_ofa_ros.spaces import ResNet50Space
+from dynamic_ofa_ros.space.architecture import SubnetArchitecture
+from dynamic_ofa_ros.space.spaces import ResNet50Space
 
 NAN = math.nan
 HEADER = Header(stamp=Time(sec=7, nanosec=8), frame_id='camera')

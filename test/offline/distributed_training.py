@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dynamic_ofa_ros.backbone.distributed import World, joined, started_world
-from dynamic_ofa_ros.backbone.training import Trainer, TrainingSettings
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.family import BackboneSpec, Preprocessing
-from dynamic_ofa_ros.offline.datasets import ImageStore
+from dynamic_ofa_ros.offline.data.datasets import ImageStore
+from dynamic_ofa_ros.offline.training.distributed import World, joined, started_world
+from dynamic_ofa_ros.offline.training.trainer import Trainer, TrainingSettings
 
 SETTINGS = TrainingSettings(
     resolutions=(32, 48), epochs=1.0, largest_only_epochs=0.0, batch_size=8, seed=3

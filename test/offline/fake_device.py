@@ -9,10 +9,10 @@ import pytest
 from torch import nn
 
 from dynamic_ofa_ros.family import LatencyProfile, LevelLatency
-from dynamic_ofa_ros.offline import profile
-from dynamic_ofa_ros.offline.backbone_run import TrainedBackbone
-from dynamic_ofa_ros.offline.operator_layout import OperatorLayout
-from dynamic_ofa_ros.offline.operators import Operator, Timing
+from dynamic_ofa_ros.offline.latency import profile
+from dynamic_ofa_ros.offline.latency.operator_layout import OperatorLayout
+from dynamic_ofa_ros.offline.latency.operators import Operator, Timing
+from dynamic_ofa_ros.supernet.trained import TrainedBackbone
 
 OFFSET_MS, FACTOR = 3.0, 1.5
 PLATFORM = 'cpu-test-pytorch-fp32-t1'

@@ -70,9 +70,9 @@ def make_backbone(folder: Path) -> Any:
     import torch
     from families import randomise
 
-    from dynamic_ofa_ros.backbone.supernet import build_supernet
     from dynamic_ofa_ros.family import BackboneSpec, Preprocessing
-    from dynamic_ofa_ros.offline.backbone_run import TrainedBackbone, open_backbone
+    from dynamic_ofa_ros.supernet.network import build_supernet
+    from dynamic_ofa_ros.supernet.trained import TrainedBackbone, open_backbone
 
     spec = BackboneSpec('tiny', 'ofa_mobilenetv3', 0.1, len(CLASSES))
     supernet = build_supernet(spec)
@@ -83,8 +83,8 @@ def make_backbone(folder: Path) -> Any:
 
 
 if __name__ == '__main__':
-    from dynamic_ofa_ros.offline.backbone_run import open_backbone
-    from dynamic_ofa_ros.offline.evaluation_pool import EvaluationPool
+    from dynamic_ofa_ros.offline.accuracy.evaluation_pool import EvaluationPool
+    from dynamic_ofa_ros.supernet.trained import open_backbone
 
     opened = open_backbone(sys.argv[1])
     data = Noise(4, fault='hang', marker=sys.argv[2])

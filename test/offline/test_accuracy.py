@@ -11,9 +11,15 @@ import torch
 
 from dynamic_ofa_ros.errors import DatasetError
 from dynamic_ofa_ros.family import Preprocessing
-from dynamic_ofa_ros.offline import accuracy, loading
-from dynamic_ofa_ros.offline.accuracy import PreparedImages, calibration_subset, halves, top1
-from dynamic_ofa_ros.offline.datasets import ClassFolder, ImageStore
+from dynamic_ofa_ros.offline.accuracy import evaluation as accuracy
+from dynamic_ofa_ros.offline.accuracy.evaluation import (
+    PreparedImages,
+    calibration_subset,
+    halves,
+    top1,
+)
+from dynamic_ofa_ros.offline.data import loading
+from dynamic_ofa_ros.offline.data.datasets import ClassFolder, ImageStore
 from dynamic_ofa_ros.runtime.image import preprocess
 
 PREPROCESSING = Preprocessing(crop_fraction=1.0, interpolation='area')

@@ -8,15 +8,15 @@ import pytest
 import torch
 from reference import reference_file
 
-from dynamic_ofa_ros.architecture import SearchSpace, SubnetArchitecture
 from dynamic_ofa_ros.errors import PredictorError
-from dynamic_ofa_ros.offline.accuracy_predictor import (
+from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import (
     AccuracyPredictor,
     encode_resolutions,
     read_predictor,
     save_predictor,
 )
-from dynamic_ofa_ros.offline.genome import Genetics
+from dynamic_ofa_ros.space.architecture import SearchSpace, SubnetArchitecture
+from dynamic_ofa_ros.space.genome import Genetics
 
 SPACE = SearchSpace()
 GENETICS = Genetics(SPACE)

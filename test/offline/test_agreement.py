@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynamic_ofa_ros.offline.agreement import Agreement, kendall_tau
+from dynamic_ofa_ros.offline.accuracy.agreement import Agreement, kendall_tau
 
 
 def test_errors_are_those_of_the_definition() -> None:

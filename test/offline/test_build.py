@@ -22,8 +22,6 @@ import yaml
 from families import make_random_family, randomise
 from offline.fake_device import pretend_device
 
-from dynamic_ofa_ros.architecture import SubnetArchitecture
-from dynamic_ofa_ros.backbone.supernet import build_supernet
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.family import (
     BackboneSpec,
@@ -32,16 +30,20 @@ from dynamic_ofa_ros.family import (
     LevelLatency,
     Preprocessing,
 )
-from dynamic_ofa_ros.offline import build_site, device_profile, predictor_fit, stages
-from dynamic_ofa_ros.offline.accuracy_predictor import save_predictor
-from dynamic_ofa_ros.offline.backbone_run import TrainedBackbone, open_backbone
-from dynamic_ofa_ros.offline.candidates import FINALIST, key_of, read_candidates
-from dynamic_ofa_ros.offline.device_profile import Place
-from dynamic_ofa_ros.offline.evaluation_pool import EvaluationPool
-from dynamic_ofa_ros.offline.genome import Genetics
-from dynamic_ofa_ros.offline.on_device import level_of
-from dynamic_ofa_ros.offline.profile import profile_operators
+from dynamic_ofa_ros.offline.accuracy import predictor_fit
+from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import save_predictor
+from dynamic_ofa_ros.offline.accuracy.evaluation_pool import EvaluationPool
+from dynamic_ofa_ros.offline.build import build_site, stages
+from dynamic_ofa_ros.offline.latency import device_profile
+from dynamic_ofa_ros.offline.latency.device_profile import Place
+from dynamic_ofa_ros.offline.latency.on_device import level_of
+from dynamic_ofa_ros.offline.latency.profile import profile_operators
+from dynamic_ofa_ros.offline.search.candidates import FINALIST, key_of, read_candidates
 from dynamic_ofa_ros.runtime import engine
+from dynamic_ofa_ros.space.architecture import SubnetArchitecture
+from dynamic_ofa_ros.space.genome import Genetics
+from dynamic_ofa_ros.supernet.network import build_supernet
+from dynamic_ofa_ros.supernet.trained import TrainedBackbone, open_backbone
 
 LABELS = ('blue', 'green', 'red')
 PLATFORM = 'cpu-pretended-pytorch-fp32-t1'

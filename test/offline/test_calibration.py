@@ -10,19 +10,19 @@ import pytest
 import torch
 from families import CLASSES, make_random_family
 
-from dynamic_ofa_ros.backbone.batch_norm import statistics_of
-from dynamic_ofa_ros.backbone.supernet import extract_subnet, load_level, load_supernet
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.errors import DatasetError, FamilyError
 from dynamic_ofa_ros.family import Family, LatencyProfile, LevelLatency, write_profile
-from dynamic_ofa_ros.offline.accuracy import PreparedImages, top1
-from dynamic_ofa_ros.offline.calibration import (
+from dynamic_ofa_ros.offline.accuracy.calibration import (
     CalibrationSettings,
     Relabelled,
     StudySettings,
     calibrate_family,
     study,
 )
+from dynamic_ofa_ros.offline.accuracy.evaluation import PreparedImages, top1
+from dynamic_ofa_ros.supernet.batch_norm import statistics_of
+from dynamic_ofa_ros.supernet.network import extract_subnet, load_level, load_supernet
 
 # Two memory layouts may disagree on an image or so.
 NEAR = 0.02

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from dynamic_ofa_ros.errors import DatasetError
-from dynamic_ofa_ros.offline.datasets import (
+from dynamic_ofa_ros.offline.data.datasets import (
     ClassFolder,
     ImageStore,
     RenderedSigns,
@@ -21,7 +21,7 @@ from dynamic_ofa_ros.offline.datasets import (
     open_splits,
     read_image,
 )
-from dynamic_ofa_ros.offline.train import _stored, held_out_side
+from dynamic_ofa_ros.offline.training.train import _stored, held_out_side
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dynamic_ofa_ros.offline import device_state
-from dynamic_ofa_ros.offline.device_state import DeviceWatch
+from dynamic_ofa_ros.offline.latency import device_state
+from dynamic_ofa_ros.offline.latency.device_state import DeviceWatch
 
 
 def test_what_is_unknown_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

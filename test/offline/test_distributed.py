@@ -15,13 +15,13 @@ import pytest
 import torch
 from offline.distributed_training import step
 
-from dynamic_ofa_ros.backbone.distributed import World, started_world
-from dynamic_ofa_ros.backbone.training import Trainer, TrainingSettings
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.errors import BackboneError, DatasetError
 from dynamic_ofa_ros.family import BackboneSpec, Preprocessing
-from dynamic_ofa_ros.offline.backbone_run import open_backbone
-from dynamic_ofa_ros.offline.datasets import ImageStore
+from dynamic_ofa_ros.offline.data.datasets import ImageStore
+from dynamic_ofa_ros.offline.training.distributed import World, started_world
+from dynamic_ofa_ros.offline.training.trainer import Trainer, TrainingSettings
+from dynamic_ofa_ros.supernet.trained import open_backbone
 
 # float32 sums in another order.
 TOLERANCE = 1e-5

@@ -24,8 +24,13 @@ from torch import nn
 from torch.nn import functional
 
 from dynamic_ofa_ros.errors import BackboneError, CheckpointError, MissingPackageError
-from dynamic_ofa_ros.offline import efficientnet_lite
-from dynamic_ofa_ros.offline.efficientnet_lite import LiteNetwork, export, networks, preprocessing
+from dynamic_ofa_ros.offline.networks import efficientnet_lite
+from dynamic_ofa_ros.offline.networks.efficientnet_lite import (
+    LiteNetwork,
+    export,
+    networks,
+    preprocessing,
+)
 
 LARGEST_DIFFERENCE = 1e-4
 PARITIES = (16, 30, 31, 32, 33, 65)

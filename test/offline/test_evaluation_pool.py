@@ -18,10 +18,10 @@ import torch
 from offline import pool_data
 from offline.pool_data import Noise, make_backbone
 
-from dynamic_ofa_ros.architecture import SubnetArchitecture
 from dynamic_ofa_ros.errors import ArchitectureError, EvaluationError
-from dynamic_ofa_ros.offline.backbone_run import TrainedBackbone
-from dynamic_ofa_ros.offline.evaluation_pool import EvaluationPool
+from dynamic_ofa_ros.offline.accuracy.evaluation_pool import EvaluationPool
+from dynamic_ofa_ros.space.architecture import SubnetArchitecture
+from dynamic_ofa_ros.supernet.trained import TrainedBackbone
 
 DEADLINE_S = 120.0
 

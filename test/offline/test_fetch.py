@@ -11,15 +11,10 @@ import torch
 from families import randomise
 from file_server import FileServer, serving
 
-from dynamic_ofa_ros.backbone import checkpoints
-from dynamic_ofa_ros.backbone.checkpoints import PublishedCheckpoint
-from dynamic_ofa_ros.backbone.download import alone
-from dynamic_ofa_ros.backbone.supernet import build_supernet
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.errors import CheckpointError, DatasetError, DownloadError
 from dynamic_ofa_ros.family import BackboneSpec, sha256_of
-from dynamic_ofa_ros.offline.accuracy_predictor import read_predictor
-from dynamic_ofa_ros.offline.backbone_run import open_backbone
+from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import read_predictor
 from dynamic_ofa_ros.offline.fetch import (
     FetchSettings,
     fetch_backbone,
@@ -27,6 +22,11 @@ from dynamic_ofa_ros.offline.fetch import (
     read_labels,
     with_labels_of,
 )
+from dynamic_ofa_ros.supernet.network import build_supernet
+from dynamic_ofa_ros.supernet.published import checkpoints
+from dynamic_ofa_ros.supernet.published.checkpoints import PublishedCheckpoint
+from dynamic_ofa_ros.supernet.published.download import alone
+from dynamic_ofa_ros.supernet.trained import open_backbone
 
 BACKBONE = BackboneSpec('tiny', 'ofa_mobilenetv3', 0.1, 4)
 

@@ -8,12 +8,17 @@ import numpy as np
 import pytest
 from reference import reference_file
 
-from dynamic_ofa_ros.architecture import SubnetArchitecture
 from dynamic_ofa_ros.errors import LatencyTableError
-from dynamic_ofa_ros.offline.genome import Genetics
-from dynamic_ofa_ros.offline.latency import Correction, fit_correction, kendall_tau, read_table
-from dynamic_ofa_ros.offline.operator_layout import OperatorLayout
-from dynamic_ofa_ros.spaces import search_space
+from dynamic_ofa_ros.offline.latency.operator_layout import OperatorLayout
+from dynamic_ofa_ros.offline.latency.table import (
+    Correction,
+    fit_correction,
+    kendall_tau,
+    read_table,
+)
+from dynamic_ofa_ros.space.architecture import SubnetArchitecture
+from dynamic_ofa_ros.space.genome import Genetics
+from dynamic_ofa_ros.space.spaces import search_space
 
 TABLES = ('gpu', 'cpu')
 

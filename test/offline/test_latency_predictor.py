@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from dynamic_ofa_ros.errors import LatencyTableError
-from dynamic_ofa_ros.offline.candidates import sample_candidates
-from dynamic_ofa_ros.offline.genome import Genetics, Genomes
-from dynamic_ofa_ros.offline.latency import read_table, report_of
-from dynamic_ofa_ros.offline.latency_predictor import (
+from dynamic_ofa_ros.offline.latency.latency_predictor import (
     fit_latency_predictor,
     work_of,
     write_predictor,
 )
-from dynamic_ofa_ros.spaces import SearchSpace, search_space
+from dynamic_ofa_ros.offline.latency.table import read_table, report_of
+from dynamic_ofa_ros.offline.search.candidates import sample_candidates
+from dynamic_ofa_ros.space.genome import Genetics, Genomes
+from dynamic_ofa_ros.space.spaces import SearchSpace, search_space
 
 NETWORKS = 60
 NOISE = 0.02

@@ -18,7 +18,8 @@ from onnx_networks import COLOURS, colour_folders, colour_network
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.errors import EngineError, FamilyError
 from dynamic_ofa_ros.family import Family, LatencyProfile, LevelLatency, Preprocessing, sha256_of
-from dynamic_ofa_ros.offline import device_profile, networks
+from dynamic_ofa_ros.offline.latency import device_profile
+from dynamic_ofa_ros.offline.networks import networks
 from dynamic_ofa_ros.runtime.classifier import Classifier
 from dynamic_ofa_ros.runtime.engine import Engine, create_engine
 

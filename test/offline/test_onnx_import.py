@@ -17,8 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_models import CLASSES, FEATURES, classifier
 
 from dynamic_ofa_ros.errors import FamilyError
-from dynamic_ofa_ros.offline import onnx_file
-from dynamic_ofa_ros.offline.onnx_import import (
+from dynamic_ofa_ros.offline.networks import onnx_file
+from dynamic_ofa_ros.offline.networks.onnx_import import (
     ImportedNetwork,
     check_resolution,
     read_classifier,

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dynamic_ofa_ros.architecture import SubnetArchitecture
 from dynamic_ofa_ros.errors import LatencyTableError
-from dynamic_ofa_ros.offline.genome import Genetics
-from dynamic_ofa_ros.offline.operator_layout import ABSENT, OperatorLayout
-from dynamic_ofa_ros.spaces import SPACES, SearchSpace, search_space
+from dynamic_ofa_ros.offline.latency.operator_layout import ABSENT, OperatorLayout
+from dynamic_ofa_ros.space.architecture import SubnetArchitecture
+from dynamic_ofa_ros.space.genome import Genetics
+from dynamic_ofa_ros.space.spaces import SPACES, SearchSpace, search_space
 
 every_kind = pytest.mark.parametrize('kind', SPACES)
 

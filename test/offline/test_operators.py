@@ -10,12 +10,11 @@ import torch
 from families import randomise
 from torch import nn
 
-from dynamic_ofa_ros.backbone.supernet import build_supernet, extract_subnet
 from dynamic_ofa_ros.errors import EngineError
 from dynamic_ofa_ros.family import BackboneSpec
-from dynamic_ofa_ros.offline import operators
-from dynamic_ofa_ros.offline.operator_layout import OperatorLayout
-from dynamic_ofa_ros.offline.operators import (
+from dynamic_ofa_ros.offline.latency import operators
+from dynamic_ofa_ros.offline.latency.operator_layout import OperatorLayout
+from dynamic_ofa_ros.offline.latency.operators import (
     MIN_ROUNDS,
     SETTLE_ROUNDS,
     Framed,
@@ -26,7 +25,8 @@ from dynamic_ofa_ros.offline.operators import (
     time_in_turns,
     time_operators,
 )
-from dynamic_ofa_ros.spaces import search_space
+from dynamic_ofa_ros.space.spaces import search_space
+from dynamic_ofa_ros.supernet.network import build_supernet, extract_subnet
 
 
 @pytest.fixture(autouse=True)

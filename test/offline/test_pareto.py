@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynamic_ofa_ros.offline.pareto import choose_levels, front, hypervolume
+from dynamic_ofa_ros.offline.search.pareto import choose_levels, front, hypervolume
 
 POINTS = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 50)), min_size=1, max_size=40).map(
     lambda points: ([float(p[0]) for p in points], [p[1] / 50 for p in points])

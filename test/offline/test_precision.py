@@ -9,9 +9,9 @@ from families import make_random_family
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.errors import DatasetError
 from dynamic_ofa_ros.family import Family
-from dynamic_ofa_ros.offline.datasets import RenderedSigns
-from dynamic_ofa_ros.offline.device_profile import Place
-from dynamic_ofa_ros.offline.precision import measure_precision
+from dynamic_ofa_ros.offline.accuracy.precision import measure_precision
+from dynamic_ofa_ros.offline.data.datasets import RenderedSigns
+from dynamic_ofa_ros.offline.latency.device_profile import Place
 from dynamic_ofa_ros.runtime import engine
 from dynamic_ofa_ros.runtime.engines.openvino import shared_core
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from dynamic_ofa_ros.errors import PredictorError
-from dynamic_ofa_ros.offline import predictor_fit
-from dynamic_ofa_ros.offline.accuracy_predictor import read_predictor, save_predictor
-from dynamic_ofa_ros.offline.agreement import Agreement
-from dynamic_ofa_ros.offline.genome import Genetics, Genomes
-from dynamic_ofa_ros.offline.predictor_fit import encode_pairs, fit_predictor
-from dynamic_ofa_ros.spaces import SPACES, search_space
+from dynamic_ofa_ros.offline.accuracy import predictor_fit
+from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import read_predictor, save_predictor
+from dynamic_ofa_ros.offline.accuracy.agreement import Agreement
+from dynamic_ofa_ros.offline.accuracy.predictor_fit import encode_pairs, fit_predictor
+from dynamic_ofa_ros.space.genome import Genetics, Genomes
+from dynamic_ofa_ros.space.spaces import SPACES, search_space
 
 RESOLUTIONS = (32, 48, 64, 96)
 NOISE = 0.002

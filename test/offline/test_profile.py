@@ -11,15 +11,15 @@ from offline.fake_device import FACTOR, OFFSET_MS, PLATFORM, FakeDevice, pretend
 
 from dynamic_ofa_ros.errors import CheckpointError, LatencyTableError
 from dynamic_ofa_ros.family import BackboneSpec, Preprocessing
-from dynamic_ofa_ros.offline import profile
-from dynamic_ofa_ros.offline.backbone_run import TrainedBackbone, open_backbone
-from dynamic_ofa_ros.offline.genome import Genetics
-from dynamic_ofa_ros.offline.latency import read_document, read_table
-from dynamic_ofa_ros.offline.profile import (
+from dynamic_ofa_ros.offline.latency import profile
+from dynamic_ofa_ros.offline.latency.profile import (
     GROUP_OPERATORS,
     profile_networks,
     profile_operators,
 )
+from dynamic_ofa_ros.offline.latency.table import read_document, read_table
+from dynamic_ofa_ros.space.genome import Genetics
+from dynamic_ofa_ros.supernet.trained import TrainedBackbone, open_backbone
 
 RESOLUTIONS = (32, 48)
 WITHOUT_WEIGHTS = TrainedBackbone(

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from reference import reference_file
 
-from dynamic_ofa_ros.architecture import SearchSpace, SubnetArchitecture
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.errors import SearchError
-from dynamic_ofa_ros.offline.accuracy_predictor import read_predictor
-from dynamic_ofa_ros.offline.algorithm1 import Algorithm1Settings, find_with_algorithm_1
-from dynamic_ofa_ros.offline.genome import Genetics, Genomes
-from dynamic_ofa_ros.offline.latency import read_table
-from dynamic_ofa_ros.offline.moves import Moves
-from dynamic_ofa_ros.offline.objectives import Bound, Objectives
-from dynamic_ofa_ros.offline.pareto import front
-from dynamic_ofa_ros.offline.search import find_front
-from dynamic_ofa_ros.offline.structures import Structures
+from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import read_predictor
+from dynamic_ofa_ros.offline.latency.table import read_table
+from dynamic_ofa_ros.offline.search.algorithm1 import Algorithm1Settings, find_with_algorithm_1
+from dynamic_ofa_ros.offline.search.moves import Moves
+from dynamic_ofa_ros.offline.search.objectives import Bound, Objectives
+from dynamic_ofa_ros.offline.search.pareto import front
+from dynamic_ofa_ros.offline.search.search import find_front
+from dynamic_ofa_ros.offline.search.structures import Structures
+from dynamic_ofa_ros.space.architecture import SearchSpace, SubnetArchitecture
+from dynamic_ofa_ros.space.genome import Genetics, Genomes
 
 GAIN_TOLERANCE = 1e-6
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dynamic_ofa_ros.errors import DatasetError
-from dynamic_ofa_ros.offline.signs import drift, render_scene, sample_scene, sign_names
+from dynamic_ofa_ros.offline.data.signs import drift, render_scene, sample_scene, sign_names
 
 
 def scene(seed: int = 1, class_id: int = 0):

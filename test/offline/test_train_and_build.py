@@ -17,9 +17,9 @@ import torch
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.errors import CheckpointError
 from dynamic_ofa_ros.family import Family, LatencyProfile
-from dynamic_ofa_ros.offline import device_profile
-from dynamic_ofa_ros.offline.backbone_run import open_backbone
+from dynamic_ofa_ros.offline.latency import device_profile
 from dynamic_ofa_ros.runtime import engine
+from dynamic_ofa_ros.supernet.trained import open_backbone
 
 TRAIN = [
     'train', '--width-mult', '0.1', '--resolutions', '32,48', '--batch-size', '16',

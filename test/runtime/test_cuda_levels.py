@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from dynamic_ofa_ros.backbone.supernet import load_level, load_supernet
 from dynamic_ofa_ros.errors import EngineError
 from dynamic_ofa_ros.runtime import engine as engine_module
 from dynamic_ofa_ros.runtime.engine import create_engine, create_engines, probe_input, verify
@@ -24,6 +23,7 @@ from dynamic_ofa_ros.runtime.engines.pytorch import (
     fold_batch_norms,
     reference_logits,
 )
+from dynamic_ofa_ros.supernet.network import load_level, load_supernet
 
 OUT_OF_MEMORY = 'CUDA out of memory. Tried to allocate 20.00 MiB.\nSee the documentation'
 ILLEGAL = 'CUDA error: an illegal memory access was encountered\nCompile with ...'

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from dynamic_ofa_ros.backbone.supernet import load_level, load_supernet
 from dynamic_ofa_ros.errors import EngineError, FamilyError
 from dynamic_ofa_ros.family import Family
 from dynamic_ofa_ros.runtime import engine as engine_module
@@ -29,6 +28,7 @@ from dynamic_ofa_ros.runtime.engines import openvino as openvino_module
 from dynamic_ofa_ros.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from dynamic_ofa_ros.runtime.engines.pytorch import PytorchEngine, fold_batch_norms
 from dynamic_ofa_ros.runtime.reference import add_reference
+from dynamic_ofa_ros.supernet.network import load_level, load_supernet
 from dynamic_ofa_ros.tensor_file import read_arrays, write_arrays
 
 LOGIT_TOLERANCE = 1e-3  # a fraction of the logits' range

@@ -13,7 +13,7 @@ from families import make_random_family
 from dynamic_ofa_ros.family import Family
 from dynamic_ofa_ros.runtime.engine import create_engine, probe_input
 from dynamic_ofa_ros.runtime.engines.pytorch import reference_logits
-from dynamic_ofa_ros.spaces import search_space
+from dynamic_ofa_ros.space.spaces import search_space
 
 LOGIT_TOLERANCE = 1e-3  # a fraction of the logits' range
 CLEARLY_DIFFERENT = 0.2

@@ -7,7 +7,7 @@ from simulation.examples import make_platform, make_record
 
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.errors import SimulationError
-from dynamic_ofa_ros.plot_style import LIMIT
+from dynamic_ofa_ros.plotting.style import LIMIT
 from dynamic_ofa_ros.simulation import figures
 from dynamic_ofa_ros.simulation.drawing import Column, draw_columns
 from dynamic_ofa_ros.simulation.record import Record

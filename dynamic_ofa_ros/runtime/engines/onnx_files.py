@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynamic_ofa_ros import requirements
-from dynamic_ofa_ros.architecture import SubnetArchitecture
-from dynamic_ofa_ros.onnx_safety import check_network
+from dynamic_ofa_ros.family.onnx_safety import check_network
+from dynamic_ofa_ros.space.architecture import SubnetArchitecture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +77,7 @@ def _export(family: Family, folder: Path, progress: Callable[[str], None] | None
     """Write every level as an ONNX file into `folder`."""
     reason = f'the engines of family {family.name} are not built yet'
     requirements.check('onnx', 'safetensors', reason=reason)
-    from dynamic_ofa_ros.backbone.onnx_levels import LevelWriter
+    from dynamic_ofa_ros.supernet.onnx_levels import LevelWriter
 
     if progress:
         progress(f'ONNX: writing {len(family.levels)} levels')

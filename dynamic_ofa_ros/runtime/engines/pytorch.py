@@ -12,12 +12,12 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from dynamic_ofa_ros.backbone.supernet import load_level, load_supernet
 from dynamic_ofa_ros.errors import EngineError
 from dynamic_ofa_ros.runtime.engine import EngineBase, described, platform_name
 from dynamic_ofa_ros.runtime.engines.cuda_levels import LAYOUTS, CudaDevice, CudaLevels, arrange
 from dynamic_ofa_ros.runtime.host import cpu_name, gpu_index, gpu_name
 from dynamic_ofa_ros.runtime.image import FloatArray
+from dynamic_ofa_ros.supernet.network import load_level, load_supernet
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,1 +1,0 @@
-"""The supernet: build it, train it, calibrate it, extract sub-networks from it."""

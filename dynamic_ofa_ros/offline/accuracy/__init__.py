@@ -1,0 +1,1 @@
+"""How accurate sub-networks are: measured, predicted, calibrated."""

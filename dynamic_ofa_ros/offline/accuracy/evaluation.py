@@ -1,0 +1,200 @@
+"""Accuracy of sub-networks: batch norm recalculated, top-1 measured on held-out images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from dynamic_ofa_ros.errors import DatasetError
+from dynamic_ofa_ros.family import Preprocessing
+from dynamic_ofa_ros.offline.data.datasets import (
+    ImageDataset,
+    Subset,
+    random_subset,
+    report_damaged,
+)
+from dynamic_ofa_ros.offline.data.loading import Chunk, Loader, Task
+from dynamic_ofa_ros.space.architecture import SubnetArchitecture
+from dynamic_ofa_ros.supernet.batch_norm import DEFAULT_IMAGES, recalculate
+from dynamic_ofa_ros.supernet.network import extract_subnet
+from dynamic_ofa_ros.supernet.trained import TrainedBackbone
+
+BATCH = 100
+# What one worker reads at a time.
+CHUNK = 25
+CHUNKS_PER_BATCH = BATCH // CHUNK
+# Preprocessed images of one split are kept in memory up to this size, else made anew each time.
+LARGEST_CACHE_BYTES = 2 << 30
+
+Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
+
+
+class PreparedImages:
+    """A dataset as the network's input, preprocessed exactly as on the robot.
+
+    Where they fit into `cache_bytes` of memory, all `resolutions` are prepared in one pass at the
+    first use: decoding or rendering an image takes longer than resizing it a few times. Otherwise
+    images are read anew for every pass, in parallel and a few batches ahead of the network.
+    Damaged images are left out, counted and listed in the log after the first whole pass.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        preprocessing: Preprocessing,
+        resolutions: Sequence[int],
+        *,
+        workers: int | None = None,
+        cache_bytes: int | None = None,
+    ) -> None:
+        if len(dataset) == 0:
+            raise DatasetError('there are no images to measure with')
+        self._resolutions = tuple(sorted(set(resolutions)))
+        self._loader = Loader(Task(dataset, preprocessing), workers)
+        size = sum(12 * r * r for r in self._resolutions) * len(dataset)
+        self._fits = size <= (LARGEST_CACHE_BYTES if cache_bytes is None else cache_bytes)
+        self._cache: dict[int, Float32Array] = {}
+        self._damaged: dict[int, str] | None = None
+        self.labels = np.array([dataset.label(i) for i in range(len(dataset))], np.int64)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        """Return a sentence for every image that could not be read, after the first whole pass."""
+        return tuple((self._damaged or {}).values())
+
+    def batches(
+        self, resolution: int, device: torch.device | None = None
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield (N, 3, r, r) float32 images and (N,) int64 labels, in order."""
+        if self._fits and not self._cache:
+            self._cache = self._prepare_all()
+        stored = self._cache.get(resolution)
+        for chunk in self._stream(resolution) if stored is None else self._cut(stored):
+            pixels, labels = chunk
+            if len(labels):
+                yield torch.from_numpy(pixels).to(device), torch.from_numpy(labels).to(device)
+
+    def _cut(self, stored: Float32Array) -> Iterator[tuple[Float32Array, Int64Array]]:
+        readable = np.ones(len(self), bool)
+        readable[list(self._damaged or ())] = False
+        for start in range(0, len(self), BATCH):
+            batch = slice(start, start + BATCH)
+            chosen = readable[batch]
+            whole = bool(chosen.all())  # then a view will do
+            yield (
+                stored[batch] if whole else stored[batch][chosen],
+                self.labels[batch] if whole else self.labels[batch][chosen],
+            )
+
+    def _stream(self, resolution: int) -> Iterator[tuple[Float32Array, Int64Array]]:
+        parts: list[Chunk] = []
+        damaged: dict[int, str] = {}
+        for done, chunk in enumerate(self._load((resolution,)), start=1):
+            parts.append(chunk)
+            damaged.update(chunk.damaged)
+            if len(parts) == CHUNKS_PER_BATCH or done * CHUNK >= len(self):
+                kept = [index for part in parts for index in part.kept]
+                pixels = np.concatenate([part.pixels[resolution] for part in parts])
+                parts.clear()
+                yield pixels, self.labels[kept]
+        self._remember(damaged)
+
+    def _prepare_all(self) -> dict[int, Float32Array]:
+        prepared = {r: np.zeros((len(self), 3, r, r), np.float32) for r in self._resolutions}
+        damaged: dict[int, str] = {}
+        for chunk in self._load(self._resolutions):
+            for resolution, pixels in chunk.pixels.items():
+                prepared[resolution][list(chunk.kept)] = pixels
+            damaged.update(chunk.damaged)
+        self._remember(damaged)
+        return prepared
+
+    def _load(self, resolutions: Sequence[int]) -> Iterator[Chunk]:
+        starts = range(0, len(self), CHUNK)
+        parts = (range(start, min(start + CHUNK, len(self))) for start in starts)
+        return self._loader.load(parts, resolutions)
+
+    def _remember(self, damaged: dict[int, str]) -> None:
+        if damaged and damaged != self._damaged:
+            report_damaged(tuple(damaged.values()), len(self))
+        self._damaged = damaged
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A sub-network with its own batch-norm statistics, and its top-1 as a fraction."""
+
+    subnet: nn.Module
+    top1: float
+
+
+class Evaluator:
+    """Extracts sub-networks of a supernet, recalculates their batch norm, measures top-1."""
+
+    def __init__(
+        self, supernet: nn.Module, calibration: PreparedImages, held_out: PreparedImages
+    ) -> None:
+        self._supernet = supernet
+        self._calibration, self._held_out = calibration, held_out
+        self._device = next(supernet.parameters()).device
+
+    def judge(self, architecture: SubnetArchitecture) -> Judged:
+        """Extract, calibrate and measure one architecture."""
+        subnet = extract_subnet(self._supernet, architecture)
+        recalculate(
+            subnet,
+            (images for images, _ in self._calibration.batches(architecture.r, self._device)),
+        )
+        return Judged(subnet, top1(subnet, architecture.r, self._held_out, self._device))
+
+
+def top1(
+    network: nn.Module,
+    resolution: int,
+    images: PreparedImages,
+    device: torch.device | None = None,
+) -> float:
+    """Return the share of readable images whose highest logit is their label's."""
+    right = total = 0
+    with torch.inference_mode():
+        for batch, labels in images.batches(resolution, device):
+            right += int((network(batch).argmax(1) == labels).sum())
+            total += len(labels)
+    return right / total
+
+
+def calibration_subset(
+    training: ImageDataset, images: int = DEFAULT_IMAGES, seed: int = 1
+) -> ImageDataset:
+    """Return some images of the training split, the same for the same seed."""
+    return random_subset(training, images, seed)
+
+
+def halves(held_out: ImageDataset, seed: int = 2) -> tuple[ImageDataset, ImageDataset]:
+    """Split held-out images in two: one half to choose levels by, the other to report.
+
+    The best of many candidates is partly the luckiest on the images it was chosen by: an accuracy
+    reported on those would be too high.
+    """
+    order = [int(i) for i in np.random.default_rng(seed).permutation(len(held_out))]
+    middle = len(order) // 2
+    return Subset(held_out, tuple(order[:middle])), Subset(held_out, tuple(order[middle:]))
+
+
+def load_as_stored(trained: TrainedBackbone) -> nn.Module:
+    """Load a supernet in the precision of a family's file: what is measured is what is shipped."""
+    supernet = trained.load()
+    with torch.no_grad():
+        for tensor in supernet.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(tensor.half())
+    return supernet

@@ -1,0 +1,302 @@
+"""Accuracy of many candidates at once: in this process, in several, or on a Ray cluster.
+
+Every worker opens the backbone's folder and prepares the images once; then it gets one
+architecture at a time. Workers compute what one process would, with fewer threads each.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from types import TracebackType
+from typing import Protocol
+
+import cv2
+import torch
+
+from dynamic_ofa_ros.errors import DynamicOfaError, EvaluationError
+from dynamic_ofa_ros.offline.accuracy.evaluation import (
+    LARGEST_CACHE_BYTES,
+    Evaluator,
+    PreparedImages,
+    load_as_stored,
+)
+from dynamic_ofa_ros.offline.data.datasets import ImageDataset, end_with_parent
+from dynamic_ofa_ros.runtime.host import usable_cpus
+from dynamic_ofa_ros.space.architecture import SubnetArchitecture
+from dynamic_ofa_ros.supernet.trained import TrainedBackbone
+
+logger = logging.getLogger(__name__)
+
+CLOSING_DEADLINE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a worker needs to judge any architecture; small enough to be sent to each.
+
+    Datasets travel as lists of files: on a cluster the backbone's folder and the images must be
+    found at the same path on every machine. `threads` and `loaders` (threads of torch, and of
+    reading images) None: leave them as they are here.
+    """
+
+    trained: TrainedBackbone
+    calibration: ImageDataset
+    held_out: ImageDataset
+    device: str = 'cpu'
+    threads: int | None = None
+    cache_bytes: int = LARGEST_CACHE_BYTES
+
+    def evaluator(self, worker: int = 0) -> Evaluator:
+        """Load the backbone, on the GPU whose turn it is where several were asked for."""
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+            cv2.setNumThreads(1)
+        device = self.device
+        if device == 'cuda':
+            device = f'cuda:{worker % max(1, torch.cuda.device_count())}'
+        supernet = load_as_stored(self.trained).to(device)
+        calibration, held_out = (
+            PreparedImages(
+                images,
+                self.trained.preprocessing,
+                self.trained.resolutions,
+                workers=self.threads,
+                cache_bytes=self.cache_bytes,
+            )
+            for images in (self.calibration, self.held_out)
+        )
+        return Evaluator(supernet, calibration, held_out)
+
+
+class Judge:
+    """Answers for one worker: top-1 of an architecture, or the error to raise at the caller's."""
+
+    def __init__(self, assignment: Assignment, worker: int) -> None:
+        self._assignment, self._worker = assignment, worker
+        self._evaluator: Evaluator | None = None
+
+    def answer(self, architecture: SubnetArchitecture) -> float | DynamicOfaError:
+        """Judge one architecture; start with the first, so that a bad start is an answer too."""
+        try:
+            if self._evaluator is None:
+                self._evaluator = self._assignment.evaluator(self._worker)
+            return self._evaluator.judge(architecture).top1
+        except DynamicOfaError as error:
+            return error
+        except Exception as error:  # whatever it is, the caller must hear of it, not wait for it
+            return EvaluationError(
+                f'a worker could not judge {architecture.to_mapping()}: '
+                f'{type(error).__name__}: {error}'
+            )
+
+
+class Workers(Protocol):
+    """Somewhere to have architectures judged."""
+
+    def judge_many(
+        self, architectures: Sequence[SubnetArchitecture]
+    ) -> Iterator[tuple[int, float]]:
+        """Yield (position, top-1), in the order in which they are done."""
+
+    def close(self) -> None:
+        """Let the workers go."""
+
+
+class EvaluationPool:
+    """Judges many architectures with the same images: calibrates batch norm, measures top-1.
+
+    workers: 1 = in this process, more = as many processes on this machine; with `ray_address`
+    ('local', 'auto' or host:port) workers of that Ray cluster, 0 = as many as it has cores.
+    Use it in a `with` block, so that its workers end with it.
+    """
+
+    def __init__(
+        self,
+        trained: TrainedBackbone,
+        calibration: ImageDataset,
+        held_out: ImageDataset,
+        *,
+        workers: int = 1,
+        ray_address: str = '',
+        device: str = 'cpu',
+        threads: int | None = None,
+    ) -> None:
+        if workers < (0 if ray_address else 1):
+            raise EvaluationError(f'--workers is {workers}; give 1 or more')
+        assignment = Assignment(trained, calibration, held_out, device, threads)
+        self._workers: Workers
+        if ray_address:
+            from dynamic_ofa_ros.offline.accuracy.evaluation_ray import RayWorkers
+
+            self._workers = RayWorkers(assignment, ray_address, workers)
+        elif workers == 1:
+            self._workers = _ThisProcess(assignment)
+        else:
+            self._workers = _LocalProcesses(assignment, workers)
+
+    def __enter__(self) -> EvaluationPool:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def judge_many(
+        self, architectures: Sequence[SubnetArchitecture]
+    ) -> Iterator[tuple[int, float]]:
+        """Yield (position in `architectures`, top-1), in the order in which they are done.
+
+        Raise what a worker found wrong with data or backbone, and EvaluationError for a worker
+        that died twice with the same architecture.
+        """
+        return self._workers.judge_many(architectures)
+
+    def close(self) -> None:
+        """End the workers."""
+        self._workers.close()
+
+
+class Attempts:
+    """Counts how often an architecture ended its worker: it gets a second chance, not a third."""
+
+    def __init__(self, architectures: Sequence[SubnetArchitecture]) -> None:
+        self._architectures = architectures
+        self._ended: set[int] = set()
+
+    def record(self, index: int, how: str) -> None:
+        """Warn of a worker's end; raise EvaluationError when it is the second for `index`."""
+        if index in self._ended:
+            raise EvaluationError(
+                f'two workers ended while they judged {self._architectures[index].to_mapping()}, '
+                f'the second {how}; use fewer workers if memory is short'
+            )
+        self._ended.add(index)
+        logger.warning('a worker ended %s; another one tries its architecture again', how)
+
+
+class _ThisProcess:
+    def __init__(self, assignment: Assignment) -> None:
+        self._judge = Judge(assignment, 0)
+
+    def judge_many(
+        self, architectures: Sequence[SubnetArchitecture]
+    ) -> Iterator[tuple[int, float]]:
+        for index, architecture in enumerate(architectures):
+            yield index, value_of(self._judge.answer(architecture))
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass(frozen=True, eq=False)
+class _Process:
+    process: BaseProcess
+    connection: Connection
+
+    def end(self) -> None:
+        """Ask it to end; kill it when it does not."""
+        with suppress(OSError):
+            self.connection.send(None)
+        self.process.join(CLOSING_DEADLINE_S)
+        self.kill()
+
+    def kill(self) -> None:
+        self.connection.close()
+        self.process.kill()
+        self.process.join()
+
+
+class _LocalProcesses:
+    def __init__(self, assignment: Assignment, count: int) -> None:
+        threads = assignment.threads or max(1, usable_cpus() // count)
+        # Together they hold no more images in memory than one process would.
+        self._assignment = replace(
+            assignment, threads=threads, cache_bytes=assignment.cache_bytes // count
+        )
+        self._count, self._started = count, 0
+        self._idle: list[_Process] = []
+
+    def judge_many(
+        self, architectures: Sequence[SubnetArchitecture]
+    ) -> Iterator[tuple[int, float]]:
+        waiting = deque(range(len(architectures)))
+        attempts = Attempts(architectures)
+        busy: dict[Connection, tuple[_Process, int]] = {}
+        try:
+            while waiting or busy:
+                while waiting and len(busy) < self._count:
+                    worker = self._idle.pop() if self._idle else self._start()
+                    index = waiting.popleft()
+                    # One that died while idle shows below, as the end of its answers.
+                    with suppress(OSError):
+                        worker.connection.send(architectures[index])
+                    busy[worker.connection] = worker, index
+                for connection in wait(list(busy)):
+                    assert isinstance(connection, Connection)
+                    worker, index = busy.pop(connection)
+                    try:
+                        answer = connection.recv()
+                    except (EOFError, OSError):
+                        worker.process.join()
+                        attempts.record(index, _how(worker.process.exitcode))
+                        worker.kill()
+                        waiting.appendleft(index)
+                        continue
+                    self._idle.append(worker)
+                    yield index, value_of(answer)
+        finally:
+            for worker, _ in busy.values():  # their answers would come to the next caller
+                worker.kill()
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().end()
+
+    def _start(self) -> _Process:
+        # Not forked: this process may run threads of torch, which do not survive a fork.
+        spawn = multiprocessing.get_context('spawn')
+        mine, theirs = spawn.Pipe()
+        process = spawn.Process(
+            target=_work, args=(self._assignment, self._started, theirs), daemon=True
+        )
+        process.start()
+        theirs.close()  # so that its death is the end of `mine`
+        self._started += 1
+        return _Process(process, mine)
+
+
+def value_of(answer: float | DynamicOfaError) -> float:
+    """Return a worker's top-1, or raise what it found wrong."""
+    if isinstance(answer, DynamicOfaError):
+        raise answer
+    return answer
+
+
+def _work(assignment: Assignment, number: int, connection: Connection) -> None:
+    """Live as a worker process: judge what comes until told to end or the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle
+    end_with_parent()
+    judge = Judge(assignment, number)
+    with suppress(EOFError):
+        while (architecture := connection.recv()) is not None:
+            connection.send(judge.answer(architecture))
+
+
+def _how(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        memory = ', often for want of memory' if name == 'SIGKILL' else ''
+        return f'by signal {name} (exit code {exit_code}{memory})'
+    return f'with exit code {exit_code}'

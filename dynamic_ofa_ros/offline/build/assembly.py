@@ -1,0 +1,256 @@
+"""The last stages of a build: levels calibrated, measured again, and written as a family."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dynamic_ofa_ros.errors import EngineError, FamilyError
+from dynamic_ofa_ros.family import (
+    BACKBONE_FILE,
+    BATCH_NORM_FILE,
+    PLATFORMS_FOLDER,
+    Family,
+    LatencyProfile,
+    write_family,
+    write_profile,
+)
+from dynamic_ofa_ros.offline.accuracy.evaluation import (
+    Evaluator,
+    PreparedImages,
+    calibration_subset,
+)
+from dynamic_ofa_ros.offline.build.build_site import Site, accuracy_device
+from dynamic_ofa_ros.offline.latency.device_profile import place_of, profile_family, warn_when_busy
+from dynamic_ofa_ros.offline.latency.on_device import level_of
+from dynamic_ofa_ros.offline.search.candidates import (
+    CANDIDATES_FOLDER,
+    Candidate,
+    key_of,
+    write_candidates,
+)
+from dynamic_ofa_ros.offline.search.pareto import front
+from dynamic_ofa_ros.offline.work_folder import Rows
+from dynamic_ofa_ros.progress import progress
+from dynamic_ofa_ros.runtime.reference import add_reference
+from dynamic_ofa_ros.space.architecture import SubnetArchitecture
+from dynamic_ofa_ros.supernet.batch_norm import save_statistics, statistics_of
+from dynamic_ofa_ros.supernet.network import state_in_half
+from dynamic_ofa_ros.supernet.weights import load_tensors, save_tensors
+
+logger = logging.getLogger(__name__)
+
+Statistics = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A level in the making: its top-1 on the report images, its batch-norm statistics."""
+
+    architecture: SubnetArchitecture
+    top1: float
+    statistics: Statistics
+
+
+def calibrate_levels(site: Site, architectures: Sequence[SubnetArchitecture]) -> list[Member]:
+    """Give each architecture statistics of its own and a top-1 on the report images.
+
+    Every level is kept as soon as it is done: its statistics in a file, then a line in a table.
+    """
+    trained, images = site.trained, site.settings.calibration_images
+    depends_on = site.accuracy_id(images, site.report)
+    rows = Rows(site.work.path('reported', depends_on, '.jsonl'), 'architecture')
+    paths = {
+        key_of(a): site.work.path('level', {**depends_on, 'level': key_of(a)}, '.safetensors')
+        for a in architectures
+    }
+    missing = [a for a in architectures if key_of(a) not in rows or not paths[key_of(a)].is_file()]
+    if missing:
+        site.set_threads()
+        resolutions = tuple({a.r for a in missing})
+        supernet = site.supernet.to(accuracy_device(site.settings))
+        evaluator = Evaluator(
+            supernet,
+            PreparedImages(
+                calibration_subset(site.training, images), trained.preprocessing, resolutions
+            ),
+            PreparedImages(site.report, trained.preprocessing, resolutions),
+        )
+        with progress('calibrating the levels', len(architectures)) as bar:
+            bar.update(done := len(architectures) - len(missing))
+            for architecture in missing:
+                judged = evaluator.judge(architecture)
+                key = key_of(architecture)
+                save_tensors(statistics_of(judged.subnet), paths[key])
+                rows.add({'architecture': key, 'top1': judged.top1})
+                bar.update(done := done + 1, f'top-1 {judged.top1:.1%}')
+        site.supernet.cpu()
+    return [
+        Member(a, float(rows[key_of(a)]['top1']), load_tensors(paths[key_of(a)]))
+        for a in architectures
+    ]
+
+
+def members_of(family: Family) -> list[Member]:
+    """Return the levels of a family that exists."""
+    stored = load_tensors(family.batch_norm_path)
+    members = []
+    for level in family.levels:
+        prefix = f'level_{level.index}/'
+        statistics = {
+            name[len(prefix) :]: value for name, value in stored.items() if name.startswith(prefix)
+        }
+        members.append(Member(level.architecture, level.accuracy, statistics))
+    return members
+
+
+def without_dominated(site: Site, members: Sequence[Member]) -> list[Member]:
+    """Return the members that are still on the front, fastest first, and say why others are not.
+
+    Latency is measured again, all in turns; top-1 is that of the report images.
+    """
+    profile = site.profile([m.architecture for m in members])
+    latency_ms = [level.median_ms for level in profile.levels]
+    top1 = [member.top1 for member in members]
+    kept = front(latency_ms, top1)
+    for index in sorted(set(range(len(members))) - set(kept)):
+        better = next(
+            i for i in kept if latency_ms[i] <= latency_ms[index] and top1[i] >= top1[index]
+        )
+        logger.warning(
+            'a level of %d px (%.2f ms, top-1 %.2f %%) is dropped: measured again, one of %d px '
+            'is no slower and no less accurate (%.2f ms, %.2f %%)',
+            members[index].architecture.r,
+            latency_ms[index],
+            top1[index] * 100,
+            members[better].architecture.r,
+            latency_ms[better],
+            top1[better] * 100,
+        )
+    return [members[i] for i in kept]
+
+
+def merged(
+    site: Site, members: Sequence[Member], other: Family
+) -> tuple[list[Member], list[Member]]:
+    """Return all levels of two families with one backbone, and those that came anew.
+
+    Ascending in accuracy. Raise FamilyError unless backbone, labels and preprocessing are the
+    same.
+    """
+    for what, mine, theirs in (
+        ('backbone', site.trained.backbone, other.backbone),
+        ('labels', site.trained.labels, other.labels),
+        ('preprocessing', site.trained.preprocessing, other.preprocessing),
+    ):
+        if mine != theirs:
+            raise FamilyError(
+                f'{other.directory} cannot be merged: its {what} is not that of this build; '
+                'levels of one family share one backbone'
+            )
+    weights, stored = state_in_half(site.supernet.state_dict()), load_tensors(other.weights_path)
+    if weights.keys() != stored.keys() or any(
+        not torch.equal(value, stored[name].to(value.dtype)) for name, value in weights.items()
+    ):
+        raise FamilyError(
+            f'{other.directory} cannot be merged: its weights are not those of this backbone; '
+            'build from the backbone it was built from, or give it as --backbone itself'
+        )
+    space = site.trained.space
+    old = members_of(other)
+    known = {m.architecture.canonical(space) for m in old}
+    new = [m for m in members if m.architecture.canonical(space) not in known]
+    everything = sorted([*old, *new], key=lambda m: (m.top1, site.macs(m.architecture)))
+    return everything, new
+
+
+def write_members(
+    folder: Path,
+    site: Site,
+    members: Sequence[Member],
+    name: str,
+    provenance: Mapping[str, Any],
+) -> Family:
+    """Write the family's files into `folder`, without platforms."""
+    save_tensors(state_in_half(site.supernet.state_dict()), folder / BACKBONE_FILE)
+    save_statistics(
+        {i: member.statistics for i, member in enumerate(members, start=1)},
+        folder / BATCH_NORM_FILE,
+    )
+    write_family(
+        folder,
+        name=name,
+        source=site.trained.backbone,
+        preprocessing=site.trained.preprocessing,
+        levels=[
+            level_of(i, site.trained, member.architecture, member.top1)
+            for i, member in enumerate(members, start=1)
+        ],
+        labels=site.trained.labels,
+        provenance=provenance,
+    )
+    return add_reference(folder)
+
+
+def write_platforms(
+    folder: Path, site: Site, members: Sequence[Member], other: Family | None
+) -> LatencyProfile:
+    """Write the latencies of this platform, and of the merged family's where they can be had.
+
+    A platform that is not here lacks the new levels: its file is left out, saying so, and that
+    machine measures itself at its first start.
+    """
+    profile = site.profile([m.architecture for m in members])
+    warn_when_busy(profile, 'run dynamic-ofa measure --force on the family when it is quiet')
+    profiles = [profile]
+    for platform, earlier in (other.platforms if other is not None else {}).items():
+        if platform == profile.platform:
+            continue
+        place = place_of(earlier)
+        found = None
+        if place is not None:
+            try:
+                found = profile_family(Family.load(folder), place, site.work.folder / 'cache')
+            except EngineError as error:
+                logger.info('%s', error)
+        if found is None or found.platform != platform:
+            logger.warning(
+                'the latencies of %s are left out, for the new levels were not measured there: it '
+                'measures itself at its first start, or with dynamic-ofa measure',
+                platform,
+            )
+            continue
+        profiles.append(found)
+    for item in profiles:
+        write_profile(item, folder / PLATFORMS_FOLDER / f'{item.platform}.yaml')
+    return profile
+
+
+def write_scatter(
+    folder: Path,
+    site: Site,
+    members: Sequence[Member],
+    candidates: Sequence[Candidate],
+    platform: str,
+    other: Family | None,
+) -> None:
+    """Write the candidates beside the family; keep those of the family that was merged."""
+    if other is not None and (other.directory / CANDIDATES_FOLDER).is_dir():
+        shutil.copytree(other.directory / CANDIDATES_FOLDER, folder / CANDIDATES_FOLDER)
+    if not candidates:
+        return
+    index = {
+        key_of(m.architecture.canonical(site.trained.space)): i
+        for i, m in enumerate(members, start=1)
+    }
+    write_candidates(
+        folder,
+        platform,
+        [replace(c, level=index.get(key_of(c.architecture), 0)) for c in candidates],
+    )

@@ -1,0 +1,205 @@
+"""Build a family from a backbone: search, calibrate, measure, choose, write.
+
+Eight stages keep their results in a work folder, so that a build that was killed goes on where it
+was. Nothing appears in the output folder before it is complete.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dynamic_ofa_ros.errors import DatasetError, FamilyError, SearchError
+from dynamic_ofa_ros.family import Family, LatencyProfile
+from dynamic_ofa_ros.files import naming
+from dynamic_ofa_ros.offline.accuracy.evaluation import halves, load_as_stored
+from dynamic_ofa_ros.offline.build.assembly import (
+    calibrate_levels,
+    merged,
+    without_dominated,
+    write_members,
+    write_platforms,
+    write_scatter,
+)
+from dynamic_ofa_ros.offline.build.build_site import BuildSettings, Site, backbone_id
+from dynamic_ofa_ros.offline.build.stages import SEARCHES, Found, find_candidates, stage
+from dynamic_ofa_ros.offline.data.datasets import ImageDataset, Subset, check_classes, fingerprint
+from dynamic_ofa_ros.offline.search.candidates import FINALIST, Candidate
+from dynamic_ofa_ros.offline.search.pareto import choose_levels
+from dynamic_ofa_ros.offline.work_folder import WorkFolder
+from dynamic_ofa_ros.space.architecture import SubnetArchitecture
+from dynamic_ofa_ros.supernet.trained import TrainedBackbone
+
+__all__ = ['BuildReport', 'BuildSettings', 'build_family']
+
+logger = logging.getLogger(__name__)
+
+# What of the settings tells a reader of family.yaml how it was built.
+_RECORDED = (
+    'levels', 'span', 'candidates', 'finalists', 'search', 'evaluations', 'calibration_images',
+    'selection_images', 'threads', 'seed',
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """A family that was built, the platform it was measured on, and seconds by stage."""
+
+    family: Family
+    profile: LatencyProfile
+    seconds: Mapping[str, float]
+
+
+def build_family(
+    trained: TrainedBackbone,
+    training: ImageDataset,
+    held_out: ImageDataset,
+    output: Path,
+    settings: BuildSettings,
+    name: str,
+    *,
+    work_folder: Path | None = None,
+    merge_with: Family | None = None,
+) -> BuildReport:
+    """Build a family into the folder `output`, which must not exist yet.
+
+    Levels are chosen by one half of the held-out images and reported on the other; those of a
+    level file leave no choice, and are reported on all. `work_folder` outlives the build where it
+    is given: a build for another platform then measures latencies only. `merge_with` is a family
+    of the same backbone whose levels are taken over.
+    """
+    _check(trained, training, held_out, output, settings)
+    selection, report = halves(held_out)
+    if settings.architectures:
+        report = held_out
+    work = WorkFolder(
+        work_folder or output.with_name(f'.{output.name}.build'), is_kept=work_folder is not None
+    )
+    site = Site(
+        trained=trained,
+        supernet=load_as_stored(trained),
+        training=training,
+        selection=Subset(selection, tuple(range(min(len(selection), settings.selection_images)))),
+        report=report,
+        work=work,
+        settings=settings,
+        backbone_id=backbone_id(trained),
+    )
+    with naming(work.folder):
+        return _build(site, output, name, merge_with)
+
+
+def _build(site: Site, output: Path, name: str, merge_with: Family | None) -> BuildReport:
+    settings, work = site.settings, site.work
+    found = Found([], {})
+    if settings.architectures:
+        logger.info('%d levels are given: stages 1 to 6 are left out', len(settings.architectures))
+        chosen: Sequence[SubnetArchitecture] = settings.architectures
+    else:
+        found = find_candidates(site)
+        stage(6, 'choosing levels from the Pareto front')
+        chosen = _choose(found.candidates, settings)
+    with work.timed('7 levels calibrated and measured'):
+        stage(7, f'calibrating {len(chosen)} levels and measuring them again')
+        members = without_dominated(site, calibrate_levels(site, chosen))
+        if merge_with is not None:
+            members, new = merged(site, members, merge_with)
+            logger.info('%d levels come to the %d', len(new), len(merge_with.levels))
+    with work.timed('8 written'):
+        stage(8, f'writing {output}')
+        provenance = _provenance(site, found.facts, merge_with)
+        with _new_folder(output) as folder:
+            write_members(folder, site, members, name, provenance)
+            profile = write_platforms(folder, site, members, merge_with)
+            write_scatter(folder, site, members, found.candidates, profile.platform, merge_with)
+    seconds = dict(sorted(work.times_s.items()))
+    work.finish()
+    return BuildReport(Family.load(output), profile, seconds)
+
+
+@contextmanager
+def _new_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder beside `path` that becomes it on success, and is removed otherwise.
+
+    What a killed build left there has the same name, and goes.
+    """
+    partial = path.with_name(f'.{path.name}.partial')
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check(
+    trained: TrainedBackbone,
+    training: ImageDataset,
+    held_out: ImageDataset,
+    output: Path,
+    settings: BuildSettings,
+) -> None:
+    if output.exists():
+        raise FamilyError(f'{output} exists already; choose another folder, or remove it first')
+    for option, value, least in (
+        ('--count', settings.levels, 1),
+        ('--candidates', settings.candidates, 2),
+        ('--finalists', settings.finalists, 2),
+        ('--calibration-images', settings.calibration_images, 1),
+        ('--threads', settings.threads, 1),
+        ('--workers', settings.workers, 0),
+    ):
+        if value < least:
+            raise SearchError(f'{option} is {value}; it must be at least {least}')
+    if not settings.span > 0.0:
+        raise SearchError(f'--span is {settings.span * 100:g}; it must be above 0')
+    if settings.search not in SEARCHES:
+        raise SearchError(f'--search {settings.search!r}: give one of {", ".join(SEARCHES)}')
+    for classes, split in ((training.classes, 'training'), (held_out.classes, 'held-out')):
+        check_classes(trained.labels, classes, split)
+    if len(held_out) < 2:
+        raise DatasetError(f'{len(held_out)} held-out images are too few to choose levels by')
+
+
+def _choose(candidates: Sequence[Candidate], settings: BuildSettings) -> list[SubnetArchitecture]:
+    """Stage 6: levels from the front of the finalists, fastest first."""
+    finalists = [c for c in candidates if c.kind == FINALIST]
+    floor = max(c.top1 for c in finalists) - settings.span
+    worthy = [c for c in finalists if c.top1 >= floor]
+    chosen = choose_levels(
+        [c.latency_ms for c in worthy], [c.top1 for c in worthy], settings.levels
+    )
+    return [worthy[i].architecture for i in chosen]
+
+
+def _provenance(site: Site, facts: Mapping[str, Any], merge_with: Family | None) -> dict[str, Any]:
+    settings = site.settings
+    recorded = {name: value for name, value in asdict(settings).items() if name in _RECORDED}
+    if settings.architectures:
+        for irrelevant in ('levels', 'span', 'candidates', 'finalists', 'search', 'evaluations'):
+            del recorded[irrelevant]
+    took_no_part = (
+        'took no part in training or calibration'
+        if settings.architectures
+        else 'took no part in training, calibration or the choice of levels'
+    )
+    images = min(settings.calibration_images, len(site.training))
+    return {
+        'training': dict(site.trained.training),
+        'build': {
+            **recorded,
+            'resolutions': list(site.trained.resolutions),
+            'calibration_images': images,
+            'held_out_id': fingerprint(site.report),
+            **facts,
+            'seconds': dict(sorted(site.work.times_s.items())),
+        },
+        'accuracy': f'top-1 on {len(site.report)} held-out images that {took_no_part}',
+        **({'merged': dict(merge_with.provenance)} if merge_with is not None else {}),
+    }

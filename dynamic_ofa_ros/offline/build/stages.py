@@ -1,0 +1,329 @@
+"""The stages of a build that end with measured candidates, each resumed where it was.
+
+1 sampled sub-networks are measured, 2 an accuracy predictor is fitted to them, 3 a latency model
+is read or fitted to networks timed here, 4 both steer a search, 5 what it found and the best of
+the sampled are measured as carefully as levels. Without search, 2 to 4 are left out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dynamic_ofa_ros.errors import LatencyTableError
+from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import AccuracyPredictor
+from dynamic_ofa_ros.offline.build.build_site import Site
+from dynamic_ofa_ros.offline.latency.device_profile import warn_when_busy
+from dynamic_ofa_ros.offline.search.candidates import (
+    FINALIST,
+    SAMPLED,
+    Candidate,
+    key_of,
+    sample_candidates,
+    spread,
+)
+from dynamic_ofa_ros.offline.search.pareto import front
+from dynamic_ofa_ros.offline.work_folder import read_result, write_result
+from dynamic_ofa_ros.space.architecture import SubnetArchitecture
+from dynamic_ofa_ros.space.genome import Genetics, Genomes
+
+logger = logging.getLogger(__name__)
+
+FloatArray = npt.NDArray[np.float64]
+Predict = Callable[[Genomes], FloatArray]
+
+STAGES = 8
+SEARCHES = ('nsga2', 'none')
+
+# Sampled sub-networks only teach a predictor, so fewer calibration images do than for a level.
+SAMPLED_CALIBRATION_IMAGES = 500
+# A predictor fitted to fewer than this knows less than the measurements themselves.
+FEWEST_PAIRS_TO_FIT = 30
+# Whole networks timed to fit a latency predictor.
+TIMED_NETWORKS = 60
+# Of the finalists, the share that the search finds; the others are the best of the sampled.
+FOUND_SHARE = 0.7
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the stages 1 to 5 end with: candidates, and how well predictors and search did."""
+
+    candidates: list[Candidate]
+    facts: Mapping[str, Any]
+
+
+def stage(number: int, what: str) -> None:
+    """Say which stage begins."""
+    logger.info('stage %d of %d: %s', number, STAGES, what)
+
+
+def find_candidates(site: Site) -> Found:
+    """Run the stages 1 to 5, or as much of them as an earlier run left to do."""
+    settings, facts = site.settings, dict[str, Any]()
+    sampled: list[Candidate] = []
+    if settings.search == 'none' or not settings.predictor:
+        with site.work.timed('1 accuracy pairs'):
+            stage(1, f'measuring the accuracy of {settings.candidates} sampled sub-networks')
+            sampled = measure_sampled(site)
+    if settings.search == 'none' or (
+        not settings.predictor and len(sampled) < FEWEST_PAIRS_TO_FIT
+    ):
+        if settings.search != 'none':
+            logger.info(
+                '%d sampled sub-networks are too few to fit predictors to (%d are enough): '
+                'choosing among them, without a search',
+                len(sampled),
+                FEWEST_PAIRS_TO_FIT,
+            )
+        chosen = _hopeful(sampled, settings.finalists)
+    else:
+        with site.work.timed('2 accuracy predictor'):
+            stage(2, 'accuracy predictor')
+            predictor, facts['accuracy_predictor'] = accuracy_predictor(site, sampled)
+        with site.work.timed('3 latency model'):
+            stage(3, 'latency model')
+            predict_ms, facts['latency_model'], timed = latency_model(site, sampled)
+        sampled = [
+            replace(c, latency_ms=timed.get(key_of(c.architecture), c.latency_ms)) for c in sampled
+        ]
+        with site.work.timed('4 search'):
+            stage(4, f'searching with {settings.evaluations} evaluations')
+            sampled, found = search(site, sampled, predict_ms, predictor, facts)
+        chosen = _merged(found, sampled, settings.finalists)
+    with site.work.timed('5 candidates measured'):
+        stage(5, f'measuring {len(chosen)} candidates, accuracy and latency')
+        finalists = measure_finalists(site, chosen)
+    known = {key_of(c.architecture) for c in finalists}
+    others = [c for c in sampled if key_of(c.architecture) not in known]
+    return Found([*finalists, *others], facts)
+
+
+def measure_sampled(site: Site) -> list[Candidate]:
+    """Stage 1: measure the accuracy of sampled sub-networks on the selection images."""
+    space, settings = site.trained.space, site.settings
+    architectures = sample_candidates(space, settings.candidates, settings.seed)
+    top1 = site.measure_accuracy(architectures, SAMPLED_CALIBRATION_IMAGES, 'sampled')
+    return [
+        Candidate(a, SAMPLED, site.macs(a), t) for a, t in zip(architectures, top1, strict=True)
+    ]
+
+
+def accuracy_predictor(
+    site: Site, sampled: Sequence[Candidate]
+) -> tuple[AccuracyPredictor, dict[str, Any]]:
+    """Stage 2: read the predictor that was given, or fit one to the sampled sub-networks."""
+    from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import read_predictor, save_predictor
+    from dynamic_ofa_ros.offline.accuracy.predictor_fit import fit_predictor
+
+    space, given = site.trained.space, site.settings.predictor
+    if given:
+        path, facts = Path(given).expanduser(), {'file': Path(given).name}
+    else:
+        depends_on = {
+            'pairs': [[key_of(c.architecture), c.top1] for c in sampled],
+            'space': repr(space),
+            'seed': site.settings.seed,
+        }
+        path = site.work.path('accuracy_predictor', depends_on, '.npz')
+        report_path = path.with_suffix('.json')
+        if not (path.is_file() and read_result(report_path)):
+            genomes = Genetics(space).encode([c.architecture for c in sampled])
+            top1 = np.array([c.top1 for c in sampled])
+            fitted, report = fit_predictor(genomes, top1, space, seed=site.settings.seed)
+            save_predictor(fitted, path)
+            write_result(
+                report_path,
+                {
+                    'model': report.model,
+                    'pairs': report.pairs,
+                    'held_out_mae': round(report.held_out_mae, 5),
+                    'kendall_tau': round(report.kendall_tau, 4),
+                },
+            )
+        facts = read_result(report_path) or {}
+        logger.info('accuracy predictor: %s', _in_words(facts))
+    return read_predictor(path), facts
+
+
+def latency_model(
+    site: Site, sampled: Sequence[Candidate]
+) -> tuple[Predict, dict[str, Any], dict[str, float]]:
+    """Stage 3: read the table that was given, or fit a predictor to whole networks timed here.
+
+    Also returns the latencies measured, by key.
+    """
+    from dynamic_ofa_ros.offline.latency.latency_predictor import fit_latency_predictor
+
+    space, settings = site.trained.space, site.settings
+    if settings.lut:
+        predict, facts = _table(site)
+        return predict, facts, {}
+    architectures = [c.architecture for c in sampled] or sample_candidates(
+        space, settings.candidates, settings.seed
+    )
+    macs = [site.macs(a) for a in architectures]
+    chosen = [architectures[i] for i in spread(macs, TIMED_NETWORKS)]
+    timed = site.time_networks(chosen)
+    measured_ms = np.array([timed[key_of(a)] for a in chosen])
+    fitted = fit_latency_predictor(Genetics(space).encode(chosen), measured_ms, space)
+    rounded = {name: round(float(value), 4) for name, value in asdict(fitted.report).items()}
+    facts = {'networks': len(chosen), **rounded}
+    logger.info('latency predictor: %s', _in_words(facts))
+    return fitted.predict, facts, timed
+
+
+def search(
+    site: Site,
+    sampled: Sequence[Candidate],
+    predict_ms: Predict,
+    predictor: AccuracyPredictor,
+    facts: dict[str, Any],
+) -> tuple[list[Candidate], list[Candidate]]:
+    """Stage 4: return the sampled with their predictions, and what the search found."""
+    from dynamic_ofa_ros.offline.search.search import Objectives, find_front
+
+    genetics = Genetics(site.trained.space)
+
+    def predict_top1(genomes: Genomes) -> FloatArray:
+        return predictor.predict(genomes, genetics.space)
+
+    if sampled:
+        genomes = genetics.encode([c.architecture for c in sampled])
+        sampled = [
+            replace(c, predicted_top1=float(t), predicted_latency_ms=float(ms))
+            for c, t, ms in zip(sampled, predict_top1(genomes), predict_ms(genomes), strict=True)
+        ]
+    ends = genetics.encode([genetics.space.smallest(), genetics.space.largest()])
+    slowest_ms, fastest_ms = sorted(predict_ms(ends), reverse=True)
+    count = max(2, round(site.settings.finalists * FOUND_SHARE))
+    limits_ms = [float(ms) for ms in np.geomspace(fastest_ms * 1.01, slowest_ms, count)]
+    depends_on = {
+        'space': repr(genetics.space),
+        'limits_ms': limits_ms,
+        'evaluations': site.settings.evaluations,
+        'seed': site.settings.seed,
+        # Numbers of a few random networks tell one pair of predictors from another.
+        'predictors': _probed(genetics, predict_ms, predict_top1),
+    }
+    path = site.work.path('front', depends_on, '.json')
+    result = read_result(path)
+    if result is None:
+        objectives = Objectives(
+            genetics,
+            predict_ms,
+            predict_top1,
+            effects=lambda genomes: predictor.effects(genomes, genetics.space),
+        )
+        best = [sampled[i].architecture for i in _sampled_front(sampled)]
+        outcome = find_front(
+            objectives, limits_ms, site.settings.evaluations, site.settings.seed, warm_start=best
+        )
+        result = {
+            'evaluations': outcome.evaluations,
+            'seconds': round(outcome.seconds, 2),
+            'found': [
+                [f.architecture.to_mapping(), f.latency_ms, f.accuracy] for f in outcome.at_limits
+            ],
+        }
+        write_result(path, result)
+    facts['search'] = {name: result[name] for name in ('evaluations', 'seconds')}
+    found: dict[str, Candidate] = {}
+    for mapping, predicted_ms, predicted_top1 in result['found']:
+        architecture = SubnetArchitecture.from_mapping(mapping).canonical(genetics.space)
+        candidate = Candidate(
+            architecture,
+            FINALIST,
+            site.macs(architecture),
+            predicted_top1=predicted_top1,
+            predicted_latency_ms=predicted_ms,
+        )
+        found.setdefault(key_of(architecture), candidate)
+    return list(sampled), list(found.values())
+
+
+def measure_finalists(site: Site, chosen: Sequence[Candidate]) -> list[Candidate]:
+    """Stage 5: measure accuracy with a level's calibration, and latency, all in turns."""
+    architectures = [c.architecture for c in chosen]
+    images = site.settings.calibration_images
+    top1 = site.measure_accuracy(architectures, images, 'candidates')
+    profile = site.profile(architectures)
+    warn_when_busy(profile, 'a build on a quiet machine may choose other levels')
+    return [
+        replace(c, kind=FINALIST, top1=t, latency_ms=level.median_ms)
+        for c, t, level in zip(chosen, top1, profile.levels, strict=True)
+    ]
+
+
+def _table(site: Site) -> tuple[Predict, dict[str, Any]]:
+    from dynamic_ofa_ros.offline.latency.table import read_table
+
+    path = Path(site.settings.lut).expanduser()
+    table, space = read_table(path), site.trained.space
+    missing = sorted(set(space.resolutions) - set(table.space.resolutions))
+    if replace(table.space, resolutions=space.resolutions) != space or missing:
+        what = f'resolutions {", ".join(map(str, missing))}' if missing else 'this search space'
+        raise LatencyTableError(
+            f'{path} is a table of another space: it lacks {what}; make one with dynamic-ofa '
+            'profile for this backbone, or choose from fewer --resolutions'
+        )
+    position = np.array([table.space.resolutions.index(r) for r in space.resolutions])
+
+    def predict(genomes: Genomes) -> FloatArray:
+        theirs = genomes.copy()
+        theirs[:, -1] = position[genomes[:, -1]]
+        return table.predict(theirs)
+
+    logger.info(
+        '%s was measured on %s: it steers the search; candidates are timed here',
+        path.name,
+        table.platform,
+    )
+    return predict, {'file': path.name, 'platform': table.platform}
+
+
+def _hopeful(sampled: Sequence[Candidate], count: int) -> list[Candidate]:
+    """Return those that may still be on the front: MACs stand in for latency, with a margin."""
+    kept = [
+        candidate
+        for candidate in sampled
+        if not any(
+            other.macs < 0.7 * candidate.macs and other.top1 > candidate.top1 for other in sampled
+        )
+    ]
+    return [kept[i] for i in spread([c.macs for c in kept], count)]
+
+
+def _merged(
+    found: Sequence[Candidate], sampled: Sequence[Candidate], count: int
+) -> list[Candidate]:
+    """Return what the search found, then the best of the sampled, `count` in all."""
+    merged = {key_of(c.architecture): c for c in found}
+    best = [sampled[i] for i in _sampled_front(sampled)]
+    best = [c for c in best if key_of(c.architecture) not in merged]
+    room = max(0, count - len(merged))
+    chosen = spread([c.predicted_latency_ms for c in best], room) if room else []
+    return [*found, *(best[i] for i in chosen)]
+
+
+def _sampled_front(sampled: Sequence[Candidate]) -> list[int]:
+    return front([c.predicted_latency_ms for c in sampled], [c.top1 for c in sampled])
+
+
+def _probed(genetics: Genetics, *predictors: Predict) -> list[list[float]]:
+    genomes = genetics.sample(np.random.default_rng(0), 16)
+    return [np.round(predict(genomes), 9).tolist() for predict in predictors]
+
+
+def _in_words(facts: Mapping[str, Any]) -> str:
+    return ', '.join(
+        f'{name} {value:.3g}' if isinstance(value, float) else f'{name} {value}'
+        for name, value in facts.items()
+        if isinstance(value, (int, float, str))
+    )

@@ -1,0 +1,1 @@
+"""Images with labels: folders, stores, rendered signs."""

@@ -1,0 +1,1 @@
+"""How long sub-networks take: measured, from tables, predicted."""

@@ -1,0 +1,370 @@
+"""Profile a backbone on this device: the table of its operators, or a predictor from networks.
+
+Both keep what they measured in a journal beside the output, so that a killed profile goes on. The
+output appears when it is complete, and the journal is removed then.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from dynamic_ofa_ros.errors import LatencyTableError
+from dynamic_ofa_ros.family import LatencyProfile
+from dynamic_ofa_ros.offline.latency.device_profile import Place, place_of
+from dynamic_ofa_ros.offline.latency.device_state import DeviceWatch
+from dynamic_ofa_ros.offline.latency.latency_predictor import (
+    LatencyPredictor,
+    fit_latency_predictor,
+    write_predictor,
+)
+from dynamic_ofa_ros.offline.latency.on_device import measure_architectures
+from dynamic_ofa_ros.offline.latency.operator_layout import OperatorLayout
+from dynamic_ofa_ros.offline.latency.operators import (
+    Operator,
+    OperatorEngine,
+    collect_operators,
+    time_operators,
+)
+from dynamic_ofa_ros.offline.latency.table import (
+    CorrectionReport,
+    OperatorTable,
+    PredictionReport,
+    fit_correction,
+    write_table,
+)
+from dynamic_ofa_ros.offline.search.candidates import key_of, sample_candidates
+from dynamic_ofa_ros.offline.work_folder import Rows
+from dynamic_ofa_ros.progress import progress
+from dynamic_ofa_ros.runtime.profiling import BUSY_ABOVE, PAUSE_S
+from dynamic_ofa_ros.space.architecture import SubnetArchitecture
+from dynamic_ofa_ros.space.genome import Genetics
+from dynamic_ofa_ros.supernet.network import extract_subnet
+from dynamic_ofa_ros.supernet.trained import TrainedBackbone
+
+FloatArray = npt.NDArray[np.float64]
+
+CORRECTION_NETWORKS = 12
+PREDICTOR_NETWORKS = 100
+GROUP_OPERATORS = 32
+"""Operators timed in turns: their data are far more than the caches hold, their memory is little.
+
+They are drawn across all places and resolutions: what disturbs the device for a while disturbs
+some operators of every network a little, and not one resolution a lot.
+"""
+
+GROUP_NETWORKS = 12
+SECONDS_A_NETWORK = 1.0
+POOR_ABOVE = 0.15
+"""Mean error on left-out networks above which a table or predictor misleads a search."""
+
+CANDIDATES = 600
+"""Networks that those which the correction is fitted on are chosen from."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Session:
+    """A backbone on a device: what both kinds of profile begin with."""
+
+    trained: TrainedBackbone
+    supernet: nn.Module
+    place: Place
+    platform: str
+    journal: Rows
+    watch: DeviceWatch
+
+    def head(self) -> dict[str, Any]:
+        """Return what a file says about the measurement as a whole."""
+        conditions = {
+            **asdict(self.place),
+            **self.watch.state(),
+            'operators': 'in turns, one run each, no pause, time of the frame taken off',
+            'networks': f'real engine, {PAUSE_S * 1e3:g} ms pause before each run',
+        }
+        return {
+            'platform': self.platform,
+            'backbone': asdict(self.trained.backbone),
+            'resolutions': list(self.trained.resolutions),
+            'measured_at': _now(),
+            'conditions': conditions,
+        }
+
+
+def profile_operators(
+    trained: TrainedBackbone,
+    output: Path,
+    *,
+    device: str = 'auto',
+    engine: str = 'auto',
+    threads: int = 1,
+    resolutions: Sequence[int] | None = None,
+    resume: bool = True,
+    networks: int = CORRECTION_NETWORKS,
+    seed: int = 1,
+) -> OperatorTable:
+    """Time every operator of the backbone, correct the sums on whole networks, write `output`.
+
+    resolutions: those of the backbone unless given. Raise LatencyTableError when the output
+    exists, or when the journal of an unfinished profile is of something else.
+    """
+    trained = _with_resolutions(trained, resolutions)
+    layout = OperatorLayout(trained.space)
+    with _session(trained, output, Place(device, engine, threads), resume, 'operators') as session:
+        operators = _time_all(session, layout)
+        times = {name: [row['median_ms'] for row in rows] for name, rows in operators.items()}
+        table = OperatorTable(
+            session.platform, trained.space, np.array([times[name] for name in layout.names])
+        )
+        chosen = _spread_networks(table, networks, seed)
+        measured = _measure(session, chosen, 'measuring whole networks')
+        sums = table.sum(Genetics(trained.space).encode(chosen))
+        report = fit_correction(sums, measured)
+        _warn_when_poor(report)
+        write_table(
+            output,
+            session.head(),
+            {
+                name: {column: [row[column] for row in rows] for column in _COLUMNS}
+                for name, rows in operators.items()
+            },
+            _correction_document(report, chosen, sums, measured),
+        )
+        return table.corrected(report.correction)
+
+
+def profile_networks(
+    trained: TrainedBackbone,
+    output: Path,
+    *,
+    device: str = 'auto',
+    engine: str = 'auto',
+    threads: int = 1,
+    resolutions: Sequence[int] | None = None,
+    resume: bool = True,
+    networks: int = PREDICTOR_NETWORKS,
+    seed: int = 1,
+) -> LatencyPredictor:
+    """Measure whole networks, fit a predictor on them, write `output`; else as above."""
+    trained = _with_resolutions(trained, resolutions)
+    with _session(trained, output, Place(device, engine, threads), resume, 'networks') as session:
+        chosen = sample_candidates(trained.space, networks, seed)
+        measured = _measure(session, chosen, 'measuring whole networks')
+        genomes = Genetics(trained.space).encode(chosen)
+        predictor = replace(
+            fit_latency_predictor(genomes, measured, trained.space), platform=session.platform
+        )
+        _warn_when_poor(predictor.report)
+        write_predictor(output, predictor, session.head(), _networks_document(chosen, measured))
+        return predictor
+
+
+_COLUMNS = ('median_ms', 'mean_ms', 'sd_ms', 'count')
+
+
+@contextmanager
+def _session(
+    trained: TrainedBackbone, output: Path, place: Place, resume: bool, what: str
+) -> Iterator[_Session]:
+    """Find out where we are, open the journal; remove it when the block has done its work."""
+    if output.exists():
+        raise LatencyTableError(f'{output} exists already; remove it, or name another output')
+    output.parent.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)  # small work all along; more threads would only wait for each other
+    supernet = trained.load()
+    # The extremes tell which engine `auto` means, what the platform is called, and that it works.
+    first = _on_engine(
+        trained, supernet, [trained.space.smallest(), trained.space.largest()], place
+    )
+    resolved = place_of(first) or place
+    path = output.with_name(f'{output.name}.journal')
+    if not resume:
+        path.unlink(missing_ok=True)
+    journal = Rows(path, 'name')
+    identity = {
+        'name': 'identity',
+        'what': what,
+        'platform': first.platform,
+        'backbone': asdict(trained.backbone),
+        'resolutions': list(trained.resolutions),
+    }
+    if 'identity' in journal and journal['identity'] != identity:
+        raise LatencyTableError(
+            f'{path} is the unfinished profile of something else: '
+            f'{_differences(journal["identity"], identity)}; finish it there, name another '
+            'output, or start anew with --fresh'
+        )
+    if 'identity' not in journal:
+        journal.add(identity)
+    watch = DeviceWatch(resolved.device)
+    yield _Session(trained, supernet, resolved, first.platform, journal, watch)
+    if watch.load_of_others > BUSY_ABOVE:
+        logger.warning(
+            'other programs used %.0f %% of the device meanwhile: latencies may be too high and '
+            'uneven; profile again on a quiet machine',
+            watch.load_of_others * 100,
+        )
+    path.unlink(missing_ok=True)
+
+
+def _time_all(session: _Session, layout: OperatorLayout) -> dict[str, list[dict[str, Any]]]:
+    """Time what the journal lacks; return the rows of every operator, one a resolution."""
+    resolutions = session.trained.resolutions
+    journal, rng = session.journal, np.random.default_rng(len(layout.names))
+    wanted = [(name, index) for name in layout.names for index in range(len(resolutions))]
+    left = [(n, i) for n, i in wanted if _key(n, resolutions[i]) not in journal]
+    if left:
+        largest = extract_subnet(session.supernet, session.trained.space.largest())
+        place = session.place
+        engine = OperatorEngine(
+            place.engine, place.device, place.threads, largest, max(resolutions)
+        )
+        by_name = {o.name: o for o in collect_operators(session.supernet, layout)}
+        with progress('timing operators', len(wanted)) as bar:
+            bar.update(len(wanted) - len(left))
+            for group in _groups([left[k] for k in rng.permutation(len(left))], GROUP_OPERATORS):
+                _time_group(group, by_name, resolutions, engine, journal, rng)
+                left = left[len(group) :]
+                bar.update(len(wanted) - len(left))
+    return {
+        name: [journal[_key(name, resolution)] for resolution in resolutions]
+        for name in layout.names
+    }
+
+
+def _time_group(
+    group: Sequence[tuple[str, int]],
+    operators: Mapping[str, Operator],
+    resolutions: Sequence[int],
+    engine: OperatorEngine,
+    journal: Rows,
+    rng: np.random.Generator,
+) -> None:
+    timings = time_operators([(operators[name], index) for name, index in group], engine, rng)
+    for (name, index), timing in zip(group, timings, strict=True):
+        row = {k: round(v, 6) for k, v in asdict(timing).items()}
+        journal.add({'name': _key(name, resolutions[index]), **row})
+
+
+def _measure(
+    session: _Session, architectures: Sequence[SubnetArchitecture], description: str
+) -> FloatArray:
+    """Measure networks with the real engine, as many in turns as a group holds; return ms."""
+    journal = session.journal
+    left = [a for a in architectures if key_of(a) not in journal]
+    order = np.random.default_rng(len(architectures)).permutation(len(left))
+    with progress(description, len(architectures)) as bar:
+        bar.update(len(architectures) - len(left))
+        done = len(architectures) - len(left)
+        for group in _groups([left[k] for k in order], GROUP_NETWORKS):
+            # The engine may choose by its last level, which in a family is the largest.
+            group = sorted(group, key=lambda a: _macs(session.trained, a))
+            profile = _on_engine(session.trained, session.supernet, group, session.place)
+            for architecture, level in zip(group, profile.levels, strict=True):
+                row = {'name': key_of(architecture), **asdict(level)}
+                journal.add(row)
+            done += len(group)
+            bar.update(done)
+    return np.array([journal[key_of(a)]['median_ms'] for a in architectures])
+
+
+def _on_engine(
+    trained: TrainedBackbone,
+    supernet: nn.Module,
+    architectures: Sequence[SubnetArchitecture],
+    place: Place,
+) -> LatencyProfile:
+    with tempfile.TemporaryDirectory(prefix='dynamic_ofa_') as folder:
+        return measure_architectures(
+            trained, supernet, architectures, place, Path(folder) / 'work', SECONDS_A_NETWORK
+        )
+
+
+def _spread_networks(table: OperatorTable, count: int, seed: int) -> list[SubnetArchitecture]:
+    """Choose networks whose sums are spread evenly over the range, in the logarithm."""
+    candidates = sample_candidates(table.space, max(CANDIDATES, count), seed)
+    sums = np.log(table.sum(Genetics(table.space).encode(candidates)))
+    free = np.ones(len(sums), bool)
+    for target in np.linspace(sums.min(), sums.max(), count):
+        free[np.argmin(np.where(free, np.abs(sums - target), np.inf))] = False
+    return [candidates[i] for i in np.flatnonzero(~free)]
+
+
+def _correction_document(
+    report: CorrectionReport,
+    networks: Sequence[SubnetArchitecture],
+    sums: FloatArray,
+    measured: FloatArray,
+) -> dict[str, Any]:
+    document = asdict(report)
+    correction = document.pop('correction')
+    correction['leave_one_out'] = {key: round(value, 4) for key, value in document.items()}
+    rows = _networks_document(networks, measured)
+    for row, total in zip(rows, sums, strict=True):
+        row['sum_ms'] = round(float(total), 5)
+    return {'correction': correction, 'networks': rows}
+
+
+def _networks_document(
+    networks: Sequence[SubnetArchitecture], measured: FloatArray
+) -> list[dict[str, Any]]:
+    return [
+        {'architecture': architecture.to_mapping(), 'measured_ms': round(float(ms), 5)}
+        for architecture, ms in zip(networks, measured, strict=True)
+    ]
+
+
+def _warn_when_poor(report: PredictionReport) -> None:
+    if report.mean_error > POOR_ABOVE:
+        logger.warning(
+            'predictions are off by %.0f %% on average (left-out networks): do not search with '
+            'this file; other programs probably disturbed the whole networks, so profile again '
+            'on a quiet machine',
+            report.mean_error * 100,
+        )
+
+
+def _with_resolutions(
+    trained: TrainedBackbone, resolutions: Sequence[int] | None
+) -> TrainedBackbone:
+    if resolutions is None:
+        return trained
+    return replace(trained, resolutions=tuple(sorted(set(resolutions))))
+
+
+def _macs(trained: TrainedBackbone, architecture: SubnetArchitecture) -> int:
+    backbone = trained.backbone
+    return trained.space.count_cost(architecture, backbone.width_mult, backbone.classes).macs
+
+
+def _groups(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _key(operator: str, resolution: int) -> str:
+    return f'{operator} at {resolution}'
+
+
+def _differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    return ', '.join(
+        f'{key} {found.get(key)} instead of {value}'
+        for key, value in expected.items()
+        if found.get(key) != value
+    )
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')

@@ -1,0 +1,1 @@
+"""Families of separate networks, from ONNX files."""

@@ -1,0 +1,1 @@
+"""Find the sub-networks that are the most accurate for their latency."""

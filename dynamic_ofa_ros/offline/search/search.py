@@ -1,0 +1,138 @@
+"""Search: which architectures are the most accurate at a latency.
+
+`find_front` is the default: NSGA-II over (latency, accuracy) finds the whole front at once, then a
+local search makes the best of each limit. `algorithm1.find_with_algorithm_1` is the paper's: one
+evolutionary run per target.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dynamic_ofa_ros.errors import SearchError
+from dynamic_ofa_ros.offline.search.climbing import climb
+from dynamic_ofa_ros.offline.search.objectives import Bound, Objectives, Predict
+from dynamic_ofa_ros.offline.search.pareto import front
+from dynamic_ofa_ros.space.architecture import SubnetArchitecture
+from dynamic_ofa_ros.space.genome import Genetics, Genomes
+
+__all__ = ['Bound', 'Found', 'Objectives', 'Predict', 'SearchResult', 'find_front', 'result_of']
+
+# Of the evaluations, the share that NSGA-II gets; local search gets the rest.
+GLOBAL_SHARE = 0.1
+# Limits that local search serves where none are given.
+SPREAD_LIMITS = 10
+
+
+@dataclass(frozen=True)
+class Found:
+    """An architecture with its predicted latency and top-1 (fraction)."""
+
+    architecture: SubnetArchitecture
+    latency_ms: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found: the front, fastest first, and the best within each limit asked for.
+
+    `at_limits` has one entry per limit, in their order.
+    """
+
+    front: tuple[Found, ...]
+    at_limits: tuple[Found, ...]
+    evaluations: int
+    seconds: float
+
+
+def find_front(
+    objectives: Objectives,
+    limits_ms: Sequence[float] = (),
+    evaluations: int = 20000,
+    seed: int = 1,
+    population: int = 100,
+    warm_start: Sequence[SubnetArchitecture] = (),
+) -> SearchResult:
+    """Search the front of (latency, accuracy), the same for the same seed.
+
+    Without `limits_ms` local search serves ten limits spread over the front. `warm_start` puts
+    known architectures into the first population, for instance an earlier search's front. Raise
+    SearchError for constraints that nothing in the space meets, naming the nearest possible.
+    """
+    from dynamic_ofa_ros.offline.search.nsga2 import run_nsga2
+
+    started = time.perf_counter()
+    if evaluations < 2 * population:
+        raise SearchError(
+            f'{evaluations} evaluations are too few; {2 * population} are the least with a '
+            f'population of {population}'
+        )
+    rng = np.random.default_rng(seed)
+    first = _first_population(objectives.genetics, rng, population, warm_start)
+    run_nsga2(objectives, first, max(2 * len(first), round(evaluations * GLOBAL_SHARE)), seed)
+    targets = list(limits_ms) or _spread_limits(objectives)
+    climb(objectives, targets, evaluations, rng)
+    return result_of(objectives, limits_ms, time.perf_counter() - started)
+
+
+def _first_population(
+    genetics: Genetics,
+    rng: np.random.Generator,
+    population: int,
+    warm_start: Sequence[SubnetArchitecture],
+) -> Genomes:
+    """Return the warm start, the extremes at every resolution, and random ones; canonical."""
+    space = genetics.space
+    extremes = np.repeat(
+        genetics.encode([space.smallest(), space.largest()]), len(space.resolutions), axis=0
+    )
+    extremes[:, -1] = np.tile(np.arange(len(space.resolutions)), 2)
+    seeds = np.concatenate([genetics.encode([*warm_start, space.smallest()]), extremes])
+    genomes = genetics.canonical(np.concatenate([seeds, genetics.sample(rng, population)]))
+    _, unique = np.unique(genomes, axis=0, return_index=True)
+    return genomes[np.sort(unique)][: max(population, len(warm_start) + 2)]
+
+
+def _spread_limits(objectives: Objectives) -> list[float]:
+    _, latency_ms, top1 = objectives.archive()
+    allowed = top1 >= 0
+    if not allowed.any():
+        return [float(latency_ms.max())]
+    latency_ms, top1 = latency_ms[allowed], top1[allowed]
+    on_front = latency_ms[front(latency_ms.tolist(), top1.tolist())]
+    return [float(q) for q in np.quantile(on_front, np.linspace(0.05, 1.0, SPREAD_LIMITS))]
+
+
+def result_of(objectives: Objectives, limits_ms: Sequence[float], seconds: float) -> SearchResult:
+    """Return the front of all that was evaluated and the best at each limit.
+
+    Raise SearchError where nothing evaluated keeps a limit and the constraints.
+    """
+    genomes, latency_ms, top1 = objectives.archive()
+    allowed = np.flatnonzero(top1 >= 0)
+    if not len(allowed):
+        raise objectives.refuse()
+
+    def found(index: int) -> Found:
+        architecture = objectives.genetics.decode(genomes[index])
+        return Found(architecture, float(latency_ms[index]), float(top1[index]))
+
+    at_limits = []
+    for limit_ms in limits_ms:
+        within = allowed[latency_ms[allowed] <= limit_ms]
+        if not math.isfinite(limit_ms) or not len(within):
+            raise objectives.refuse(limit_ms)
+        at_limits.append(found(int(within[np.argmax(top1[within])])))
+    on_front = front(latency_ms[allowed].tolist(), top1[allowed].tolist())
+    return SearchResult(
+        front=tuple(found(int(allowed[i])) for i in on_front),
+        at_limits=tuple(at_limits),
+        evaluations=objectives.evaluations,
+        seconds=seconds,
+    )

@@ -1,0 +1,1 @@
+"""Train a supernet on class folders; on several processes with torchrun."""

@@ -1,0 +1,340 @@
+"""A whole training run: data, trainer, evaluation, and the files it leaves.
+
+A run is a folder: `checkpoint.pt` to go on from, `metrics.csv`, `backbone.safetensors` and
+`backbone.yaml`, which together are what `dynamic-ofa build` starts from.
+
+Under `torchrun` several processes train together; the first one decodes, writes and reports. All
+of them must see the data and the run's folder at the same path.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import psutil
+import torch
+
+from dynamic_ofa_ros.errors import CheckpointError, DatasetError
+from dynamic_ofa_ros.family import BACKBONE_FILE, BackboneSpec, Preprocessing, sha256_of
+from dynamic_ofa_ros.offline.accuracy.evaluation import (
+    Evaluator,
+    PreparedImages,
+    calibration_subset,
+)
+from dynamic_ofa_ros.offline.data.datasets import (
+    ImageDataset,
+    RenderedSigns,
+    build_store,
+    open_splits,
+)
+from dynamic_ofa_ros.offline.training.distributed import World, joined, started_world
+from dynamic_ofa_ros.offline.training.trainer import (
+    Trainer,
+    TrainingSettings,
+    append_metrics,
+)
+from dynamic_ofa_ros.progress import ProgressReport, progress
+from dynamic_ofa_ros.runtime.host import usable_cpus
+from dynamic_ofa_ros.supernet.network import MOBILENET_V3
+from dynamic_ofa_ros.supernet.trained import TrainedBackbone, open_backbone
+
+logger = logging.getLogger(__name__)
+
+SIGNS = 'signs'
+
+# Stored somewhat larger than the largest resolution, so that random crops lose no detail.
+STORE_MARGIN = 1.25
+# The share of free disk and memory that a store may take; a larger dataset is decoded anew for
+# every batch. It is read in random order: what does not fit into memory would be slower.
+STORE_SHARE = 0.6
+# As the camera publishes scenes; for training they are rendered no larger than they are stored.
+SCENE_HEIGHT, SMALLEST_SCENE_HEIGHT = 480, 240
+CALIBRATION_IMAGES = 1000
+SAVE_EVERY_S = 60.0
+
+
+# For the names of backbones.
+_SHORT = {MOBILENET_V3: 'mbv3', 'ofa_proxyless': 'proxyless', 'ofa_resnet50': 'resnet50'}
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """What the user asks of a training run; see `dynamic-ofa train --help`."""
+
+    data: str
+    output: str
+    width_mult: float
+    resolutions: tuple[int, ...]
+    epochs: float
+    largest_only_epochs: float
+    random_subnets: int
+    batch_size: int
+    learning_rate: float
+    mirror: bool
+    rendered_images: int
+    rendered_held_out_images: int
+    device: str
+    threads: int
+    seed: int
+    start_from: str = ''
+    kind: str = MOBILENET_V3
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """Held-out top-1 at the end of a run, and where the weights are."""
+
+    smallest: float
+    largest: float
+    weights_path: Path
+
+
+def held_out_side(resolutions: Sequence[int]) -> int:
+    """Return the side to store held-out images at: twice the input, where cameras give as much.
+
+    Area averaging from there is what averaging the original would give.
+    """
+    largest = max(resolutions)
+    return max(largest, min(2 * largest, SCENE_HEIGHT))
+
+
+def open_data(
+    data: str, rendered_images: int, rendered_held_out: int, training_height: int = SCENE_HEIGHT
+) -> tuple[ImageDataset, ImageDataset]:
+    """Open `signs` or a user's folder; return the training and the held-out split.
+
+    Training scenes may be rendered at a smaller height (they are shrunk anyway); held-out ones are
+    always as the camera publishes them, 640x480.
+    """
+    if data == SIGNS:
+        return (
+            RenderedSigns(rendered_images, split='train', height=training_height),
+            RenderedSigns(rendered_held_out, split='held_out'),
+        )
+    return open_splits(data)
+
+
+def train(request: TrainingRequest) -> TrainingReport:
+    """Train, or go on training, until all epochs are done; write the run's files.
+
+    In the processes of torchrun that are not the first, the report's accuracies are NaN.
+    """
+    _check(request)
+    world = started_world()
+    device = _choose_device(request.device, world)
+    cores = max(1, usable_cpus() // world.local_size)
+    torch.set_num_threads(request.threads or cores)
+    with joined(world, device):
+        return _train(request, device, world)
+
+
+def _train(request: TrainingRequest, device: str, world: World) -> TrainingReport:
+    start = open_backbone(request.start_from) if request.start_from else None
+    cv2.setNumThreads(1)
+    directory = Path(request.output).expanduser()
+    directory.mkdir(parents=True, exist_ok=True)
+    side = round(max(request.resolutions) * STORE_MARGIN)
+    training, held_out = open_data(
+        request.data,
+        request.rendered_images,
+        request.rendered_held_out_images,
+        min(max(side, SMALLEST_SCENE_HEIGHT), SCENE_HEIGHT),
+    )
+    classes = training.classes
+    if not world.is_first:
+        world.wait()  # for what the first one decodes
+    training = _stored(training, directory / f'train-{side}.npy', side, 'decoding training images')
+    held_out = _stored(
+        held_out,
+        directory / 'held_out.npy',
+        held_out_side(request.resolutions),
+        'decoding held-out images',
+    )
+    if world.is_first:
+        world.wait()
+    settings = TrainingSettings(
+        resolutions=request.resolutions,
+        epochs=request.epochs,
+        largest_only_epochs=request.largest_only_epochs,
+        random_subnets=request.random_subnets,
+        batch_size=request.batch_size,
+        learning_rate=request.learning_rate,
+        mirror=request.mirror,
+        # A far sign near the edge must stay in the picture.
+        smallest_crop=0.9 if request.data == SIGNS else TrainingSettings.smallest_crop,
+        seed=request.seed,
+        start_from=sha256_of(start.directory / BACKBONE_FILE) if start else '',
+    )
+    name = f'{Path(request.data).name or "images"}_{_SHORT[request.kind]}_w{request.width_mult:g}'
+    backbone = BackboneSpec(name, request.kind, request.width_mult, len(classes))
+    # Class folders hold objects that fill the picture; a scene's sign may be anywhere in it.
+    preprocessing = Preprocessing(crop_fraction=1.0, interpolation='area')
+    if start and (start.backbone.kind, start.backbone.width_mult, start.labels) != (
+        request.kind,
+        request.width_mult,
+        classes,
+    ):
+        raise CheckpointError(
+            f'{start.directory} is {start.backbone.kind} of width {start.backbone.width_mult:g} '
+            f'with {len(start.labels)} classes; asked for are {request.kind}, width '
+            f'{request.width_mult:g} and the {len(classes)} classes '
+            'of the data: a fine-tuning needs the same'
+        )
+    weights = start.load().state_dict() if start else None
+    trainer = Trainer(
+        backbone, settings, preprocessing, training, directory, device, weights, world
+    )
+    if trainer.resume() and world.is_first:
+        logger.info('going on from step %d of %d', trainer.step, trainer.steps)
+    ends = (trainer.space.smallest().r, trainer.space.largest().r)
+    evaluator = Evaluator(
+        trainer.supernet,
+        PreparedImages(calibration_subset(training, CALIBRATION_IMAGES), preprocessing, ends),
+        PreparedImages(held_out, preprocessing, ends),
+    )
+
+    def smallest_and_largest() -> tuple[float, float]:
+        return (
+            evaluator.judge(trainer.space.smallest()).top1,
+            evaluator.judge(trainer.space.largest()).top1,
+        )
+
+    smallest = largest = float('nan')
+    with _reporting(trainer.steps, world) as report:
+        report.update(trainer.step)
+        last_save = time.monotonic()
+        while trainer.step < trainer.steps:
+            end_of_epoch = (trainer.step // trainer.steps_per_epoch + 1) * trainer.steps_per_epoch
+            losses: list[tuple[float, float]] = []
+            started = time.monotonic()
+            for pair in trainer.steps_until(end_of_epoch):
+                losses.append(pair)
+                recent = np.array(losses[-50:])
+                report.update(
+                    trainer.step,
+                    f'loss {recent[:, 0].mean():.3f} / {recent[:, 1].mean():.3f}, '
+                    f'{_rate(losses, settings.batch_size, started):.0f} img/s',
+                )
+                if time.monotonic() - last_save > SAVE_EVERY_S:
+                    trainer.save()
+                    last_save = time.monotonic()
+            if not world.is_first:
+                continue
+            rate = _rate(losses, settings.batch_size, started)
+            smallest, largest = smallest_and_largest()
+            mean_losses = np.array(losses).mean(0)
+            append_metrics(
+                directory,
+                {
+                    'step': trainer.step,
+                    'epoch': round(trainer.step / trainer.steps_per_epoch, 3),
+                    'loss_largest': round(float(mean_losses[0]), 5),
+                    'loss_smallest': round(float(mean_losses[1]), 5),
+                    'held_out_top1_smallest': round(smallest, 5),
+                    'held_out_top1_largest': round(largest, 5),
+                    'images_per_s': round(rate, 1),
+                },
+            )
+            logger.info(
+                'epoch %.0f: held-out top-1 %.1f %% (smallest), %.1f %% (largest)',
+                trainer.step / trainer.steps_per_epoch,
+                smallest * 100,
+                largest * 100,
+            )
+            trainer.save()
+            last_save = time.monotonic()
+    if not world.is_first:
+        world.wait()
+        return TrainingReport(smallest, largest, directory / BACKBONE_FILE)
+    if np.isnan(largest):
+        smallest, largest = smallest_and_largest()
+    TrainedBackbone(
+        directory=directory,
+        backbone=backbone,
+        preprocessing=preprocessing,
+        labels=classes,
+        resolutions=request.resolutions,
+        training={
+            'data': Path(request.data).name,
+            'images': len(training),
+            'epochs': request.epochs,
+            'resolutions': list(request.resolutions),
+            **({'fine_tuned_from': dict(start.training)} if start else {}),
+            'held_out_top1_largest': round(largest, 5),
+        },
+    ).save(trainer.supernet)
+    world.wait()
+    return TrainingReport(smallest, largest, directory / BACKBONE_FILE)
+
+
+@contextmanager
+def _reporting(steps: int, world: World) -> Iterator[ProgressReport | SilentReport]:
+    if world.is_first:
+        with progress('training', steps) as report:
+            yield report
+    else:
+        yield SilentReport()
+
+
+class SilentReport:
+    """What a process that is not the first reports to."""
+
+    def update(self, done: int, note: str = '') -> None:
+        """Say nothing."""
+
+
+def _rate(losses: Sequence[object], batch_size: int, started: float) -> float:
+    return len(losses) * batch_size / (time.monotonic() - started)
+
+
+def _stored(dataset: ImageDataset, path: Path, side: int, description: str) -> ImageDataset:
+    if not path.is_file() and len(dataset) * side * side * 3 > _room_for_store(path.parent):
+        return dataset
+    with progress(description, len(dataset)) as report:
+        return build_store(dataset, path, side, usable_cpus(), report.update)
+
+
+def _room_for_store(directory: Path) -> float:
+    free_memory: int = psutil.virtual_memory().available
+    return STORE_SHARE * min(free_memory, shutil.disk_usage(directory).free)
+
+
+def _choose_device(device: str, world: World) -> str:
+    if device == 'auto':
+        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    if device == 'cuda' and world.size > 1 and torch.cuda.is_available():
+        if world.local_size > torch.cuda.device_count():
+            raise CheckpointError(
+                f'torchrun started {world.local_size} processes on this machine, which has '
+                f'{torch.cuda.device_count()} GPUs; give each process a GPU of its own'
+            )
+        return f'cuda:{world.local_rank}'
+    if device.startswith('cuda') and not torch.cuda.is_available():
+        raise CheckpointError(
+            f'device {device} was asked for, but this torch sees no GPU; use --device cpu, or '
+            'install a torch built for your CUDA'
+        )
+    return device
+
+
+def _check(request: TrainingRequest) -> None:
+    for name, value, lowest in (
+        ('--epochs', request.epochs, 0.0),
+        ('--batch-size', request.batch_size, 1),
+        ('--width-mult', request.width_mult, 0.0),
+        ('--learning-rate', request.learning_rate, 0.0),
+    ):
+        if not value > lowest:
+            raise DatasetError(f'{name} is {value:g}; it must be above {lowest:g}')
+    if not request.resolutions or min(request.resolutions) < 32 or max(request.resolutions) > 512:
+        raise DatasetError(
+            f'--resolutions {request.resolutions}: give sizes between 32 and 512 pixels'
+        )

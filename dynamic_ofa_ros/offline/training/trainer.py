@@ -1,0 +1,381 @@
+"""Train or fine-tune a supernet: the sandwich rule with in-place distillation.
+
+Each step trains the largest sub-network on the labels, then the smallest and random ones on the
+largest's soft predictions (Yu & Huang, ICCV 2019; Yu et al., BigNAS, ECCV 2020), every
+sub-network at a resolution of its own (elastic resolution, Cai et al., ICLR 2020).
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from dynamic_ofa_ros.errors import CheckpointError, DatasetError
+from dynamic_ofa_ros.family import BackboneSpec, Preprocessing
+from dynamic_ofa_ros.files import replacing
+from dynamic_ofa_ros.offline.data.datasets import ImageDataset
+from dynamic_ofa_ros.offline.training.distributed import World
+from dynamic_ofa_ros.space.architecture import SubnetArchitecture
+from dynamic_ofa_ros.space.spaces import search_space
+from dynamic_ofa_ros.supernet.network import build_supernet, set_active
+from dynamic_ofa_ros.supernet.weights import load_state
+
+CHECKPOINT_FILE = 'checkpoint.pt'
+METRICS_FILE = 'metrics.csv'
+
+# That prepare images; more only wait for the interpreter.
+MOST_THREADS = 8
+
+UInt8 = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train. Every value is recorded with the result.
+
+    epochs: passes over the training split; largest_only_epochs: how many of them, at the start,
+    train the largest sub-network alone (progressive shrinking's first phase); random_subnets:
+    sub-networks a step beside the largest and the smallest; mirror: whether images may be flipped
+    left to right; start_from: SHA-256 of the weights that a fine-tuning starts from.
+    """
+
+    resolutions: tuple[int, ...]
+    epochs: float = 20.0
+    largest_only_epochs: float = 4.0
+    random_subnets: int = 1
+    batch_size: int = 128
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.02
+    label_smoothing: float = 0.05
+    mirror: bool = True
+    smallest_crop: float = 0.7
+    averaging: float = 0.998
+    seed: int = 1
+    start_from: str = ''
+
+
+class Trainer:
+    """Trains one supernet; everything it needs to go on after a kill is in its checkpoint.
+
+    In a `world` of several processes each takes its share of every batch. What is trained does not
+    depend on how many there are, but for batch norm, which sees a process' share only, and for
+    rounding: so any number of processes may go on from a checkpoint.
+    """
+
+    def __init__(
+        self,
+        backbone: BackboneSpec,
+        settings: TrainingSettings,
+        preprocessing: Preprocessing,
+        dataset: ImageDataset,
+        directory: Path,
+        device: str = 'cpu',
+        weights: Mapping[str, torch.Tensor] | None = None,
+        world: World = World(),  # noqa: B008 - it cannot be changed
+    ) -> None:
+        if len(dataset) < settings.batch_size:
+            raise DatasetError(
+                f'the training split has {len(dataset)} images, fewer than one batch of '
+                f'{settings.batch_size}; lower --batch-size'
+            )
+        if settings.batch_size % world.size:
+            raise DatasetError(
+                f'a batch of {settings.batch_size} images does not divide among {world.size} '
+                f'processes; give a --batch-size that is a multiple of {world.size}'
+            )
+        self.backbone, self.settings, self.preprocessing = backbone, settings, preprocessing
+        self._dataset, self._directory = dataset, directory
+        self._device, self._world = torch.device(device), world
+        self.space = search_space(backbone.kind, settings.resolutions)
+        torch.manual_seed(settings.seed)
+        self._supernet = build_supernet(backbone)
+        if weights is not None:
+            load_state(self._supernet, weights)
+        self._supernet.to(self._device)
+        # channels_last doubles the speed of depthwise convolutions on CPUs.
+        self._supernet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        world.copy_first(self._supernet)
+        self._average = AveragedModel(
+            self._supernet,
+            multi_avg_fn=_moving_average(settings.averaging),
+        )
+        self._optimizer = torch.optim.AdamW(
+            _parameter_groups(self._supernet, settings.weight_decay), lr=settings.learning_rate
+        )
+        # AMP is for GPUs: on CPUs bfloat16 convolutions of these sizes are slower than float32.
+        self._amp = self._device.type == 'cuda'
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=self._amp)
+        # Threads: OpenCV decodes and resizes without the interpreter's lock.
+        self._threads = min(MOST_THREADS, torch.get_num_threads())
+        self._executor = ThreadPoolExecutor(self._threads)
+        self._ahead: dict[int, Future[Batch]] = {}
+        self.steps_per_epoch = len(dataset) // settings.batch_size
+        self.steps = max(1, round(settings.epochs * self.steps_per_epoch))
+        self.step = 0
+
+    @property
+    def supernet(self) -> nn.Module:
+        """Return the supernet with averaged weights: the one to evaluate and to keep."""
+        averaged: nn.Module = self._average.module
+        return averaged
+
+    def steps_until(self, stop_step: int) -> Iterator[tuple[float, float]]:
+        """Train up to `stop_step`; yield the losses of largest and smallest after each step."""
+        self._supernet.train()
+        while self.step < min(stop_step, self.steps):
+            yield self._train_step()
+
+    def save(self) -> None:
+        """Write the checkpoint, atomically; of several processes only the first does."""
+        if not self._world.is_first:
+            return
+        state = {
+            'identity': self._identity(),
+            'step': self.step,
+            'supernet': self._supernet.state_dict(),
+            'average': self._average.state_dict(),
+            'optimizer': self._optimizer.state_dict(),
+            'scaler': self._scaler.state_dict(),
+        }
+        with replacing(self._directory / CHECKPOINT_FILE) as temporary:
+            torch.save(state, temporary)
+
+    def resume(self) -> bool:
+        """Go on from the directory's checkpoint, if there is one; tell whether there was.
+
+        Raise CheckpointError when it is damaged or belongs to another backbone or settings.
+        """
+        path = self._directory / CHECKPOINT_FILE
+        if not path.is_file():
+            return False
+        try:
+            state = torch.load(path, map_location=self._device, weights_only=True)
+        except Exception as error:  # whatever torch finds wrong with a damaged file
+            raise CheckpointError(
+                f'{path} is damaged ({type(error).__name__}: {error}); delete it to start again'
+            ) from error
+        if state.get('identity') != self._identity():
+            raise CheckpointError(
+                f'{path} belongs to a training with other settings ({state.get("identity")}); '
+                'choose another output folder, or delete the checkpoint to start again'
+            )
+        load_state(self._supernet, state['supernet'])
+        load_state(self._average, state['average'])
+        self._optimizer.load_state_dict(state['optimizer'])
+        self._scaler.load_state_dict(state['scaler'])
+        self.step = int(state['step'])
+        return True
+
+    def _identity(self) -> str:
+        return repr((asdict(self.backbone), asdict(self.settings), len(self._dataset)))
+
+    def _train_step(self) -> tuple[float, float]:
+        settings = self.settings
+        # One generator a step: a resumed run draws what the uninterrupted one would have drawn,
+        # and all processes draw the same.
+        rng = np.random.default_rng([settings.seed, self.step])
+        learning_rate = self._learning_rate()
+        for group in self._optimizer.param_groups:
+            group['lr'] = learning_rate
+        batch = self._batch()
+        images, labels = batch.network_input(self.preprocessing), batch.labels
+        self._optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            largest = self._forward(self.space.largest(), images)
+            loss_largest = functional.cross_entropy(
+                largest, labels, label_smoothing=settings.label_smoothing
+            )
+        torch.autograd.backward(self._scaler.scale(loss_largest))
+        losses = [loss_largest.detach(), torch.full_like(loss_largest.detach(), math.nan)]
+        if self.step >= settings.largest_only_epochs * self.steps_per_epoch:
+            soft_labels = largest.detach().float().softmax(1)
+            for index, student in enumerate(self._students(rng)):
+                with self._autocast():
+                    loss = functional.cross_entropy(self._forward(student, images), soft_labels)
+                torch.autograd.backward(self._scaler.scale(loss))
+                if index == 0:
+                    losses[1] = loss.detach()
+        self._world.average_gradients(self._supernet)
+        self._scaler.unscale_(self._optimizer)
+        nn.utils.clip_grad_norm_(self._supernet.parameters(), 5.0)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._average.update_parameters(self._supernet)
+        self.step += 1
+        # Read once a step: every look at a number waits for the GPU.
+        of_largest, of_smallest = self._world.mean(torch.stack(losses)).tolist()
+        return of_largest, of_smallest
+
+    def _students(self, rng: np.random.Generator) -> list[SubnetArchitecture]:
+        return [
+            self.space.smallest(),
+            *(self.space.sample(rng) for _ in range(self.settings.random_subnets)),
+        ]
+
+    def _forward(self, architecture: SubnetArchitecture, images: torch.Tensor) -> torch.Tensor:
+        set_active(self._supernet, architecture)
+        if images.shape[-1] != architecture.r:
+            images = functional.interpolate(
+                images, size=(architecture.r,) * 2, mode='bilinear', antialias=True
+            )
+        output: torch.Tensor = self._supernet(images.contiguous(memory_format=torch.channels_last))
+        return output
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self._device.type, enabled=self._amp)
+
+    def _learning_rate(self) -> float:
+        warm_up = min(200, self.steps // 10 + 1)
+        rise = min(1.0, (self.step + 1) / warm_up)
+        return self.settings.learning_rate * rise * _cosine(self.step / self.steps)
+
+    def _batch(self) -> Batch:
+        """Return this step's batch on the device; the next ones are prepared in the meantime."""
+        for step in range(self.step, min(self.step + self._threads + 1, self.steps)):
+            if step not in self._ahead:
+                self._ahead[step] = self._executor.submit(self._prepare, step)
+        return self._ahead.pop(self.step).result().to(self._device)
+
+    def _prepare(self, step: int) -> Batch:
+        """Augment this process' share of a step's images.
+
+        Each image has a generator of its own: what becomes of it does not depend on how the batch
+        is shared.
+        """
+        settings = self.settings
+        epoch, position = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng([settings.seed, 77, epoch]).permutation(len(self._dataset))
+        whole = range(position * settings.batch_size, (position + 1) * settings.batch_size)
+        mine = whole[self._world.rank :: self._world.size]
+        chosen = [int(i) for i in order[mine]]
+        images = [
+            augment(
+                self._dataset.image(index),
+                max(settings.resolutions),
+                np.random.default_rng([settings.seed, 78, epoch, place]),
+                settings.mirror,
+                settings.smallest_crop,
+            )
+            for index, place in zip(chosen, mine, strict=True)
+        ]
+        batch = Batch.of(images, [self._dataset.label(index) for index in chosen])
+        return batch.pinned() if self._device.type == 'cuda' else batch
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """A random crop, (side, side, 3) uint8, and the random light it is still to be seen in."""
+
+    pixels: UInt8
+    gain: float
+    offset: float
+
+
+def augment(
+    image: UInt8, side: int, rng: np.random.Generator, mirror: bool, smallest_crop: float
+) -> Augmented:
+    """Draw a crop of `image` of at least that share of its area, resize it, and draw a light."""
+    height, width = image.shape[:2]
+    least = math.sqrt(smallest_crop)
+    crop_h, crop_w = (max(1, round(edge * rng.uniform(least, 1.0))) for edge in (height, width))
+    top, left = rng.integers(height - crop_h + 1), rng.integers(width - crop_w + 1)
+    crop = image[top : top + crop_h, left : left + crop_w]
+    interpolation = cv2.INTER_AREA if crop_h > side else cv2.INTER_LINEAR
+    resized = np.asarray(cv2.resize(crop, (side, side), interpolation=interpolation), np.uint8)
+    if mirror and rng.random() < 0.5:
+        resized = resized[:, ::-1]
+    return Augmented(resized, rng.uniform(0.75, 1.25), rng.uniform(-20.0, 20.0))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Augmented images on their way to the device: (N, r, r, 3) uint8, (N, 2) light, (N,)."""
+
+    pixels: torch.Tensor
+    light: torch.Tensor
+    labels: torch.Tensor
+
+    @classmethod
+    def of(cls, images: Sequence[Augmented], labels: Sequence[int] = ()) -> Batch:
+        """Put images together."""
+        return cls(
+            torch.from_numpy(np.stack([image.pixels for image in images])),
+            torch.tensor([(image.gain, image.offset) for image in images]),
+            torch.tensor(labels),
+        )
+
+    def pinned(self) -> Batch:
+        """Return a copy that can travel to a GPU while that computes."""
+        return Batch(self.pixels.pin_memory(), self.light.pin_memory(), self.labels.pin_memory())
+
+    def to(self, device: torch.device) -> Batch:
+        """Return a copy there."""
+        return Batch(
+            *(t.to(device, non_blocking=True) for t in (self.pixels, self.light, self.labels))
+        )
+
+    def network_input(self, preprocessing: Preprocessing) -> torch.Tensor:
+        """Return (N, 3, r, r) float32: the images in their light, normalised."""
+        # NHWC in memory, seen as NCHW: that is channels_last, and costs no transposition.
+        images = self.pixels.permute(0, 3, 1, 2).float()
+        gain, offset = self.light[:, :, None, None, None].unbind(1)
+        lit = (images * gain + offset).clamp_(0.0, 255.0)
+        mean, std = (
+            torch.tensor(values, device=lit.device).view(3, 1, 1) * 255.0
+            for values in (preprocessing.mean, preprocessing.std)
+        )
+        return (lit - mean) / std
+
+
+def _moving_average(decay: float) -> Callable[..., None]:
+    """Return an exponential moving average for `AveragedModel` that forgets its start early.
+
+    With a constant decay the untrained weights would still have a share of e^-1 in the average
+    after 1 / (1 - decay) steps; a short training would be judged by them.
+    """
+
+    def average(
+        averaged: list[torch.Tensor], current: list[torch.Tensor], steps: torch.Tensor
+    ) -> None:
+        warmed_up = min(decay, (1.0 + float(steps)) / (10.0 + float(steps)))
+        get_ema_multi_avg_fn(warmed_up)(averaged, current, steps)  # type: ignore[no-untyped-call]
+
+    return average
+
+
+def append_metrics(directory: Path, row: dict[str, Any]) -> None:
+    """Append a row to the run's metrics.csv, with a header if it is new."""
+    path = directory / METRICS_FILE
+    is_new = not path.is_file()
+    with path.open('a', newline='', encoding='utf-8') as file:
+        writer = csv.DictWriter(file, list(row))
+        if is_new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def _cosine(share: float) -> float:
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
+
+
+def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Keep weight decay off batch norms and biases."""
+    decayed = [p for p in module.parameters() if p.ndim > 1]
+    others = [p for p in module.parameters() if p.ndim <= 1]
+    return [
+        {'params': decayed, 'weight_decay': weight_decay},
+        {'params': others, 'weight_decay': 0.0},
+    ]

@@ -1,0 +1,1 @@
+"""One style, one drawing of latency over time, published curves."""

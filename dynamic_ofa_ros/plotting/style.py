@@ -1,0 +1,100 @@
+"""How all figures look: size, type, colours, legend and caption.
+
+matplotlib's object interface and the Agg canvas only: no global state, no display.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dynamic_ofa_ros.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH_INCHES = 8.0
+DPI = 150
+TEXT_SIZE = 8.0
+INK, QUIET, SHADE, LIMIT = '#222222', '#767676', '#ebebeb', '#c1272d'
+CAPTION_COLUMNS = 140
+
+
+def new_figure(height_inches: float) -> Figure:
+    """Return an empty figure with room for a legend above and a caption below."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH_INCHES, height_inches), facecolor='white')
+    FigureCanvasAgg(figure)
+    caption_share = 0.62 / height_inches
+    figure.subplots_adjust(
+        left=0.085,
+        right=0.98,
+        top=1.0 - 0.55 / height_inches,
+        bottom=caption_share + 0.47 / height_inches,
+    )
+    return figure
+
+
+def save_figure(figure: Figure, path: str | Path) -> Path:
+    """Write a figure; the suffix (.png, .pdf, .svg) says which format. Return the path."""
+    path = Path(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=DPI, format=path.suffix.lstrip('.') or 'png')
+    return path
+
+
+def style_axes(axes: Axes) -> None:
+    """Give axes the common look: no frame, quiet lines, a light grid behind the data."""
+    axes.spines[['top', 'right']].set_visible(False)
+    for side in ('left', 'bottom'):
+        axes.spines[side].set_color(QUIET)
+    axes.tick_params(labelsize=TEXT_SIZE, colors=INK, width=0.6, length=3)
+    axes.xaxis.label.set_fontsize(TEXT_SIZE + 1)
+    axes.yaxis.label.set_fontsize(TEXT_SIZE + 1)
+    axes.grid(axis='y', color='#ececec', linewidth=0.6, zorder=0)
+    axes.set_axisbelow(True)
+
+
+def level_colour(level: int, level_count: int) -> tuple[float, float, float, float]:
+    """Return a level's colour: viridis from dark (level 1) to light, without its palest end."""
+    from matplotlib import colormaps
+
+    red, green, blue, alpha = colormaps['viridis'](0.9 * (level - 1) / max(1, level_count - 1))
+    return float(red), float(green), float(blue), float(alpha)
+
+
+def draw_legend(figure: Figure, axes: Axes) -> None:
+    """Put the legend of `axes` into one line above everything."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc='upper left',
+        bbox_to_anchor=(axes.get_position().x0 - 0.01, 0.995),
+        ncol=len(handles),
+        fontsize=TEXT_SIZE,
+        frameon=False,
+        handlelength=1.3,
+        handletextpad=0.3,
+        columnspacing=1.0,
+        markerscale=1.6,
+        borderaxespad=0.0,
+    )
+
+
+def draw_caption(figure: Figure, text: str) -> None:
+    """Write a caption, wrapped, below everything."""
+    figure.text(
+        0.02,
+        0.012,
+        '\n'.join(textwrap.wrap(text, CAPTION_COLUMNS)),
+        ha='left',
+        va='bottom',
+        fontsize=TEXT_SIZE - 0.5,
+        color=QUIET,
+        linespacing=1.25,
+    )

@@ -1,0 +1,1 @@
+"""Points of a search space: architectures, their choices, what they cost."""

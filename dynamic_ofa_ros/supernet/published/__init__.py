@@ -1,0 +1,1 @@
+"""The published supernets: names, downloads, level files."""

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynamic_ofa_ros.errors import ArchitectureError, BackboneError
+from dynamic_ofa_ros.offline.search.search import Objectives, find_front
+from dynamic_ofa_ros.space.architecture import SearchSpace, SubnetArchitecture
+from dynamic_ofa_ros.space.genome import Genetics, Genomes
+from dynamic_ofa_ros.space.spaces import SPACES, ProxylessSpace, ResNet50Space, search_space
+
+SEEDS = st.integers(0, 2**32 - 1)
+KINDS = st.sampled_from(sorted(SPACES))
+WIDTH, CLASSES = 0.5, 10
+EVALUATIONS = 1000
+
+every_kind = pytest.mark.parametrize('kind', sorted(SPACES))
+
+
+def test_kinds_are_those_that_family_files_name() -> None:
+    assert set(SPACES) == {'ofa_mobilenetv3', 'ofa_proxyless', 'ofa_resnet50'}
+    assert search_space('ofa_mobilenetv3', (64,)) == SearchSpace(resolutions=(64,))
+
+
+def test_unknown_kinds_are_named() -> None:
+    with pytest.raises(BackboneError, match=r"no kind of backbone 'vit'.*ofa_proxyless"):
+        search_space('vit')
+
+
+@settings(deadline=None)
+@given(KINDS, SEEDS)
+def test_what_a_space_draws_is_in_it_and_survives_a_file(kind: str, seed: int) -> None:
+    space, rng = search_space(kind), np.random.default_rng(seed)
+    first, second = space.sample(rng), space.sample_leaning(rng, rng.uniform(-2, 2))
+    child = space.crossover(first, second, rng)
+    for architecture in (first, second, child, space.mutate(child, rng, 0.5)):
+        space.validate(architecture)
+        assert SubnetArchitecture.from_mapping(architecture.to_mapping()) == architecture
+    for field in ('ks', 'e', 'd', 'w', 'r'):
+        both = zip(first.values(field), second.values(field), strict=True)
+        assert all(c in pair for c, pair in zip(child.values(field), both, strict=True))
+
+
+@settings(deadline=None)
+@given(KINDS, SEEDS)
+def test_canonical_form_keeps_the_cost_and_forgets_unused_blocks(kind: str, seed: int) -> None:
+    space, rng = search_space(kind), np.random.default_rng(seed)
+    architecture = space.sample(rng)
+    canonical = architecture.canonical(space)
+    space.validate(canonical)
+    assert canonical.canonical(space) == canonical
+    cost = space.count_cost(architecture, WIDTH, CLASSES)
+    assert space.count_cost(canonical, WIDTH, CLASSES) == cost
+    active = space.active_blocks(architecture.d)
+    for used, before, after in zip(active, architecture.e, canonical.e, strict=True):
+        assert after == (before if used else space.expand_ratios[0])
+
+
+@every_kind
+def test_every_architecture_costs_between_the_extremes(kind: str) -> None:
+    space, rng = search_space(kind), np.random.default_rng(1)
+    least, most = (
+        space.count_cost(a, WIDTH, CLASSES) for a in (space.smallest(), space.largest())
+    )
+    for _ in range(20):
+        cost = space.count_cost(space.sample(rng), WIDTH, CLASSES)
+        assert least.macs < cost.macs < most.macs
+        assert least.parameters < cost.parameters < most.parameters
+
+
+@every_kind
+def test_leaning_moves_the_cost(kind: str) -> None:
+    space, rng = search_space(kind), np.random.default_rng(2)
+
+    def mean_macs(lean: float) -> float:
+        drawn = [space.sample_leaning(rng, lean) for _ in range(30)]
+        return float(np.mean([space.count_cost(a, WIDTH, CLASSES).macs for a in drawn]))
+
+    assert mean_macs(-1.0) < 0.8 * mean_macs(0.0) < 0.8**2 * mean_macs(1.0)
+
+
+@every_kind
+def test_one_resolution_of_a_space(kind: str) -> None:
+    space = search_space(kind).at_resolution(160)
+    assert type(space) is SPACES[kind]
+    assert space.smallest().r == space.largest().r == 160
+    with pytest.raises(ArchitectureError, match='r is 128'):
+        space.validate(search_space(kind).smallest())
+
+
+def test_proxyless_ends_with_a_stage_of_one_block() -> None:
+    space = ProxylessSpace()
+    assert space.stage_blocks == (4, 4, 4, 4, 4, 1)
+    assert {space.sample(np.random.default_rng(seed)).d[-1] for seed in range(9)} == {1}
+    wrong = {**space.smallest().to_mapping(), 'd': [2] * 6}
+    with pytest.raises(ArchitectureError, match=r'd\[5\] is 2; this search space allows 1'):
+        space.validate(SubnetArchitecture.from_mapping(wrong))
+
+
+def test_resnet_counts_blocks_beyond_the_least() -> None:
+    space = ResNet50Space()
+    assert space.stage_blocks == (4, 4, 6, 4)
+    assert space.active_blocks(space.smallest().d).sum() == 2 + 2 + 4 + 2
+    assert space.active_blocks((0, 1, 0, 2, 1)).tolist() == (
+        [True] * 3 + [False] + [True] * 2 + [False] * 2 + [True] * 9 + [False]
+    )
+    assert space.block_places[4] == (1, 0)
+
+
+def test_resnet_stem_layer_costs_only_where_it_is() -> None:
+    space = ResNet50Space(resolutions=(64,))
+    with_layer = space.largest().to_mapping()
+    without = SubnetArchitecture.from_mapping({**with_layer, 'd': [0, 2, 2, 2, 2]})
+    difference = (
+        space.count_cost(space.largest(), 1.0, CLASSES).macs
+        - space.count_cost(without, 1.0, CLASSES).macs
+    )
+    assert difference == 32 * 32 * 3 * 3 * 32 * 32  # 32 channels, 3x3, at 32 x 32
+
+
+@pytest.mark.parametrize(
+    ('changed', 'message'),
+    [
+        ({'e': [0.2] * 17}, 'e has 17 values where this search space has 18'),
+        ({'e': [0.3] * 18}, r'e\[0\] is 0.3; this search space allows 0.2, 0.25, 0.35'),
+        ({'d': [1, 0, 0, 0, 0]}, r'd\[0\] is 1; this search space allows 0, 2'),
+        ({'w': [0, 0, 0, 0, 0, 3]}, r'w\[5\] is 3'),
+        ({'w': [0.65] * 6}, 'w holds 0.65, which is not an integer'),
+        ({'ks': [3] * 18}, 'ks has 18 values where this search space has 0'),
+    ],
+)
+def test_bad_resnets_are_named(changed: dict[str, object], message: str) -> None:
+    space = ResNet50Space()
+    with pytest.raises(ArchitectureError, match=message):
+        space.validate(
+            SubnetArchitecture.from_mapping({**space.smallest().to_mapping(), **changed})
+        )
+
+
+def test_missing_lists_of_a_resnet_are_named() -> None:
+    with pytest.raises(ArchitectureError, match="needs e, d, w and r; 'e' is missing"):
+        SubnetArchitecture.from_mapping({'w': [0] * 6, 'd': [0] * 5, 'r': 128})
+
+
+@every_kind
+def test_search_finds_a_front(kind: str) -> None:
+    """Latency by MACs, and an accuracy that every larger choice raises: a front of many points."""
+    genetics = Genetics(search_space(kind, (64, 96, 128)))
+    weights = np.random.default_rng(5).uniform(0.1, 1.0, len(genetics.choices))
+
+    def latency_ms(genomes: Genomes) -> np.ndarray:
+        macs = [
+            genetics.space.count_cost(genetics.decode(genome), WIDTH, CLASSES).macs
+            for genome in genomes
+        ]
+        return np.array(macs) / 1e6
+
+    def top1(genomes: Genomes) -> np.ndarray:
+        used = np.ones(genomes.shape)
+        for field in ('ks', 'e'):
+            genes = genetics.indices(used, field)
+            genes[:] = genetics.active(genomes)[:, : genes.shape[1]]
+        return 1.0 - np.exp(-0.05 * ((genomes * used) @ weights))
+
+    result = find_front(
+        Objectives(genetics, latency_ms, top1), evaluations=EVALUATIONS, population=50, seed=3
+    )
+    ends = genetics.encode([genetics.space.smallest(), genetics.space.largest()])
+    fastest, slowest = latency_ms(ends)
+    assert len(result.front) >= 15
+    assert result.front[0].latency_ms == fastest
+    assert result.front[-1].latency_ms == slowest
+    for found in result.front:
+        genetics.space.validate(found.architecture)
+    blind = genetics.sample(np.random.default_rng(9), EVALUATIONS)
+    blind_ms, blind_top1 = latency_ms(blind), top1(blind)
+    gains = [
+        max(f.accuracy for f in result.front if f.latency_ms <= limit_ms)
+        - blind_top1[blind_ms <= limit_ms].max()
+        for limit_ms in np.quantile(blind_ms, (0.1, 0.3, 0.5))
+    ]
+    assert np.mean(gains) > 0.01, 'better than as many architectures drawn blindly'
