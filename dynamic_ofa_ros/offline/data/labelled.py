@@ -13,7 +13,7 @@ from dynamic_ofa_ros.offline.data.datasets import (
     ImageDataset,
     random_subset,
 )
-from dynamic_ofa_ros.offline.data.imagenet_labels import imagenet_labels, imagenet_wnids
+from dynamic_ofa_ros.supernet.published.imagenet_labels import imagenet_labels, imagenet_wnids
 
 SHOWN = 5
 """Names that an error message lists."""

@@ -38,6 +38,7 @@ FOLDS = 5
 _REDUCTIONS = {
     'ofa_mobilenetv3': (4, 8, 16, 16, 32),
     'ofa_proxyless': (4, 8, 16, 16, 32, 32),
+    'efficientnet_lite': (4, 8, 16, 16, 32, 32),
     'ofa_resnet50': (4, 8, 16, 32),
 }
 

@@ -9,10 +9,8 @@ from pathlib import Path
 
 from dynamic_ofa_ros.errors import FamilyError
 from dynamic_ofa_ros.family import FAMILY_FILE, IMAGENET_FAMILY
-from dynamic_ofa_ros.offline.data.imagenet_labels import imagenet_labels
 from dynamic_ofa_ros.offline.data.labelled import open_labelled
 from dynamic_ofa_ros.offline.latency.device_profile import Place
-from dynamic_ofa_ros.offline.networks import efficientnet_lite
 from dynamic_ofa_ros.offline.networks.networks import (
     Candidate,
     KnownAccuracy,
@@ -21,6 +19,8 @@ from dynamic_ofa_ros.offline.networks.networks import (
 )
 from dynamic_ofa_ros.offline.networks.onnx_import import read_classifier
 from dynamic_ofa_ros.progress import progress
+from dynamic_ofa_ros.supernet.published import efficientnet_lite
+from dynamic_ofa_ros.supernet.published.imagenet_labels import imagenet_labels
 
 DESCRIPTION = 'EfficientNet-Lite'
 SOURCE = (
