@@ -271,7 +271,7 @@ def _labels(args: argparse.Namespace, own: Sequence[str], classes: int) -> tuple
     """Return the labels: given, in the files, or the class folders' names where they fit."""
     from dynamic_ofa_ros.errors import FamilyError
     from dynamic_ofa_ros.offline.data.datasets import ClassFolder
-    from dynamic_ofa_ros.offline.data.labelled import held_out_folder
+    from dynamic_ofa_ros.offline.data.folders import held_out_folder
 
     if args.labels:
         path = Path(args.labels).expanduser()

@@ -10,6 +10,7 @@ of them must see the data and the run's folder at the same path.
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -21,25 +22,28 @@ import cv2
 import numpy as np
 import psutil
 import torch
+from torch import nn
 
 from dynamic_ofa_ros.errors import CheckpointError, DatasetError
 from dynamic_ofa_ros.family import BACKBONE_FILE, BackboneSpec, Preprocessing, sha256_of
+from dynamic_ofa_ros.files import naming, printable
 from dynamic_ofa_ros.offline.accuracy.evaluation import (
     Evaluator,
     PreparedImages,
     calibration_subset,
 )
-from dynamic_ofa_ros.offline.data.datasets import (
-    ImageDataset,
-    RenderedSigns,
-    build_store,
-    open_splits,
-)
+from dynamic_ofa_ros.offline.data.datasets import ImageDataset, RenderedSigns, open_splits
+from dynamic_ofa_ros.offline.data.store import build_store, open_store, remove_store
 from dynamic_ofa_ros.offline.training.distributed import World, joined, started_world
+from dynamic_ofa_ros.offline.training.run_folder import (
+    DataIdentity,
+    append_metrics,
+    forget_metrics_after,
+)
 from dynamic_ofa_ros.offline.training.trainer import (
+    CHECKPOINT_FILE,
     Trainer,
     TrainingSettings,
-    append_metrics,
 )
 from dynamic_ofa_ros.progress import ProgressReport, progress
 from dynamic_ofa_ros.runtime.host import usable_cpus
@@ -132,14 +136,14 @@ def train(request: TrainingRequest) -> TrainingReport:
     device = _choose_device(request.device, world)
     cores = max(1, usable_cpus() // world.local_size)
     torch.set_num_threads(request.threads or cores)
-    with joined(world, device):
-        return _train(request, device, world)
+    directory = Path(request.output).expanduser()
+    with joined(world, device), naming(directory):
+        return _train(request, directory, device, world)
 
 
-def _train(request: TrainingRequest, device: str, world: World) -> TrainingReport:
+def _train(request: TrainingRequest, directory: Path, device: str, world: World) -> TrainingReport:
     start = open_backbone(request.start_from) if request.start_from else None
     cv2.setNumThreads(1)
-    directory = Path(request.output).expanduser()
     directory.mkdir(parents=True, exist_ok=True)
     side = round(max(request.resolutions) * STORE_MARGIN)
     training, held_out = open_data(
@@ -149,6 +153,7 @@ def _train(request: TrainingRequest, device: str, world: World) -> TrainingRepor
         min(max(side, SMALLEST_SCENE_HEIGHT), SCENE_HEIGHT),
     )
     classes = training.classes
+    identity = DataIdentity.of(training)
     if not world.is_first:
         world.wait()  # for what the first one decodes
     training = _stored(training, directory / f'train-{side}.npy', side, 'decoding training images')
@@ -173,7 +178,8 @@ def _train(request: TrainingRequest, device: str, world: World) -> TrainingRepor
         seed=request.seed,
         start_from=sha256_of(start.directory / BACKBONE_FILE) if start else '',
     )
-    name = f'{Path(request.data).name or "images"}_{_SHORT[request.kind]}_w{request.width_mult:g}'
+    data_name = printable(Path(request.data).name) or 'images'
+    name = f'{data_name}_{_SHORT[request.kind]}_w{request.width_mult:g}'
     backbone = BackboneSpec(name, request.kind, request.width_mult, len(classes))
     # Class folders hold objects that fill the picture; a scene's sign may be anywhere in it.
     preprocessing = Preprocessing(crop_fraction=1.0, interpolation='area')
@@ -190,24 +196,25 @@ def _train(request: TrainingRequest, device: str, world: World) -> TrainingRepor
         )
     weights = start.load().state_dict() if start else None
     trainer = Trainer(
-        backbone, settings, preprocessing, training, directory, device, weights, world
+        backbone, settings, preprocessing, training, directory, device, weights, world, identity
     )
     if trainer.resume() and world.is_first:
         logger.info('going on from step %d of %d', trainer.step, trainer.steps)
+    if world.is_first:
+        forget_metrics_after(directory, trainer.step)
     ends = (trainer.space.smallest().r, trainer.space.largest().r)
-    evaluator = Evaluator(
-        trainer.supernet,
-        PreparedImages(calibration_subset(training, CALIBRATION_IMAGES), preprocessing, ends),
-        PreparedImages(held_out, preprocessing, ends),
+    calibration = PreparedImages(
+        calibration_subset(training, CALIBRATION_IMAGES), preprocessing, ends
     )
+    judged_by = PreparedImages(held_out, preprocessing, ends)
 
-    def smallest_and_largest() -> tuple[float, float]:
+    def smallest_and_largest(supernet: nn.Module) -> tuple[float, float]:
+        evaluator = Evaluator(supernet, calibration, judged_by)
         return (
             evaluator.judge(trainer.space.smallest()).top1,
             evaluator.judge(trainer.space.largest()).top1,
         )
 
-    smallest = largest = float('nan')
     with _reporting(trainer.steps, world) as report:
         report.update(trainer.step)
         last_save = time.monotonic()
@@ -217,27 +224,29 @@ def _train(request: TrainingRequest, device: str, world: World) -> TrainingRepor
             started = time.monotonic()
             for pair in trainer.steps_until(end_of_epoch):
                 losses.append(pair)
-                recent = np.array(losses[-50:])
-                report.update(
-                    trainer.step,
-                    f'loss {recent[:, 0].mean():.3f} / {recent[:, 1].mean():.3f}, '
-                    f'{_rate(losses, settings.batch_size, started):.0f} img/s',
-                )
+                rate = _rate(losses, settings.batch_size, started)
+                report.update(trainer.step, f'{_in_words(losses[-50:])}, {rate:.0f} img/s')
                 if time.monotonic() - last_save > SAVE_EVERY_S:
                     trainer.save()
                     last_save = time.monotonic()
+            trainer.report_damaged()
+            of_largest, of_smallest = _means(losses)
+            if of_largest is None:
+                raise CheckpointError(
+                    'the loss is not a number any more, the training has diverged; start again '
+                    f'with a lower --learning-rate, without the old {CHECKPOINT_FILE}'
+                )
             if not world.is_first:
                 continue
             rate = _rate(losses, settings.batch_size, started)
-            smallest, largest = smallest_and_largest()
-            mean_losses = np.array(losses).mean(0)
+            smallest, largest = smallest_and_largest(trainer.averaged)
             append_metrics(
                 directory,
                 {
                     'step': trainer.step,
                     'epoch': round(trainer.step / trainer.steps_per_epoch, 3),
-                    'loss_largest': round(float(mean_losses[0]), 5),
-                    'loss_smallest': round(float(mean_losses[1]), 5),
+                    'loss_largest': of_largest,
+                    'loss_smallest': of_smallest,
                     'held_out_top1_smallest': round(smallest, 5),
                     'held_out_top1_largest': round(largest, 5),
                     'images_per_s': round(rate, 1),
@@ -253,9 +262,19 @@ def _train(request: TrainingRequest, device: str, world: World) -> TrainingRepor
             last_save = time.monotonic()
     if not world.is_first:
         world.wait()
-        return TrainingReport(smallest, largest, directory / BACKBONE_FILE)
-    if np.isnan(largest):
-        smallest, largest = smallest_and_largest()
+        return TrainingReport(math.nan, math.nan, directory / BACKBONE_FILE)
+    candidates = {'averaged': trainer.averaged, 'last': trainer.last}
+    accuracies = {kind: smallest_and_largest(network) for kind, network in candidates.items()}
+    kept = max(accuracies, key=lambda kind: sum(accuracies[kind]))  # the average, if equal
+    smallest, largest = accuracies[kept]
+    for kind, (of_smallest, of_largest) in accuracies.items():
+        logger.info(
+            '%s weights%s: held-out top-1 %.1f %% (smallest), %.1f %% (largest)',
+            kind,
+            ', kept' if kind == kept else '',
+            of_smallest * 100,
+            of_largest * 100,
+        )
     TrainedBackbone(
         directory=directory,
         backbone=backbone,
@@ -263,14 +282,15 @@ def _train(request: TrainingRequest, device: str, world: World) -> TrainingRepor
         labels=classes,
         resolutions=request.resolutions,
         training={
-            'data': Path(request.data).name,
+            'data': printable(Path(request.data).name),
             'images': len(training),
             'epochs': request.epochs,
             'resolutions': list(request.resolutions),
+            'weights': kept,
             **({'fine_tuned_from': dict(start.training)} if start else {}),
             'held_out_top1_largest': round(largest, 5),
         },
-    ).save(trainer.supernet)
+    ).save(candidates[kept])
     world.wait()
     return TrainingReport(smallest, largest, directory / BACKBONE_FILE)
 
@@ -291,12 +311,36 @@ class SilentReport:
         """Say nothing."""
 
 
+def _means(losses: Sequence[tuple[float, float]]) -> tuple[float | None, float | None]:
+    """Return the mean losses of largest and smallest, None where there are none.
+
+    The smallest has none while the largest is trained alone, and no network in a step that
+    overflows in half precision, which changes nothing.
+    """
+    largest, smallest = (
+        [loss for loss in column if math.isfinite(loss)] for column in zip(*losses, strict=True)
+    )
+    return (
+        round(float(np.mean(largest)), 5) if largest else None,
+        round(float(np.mean(smallest)), 5) if smallest else None,
+    )
+
+
+def _in_words(losses: Sequence[tuple[float, float]]) -> str:
+    largest, smallest = ('none' if mean is None else f'{mean:.3f}' for mean in _means(losses))
+    return f'loss {largest} (largest), {smallest} (smallest)'
+
+
 def _rate(losses: Sequence[object], batch_size: int, started: float) -> float:
     return len(losses) * batch_size / (time.monotonic() - started)
 
 
 def _stored(dataset: ImageDataset, path: Path, side: int, description: str) -> ImageDataset:
-    if not path.is_file() and len(dataset) * side * side * 3 > _room_for_store(path.parent):
+    stored = open_store(dataset, path, side)
+    if stored is not None:
+        return stored
+    remove_store(path)  # of other images: its room counts
+    if len(dataset) * side * side * 3 > _room_for_store(path.parent):
         return dataset
     with progress(description, len(dataset)) as report:
         return build_store(dataset, path, side, usable_cpus(), report.update)
