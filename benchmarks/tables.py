@@ -499,6 +499,18 @@ def precision() -> str:
     return f'{table(headers, rows)}\n\nMeans of all levels. {source(document, "precision")}'
 
 
+def scheduling() -> str:
+    """Return what niceness and other ways are worth beside busy processes."""
+    document = results('scheduling')
+    columns = list(document['results'].values())
+    rows = [
+        (way, *(' / '.join(f'{of[way][f"p{q}_ms"]:.1f}' for q in (50, 95, 99)) for of in columns))
+        for way in columns[0]
+    ]
+    headers = ('', *(f'{load}: median / 95 % / 99 %, ms' for load in document['results']))
+    return f'{table(headers, rows)}\n\n{source(document, "scheduling")}'
+
+
 def memory() -> str:
     """Return what memory the levels take."""
     document = results('memory')
@@ -596,7 +608,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     for make in (
         demo, demo_sentence, signs, imagenet, node_losses, node_stages, calibration,
         latency_models, search, constants, ablations, coordination, coordination_ablations,
-        targets, traces, engines, engine_targets, switching, start, memory, precision,
+        targets, traces, engines, engine_targets, switching, start, memory, precision, scheduling,
         preprocessing,
         backbones, parameters,
     )
