@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from dynamic_ofa_ros.errors import CheckpointError, DatasetError
-from dynamic_ofa_ros.family import BACKBONE_FILE, BackboneSpec, Preprocessing, sha256_of
+from dynamic_ofa_ros.family import BACKBONE_FILE, BackboneSpec, sha256_of
 from dynamic_ofa_ros.files import naming, printable
 from dynamic_ofa_ros.offline.accuracy.evaluation import (
     Evaluator,
@@ -35,6 +35,7 @@ from dynamic_ofa_ros.offline.accuracy.evaluation import (
 from dynamic_ofa_ros.offline.data.datasets import ImageDataset, RenderedSigns, open_splits
 from dynamic_ofa_ros.offline.data.store import build_store, open_store, remove_store
 from dynamic_ofa_ros.offline.training.distributed import World, joined, started_world
+from dynamic_ofa_ros.offline.training.fine_tuning import DEFAULT_RESOLUTIONS, start_of
 from dynamic_ofa_ros.offline.training.run_folder import (
     DataIdentity,
     append_metrics,
@@ -66,16 +67,24 @@ SAVE_EVERY_S = 60.0
 
 
 # For the names of backbones.
-_SHORT = {MOBILENET_V3: 'mbv3', 'ofa_proxyless': 'proxyless', 'ofa_resnet50': 'resnet50'}
+_SHORT = {
+    MOBILENET_V3: 'mbv3',
+    'ofa_proxyless': 'proxyless',
+    'efficientnet_lite': 'lite',
+    'ofa_resnet50': 'resnet50',
+}
 
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """What the user asks of a training run; see `dynamic-ofa train --help`."""
+    """What the user asks of a training run; see `dynamic-ofa train --help`.
+
+    What is empty or None is the backbone's that it starts from, or the default.
+    """
 
     data: str
     output: str
-    width_mult: float
+    width_mult: float | None
     resolutions: tuple[int, ...]
     epochs: float
     largest_only_epochs: float
@@ -89,7 +98,8 @@ class TrainingRequest:
     threads: int
     seed: int
     start_from: str = ''
-    kind: str = MOBILENET_V3
+    kind: str = ''
+    body_rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -145,7 +155,8 @@ def _train(request: TrainingRequest, directory: Path, device: str, world: World)
     start = open_backbone(request.start_from) if request.start_from else None
     cv2.setNumThreads(1)
     directory.mkdir(parents=True, exist_ok=True)
-    side = round(max(request.resolutions) * STORE_MARGIN)
+    sizes = request.resolutions or (start.resolutions if start else DEFAULT_RESOLUTIONS)
+    side = round(max(sizes) * STORE_MARGIN)
     training, held_out = open_data(
         request.data,
         request.rendered_images,
@@ -153,6 +164,10 @@ def _train(request: TrainingRequest, directory: Path, device: str, world: World)
         min(max(side, SMALLEST_SCENE_HEIGHT), SCENE_HEIGHT),
     )
     classes = training.classes
+    begun = start_of(request, start, classes)
+    request, preprocessing = begun.request, begun.preprocessing
+    assert request.width_mult is not None
+    assert request.body_rate is not None
     identity = DataIdentity.of(training)
     if not world.is_first:
         world.wait()  # for what the first one decodes
@@ -177,26 +192,21 @@ def _train(request: TrainingRequest, directory: Path, device: str, world: World)
         smallest_crop=0.9 if request.data == SIGNS else TrainingSettings.smallest_crop,
         seed=request.seed,
         start_from=sha256_of(start.directory / BACKBONE_FILE) if start else '',
+        body_rate=request.body_rate,
     )
     data_name = printable(Path(request.data).name) or 'images'
     name = f'{data_name}_{_SHORT[request.kind]}_w{request.width_mult:g}'
     backbone = BackboneSpec(name, request.kind, request.width_mult, len(classes))
-    # Class folders hold objects that fill the picture; a scene's sign may be anywhere in it.
-    preprocessing = Preprocessing(crop_fraction=1.0, interpolation='area')
-    if start and (start.backbone.kind, start.backbone.width_mult, start.labels) != (
-        request.kind,
-        request.width_mult,
-        classes,
-    ):
-        raise CheckpointError(
-            f'{start.directory} is {start.backbone.kind} of width {start.backbone.width_mult:g} '
-            f'with {len(start.labels)} classes; asked for are {request.kind}, width '
-            f'{request.width_mult:g} and the {len(classes)} classes '
-            'of the data: a fine-tuning needs the same'
-        )
-    weights = start.load().state_dict() if start else None
     trainer = Trainer(
-        backbone, settings, preprocessing, training, directory, device, weights, world, identity
+        backbone,
+        settings,
+        preprocessing,
+        training,
+        directory,
+        device,
+        begun.weights,
+        world,
+        identity,
     )
     if trainer.resume() and world.is_first:
         logger.info('going on from step %d of %d', trainer.step, trainer.steps)
@@ -373,12 +383,14 @@ def _check(request: TrainingRequest) -> None:
     for name, value, lowest in (
         ('--epochs', request.epochs, 0.0),
         ('--batch-size', request.batch_size, 1),
-        ('--width-mult', request.width_mult, 0.0),
         ('--learning-rate', request.learning_rate, 0.0),
     ):
         if not value > lowest:
             raise DatasetError(f'{name} is {value:g}; it must be above {lowest:g}')
-    if not request.resolutions or min(request.resolutions) < 32 or max(request.resolutions) > 512:
-        raise DatasetError(
-            f'--resolutions {request.resolutions}: give sizes between 32 and 512 pixels'
-        )
+    if request.width_mult is not None and not request.width_mult > 0.0:
+        raise DatasetError(f'--width-mult is {request.width_mult:g}; it must be above 0')
+    if request.body_rate is not None and not 0.0 <= request.body_rate <= 1.0:
+        raise DatasetError(f'--body-rate is {request.body_rate:g}; it must be from 0 to 1')
+    sizes = request.resolutions
+    if sizes and (min(sizes) < 32 or max(sizes) > 512):
+        raise DatasetError(f'--resolutions {sizes}: give sizes between 32 and 512 pixels')

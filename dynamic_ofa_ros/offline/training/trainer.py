@@ -29,6 +29,7 @@ from dynamic_ofa_ros.family import BackboneSpec, Preprocessing
 from dynamic_ofa_ros.files import printable, replacing
 from dynamic_ofa_ros.offline.data.datasets import ImageDataset, report_damaged
 from dynamic_ofa_ros.offline.training.distributed import World
+from dynamic_ofa_ros.offline.training.fine_tuning import CLASSIFIER
 from dynamic_ofa_ros.offline.training.run_folder import DataIdentity, change_of
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
 from dynamic_ofa_ros.space.spaces import search_space
@@ -54,7 +55,9 @@ class TrainingSettings:
     epochs: passes over the training split; largest_only_epochs: how many of them, at the start,
     train the largest sub-network alone (progressive shrinking's first phase); random_subnets:
     sub-networks a step beside the largest and the smallest; mirror: whether images may be flipped
-    left to right; start_from: SHA-256 of the weights that a fine-tuning starts from.
+    left to right; start_from: SHA-256 of the weights that a fine-tuning starts from;
+    body_rate: learning rate of all layers before the classifier, times the classifier's; at 0 they
+    stay as they are.
     """
 
     resolutions: tuple[int, ...]
@@ -70,6 +73,7 @@ class TrainingSettings:
     averaging: float = 0.998
     seed: int = 1
     start_from: str = ''
+    body_rate: float = 1.0
 
 
 class Trainer:
@@ -129,7 +133,7 @@ class Trainer:
             multi_avg_fn=_moving_average(settings.averaging),
         )
         self._optimizer = torch.optim.AdamW(
-            _parameter_groups(self._supernet, settings.weight_decay), lr=settings.learning_rate
+            _parameter_groups(self._supernet, settings), lr=settings.learning_rate
         )
         # AMP is for GPUs: on CPUs bfloat16 convolutions of these sizes are slower than float32.
         self._amp = self._device.type == 'cuda'
@@ -248,7 +252,7 @@ class Trainer:
         rng = np.random.default_rng([settings.seed, self.step])
         learning_rate = self._learning_rate()
         for group in self._optimizer.param_groups:
-            group['lr'] = learning_rate
+            group['lr'] = learning_rate * group['share']
         batch = self._batch()
         images, labels = batch.network_input(self.preprocessing), batch.labels
         self._optimizer.zero_grad(set_to_none=True)
@@ -427,11 +431,16 @@ def _cosine(share: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
 
 
-def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Keep weight decay off batch norms and biases."""
-    decayed = [p for p in module.parameters() if p.ndim > 1]
-    others = [p for p in module.parameters() if p.ndim <= 1]
+def _parameter_groups(module: nn.Module, settings: TrainingSettings) -> list[dict[str, Any]]:
+    """Keep weight decay off batch norms and biases, and the body at its own learning rate."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        share = 1.0 if name.startswith(CLASSIFIER) else settings.body_rate
+        parameter.requires_grad_(share > 0.0)
+        decay = settings.weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((share, decay), []).append(parameter)
     return [
-        {'params': decayed, 'weight_decay': weight_decay},
-        {'params': others, 'weight_decay': 0.0},
+        {'params': parameters, 'share': share, 'weight_decay': decay}
+        for (share, decay), parameters in groups.items()
+        if share > 0.0
     ]
