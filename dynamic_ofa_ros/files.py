@@ -61,8 +61,8 @@ def data_directory() -> Path:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success fsync it and rename it to `path`.
 
-    When the block raises, the temporary file is removed and `path` stays as it was. What the system
-    refuses (a full disk) names `path`.
+    When the block raises, the temporary file is removed and `path` stays as it was. What the
+    system refuses (a full disk) names `path`.
     """
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -89,8 +89,8 @@ def _add_fit(commands: Any) -> None:
         '--ray',
         default='',
         metavar='ADDRESS',
-        help='measure on a Ray cluster: host:port, auto, or local to start one here (needs the '
-        'optional ray; backbone and data at the same path on every machine)',
+        help='measure on a Ray cluster: host:port, auto, or local to start one here; backbone '
+        'and images are sent to its workers',
     )
     parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N')
     parser.add_argument(
