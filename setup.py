@@ -82,6 +82,7 @@ setup(
             'hypothesis',
             'mypy',
             'pytest>=7',
+            'ray',
             'ruff',
             'types-PyYAML',
         ],

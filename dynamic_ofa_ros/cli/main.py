@@ -83,7 +83,8 @@ def _obey_interrupts() -> None:
 
 
 def _describe(error: OSError) -> str:
-    where = f'{error.filename}: ' if error.filename else ''
+    name = error.filename2 or error.filename  # of a copy, its target
+    where = f'{name}: ' if name else ''
     return f'{where}{error.strerror or error}'
 
 

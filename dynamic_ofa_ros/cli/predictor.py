@@ -89,8 +89,8 @@ def _add_fit(commands: Any) -> None:
         '--ray',
         default='',
         metavar='ADDRESS',
-        help='measure on a Ray cluster: host:port, auto, or local to start one here (needs the '
-        'optional ray; backbone and data at the same path on every machine)',
+        help='measure on a Ray cluster: host:port, auto, or local to start one here; backbone '
+        'and images are sent to its workers',
     )
     parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N')
     parser.add_argument(
@@ -210,16 +210,17 @@ def _measure(args: argparse.Namespace, output: Path) -> tuple[list[Pair], Search
     from dynamic_ofa_ros.offline.build.pairs import PairsFile, measure_pairs, sample_architectures
     from dynamic_ofa_ros.offline.data.datasets import Subset, check_classes
     from dynamic_ofa_ros.offline.training.train import open_data
+    from dynamic_ofa_ros.supernet.batch_norm import FEWEST_IMAGES
     from dynamic_ofa_ros.supernet.trained import open_backbone
 
     if not (args.backbone and args.data):
         raise PredictorError(
             'give --backbone and --data to measure sub-networks, or --pairs with what is measured'
         )
-    for option in ('calibration_images', 'evaluation_images'):
-        if getattr(args, option) < 1:
+    for option, least in (('calibration_images', FEWEST_IMAGES), ('evaluation_images', 1)):
+        if getattr(args, option) < least:
             name = option.replace('_', '-')
-            raise PredictorError(f'--{name} is {getattr(args, option)}; give 1 or more')
+            raise PredictorError(f'--{name} is {getattr(args, option)}; give {least} or more')
     if args.samples < FEWEST_PAIRS:
         raise PredictorError(
             f'--samples is {args.samples}; {FEWEST_PAIRS} are the fewest that can be fitted'

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamic_ofa_ros import __version__
-from dynamic_ofa_ros.files import write_text_atomically
+from dynamic_ofa_ros.files import naming, write_text_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class Rows:
         self._rows[row[self._key]] = dict(row)
 
     def _append(self, line: str) -> None:
-        with self._path.open('a', encoding='utf-8') as file:
+        with naming(self._path), self._path.open('a', encoding='utf-8') as file:
             file.write(line + '\n')
             file.flush()
             os.fsync(file.fileno())

@@ -7,7 +7,7 @@ supernet are wrong for it; recalculating them on some images of the training spl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -17,6 +17,10 @@ from dynamic_ofa_ros.errors import CheckpointError, DatasetError
 from dynamic_ofa_ros.supernet.weights import load_tensors, save_tensors
 
 DEFAULT_IMAGES = 2000
+FEWEST_IMAGES = 2
+SMALLEST_BATCH = 32
+"""Smaller batches are joined with their neighbour: at the end of a network of 32 px, where maps
+have a single point, one image has no variance at all, and that of a few is far off."""
 
 
 def batch_norms(module: nn.Module) -> dict[str, nn.BatchNorm2d]:
@@ -30,7 +34,7 @@ def recalculate(module: nn.Module, batches: Iterable[torch.Tensor]) -> int:
     """Recalculate every running mean and variance of `module` in place; return the images used.
 
     batches: (N, 3, r, r) float32 each, preprocessed as at evaluation. Every batch weighs by its
-    number of images. Raise DatasetError when there are none.
+    number of images. Raise DatasetError when there are fewer than FEWEST_IMAGES.
     """
     layers = batch_norms(module)
     momenta = {name: layer.momentum for name, layer in layers.items()}
@@ -42,7 +46,7 @@ def recalculate(module: nn.Module, batches: Iterable[torch.Tensor]) -> int:
     images = 0
     try:
         with torch.no_grad():
-            for batch in batches:
+            for batch in _large_enough(batches):
                 images += len(batch)
                 for layer in layers.values():
                     layer.momentum = len(batch) / images  # a running average over images
@@ -51,9 +55,27 @@ def recalculate(module: nn.Module, batches: Iterable[torch.Tensor]) -> int:
         for name, layer in layers.items():
             layer.momentum = momenta[name]
         module.train(was_training)
-    if images == 0:
-        raise DatasetError('batch-norm statistics need images, and the dataset gave none')
     return images
+
+
+def _large_enough(batches: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Yield the same images in batches of at least SMALLEST_BATCH, where there are as many."""
+    waiting: torch.Tensor | None = None
+    for batch in batches:
+        if waiting is None:
+            waiting = batch
+        elif min(len(waiting), len(batch)) < SMALLEST_BATCH:
+            waiting = torch.cat((waiting, batch))
+        else:
+            yield waiting
+            waiting = batch
+    found = 0 if waiting is None else len(waiting)
+    if waiting is None or found < FEWEST_IMAGES:
+        raise DatasetError(
+            f'batch-norm statistics need {FEWEST_IMAGES} images or more, and the dataset gave '
+            f'{found or "none"}: add images to the training split'
+        )
+    yield waiting
 
 
 def statistics_of(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import signal
@@ -30,7 +31,7 @@ from dynamic_ofa_ros.family import (
     LevelLatency,
     Preprocessing,
 )
-from dynamic_ofa_ros.offline.accuracy import predictor_fit
+from dynamic_ofa_ros.offline.accuracy import evaluation, predictor_fit
 from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import save_predictor
 from dynamic_ofa_ros.offline.accuracy.evaluation_pool import EvaluationPool
 from dynamic_ofa_ros.offline.build import build_site, stages
@@ -260,6 +261,43 @@ def kill_when(moment: Callable[[], bool], command: list[str]) -> None:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
+
+
+def test_a_set_that_every_network_gets_right_is_built(
+    backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(evaluation, 'top1', lambda *_: 1.0)
+    with caplog.at_level(logging.INFO):
+        assert build(backbone, photos, tmp_path / 'family', *SEARCHED) == 0
+    assert 'all 20 sampled sub-networks have the same top-1 (100.0 %)' in caplog.text
+    (level,) = Family.load(tmp_path / 'family').levels
+    assert level.architecture == open_backbone(backbone).space.smallest(), 'the fastest'
+
+
+def test_a_level_that_is_never_right_is_left_out(
+    backbone: Path, photos: Path, tmp_path: Path, pretended: list[int], level_file: Path,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(evaluation, 'top1', lambda _, resolution, *__: float(resolution > 32))
+    given = [*SMALL, '--levels', str(level_file)]
+    assert build(backbone, photos, tmp_path / 'given', *given) == 0
+    assert 'a level of 32 px is left out: it classifies none of the 24 report' in caplog.text
+    assert build(backbone, photos, tmp_path / 'chosen', *PLAIN, '--span', '100') == 0
+    for name in ('given', 'chosen'):
+        assert {level.resolution for level in Family.load(tmp_path / name).levels} == {48}
+
+
+def test_a_backbone_that_is_never_right_is_found_in_the_first_stage(
+    backbone: Path, photos: Path, tmp_path: Path, pretended: list[int], level_file: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(evaluation, 'top1', lambda *_: 0.0)
+    for options in (SEARCHED, PLAIN, [*SMALL, '--levels', str(level_file)]):
+        assert build(backbone, photos, tmp_path / 'family', *options) == 2
+        assert 'held-out images rightly: is the backbone trained' in capsys.readouterr().err
+    assert not pretended, 'nothing was timed'
+    assert not (tmp_path / 'family').exists()
 
 
 def test_other_settings_start_only_the_stages_they_concern(

@@ -114,13 +114,22 @@ def test_damaged_images_are_left_out_and_not_counted(
     assert '2 of 30 images are damaged and left out' in caplog.text
 
 
+def test_a_last_batch_of_one_image_is_no_hindrance(family: Family, tmp_path: Path) -> None:
+    """At 32 px the last maps have one point: one image alone has no variance there."""
+    for augmented in (False, True):
+        settings = CalibrationSettings(images=101, augment=augmented)
+        output = tmp_path / str(augmented)
+        report = calibrate_family(family, Noise(101), Noise(64), output, settings)
+        assert report.calibration_images == 101
+
+
 def test_what_cannot_be_calibrated_is_a_sentence(family: Family, tmp_path: Path) -> None:
     settings = CalibrationSettings(images=32)
     (tmp_path / 'there').mkdir()
     with pytest.raises(FamilyError, match='exists already'):
         calibrate_family(family, Noise(8), Noise(8), tmp_path / 'there', settings)
-    with pytest.raises(DatasetError, match='--images is 0'):
-        calibrate_family(family, Noise(8), Noise(8), tmp_path / 'x', CalibrationSettings(0))
+    with pytest.raises(DatasetError, match='--images is 1; statistics need 2 images or more'):
+        calibrate_family(family, Noise(8), Noise(8), tmp_path / 'x', CalibrationSettings(1))
     strange = Noise(8, classes=('class 1', 'cow', 'emu'))
     with pytest.raises(DatasetError, match='that the family does not know: cow, emu; it knows'):
         calibrate_family(family, Noise(8), strange, tmp_path / 'x', settings)

@@ -3,6 +3,8 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +12,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
+import cv2
 import numpy as np
 import psutil
 import pytest
@@ -19,7 +23,10 @@ from offline import pool_data
 from offline.pool_data import Noise, make_backbone
 
 from dynamic_ofa_ros.errors import ArchitectureError, EvaluationError
-from dynamic_ofa_ros.offline.accuracy.evaluation_pool import EvaluationPool
+from dynamic_ofa_ros.offline.accuracy.evaluation_pool import Assignment, EvaluationPool
+from dynamic_ofa_ros.offline.accuracy.evaluation_ray import worker_count
+from dynamic_ofa_ros.offline.accuracy.sending import sent
+from dynamic_ofa_ros.offline.data.datasets import ClassFolder, Subset, build_store
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
 from dynamic_ofa_ros.supernet.trained import TrainedBackbone
 
@@ -69,16 +76,95 @@ def test_two_processes_find_what_one_finds(
     assert not multiprocessing.active_children()
 
 
-def test_a_ray_cluster_finds_what_one_process_finds(
-    trained: TrainedBackbone, alone: dict[int, float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip('ray')
-    # Ray's workers import what the test does.
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """Ray, whose workers import what the test does."""
+    ray = pytest.importorskip('ray')
     paths = [str(Path(__file__).parents[1]), os.environ.get('PYTHONPATH', '')]
     monkeypatch.setenv('PYTHONPATH', os.pathsep.join(filter(None, paths)))
+    monkeypatch.setenv('RAY_USAGE_STATS_ENABLED', '0')
+    yield ray
+    ray.shutdown()
+
+
+@pytest.mark.long
+def test_a_ray_cluster_finds_what_one_process_finds(
+    trained: TrainedBackbone, alone: dict[int, float], ray: ModuleType, tmp_path: Path
+) -> None:
+    """Also when the backbone's folder and the images are only where the command runs."""
+    mine = tmp_path / 'mine'
+    shutil.copytree(trained.directory, mine)
     held_out = Noise(120, seed=1)
-    with EvaluationPool(trained, Noise(30), held_out, workers=2, ray_address='local') as pool:
+    store = _class_folder(tmp_path / 'images', held_out)
+    pool = EvaluationPool(
+        replace(trained, directory=mine), Noise(30), store, workers=2, ray_address='local'
+    )
+    with pool:
+        shutil.rmtree(mine)
+        shutil.rmtree(tmp_path / 'images')
         assert dict(pool.judge_many(candidates(trained, 5))) == alone
+    assert not ray.is_initialized()
+
+
+@pytest.mark.long
+def test_more_ray_workers_than_gpus_do_not_hang(
+    trained: TrainedBackbone, ray: ModuleType, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ray believes in a GPU that is told to it: the worker starts, and finds none here."""
+    ray.init(num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    with EvaluationPool(
+        trained, Noise(8), Noise(8), workers=3, ray_address='local', device='cuda:1'
+    ) as pool:
+        assert 'has room for 1 workers, not for 3' in caplog.text
+        if not torch.cuda.is_available():
+            with pytest.raises(EvaluationError, match='could not judge'):
+                list(pool.judge_many(candidates(trained, 3)))
+
+
+@pytest.mark.parametrize(
+    ('wanted', 'threads', 'on_gpu', 'expected'),
+    [(0, 1, False, 10), (3, 1, False, 3), (0, 4, False, 2), (0, 1, True, 2), (9, 2, True, 2)],
+)
+def test_ray_workers_are_as_many_as_there_is_room_for(
+    wanted: int, threads: int, on_gpu: bool, expected: int
+) -> None:
+    # The third has GPUs, but hardly a core to feed them.
+    nodes = [{'CPU': 4.0}, {'CPU': 5.0, 'GPU': 2.0}, {'CPU': 1.0, 'GPU': 4.0}]
+    assert worker_count(wanted, threads, on_gpu, nodes[: 2 if on_gpu else 3]) == expected
+    with pytest.raises(EvaluationError, match='has 9 CPU cores and a GPU for a worker'):
+        worker_count(wanted, 9, True, nodes)
+
+
+def test_what_is_sent_needs_no_files(trained: TrainedBackbone, tmp_path: Path) -> None:
+    mine = tmp_path / 'mine'
+    shutil.copytree(trained.directory, mine)
+    folder = _class_folder(tmp_path / 'images', Noise(6))
+    build_store(folder, tmp_path / 'store.npy', 16)
+    store = build_store(folder, tmp_path / 'store.npy', 16)
+    before = [folder.image(i) for i in range(6)], [store.image(i) for i in range(6)]
+    assignment = Assignment(replace(trained, directory=mine), folder, Subset(store, (4, 2)))
+    weights = assignment.supernet().state_dict()
+    package = pickle.dumps(sent(assignment))
+    for path in (mine, tmp_path / 'images'):
+        shutil.rmtree(path)
+    (tmp_path / 'store.npy').unlink()
+    arrived = pickle.loads(package)
+    assert all(torch.equal(weights[n], w) for n, w in arrived.supernet().state_dict().items())
+    assert [arrived.calibration.label(i) for i in range(6)] == [folder.label(i) for i in range(6)]
+    for index in range(6):
+        np.testing.assert_array_equal(arrived.calibration.image(index), before[0][index])
+    np.testing.assert_array_equal(arrived.held_out.image(0), before[1][4])
+    assert [arrived.held_out.label(i) for i in (0, 1)] == [store.label(4), store.label(2)]
+
+
+def _class_folder(root: Path, images: Noise) -> ClassFolder:
+    """Write images as PNG into class folders, in an order that keeps theirs within a class."""
+    for index in range(len(images)):
+        folder = root / images.classes[images.label(index)]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = cv2.cvtColor(images.image(index), cv2.COLOR_RGB2BGR)
+        cv2.imwrite(str(folder / f'{index:04}.png'), pixels)
+    return ClassFolder.open(root)
 
 
 @pytest.mark.long

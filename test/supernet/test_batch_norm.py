@@ -46,9 +46,21 @@ def test_recalculating_changes_nothing_else() -> None:
     assert all(torch.equal(a, b) for a, b in zip(weights, module.parameters(), strict=True))
 
 
-def test_no_images_is_an_error() -> None:
-    with pytest.raises(DatasetError, match='the dataset gave none'):
-        recalculate(network(), [])
+@pytest.mark.parametrize('images', [0, 1])
+def test_too_few_images_are_an_error(images: int) -> None:
+    with pytest.raises(DatasetError, match=f'the dataset gave {images or "none"}: add images'):
+        recalculate(network(), [torch.randn(images, 3, 8, 8)] if images else [])
+
+
+@pytest.mark.parametrize('sizes', [(100, 1), (1, 100), (1, 1), (100, 2, 100), (1, 40, 1, 40, 1)])
+def test_maps_of_one_point_have_statistics_whatever_the_batches(sizes: tuple[int, ...]) -> None:
+    """The last layers of a network of 32 px: a batch of one image has no variance there."""
+    images = torch.randn(sum(sizes), 3, 3, 3) * 3 + 1
+    whole, parts = network(), network()
+    recalculate(whole, [images])
+    assert recalculate(parts, images.split(sizes)) == len(images)
+    torch.testing.assert_close(parts[1].running_mean, whole[1].running_mean)
+    torch.testing.assert_close(parts[1].running_var, whole[1].running_var, rtol=0.2, atol=0.0)
 
 
 def test_statistics_survive_the_file(tmp_path: Path) -> None:

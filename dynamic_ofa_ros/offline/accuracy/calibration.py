@@ -34,6 +34,7 @@ from dynamic_ofa_ros.offline.training.trainer import Augmented, Batch, TrainingS
 from dynamic_ofa_ros.runtime.reference import add_reference
 from dynamic_ofa_ros.supernet.batch_norm import (
     DEFAULT_IMAGES,
+    FEWEST_IMAGES,
     recalculate,
     save_statistics,
     statistics_of,
@@ -131,8 +132,10 @@ def calibrate_family(
     """
     if output.exists():
         raise FamilyError(f'{output} exists already; choose another folder, or remove it first')
-    if settings.images < 1:
-        raise DatasetError(f'--images is {settings.images}; statistics need at least one image')
+    if settings.images < FEWEST_IMAGES:
+        raise DatasetError(
+            f'--images is {settings.images}; statistics need {FEWEST_IMAGES} images or more'
+        )
     held_out = Relabelled.to(family.labels, held_out)
     subset = calibration_subset(training, settings.images, settings.seed)
     resolutions = [level.resolution for level in family.levels]

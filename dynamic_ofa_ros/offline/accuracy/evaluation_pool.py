@@ -20,6 +20,7 @@ from typing import Protocol
 
 import cv2
 import torch
+from torch import nn
 
 from dynamic_ofa_ros.errors import DynamicOfaError, EvaluationError
 from dynamic_ofa_ros.offline.accuracy.evaluation import (
@@ -40,11 +41,9 @@ CLOSING_DEADLINE_S = 5.0
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a worker needs to judge any architecture; small enough to be sent to each.
+    """What a worker of this machine needs to judge any architecture: names of files.
 
-    Datasets travel as lists of files: on a cluster the backbone's folder and the images must be
-    found at the same path on every machine. `threads` and `loaders` (threads of torch, and of
-    reading images) None: leave them as they are here.
+    threads: of torch, and of reading images; None leaves them as they are here.
     """
 
     trained: TrainedBackbone
@@ -54,6 +53,10 @@ class Assignment:
     threads: int | None = None
     cache_bytes: int = LARGEST_CACHE_BYTES
 
+    def supernet(self) -> nn.Module:
+        """Return the backbone with its weights."""
+        return load_as_stored(self.trained)
+
     def evaluator(self, worker: int = 0) -> Evaluator:
         """Load the backbone, on the GPU whose turn it is where several were asked for."""
         if self.threads is not None:
@@ -62,7 +65,7 @@ class Assignment:
         device = self.device
         if device == 'cuda':
             device = f'cuda:{worker % max(1, torch.cuda.device_count())}'
-        supernet = load_as_stored(self.trained).to(device)
+        supernet = self.supernet().to(device)
         calibration, held_out = (
             PreparedImages(
                 images,

@@ -3,49 +3,64 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from dynamic_ofa_ros.errors import EvaluationError
 from dynamic_ofa_ros.offline.accuracy.evaluation_pool import Assignment, Attempts, Judge, value_of
+from dynamic_ofa_ros.offline.accuracy.sending import sent
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
+
+logger = logging.getLogger(__name__)
 
 # The address that starts a cluster of this machine alone.
 LOCAL = 'local'
+# Without an answer for so long, the user is told what it may be waiting for.
+PATIENCE_S = 120.0
 
 
 class RayWorkers:
     """One Ray actor a worker, each with a copy of the backbone and the prepared images.
 
-    Every machine of the cluster needs this package installed, and the backbone's folder and the
-    images at the same paths as here (a shared file system).
+    Weights and images are sent to them. Every machine of the cluster needs this package, in the
+    same version and for the same Python.
     """
 
     def __init__(self, assignment: Assignment, address: str, workers: int) -> None:
         self._ray = _import_ray()
+        threads = assignment.threads or 1
         self._is_ours = not self._ray.is_initialized()
         if self._is_ours:
-            _connect(self._ray, address, workers)
-        threads = assignment.threads or 1
-        cores = int(self._ray.cluster_resources().get('CPU', 1))
-        self._count = workers or max(1, cores // threads)
-        machines = max(1, len(self._ray.nodes()))
-        self._assignment = self._ray.put(
-            replace(
-                assignment,
-                threads=threads,
-                cache_bytes=assignment.cache_bytes * machines // max(machines, self._count),
+            _connect(self._ray, address, workers * threads)
+        try:
+            on_gpu = assignment.device.startswith('cuda')
+            nodes = [n['Resources'] for n in self._ray.nodes() if n['Alive']]
+            self._count = worker_count(workers, threads, on_gpu, nodes)
+            self._assignment = self._ray.put(
+                replace(
+                    sent(assignment),
+                    # Ray shows a worker its own GPU only, whatever the number of that.
+                    device='cuda' if on_gpu else assignment.device,
+                    threads=threads,
+                    cache_bytes=assignment.cache_bytes
+                    * len(nodes)
+                    // max(len(nodes), self._count),
+                )
             )
-        )
-        gpus = {'num_gpus': 1} if assignment.device.startswith('cuda') else {}
+        except BaseException:
+            self._disconnect()
+            raise
+        gpus = {'num_gpus': 1} if on_gpu else {}
         # SPREAD: by default Ray fills the first machine before it uses the second.
         options = {'num_cpus': threads, 'scheduling_strategy': 'SPREAD', **gpus}
         self._actor_class = self._ray.remote(**options)(Judge)
         self._idle: list[Any] = []
         self._started = 0
+        self._is_patient = True
 
     def judge_many(
         self, architectures: Sequence[SubnetArchitecture]
@@ -60,7 +75,7 @@ class RayWorkers:
                     actor = self._idle.pop() if self._idle else self._start()
                     index = waiting.popleft()
                     busy[actor.answer.remote(architectures[index])] = actor, index
-                (done, *_), _ = self._ray.wait(list(busy), num_returns=1)
+                done = self._wait(list(busy))
                 actor, index = busy.pop(done)
                 try:
                     answer = self._ray.get(done)
@@ -79,12 +94,55 @@ class RayWorkers:
         """Let the workers go, and the connection if it was made here."""
         while self._idle:
             self._ray.kill(self._idle.pop())
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         if self._is_ours and self._ray.is_initialized():
             self._ray.shutdown()
+
+    def _wait(self, answers: Sequence[Any]) -> Any:
+        """Return the first answer that is there; say once that it takes long."""
+        while True:
+            done, _ = self._ray.wait(answers, num_returns=1, timeout=PATIENCE_S)
+            if done:
+                return done[0]
+            if self._is_patient:
+                self._is_patient = False
+                logger.warning(
+                    'no worker of the Ray cluster has answered for %g s: other jobs may be using '
+                    'it (`ray status` tells), or reading the images takes long',
+                    PATIENCE_S,
+                )
 
     def _start(self) -> Any:
         self._started += 1
         return self._actor_class.remote(self._assignment, self._started - 1)
+
+
+def worker_count(
+    wanted: int, threads: int, on_gpu: bool, nodes: Sequence[Mapping[str, float]]
+) -> int:
+    """Return how many workers of so many threads, and a GPU each, `nodes` can run at once.
+
+    nodes: the resources of each machine, as Ray names them; wanted: 0 for as many as there can
+    be. More would wait for each other for ever. Raise EvaluationError when there is room for none.
+    """
+    room = 0
+    for node in nodes:
+        here = int(node.get('CPU', 0) // threads)
+        room += min(here, int(node.get('GPU', 0))) if on_gpu else here
+    if not room:
+        cores = f'{threads} CPU core{"s" if threads > 1 else ""}'
+        raise EvaluationError(
+            f'no machine of the Ray cluster has {cores}{" and a GPU" if on_gpu else ""} for a '
+            'worker (`ray status` shows what there is): use fewer --threads'
+            + (', or --device cpu' if on_gpu else '')
+        )
+    if wanted > room:
+        logger.warning(
+            'the Ray cluster has room for %d workers, not for %d: it gets %d', room, wanted, room
+        )
+    return min(wanted, room) if wanted else room
 
 
 def _import_ray() -> Any:
@@ -99,10 +157,10 @@ def _import_ray() -> Any:
         ) from None
 
 
-def _connect(ray: Any, address: str, workers: int) -> None:
+def _connect(ray: Any, address: str, cores: int) -> None:
     settings: dict[str, Any] = {'address': address}
     if address == LOCAL:
-        settings |= {'include_dashboard': False, 'num_cpus': workers or None}
+        settings |= {'include_dashboard': False, 'num_cpus': cores or None}
     try:
         ray.init(log_to_driver=False, logging_level='warning', **settings)
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -27,6 +27,7 @@ from dynamic_ofa_ros.offline.accuracy.evaluation import (
     calibration_subset,
 )
 from dynamic_ofa_ros.offline.build.build_site import Site, accuracy_device
+from dynamic_ofa_ros.offline.build.stages import check_some_are_right
 from dynamic_ofa_ros.offline.latency.device_profile import place_of, profile_family, warn_when_busy
 from dynamic_ofa_ros.offline.latency.on_device import level_of
 from dynamic_ofa_ros.offline.search.candidates import (
@@ -108,6 +109,23 @@ def members_of(family: Family) -> list[Member]:
         }
         members.append(Member(level.architecture, level.accuracy, statistics))
     return members
+
+
+def without_useless(site: Site, members: Sequence[Member]) -> list[Member]:
+    """Return the members that classify any image rightly, and say why others are not.
+
+    Raise DatasetError when none does.
+    """
+    check_some_are_right([m.top1 for m in members], len(site.report))
+    for member in members:
+        if not member.top1:
+            logger.warning(
+                'a level of %d px is left out: it classifies none of the %d report images '
+                'rightly; with more held-out images it may become a level',
+                member.architecture.r,
+                len(site.report),
+            )
+    return [m for m in members if m.top1]
 
 
 def without_dominated(site: Site, members: Sequence[Member]) -> list[Member]:

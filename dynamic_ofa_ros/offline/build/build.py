@@ -22,6 +22,7 @@ from dynamic_ofa_ros.offline.build.assembly import (
     calibrate_levels,
     merged,
     without_dominated,
+    without_useless,
     write_members,
     write_platforms,
     write_scatter,
@@ -33,6 +34,7 @@ from dynamic_ofa_ros.offline.search.candidates import FINALIST, Candidate
 from dynamic_ofa_ros.offline.search.pareto import choose_levels
 from dynamic_ofa_ros.offline.work_folder import WorkFolder
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
+from dynamic_ofa_ros.supernet.batch_norm import FEWEST_IMAGES
 from dynamic_ofa_ros.supernet.trained import TrainedBackbone
 
 __all__ = ['BuildReport', 'BuildSettings', 'build_family']
@@ -106,7 +108,7 @@ def _build(site: Site, output: Path, name: str, merge_with: Family | None) -> Bu
         chosen = _choose(found.candidates, settings)
     with work.timed('7 levels calibrated and measured'):
         stage(7, f'calibrating {len(chosen)} levels and measuring them again')
-        members = without_dominated(site, calibrate_levels(site, chosen))
+        members = without_dominated(site, without_useless(site, calibrate_levels(site, chosen)))
         if merge_with is not None:
             members, new = merged(site, members, merge_with)
             logger.info('%d levels come to the %d', len(new), len(merge_with.levels))
@@ -151,7 +153,7 @@ def _check(
         ('--count', settings.levels, 1),
         ('--candidates', settings.candidates, 2),
         ('--finalists', settings.finalists, 2),
-        ('--calibration-images', settings.calibration_images, 1),
+        ('--calibration-images', settings.calibration_images, FEWEST_IMAGES),
         ('--threads', settings.threads, 1),
         ('--workers', settings.workers, 0),
     ):
@@ -171,7 +173,7 @@ def _choose(candidates: Sequence[Candidate], settings: BuildSettings) -> list[Su
     """Stage 6: levels from the front of the finalists, fastest first."""
     finalists = [c for c in candidates if c.kind == FINALIST]
     floor = max(c.top1 for c in finalists) - settings.span
-    worthy = [c for c in finalists if c.top1 >= floor]
+    worthy = [c for c in finalists if c.top1 >= floor and c.top1 > 0.0]
     chosen = choose_levels(
         [c.latency_ms for c in worthy], [c.top1 for c in worthy], settings.levels
     )

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dynamic_ofa_ros.errors import LatencyTableError
+from dynamic_ofa_ros.errors import DatasetError, LatencyTableError
 from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import AccuracyPredictor
 from dynamic_ofa_ros.offline.build.build_site import Site
 from dynamic_ofa_ros.offline.latency.device_profile import warn_when_busy
@@ -72,16 +72,10 @@ def find_candidates(site: Site) -> Found:
         with site.work.timed('1 accuracy pairs'):
             stage(1, f'measuring the accuracy of {settings.candidates} sampled sub-networks')
             sampled = measure_sampled(site)
-    if settings.search == 'none' or (
-        not settings.predictor and len(sampled) < FEWEST_PAIRS_TO_FIT
-    ):
+    obstacle = '' if settings.predictor else _obstacle(sampled)
+    if settings.search == 'none' or obstacle:
         if settings.search != 'none':
-            logger.info(
-                '%d sampled sub-networks are too few to fit predictors to (%d are enough): '
-                'choosing among them, without a search',
-                len(sampled),
-                FEWEST_PAIRS_TO_FIT,
-            )
+            logger.info('%s: choosing among them, without a search', obstacle)
         chosen = _hopeful(sampled, settings.finalists)
     else:
         with site.work.timed('2 accuracy predictor'):
@@ -105,11 +99,28 @@ def find_candidates(site: Site) -> Found:
     return Found([*finalists, *others], facts)
 
 
+def _obstacle(sampled: Sequence[Candidate]) -> str:
+    """Return why no predictor can be fitted to the sampled sub-networks; empty when one can."""
+    if len(sampled) < FEWEST_PAIRS_TO_FIT:
+        return (
+            f'{len(sampled)} sampled sub-networks are too few to fit predictors to '
+            f'({FEWEST_PAIRS_TO_FIT} are enough)'
+        )
+    first = sampled[0].top1
+    if all(c.top1 == first for c in sampled):
+        return (
+            f'all {len(sampled)} sampled sub-networks have the same top-1 ({100 * first:.1f} %), '
+            'so a predictor has nothing to learn and the fastest is the best'
+        )
+    return ''
+
+
 def measure_sampled(site: Site) -> list[Candidate]:
     """Stage 1: measure the accuracy of sampled sub-networks on the selection images."""
     space, settings = site.trained.space, site.settings
     architectures = sample_candidates(space, settings.candidates, settings.seed)
     top1 = site.measure_accuracy(architectures, SAMPLED_CALIBRATION_IMAGES, 'sampled')
+    check_some_are_right(top1, len(site.selection))
     return [
         Candidate(a, SAMPLED, site.macs(a), t) for a, t in zip(architectures, top1, strict=True)
     ]
@@ -253,12 +264,23 @@ def measure_finalists(site: Site, chosen: Sequence[Candidate]) -> list[Candidate
     architectures = [c.architecture for c in chosen]
     images = site.settings.calibration_images
     top1 = site.measure_accuracy(architectures, images, 'candidates')
+    check_some_are_right(top1, len(site.selection))
     profile = site.profile(architectures)
     warn_when_busy(profile, 'a build on a quiet machine may choose other levels')
     return [
         replace(c, kind=FINALIST, top1=t, latency_ms=level.median_ms)
         for c, t, level in zip(chosen, top1, profile.levels, strict=True)
     ]
+
+
+def check_some_are_right(top1: Sequence[float], images: int) -> None:
+    """Raise DatasetError when no network classified a single image rightly."""
+    if not any(top1):
+        raise DatasetError(
+            f'none of the {len(top1)} sub-networks classified one of {images} held-out images '
+            'rightly: is the backbone trained, are these its classes, and are there images of '
+            'all of them?'
+        )
 
 
 def _table(site: Site) -> tuple[Predict, dict[str, Any]]:

@@ -1,0 +1,115 @@
+"""What a worker on another machine needs, as data instead of names of files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from dynamic_ofa_ros.errors import DatasetError
+from dynamic_ofa_ros.offline.accuracy.evaluation_pool import Assignment
+from dynamic_ofa_ros.offline.data.datasets import (
+    ClassFolder,
+    ImageDataset,
+    ImageStore,
+    Subset,
+    UInt8,
+)
+from dynamic_ofa_ros.supernet.network import build_supernet
+from dynamic_ofa_ros.supernet.weights import load_state
+
+logger = logging.getLogger(__name__)
+
+LARGEST_SENT_BYTES = 2 << 30
+"""Image files that are larger together must be found on every machine, at the same paths."""
+
+
+@dataclass(frozen=True)
+class SentAssignment(Assignment):
+    """An assignment that carries the weights of the backbone."""
+
+    weights: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict, repr=False)
+
+    def supernet(self) -> nn.Module:
+        """Return the backbone with the weights that came along."""
+        supernet = build_supernet(self.trained.backbone)
+        # Copied: what comes through Ray's object store cannot be written to.
+        load_state(supernet, {n: torch.from_numpy(w.copy()) for n, w in self.weights.items()})
+        return supernet.eval()
+
+
+@dataclass(frozen=True)
+class SentFiles:
+    """Image files of a class folder, still encoded; `names` are for messages."""
+
+    classes: tuple[str, ...]
+    labels: tuple[int, ...]
+    names: tuple[str, ...]
+    contents: tuple[bytes, ...] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def label(self, index: int) -> int:
+        """Return the label of image `index`."""
+        return self.labels[index]
+
+    def image(self, index: int) -> UInt8:
+        """Decode image `index` as (H, W, 3) uint8, RGB; raise DatasetError if it is damaged."""
+        data = np.frombuffer(self.contents[index], np.uint8)
+        try:
+            image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+        except cv2.error:
+            image = None
+        if image is None:
+            raise DatasetError(f'{self.names[index]} is damaged, or no image that OpenCV reads')
+        return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def sent(assignment: Assignment) -> SentAssignment:
+    """Return an assignment that needs none of this machine's files, where images are not many."""
+    weights = {name: value.numpy() for name, value in assignment.supernet().state_dict().items()}
+    halves = {n: w.astype(np.float16) if w.dtype.kind == 'f' else w for n, w in weights.items()}
+    values = {f.name: getattr(assignment, f.name) for f in fields(assignment)}
+    for name in ('calibration', 'held_out'):
+        values[name] = _sent_images(values[name])
+    return SentAssignment(**values, weights=halves)
+
+
+def _sent_images(dataset: ImageDataset) -> ImageDataset:
+    whole, indices = dataset, list(range(len(dataset)))
+    while isinstance(whole, Subset):
+        indices = [whole.indices[i] for i in indices]
+        whole = whole.dataset
+    if isinstance(whole, ImageStore):  # a plain array: a mapped one would travel as a file's name
+        images = np.asarray(whole.images)
+        is_whole = indices == list(range(len(images)))
+        return ImageStore(
+            whole.classes, images if is_whole else images[indices], whole.labels[indices]
+        )
+    if not isinstance(whole, ClassFolder):
+        return dataset  # rendered, wherever it is
+    files = [whole.files[i] for i in indices]
+    size = sum(path.stat().st_size for path, _ in files if path.is_file())
+    if size > LARGEST_SENT_BYTES:
+        logger.warning(
+            '%d images of %s have %.1f GB, too much to be sent to every worker: each machine must '
+            'find them at the same path (a shared file system)',
+            len(files),
+            whole.root,
+            size / 1e9,
+        )
+        return dataset
+    return SentFiles(
+        whole.classes,
+        tuple(label for _, label in files),
+        tuple(str(path) for path, _ in files),
+        tuple(path.read_bytes() if path.is_file() else b'' for path, _ in files),
+    )

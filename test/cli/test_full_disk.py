@@ -1,0 +1,98 @@
+"""A full disk is one sentence that names the file, whatever the command; nothing appears."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from families import make_random_family
+from offline.fake_device import pretend_device
+from offline.pool_data import make_backbone
+
+from dynamic_ofa_ros.cli.main import main
+from dynamic_ofa_ros.family import LatencyProfile
+from dynamic_ofa_ros.offline.latency import device_profile
+from dynamic_ofa_ros.runtime import engine
+from dynamic_ofa_ros.supernet.trained import open_backbone
+
+FITS_BYTES = 100
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """Let no file grow beyond `size` bytes: a write then fails as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def calibrate(folder: Path, output: Path, patch: pytest.MonkeyPatch) -> list[str]:
+    make_random_family(folder / 'family', levels=2, width_mult=0.1)
+    rng = np.random.default_rng(1)
+    for split in ('train', 'val'):
+        for label in range(8):
+            name = folder / 'photos' / split / f'class {label}'
+            name.mkdir(parents=True)
+            for index in range(4):
+                image = rng.integers(0, 255, (40, 40, 3)).astype(np.uint8)
+                cv2.imwrite(str(name / f'{index}.png'), image)
+    patch.setattr('dynamic_ofa_ros.offline.accuracy.calibration.top1', lambda *_: 0.5)
+    arguments = ['calibrate', '--family', str(folder / 'family'), '--data', str(folder / 'photos')]
+    return [*arguments, '--output', str(output), '--device', 'cpu', '--threads', '1']
+
+
+def measure(folder: Path, output: Path, patch: pytest.MonkeyPatch) -> list[str]:
+    def profile(*args: object, **_: object) -> LatencyProfile:
+        return engine.profile_engine(*args, runs=4, pause_s=0.0)
+
+    patch.setattr(device_profile, 'profile_engine', profile)
+    make_random_family(output, levels=2, width_mult=0.1)
+    return ['measure', str(output), '--device', 'cpu', '--engine', 'pytorch']
+
+
+def profile(folder: Path, output: Path, patch: pytest.MonkeyPatch) -> list[str]:
+    make_backbone(folder / 'backbone')
+    pretend_device(patch)
+    return ['profile', '--backbone', str(folder / 'backbone'), '--output', str(output)]
+
+
+def predictor(folder: Path, output: Path, patch: pytest.MonkeyPatch) -> list[str]:
+    space = open_backbone(make_backbone(folder / 'backbone').directory).space
+    rng = np.random.default_rng(2)
+    rows = [
+        json.dumps({'architecture': space.sample(rng).to_mapping(), 'top1': 0.3 + i / 100})
+        for i in range(24)
+    ]
+    (folder / 'pairs.jsonl').write_text('\n'.join(rows) + '\n')
+    patch.setattr('dynamic_ofa_ros.offline.accuracy.predictor_fit.STEPS', 5)
+    return ['predictor', 'fit', '--pairs', str(folder / 'pairs.jsonl'), '--output', str(output)]
+
+
+@pytest.mark.parametrize('prepare', [calibrate, measure, profile, predictor])
+def test_a_full_disk_is_a_sentence(
+    prepare: Callable[[Path, Path, pytest.MonkeyPatch], list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv('DYNAMIC_OFA_CACHE', str(tmp_path / 'cache'))
+    output = tmp_path / 'new' / 'output.npz'
+    command = prepare(tmp_path, output, monkeypatch)
+    before = set(output.parent.rglob('*'))
+    with files_up_to(FITS_BYTES):
+        assert main(command) == 2
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert sentence.startswith('dynamic-ofa: ')
+    assert 'File too large' in sentence
+    assert str(tmp_path) in sentence, 'where'
+    left = set(output.parent.rglob('*')) - before
+    assert not [path for path in left if path.is_file() and '.journal' not in path.name]
