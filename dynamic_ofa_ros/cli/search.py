@@ -186,7 +186,7 @@ def _width_and_classes(args: argparse.Namespace, table: LatencyModel) -> tuple[f
     """Return those of the table's backbone; raise SearchError where options contradict it."""
     from dynamic_ofa_ros.errors import SearchError
 
-    values = []
+    values: list[Any] = []
     for name in ('width_mult', 'classes'):
         option, given = f'--{name.replace("_", "-")}', getattr(args, name)
         known = getattr(table.backbone, name, None)
@@ -204,7 +204,7 @@ def _width_and_classes(args: argparse.Namespace, table: LatencyModel) -> tuple[f
             raise SearchError(f'{option} is {given:g}; give a positive number')
         values.append(known if given is None else given)
     width_mult, classes = values
-    return width_mult, classes
+    return float(width_mult), int(classes)
 
 
 def _resolutions(text: str, space: SearchSpace) -> tuple[int, ...]:
