@@ -1,6 +1,7 @@
 """Latency of every level: each engine against `ofa`'s own dynamic forward; batch 1.
 
-OpenVINO is also measured by itself: what the engine adds to it is the difference.
+OpenVINO is also measured by itself: what the engine adds to it is the difference. So are ONNX
+files as PyTorch exports them: what the package's own way of writing them is worth.
 
     python -m benchmarks.engines [--family NAME] [--runs 200] [--threads 1] [--skip-published]
 
@@ -13,10 +14,11 @@ from __future__ import annotations
 
 import argparse
 import functools
+import io
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,14 +31,18 @@ from benchmarks.common import (
 )
 from benchmarks.published import published_family
 from dynamic_ofa_ros.errors import EngineError
-from dynamic_ofa_ros.family import Family, default_family
+from dynamic_ofa_ros.family import NETWORK_INPUT, Family, default_family
 from dynamic_ofa_ros.runtime.build_cache import BuildCache
 from dynamic_ofa_ros.runtime.engine import PRECISIONS, Engine, create_engine, engine_names
 from dynamic_ofa_ros.runtime.engines.onnx_files import level_files
 from dynamic_ofa_ros.runtime.host import OthersLoad
 
+if TYPE_CHECKING:
+    import torch
+
 DYNAMIC = 'ofa dynamic'
 BARE = 'openvino by itself'
+EXPORTED = 'onnxruntime, exported by PyTorch'
 
 
 def main() -> None:
@@ -136,6 +142,9 @@ def _measure(
             contenders[name] = functools.partial(engine.infer, level.index, given)
         if bare:
             contenders[BARE] = bare[level.index]
+            contenders[EXPORTED] = _exported(
+                family, level.index, supernet, images, options.threads
+            )
         measured = {
             name: summary(samples) for name, samples in in_turns(contenders, options.runs).items()
         }
@@ -172,6 +181,28 @@ def _bare_openvino(family: Family, cache: Path, threads: int) -> dict[int, Calla
         request.get_input_tensor().data[...] = images
         calls[level.index] = functools.partial(request.infer, share_outputs=True)
     return calls
+
+
+def _exported(
+    family: Family,
+    index: int,
+    supernet: torch.nn.Module,
+    images: np.ndarray[Any, Any],
+    threads: int,
+) -> Callable[[], object]:
+    """Return a call that runs a level in ONNX Runtime as PyTorch exports it."""
+    import onnxruntime
+    import torch
+
+    from dynamic_ofa_ros.supernet.network import load_level
+    from dynamic_ofa_ros.supernet.onnx_export import write_onnx
+
+    file = io.BytesIO()
+    write_onnx(load_level(family, index, supernet), torch.from_numpy(images), file)
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
+    session = onnxruntime.InferenceSession(file.getvalue(), settings)
+    return functools.partial(session.run, None, {NETWORK_INPUT: images})
 
 
 if __name__ == '__main__':

@@ -23,8 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60.0
 BAD_INPUT = 2
 DESIGN_TIME = (
-    'hypothesis', 'matplotlib', 'ofa', 'onnx', 'pymoo', 'ray', 'rich', 'safetensors', 'scipy',
-    'torch',
+    'hypothesis', 'matplotlib', 'ofa', 'onnx', 'pymoo', 'ray', 'rich', 'scipy', 'torch',
 )  # fmt: skip
 FINDER = """\
 import sys
@@ -140,10 +139,12 @@ def test_a_library_that_cannot_be_loaded_is_named_with_the_reason(tmp_path):
 
 
 @pytest.mark.parametrize('engine', ['auto', 'onnxruntime'])
-def test_a_first_start_needs_pytorch_and_says_so(start, tmp_path, family, engine):
+def test_a_first_start_without_reference_answers_needs_pytorch_and_says_so(
+    start, tmp_path, family, engine
+):
     parameters = ('-p', f'family:={family}', '-p', 'device:=cpu', '-p', f'engine:={engine}')
     text = refusal(*start(['torch'], 'classifier_node', '--ros-args', *parameters, cache=tmp_path))
-    expected = 'the engines of family random are not built yet, and torch is missing: pip install'
+    expected = 'holds no reference.safetensors, which PyTorch computes, and torch is missing: pip'
     last = text.splitlines()[-1]
     assert expected in last
     assert last.count('torch is missing') == 1
@@ -177,7 +178,7 @@ def test_a_node_whose_engines_are_built_runs_without_the_rest(start, family, bui
     ('missing', 'arguments', 'sentence'),
     [
         ('rich', ('levels', 'signs'), 'rich is missing: apt install python3-rich'),
-        ('torch', ('measure', 'signs'), 'torch is missing: pip install torch'),
+        ('torch', ('train', '--data', 'signs', '--output', 'x'), 'torch is missing: pip install'),
         ('matplotlib', ('levels', 'signs', '--plot', 'x.png'), 'matplotlib is missing: pip'),
     ],
 )

@@ -26,7 +26,8 @@ from dynamic_ofa_ros.errors import ArchitectureError, EvaluationError
 from dynamic_ofa_ros.offline.accuracy.evaluation_pool import Assignment, EvaluationPool
 from dynamic_ofa_ros.offline.accuracy.evaluation_ray import worker_count
 from dynamic_ofa_ros.offline.accuracy.sending import sent
-from dynamic_ofa_ros.offline.data.datasets import ClassFolder, Subset, build_store
+from dynamic_ofa_ros.offline.data.datasets import ClassFolder, Subset
+from dynamic_ofa_ros.offline.data.store import build_store
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
 from dynamic_ofa_ros.supernet.trained import TrainedBackbone
 
