@@ -22,8 +22,8 @@ def add_parser(subparsers: Any) -> None:
         '--data',
         required=True,
         metavar='FOLDER|signs',
-        help='folder with train/ and val/ (or test/) of class folders, or class folders directly; '
-        '"signs" renders road and warehouse signs',
+        help='folder with train/ and val/ (or test/) of class folders, or class folders directly: '
+        'then a tenth of each class is held out; "signs" renders road and warehouse signs',
     )
     parser.add_argument('--output', required=True, metavar='FOLDER', help='where the run lives')
     parser.add_argument(
@@ -51,7 +51,8 @@ def add_parser(subparsers: Any) -> None:
         '--largest-only-epochs',
         type=float,
         default=4.0,
-        help='of these, how many train the largest sub-network alone, at the start',
+        help='of these, how many train the largest sub-network alone, at the start; where that '
+        'would be all, a fifth',
     )
     parser.add_argument('--random-subnets', type=int, default=1, help='random sub-networks a step')
     parser.add_argument('--batch-size', type=int, default=128)
