@@ -22,10 +22,10 @@ import onnxruntime
 
 from benchmarks.common import in_turns, print_table, summary, write_results
 from benchmarks.published import published_family
-from benchmarks.quantization import CALIBRATION_IMAGES, quantize
 from dynamic_ofa_ros.errors import FamilyError
 from dynamic_ofa_ros.family import FREE_SIDE, NETWORK_INPUT, Family, Level
 from dynamic_ofa_ros.offline.data.datasets import ClassFolder, ImageDataset, RenderedSigns, Subset
+from dynamic_ofa_ros.offline.networks.quantization import CALIBRATION_IMAGES, quantize
 from dynamic_ofa_ros.runtime.build_cache import BuildCache
 from dynamic_ofa_ros.runtime.engine import probe_input
 from dynamic_ofa_ros.runtime.engines.onnx_files import level_files

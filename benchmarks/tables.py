@@ -481,6 +481,36 @@ def switching() -> str:
     return f'{table(headers, rows)}\n\n{source(cpu, "switching")}'
 
 
+def precision() -> str:
+    """Return what each precision takes, and how often it is right."""
+    document = results('precision')
+    rows = []
+    for family, levels in document['results'].items():
+        for name in levels[0]:
+            if name in ('level', 'resolution'):
+                continue
+            ratio = sum(level[name]['ratio'] for level in levels) / len(levels)
+            right = [
+                level[name]['top1_percent'] for level in levels if 'top1_percent' in level[name]
+            ]
+            top1 = f'{sum(right) / len(right):.1f}' if right else ''
+            rows.append((family, name, f'{ratio:.2f}', top1))
+    headers = ('family', 'engine and precision', 'latency / onnxruntime fp32', 'top-1, %')
+    return f'{table(headers, rows)}\n\nMeans of all levels. {source(document, "precision")}'
+
+
+def scheduling() -> str:
+    """Return what niceness and other ways are worth beside busy processes."""
+    document = results('scheduling')
+    columns = list(document['results'].values())
+    rows = [
+        (way, *(' / '.join(f'{of[way][f"p{q}_ms"]:.1f}' for q in (50, 95, 99)) for of in columns))
+        for way in columns[0]
+    ]
+    headers = ('', *(f'{load}: median / 95 % / 99 %, ms' for load in document['results']))
+    return f'{table(headers, rows)}\n\n{source(document, "scheduling")}'
+
+
 def memory() -> str:
     """Return what memory the levels take."""
     document = results('memory')
@@ -578,7 +608,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     for make in (
         demo, demo_sentence, signs, imagenet, node_losses, node_stages, calibration,
         latency_models, search, constants, ablations, coordination, coordination_ablations,
-        targets, traces, engines, engine_targets, switching, start, memory, preprocessing,
+        targets, traces, engines, engine_targets, switching, start, memory, precision, scheduling,
+        preprocessing,
         backbones, parameters,
     )
 }  # fmt: skip

@@ -94,6 +94,14 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
+def printable(path: str | Path) -> str:
+    """Return a path that every stream, file and message takes.
+
+    Bytes that are not UTF-8 are escaped: Python's own stand-ins for them cannot be encoded.
+    """
+    return os.fsencode(path).decode('utf-8', 'backslashreplace')
+
+
 def write_text_atomically(path: Path, text: str) -> None:
     """Write UTF-8 text so that `path` holds either the old contents or all of the new."""
     with replacing(path) as temporary:

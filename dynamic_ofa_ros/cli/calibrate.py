@@ -170,7 +170,7 @@ def _stores(
     """Decode both splits once: the study reads every image many times."""
     from dynamic_ofa_ros.files import cache_directory
     from dynamic_ofa_ros.offline.accuracy.evaluation import calibration_subset
-    from dynamic_ofa_ros.offline.data.datasets import build_store
+    from dynamic_ofa_ros.offline.data.store import build_store
     from dynamic_ofa_ros.offline.training.train import SIGNS, open_data
     from dynamic_ofa_ros.progress import progress
     from dynamic_ofa_ros.runtime.host import usable_cpus
@@ -181,7 +181,7 @@ def _stores(
     # Twice the input: area averaging from there is what averaging the original would give.
     side = 2 * max(level.resolution for level in family.levels)
     folder = Path(args.store).expanduser() if args.store else cache_directory() / 'calibration'
-    stores = []
+    stores: list[ImageDataset] = []
     for name, split in (
         ('train', training),
         ('held_out', _at_most(held_out, args.held_out_images)),
@@ -196,12 +196,13 @@ def _stores(
 def _key(data: str) -> str:
     """Return a folder name that is the data's own: two folders may share their last part."""
     import hashlib
+    import os
 
     from dynamic_ofa_ros.offline.training.train import SIGNS
 
     if data == SIGNS:
         return data
-    digest = hashlib.sha256(str(Path(data).expanduser().resolve()).encode()).hexdigest()
+    digest = hashlib.sha256(os.fsencode(Path(data).expanduser().resolve())).hexdigest()
     return f'{Path(data).name}-{digest[:8]}'
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import signal
@@ -41,6 +42,8 @@ def _main(argv: Sequence[str] | None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     _obey_interrupts()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be no text; stderr takes it
+        sys.stdout.reconfigure(errors='backslashreplace')
     logging.basicConfig(
         level=logging.DEBUG if args.debug else logging.INFO, format='%(levelname)s: %(message)s'
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dynamic_ofa_ros.offline.latency.table import LatencyModel
     from dynamic_ofa_ros.offline.search.objectives import Objectives
     from dynamic_ofa_ros.offline.search.search import SearchResult
     from dynamic_ofa_ros.space.architecture import SearchSpace, SubnetArchitecture
@@ -49,8 +50,12 @@ def add_parser(subparsers: Any) -> None:
     constraints.add_argument('--max-latency-ms', type=float, help='nothing slower than this')
     constraints.add_argument('--max-macs', type=float, help='multiply-accumulates of a pass')
     constraints.add_argument('--max-parameters', type=float, help='learnable parameters')
-    constraints.add_argument('--width-mult', type=float, default=1.0, help="the backbone's width")
-    constraints.add_argument('--classes', type=int, default=1000, help="the backbone's classes")
+    constraints.add_argument(
+        '--width-mult', type=float, help="the backbone's width, where the table does not say"
+    )
+    constraints.add_argument(
+        '--classes', type=int, help="the backbone's classes, where the table does not say"
+    )
     paper = parser.add_argument_group('the algorithm; the rest is for algorithm1 only')
     paper.add_argument(
         '--algorithm',
@@ -61,7 +66,10 @@ def add_parser(subparsers: Any) -> None:
     paper.add_argument('--min-accuracy', type=float, default=0.0, help='window, a fraction')
     paper.add_argument('--max-accuracy', type=float, default=1.0, help='window, a fraction')
     paper.add_argument(
-        '--latency-step-ms', type=float, default=1.0, help='by how much a limit is relaxed'
+        '--latency-step-ms',
+        type=float,
+        help='by how much the limit of a first network is relaxed (what is printed keeps the '
+        "limit); by default, by a hundredth of the range of the table's latencies",
     )
     paper.add_argument(
         '--step-every', type=int, default=1000, help='after so many draws that do not fit'
@@ -133,7 +141,7 @@ def _algorithm_1(args: argparse.Namespace, objectives: Objectives) -> SearchResu
     return result
 
 
-def _objectives(args: argparse.Namespace, table: Any) -> Objectives:
+def _objectives(args: argparse.Namespace, table: LatencyModel) -> Objectives:
     """Put the predictors and the constraints together, in the space of the resolutions asked."""
     from dataclasses import replace
 
@@ -163,7 +171,7 @@ def _objectives(args: argparse.Namespace, table: Any) -> Objectives:
         ('parameters', 'parameters', args.max_parameters),
     ):
         if largest is not None:
-            measure = cost_measure(genetics, name, args.width_mult, args.classes)
+            measure = cost_measure(genetics, name, *_width_and_classes(args, table))
             bounds.append(Bound('cost', unit, largest=largest, measure=measure))
     return Objectives(
         genetics,
@@ -172,6 +180,31 @@ def _objectives(args: argparse.Namespace, table: Any) -> Objectives:
         bounds,
         lambda g: predictor.effects(g, space),
     )
+
+
+def _width_and_classes(args: argparse.Namespace, table: LatencyModel) -> tuple[float, int]:
+    """Return those of the table's backbone; raise SearchError where options contradict it."""
+    from dynamic_ofa_ros.errors import SearchError
+
+    values: list[Any] = []
+    for name in ('width_mult', 'classes'):
+        option, given = f'--{name.replace("_", "-")}', getattr(args, name)
+        known = getattr(table.backbone, name, None)
+        if given is None and known is None:
+            raise SearchError(
+                f'{args.lut} does not say of which backbone it is; give {option} to count MACs '
+                'or parameters'
+            )
+        if given is not None and known is not None and given != known:
+            raise SearchError(
+                f'{option} is {given:g}, but {args.lut} is of a backbone with {known:g}; leave '
+                'the option out'
+            )
+        if given is not None and not given > 0:
+            raise SearchError(f'{option} is {given:g}; give a positive number')
+        values.append(known if given is None else given)
+    width_mult, classes = values
+    return float(width_mult), int(classes)
 
 
 def _resolutions(text: str, space: SearchSpace) -> tuple[int, ...]:

@@ -28,18 +28,21 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument('--output', required=True, metavar='FOLDER', help='where the run lives')
     parser.add_argument(
         '--kind',
-        default='ofa_mobilenetv3',
-        choices=('ofa_mobilenetv3', 'ofa_proxyless', 'ofa_resnet50'),
-        help='the supernet; MobileNetV3 is the best for its latency, ResNet-50 the largest',
+        default=argparse.SUPPRESS,
+        choices=('ofa_mobilenetv3', 'ofa_proxyless', 'efficientnet_lite', 'ofa_resnet50'),
+        help='the supernet: ofa_mobilenetv3 without --start-from; ResNet-50 is the largest',
     )
     parser.add_argument(
-        '--width-mult', type=float, default=0.35, help='channels, times those of MobileNetV3'
+        '--width-mult',
+        type=float,
+        default=argparse.SUPPRESS,
+        help="channels, times the published network's: 0.35 without --start-from",
     )
     parser.add_argument(
         '--resolutions',
-        default='32,40,48,56,64',
+        default=argparse.SUPPRESS,
         metavar='PX,PX,...',
-        help='input sizes the sub-networks are trained at',
+        help='input sizes the sub-networks are trained at: 32,40,48,56,64 without --start-from',
     )
     parser.add_argument(
         '--epochs', type=float, default=20.0, help='passes over the training split'
@@ -63,8 +66,19 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         '--start-from',
         default='',
-        metavar='FOLDER',
-        help='fine-tune the weights of another training, for instance at higher resolutions',
+        metavar='FOLDER|NAME',
+        help='begin with the weights of another training or family, of a published backbone '
+        '(dynamic-ofa fetch), or of imagenet (EfficientNet-Lite0, from the extra imagenet); its '
+        'kind, width, resolutions and preprocessing are taken over; other classes get a new '
+        'classifier',
+    )
+    parser.add_argument(
+        '--body-rate',
+        type=float,
+        default=argparse.SUPPRESS,
+        metavar='F',
+        help="learning rate of all layers before the classifier, times the classifier's; 0 keeps "
+        'them as they are (default: 0.1 for new classes, else 1)',
     )
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--threads', type=int, default=0, help='CPU threads; 0 = one per core')
@@ -76,12 +90,13 @@ def run(args: argparse.Namespace) -> int:
     """Train until done; print the held-out accuracy of smallest and largest sub-network."""
     from dynamic_ofa_ros.offline.training.train import TrainingRequest, train
 
+    given = vars(args)
     report = train(
         TrainingRequest(
             data=args.data,
             output=args.output,
-            width_mult=args.width_mult,
-            resolutions=parse_resolutions(args.resolutions),
+            width_mult=given.get('width_mult'),
+            resolutions=parse_resolutions(given['resolutions']) if 'resolutions' in given else (),
             epochs=args.epochs,
             largest_only_epochs=args.largest_only_epochs,
             random_subnets=args.random_subnets,
@@ -94,7 +109,8 @@ def run(args: argparse.Namespace) -> int:
             threads=args.threads,
             seed=args.seed,
             start_from=args.start_from,
-            kind=args.kind,
+            kind=given.get('kind', ''),
+            body_rate=given.get('body_rate'),
         )
     )
     if math.isnan(report.largest):

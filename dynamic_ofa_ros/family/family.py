@@ -46,6 +46,7 @@ NETWORK_INPUT, NETWORK_OUTPUT, FREE_SIDE = 'input', 'logits', 'side'
 INTERPOLATIONS = ('area', 'bilinear')
 RESIZES = ('crop', 'stretch', 'pad')
 CHANNELS = ('rgb', 'bgr')
+NETWORK_PRECISIONS = ('fp32', 'int8')
 ACCURACY_SOURCES = ('measured', 'published', 'stated', 'estimated')
 """How an accuracy is known: measured on held-out images, published by the network's authors,
 stated by the user, or estimated from the others."""
@@ -100,10 +101,12 @@ class OnnxNetwork:
 
     Its input is NETWORK_INPUT, float32 (1, 3, side, side), its output NETWORK_OUTPUT, float32
     (1, classes). Where the side is free in the file (FREE_SIDE), several levels may share it.
+    precision: `int8` where the file holds quantised operators.
     """
 
     file: str
     resolution: int
+    precision: str = 'fp32'
 
 
 @dataclass(frozen=True)
@@ -376,6 +379,8 @@ def _level_document(level: Level) -> dict[str, Any]:
     }
     if isinstance(level.network, OnnxNetwork):
         document['network'] = asdict(level.network)
+        if level.network.precision == NETWORK_PRECISIONS[0]:
+            del document['network']['precision']
     else:
         document['architecture'] = level.network.to_mapping()
     if level.own_preprocessing is not None:
@@ -569,7 +574,9 @@ def _read_network(
             f'{entry.path}: {section.prefix}resolution is {resolution}; at most {MAX_RESOLUTION} '
             'px are expected'
         )
-    return OnnxNetwork(file, resolution)
+    is_stated = 'precision' in entry.mapping('network')
+    precision = section.choice('precision', NETWORK_PRECISIONS) if is_stated else 'fp32'
+    return OnnxNetwork(file, resolution, precision)
 
 
 def _read_platforms(folder: Path, level_count: int) -> dict[str, LatencyProfile]:

@@ -239,6 +239,18 @@ def count_macs(model: Any, values: Mapping[str, Value]) -> int:
     return total
 
 
+def is_quantised(node: Any) -> bool:
+    """Tell whether an operator computes in, or turns numbers into, 8-bit integers."""
+    return node.domain == 'com.microsoft' or node.op_type in (
+        'ConvInteger',
+        'DequantizeLinear',
+        'MatMulInteger',
+        'QLinearConv',
+        'QLinearMatMul',
+        'QuantizeLinear',
+    )
+
+
 def count_parameters(model: Any) -> int:
     """Return the number of weights: elements of all stored tensors but integers for shapes."""
     tensors = messages(model.graph, 'TensorProto')

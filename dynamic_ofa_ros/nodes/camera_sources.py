@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 
 from dynamic_ofa_ros.errors import DatasetError, DynamicOfaError
-from dynamic_ofa_ros.offline.data.datasets import IMAGE_SUFFIXES, ClassFolder, UInt8, read_image
+from dynamic_ofa_ros.offline.data.datasets import ClassFolder, UInt8, read_image
+from dynamic_ofa_ros.offline.data.folders import held_out_folder, is_image, list_files
 from dynamic_ofa_ros.offline.data.signs import drift, render_scene, sample_scene, sign_names
 
 SIGNS_WIDTH, SIGNS_HEIGHT = 640, 480
@@ -94,7 +95,7 @@ class SignsSource:
 
 
 class FolderSource:
-    """JPEG and PNG files: class folders (shuffled by seed), or any folder (sorted, no truth)."""
+    """Images: class folders or their val/ (shuffled by seed), or any folder (sorted, no truth)."""
 
     is_live = False
 
@@ -118,9 +119,11 @@ class FolderSource:
     def _list(self, seed: int) -> list[tuple[Path, int]]:
         if not self._root.is_dir():
             raise SourceError(f'there is no folder {self._root}; set path to a folder of images')
-        if any(_is_image(entry) for entry in self._root.iterdir()):
-            return [(file, -1) for file in sorted(self._root.rglob('*')) if _is_image(file)]
-        dataset = ClassFolder.open(self._root)
+        if any(is_image(entry) for entry in self._root.iterdir()):
+            listing = list_files(self._root)
+            listing.warn_of_others(self._root)
+            return [(file, -1) for file in listing.images]
+        dataset = ClassFolder.open(held_out_folder(self._root))
         self.labels = dataset.classes
         order = np.random.default_rng(seed).permutation(len(dataset))
         return [dataset.files[index] for index in order]
@@ -277,10 +280,6 @@ def resized(rgb: UInt8, width: int, height: int) -> UInt8:
     return np.asarray(
         cv2.resize(rgb, (max(1, width), max(1, height)), interpolation=method), np.uint8
     )
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
 
 
 def _open_capture(target: str | int, name: str = '') -> Any:

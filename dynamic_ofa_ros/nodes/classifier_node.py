@@ -119,6 +119,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
             fixed['threads'],
             fixed['precision'],
             fixed['max_resident_mb'],
+            fixed['nice'],
         )
         self._is_autostarting = fixed['autostart']
         self._input = ImageInput(self, fixed['image_transport'], self._on_frame, self._on_missing)

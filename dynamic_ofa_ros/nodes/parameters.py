@@ -79,6 +79,15 @@ CLASSIFIER_FIXED = (
         is_live=False,
     ),
     ParameterSpec(
+        'nice',
+        0,
+        'niceness of the thread that classifies: below 0 it goes before other programs, which the '
+        'system must allow',
+        lowest=-20,
+        highest=19,
+        is_live=False,
+    ),
+    ParameterSpec(
         'image_transport',
         'raw',
         'transport of the images: `image_raw` or, compressed (JPEG, PNG), `image_raw/compressed`',

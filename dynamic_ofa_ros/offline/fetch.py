@@ -13,7 +13,7 @@ import numpy as np
 from dynamic_ofa_ros.errors import CheckpointError, DatasetError, DownloadError
 from dynamic_ofa_ros.family import Preprocessing
 from dynamic_ofa_ros.files import cache_directory, creating_folder, replacing
-from dynamic_ofa_ros.offline.data.datasets import TRAINING_FOLDERS
+from dynamic_ofa_ros.offline.data.folders import class_folders, find_splits
 from dynamic_ofa_ros.space.spaces import search_space
 from dynamic_ofa_ros.supernet.published.checkpoints import (
     PREDICTOR_FILE,
@@ -118,8 +118,8 @@ def read_labels(path: str | Path) -> tuple[str, ...]:
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        training = next((path / n for n in TRAINING_FOLDERS if (path / n).is_dir()), path)
-        labels = tuple(sorted(entry.name for entry in training.iterdir() if entry.is_dir()))
+        folders = class_folders(find_splits(path).training or path)
+        labels = tuple(folder.name for folder in folders)
         kind = 'class folders'
     else:
         try:

@@ -38,6 +38,7 @@ class Request:
     threads: int = 1
     precision: str = 'fp32'
     max_resident_mb: float = 0.0
+    nice: int = 0
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ def assemble(
         on_error=callbacks.on_error,
         on_switch=callbacks.on_switch,
         settings=settings,
+        nice=request.nice,
         host=host,
     )
     return Assembly(family, tuple(engines), profiles, engines[0].device, manager, host, worker)

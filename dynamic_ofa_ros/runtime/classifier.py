@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import threading
 import time
 from collections import deque
@@ -273,6 +274,7 @@ class ClassifierWorker:
         on_error: OnError = _ignore,
         on_switch: OnSwitch = _ignore,
         settings: WorkerSettings | None = None,
+        nice: int = 0,
         host: HostMonitor | None = None,
         statistics_window: int = 100,
         clock_ns: Callable[[], int] = time.perf_counter_ns,
@@ -289,6 +291,7 @@ class ClassifierWorker:
         self._on_error = on_error
         self._on_switch = on_switch
         self._settings = settings or WorkerSettings()
+        self._nice = nice
         self._host = host
         self._clock_ns = clock_ns
         self._statistics = RollingStatistics(statistics_window)
@@ -422,6 +425,8 @@ class ClassifierWorker:
 
     def _run(self) -> None:
         frame: Frame | None = None
+        if self._nice:
+            _take_niceness(self._nice)
         try:
             while True:
                 frame = self.mailbox.get()
@@ -604,4 +609,17 @@ class ClassifierWorker:
             top1_label=top1.label if top1 else '',
             policy=state.policy,
             platform=result.platform,
+        )
+
+
+def _take_niceness(nice: int) -> None:
+    """Give the calling thread, and no other, this niceness; a warning says what refuses it."""
+    try:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)  # of a thread, on Linux
+    except OSError as error:
+        _log.warning(
+            'the classifying thread cannot have niceness %d: %s; allow it with LimitNICE= of '
+            'systemd or nice in /etc/security/limits.conf',
+            nice,
+            error,
         )

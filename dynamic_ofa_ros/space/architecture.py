@@ -65,6 +65,7 @@ class SearchSpace:
     head_activation: ClassVar[str] = 'h_swish'
     first_block_adds: ClassVar[bool] = True  # its input to its output, where they are as wide
     batch_norm_epsilon: ClassVar[float] = 1e-5
+    pads_one_side: ClassVar[bool] = False  # strided convolutions, as TensorFlow does
 
     @cached_property
     def stage_blocks(self) -> tuple[int, ...]:

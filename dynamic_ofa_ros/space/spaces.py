@@ -54,6 +54,52 @@ class ProxylessSpace(SearchSpace):
 
 
 @dataclass(frozen=True)
+class EfficientNetLiteSpace(SearchSpace):
+    """EfficientNet-Lite0 and what can be cut out of it (Tan & Le, ICML 2019).
+
+    Elastic are depth, expand ratio and, where it is 5, the kernel size of each block.
+    """
+
+    resolutions: tuple[int, ...] = tuple(range(96, 225, 16))
+
+    kind: ClassVar[str] = 'efficientnet_lite'
+    body_widths: ClassVar[tuple[int, ...]] = (32, 16, 24, 40, 80, 112, 192, 320)
+    head_widths: ClassVar[tuple[int, ...]] = (1280,)
+    pooled_widths: ClassVar[tuple[int, ...]] = ()
+    strides: ClassVar[tuple[int, ...]] = (2, 2, 2, 1, 2, 1)
+    has_squeeze: ClassVar[tuple[bool, ...]] = (False,) * 6
+    activations: ClassVar[tuple[str, ...]] = ('relu6',) * 7
+    head_activation: ClassVar[str] = 'relu6'
+    first_block_adds: ClassVar[bool] = False
+    batch_norm_epsilon: ClassVar[float] = 1e-3
+    pads_one_side: ClassVar[bool] = True
+
+    kernel_sizes: tuple[int, ...] = (3, 5)
+    stage_kernels: ClassVar[tuple[tuple[int, ...], ...]] = (
+        (3,), (3, 5), (3,), (3, 5), (3, 5), (3,),
+    )  # fmt: skip
+    stage_depths: ClassVar[tuple[tuple[int, ...], ...]] = (
+        (1, 2), (1, 2), (1, 2, 3), (1, 2, 3), (2, 3, 4), (1,),
+    )  # fmt: skip
+
+    @cached_property
+    def stage_blocks(self) -> tuple[int, ...]:
+        """Return the room for blocks in every stage."""
+        return tuple(map(max, self.stage_depths))
+
+    @cached_property
+    def genes(self) -> tuple[Genes, ...]:
+        """Return all choices, in the order of LISTS and the resolution last."""
+        kernels = (tuple(k for k in ks if k in self.kernel_sizes) for ks in self.stage_kernels)
+        return (
+            *(Genes('ks', *stage) for stage in zip(kernels, self.stage_blocks, strict=True)),
+            Genes('e', self.expand_ratios, self.blocks),
+            *(Genes('d', depths, 1) for depths in self.stage_depths),
+            Genes('r', self.resolutions, 1),
+        )
+
+
+@dataclass(frozen=True)
 class ResNet50Space(SearchSpace):
     """OFA-ResNet-50: elastic depth, expand ratio and width; every kernel is 3x3.
 
@@ -130,7 +176,8 @@ class ResNet50Space(SearchSpace):
 
 
 SPACES: dict[str, type[SearchSpace]] = {
-    space.kind: space for space in (SearchSpace, ProxylessSpace, ResNet50Space)
+    space.kind: space
+    for space in (SearchSpace, ProxylessSpace, EfficientNetLiteSpace, ResNet50Space)
 }
 
 

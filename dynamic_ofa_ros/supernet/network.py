@@ -11,17 +11,25 @@ from torch import nn
 from dynamic_ofa_ros.errors import ArchitectureError, BackboneError
 from dynamic_ofa_ros.family import BackboneSpec, Family
 from dynamic_ofa_ros.space.architecture import SearchSpace, SubnetArchitecture
-from dynamic_ofa_ros.space.spaces import SPACES, ProxylessSpace, ResNet50Space, search_space
+from dynamic_ofa_ros.space.spaces import (
+    SPACES,
+    EfficientNetLiteSpace,
+    ProxylessSpace,
+    ResNet50Space,
+    search_space,
+)
+from dynamic_ofa_ros.supernet import efficientnet_lite
 from dynamic_ofa_ros.supernet.batch_norm import load_statistics
 from dynamic_ofa_ros.supernet.ofa_package import import_ofa
 from dynamic_ofa_ros.supernet.weights import load_weights
 
 MOBILENET_V3 = SearchSpace.kind
 
-# The classes of `ofa` that build the supernets.
+# The classes that build the supernets, of `ofa` but for EfficientNet-Lite's.
 _CLASSES = {
     MOBILENET_V3: 'OFAMobileNetV3',
     ProxylessSpace.kind: 'OFAProxylessNASNets',
+    EfficientNetLiteSpace.kind: efficientnet_lite.CLASS_NAME,
     ResNet50Space.kind: 'OFAResNets',
 }
 _BATCH_NORM_MOMENTUM = 0.1
@@ -49,10 +57,15 @@ def build_supernet(backbone: BackboneSpec, dropout_rate: float = 0.0) -> nn.Modu
             f'backbone {backbone.name} is of kind {backbone.kind!r}; this release builds '
             f'{", ".join(SPACES)}'
         )
+    batch_norm = (_BATCH_NORM_MOMENTUM, SPACES[backbone.kind].batch_norm_epsilon)
+    if backbone.kind == EfficientNetLiteSpace.kind:
+        return efficientnet_lite.build(
+            backbone.classes, backbone.width_mult, dropout_rate, batch_norm
+        )
     networks = import_ofa('imagenet_classification.elastic_nn.networks')
     supernet: nn.Module = getattr(networks, _CLASSES[backbone.kind])(
         n_classes=backbone.classes,
-        bn_param=(_BATCH_NORM_MOMENTUM, SPACES[backbone.kind].batch_norm_epsilon),
+        bn_param=batch_norm,
         dropout_rate=dropout_rate,
         **_structure(backbone),
     )

@@ -49,7 +49,7 @@ class LevelWriter:
             for name, value in self._statistics.items()
             if name.startswith(prefix)
         }
-        graph = _Graph(self._weights, statistics, self._space.batch_norm_epsilon)
+        graph = _Graph(self._weights, statistics, self._space)
         try:
             if isinstance(self._space, ResNet50Space):
                 _resnet(graph, self._space, level.architecture)
@@ -72,9 +72,9 @@ class _Graph:
     """
 
     def __init__(
-        self, weights: Mapping[str, Array], statistics: Mapping[str, Array], epsilon: float
+        self, weights: Mapping[str, Array], statistics: Mapping[str, Array], space: SearchSpace
     ) -> None:
-        self._weights, self._statistics, self._epsilon = weights, statistics, epsilon
+        self._weights, self._statistics, self._space = weights, statistics, space
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
         self.last, self.channels = NETWORK_INPUT, 3
@@ -129,7 +129,8 @@ class _Graph:
             filters, groups = self._smaller(layer, filters, depthwise_kernel), self.channels
         else:
             filters = filters[:, : self.channels]
-        scale = self.tensor(f'{layer}.bn', 'weight')[:outputs] / np.sqrt(variance + self._epsilon)
+        deviation = np.sqrt(variance + self._space.batch_norm_epsilon)
+        scale = self.tensor(f'{layer}.bn', 'weight')[:outputs] / deviation
         bias = self.tensor(f'{layer}.bn', 'bias')[:outputs] - mean * scale
         self.convolution(filters * scale[:, None, None, None], bias, stride, groups)
         self.activate(activation)
@@ -137,19 +138,16 @@ class _Graph:
     def convolution(
         self, filters: Array, bias: Array | None = None, stride: int = 1, groups: int = 1
     ) -> None:
-        """Add a convolution, padded with half its kernel."""
+        """Add a convolution, padded with half its kernel or as TensorFlow does."""
         outputs, inputs, kernel, _ = filters.shape
         if inputs * groups != self.channels:
             raise ValueError(f'a layer takes {inputs * groups} channels and gets {self.channels}')
         others = [self.constant(filters)] + ([] if bias is None else [self.constant(bias)])
-        self.add(
-            'Conv',
-            *others,
-            group=groups,
-            kernel_shape=[kernel] * 2,
-            pads=[kernel // 2] * 4,
-            strides=[stride] * 2,
-        )
+        padding: dict[str, Any] = {'pads': [kernel // 2] * 4}
+        if stride > 1 and self._space.pads_one_side:
+            padding = {'auto_pad': 'SAME_UPPER'}
+        shape = {'kernel_shape': [kernel] * 2, 'strides': [stride] * 2}
+        self.add('Conv', *others, group=groups, **shape, **padding)
         self.channels = outputs
 
     def activate(self, activation: str) -> None:
@@ -222,7 +220,7 @@ class _Graph:
 
 
 def _mobile(graph: _Graph, space: SearchSpace, architecture: SubnetArchitecture) -> None:
-    """Add a sub-network of OFAMobileNetV3 or OFAProxylessNASNets."""
+    """Add a sub-network of OFAMobileNetV3, OFAProxylessNASNets or OFAEfficientNetLite."""
     graph.normed('first_conv', space.head_activation, stride=2)
     before, channels = graph.last, graph.channels
     _mobile_block(graph, 'blocks.0', 'blocks.0', space.activations[0], kernel=3)

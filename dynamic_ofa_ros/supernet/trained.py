@@ -24,10 +24,17 @@ from dynamic_ofa_ros.files import write_text_atomically
 from dynamic_ofa_ros.space.architecture import SearchSpace
 from dynamic_ofa_ros.space.spaces import search_space
 from dynamic_ofa_ros.supernet.network import build_supernet
-from dynamic_ofa_ros.supernet.published.checkpoints import published_names, resolve_backbone
+from dynamic_ofa_ros.supernet.published import efficientnet_lite
+from dynamic_ofa_ros.supernet.published.checkpoints import (
+    fetched_folder,
+    published_names,
+    resolve_backbone,
+)
+from dynamic_ofa_ros.supernet.published.imagenet_labels import imagenet_labels
 from dynamic_ofa_ros.supernet.weights import load_weights, save_tensors
 
 BACKBONE_DOCUMENT = 'backbone.yaml'
+IMAGENET = 'imagenet'
 
 
 @dataclass(frozen=True)
@@ -75,9 +82,12 @@ class TrainedBackbone:
 def open_backbone(path_or_name: str | Path) -> TrainedBackbone:
     """Read the folder of a training, of a fetched backbone (or its name), or of a family.
 
-    Raise CheckpointError when it is missing, unfinished or damaged.
+    `imagenet` is EfficientNet-Lite0, made once from the packages of the extra of that name. Raise
+    CheckpointError when it is missing, unfinished or damaged.
     """
     folder = resolve_backbone(path_or_name)
+    if str(path_or_name) == IMAGENET and not folder.exists():
+        folder = _imagenet_folder()
     path = folder / BACKBONE_DOCUMENT
     if not path.exists() and _is_family(folder, path_or_name):
         return backbone_of(Family.load(path_or_name))
@@ -98,6 +108,24 @@ def open_backbone(path_or_name: str | Path) -> TrainedBackbone:
         ) from None
     except (yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f'{path} is damaged: {type(error).__name__}: {error}') from None
+
+
+def _imagenet_folder() -> Path:
+    """Return the folder of the backbone that anyone can have; write it where it is new."""
+    backbone = efficientnet_lite.LITE0_BACKBONE
+    folder = fetched_folder(backbone.name)
+    if not (folder / BACKBONE_DOCUMENT).is_file():
+        supernet = efficientnet_lite.load_supernet()
+        folder.mkdir(parents=True, exist_ok=True)
+        TrainedBackbone(
+            directory=folder,
+            backbone=backbone,
+            preprocessing=efficientnet_lite.preprocessing(efficientnet_lite.NATIVE_LITE0),
+            labels=imagenet_labels(),
+            resolutions=search_space(backbone.kind).resolutions,
+            training={'data': 'ImageNet', 'weights': 'EfficientNet-Lite0, largest network only'},
+        ).save(supernet)
+    return folder
 
 
 def backbone_of(family: Family) -> TrainedBackbone:

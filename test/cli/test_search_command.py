@@ -61,5 +61,9 @@ def test_every_space_can_be_searched(
         space.validate(architecture)
         assert row['latency_ms'] <= row['limit_ms']
         assert row['latency_ms'] == pytest.approx(device.network_ms(trained, architecture))
+    own = space.count_cost(architecture, 0.35, 4).macs
+    for option, result in (('--max-macs', 0), ('--classes=5 --max-macs', 2)):
+        assert main([*command, *option.split(), str(own)]) == result
+    assert '--classes is 5, but' in capsys.readouterr().err
     if algorithm == 'nsga2':  # one search for all limits; Algorithm 1 is run for each of them
         assert rows[1]['accuracy'] >= rows[0]['accuracy']

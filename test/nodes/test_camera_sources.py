@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 
 import cv2
 import numpy as np
 import pytest
+from image_files import png_header
 
 from dynamic_ofa_ros.errors import DynamicOfaError
 from dynamic_ofa_ros.nodes import camera_sources
@@ -88,6 +90,15 @@ def test_class_folders_give_the_truth(class_folders):
         assert picture.rgb.shape == (12, 16, 3)
 
 
+def test_a_data_set_with_splits_gives_its_held_out_images(tmp_path):
+    for split in ('Train', 'Val'):
+        for name in COLOURS:
+            write_image(tmp_path / split / name / f'{split}.png')
+    source = FolderSource(str(tmp_path), loop=False)
+    assert source.labels == tuple(sorted(COLOURS))
+    assert len(take(source, 100)) == 3
+
+
 def test_class_folders_come_in_an_order_given_by_the_seed(class_folders):
     orders = [
         [p.class_id for p in take(FolderSource(str(class_folders), seed=seed), 12)]
@@ -112,13 +123,15 @@ def test_folder_loops_on_request(class_folders):
     assert len(take(FolderSource(str(class_folders), loop=True), 30)) == 30
 
 
-def test_damaged_image_is_left_out_and_told(class_folders):
-    (class_folders / 'red' / 'zz.png').write_bytes(b'nothing like an image')
+@pytest.mark.parametrize('data', [b'nothing like an image', png_header(40_000, 40_000)])
+def test_damaged_image_is_left_out_and_told(class_folders, data):
+    (class_folders / 'red' / os.fsdecode(b'\xe9zz.png')).write_bytes(data)
     problems = []
     source = FolderSource(str(class_folders), loop=False, on_problem=problems.append)
     assert len(take(source, 100)) == 12
     assert len(problems) == 1
-    assert 'zz.png' in problems[0]
+    assert r'\xe9zz.png' in problems[0]
+    problems[0].encode()  # as the node's log does
 
 
 def test_folder_of_damaged_images_ends_with_the_reason(tmp_path):

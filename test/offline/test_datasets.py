@@ -1,27 +1,25 @@
 from __future__ import annotations
 
-import logging
-import pickle
+import os
+import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
-import psutil
 import pytest
+from image_files import png_header
 
 from dynamic_ofa_ros.errors import DatasetError
 from dynamic_ofa_ros.offline.data.datasets import (
     ClassFolder,
-    ImageStore,
     RenderedSigns,
-    build_store,
-    centre_square,
+    Subset,
     check_classes,
+    fingerprint,
     open_splits,
     read_image,
 )
-from dynamic_ofa_ros.offline.training.train import _stored, held_out_side
+from dynamic_ofa_ros.offline.data.folders import IMAGE_SUFFIXES
 
 
 @pytest.fixture
@@ -50,8 +48,62 @@ def test_splits_by_hash_are_stable_disjoint_and_complete(folder: Path) -> None:
     train, held_out = open_splits(folder, held_out_share=0.4)
     again, _ = open_splits(folder, held_out_share=0.4)
     assert train == again
+    assert isinstance(train, Subset)
+    assert isinstance(held_out, Subset)
     assert len(train) + len(held_out) == 12
     assert not set(train.indices) & set(held_out.indices)
+
+
+@pytest.mark.parametrize(('images', 'held_out_images'), [(2, 1), (5, 1), (17, 2), (40, 4)])
+def test_every_class_is_split_alike(tmp_path: Path, images: int, held_out_images: int) -> None:
+    for name in range(20):
+        (tmp_path / str(name)).mkdir()
+        for index in range(images):
+            (tmp_path / str(name) / f'{index}.jpg').touch()
+    for split, count in zip(
+        open_splits(tmp_path), (images - held_out_images, held_out_images), strict=True
+    ):
+        labels = [split.label(index) for index in range(len(split))]
+        assert [labels.count(label) for label in range(20)] == [count] * 20
+
+
+def test_a_class_too_small_to_split_is_named(folder: Path) -> None:
+    (folder / 'elk').mkdir()
+    (folder / 'elk' / '0.jpg').touch()
+    with pytest.raises(DatasetError, match='classes with one image only: elk; each needs two'):
+        open_splits(folder)
+
+
+def test_one_class_is_not_enough(folder: Path) -> None:
+    for name in ('cat', 'dog'):
+        (folder / name).rename(folder / f'.{name}')
+    with pytest.raises(DatasetError, match='one class only, apple'):
+        open_splits(folder)
+
+
+def test_a_class_without_held_out_images_is_named(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / 'root' / 'val' / 'dog').mkdir(parents=True)
+    (tmp_path / 'root' / 'unlabelled').mkdir()
+    (folder / 'dog' / '0.jpg').rename(tmp_path / 'root' / 'val' / 'dog' / '0.jpg')
+    folder.rename(tmp_path / 'root' / 'train')
+    open_splits(tmp_path / 'root')
+    assert 'has no images of apple, cat: the accuracy says nothing of them' in caplog.text
+    assert 'only train and val are used, not unlabelled' in caplog.text
+
+
+def test_what_is_left_out_is_counted_and_named(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / 'dog' / 'phone.heic').touch()
+    (folder / 'beside.JPG').touch()
+    (folder / 'dog' / '._0.jpg').touch()
+    assert len(ClassFolder.open(folder)) == 12
+    assert '2 files are left out' in caplog.text
+    assert '1 .txt, 1 .heic' in caplog.text
+    assert 'cat/notes.txt, dog/phone.heic' in caplog.text
+    assert '1 images are in no class folder and left out: beside.JPG' in caplog.text
 
 
 def test_train_and_val_folders_are_used(folder: Path, tmp_path: Path) -> None:
@@ -79,7 +131,9 @@ def test_folders_that_do_not_fit_are_explained(folder: Path, tmp_path: Path) -> 
         ClassFolder.open(folder)
 
 
-@pytest.mark.parametrize('data', [b'', b'garbage', b'\xff\xd8\xff\xe0 cut off'])
+@pytest.mark.parametrize(
+    'data', [b'', b'garbage', b'\xff\xd8\xff\xe0 cut off', png_header(40_000, 40_000)]
+)
 def test_damaged_images_are_named(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / 'bad.jpg'
     path.write_bytes(data)
@@ -87,48 +141,52 @@ def test_damaged_images_are_named(tmp_path: Path, data: bytes) -> None:
         read_image(path)
 
 
-def test_store_leaves_damaged_images_out_and_says_so(
-    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (folder / 'apple' / '1.png').write_bytes(b'broken')
-    done: list[int] = []
-    with caplog.at_level(logging.WARNING):
-        store = build_store(ClassFolder.open(folder), tmp_path / 's.npy', 16, 1, done.append)
-    assert store.images.shape == (11, 16, 16, 3)
-    assert done == list(range(1, 13))
-    assert '1 of 12 images are damaged' in caplog.text
-    assert '1.png' in caplog.text
-    for index in range(len(store)):
-        assert int(store.image(index).mean((0, 1)).argmax()) == store.label(index)
-    assert [p.name for p in sorted(tmp_path.glob('s.*'))] == ['s.labels.npy', 's.npy']
+@pytest.mark.parametrize('suffix', [s for s in IMAGE_SUFFIXES if s not in ('.jfif', '.pxm')])
+def test_images_of_every_format_are_read(tmp_path: Path, suffix: str) -> None:
+    pixels = np.full((20, 30, 3), (200, 20, 20), np.uint8)
+    if suffix in ('.pbm', '.pgm'):
+        pixels = pixels[..., 0]
+    is_float = suffix in ('.hdr', '.pfm', '.pic')
+    try:
+        is_written, data = cv2.imencode(suffix, pixels.astype(np.float32) if is_float else pixels)
+    except cv2.error:
+        is_written = False
+    if not is_written:
+        pytest.skip('this OpenCV does not write it')
+    (tmp_path / 'cat').mkdir()
+    (tmp_path / 'cat' / f'image{suffix.upper()}').write_bytes(data.tobytes())
+    image = ClassFolder.open(tmp_path).image(0)
+    assert (image.shape, image.dtype) == ((20, 30, 3), np.uint8)
 
 
-def test_a_finished_store_is_reused(folder: Path, tmp_path: Path) -> None:
-    dataset = ClassFolder.open(folder)
-    build_store(dataset, tmp_path / 's.npy', 16)
-    changed = (tmp_path / 's.npy').stat().st_mtime_ns
-    done: list[int] = []
-    build_store(dataset, tmp_path / 's.npy', 16, 1, done.append)
-    assert (tmp_path / 's.npy').stat().st_mtime_ns == changed
-    assert done == []
-    build_store(dataset, tmp_path / 's.npy', 24)
-    assert np.load(tmp_path / 's.npy').shape[1] == 24
+def test_names_that_are_not_utf_8_are_hashed_and_printed(folder: Path) -> None:
+    for index in range(20):
+        name = os.fsdecode(b'caf\xe9-%d.png' % index)
+        (folder / 'cat' / name).write_bytes(b'damaged')
+    train, held_out = open_splits(folder)
+    assert len(train) + len(held_out) == 32
+    fingerprint(train).encode()
+    with pytest.raises(DatasetError, match=r'caf\\xe9') as caught:
+        read_image(folder / 'cat' / name)
+    str(caught.value).encode()
 
 
-@pytest.mark.parametrize(('free', 'is_stored'), [(12 * 20 * 20 * 3, False), (1 << 20, True)])
-def test_a_store_is_built_where_disk_and_memory_have_room(
-    folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    free: int,
-    is_stored: bool,
-) -> None:
-    monkeypatch.setattr(psutil, 'virtual_memory', lambda: SimpleNamespace(available=free))
-    dataset = ClassFolder.open(folder)
-    stored = _stored(dataset, tmp_path / 's.npy', 20, 'decoding')
-    assert isinstance(stored, ImageStore) == is_stored
-    assert (tmp_path / 's.npy').is_file() == is_stored
-    assert (stored is dataset) != is_stored
+def test_a_fingerprint_tells_data_sets_apart(folder: Path, tmp_path: Path) -> None:
+    def seen() -> str:
+        return fingerprint(ClassFolder.open(folder))
+
+    first = seen()
+    shutil.copytree(folder, tmp_path / 'copy')
+    assert fingerprint(ClassFolder.open(tmp_path / 'copy')) == first
+    for source, target in (('dog', 'x'), ('cat', 'dog'), ('x', 'cat')):
+        (folder / source).rename(folder / target)
+    swapped = seen()
+    (folder / 'cat').rename(folder / 'cow')
+    renamed = seen()
+    (folder / 'cow' / '0.jpg').rename(folder / 'cow' / '9.jpg')
+    moved = seen()
+    (folder / 'cow' / '9.jpg').unlink()
+    assert len({first, swapped, renamed, moved, seen()}) == 5
 
 
 def test_rendered_signs_differ_between_splits_and_repeat_by_seed() -> None:
@@ -139,44 +197,9 @@ def test_rendered_signs_differ_between_splits_and_repeat_by_seed() -> None:
     assert [train.label(i) for i in range(3)] == [0, 1, 2]
 
 
-def test_centre_square_cuts_the_longer_side() -> None:
-    image = np.zeros((20, 40, 3), np.uint8)
-    image[:, 10:30] = 255
-    assert centre_square(image, 10).min() == 255
-
-
-def test_a_full_disk_is_an_error_before_the_first_image(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(28, 'No space left on device')
-
-    monkeypatch.setattr('os.posix_fallocate', refuse)
-    with pytest.raises(OSError, match='No space left on device') as caught:
-        build_store(ClassFolder.open(folder), tmp_path / 's.npy', 16)
-    assert caught.value.filename == str(tmp_path / 's.npy')
-    assert not list(tmp_path.glob('*s.npy*')), 'nothing half-written stays'
-
-
 def test_classes_that_are_not_the_backbones_are_named() -> None:
     check_classes(('a', 'b'), ['a', 'b'], 'training')
     with pytest.raises(DatasetError, match=r'training data has 2 classes \(a, b.*trained on 3'):
         check_classes(('a', 'b', 'c'), ('a', 'b'), 'training')
     with pytest.raises(DatasetError, match="calls class 1 'x', the backbone was trained with 'b'"):
         check_classes(('a', 'b'), ('a', 'x'), 'held-out')
-
-
-def test_another_process_gets_the_name_of_a_store_not_its_images(
-    folder: Path, tmp_path: Path
-) -> None:
-    store = build_store(ClassFolder.open(folder), tmp_path / 's.npy', 64)
-    sent = pickle.dumps(store)
-    assert len(sent) < 4000 < store.images.nbytes
-    again = pickle.loads(sent)
-    assert np.array_equal(again.images, store.images)
-    assert again.classes == store.classes
-
-
-@pytest.mark.parametrize(('largest', 'side'), [(96, 192), (288, 480), (512, 512)])
-def test_held_out_images_are_not_stored_larger_than_they_are(largest: int, side: int) -> None:
-    assert held_out_side((48, largest)) == side

@@ -20,6 +20,7 @@ from dynamic_ofa_ros.errors import EngineError, FamilyError
 from dynamic_ofa_ros.family import Family, LatencyProfile, LevelLatency, Preprocessing, sha256_of
 from dynamic_ofa_ros.offline.latency import device_profile
 from dynamic_ofa_ros.offline.networks import networks
+from dynamic_ofa_ros.offline.networks.quantization import CALIBRATION_IMAGES
 from dynamic_ofa_ros.runtime.classifier import Classifier
 from dynamic_ofa_ros.runtime.engine import Engine, create_engine
 
@@ -29,7 +30,10 @@ def latency_by_macs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let latencies follow the cost: the clock must not decide what a test finds."""
 
     def profile(engine: Engine, family: Family, **options: object) -> LatencyProfile:
-        levels = [0.1 + level.macs / 1e6 for level in family.levels]
+        levels = [
+            (0.1 + level.macs / 1e6) * (0.5 if level.network.precision == 'int8' else 1.0)
+            for level in family.levels
+        ]
         return LatencyProfile(
             engine.platform,
             tuple(LevelLatency(ms, ms, 0.0, ms, ms, 10) for ms in levels),
@@ -54,6 +58,45 @@ def data(tmp_path: Path) -> str:
 
 def from_onnx(*arguments: str) -> int:
     return main(['family', 'from-onnx', *arguments])
+
+
+def test_int8_networks_become_levels_where_that_pays(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, output = str(colour_folders(tmp_path / 'data', images=100)), tmp_path / 'family'
+    options = ('--data', data, '--values', 'unit', '--output', str(output))
+    status = from_onnx(*files, *options, '--precisions', 'fp32,int8')
+
+    assert status == 0, capsys.readouterr().err
+    family = Family.load(output)
+    assert [level.name for level in family.levels] == ['small_r32_int8', 'large_r48_int8']
+    assert {level.network.precision for level in family.levels} == {'int8'}
+    # What set the ranges is not what accuracy was measured on.
+    assert f'{300 - CALIBRATION_IMAGES} images of 3 classes' in family.provenance['accuracy']
+    # Engines may round int8 each in their way, and are still checked.
+    for name in ('onnxruntime', 'openvino'):
+        engine = create_engine(family, device='cpu', engine=name, cache_dir=tmp_path / 'cache')
+        best = Classifier(family, engine).classify(np.full((48, 48, 3), (0, 0, 255), np.uint8), 2)
+        assert best.top1 is not None
+        assert family.labels[best.top1.class_id] == 'navy'
+        engine.close()
+    # A file that is quantised already is known as such.
+    again = [str(output / 'networks' / level.network.file) for level in family.levels]
+    assert from_onnx(*again, *options[:-1], str(tmp_path / 'again')) == 0
+    assert Family.load(tmp_path / 'again').levels[0].network.precision == 'int8'
+
+
+def test_int8_says_what_it_needs(
+    files: list[str], data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = ('--output', str(tmp_path / 'family'))
+    for arguments, sentence in (
+        ((*files, '--data', data, '--precisions', 'int4'), '--precisions is int4; give one or'),
+        ((*files, '--data', data, '--precisions', 'int8'), '--data has 12'),
+    ):
+        assert from_onnx(*arguments, '--values', 'unit', *output) == 2
+        assert sentence in capsys.readouterr().err
+    assert not list(tmp_path.glob('family*'))
 
 
 def test_networks_become_a_family_that_classifies(
@@ -432,7 +475,11 @@ def test_levels_measure_and_simulate_take_it(
     assert '50.00 stated' in capsys.readouterr().out
     assert main(['levels', str(family), '--json']) == 0
     document = json.loads(capsys.readouterr().out)
-    assert document['levels'][0]['network'] == {'file': 'small.onnx', 'resolution': 32}
+    assert document['levels'][0]['network'] == {
+        'file': 'small.onnx',
+        'resolution': 32,
+        'precision': 'fp32',
+    }
     assert main(['levels', str(family), '--plot', str(tmp_path / 'family.png')]) == 0
     monkeypatch.setattr('dynamic_ofa_ros.runtime.engine.usable_cpus', lambda: 2)
     assert main(['measure', str(family), '--device', 'cpu', '--threads', '2']) == 0

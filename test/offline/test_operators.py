@@ -43,7 +43,7 @@ def supernet_of(kind: str) -> nn.Module:
     return supernet
 
 
-@pytest.mark.parametrize('kind', ['ofa_mobilenetv3', 'ofa_proxyless'])
+@pytest.mark.parametrize('kind', ['ofa_mobilenetv3', 'ofa_proxyless', 'efficientnet_lite'])
 def test_operators_in_a_row_are_the_network(kind: str) -> None:
     """What is timed piece by piece computes what the whole network computes.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from dynamic_ofa_ros.errors import DatasetError
+from dynamic_ofa_ros.errors import CheckpointError, DatasetError
 from dynamic_ofa_ros.family import BackboneSpec, Preprocessing
 from dynamic_ofa_ros.offline.data.datasets import ImageStore
+from dynamic_ofa_ros.offline.training.run_folder import (
+    METRICS_FILE,
+    append_metrics,
+    forget_metrics_after,
+)
 from dynamic_ofa_ros.offline.training.trainer import Batch, Trainer, TrainingSettings, augment
 
 SETTINGS = TrainingSettings(resolutions=(32,), batch_size=4, largest_only_epochs=0.0)
@@ -37,11 +43,11 @@ def test_a_short_training_is_not_judged_by_the_weights_it_started_from(trainer: 
     def weights(network: torch.nn.Module) -> torch.Tensor:
         return torch.cat([p.detach().flatten().clone() for p in network.parameters()])
 
-    first = weights(trainer.supernet)
+    first = weights(trainer.averaged)
     for _ in trainer.steps_until(5):
         pass
     moved = (weights(trainer._supernet) - first).norm()
-    left_behind = (weights(trainer._supernet) - weights(trainer.supernet)).norm()
+    left_behind = (weights(trainer._supernet) - weights(trainer.averaged)).norm()
     assert moved > 0
     assert left_behind < 0.6 * moved
 
@@ -50,12 +56,12 @@ def test_a_long_training_averages_over_the_steps_it_was_told_to(trainer: Trainer
     trainer._average.n_averaged.fill_(100_000)
     with torch.no_grad():
         for averaged, current in zip(
-            trainer.supernet.parameters(), trainer._supernet.parameters(), strict=True
+            trainer.averaged.parameters(), trainer._supernet.parameters(), strict=True
         ):
             averaged.zero_()
             current.fill_(1.0)
     trainer._average.update_parameters(trainer._supernet)
-    share = next(trainer.supernet.parameters()).flatten()[0].item()
+    share = next(trainer.averaged.parameters()).flatten()[0].item()
     assert share == pytest.approx(1.0 - SETTINGS.averaging, rel=1e-3)
 
 
@@ -66,15 +72,79 @@ def test_batches_prepared_ahead_are_those_of_their_steps(trainer: Trainer) -> No
     assert 2 not in trainer._ahead, 'a batch is kept only until it is used'
 
 
-def test_a_damaged_image_is_named_by_the_step_that_needs_it(
+def test_damaged_images_are_left_out_counted_and_named(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = ImageStore.image
+
+    def image(self: ImageStore, index: int) -> object:
+        if index in (3, 4):
+            raise DatasetError(f'image {index} is damaged')
+        return good(self, index)
+
+    monkeypatch.setattr(ImageStore, 'image', image)
+    assert len(list(trainer.steps_until(2 * trainer.steps_per_epoch))) == 6
+    trainer.report_damaged()
+    assert '2 of 12 images are damaged and left out: image' in caplog.text
+    caplog.clear()
+    trainer.report_damaged()
+    assert not caplog.text, 'each is told once'
+
+
+def test_a_training_without_a_single_image_ends(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def damaged(self: ImageStore, index: int) -> None:
+    def image(self: ImageStore, index: int) -> None:
         raise DatasetError(f'image {index} is damaged')
 
-    monkeypatch.setattr(ImageStore, 'image', damaged)
-    with pytest.raises(DatasetError, match='is damaged'):
+    monkeypatch.setattr(ImageStore, 'image', image)
+    with pytest.raises(DatasetError, match='all 12 images are damaged, the first: image'):
         list(trainer.steps_until(1))
+
+
+def test_a_short_training_is_not_all_of_the_largest(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = replace(SETTINGS, epochs=2.0, largest_only_epochs=4.0)
+    dataset = ImageStore(('a',), np.zeros((12, 40, 40, 3), np.uint8), np.zeros(12, np.int64))
+    trainer = Trainer(BACKBONE, settings, Preprocessing(), dataset, tmp_path)
+    losses = list(trainer.steps_until(6))
+    assert '--largest-only-epochs 4 would be all of --epochs 2' in caplog.text
+    assert 'alone for 1 of 6 steps' in caplog.text
+    assert [math.isnan(smallest) for _, smallest in losses] == [True] + 5 * [False]
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'message'),
+    [
+        ('classes', ('a', 'b', 'd'), 'with other classes: c gone, d new'),
+        ('fingerprint', 'other', r'with other images: it had 12, now there are 12.*or changed'),
+        ('images', 13, 'it had 12, now there are 13'),
+    ],
+)
+def test_a_checkpoint_of_other_data_is_refused(
+    trainer: Trainer, tmp_path: Path, name: str, value: object, message: str
+) -> None:
+    trainer.save()
+    assert trainer.resume()
+    trainer._data = replace(trainer._data, **{name: value})
+    with pytest.raises(CheckpointError, match=f'{message}.*delete the checkpoint'):
+        trainer.resume()
+
+
+def test_rows_of_a_killed_run_are_not_doubled(tmp_path: Path) -> None:
+    for step in (3, 6, 9):
+        append_metrics(tmp_path, {'step': step, 'top1': 0.5})
+    before = (tmp_path / METRICS_FILE).read_text()
+    forget_metrics_after(tmp_path, 9)
+    assert (tmp_path / METRICS_FILE).read_text() == before
+    with (tmp_path / METRICS_FILE).open('a') as file:
+        file.write('1')  # of 12, when the kill came
+    forget_metrics_after(tmp_path, 6)
+    append_metrics(tmp_path, {'step': 9, 'top1': 0.5})
+    assert (tmp_path / METRICS_FILE).read_text() == before
+    forget_metrics_after(tmp_path, 0)
+    assert not (tmp_path / METRICS_FILE).exists(), 'a new training begins'
 
 
 def test_crops_are_as_large_as_asked_and_in_their_light() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -505,3 +506,26 @@ def test_telemetry_is_made_for_those_who_want_it_only(random_family, engine):
             harness.wait(lambda n=before: len(harness.of('result')) > n or n >= 1)
             time.sleep(0.05)
     assert [telemetry.sequence for telemetry in harness.of('telemetry')] == [2]
+
+
+def test_only_the_worker_is_nicer(random_family, engine):
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    before, found = niceness(), []
+    with Harness(
+        random_family, engine, nice=before + 3, on_result=lambda *_: found.append(niceness())
+    ) as harness:
+        harness.process()
+    assert (found, niceness()) == ([before + 3], before)
+
+
+def test_niceness_that_the_system_refuses_is_a_warning(random_family, engine, monkeypatch, caplog):
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, 'Permission denied')
+
+    monkeypatch.setattr(os, 'setpriority', refuse)
+    with Harness(random_family, engine, nice=-5) as harness:
+        harness.process()
+    assert len(harness.of('result')) == 1
+    assert 'cannot have niceness -5: [Errno 13] Permission denied; allow it with' in caplog.text

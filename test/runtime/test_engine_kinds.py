@@ -20,7 +20,7 @@ CLEARLY_DIFFERENT = 0.2
 LEVELS = 3
 
 # MobileNetV3 is what test_engine.py is about.
-WIDTHS = {'ofa_proxyless': 0.35, 'ofa_resnet50': 0.2}
+WIDTHS = {'ofa_proxyless': 0.35, 'efficientnet_lite': 0.35, 'ofa_resnet50': 0.2}
 
 
 @pytest.fixture(scope='module', autouse=True)

@@ -61,10 +61,13 @@ def test_samples_are_canonical_and_in_range(genetics: Genetics) -> None:
 def test_indices_are_those_of_one_list(genetics: Genetics) -> None:
     architecture = genetics.space.sample(np.random.default_rng(6))
     genomes = genetics.encode([architecture])
-    for genes in genetics.space.genes:
-        if genes.field in ('ks', 'e', 'w'):
-            found = [genes.choices[i] for i in genetics.indices(genomes, genes.field)[0]]
-            assert tuple(found) == architecture.values(genes.field)
+    for field in ('ks', 'e', 'w'):
+        choices = [
+            g.choices for g in genetics.space.genes if g.field == field for _ in range(g.count)
+        ]
+        indices = genetics.indices(genomes, field)[0]
+        found = [of_one[i] for of_one, i in zip(choices, indices, strict=True)]
+        assert tuple(found) == architecture.values(field)
     assert genetics.resolutions(genomes).tolist() == [architecture.r]
 
 
@@ -74,6 +77,8 @@ def test_indices_are_those_of_one_list(genetics: Genetics) -> None:
         # Kernel sizes and expand ratios of all blocks; resolutions.
         ('ofa_mobilenetv3', 20 * 6, 25),
         ('ofa_proxyless', 21 * 6, 25),
+        # 9 of the 15 blocks have two kernel sizes.
+        ('efficientnet_lite', 9 * 2 + 6 + 15 * 3, 9),
         # Expand ratios of all blocks; the stem's depth, six widths, resolutions.
         ('ofa_resnet50', 18 * 3, 2 + 6 * 3 + 25),
     ],

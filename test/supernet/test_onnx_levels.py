@@ -23,7 +23,12 @@ from dynamic_ofa_ros.supernet.onnx_levels import LevelWriter
 from dynamic_ofa_ros.tensor_file import read_arrays, write_arrays
 
 # The narrowest MobileNetV3 adds its first block's input, the narrowest Proxyless does not.
-WIDTHS = {'ofa_mobilenetv3': (0.2, 0.5), 'ofa_proxyless': (0.2, 0.5), 'ofa_resnet50': (0.2,)}
+WIDTHS = {
+    'ofa_mobilenetv3': (0.2, 0.5),
+    'ofa_proxyless': (0.2, 0.5),
+    'efficientnet_lite': (0.35,),
+    'ofa_resnet50': (0.2,),
+}
 KINDS = [(kind, width) for kind, widths in WIDTHS.items() for width in widths]
 
 

@@ -34,6 +34,7 @@ SMALL = {
     for kind, width_mult in (
         ('ofa_mobilenetv3', 0.35),
         ('ofa_proxyless', 0.35),
+        ('efficientnet_lite', 0.35),
         ('ofa_resnet50', 0.2),
     )
 }

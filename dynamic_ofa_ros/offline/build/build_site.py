@@ -23,7 +23,8 @@ from dynamic_ofa_ros.family import (
 )
 from dynamic_ofa_ros.offline.accuracy.evaluation import calibration_subset
 from dynamic_ofa_ros.offline.accuracy.evaluation_pool import EvaluationPool
-from dynamic_ofa_ros.offline.data.datasets import ImageDataset, Subset, build_store, fingerprint
+from dynamic_ofa_ros.offline.data.datasets import ImageDataset, Subset, fingerprint
+from dynamic_ofa_ros.offline.data.store import build_store
 from dynamic_ofa_ros.offline.latency.device_profile import Place, place_of
 from dynamic_ofa_ros.offline.latency.measured import read_measured
 from dynamic_ofa_ros.offline.latency.on_device import measure_architectures

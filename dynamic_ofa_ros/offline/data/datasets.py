@@ -1,4 +1,4 @@
-"""Labelled images: class folders, rendered signs, and a compact store of either for training."""
+"""Labelled images: class folders, rendered signs, and parts of either."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import logging
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -20,17 +19,29 @@ import numpy as np
 import numpy.typing as npt
 
 from dynamic_ofa_ros.errors import DatasetError
-from dynamic_ofa_ros.files import replacing
+from dynamic_ofa_ros.files import printable
+from dynamic_ofa_ros.offline.data.folders import (
+    IMAGE_SUFFIXES,
+    Listing,
+    check_level,
+    class_folders,
+    find_splits,
+    is_image,
+    list_files,
+    names_of,
+    some,
+)
 from dynamic_ofa_ros.offline.data.signs import render_scene, sample_scene, sign_names
 
 logger = logging.getLogger(__name__)
 
 UInt8 = npt.NDArray[np.uint8]
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')
-TRAINING_FOLDERS = ('train', 'training')
-HELD_OUT_FOLDERS = ('val', 'valid', 'validation', 'test')
 SPLITS = ('train', 'held_out')
+
+# Of each file, its end goes into a fingerprint: images of one size differ there.
+FINGERPRINT_BYTES = 1 << 14
+FINGERPRINTED_TOGETHER = 256
 
 WORKER_DIED = (
     'a process that reads images was ended from outside, most likely for want of memory; free '
@@ -102,32 +113,41 @@ class ClassFolder:
         error, classes without a folder are allowed.
         """
         root = Path(root).expanduser()
-        if not root.is_dir():
-            raise DatasetError(
-                f'{root} is not a directory; give a folder with one folder per class'
-            )
-        folders = sorted(entry for entry in root.iterdir() if entry.is_dir())
-        names = tuple(classes) if classes is not None else tuple(f.name for f in folders)
+        listings = {folder: list_files(folder) for folder in class_folders(root)}
+        names = tuple(classes) if classes is not None else tuple(f.name for f in listings)
         labels = {name: label for label, name in enumerate(names)}
-        files: list[tuple[Path, int]] = []
-        for folder in folders:
-            images = sorted(p for p in folder.rglob('*') if p.suffix.lower() in IMAGE_SUFFIXES)
-            if images and folder.name not in labels:
-                raise DatasetError(
-                    f'{folder} is a class the labels do not have; they are '
-                    f'{", ".join(names[:8])}{", ..." if len(names) > 8 else ""}'
-                )
-            files += [(path, labels[folder.name]) for path in images]
+        strangers = [f for f, listing in listings.items() if listing.images]
+        strangers = [folder for folder in strangers if folder.name not in labels]
+        if strangers:
+            raise DatasetError(
+                f'{printable(strangers[0])} is a class the labels do not have; they are '
+                f'{some(names)}'
+            )
+        images = {folder: listing.images for folder, listing in listings.items()}
+        if classes is None:
+            check_level(root, images)
+        Listing(
+            (), tuple(file for listing in listings.values() for file in listing.others)
+        ).warn_of_others(root)
+        stray = [entry for entry in sorted(root.iterdir()) if is_image(entry)]
+        if stray:
+            logger.warning(
+                '%s: %d images are in no class folder and left out: %s',
+                printable(root),
+                len(stray),
+                some(names_of(stray)),
+            )
+        files = [(path, labels[f.name]) for f, found in images.items() for path in found]
         if not files:
             raise DatasetError(
-                f'{root} holds no images: expected {root.name}/<class>/<image> with '
-                f'{", ".join(IMAGE_SUFFIXES)}'
+                f'{printable(root)} holds no images: expected {printable(root.name)}/<class>/'
+                f'<image> with {", ".join(IMAGE_SUFFIXES)}'
             )
-        empty = sorted(set(names) - {names[label] for _, label in files})
+        empty = [folder for folder, found in images.items() if not found]
         if classes is None and empty:
             raise DatasetError(
-                f'{root}: class folders without a single image: {", ".join(empty[:8])}; '
-                'remove them or add images'
+                f'{printable(root)}: class folders without a single image: '
+                f'{some(names_of(empty))}; remove them or add images'
             )
         return cls(root, names, tuple(files))
 
@@ -141,6 +161,19 @@ class ClassFolder:
     def image(self, index: int) -> UInt8:
         """Decode file `index`."""
         return read_image(self.files[index][0])
+
+    def identity(self, index: int) -> bytes:
+        """Return what tells file `index` from others: name, size and the end of its contents."""
+        path, label = self.files[index]
+        digest = hashlib.sha256(os.fsencode(path.relative_to(self.root)) + b'/%d' % label)
+        try:
+            with path.open('rb') as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - FINGERPRINT_BYTES))
+                digest.update(b'%d ' % size + file.read())
+        except OSError:  # left out as damaged where it is used
+            pass
+        return digest.digest()
 
 
 @dataclass(frozen=True)
@@ -201,14 +234,19 @@ def _open_store(classes: tuple[str, ...], path: str, labels: npt.NDArray[np.int6
 
 
 def read_image(path: Path) -> UInt8:
-    """Decode a JPEG or PNG as (H, W, 3) uint8, RGB; raise DatasetError when it is damaged."""
+    """Decode an image as (H, W, 3) uint8, RGB; raise DatasetError when it is damaged."""
     try:
         data = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
-        raise DatasetError(f'{path} cannot be read: {error.strerror or error}') from None
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+        raise DatasetError(f'{printable(path)} cannot be read: {error.strerror}') from None
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    except cv2.error as error:  # a size, or a format, that OpenCV is not to read
+        raise DatasetError(f'{printable(path)} is refused by OpenCV: {error.err}') from None
     if image is None:
-        raise DatasetError(f'{path} is not a JPEG or PNG image, or it is damaged')
+        raise DatasetError(
+            f'{printable(path)} is damaged, or no image of a format that this OpenCV reads'
+        )
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
@@ -217,25 +255,68 @@ def open_splits(
 ) -> tuple[ImageDataset, ImageDataset]:
     """Open a user's class folders; return the training and the held-out split.
 
-    `root` holds train/ and val/ (or test/), or class folders directly: then a share of each file,
-    by a hash of its name and so the same every time, is held out.
+    `root` holds train/ and val/ (or test/), or class folders directly: then a share of each class
+    is held out, by a hash of the files' names and so the same every time.
     """
+    splits = find_splits(root)
     root = Path(root).expanduser()
-    training = next((root / n for n in TRAINING_FOLDERS if (root / n).is_dir()), None)
-    held_out = next((root / n for n in HELD_OUT_FOLDERS if (root / n).is_dir()), None)
-    if training is not None and held_out is not None:
-        train = ClassFolder.open(training)
-        return train, ClassFolder.open(held_out, train.classes)
-    whole = ClassFolder.open(training or root)
-    indices: tuple[list[int], list[int]] = ([], [])
-    for index, (path, _) in enumerate(whole.files):
-        digest = hashlib.sha256(path.relative_to(whole.root).as_posix().encode()).digest()
-        indices[int.from_bytes(digest[:4], 'big') < held_out_share * 2**32].append(index)
-    if not indices[0] or not indices[1]:
+    if splits.held_out is not None and splits.training is None:
         raise DatasetError(
-            f'{whole.root} has {len(whole)} images, too few to hold out {held_out_share:.0%}'
+            f'{printable(root)} holds {splits.held_out.name}/, but no train/: put the class '
+            'folders to train on into train/'
         )
-    return Subset(whole, tuple(indices[0])), Subset(whole, tuple(indices[1]))
+    used = [folder for folder in (splits.training, splits.held_out) if folder is not None]
+    unused = [folder for folder in class_folders(root) if folder not in used] if used else []
+    if unused:
+        logger.warning(
+            '%s: only %s are used, not %s',
+            printable(root),
+            ' and '.join(names_of(used)),
+            some(names_of(unused)),
+        )
+    whole = ClassFolder.open(splits.training or root)
+    if len(whole.classes) < 2:
+        raise DatasetError(
+            f'{printable(whole.root)} holds one class only, {whole.classes[0]}: a classifier '
+            'needs two or more class folders to tell apart'
+        )
+    if splits.held_out is None:
+        return _split(whole, held_out_share)
+    held_out = ClassFolder.open(splits.held_out, whole.classes)
+    missing = set(range(len(whole.classes))) - {label for _, label in held_out.files}
+    if missing:
+        logger.warning(
+            '%s has no images of %s: the accuracy says nothing of them',
+            printable(held_out.root),
+            some([whole.classes[label] for label in sorted(missing)]),
+        )
+    return whole, held_out
+
+
+def _split(whole: ClassFolder, held_out_share: float) -> tuple[Subset, Subset]:
+    """Hold out a share of every class, one image at least, and leave one at least."""
+    of_class: list[list[int]] = [[] for _ in whole.classes]
+    for index, (_, label) in enumerate(whole.files):
+        of_class[label].append(index)
+    small = [whole.classes[label] for label, indices in enumerate(of_class) if len(indices) < 2]
+    if small:
+        raise DatasetError(
+            f'{printable(whole.root)}: classes with one image only: {some(small)}; each needs two '
+            'at least, one of them to be held out'
+        )
+
+    def order(index: int) -> bytes:
+        name = whole.files[index][0].relative_to(whole.root)
+        return hashlib.sha256(os.fsencode(name.as_posix())).digest()
+
+    held_out: set[int] = set()
+    for indices in of_class:
+        count = min(len(indices) - 1, max(1, round(held_out_share * len(indices))))
+        held_out.update(sorted(indices, key=order)[:count])
+    return (
+        Subset(whole, tuple(i for i in range(len(whole)) if i not in held_out)),
+        Subset(whole, tuple(sorted(held_out))),
+    )
 
 
 def check_classes(expected: Sequence[str], found: Sequence[str], split: str) -> None:
@@ -263,84 +344,34 @@ def random_subset(dataset: ImageDataset, images: int, seed: int = 1) -> Subset:
 
 
 def fingerprint(dataset: ImageDataset) -> str:
-    """Return a digest of which images a dataset holds: by name, size and label, not contents."""
+    """Return a digest of which images a dataset holds, with which labels, in which order.
+
+    Of files: name, size and the last 16 KiB. Copied elsewhere they are the same images.
+    """
     indices: Sequence[int] = range(len(dataset))
     while isinstance(dataset, Subset):
         indices = [dataset.indices[i] for i in indices]
         dataset = dataset.dataset
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(repr(dataset.classes).encode('utf-8', 'backslashreplace'))
     if isinstance(dataset, ClassFolder):
-        for index in indices:
-            path, label = dataset.files[index]
-            size = path.stat().st_size
-            digest.update(f'{path.relative_to(dataset.root)} {label} {size}\n'.encode())
+        for identities in _in_threads(dataset.identity, indices):
+            digest.update(identities)
     else:
         labels = [dataset.label(i) for i in indices]
         digest.update(f'{dataset!r} {list(indices)} {labels}'.encode())
+    if isinstance(dataset, ImageStore):
+        digest.update(np.ascontiguousarray(dataset.images).data)
     return digest.hexdigest()[:16]
 
 
-def centre_square(image: UInt8, side: int) -> UInt8:
-    """Cut the centre square out of an image and resize it to (side, side, 3)."""
-    height, width = image.shape[:2]
-    edge = min(height, width)
-    top, left = (height - edge) // 2, (width - edge) // 2
-    square = image[top : top + edge, left : left + edge]
-    interpolation = cv2.INTER_AREA if edge > side else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(square, (side, side), interpolation=interpolation), np.uint8)
+def _in_threads(function: Callable[[int], bytes], indices: Sequence[int]) -> Iterator[bytes]:
+    """Yield what a function that mostly waits for files returns, joined, in order."""
 
+    def joined(start: int) -> bytes:
+        return b''.join(function(i) for i in indices[start : start + FINGERPRINTED_TOGETHER])
 
-def build_store(
-    dataset: ImageDataset,
-    path: Path,
-    side: int,
-    processes: int = 1,
-    on_progress: Callable[[int], None] | None = None,
-) -> ImageStore:
-    """Decode a dataset once into `path` (memory-mapped .npy); reuse it if complete.
-
-    Damaged images are left out, counted and listed in the log. `on_progress` gets the images done.
-    """
-    labels_path = path.with_suffix('.labels.npy')
-    if path.is_file() and labels_path.is_file():
-        images, labels = np.load(path, mmap_mode='r'), np.load(labels_path)
-        if images.shape == (len(labels), side, side, 3) and len(labels) <= len(dataset):
-            return ImageStore(dataset.classes, images, labels)
-    damaged: dict[int, str] = {}
-    with replacing(path) as temporary:
-        images = np.lib.format.open_memmap(
-            temporary, mode='w+', dtype=np.uint8, shape=(len(dataset), side, side, 3)
-        )
-        _allocate(temporary, path)
-        # Not forked: the parent may run threads of torch, which do not survive a fork.
-        spawn = multiprocessing.get_context('spawn')
-        # Each worker gets the dataset once: its list of files is long.
-        with ProcessPoolExecutor(
-            processes,
-            mp_context=spawn,
-            initializer=_start_worker,
-            initargs=(dataset, temporary),
-        ) as pool:
-            sentences = pool.map(_store_square, range(len(dataset)), chunksize=64)
-            try:
-                for index, sentence in enumerate(sentences):
-                    if sentence:
-                        damaged[index] = sentence
-                    if on_progress is not None:
-                        on_progress(index + 1)
-            except BrokenProcessPool:
-                raise DatasetError(WORKER_DIED) from None
-        kept = [index for index in range(len(dataset)) if index not in damaged]
-        if damaged:
-            report_damaged(tuple(damaged.values()), len(dataset))
-            for place, index in enumerate(kept):
-                images[place] = images[index]
-            np.save(temporary.with_suffix('.cut.npy'), images[: len(kept)])
-            temporary.with_suffix('.cut.npy').replace(temporary)
-        labels = np.array([dataset.label(index) for index in kept], np.int64)
-        with replacing(labels_path) as temporary_labels, temporary_labels.open('wb') as file:
-            np.save(file, labels)
-    return ImageStore(dataset.classes, np.load(path, mmap_mode='r'), labels)
+    with ThreadPoolExecutor() as pool:
+        yield from pool.map(joined, range(0, len(indices), FINGERPRINTED_TOGETHER))
 
 
 def report_damaged(sentences: Sequence[str], total: int) -> None:
@@ -356,17 +387,6 @@ def report_damaged(sentences: Sequence[str], total: int) -> None:
     )
 
 
-# What a worker process decodes, and into what; set once by `_start_worker`.
-_worker_task: tuple[ImageDataset, UInt8] | None = None
-
-
-def _start_worker(dataset: ImageDataset, store: Path) -> None:
-    global _worker_task
-    _worker_task = dataset, np.load(store, mmap_mode='r+')
-    cv2.setNumThreads(1)
-    end_with_parent()
-
-
 def end_with_parent() -> None:
     """End this process as soon as its parent is gone, even by SIGKILL; return at once.
 
@@ -380,26 +400,3 @@ def end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=watch, args=(parent,), daemon=True).start()
-
-
-def _allocate(file: Path, target: Path) -> None:
-    """Claim the disk space of a sparse file; raise OSError naming `target` when it is short.
-
-    Writing through a memory map to a full disk kills the process without a word (SIGBUS).
-    """
-    with file.open('rb+') as opened:
-        try:
-            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
-        except OSError as error:
-            raise OSError(error.errno, os.strerror(error.errno or 0), str(target)) from None
-
-
-def _store_square(index: int) -> str:
-    """Decode an image into its place in the store; return what is wrong with it, or nothing."""
-    assert _worker_task is not None
-    dataset, images = _worker_task
-    try:
-        images[index] = centre_square(dataset.image(index), images.shape[1])
-    except DatasetError as error:
-        return str(error)
-    return ''

@@ -7,27 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dynamic_ofa_ros.errors import DatasetError
-from dynamic_ofa_ros.offline.data.datasets import (
-    HELD_OUT_FOLDERS,
-    ClassFolder,
-    ImageDataset,
-    random_subset,
-)
-from dynamic_ofa_ros.offline.data.imagenet_labels import imagenet_labels, imagenet_wnids
-
-SHOWN = 5
-"""Names that an error message lists."""
-
-
-def held_out_folder(root: str | Path) -> Path:
-    """Return where the class folders of held-out images are: `root` itself, or its val/ or test/.
-
-    Raises DatasetError where there is no such folder.
-    """
-    root = Path(root).expanduser()
-    if not root.is_dir():
-        raise DatasetError(f'{root} is not a directory; give a folder with one folder per class')
-    return next((root / name for name in HELD_OUT_FOLDERS if (root / name).is_dir()), root)
+from dynamic_ofa_ros.files import printable
+from dynamic_ofa_ros.offline.data.datasets import ClassFolder, ImageDataset, random_subset
+from dynamic_ofa_ros.offline.data.folders import class_folders, held_out_folder, some
+from dynamic_ofa_ros.supernet.published.imagenet_labels import imagenet_labels, imagenet_wnids
 
 
 def open_labelled(root: str | Path, labels: Sequence[str], most: int = 0) -> ImageDataset:
@@ -39,20 +22,20 @@ def open_labelled(root: str | Path, labels: Sequence[str], most: int = 0) -> Ima
     if most < 0:
         raise DatasetError(f'{most} images were asked for; give 0 for all, or more')
     root = held_out_folder(root)
-    names = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    names = [folder.name for folder in class_folders(root)]
     outputs = outputs_of(names, labels)
     strangers = [name for name in names if name not in outputs]
     if strangers:
         raise DatasetError(
-            f'{root} has folders that are no label: {_some(strangers)}; the labels are '
-            f'{_some(labels)}. Name each folder as its label, or by the number of its output'
+            f'{printable(root)} has folders that are no label: {some(strangers)}; the labels are '
+            f'{some(labels)}. Name each folder as its label, or by the number of its output'
         )
     classes = list(labels)
     taken: dict[int, str] = {}
     for name, output in outputs.items():
         if output in taken:
             raise DatasetError(
-                f'{root}: the folders {taken[output]} and {name} are both of the label '
+                f'{printable(root)}: the folders {taken[output]} and {name} are both of the label '
                 f'{labels[output]!r}; merge them'
             )
         taken[output] = name
@@ -78,7 +61,3 @@ def outputs_of(names: Sequence[str], labels: Sequence[str]) -> dict[str, int]:
 
 def _plain(name: str) -> str:
     return re.sub(r'[\s_-]+', ' ', name.strip().casefold())
-
-
-def _some(names: Sequence[str]) -> str:
-    return ', '.join(names[:SHOWN]) + (f', ... ({len(names)})' if len(names) > SHOWN else '')

@@ -16,9 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dynamic_ofa_ros.errors import LatencyTableError
+from dynamic_ofa_ros.family import BackboneSpec
 from dynamic_ofa_ros.offline.latency.table import (
     PREDICTOR_FORMAT,
     PredictionReport,
+    backbone_of,
     report_of,
     space_of,
     write_document,
@@ -38,6 +40,7 @@ FOLDS = 5
 _REDUCTIONS = {
     'ofa_mobilenetv3': (4, 8, 16, 16, 32),
     'ofa_proxyless': (4, 8, 16, 16, 32, 32),
+    'efficientnet_lite': (4, 8, 16, 16, 32, 32),
     'ofa_resnet50': (4, 8, 16, 32),
 }
 
@@ -50,6 +53,7 @@ class LatencyPredictor:
     factors: FloatArray
     report: PredictionReport
     platform: str = ''
+    backbone: BackboneSpec | None = None
 
     def predict(self, genomes: Genomes) -> FloatArray:
         """Return (N,) latencies in milliseconds."""
@@ -152,7 +156,8 @@ def predictor_of(document: Mapping[str, Any], path: Path) -> LatencyPredictor:
         raise LatencyTableError(
             f'{path}: "factors" should hold {expected} numbers that are not negative'
         )
-    return LatencyPredictor(space, factors, report, str(document.get('platform', path.stem)))
+    platform = str(document.get('platform', path.stem))
+    return LatencyPredictor(space, factors, report, platform, backbone_of(document))
 
 
 def _widths(

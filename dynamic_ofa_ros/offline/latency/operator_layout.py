@@ -22,10 +22,11 @@ from dynamic_ofa_ros.space.genome import Genetics, Genomes
 ABSENT = -1
 
 # What surrounds the elastic blocks, in the order of the forward pass.
-_BEFORE = {'ofa_mobilenetv3': ('stem', 'block0'), 'ofa_proxyless': ('stem', 'block0')}
+_BEFORE = ('stem', 'block0')
 _AFTER = {
     'ofa_mobilenetv3': ('final_expand', 'avgpool', 'feature_mix', 'classifier'),
     'ofa_proxyless': ('feature_mix', 'avgpool', 'classifier'),
+    'efficientnet_lite': ('feature_mix', 'avgpool', 'classifier'),
 }
 _RESNET50 = 'ofa_resnet50'
 _LETTERS = {'ks': 'k', 'e': 'e', 'w': 'w'}
@@ -53,14 +54,16 @@ class OperatorLayout:
         self.space = space
         self.slots = _slots(space)
         self._genetics = Genetics(space)
-        self._choices = {genes.field: genes.choices for genes in space.genes}
+        self._choices: dict[str, list[tuple[float, ...]]] = {}
+        for genes in space.genes:
+            self._choices.setdefault(genes.field, []).extend([genes.choices] * genes.count)
         rows: dict[str, int] = {}
         self._rows: list[npt.NDArray[np.int64]] = []
         for slot in self.slots:
             names = self._variants(slot)
             for name in names:
                 rows.setdefault(name, len(rows))
-            shape = [len(self._choices[field]) for field, _ in slot.genes]
+            shape = [len(self._choices[field][index]) for field, index in slot.genes]
             self._rows.append(np.array([rows[name] for name in names]).reshape(shape))
         self.names = tuple(rows)
 
@@ -95,7 +98,10 @@ class OperatorLayout:
         found = []
         for patterns in itertools.product(*(self._patterns(field) for field in fields)):
             lists: dict[str, Any] = {
-                field: tuple(pattern[i % 2] for i in range(len(largest.values(field))))
+                field: tuple(
+                    pattern[i % 2] if pattern[i % 2] in choices else max(choices)
+                    for i, choices in enumerate(self._choices[field])
+                )
                 for field, pattern in zip(fields, patterns, strict=True)
             }
             found.append(replace(largest, **lists))
@@ -106,12 +112,12 @@ class OperatorLayout:
         letters = [_LETTERS[field] for field, _ in slot.genes]
         return [
             '.'.join((slot.prefix, *(f'{a}{v:g}' for a, v in zip(letters, values, strict=True))))
-            for values in itertools.product(*(self._choices[field] for field, _ in slot.genes))
+            for values in itertools.product(*(self._choices[field][i] for field, i in slot.genes))
         ]
 
     def _patterns(self, field: str) -> list[tuple[float, ...]]:
         """Return what a list alternates between."""
-        choices = self._choices[field]
+        choices = tuple(sorted({value for choices in self._choices[field] for value in choices}))
         if field == 'w':
             return list(itertools.product(choices, repeat=2))
         return [(choice, choice) for choice in choices]
@@ -120,13 +126,13 @@ class OperatorLayout:
 def _slots(space: SearchSpace) -> tuple[Slot, ...]:
     if space.kind == _RESNET50:
         return _resnet50_slots(space)
-    if space.kind not in _BEFORE:
+    if space.kind not in _AFTER:
         raise LatencyTableError(
             f'the operators of a backbone of kind {space.kind!r} are not known; fit a latency '
             'predictor on whole networks instead: dynamic-ofa profile --whole-networks 100'
         )
     return (
-        *map(Slot, _BEFORE[space.kind]),
+        *map(Slot, _BEFORE),
         *(
             Slot(f's{stage}.b{min(place, 1)}', (('ks', block), ('e', block)), block)
             for block, (stage, place) in enumerate(space.block_places)

@@ -126,7 +126,10 @@ def profile_operators(
         operators = _time_all(session, layout)
         times = {name: [row['median_ms'] for row in rows] for name, rows in operators.items()}
         table = OperatorTable(
-            session.platform, trained.space, np.array([times[name] for name in layout.names])
+            session.platform,
+            trained.space,
+            np.array([times[name] for name in layout.names]),
+            backbone=trained.backbone,
         )
         chosen = _spread_networks(table, networks, seed)
         measured = _measure(session, chosen, 'measuring whole networks')
@@ -164,7 +167,9 @@ def profile_networks(
         measured = _measure(session, chosen, 'measuring whole networks')
         genomes = Genetics(trained.space).encode(chosen)
         predictor = replace(
-            fit_latency_predictor(genomes, measured, trained.space), platform=session.platform
+            fit_latency_predictor(genomes, measured, trained.space),
+            platform=session.platform,
+            backbone=trained.backbone,
         )
         _warn_when_poor(predictor.report)
         write_predictor(output, predictor, session.head(), _networks_document(chosen, measured))

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dynamic_ofa_ros.errors import BackboneError, LatencyTableError
+from dynamic_ofa_ros.family import BackboneSpec
 from dynamic_ofa_ros.files import write_text_atomically
 from dynamic_ofa_ros.offline.latency.operator_layout import ABSENT, OperatorLayout
 from dynamic_ofa_ros.space.architecture import SearchSpace
@@ -43,6 +44,10 @@ class LatencyModel(Protocol):
     @property
     def space(self) -> SearchSpace:
         """The search space, with the resolutions that were measured."""
+
+    @property
+    def backbone(self) -> BackboneSpec | None:
+        """The backbone that was measured; None where the file does not say."""
 
     def predict(self, genomes: Genomes) -> FloatArray:
         """Return (N,) latencies in milliseconds."""
@@ -92,8 +97,9 @@ class OperatorTable:
         space: SearchSpace,
         operators_ms: FloatArray,
         correction: Correction | None = None,
+        backbone: BackboneSpec | None = None,
     ) -> None:
-        self.platform, self.space = platform, space
+        self.platform, self.space, self.backbone = platform, space, backbone
         self.correction = correction or Correction()
         self._operators_ms = operators_ms
         self._layout = OperatorLayout(space)
@@ -113,7 +119,9 @@ class OperatorTable:
 
     def corrected(self, correction: Correction) -> OperatorTable:
         """Return the same table with another correction."""
-        return OperatorTable(self.platform, self.space, self._operators_ms, correction)
+        return OperatorTable(
+            self.platform, self.space, self._operators_ms, correction, self.backbone
+        )
 
 
 def read_table(path: str | Path) -> LatencyModel:
@@ -154,6 +162,7 @@ def read_table(path: str | Path) -> LatencyModel:
             ]
         ),
         line,
+        backbone_of(document),
     )
 
 
@@ -183,6 +192,14 @@ def space_of(document: Mapping[str, Any], path: Path) -> SearchSpace:
         return search_space(str(kind), _sizes(document, path))
     except BackboneError as error:
         raise LatencyTableError(f'{path}: {error}') from None
+
+
+def backbone_of(document: Mapping[str, Any]) -> BackboneSpec | None:
+    """Return the backbone that one of our own files is about; None where it does not say."""
+    try:
+        return BackboneSpec(**document['backbone'])
+    except (LookupError, TypeError):
+        return None
 
 
 def write_table(

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from dynamic_ofa_ros.errors import FamilyError
 from dynamic_ofa_ros.family import FAMILY_FILE, IMAGENET_FAMILY
-from dynamic_ofa_ros.offline.data.imagenet_labels import imagenet_labels
 from dynamic_ofa_ros.offline.data.labelled import open_labelled
 from dynamic_ofa_ros.offline.latency.device_profile import Place
-from dynamic_ofa_ros.offline.networks import efficientnet_lite
 from dynamic_ofa_ros.offline.networks.networks import (
     Candidate,
     KnownAccuracy,
@@ -20,7 +19,10 @@ from dynamic_ofa_ros.offline.networks.networks import (
     build_networks_family,
 )
 from dynamic_ofa_ros.offline.networks.onnx_import import read_classifier
+from dynamic_ofa_ros.offline.networks.quantization import with_precisions
 from dynamic_ofa_ros.progress import progress
+from dynamic_ofa_ros.supernet.published import efficientnet_lite
+from dynamic_ofa_ros.supernet.published.imagenet_labels import imagenet_labels
 
 DESCRIPTION = 'EfficientNet-Lite'
 SOURCE = (
@@ -34,12 +36,14 @@ def build_imagenet_family(
     *,
     data: str | None = None,
     most_images: int = 0,
+    precisions: Sequence[str] = ('fp32',),
     place: Place = Place(),  # noqa: B008 - it cannot be changed
     is_forced: bool = False,
 ) -> NetworksReport:
     """Make the family into `output`; with `data`, measure every level's top-1 on those images.
 
-    `is_forced`: replace a family that is there. Raises FamilyError where one is and it is not.
+    `precisions`: see `with_precisions`. `is_forced`: replace a family that is there. Raises
+    FamilyError where one is and it is not.
     """
     if output.exists() and not (output / FAMILY_FILE).is_file():
         raise FamilyError(f'{output} exists and is no family; choose another folder')
@@ -47,7 +51,7 @@ def build_imagenet_family(
         raise FamilyError(f'{output} is built already; --force builds it again')
     labels = imagenet_labels()
     images = None if data is None else open_labelled(data, labels, most_images)
-    candidates = _candidates()
+    candidates, images = with_precisions(_candidates(), images, precisions)
     new, old = (output.with_name(f'.{output.name}.{word}') for word in ('new', 'old'))
     shutil.rmtree(new, ignore_errors=True)
     report = build_networks_family(

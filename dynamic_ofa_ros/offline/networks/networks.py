@@ -221,7 +221,7 @@ def _trial_family(
         Level(
             index=index,
             name=candidate.name,
-            network=OnnxNetwork(candidate.file, candidate.resolution),
+            network=OnnxNetwork(candidate.file, candidate.resolution, candidate.network.precision),
             accuracy=UNKNOWN_ACCURACY,
             macs=max(1, candidate.network.macs_at(candidate.resolution)),
             parameters=max(1, candidate.network.parameters),

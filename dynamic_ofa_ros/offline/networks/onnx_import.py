@@ -19,7 +19,7 @@ from dynamic_ofa_ros import requirements
 from dynamic_ofa_ros.errors import FamilyError
 from dynamic_ofa_ros.family import NETWORK_INPUT
 from dynamic_ofa_ros.family.onnx_safety import DEFAULT_SIDE_PX, check_network, parse, shortened
-from dynamic_ofa_ros.family.onnx_shapes import count_macs, count_parameters, infer
+from dynamic_ofa_ros.family.onnx_shapes import count_macs, count_parameters, infer, is_quantised
 from dynamic_ofa_ros.offline.networks.onnx_adapting import adapt_input, adapt_output
 from dynamic_ofa_ros.offline.networks.onnx_file import read_model, strip
 from dynamic_ofa_ros.offline.networks.onnx_metadata import (
@@ -51,6 +51,7 @@ class ImportedNetwork:
     preprocessing: Mapping[str, Any]
     parameters: int
     notes: tuple[str, ...]
+    precision: str = 'fp32'
 
     def macs_at(self, resolution: int) -> int:
         """Return the multiply-accumulates of one image; the network is not run."""
@@ -101,6 +102,7 @@ def read_classifier(
         preprocessing=preprocessing,
         parameters=count_parameters(model),
         notes=(*notes, *remarks),
+        precision='int8' if any(map(is_quantised, model.graph.node)) else 'fp32',
     )
 
 

@@ -1,11 +1,14 @@
-"""Algorithm 1 of Dynamic-OFA: one evolutionary run per target (section 3.3).
+"""Algorithm 1 of Dynamic-OFA: one evolutionary run per target latency (its search for levels).
 
 The evolutionary search is OFA's (Cai et al., ICLR 2020): of each generation the most accurate are
-parents, their children are mutations and crossovers, and a child is drawn again until it fits.
-Here it fits when its accuracy lies in a window and its latency within the limit; the limit is
-relaxed by a step whenever so many draws in a row found nothing, up to a cap. What is
-too slow by the latency model is not evaluated, so it does not count as an evaluation. The numbers
-of the population, generations and ratios are those of the paper's released code.
+parents, their children are mutations and crossovers, and a child is drawn again until it fits:
+its accuracy lies in a window and its latency within the limit. Only for the first generation,
+drawn at random, the limit is relaxed: by a step whenever so many draws in a row found nothing, up
+to a cap, and for one network, since the next one starts at the true limit again. A network beyond
+the true limit may be a parent where there are too few others, but is never a result.
+
+What is too slow by the latency model is not evaluated, so it does not count as an evaluation. The
+numbers of the population, generations and ratios are those of the paper's released code.
 """
 
 from __future__ import annotations
@@ -20,8 +23,16 @@ import numpy.typing as npt
 
 from dynamic_ofa_ros.errors import SearchError
 from dynamic_ofa_ros.offline.search.objectives import FloatArray, Objectives
-from dynamic_ofa_ros.offline.search.search import Found, SearchResult, result_of
-from dynamic_ofa_ros.space.genome import Genetics, Genomes
+from dynamic_ofa_ros.offline.search.search import Found, SearchResult, check_limits, result_of
+from dynamic_ofa_ros.space.genome import Genomes
+
+# A step of relaxation, of what lies between the latencies of the smallest and largest network: so
+# the same settings suit tables of 2 ms and of 2 s. The cap is so many steps above the limit.
+STEP_SHARE = 0.01
+CAP_STEPS = 10
+
+# Genomes with their (N,) latencies and accuracies.
+Evaluated = tuple[Genomes, FloatArray, FloatArray]
 
 
 @dataclass(frozen=True)
@@ -29,13 +40,13 @@ class Algorithm1Settings:
     """The parameters of Algorithm 1.
 
     min_accuracy, max_accuracy: the window, fractions; latency_step_ms (Lat_add) is added to the
-    limit after step_every (itr_n) draws in a row that do not fit, up to latency_cap_ms, which is
-    by default the limit and ten steps.
+    limit of a first network after step_every (itr_n) draws in a row that do not fit, up to
+    latency_cap_ms. None: STEP_SHARE of the range of latencies; CAP_STEPS steps above the limit.
     """
 
     min_accuracy: float = 0.0
     max_accuracy: float = 1.0
-    latency_step_ms: float = 1.0
+    latency_step_ms: float | None = None
     step_every: int = 1000
     latency_cap_ms: float | None = None
     population: int = 100
@@ -51,10 +62,11 @@ class Algorithm1Settings:
                 f'the accuracy window from {self.min_accuracy:g} to {self.max_accuracy:g} is '
                 'empty; give fractions, the smaller first'
             )
-        if not self.latency_step_ms > 0 or self.step_every < 1:
+        step_ms = self.latency_step_ms
+        if (step_ms is not None and not 0 < step_ms < math.inf) or self.step_every < 1:
+            step = 'the default step' if step_ms is None else f'a latency step of {step_ms:g} ms'
             raise SearchError(
-                f'a latency step of {self.latency_step_ms:g} ms every {self.step_every} draws '
-                'relaxes nothing; both must be positive'
+                f'{step} every {self.step_every} draws relaxes nothing; both must be positive'
             )
         if self.population < 4 or self.generations < 1:
             raise SearchError(
@@ -62,17 +74,12 @@ class Algorithm1Settings:
                 'small; 4 and 1 are the least'
             )
 
-    def cap_ms(self, limit_ms: float) -> float:
-        """Return how far a limit may be relaxed."""
-        default = limit_ms + 10 * self.latency_step_ms
-        return max(limit_ms, default if self.latency_cap_ms is None else self.latency_cap_ms)
-
 
 @dataclass(frozen=True)
 class Target:
-    """One run: the limit asked for, the limit it was relaxed to, and everything that fitted.
+    """One run: the limit, how far it was relaxed for a first network, and all that fitted.
 
-    population: (N, genes) genomes of all generations, no two the same.
+    population: (N, genes) genomes of all generations, no two the same; best: within the limit.
     """
 
     limit_ms: float
@@ -91,11 +98,12 @@ def find_with_algorithm_1(
     """Run Algorithm 1 once per limit; return what was found and how each run went.
 
     `evaluations` is the most of all runs together, shared evenly. Raise SearchError where nothing
-    lies in the window within the relaxed limit, naming the nearest found.
+    in the window keeps the limit, naming the nearest found.
     """
     settings = settings or Algorithm1Settings()
     if not limits_ms:
         raise SearchError('Algorithm 1 searches at given latency limits; none was given')
+    check_limits(limits_ms)
     started = time.perf_counter()
     rng = np.random.default_rng(seed)
     targets = []
@@ -127,7 +135,6 @@ class _Run:
         self.objectives, self.settings, self.rng = objectives, settings, rng
         self.limit_ms = self.relaxed_ms = limit_ms
         self._evaluations = evaluations
-        self._misses = 0
         self._fastest_ms = math.inf
         self._kept: list[Genomes] = []
         self._keys: set[bytes] = set()
@@ -135,25 +142,26 @@ class _Run:
     def search(self) -> Target:
         settings, genetics = self.settings, self.objectives.genetics
         genomes, latency_ms, top1 = self._fill(
-            settings.population, lambda count: genetics.sample(self.rng, count)
+            settings.population, lambda count: genetics.sample(self.rng, count), *self._relaxing()
         )
         mutations = round(settings.mutation_ratio * settings.population)
         for _ in range(settings.generations):
-            parents = np.argsort(-top1, kind='stable')
-            parents = parents[: max(2, round(settings.parent_ratio * settings.population))]
-            if self._is_spent or not len(parents):
+            if self._is_spent or not len(genomes):
                 break
-            generation = [(genomes[parents], latency_ms[parents], top1[parents])]
-            generation.append(self._fill(mutations, self._mutating(genomes[parents])))
-            generation.append(
-                self._fill(settings.population - mutations, self._crossing(genomes[parents]))
+            # What keeps the limit is better than what does not, then the more accurate.
+            parents = np.lexsort((-top1, latency_ms > self.limit_ms))
+            parents = parents[: max(2, round(settings.parent_ratio * settings.population))]
+            mutated = self._fill(mutations, self._mutating(genomes[parents]))
+            crossed = self._fill(settings.population - mutations, self._crossing(genomes[parents]))
+            genomes, latency_ms, top1 = _joined(
+                [(genomes[parents], latency_ms[parents], top1[parents]), mutated, crossed]
             )
-            genomes, latency_ms, top1 = (
-                np.concatenate([part[i] for part in generation]) for i in range(3)
-            )
-        if not len(top1):
+            if not len(mutated[0]) and not len(crossed[0]):
+                break
+        within = np.flatnonzero(latency_ms <= self.limit_ms)
+        if not len(within):
             raise self._nothing()
-        best = int(top1.argmax())
+        best = int(within[top1[within].argmax()])
         return Target(
             self.limit_ms,
             self.relaxed_ms,
@@ -165,57 +173,71 @@ class _Run:
     def _is_spent(self) -> bool:
         return self.objectives.evaluations >= self._evaluations
 
-    def _fill(
-        self, count: int, draw: Callable[[int], Genomes]
-    ) -> tuple[Genomes, FloatArray, FloatArray]:
-        """Draw until `count` new genomes fit, relaxing the limit; fewer where that is no use."""
-        settings = self.settings
-        parts: list[tuple[Genomes, FloatArray, FloatArray]] = []
-        wanted, fruitless = count, 0
-        # Below the cap the limit gives way; at the cap, so many draws in vain end the search.
-        while wanted and not self._is_spent and fruitless < 2 * settings.step_every:
-            room = min(settings.step_every, self._evaluations - self.objectives.evaluations)
-            genomes = self._without_duplicates(draw(min(room, max(wanted, settings.population))))
-            if not len(genomes):
-                fruitless += settings.population
-                continue
-            fitting, latency_ms, top1 = self._fitting(genomes)
-            if len(fitting):
-                kept = fitting[:wanted]
-                parts.append((kept, latency_ms[:wanted], top1[:wanted]))
-                self._keys.update(genome.tobytes() for genome in kept)
-                self._kept.append(kept)
-                wanted -= len(kept)
-                self._misses = fruitless = 0
-            else:
-                self._misses += len(genomes)
-                if self.relaxed_ms >= settings.cap_ms(self.limit_ms):
-                    fruitless += len(genomes)
-            if self._misses >= settings.step_every:
-                step_ms = settings.latency_step_ms
-                self.relaxed_ms = min(self.relaxed_ms + step_ms, settings.cap_ms(self.limit_ms))
-                self._misses = 0
-        if not parts:
-            none = np.empty(0)
-            return np.empty((0, len(self.objectives.genetics.choices)), np.int64), none, none
-        genomes, latency_ms, top1 = (np.concatenate([part[i] for part in parts]) for i in range(3))
-        return genomes, latency_ms, top1
+    def _relaxing(self) -> tuple[float, float]:
+        """Return the step by which a first network's limit is relaxed, and its cap."""
+        step_ms, cap_ms = self.settings.latency_step_ms, self.settings.latency_cap_ms
+        if step_ms is None:
+            genetics = self.objectives.genetics
+            ends = genetics.encode([genetics.space.smallest(), genetics.space.largest()])
+            step_ms = STEP_SHARE * float(np.ptp(self.objectives.latency(ends)))
+        if cap_ms is None:
+            cap_ms = self.limit_ms + CAP_STEPS * step_ms
+        return step_ms, cap_ms
 
-    def _fitting(self, genomes: Genomes) -> tuple[Genomes, FloatArray, FloatArray]:
+    def _fill(
+        self,
+        count: int,
+        draw: Callable[[int], Genomes],
+        step_ms: float = 0.0,
+        cap_ms: float = -math.inf,
+    ) -> Evaluated:
+        """Draw until `count` new genomes fit; fewer where that is no use, or no evaluation left.
+
+        Below the cap the limit gives way by a step after so many draws in vain, for one genome;
+        at the cap, so many in vain are the end.
+        """
+        settings = self.settings
+        nothing = np.empty((0, len(self.objectives.genetics.choices)), np.int64)
+        parts: list[Evaluated] = [(nothing, np.empty(0), np.empty(0))]
+        limit_ms, misses = self.limit_ms, 0
+        while count > 0 and not self._is_spent:
+            drawn = draw(min(settings.step_every, max(count, settings.population)))
+            genomes, latency_ms, top1 = self._fitting(self._without_duplicates(drawn), limit_ms)
+            if len(genomes):
+                kept = slice(1 if limit_ms > self.limit_ms else count)
+                parts.append((genomes[kept], latency_ms[kept], top1[kept]))
+                self._keys.update(genome.tobytes() for genome in genomes[kept])
+                self._kept.append(genomes[kept])
+                count -= len(genomes[kept])
+                self.relaxed_ms = max(self.relaxed_ms, limit_ms)
+                limit_ms, misses = self.limit_ms, 0
+                continue
+            misses += len(drawn)
+            if misses >= settings.step_every:
+                if limit_ms >= cap_ms:
+                    break
+                limit_ms, misses = min(limit_ms + step_ms, cap_ms), 0
+        return _joined(parts)
+
+    def _fitting(self, genomes: Genomes, limit_ms: float) -> Evaluated:
         """Return those that fit, evaluating only what is within the limit."""
         latency_ms = self.objectives.latency(genomes)
-        self._fastest_ms = min(self._fastest_ms, float(latency_ms.min()))
-        genomes = genomes[latency_ms <= self.relaxed_ms]
+        self._fastest_ms = min(self._fastest_ms, float(latency_ms.min(initial=math.inf)))
+        genomes = genomes[latency_ms <= limit_ms]
         genomes = genomes[: max(0, self._evaluations - self.objectives.evaluations)]
         latency_ms, top1 = self.objectives.evaluate(genomes)
-        fits = (top1 >= self.settings.min_accuracy) & (top1 <= self.settings.max_accuracy)
+        fits = self._in_window(top1)
         return genomes[fits], latency_ms[fits], top1[fits]
+
+    def _in_window(self, top1: FloatArray) -> npt.NDArray[np.bool_]:
+        return (top1 >= self.settings.min_accuracy) & (top1 <= self.settings.max_accuracy)
 
     def _mutating(self, parents: Genomes) -> Callable[[int], Genomes]:
         def draw(count: int) -> Genomes:
             genomes = parents[self.rng.integers(len(parents), size=count)]
             redrawn = self.rng.random(genomes.shape) < self.settings.mutation_probability
-            return _redraw(self.objectives.genetics, genomes, redrawn, self.rng)
+            random = self.rng.integers(0, self.objectives.genetics.choices, genomes.shape)
+            return self.objectives.genetics.canonical(np.where(redrawn, random, genomes))
 
         return draw
 
@@ -233,12 +255,17 @@ class _Run:
         return genomes[[index for key, index in fresh.items() if key not in self._keys]]
 
     def _nothing(self) -> SearchError:
-        """Return the error that names the nearest possible: by latency, then by accuracy."""
+        """Return the error that names the nearest found: by latency, then by accuracy."""
         settings = self.settings
         window = f'top-1 from {settings.min_accuracy:g} to {settings.max_accuracy:g}'
-        asked = f'nothing with {window} was found within {self.relaxed_ms:.4g} ms'
+        asked = f'nothing with {window} was found within {self.limit_ms:.4g} ms'
         _, latency_ms, top1 = self.objectives.archive()
-        within = latency_ms <= self.relaxed_ms
+        within = latency_ms <= self.limit_ms
+        slower_ms = latency_ms[self._in_window(top1) & ~within]
+        if len(slower_ms):
+            return SearchError(
+                f'{asked}; the fastest that was found takes {slower_ms.min():.4g} ms'
+            )
         if not within.any():
             return SearchError(
                 f'{asked}; the nearest that was found takes {self._fastest_ms:.4g} ms'
@@ -255,8 +282,6 @@ class _Run:
         )
 
 
-def _redraw(
-    genetics: Genetics, genomes: Genomes, redrawn: npt.NDArray[np.bool_], rng: np.random.Generator
-) -> Genomes:
-    random = rng.integers(0, genetics.choices, genomes.shape)
-    return genetics.canonical(np.where(redrawn, random, genomes))
+def _joined(parts: Sequence[Evaluated]) -> Evaluated:
+    genomes, latency_ms, top1 = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return genomes, latency_ms, top1

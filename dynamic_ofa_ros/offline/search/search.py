@@ -73,12 +73,20 @@ def find_front(
             f'{evaluations} evaluations are too few; {2 * population} are the least with a '
             f'population of {population}'
         )
+    check_limits(limits_ms)
     rng = np.random.default_rng(seed)
     first = _first_population(objectives.genetics, rng, population, warm_start)
     run_nsga2(objectives, first, max(2 * len(first), round(evaluations * GLOBAL_SHARE)), seed)
     targets = list(limits_ms) or _spread_limits(objectives)
     climb(objectives, targets, evaluations, rng)
     return result_of(objectives, limits_ms, time.perf_counter() - started)
+
+
+def check_limits(limits_ms: Sequence[float]) -> None:
+    """Raise SearchError for a limit that is no positive number."""
+    for limit_ms in limits_ms:
+        if not 0.0 < limit_ms < math.inf:
+            raise SearchError(f'a latency limit is {limit_ms:g} ms; give a positive number')
 
 
 def _first_population(
@@ -126,7 +134,7 @@ def result_of(objectives: Objectives, limits_ms: Sequence[float], seconds: float
     at_limits = []
     for limit_ms in limits_ms:
         within = allowed[latency_ms[allowed] <= limit_ms]
-        if not math.isfinite(limit_ms) or not len(within):
+        if not len(within):
             raise objectives.refuse(limit_ms)
         at_limits.append(found(int(within[np.argmax(top1[within])])))
     on_front = front(latency_ms[allowed].tolist(), top1[allowed].tolist())

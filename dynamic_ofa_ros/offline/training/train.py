@@ -10,6 +10,7 @@ of them must see the data and the run's folder at the same path.
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -21,25 +22,29 @@ import cv2
 import numpy as np
 import psutil
 import torch
+from torch import nn
 
 from dynamic_ofa_ros.errors import CheckpointError, DatasetError
-from dynamic_ofa_ros.family import BACKBONE_FILE, BackboneSpec, Preprocessing, sha256_of
+from dynamic_ofa_ros.family import BACKBONE_FILE, BackboneSpec, sha256_of
+from dynamic_ofa_ros.files import naming, printable
 from dynamic_ofa_ros.offline.accuracy.evaluation import (
     Evaluator,
     PreparedImages,
     calibration_subset,
 )
-from dynamic_ofa_ros.offline.data.datasets import (
-    ImageDataset,
-    RenderedSigns,
-    build_store,
-    open_splits,
-)
+from dynamic_ofa_ros.offline.data.datasets import ImageDataset, RenderedSigns, open_splits
+from dynamic_ofa_ros.offline.data.store import build_store, open_store, remove_store
 from dynamic_ofa_ros.offline.training.distributed import World, joined, started_world
+from dynamic_ofa_ros.offline.training.fine_tuning import DEFAULT_RESOLUTIONS, start_of
+from dynamic_ofa_ros.offline.training.run_folder import (
+    DataIdentity,
+    append_metrics,
+    forget_metrics_after,
+)
 from dynamic_ofa_ros.offline.training.trainer import (
+    CHECKPOINT_FILE,
     Trainer,
     TrainingSettings,
-    append_metrics,
 )
 from dynamic_ofa_ros.progress import ProgressReport, progress
 from dynamic_ofa_ros.runtime.host import usable_cpus
@@ -62,16 +67,24 @@ SAVE_EVERY_S = 60.0
 
 
 # For the names of backbones.
-_SHORT = {MOBILENET_V3: 'mbv3', 'ofa_proxyless': 'proxyless', 'ofa_resnet50': 'resnet50'}
+_SHORT = {
+    MOBILENET_V3: 'mbv3',
+    'ofa_proxyless': 'proxyless',
+    'efficientnet_lite': 'lite',
+    'ofa_resnet50': 'resnet50',
+}
 
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """What the user asks of a training run; see `dynamic-ofa train --help`."""
+    """What the user asks of a training run; see `dynamic-ofa train --help`.
+
+    What is empty or None is the backbone's that it starts from, or the default.
+    """
 
     data: str
     output: str
-    width_mult: float
+    width_mult: float | None
     resolutions: tuple[int, ...]
     epochs: float
     largest_only_epochs: float
@@ -85,7 +98,8 @@ class TrainingRequest:
     threads: int
     seed: int
     start_from: str = ''
-    kind: str = MOBILENET_V3
+    kind: str = ''
+    body_rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -132,16 +146,17 @@ def train(request: TrainingRequest) -> TrainingReport:
     device = _choose_device(request.device, world)
     cores = max(1, usable_cpus() // world.local_size)
     torch.set_num_threads(request.threads or cores)
-    with joined(world, device):
-        return _train(request, device, world)
+    directory = Path(request.output).expanduser()
+    with joined(world, device), naming(directory):
+        return _train(request, directory, device, world)
 
 
-def _train(request: TrainingRequest, device: str, world: World) -> TrainingReport:
+def _train(request: TrainingRequest, directory: Path, device: str, world: World) -> TrainingReport:
     start = open_backbone(request.start_from) if request.start_from else None
     cv2.setNumThreads(1)
-    directory = Path(request.output).expanduser()
     directory.mkdir(parents=True, exist_ok=True)
-    side = round(max(request.resolutions) * STORE_MARGIN)
+    sizes = request.resolutions or (start.resolutions if start else DEFAULT_RESOLUTIONS)
+    side = round(max(sizes) * STORE_MARGIN)
     training, held_out = open_data(
         request.data,
         request.rendered_images,
@@ -149,6 +164,11 @@ def _train(request: TrainingRequest, device: str, world: World) -> TrainingRepor
         min(max(side, SMALLEST_SCENE_HEIGHT), SCENE_HEIGHT),
     )
     classes = training.classes
+    begun = start_of(request, start, classes)
+    request, preprocessing = begun.request, begun.preprocessing
+    assert request.width_mult is not None
+    assert request.body_rate is not None
+    identity = DataIdentity.of(training)
     if not world.is_first:
         world.wait()  # for what the first one decodes
     training = _stored(training, directory / f'train-{side}.npy', side, 'decoding training images')
@@ -172,42 +192,39 @@ def _train(request: TrainingRequest, device: str, world: World) -> TrainingRepor
         smallest_crop=0.9 if request.data == SIGNS else TrainingSettings.smallest_crop,
         seed=request.seed,
         start_from=sha256_of(start.directory / BACKBONE_FILE) if start else '',
+        body_rate=request.body_rate,
     )
-    name = f'{Path(request.data).name or "images"}_{_SHORT[request.kind]}_w{request.width_mult:g}'
+    data_name = printable(Path(request.data).name) or 'images'
+    name = f'{data_name}_{_SHORT[request.kind]}_w{request.width_mult:g}'
     backbone = BackboneSpec(name, request.kind, request.width_mult, len(classes))
-    # Class folders hold objects that fill the picture; a scene's sign may be anywhere in it.
-    preprocessing = Preprocessing(crop_fraction=1.0, interpolation='area')
-    if start and (start.backbone.kind, start.backbone.width_mult, start.labels) != (
-        request.kind,
-        request.width_mult,
-        classes,
-    ):
-        raise CheckpointError(
-            f'{start.directory} is {start.backbone.kind} of width {start.backbone.width_mult:g} '
-            f'with {len(start.labels)} classes; asked for are {request.kind}, width '
-            f'{request.width_mult:g} and the {len(classes)} classes '
-            'of the data: a fine-tuning needs the same'
-        )
-    weights = start.load().state_dict() if start else None
     trainer = Trainer(
-        backbone, settings, preprocessing, training, directory, device, weights, world
+        backbone,
+        settings,
+        preprocessing,
+        training,
+        directory,
+        device,
+        begun.weights,
+        world,
+        identity,
     )
     if trainer.resume() and world.is_first:
         logger.info('going on from step %d of %d', trainer.step, trainer.steps)
+    if world.is_first:
+        forget_metrics_after(directory, trainer.step)
     ends = (trainer.space.smallest().r, trainer.space.largest().r)
-    evaluator = Evaluator(
-        trainer.supernet,
-        PreparedImages(calibration_subset(training, CALIBRATION_IMAGES), preprocessing, ends),
-        PreparedImages(held_out, preprocessing, ends),
+    calibration = PreparedImages(
+        calibration_subset(training, CALIBRATION_IMAGES), preprocessing, ends
     )
+    judged_by = PreparedImages(held_out, preprocessing, ends)
 
-    def smallest_and_largest() -> tuple[float, float]:
+    def smallest_and_largest(supernet: nn.Module) -> tuple[float, float]:
+        evaluator = Evaluator(supernet, calibration, judged_by)
         return (
             evaluator.judge(trainer.space.smallest()).top1,
             evaluator.judge(trainer.space.largest()).top1,
         )
 
-    smallest = largest = float('nan')
     with _reporting(trainer.steps, world) as report:
         report.update(trainer.step)
         last_save = time.monotonic()
@@ -217,27 +234,29 @@ def _train(request: TrainingRequest, device: str, world: World) -> TrainingRepor
             started = time.monotonic()
             for pair in trainer.steps_until(end_of_epoch):
                 losses.append(pair)
-                recent = np.array(losses[-50:])
-                report.update(
-                    trainer.step,
-                    f'loss {recent[:, 0].mean():.3f} / {recent[:, 1].mean():.3f}, '
-                    f'{_rate(losses, settings.batch_size, started):.0f} img/s',
-                )
+                rate = _rate(losses, settings.batch_size, started)
+                report.update(trainer.step, f'{_in_words(losses[-50:])}, {rate:.0f} img/s')
                 if time.monotonic() - last_save > SAVE_EVERY_S:
                     trainer.save()
                     last_save = time.monotonic()
+            trainer.report_damaged()
+            of_largest, of_smallest = _means(losses)
+            if of_largest is None:
+                raise CheckpointError(
+                    'the loss is not a number any more, the training has diverged; start again '
+                    f'with a lower --learning-rate, without the old {CHECKPOINT_FILE}'
+                )
             if not world.is_first:
                 continue
             rate = _rate(losses, settings.batch_size, started)
-            smallest, largest = smallest_and_largest()
-            mean_losses = np.array(losses).mean(0)
+            smallest, largest = smallest_and_largest(trainer.averaged)
             append_metrics(
                 directory,
                 {
                     'step': trainer.step,
                     'epoch': round(trainer.step / trainer.steps_per_epoch, 3),
-                    'loss_largest': round(float(mean_losses[0]), 5),
-                    'loss_smallest': round(float(mean_losses[1]), 5),
+                    'loss_largest': of_largest,
+                    'loss_smallest': of_smallest,
                     'held_out_top1_smallest': round(smallest, 5),
                     'held_out_top1_largest': round(largest, 5),
                     'images_per_s': round(rate, 1),
@@ -253,9 +272,19 @@ def _train(request: TrainingRequest, device: str, world: World) -> TrainingRepor
             last_save = time.monotonic()
     if not world.is_first:
         world.wait()
-        return TrainingReport(smallest, largest, directory / BACKBONE_FILE)
-    if np.isnan(largest):
-        smallest, largest = smallest_and_largest()
+        return TrainingReport(math.nan, math.nan, directory / BACKBONE_FILE)
+    candidates = {'averaged': trainer.averaged, 'last': trainer.last}
+    accuracies = {kind: smallest_and_largest(network) for kind, network in candidates.items()}
+    kept = max(accuracies, key=lambda kind: sum(accuracies[kind]))  # the average, if equal
+    smallest, largest = accuracies[kept]
+    for kind, (of_smallest, of_largest) in accuracies.items():
+        logger.info(
+            '%s weights%s: held-out top-1 %.1f %% (smallest), %.1f %% (largest)',
+            kind,
+            ', kept' if kind == kept else '',
+            of_smallest * 100,
+            of_largest * 100,
+        )
     TrainedBackbone(
         directory=directory,
         backbone=backbone,
@@ -263,14 +292,15 @@ def _train(request: TrainingRequest, device: str, world: World) -> TrainingRepor
         labels=classes,
         resolutions=request.resolutions,
         training={
-            'data': Path(request.data).name,
+            'data': printable(Path(request.data).name),
             'images': len(training),
             'epochs': request.epochs,
             'resolutions': list(request.resolutions),
+            'weights': kept,
             **({'fine_tuned_from': dict(start.training)} if start else {}),
             'held_out_top1_largest': round(largest, 5),
         },
-    ).save(trainer.supernet)
+    ).save(candidates[kept])
     world.wait()
     return TrainingReport(smallest, largest, directory / BACKBONE_FILE)
 
@@ -291,12 +321,36 @@ class SilentReport:
         """Say nothing."""
 
 
+def _means(losses: Sequence[tuple[float, float]]) -> tuple[float | None, float | None]:
+    """Return the mean losses of largest and smallest, None where there are none.
+
+    The smallest has none while the largest is trained alone, and no network in a step that
+    overflows in half precision, which changes nothing.
+    """
+    largest, smallest = (
+        [loss for loss in column if math.isfinite(loss)] for column in zip(*losses, strict=True)
+    )
+    return (
+        round(float(np.mean(largest)), 5) if largest else None,
+        round(float(np.mean(smallest)), 5) if smallest else None,
+    )
+
+
+def _in_words(losses: Sequence[tuple[float, float]]) -> str:
+    largest, smallest = ('none' if mean is None else f'{mean:.3f}' for mean in _means(losses))
+    return f'loss {largest} (largest), {smallest} (smallest)'
+
+
 def _rate(losses: Sequence[object], batch_size: int, started: float) -> float:
     return len(losses) * batch_size / (time.monotonic() - started)
 
 
 def _stored(dataset: ImageDataset, path: Path, side: int, description: str) -> ImageDataset:
-    if not path.is_file() and len(dataset) * side * side * 3 > _room_for_store(path.parent):
+    stored = open_store(dataset, path, side)
+    if stored is not None:
+        return stored
+    remove_store(path)  # of other images: its room counts
+    if len(dataset) * side * side * 3 > _room_for_store(path.parent):
         return dataset
     with progress(description, len(dataset)) as report:
         return build_store(dataset, path, side, usable_cpus(), report.update)
@@ -329,12 +383,14 @@ def _check(request: TrainingRequest) -> None:
     for name, value, lowest in (
         ('--epochs', request.epochs, 0.0),
         ('--batch-size', request.batch_size, 1),
-        ('--width-mult', request.width_mult, 0.0),
         ('--learning-rate', request.learning_rate, 0.0),
     ):
         if not value > lowest:
             raise DatasetError(f'{name} is {value:g}; it must be above {lowest:g}')
-    if not request.resolutions or min(request.resolutions) < 32 or max(request.resolutions) > 512:
-        raise DatasetError(
-            f'--resolutions {request.resolutions}: give sizes between 32 and 512 pixels'
-        )
+    if request.width_mult is not None and not request.width_mult > 0.0:
+        raise DatasetError(f'--width-mult is {request.width_mult:g}; it must be above 0')
+    if request.body_rate is not None and not 0.0 <= request.body_rate <= 1.0:
+        raise DatasetError(f'--body-rate is {request.body_rate:g}; it must be from 0 to 1')
+    sizes = request.resolutions
+    if sizes and (min(sizes) < 32 or max(sizes) > 512):
+        raise DatasetError(f'--resolutions {sizes}: give sizes between 32 and 512 pixels')

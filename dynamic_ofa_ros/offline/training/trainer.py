@@ -7,8 +7,9 @@ sub-network at a resolution of its own (elastic resolution, Cai et al., ICLR 202
 
 from __future__ import annotations
 
-import csv
+import logging
 import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -25,19 +26,24 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dynamic_ofa_ros.errors import CheckpointError, DatasetError
 from dynamic_ofa_ros.family import BackboneSpec, Preprocessing
-from dynamic_ofa_ros.files import replacing
-from dynamic_ofa_ros.offline.data.datasets import ImageDataset
+from dynamic_ofa_ros.files import printable, replacing
+from dynamic_ofa_ros.offline.data.datasets import ImageDataset, report_damaged
 from dynamic_ofa_ros.offline.training.distributed import World
+from dynamic_ofa_ros.offline.training.fine_tuning import CLASSIFIER
+from dynamic_ofa_ros.offline.training.run_folder import DataIdentity, change_of
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
 from dynamic_ofa_ros.space.spaces import search_space
 from dynamic_ofa_ros.supernet.network import build_supernet, set_active
 from dynamic_ofa_ros.supernet.weights import load_state
 
+logger = logging.getLogger(__name__)
+
 CHECKPOINT_FILE = 'checkpoint.pt'
-METRICS_FILE = 'metrics.csv'
 
 # That prepare images; more only wait for the interpreter.
 MOST_THREADS = 8
+# Where training the largest sub-network alone would be all of a training, it is this share.
+LARGEST_ONLY_SHARE = 0.2
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -49,7 +55,9 @@ class TrainingSettings:
     epochs: passes over the training split; largest_only_epochs: how many of them, at the start,
     train the largest sub-network alone (progressive shrinking's first phase); random_subnets:
     sub-networks a step beside the largest and the smallest; mirror: whether images may be flipped
-    left to right; start_from: SHA-256 of the weights that a fine-tuning starts from.
+    left to right; start_from: SHA-256 of the weights that a fine-tuning starts from;
+    body_rate: learning rate of all layers before the classifier, times the classifier's; at 0 they
+    stay as they are.
     """
 
     resolutions: tuple[int, ...]
@@ -65,6 +73,7 @@ class TrainingSettings:
     averaging: float = 0.998
     seed: int = 1
     start_from: str = ''
+    body_rate: float = 1.0
 
 
 class Trainer:
@@ -73,6 +82,8 @@ class Trainer:
     In a `world` of several processes each takes its share of every batch. What is trained does not
     depend on how many there are, but for batch norm, which sees a process' share only, and for
     rounding: so any number of processes may go on from a checkpoint.
+
+    Images that cannot be read are left out: another one takes their place in the batch.
     """
 
     def __init__(
@@ -85,6 +96,7 @@ class Trainer:
         device: str = 'cpu',
         weights: Mapping[str, torch.Tensor] | None = None,
         world: World = World(),  # noqa: B008 - it cannot be changed
+        identity: DataIdentity | None = None,
     ) -> None:
         if len(dataset) < settings.batch_size:
             raise DatasetError(
@@ -96,8 +108,16 @@ class Trainer:
                 f'a batch of {settings.batch_size} images does not divide among {world.size} '
                 f'processes; give a --batch-size that is a multiple of {world.size}'
             )
+        if settings.batch_size < 2 * world.size:
+            raise DatasetError(
+                f'--batch-size is {settings.batch_size}; batch norm needs two images at least in '
+                f'each of {world.size} processes'
+            )
         self.backbone, self.settings, self.preprocessing = backbone, settings, preprocessing
         self._dataset, self._directory = dataset, directory
+        self._data = identity or DataIdentity.of(dataset)
+        self._damaged: dict[int, str] = {}
+        self._reported = 0
         self._device, self._world = torch.device(device), world
         self.space = search_space(backbone.kind, settings.resolutions)
         torch.manual_seed(settings.seed)
@@ -113,7 +133,7 @@ class Trainer:
             multi_avg_fn=_moving_average(settings.averaging),
         )
         self._optimizer = torch.optim.AdamW(
-            _parameter_groups(self._supernet, settings.weight_decay), lr=settings.learning_rate
+            _parameter_groups(self._supernet, settings), lr=settings.learning_rate
         )
         # AMP is for GPUs: on CPUs bfloat16 convolutions of these sizes are slower than float32.
         self._amp = self._device.type == 'cuda'
@@ -125,21 +145,44 @@ class Trainer:
         self.steps_per_epoch = len(dataset) // settings.batch_size
         self.steps = max(1, round(settings.epochs * self.steps_per_epoch))
         self.step = 0
+        self._largest_only_steps = math.ceil(settings.largest_only_epochs * self.steps_per_epoch)
+        if self._largest_only_steps >= self.steps:
+            self._largest_only_steps = int(LARGEST_ONLY_SHARE * self.steps)
+            if world.is_first:
+                logger.warning(
+                    '--largest-only-epochs %g would be all of --epochs %g: the largest '
+                    'sub-network is trained alone for %d of %d steps',
+                    settings.largest_only_epochs,
+                    settings.epochs,
+                    self._largest_only_steps,
+                    self.steps,
+                )
 
     @property
-    def supernet(self) -> nn.Module:
-        """Return the supernet with averaged weights: the one to evaluate and to keep."""
+    def averaged(self) -> nn.Module:
+        """Return the supernet with averaged weights: as a rule more accurate than the last."""
         averaged: nn.Module = self._average.module
         return averaged
 
+    @property
+    def last(self) -> nn.Module:
+        """Return the supernet with the weights of the last step."""
+        return self._supernet
+
     def steps_until(self, stop_step: int) -> Iterator[tuple[float, float]]:
-        """Train up to `stop_step`; yield the losses of largest and smallest after each step."""
+        """Train up to `stop_step`; yield the losses of largest and smallest after each step.
+
+        The smallest's is NaN while the largest is trained alone.
+        """
         self._supernet.train()
         while self.step < min(stop_step, self.steps):
             yield self._train_step()
 
     def save(self) -> None:
-        """Write the checkpoint, atomically; of several processes only the first does."""
+        """Write the checkpoint, atomically; of several processes only the first does.
+
+        Raise CheckpointError when the disk is full.
+        """
         if not self._world.is_first:
             return
         state = {
@@ -150,27 +193,45 @@ class Trainer:
             'optimizer': self._optimizer.state_dict(),
             'scaler': self._scaler.state_dict(),
         }
-        with replacing(self._directory / CHECKPOINT_FILE) as temporary:
-            torch.save(state, temporary)
+        path = self._directory / CHECKPOINT_FILE
+        with replacing(path) as temporary, temporary.open('wb') as file:
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:  # what torch makes of an OSError
+                free_mb = shutil.disk_usage(self._directory).free / 1e6
+                raise CheckpointError(
+                    f'{printable(path)} cannot be written, with {free_mb:.0f} MB free on its '
+                    f'disk: {error}'
+                ) from None
+
+    def report_damaged(self) -> None:
+        """Count and name the images that turned out to be damaged since the last report."""
+        sentences = tuple(self._damaged.values())
+        if len(sentences) > self._reported:
+            report_damaged(sentences, len(self._dataset))
+        self._reported = len(sentences)
 
     def resume(self) -> bool:
         """Go on from the directory's checkpoint, if there is one; tell whether there was.
 
-        Raise CheckpointError when it is damaged or belongs to another backbone or settings.
+        Raise CheckpointError when it is damaged or belongs to other data or settings.
         """
         path = self._directory / CHECKPOINT_FILE
         if not path.is_file():
             return False
         try:
-            state = torch.load(path, map_location=self._device, weights_only=True)
+            with path.open('rb') as file:
+                state = torch.load(file, map_location=self._device, weights_only=True)
         except Exception as error:  # whatever torch finds wrong with a damaged file
             raise CheckpointError(
-                f'{path} is damaged ({type(error).__name__}: {error}); delete it to start again'
+                f'{printable(path)} is damaged ({type(error).__name__}: {error}); delete it to '
+                'start again'
             ) from error
-        if state.get('identity') != self._identity():
+        change = change_of(state.get('identity'), self._identity())
+        if change:
             raise CheckpointError(
-                f'{path} belongs to a training with other settings ({state.get("identity")}); '
-                'choose another output folder, or delete the checkpoint to start again'
+                f'{printable(path)} belongs to a training {change}; choose another output folder, '
+                'or delete the checkpoint to start again'
             )
         load_state(self._supernet, state['supernet'])
         load_state(self._average, state['average'])
@@ -179,8 +240,10 @@ class Trainer:
         self.step = int(state['step'])
         return True
 
-    def _identity(self) -> str:
-        return repr((asdict(self.backbone), asdict(self.settings), len(self._dataset)))
+    def _identity(self) -> dict[str, Any]:
+        """Return all that a checkpoint must agree with; the data folder may have another name."""
+        backbone = {'kind': self.backbone.kind, 'width_mult': self.backbone.width_mult}
+        return {'data': asdict(self._data), 'settings': {**backbone, **asdict(self.settings)}}
 
     def _train_step(self) -> tuple[float, float]:
         settings = self.settings
@@ -189,7 +252,7 @@ class Trainer:
         rng = np.random.default_rng([settings.seed, self.step])
         learning_rate = self._learning_rate()
         for group in self._optimizer.param_groups:
-            group['lr'] = learning_rate
+            group['lr'] = learning_rate * group['share']
         batch = self._batch()
         images, labels = batch.network_input(self.preprocessing), batch.labels
         self._optimizer.zero_grad(set_to_none=True)
@@ -200,7 +263,7 @@ class Trainer:
             )
         torch.autograd.backward(self._scaler.scale(loss_largest))
         losses = [loss_largest.detach(), torch.full_like(loss_largest.detach(), math.nan)]
-        if self.step >= settings.largest_only_epochs * self.steps_per_epoch:
+        if self.step >= self._largest_only_steps:
             soft_labels = largest.detach().float().softmax(1)
             for index, student in enumerate(self._students(rng)):
                 with self._autocast():
@@ -260,19 +323,27 @@ class Trainer:
         order = np.random.default_rng([settings.seed, 77, epoch]).permutation(len(self._dataset))
         whole = range(position * settings.batch_size, (position + 1) * settings.batch_size)
         mine = whole[self._world.rank :: self._world.size]
-        chosen = [int(i) for i in order[mine]]
-        images = [
-            augment(
-                self._dataset.image(index),
-                max(settings.resolutions),
-                np.random.default_rng([settings.seed, 78, epoch, place]),
-                settings.mirror,
-                settings.smallest_crop,
-            )
-            for index, place in zip(chosen, mine, strict=True)
-        ]
-        batch = Batch.of(images, [self._dataset.label(index) for index in chosen])
+        images, labels = [], []
+        for place in mine:
+            image, label = self._readable(order, place)
+            rng = np.random.default_rng([settings.seed, 78, epoch, place])
+            side = max(settings.resolutions)
+            images.append(augment(image, side, rng, settings.mirror, settings.smallest_crop))
+            labels.append(label)
+        batch = Batch.of(images, labels)
         return batch.pinned() if self._device.type == 'cuda' else batch
+
+    def _readable(self, order: npt.NDArray[np.int64], place: int) -> tuple[UInt8, int]:
+        """Return the image and label at a place in an epoch's order, or the next that is good."""
+        for offset in range(len(order)):
+            index = int(order[(place + offset) % len(order)])
+            if index not in self._damaged:
+                try:
+                    return self._dataset.image(index), self._dataset.label(index)
+                except DatasetError as error:
+                    self._damaged[index] = str(error)
+        sentence = next(iter(self._damaged.values()))
+        raise DatasetError(f'all {len(order)} images are damaged, the first: {sentence}')
 
 
 @dataclass(frozen=True)
@@ -356,26 +427,20 @@ def _moving_average(decay: float) -> Callable[..., None]:
     return average
 
 
-def append_metrics(directory: Path, row: dict[str, Any]) -> None:
-    """Append a row to the run's metrics.csv, with a header if it is new."""
-    path = directory / METRICS_FILE
-    is_new = not path.is_file()
-    with path.open('a', newline='', encoding='utf-8') as file:
-        writer = csv.DictWriter(file, list(row))
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
 def _cosine(share: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
 
 
-def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Keep weight decay off batch norms and biases."""
-    decayed = [p for p in module.parameters() if p.ndim > 1]
-    others = [p for p in module.parameters() if p.ndim <= 1]
+def _parameter_groups(module: nn.Module, settings: TrainingSettings) -> list[dict[str, Any]]:
+    """Keep weight decay off batch norms and biases, and the body at its own learning rate."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        share = 1.0 if name.startswith(CLASSIFIER) else settings.body_rate
+        parameter.requires_grad_(share > 0.0)
+        decay = settings.weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((share, decay), []).append(parameter)
     return [
-        {'params': decayed, 'weight_decay': weight_decay},
-        {'params': others, 'weight_decay': 0.0},
+        {'params': parameters, 'share': share, 'weight_decay': decay}
+        for (share, decay), parameters in groups.items()
+        if share > 0.0
     ]

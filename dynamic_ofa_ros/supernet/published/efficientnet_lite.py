@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING
 
 from dynamic_ofa_ros import requirements
 from dynamic_ofa_ros.errors import BackboneError, CheckpointError
-from dynamic_ofa_ros.family import FREE_SIDE, Preprocessing
+from dynamic_ofa_ros.family import FREE_SIDE, BackboneSpec, Preprocessing
 from dynamic_ofa_ros.files import replacing
 
 if TYPE_CHECKING:
     from torch import nn
 
 _DEFINITION = 'efficientnet_lite_pytorch'
+NATIVE_LITE0 = 224
+LITE0_BACKBONE = BackboneSpec('efficientnet_lite0', 'efficientnet_lite', 1.0, 1000)
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class LiteNetwork:
 _NETWORKS = (
     LiteNetwork(
         name='efficientnet-lite0',
-        native=224,
+        native=NATIVE_LITE0,
         published_top1=0.751,
         estimates={96: 0.382, 112: 0.496, 128: 0.554, 144: 0.633, 160: 0.665, 192: 0.716},
         parameters=4_652_008,
@@ -134,6 +136,32 @@ def load(name: str) -> nn.Module:
     module: nn.Module = EfficientNet.from_name(name)
     module.load_state_dict(torch.load(io.BytesIO(_weights(network)), weights_only=True))
     return module.eval()
+
+
+def load_supernet() -> nn.Module:
+    """Return the supernet whose largest network is EfficientNet-Lite0; float32, eval, on the CPU.
+
+    What a smaller expand ratio leaves out are the channels that matter least: those whose
+    weights in the next layer have the smallest sum of magnitudes (Cai et al., ICLR 2020).
+    """
+    network = _named('efficientnet-lite0')
+    requirements.check(
+        'torch', 'ofa', _DEFINITION, network.package, reason='backbone imagenet is made of them'
+    )
+    import torch
+
+    from dynamic_ofa_ros.supernet.network import build_supernet
+
+    supernet = build_supernet(LITE0_BACKBONE)
+    ours = {name: t for name, t in supernet.state_dict().items() if not name.endswith('_matrix')}
+    # Both name their tensors in the order of the forward pass.
+    theirs = load(network.name).state_dict().values()
+    with torch.no_grad():
+        for target, value in zip(ours.values(), theirs, strict=True):
+            assert target.shape == value.shape
+            target.copy_(value)
+    supernet.re_organize_middle_weights()  # type: ignore[operator]
+    return supernet.eval()
 
 
 def _named(name: str) -> LiteNetwork:

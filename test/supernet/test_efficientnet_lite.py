@@ -24,13 +24,15 @@ from torch import nn
 from torch.nn import functional
 
 from dynamic_ofa_ros.errors import BackboneError, CheckpointError, MissingPackageError
-from dynamic_ofa_ros.offline.networks import efficientnet_lite
-from dynamic_ofa_ros.offline.networks.efficientnet_lite import (
+from dynamic_ofa_ros.supernet.network import extract_subnet, set_active
+from dynamic_ofa_ros.supernet.published import efficientnet_lite
+from dynamic_ofa_ros.supernet.published.efficientnet_lite import (
     LiteNetwork,
     export,
     networks,
     preprocessing,
 )
+from dynamic_ofa_ros.supernet.trained import open_backbone
 
 LARGEST_DIFFERENCE = 1e-4
 PARITIES = (16, 30, 31, 32, 33, 65)
@@ -205,6 +207,24 @@ def real():
         if importlib.util.find_spec(name) is None:
             pytest.skip(f'{name} is missing: make imagenet')
     return importlib.import_module('efficientnet_lite_pytorch').EfficientNet
+
+
+@pytest.mark.long
+def test_the_supernet_holds_the_real_network(real, tmp_path, monkeypatch):
+    monkeypatch.setenv('DYNAMIC_OFA_CACHE', str(tmp_path))
+    backbone = open_backbone('imagenet')
+    supernet, largest = backbone.load(), backbone.space.largest()
+    assert (largest.r, len(backbone.labels), largest.ks.count(5)) == (224, 1000, 9)
+    image = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        expected = efficientnet_lite.load('efficientnet-lite0')(image)
+        set_active(supernet, largest)
+        torch.testing.assert_close(supernet(image), expected, atol=1e-5, rtol=0)
+        extracted = extract_subnet(supernet, largest)
+        torch.testing.assert_close(extracted(image), expected, atol=1e-5, rtol=0)
+    # What is made once is read the next time.
+    monkeypatch.setattr(efficientnet_lite, 'load_supernet', None)
+    assert open_backbone('imagenet') == backbone
 
 
 @pytest.mark.long

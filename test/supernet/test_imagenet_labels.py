@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from dynamic_ofa_ros.offline.data.imagenet_labels import imagenet_labels, imagenet_wnids
+from dynamic_ofa_ros.supernet.published.imagenet_labels import imagenet_labels, imagenet_wnids
 
 
 def test_there_are_a_thousand_different_names():

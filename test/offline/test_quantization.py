@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.quantization import quantize
 from dynamic_ofa_ros.family import NETWORK_INPUT
+from dynamic_ofa_ros.offline.networks.quantization import quantize
 from dynamic_ofa_ros.supernet.onnx_export import write_onnx
 
 SIDE, CLASSES = 24, 5

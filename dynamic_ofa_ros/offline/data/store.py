@@ -1,0 +1,163 @@
+"""A store: a dataset decoded once, as squares in a file that every process maps into memory."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from dynamic_ofa_ros.errors import DatasetError
+from dynamic_ofa_ros.files import replacing, write_text_atomically
+from dynamic_ofa_ros.offline.data.datasets import (
+    WORKER_DIED,
+    ImageDataset,
+    ImageStore,
+    Subset,
+    UInt8,
+    end_with_parent,
+    fingerprint,
+    report_damaged,
+)
+
+
+def centre_square(image: UInt8, side: int) -> UInt8:
+    """Cut the centre square out of an image and resize it to (side, side, 3)."""
+    height, width = image.shape[:2]
+    edge = min(height, width)
+    top, left = (height - edge) // 2, (width - edge) // 2
+    square = image[top : top + edge, left : left + edge]
+    interpolation = cv2.INTER_AREA if edge > side else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(square, (side, side), interpolation=interpolation), np.uint8)
+
+
+def open_store(dataset: ImageDataset, path: Path, side: int) -> ImageDataset | None:
+    """Return the images that `build_store` left in `path`; None where they are not `dataset`'s.
+
+    Damaged images are left out, counted and listed in the log, as when they were decoded.
+    """
+    try:
+        facts: dict[str, Any] = json.loads(_facts_file(path).read_text(encoding='utf-8'))
+        images = np.load(path, mmap_mode='r')
+    except (FileNotFoundError, ValueError):  # ValueError: cut short
+        return None
+    is_same = facts['images'] == fingerprint(dataset)
+    if not is_same or images.shape != (len(dataset), side, side, 3):
+        return None
+    return _readable(dataset, images, {int(i): s for i, s in facts['damaged'].items()})
+
+
+def build_store(
+    dataset: ImageDataset,
+    path: Path,
+    side: int,
+    processes: int = 1,
+    on_progress: Callable[[int], None] | None = None,
+) -> ImageDataset:
+    """Decode a dataset once into `path` (memory-mapped .npy), unless it is there already.
+
+    Damaged images are left out, counted and listed in the log. `on_progress` gets the images done.
+    """
+    stored = open_store(dataset, path, side)
+    if stored is not None:
+        return stored
+    # Written last: images without it, or with another's, are never taken for these.
+    _facts_file(path).unlink(missing_ok=True)
+    facts = {'images': fingerprint(dataset)}
+    with replacing(path) as temporary:
+        np.lib.format.open_memmap(
+            temporary, mode='w+', dtype=np.uint8, shape=(len(dataset), side, side, 3)
+        )
+        _allocate(temporary, path)
+        damaged = _decode(dataset, temporary, processes, on_progress)
+    readable = _readable(dataset, np.load(path, mmap_mode='r'), damaged)
+    write_text_atomically(_facts_file(path), json.dumps({**facts, 'damaged': damaged}))
+    return readable
+
+
+def remove_store(path: Path) -> None:
+    """Remove what `build_store` left in `path`, if anything."""
+    _facts_file(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def _facts_file(path: Path) -> Path:
+    return path.with_suffix('.json')
+
+
+def _readable(dataset: ImageDataset, images: UInt8, damaged: Mapping[int, str]) -> ImageDataset:
+    labels = np.array([dataset.label(index) for index in range(len(dataset))], np.int64)
+    store = ImageStore(dataset.classes, images, labels)
+    if not damaged:
+        return store
+    report_damaged(tuple(damaged.values()), len(dataset))
+    return Subset(store, tuple(i for i in range(len(dataset)) if i not in damaged))
+
+
+def _decode(
+    dataset: ImageDataset,
+    store: Path,
+    processes: int,
+    on_progress: Callable[[int], None] | None,
+) -> dict[int, str]:
+    """Decode all images into their places; return what is wrong with the damaged ones."""
+    damaged: dict[int, str] = {}
+    # Each worker gets the dataset once: its list of files is long.
+    with ProcessPoolExecutor(
+        processes,
+        # Not forked: the parent may run threads of torch, which do not survive a fork.
+        mp_context=multiprocessing.get_context('spawn'),
+        initializer=_start_worker,
+        initargs=(dataset, store),
+    ) as pool:
+        sentences = pool.map(_store_square, range(len(dataset)), chunksize=64)
+        try:
+            for index, sentence in enumerate(sentences):
+                if sentence:
+                    damaged[index] = sentence
+                if on_progress is not None:
+                    on_progress(index + 1)
+        except BrokenProcessPool:
+            raise DatasetError(WORKER_DIED) from None
+    return damaged
+
+
+# What a worker process decodes, and into what; set once by `_start_worker`.
+_worker_task: tuple[ImageDataset, UInt8] | None = None
+
+
+def _start_worker(dataset: ImageDataset, store: Path) -> None:
+    global _worker_task
+    _worker_task = dataset, np.load(store, mmap_mode='r+')
+    cv2.setNumThreads(1)
+    end_with_parent()
+
+
+def _allocate(file: Path, target: Path) -> None:
+    """Claim the disk space of a sparse file; raise OSError naming `target` when it is short.
+
+    Writing through a memory map to a full disk kills the process without a word (SIGBUS).
+    """
+    with file.open('rb+') as opened:
+        try:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+        except OSError as error:
+            raise OSError(error.errno, os.strerror(error.errno or 0), str(target)) from None
+
+
+def _store_square(index: int) -> str:
+    """Decode an image into its place in the store; return what is wrong with it, or nothing."""
+    assert _worker_task is not None
+    dataset, images = _worker_task
+    try:
+        images[index] = centre_square(dataset.image(index), images.shape[1])
+    except DatasetError as error:
+        return str(error)
+    return ''

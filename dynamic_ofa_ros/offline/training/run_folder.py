@@ -1,0 +1,95 @@
+"""What a run's folder remembers: which data and settings it is of, and how it went."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dynamic_ofa_ros.files import write_text_atomically
+from dynamic_ofa_ros.offline.data.datasets import ImageDataset, fingerprint
+from dynamic_ofa_ros.offline.data.folders import some
+
+METRICS_FILE = 'metrics.csv'
+
+
+@dataclass(frozen=True)
+class DataIdentity:
+    """What tells one training split from another: a checkpoint is gone on from with its own only.
+
+    images: as listed, damaged ones included.
+    """
+
+    classes: tuple[str, ...]
+    images: int
+    fingerprint: str
+
+    @classmethod
+    def of(cls, dataset: ImageDataset) -> DataIdentity:
+        """Look at a dataset before it is decoded into a store."""
+        return cls(dataset.classes, len(dataset), fingerprint(dataset))
+
+
+def change_of(before: Any, now: dict[str, Any]) -> str:
+    """Say what differs between the identities of a checkpoint and of this training, if anything.
+
+    They come from `Trainer._identity`, but that of a checkpoint may be another version's.
+    """
+    if before == now:
+        return ''
+    try:
+        data, data_now = before['data'], now['data']
+        settings, settings_now = before['settings'], now['settings']
+        classes, classes_now = data['classes'], data_now['classes']
+        images = data['images']
+    except (TypeError, LookupError):
+        return 'by another version of this package'
+    if classes != classes_now:
+        gone = [name for name in classes if name not in classes_now]
+        new = [name for name in classes_now if name not in classes]
+        return 'with other classes: ' + ', '.join(
+            f'{some(names)} {what}' for names, what in ((gone, 'gone'), (new, 'new')) if names
+        )
+    if data != data_now:
+        return (
+            f'with other images: it had {images}, now there are {data_now["images"]}, and files '
+            'were added, removed, renamed or changed since'
+        )
+    different = [name for name in settings_now if settings.get(name) != settings_now[name]]
+    return 'with other settings: ' + ', '.join(
+        f'{name} was {settings.get(name)}, now {settings_now[name]}' for name in different
+    )
+
+
+def forget_metrics_after(directory: Path, step: int) -> None:
+    """Drop the rows of metrics.csv that a killed run wrote after its last checkpoint.
+
+    They are written anew, as is a last row that a kill cut short.
+    """
+    path = directory / METRICS_FILE
+    if not path.is_file():
+        return
+    header, *rows = path.read_text(encoding='utf-8').splitlines(keepends=True) or ['']
+    kept = [row for row in rows if row.endswith('\n') and _step(row) <= step]
+    if not kept:
+        path.unlink()
+    elif kept != rows:
+        write_text_atomically(path, ''.join([header, *kept]))
+
+
+def _step(row: str) -> float:
+    first = row.partition(',')[0]
+    return int(first) if first.isdecimal() else math.inf
+
+
+def append_metrics(directory: Path, row: dict[str, Any]) -> None:
+    """Append a row to the run's metrics.csv, with a header if it is new."""
+    path = directory / METRICS_FILE
+    is_new = not path.is_file()
+    with path.open('a', newline='', encoding='utf-8') as file:
+        writer = csv.DictWriter(file, list(row), lineterminator='\n')
+        if is_new:
+            writer.writeheader()
+        writer.writerow(row)

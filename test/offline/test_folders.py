@@ -1,0 +1,81 @@
+"""Which folders are classes, which are splits, and what is neither."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dynamic_ofa_ros.errors import DatasetError
+from dynamic_ofa_ros.offline.data.datasets import ClassFolder, open_splits
+from dynamic_ofa_ros.offline.data.folders import class_folders, held_out_folder
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def classes(root: Path, *splits: str) -> Path:
+    for split in splits:
+        touch(root, *(f'{split}/{name}/{i}.jpg' for name in ('cat', 'dog') for i in range(4)))
+    return root
+
+
+@pytest.mark.parametrize('names', [('Training', 'Testing'), ('TRAIN', 'Test'), ('train', 'val')])
+def test_splits_have_names_in_any_letter_case(tmp_path: Path, names: tuple[str, str]) -> None:
+    train, held_out = open_splits(classes(tmp_path, *names))
+    assert isinstance(train, ClassFolder)
+    assert isinstance(held_out, ClassFolder)
+    assert (train.root.name, held_out.root.name) == names
+    assert train.classes == ('cat', 'dog')
+    assert held_out_folder(tmp_path).name == names[1]
+
+
+def test_a_split_may_be_a_class(tmp_path: Path) -> None:
+    """Vehicles may be trains, answers may be valid."""
+    root = touch(tmp_path, *(f'{name}/{i}.jpg' for name in ('bus', 'train') for i in range(4)))
+    assert open_splits(root)[0].classes == ('bus', 'train')
+
+
+def test_what_systems_leave_behind_is_no_class(tmp_path: Path) -> None:
+    root = classes(tmp_path, 'train', 'val')
+    for name in ('.ipynb_checkpoints', '__MACOSX', '@eaDir', 'cat/.ipynb_checkpoints'):
+        touch(root, f'train/{name}/0.jpg', f'val/{name}/0.jpg')
+    touch(root, 'train/cat/._0.jpg')
+    train, held_out = open_splits(root)
+    assert train.classes == ('cat', 'dog')
+    assert (len(train), len(held_out)) == (8, 8)
+
+
+@pytest.mark.parametrize('splits', [('mine/train', 'mine/val'), ('one', 'two'), ('mine',)])
+def test_data_one_level_too_high_is_explained(tmp_path: Path, splits: tuple[str, ...]) -> None:
+    level = classes(tmp_path, *splits) / Path(splits[0]).parts[0]
+    with pytest.raises(DatasetError, match=f'--data is one level too high.* give {level}'):
+        open_splits(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('files', 'message'),
+    [
+        (('train/0.jpg', 'test/0.jpg'), r'holds test/, train/ without class folders'),
+        (('Testing/cat/0.jpg', 'cat/0.jpg'), r'holds Testing/, but no train/'),
+        (('train/cat/0.jpg', 'Train/cat/0.jpg'), r'several training folders: Train, train'),
+    ],
+)
+def test_half_a_split_is_explained(tmp_path: Path, files: tuple[str, ...], message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        open_splits(touch(tmp_path, *files))
+
+
+@pytest.mark.parametrize('name', [b'caf\xe9', b'two\nlines'])
+def test_a_class_whose_name_cannot_be_a_label_is_refused(tmp_path: Path, name: bytes) -> None:
+    (tmp_path / os.fsdecode(name)).mkdir()
+    with pytest.raises(
+        DatasetError, match='a name that is not UTF-8, or of several lines'
+    ) as caught:
+        class_folders(tmp_path)
+    str(caught.value).encode()
