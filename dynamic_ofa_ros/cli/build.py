@@ -63,6 +63,7 @@ def add_parser(subparsers: Any) -> None:
     _add_levels(parser.add_argument_group('levels'))
     _add_images(parser.add_argument_group('images'))
     _add_machine(parser.add_argument_group('this machine'))
+    _add_robot(parser.add_argument_group('a robot that is not this machine'))
     parser.set_defaults(run=run)
 
 
@@ -113,6 +114,29 @@ def _add_levels(group: Any) -> None:
         '--lut', default='', metavar='FILE', help='table of operator latencies (dynamic-ofa '
         'profile) to search with, instead of a predictor fitted to whole networks',
     )  # fmt: skip
+
+
+def _add_robot(group: Any) -> None:
+    group.add_argument(
+        '--candidates-to',
+        default='',
+        metavar='FOLDER',
+        help='end with a family of all candidates in FOLDER: copy it to the robot, and measure it '
+        'there with dynamic-ofa measure FOLDER --output FILE',
+    )
+    group.add_argument(
+        '--measured',
+        default='',
+        metavar='FILE',
+        help='choose levels among the sub-networks of FILE by their latencies on the robot; '
+        'nothing is timed here',
+    )
+    group.add_argument(
+        '--by-table',
+        action='store_true',
+        help="choose levels by the latencies of --lut, the robot's table; nothing is timed here, "
+        'and the robot measures the family at its first start',
+    )
 
 
 def _add_images(group: Any) -> None:
@@ -174,6 +198,7 @@ def run(args: argparse.Namespace) -> int:
     trained = with_labels_of(wanted.trained, training.classes)
     name = args.name or (Path(args.output).name if args.output else wanted.name)
     output = Path(args.output or Path('families') / name).expanduser()
+    candidates_to = Path(args.candidates_to).expanduser() if args.candidates_to else None
     report = build_family(
         trained,
         training,
@@ -197,11 +222,17 @@ def run(args: argparse.Namespace) -> int:
             lut=args.lut,
             predictor=args.predictor,
             architectures=wanted.architectures,
+            measured=args.measured,
+            by_table=args.by_table,
         ),
         name,
         work_folder=Path(args.work).expanduser() if args.work else None,
         merge_with=merge_with,
+        candidates_to=candidates_to,
     )
+    if report is None:
+        print(f'candidates: {candidates_to}')
+        return 0
     _print_report(report, output, args.json)
     return 0
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynamic_ofa_ros.cli.place import add_place
@@ -45,6 +46,12 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         '--force', action='store_true', help='replace what was measured on this platform before'
     )
+    parser.add_argument(
+        '--output',
+        metavar='FILE',
+        help='write what was measured here too, for dynamic-ofa build --measured on another '
+        'machine',
+    )
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
     parser.set_defaults(run=run)
 
@@ -59,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
         return _accuracies(family, place, args.data, args.images)
 
     family = Family.load(args.family or default_family())
+    if args.output:
+        _ = family.backbone  # separate networks are no candidates of a build: say so first
     profile = add_platform(
         family,
         Place(args.device, args.engine, args.threads, args.precision),
@@ -68,6 +77,10 @@ def run(args: argparse.Namespace) -> int:
     )
     warn_when_busy(profile, 'run the command again with --force when the machine is quiet')
     path = family.directory / PLATFORMS_FOLDER / f'{profile.platform}.yaml'
+    if args.output:
+        from dynamic_ofa_ros.offline.latency.measured import write_measured
+
+        write_measured(family, path, Path(args.output).expanduser())
     if args.json:
         document = {
             'family': str(family.directory),
@@ -85,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print_levels(Family.load(family.directory))
     print(f'written: {path}')
+    if args.output:
+        print(f'written: {args.output}')
     return 0
 
 

@@ -529,3 +529,57 @@ def test_measure_adds_a_platform_and_does_not_replace_it_unasked(
     assert 'latency 1 ms' in capsys.readouterr().out
     assert main([*arguments, '--threads', '2']) == 0
     assert len(Family.load(family).platforms) == 2
+
+
+def test_levels_for_a_robot_come_from_what_was_measured_there(
+    backbone: Path, photos: Path, tmp_path: Path, pretended: list[int], quick_profiles: None,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """The whole way: candidates, measured elsewhere, chosen from here."""
+    monkeypatch.setenv('DYNAMIC_OFA_CACHE', str(tmp_path / 'cache'))
+    candidates, file = tmp_path / 'candidates', tmp_path / 'measured.yaml'
+    kept = [*PLAIN, '--work', str(tmp_path / 'work')]
+    given = ['--candidates-to', str(candidates)]
+    assert build(backbone, photos, tmp_path / 'mine', *kept, *given) == 0
+    assert not (tmp_path / 'mine').exists()
+    measured = Family.load(candidates).levels
+    robot = ['measure', str(candidates), '--device', 'cpu', '--engine', 'pytorch']
+    assert main([*robot, '--output', str(file)]) == 0
+    document = yaml.safe_load(file.read_text())
+    document['platform'] = 'cuda-robot-pytorch-fp32-t1'
+    # On the robot the last candidate, which has the most work, is by far the fastest.
+    for key in ('median_ms', 'mean_ms', 'p95_ms', 'p99_ms'):
+        document['levels'][-1][key] = 1e-3
+    file.write_text(yaml.safe_dump(document))
+    assert build(backbone, photos, tmp_path / 'mine', *kept, '--measured', str(file)) == 0
+    family = Family.load(tmp_path / 'mine')
+    assert list(family.platforms) == ['cuda-robot-pytorch-fp32-t1']
+    assert family.levels[0].architecture == measured[-1].architecture
+    assert family.provenance['build']['measured']['platform'] == 'cuda-robot-pytorch-fp32-t1'
+    assert not pretended, 'nothing was timed here'
+    stranger = make_backbone(tmp_path / 'stranger', seed=2)
+    document['backbone']['name'] = 'else'
+    file.write_text(yaml.safe_dump(document))
+    assert build(stranger, photos, tmp_path / 'theirs', *kept, '--measured', str(file)) == 2
+    assert 'is of the backbone else, not of tiny' in capsys.readouterr().err
+    del document['architectures']
+    file.write_text(yaml.safe_dump(document))
+    assert build(backbone, photos, tmp_path / 'theirs', *kept, '--measured', str(file)) == 2
+    assert 'does not say what was measured' in capsys.readouterr().err
+
+
+def test_levels_are_chosen_by_the_table_of_a_robot(
+    backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    with monkeypatch.context() as patch:
+        pretend_device(patch)
+        profile_operators(open_backbone(backbone), tmp_path / 'lut.json')
+    assert build(backbone, photos, tmp_path / 'mine', *PLAIN, '--by-table') == 2
+    assert '--by-table needs --lut' in capsys.readouterr().err
+    given = ['--lut', str(tmp_path / 'lut.json'), '--by-table']
+    assert build(backbone, photos, tmp_path / 'mine', *PLAIN, *given) == 0
+    family = Family.load(tmp_path / 'mine')
+    assert not family.platforms, 'nothing was measured: the robot does at its first start'
+    assert family.levels
+    assert not pretended, 'nothing was timed here'

@@ -225,8 +225,10 @@ def write_platforms(
     machine measures itself at its first start.
     """
     profile = site.profile([m.architecture for m in members])
-    warn_when_busy(profile, 'run dynamic-ofa measure --force on the family when it is quiet')
-    profiles = [profile]
+    if site.settings.times_here:
+        warn_when_busy(profile, 'run dynamic-ofa measure --force on the family when it is quiet')
+    # What a table predicts was not measured: the robot does that at its first start.
+    profiles = [] if site.settings.by_table else [profile]
     for platform, earlier in (other.platforms if other is not None else {}).items():
         if platform == profile.platform:
             continue

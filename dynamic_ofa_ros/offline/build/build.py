@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from dynamic_ofa_ros.errors import DatasetError, FamilyError, SearchError
-from dynamic_ofa_ros.family import Family, LatencyProfile
-from dynamic_ofa_ros.files import naming
+from dynamic_ofa_ros.family import MAX_LEVELS, Family, LatencyProfile
+from dynamic_ofa_ros.files import creating_folder, naming
 from dynamic_ofa_ros.offline.accuracy.evaluation import halves, load_as_stored
 from dynamic_ofa_ros.offline.build.assembly import (
     calibrate_levels,
@@ -28,11 +28,20 @@ from dynamic_ofa_ros.offline.build.assembly import (
     write_scatter,
 )
 from dynamic_ofa_ros.offline.build.build_site import BuildSettings, Site, backbone_id
-from dynamic_ofa_ros.offline.build.stages import SEARCHES, Found, find_candidates, stage
+from dynamic_ofa_ros.offline.build.stages import (
+    SEARCHES,
+    Found,
+    find_candidates,
+    hopeful_candidates,
+    stage,
+)
 from dynamic_ofa_ros.offline.data.datasets import ImageDataset, Subset, check_classes, fingerprint
+from dynamic_ofa_ros.offline.latency.measured import read_measured
+from dynamic_ofa_ros.offline.latency.on_device import write_candidate_family
 from dynamic_ofa_ros.offline.search.candidates import FINALIST, Candidate
 from dynamic_ofa_ros.offline.search.pareto import choose_levels
 from dynamic_ofa_ros.offline.work_folder import WorkFolder
+from dynamic_ofa_ros.runtime.reference import add_reference
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
 from dynamic_ofa_ros.supernet.batch_norm import FEWEST_IMAGES
 from dynamic_ofa_ros.supernet.trained import TrainedBackbone
@@ -67,15 +76,18 @@ def build_family(
     *,
     work_folder: Path | None = None,
     merge_with: Family | None = None,
-) -> BuildReport:
+    candidates_to: Path | None = None,
+) -> BuildReport | None:
     """Build a family into the folder `output`, which must not exist yet.
 
     Levels are chosen by one half of the held-out images and reported on the other; those of a
     level file leave no choice, and are reported on all. `work_folder` outlives the build where it
     is given: a build for another platform then measures latencies only. `merge_with` is a family
-    of the same backbone whose levels are taken over.
+    of the same backbone whose levels are taken over. With `candidates_to` the build ends with the
+    candidates, as a family in that new folder to be measured on a robot, and returns None.
     """
     _check(trained, training, held_out, output, settings)
+    _check_robot(trained, settings, merge_with, candidates_to)
     selection, report = halves(held_out)
     if settings.architectures:
         report = held_out
@@ -93,7 +105,56 @@ def build_family(
         backbone_id=backbone_id(trained),
     )
     with naming(work.folder):
+        if candidates_to is not None:
+            _write_candidates(site, candidates_to)
+            return None
         return _build(site, output, name, merge_with)
+
+
+def _write_candidates(site: Site, folder: Path) -> None:
+    """Run the stages 1 to 4; write the candidates as a family. The work folder stays."""
+    chosen, _, _ = hopeful_candidates(site)
+    chosen = sorted(chosen, key=lambda c: c.macs)[:MAX_LEVELS]
+    with creating_folder(folder) as partial:
+        write_candidate_family(
+            partial, site.trained, site.supernet, [c.architecture for c in chosen]
+        )
+        add_reference(partial)
+    logger.info(
+        '%d candidates: measure them on the robot with dynamic-ofa measure FOLDER --output FILE, '
+        'then run this command with --measured FILE in place of --candidates-to',
+        len(chosen),
+    )
+
+
+def _check_robot(
+    trained: TrainedBackbone,
+    settings: BuildSettings,
+    merge_with: Family | None,
+    candidates_to: Path | None,
+) -> None:
+    chosen = [
+        name
+        for name, is_given in (
+            ('--candidates-to', candidates_to is not None),
+            ('--measured', bool(settings.measured)),
+            ('--levels with a file', bool(settings.architectures)),
+        )
+        if is_given
+    ]
+    if len(chosen) > 1:
+        raise SearchError(f'{" and ".join(chosen)} exclude each other: give one of them')
+    if settings.by_table and not settings.lut:
+        raise SearchError('--by-table needs --lut FILE, the table of the robot')
+    if merge_with is not None and not settings.times_here:
+        raise SearchError(
+            '--merge measures all levels here: build without it, and merge with dynamic-ofa build '
+            'on the robot, or leave --measured and --by-table out'
+        )
+    if candidates_to is not None and candidates_to.exists():
+        raise FamilyError(f'{candidates_to} exists already; choose another folder')
+    if settings.measured:
+        read_measured(settings.measured).check_fits(trained.backbone, trained.space)
 
 
 def _build(site: Site, output: Path, name: str, merge_with: Family | None) -> BuildReport:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
+from dynamic_ofa_ros.errors import LatencyTableError
 from dynamic_ofa_ros.family import (
     BACKBONE_FILE,
     LatencyProfile,
+    LevelLatency,
     read_profile,
     sha256_of,
     write_profile,
@@ -21,12 +26,15 @@ from dynamic_ofa_ros.offline.accuracy.evaluation_pool import EvaluationPool
 from dynamic_ofa_ros.offline.data.datasets import ImageDataset, Subset, fingerprint
 from dynamic_ofa_ros.offline.data.store import build_store
 from dynamic_ofa_ros.offline.latency.device_profile import Place, place_of
+from dynamic_ofa_ros.offline.latency.measured import read_measured
 from dynamic_ofa_ros.offline.latency.on_device import measure_architectures
+from dynamic_ofa_ros.offline.latency.table import LatencyModel, read_table
 from dynamic_ofa_ros.offline.search.candidates import key_of
 from dynamic_ofa_ros.offline.work_folder import Rows, WorkFolder, read_result, write_result
 from dynamic_ofa_ros.progress import progress
 from dynamic_ofa_ros.runtime.host import cpu_name, usable_cpus
-from dynamic_ofa_ros.space.architecture import SubnetArchitecture
+from dynamic_ofa_ros.space.architecture import SearchSpace, SubnetArchitecture
+from dynamic_ofa_ros.space.genome import Genetics, Genomes
 from dynamic_ofa_ros.supernet.trained import TrainedBackbone
 
 # Networks timed to fit a predictor share an engine by so many, for so long each.
@@ -45,7 +53,8 @@ class BuildSettings:
     """How to build; see `dynamic-ofa build --help`.
 
     levels: how many are wanted, at most; span: how far below the most accurate level another may
-    be, a fraction; architectures: those of a level file, which leave no choice.
+    be, a fraction; architectures: those of a level file, which leave no choice; measured: file of
+    latencies from a robot; by_table: latencies are those of the table `lut`.
     """
 
     levels: int = 8
@@ -65,6 +74,13 @@ class BuildSettings:
     lut: str = ''
     predictor: str = ''
     architectures: tuple[SubnetArchitecture, ...] = ()
+    measured: str = ''
+    by_table: bool = False
+
+    @property
+    def times_here(self) -> bool:
+        """Return whether latencies of candidates and levels are measured on this machine."""
+        return not (self.measured or self.by_table)
 
 
 @dataclass(frozen=True)
@@ -122,12 +138,23 @@ class Site:
         return Place(**settled)
 
     def profile(self, architectures: Sequence[SubnetArchitecture]) -> LatencyProfile:
-        """Return the latencies of sub-networks to be compared, measured in turns."""
+        """Return the latencies of sub-networks to be compared: measured in turns, or a robot's."""
+        if self.settings.measured:
+            return read_measured(self.settings.measured).of(architectures)
+        if self.settings.by_table:
+            return self._from_table(architectures)
         keys = [key_of(a) for a in architectures]
         path = self.work.path('profile', {**self.latency_id(), 'architectures': keys}, '.yaml')
         if not path.is_file():
             write_profile(self._measure(architectures, self.place()), path)
         return read_profile(path)
+
+    def _from_table(self, architectures: Sequence[SubnetArchitecture]) -> LatencyProfile:
+        table, predict = open_table(self.settings.lut, self.trained.space)
+        predicted = predict(Genetics(self.trained.space).encode(architectures)).tolist()
+        levels = tuple(LevelLatency(ms, ms, 0.0, ms, ms, runs=0) for ms in predicted)
+        how = {'predicted_by': Path(self.settings.lut).name}
+        return LatencyProfile(table.platform, levels, 'not measured', how)
 
     def time_networks(self, architectures: Sequence[SubnetArchitecture]) -> dict[str, float]:
         """Return latencies by key, in milliseconds; a few networks are measured at a time."""
@@ -214,6 +241,32 @@ class Site:
         return measure_architectures(
             self.trained, self.supernet, architectures, place, scratch, **options
         )
+
+
+def open_table(
+    file: str, space: SearchSpace
+) -> tuple[LatencyModel, Callable[[Genomes], npt.NDArray[np.float64]]]:
+    """Read a latency table; return it, and how it predicts genomes of `space`, in milliseconds.
+
+    Raise LatencyTableError when it is of another space or lacks a resolution.
+    """
+    path = Path(file).expanduser()
+    table = read_table(path)
+    missing = sorted(set(space.resolutions) - set(table.space.resolutions))
+    if replace(table.space, resolutions=space.resolutions) != space or missing:
+        what = f'resolutions {", ".join(map(str, missing))}' if missing else 'this search space'
+        raise LatencyTableError(
+            f'{path} is a table of another space: it lacks {what}; make one with dynamic-ofa '
+            'profile for this backbone, or choose from fewer --resolutions'
+        )
+    position = np.array([table.space.resolutions.index(r) for r in space.resolutions])
+
+    def predict(genomes: Genomes) -> npt.NDArray[np.float64]:
+        theirs = genomes.copy()
+        theirs[:, -1] = position[genomes[:, -1]]
+        return table.predict(theirs)
+
+    return table, predict
 
 
 def accuracy_device(settings: BuildSettings) -> str:

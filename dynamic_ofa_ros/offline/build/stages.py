@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dynamic_ofa_ros.errors import DatasetError, LatencyTableError
+from dynamic_ofa_ros.errors import DatasetError
 from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import AccuracyPredictor
-from dynamic_ofa_ros.offline.build.build_site import Site
+from dynamic_ofa_ros.offline.build.build_site import Site, open_table
 from dynamic_ofa_ros.offline.latency.device_profile import warn_when_busy
+from dynamic_ofa_ros.offline.latency.measured import read_measured
 from dynamic_ofa_ros.offline.search.candidates import (
     FINALIST,
     SAMPLED,
@@ -66,7 +67,33 @@ def stage(number: int, what: str) -> None:
 
 def find_candidates(site: Site) -> Found:
     """Run the stages 1 to 5, or as much of them as an earlier run left to do."""
+    chosen, sampled, facts = hopeful_candidates(site)
+    with site.work.timed('5 candidates measured'):
+        stage(5, f'measuring {len(chosen)} candidates, accuracy and latency')
+        finalists = measure_finalists(site, chosen)
+    known = {key_of(c.architecture) for c in finalists}
+    others = [c for c in sampled if key_of(c.architecture) not in known]
+    return Found([*finalists, *others], facts)
+
+
+def hopeful_candidates(site: Site) -> tuple[list[Candidate], list[Candidate], dict[str, Any]]:
+    """Run the stages 1 to 4; return the candidates worth measuring, the sampled ones, facts.
+
+    The sub-networks that a robot measured are the candidates, without those stages.
+    """
     settings, facts = site.settings, dict[str, Any]()
+    if settings.measured:
+        networks = read_measured(settings.measured)
+        logger.info(
+            '%d sub-networks were measured on %s: stages 1 to 4 are left out',
+            len(networks.architectures),
+            networks.latencies.platform,
+        )
+        facts['measured'] = {
+            'platform': networks.latencies.platform,
+            'measured_at': networks.latencies.measured_at,
+        }
+        return [Candidate(a, FINALIST, site.macs(a)) for a in networks.architectures], [], facts
     sampled: list[Candidate] = []
     if settings.search == 'none' or not settings.predictor:
         with site.work.timed('1 accuracy pairs'):
@@ -91,12 +118,7 @@ def find_candidates(site: Site) -> Found:
             stage(4, f'searching with {settings.evaluations} evaluations')
             sampled, found = search(site, sampled, predict_ms, predictor, facts)
         chosen = _merged(found, sampled, settings.finalists)
-    with site.work.timed('5 candidates measured'):
-        stage(5, f'measuring {len(chosen)} candidates, accuracy and latency')
-        finalists = measure_finalists(site, chosen)
-    known = {key_of(c.architecture) for c in finalists}
-    others = [c for c in sampled if key_of(c.architecture) not in known]
-    return Found([*finalists, *others], facts)
+    return chosen, sampled, facts
 
 
 def _obstacle(sampled: Sequence[Candidate]) -> str:
@@ -266,7 +288,8 @@ def measure_finalists(site: Site, chosen: Sequence[Candidate]) -> list[Candidate
     top1 = site.measure_accuracy(architectures, images, 'candidates')
     check_some_are_right(top1, len(site.selection))
     profile = site.profile(architectures)
-    warn_when_busy(profile, 'a build on a quiet machine may choose other levels')
+    if site.settings.times_here:
+        warn_when_busy(profile, 'a build on a quiet machine may choose other levels')
     return [
         replace(c, kind=FINALIST, top1=t, latency_ms=level.median_ms)
         for c, t, level in zip(chosen, top1, profile.levels, strict=True)
@@ -284,30 +307,15 @@ def check_some_are_right(top1: Sequence[float], images: int) -> None:
 
 
 def _table(site: Site) -> tuple[Predict, dict[str, Any]]:
-    from dynamic_ofa_ros.offline.latency.table import read_table
-
-    path = Path(site.settings.lut).expanduser()
-    table, space = read_table(path), site.trained.space
-    missing = sorted(set(space.resolutions) - set(table.space.resolutions))
-    if replace(table.space, resolutions=space.resolutions) != space or missing:
-        what = f'resolutions {", ".join(map(str, missing))}' if missing else 'this search space'
-        raise LatencyTableError(
-            f'{path} is a table of another space: it lacks {what}; make one with dynamic-ofa '
-            'profile for this backbone, or choose from fewer --resolutions'
-        )
-    position = np.array([table.space.resolutions.index(r) for r in space.resolutions])
-
-    def predict(genomes: Genomes) -> FloatArray:
-        theirs = genomes.copy()
-        theirs[:, -1] = position[genomes[:, -1]]
-        return table.predict(theirs)
-
+    table, predict = open_table(site.settings.lut, site.trained.space)
+    name = Path(site.settings.lut).name
     logger.info(
-        '%s was measured on %s: it steers the search; candidates are timed here',
-        path.name,
+        '%s was measured on %s: it steers the search%s',
+        name,
         table.platform,
+        '; candidates are timed here' if site.settings.times_here else '',
     )
-    return predict, {'file': path.name, 'platform': table.platform}
+    return predict, {'file': name, 'platform': table.platform}
 
 
 def _hopeful(sampled: Sequence[Candidate], count: int) -> list[Candidate]:

@@ -34,33 +34,45 @@ def measure_architectures(
 ) -> LatencyProfile:
     """Measure the latency of any sub-networks, all in turns; `scratch` is a folder to work in.
 
-    They are made a family for a while, with the supernet's own batch-norm statistics: latency
-    does not depend on their values.
+    They are made a family for a while.
     """
     folder, cache = scratch / 'family', scratch / 'cache'
     shutil.rmtree(scratch, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        save_tensors(supernet.state_dict(), folder / BACKBONE_FILE)
-        levels = [level_of(i, trained, a, 0.5) for i, a in enumerate(architectures, start=1)]
-        save_statistics(
-            {
-                level.index: statistics_of(extract_subnet(supernet, level.architecture))
-                for level in levels
-            },
-            folder / BATCH_NORM_FILE,
-        )
-        write_family(
-            folder,
-            name='candidates',
-            source=trained.backbone,
-            preprocessing=trained.preprocessing,
-            levels=levels,
-            labels=trained.labels,
-        )
+        write_candidate_family(folder, trained, supernet, architectures)
         return profile_family(Family.load(folder), place, cache, seconds_a_level)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_candidate_family(
+    folder: Path,
+    trained: TrainedBackbone,
+    supernet: nn.Module,
+    architectures: Sequence[SubnetArchitecture],
+) -> None:
+    """Write sub-networks as a family that is there only to be measured.
+
+    They have the supernet's own batch-norm statistics: latency does not depend on their values.
+    """
+    save_tensors(supernet.state_dict(), folder / BACKBONE_FILE)
+    levels = [level_of(i, trained, a, 0.5) for i, a in enumerate(architectures, start=1)]
+    save_statistics(
+        {
+            level.index: statistics_of(extract_subnet(supernet, level.architecture))
+            for level in levels
+        },
+        folder / BATCH_NORM_FILE,
+    )
+    write_family(
+        folder,
+        name='candidates',
+        source=trained.backbone,
+        preprocessing=trained.preprocessing,
+        levels=levels,
+        labels=trained.labels,
+    )
 
 
 def level_of(

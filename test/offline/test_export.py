@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from families import make_random_family
+
+from dynamic_ofa_ros.cli.main import main
+from dynamic_ofa_ros.family import Family
+from dynamic_ofa_ros.offline.networks.onnx_import import read_classifier
+from dynamic_ofa_ros.runtime.engine import create_engine
+
+TOLERANCE = 1e-3
+
+
+@pytest.fixture(scope='module')
+def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
+    folder = tmp_path_factory.mktemp('family') / 'random'
+    return Family.load(make_random_family(folder, levels=3, width_mult=0.1))
+
+
+def test_an_exported_level_says_what_it_is_and_answers_as_the_family_does(
+    family: Family, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ['export', str(family.directory), '--output', str(tmp_path / 'out')]
+    assert main([*command, '--levels', '1,3', '--json']) == 0
+    files = [Path(name) for name in json.loads(capsys.readouterr().out)['files']]
+    levels = [family.level(1), family.level(3)]
+    assert [f.name for f in files] == [f'level_{v.index}_{v.resolution}px.onnx' for v in levels]
+    engine = create_engine(family, device='cpu', engine='pytorch')
+    for file, level in zip(files, levels, strict=True):
+        network = read_classifier(file)
+        assert network.labels == family.labels
+        assert network.resolution == level.resolution
+        assert tuple(network.preprocessing['mean']) == family.preprocessing.mean
+        session = onnxruntime.InferenceSession(file, providers=['CPUExecutionProvider'])
+        about = json.loads(session.get_modelmeta().custom_metadata_map['dynamic_ofa.level'])
+        assert about['accuracy'] == level.accuracy
+        assert about['checksum'] == family.checksum
+        image = np.random.default_rng(level.index).normal(size=(1, 3, *[level.resolution] * 2))
+        (logits,) = session.run(None, {'input': image.astype(np.float32)})
+        expected = engine.infer(level.index, image.astype(np.float32))
+        np.testing.assert_allclose(logits.ravel(), expected.ravel(), atol=TOLERANCE)
+    engine.close()
+
+
+def test_what_cannot_be_exported_is_a_sentence(
+    family: Family, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ['export', str(family.directory), '--output', str(tmp_path / 'out'), '--levels']
+    for levels, sentence in (('9', 'has levels 1 to 3, not 9'), ('one', 'give whole numbers')):
+        assert main([*command, levels]) == 2
+        assert sentence in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert main([*command[:-1]]) == 0
+    assert main([*command[:-1]]) == 2
+    assert 'exists already' in capsys.readouterr().err
