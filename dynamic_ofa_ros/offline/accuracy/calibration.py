@@ -27,6 +27,7 @@ from dynamic_ofa_ros.family import (
     Level,
     write_family,
 )
+from dynamic_ofa_ros.family.model_card import write_model_card
 from dynamic_ofa_ros.files import creating_folder
 from dynamic_ofa_ros.offline.accuracy.evaluation import PreparedImages, calibration_subset, top1
 from dynamic_ofa_ros.offline.data.datasets import ImageDataset, report_damaged
@@ -213,6 +214,7 @@ def _write(
             },
         )
         add_reference(folder)
+        write_model_card(folder)
     return Family.load(output)
 
 

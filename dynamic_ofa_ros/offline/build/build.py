@@ -16,6 +16,7 @@ from typing import Any
 
 from dynamic_ofa_ros.errors import DatasetError, FamilyError, SearchError
 from dynamic_ofa_ros.family import MAX_LEVELS, Family, LatencyProfile
+from dynamic_ofa_ros.family.model_card import write_model_card
 from dynamic_ofa_ros.files import creating_folder, naming
 from dynamic_ofa_ros.offline.accuracy.evaluation import halves, load_as_stored
 from dynamic_ofa_ros.offline.build.assembly import (
@@ -44,11 +45,14 @@ from dynamic_ofa_ros.offline.work_folder import WorkFolder
 from dynamic_ofa_ros.runtime.reference import add_reference
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
 from dynamic_ofa_ros.supernet.batch_norm import FEWEST_IMAGES
+from dynamic_ofa_ros.supernet.published.checkpoints import published_names
 from dynamic_ofa_ros.supernet.trained import TrainedBackbone
 
 __all__ = ['BuildReport', 'BuildSettings', 'build_family']
 
 logger = logging.getLogger(__name__)
+
+PUBLISHED_LICENCE = 'MIT, as the Once-for-all repository (mit-han-lab) that published them'
 
 # What of the settings tells a reader of family.yaml how it was built.
 _RECORDED = (
@@ -180,6 +184,7 @@ def _build(site: Site, output: Path, name: str, merge_with: Family | None) -> Bu
             write_members(folder, site, members, name, provenance)
             profile = write_platforms(folder, site, members, merge_with)
             write_scatter(folder, site, members, found.candidates, profile.platform, merge_with)
+            write_model_card(folder, _licence(site.trained))
     seconds = dict(sorted(work.times_s.items()))
     work.finish()
     return BuildReport(Family.load(output), profile, seconds)
@@ -239,6 +244,11 @@ def _choose(candidates: Sequence[Candidate], settings: BuildSettings) -> list[Su
         [c.latency_ms for c in worthy], [c.top1 for c in worthy], settings.levels
     )
     return [worthy[i].architecture for i in chosen]
+
+
+def _licence(trained: TrainedBackbone) -> str:
+    """Return what is known of the weights' licence: those of published backbones are MIT's."""
+    return PUBLISHED_LICENCE if trained.backbone.name in published_names() else ''
 
 
 def _provenance(site: Site, facts: Mapping[str, Any], merge_with: Family | None) -> dict[str, Any]:

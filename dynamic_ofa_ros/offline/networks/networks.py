@@ -30,6 +30,7 @@ from dynamic_ofa_ros.family import (
     write_family,
     write_profile,
 )
+from dynamic_ofa_ros.family.model_card import write_model_card
 from dynamic_ofa_ros.files import creating_folder, naming
 from dynamic_ofa_ros.offline.data.datasets import ImageDataset, fingerprint, report_damaged
 from dynamic_ofa_ros.offline.latency.device_profile import Place, profile_family, warn_when_busy
@@ -146,6 +147,7 @@ def build_networks_family(
                     'left_out': left_out,
                 },
             )
+            write_model_card(folder)
             family = Family.load(folder)  # what cannot be read must not appear
         work.finish()
     return NetworksReport(replace(family, directory=output), profile, tuple(left_out))
