@@ -109,14 +109,17 @@ def test_everything_else_answers_while_it_is_configured(managed):
     assert not managed.changed(Transition.TRANSITION_ACTIVATE)  # refused, and it lives on
     managed.diagnostics.messages.clear()
     future = managed.change(Transition.TRANSITION_CONFIGURE)
-    answers = 0
+    answers, states = 0, []
     while not future.done():
-        assert managed.state in ('configuring', 'inactive')
+        states.append(managed.state)
         result = managed.ros.set_parameter(NODE, 'constraints.max_latency_ms', 50.0 + answers)
         assert result.successful, result.reason
         answers += not future.done()
     assert future.result().success
     assert answers >= 3
+    order = ['unconfigured', 'configuring', 'inactive']  # the first: before the request arrives
+    assert 'configuring' in states
+    assert states == sorted(states, key=order.index)
     assert managed.state == 'inactive'
     messages = [
         status.message for array in managed.diagnostics.messages for status in array.status
