@@ -13,7 +13,7 @@ SET_UP := $(PYTHON) scripts/set_up.py --venv $(VENV) --wheels $(ROS_WHEELS)
 help:
 	@echo 'make demo        what switching is good for, in a minute; a picture in demo_output/'
 	@echo 'make imagenet    a family that knows 1,000 classes (60 MB; a minute)'
-	@echo 'make test        lint, types, tests (7 minutes on two cores)'
+	@echo 'make test        lint, types, tests (10 minutes on two cores)'
 	@echo 'make test-long   the tests that take longer: whole demos, contention, kills, training'
 	@echo 'make lint        ruff and mypy only'
 	@echo 'make format      let ruff format the code'

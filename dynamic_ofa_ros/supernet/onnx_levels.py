@@ -3,7 +3,7 @@
 A level is cut out of the supernet as `ofa` does it (Cai et al., Once-for-all, ICLR 2020): the
 first channels of every layer, and smaller kernels through learnt matrices. Its batch norms, with
 their own statistics, are folded into the convolutions. An activation is one operator, where
-PyTorch's exporter writes five: ONNX Runtime takes 0.55 to 0.75 of the time.
+PyTorch's exporter writes five: ONNX Runtime takes half to four fifths of the time.
 """
 
 from __future__ import annotations

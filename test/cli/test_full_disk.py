@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from families import make_random_family
+from full_disk import files_up_to
 from offline.fake_device import pretend_device
 from offline.pool_data import make_backbone
 
@@ -22,17 +21,6 @@ from dynamic_ofa_ros.runtime import engine
 from dynamic_ofa_ros.supernet.trained import open_backbone
 
 FITS_BYTES = 100
-
-
-@contextmanager
-def files_up_to(size: int) -> Iterator[None]:
-    """Let no file grow beyond `size` bytes: a write then fails as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def calibrate(folder: Path, output: Path, patch: pytest.MonkeyPatch) -> list[str]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,6 +19,7 @@ import pytest
 import torch
 import yaml
 from families import make_random_family, randomise
+from full_disk import files_up_to
 from offline.fake_device import pretend_device
 
 from dynamic_ofa_ros.cli.main import main
@@ -393,17 +392,6 @@ def test_what_cannot_be_merged_is_explained(
     merge = ['--merge', str(tmp_path / 'random')]
     assert build(backbone, photos, tmp_path / 'both', *PLAIN, *merge) == 2
     assert 'its backbone is not that of this build' in capsys.readouterr().err
-
-
-@contextmanager
-def files_up_to(size: int) -> Iterator[None]:
-    """Let no file grow beyond `size` bytes: a write then fails as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize(('size', 'what'), [(100_000, '.family.build')])

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from image_files import png_header
+from image_files import png_header, write_flat_colours
 
 from dynamic_ofa_ros.errors import DatasetError
 from dynamic_ofa_ros.offline.data.datasets import (
@@ -24,16 +24,7 @@ from dynamic_ofa_ros.offline.data.folders import IMAGE_SUFFIXES
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three classes with four images each; red, green and blue differ."""
-    for label, name in enumerate(('apple', 'cat', 'dog')):
-        (tmp_path / 'data' / name).mkdir(parents=True)
-        for index in range(4):
-            image = np.zeros((20, 30, 3), np.uint8)
-            image[..., 2 - label] = 200  # OpenCV writes BGR: class 0 is red
-            suffix = 'png' if index % 2 else 'jpg'
-            cv2.imwrite(str(tmp_path / 'data' / name / f'{index}.{suffix}'), image)
-    (tmp_path / 'data' / 'cat' / 'notes.txt').write_text('not an image')
-    return tmp_path / 'data'
+    return write_flat_colours(tmp_path / 'data')
 
 
 def test_class_folders_give_sorted_labels_and_rgb(folder: Path) -> None:

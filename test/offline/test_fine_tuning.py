@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 import torch
 from families import make_random_family
+from image_files import HUES, write_hues
 
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.errors import CheckpointError
 from dynamic_ofa_ros.family import Family
 from dynamic_ofa_ros.offline.training.fine_tuning import NEW_CLASSES_BODY_RATE, start_of
-from dynamic_ofa_ros.offline.training.train import TrainingRequest
 from dynamic_ofa_ros.supernet.trained import backbone_of, open_backbone
 
 WIDTH = 0.2
-OPEN = TrainingRequest(
-    data='photographs', output='run', width_mult=None, resolutions=(), epochs=2.0,
-    largest_only_epochs=1.0, random_subnets=1, batch_size=8, learning_rate=1e-3, mirror=True,
-    rendered_images=0, rendered_held_out_images=0, device='cpu', threads=1, seed=1,
-)  # fmt: skip
 
 
 @pytest.fixture(scope='module')
@@ -35,48 +28,38 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
 @pytest.fixture(scope='module')
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp('photographs')
-    rng = np.random.default_rng(1)
-    for split, count in (('train', 12), ('val', 4)):
-        for label, name in enumerate(('blue', 'green', 'red')):
-            (root / split / name).mkdir(parents=True)
-            for index in range(count):
-                image = rng.integers(0, 90, (40, 52, 3)).astype(np.uint8)
-                image[..., label] += 150
-                cv2.imwrite(str(root / split / name / f'{index}.jpg'), image)
+    write_hues(root / 'train', 12)
+    write_hues(root / 'val', 4, seed=2)
     return root
 
 
 def test_without_a_start_defaults_fill_what_is_open() -> None:
-    begun = start_of(OPEN, None, ('a', 'b'))
-    assert (begun.request.kind, begun.request.width_mult) == ('ofa_mobilenetv3', 0.35)
-    assert begun.request.resolutions == (32, 40, 48, 56, 64)
-    assert begun.request.body_rate == 1.0
-    assert begun.weights is None
+    start = start_of(None)
+    assert (start.kind, start.width_mult) == ('ofa_mobilenetv3', 0.35)
+    assert start.resolutions == (32, 40, 48, 56, 64)
+    assert start.body_rate(('a', 'b')) == 1.0
+    assert start.weights(('a', 'b')) is None
 
 
 def test_other_classes_get_a_new_classifier_and_keep_everything_else(family: Family) -> None:
     backbone = backbone_of(family)
-    begun = start_of(OPEN, backbone, ('a', 'b'))
-    assert (begun.request.kind, begun.request.width_mult) == ('efficientnet_lite', WIDTH)
-    assert begun.request.resolutions == backbone.resolutions
-    assert begun.request.body_rate == NEW_CLASSES_BODY_RATE
-    assert begun.preprocessing == family.preprocessing
-    state = backbone.load().state_dict()
-    assert begun.weights is not None
-    assert state.keys() - begun.weights.keys() == {
-        'classifier.linear.weight',
-        'classifier.linear.bias',
-    }
-    same = start_of(OPEN, backbone, backbone.labels)
-    assert same.weights is not None
-    assert same.weights.keys() == state.keys()
-    assert same.request.body_rate == 1.0
+    start = start_of(backbone)
+    assert (start.kind, start.width_mult) == ('efficientnet_lite', WIDTH)
+    assert start.resolutions == backbone.resolutions
+    assert start.preprocessing == family.preprocessing
+    assert start.body_rate(('a', 'b')) == NEW_CLASSES_BODY_RATE
+    state, weights = backbone.load().state_dict(), start.weights(('a', 'b'))
+    assert weights is not None
+    assert state.keys() - weights.keys() == {'classifier.linear.weight', 'classifier.linear.bias'}
+    same = start.weights(backbone.labels)
+    assert same is not None
+    assert same.keys() == state.keys()
+    assert start.body_rate(backbone.labels) == 1.0
 
 
 def test_another_network_than_the_backbones_is_refused(family: Family) -> None:
-    wider = TrainingRequest(**{**vars(OPEN), 'width_mult': 0.5})
     with pytest.raises(CheckpointError, match=r'of width 0.2; asked for.*width 0.5'):
-        start_of(wider, backbone_of(family), ('a', 'b'))
+        start_of(backbone_of(family), width_mult=0.5)
 
 
 @pytest.mark.parametrize('body_rate', [0.0, 0.5])
@@ -96,7 +79,7 @@ def test_a_backbone_is_trained_on_for_other_classes(
     assert main(arguments) == 0, capsys.readouterr().err
     trained = open_backbone(output)
     assert trained.backbone.kind == 'efficientnet_lite'
-    assert (trained.labels, trained.resolutions) == (('blue', 'green', 'red'), (32, 64))
+    assert (trained.labels, trained.resolutions) == (HUES, (32, 64))
     before, after = backbone_of(family).load(), trained.load()
     moved = {
         name

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
-from image_files import png_header
+from image_files import png_header, write_hues
 
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.offline.training import train as training
@@ -23,19 +22,6 @@ TRAIN = [
 LEAST_LARGEST, LEAST_SMALLEST = 0.95, 0.8
 
 
-def write_photographs(root: Path, images: int) -> Path:
-    """Write three easy classes by hue, without a split."""
-    rng = np.random.default_rng(1)
-    for label, name in enumerate(('blue', 'green', 'red')):
-        (root / name).mkdir(parents=True)
-        for index in range(images):
-            image = rng.integers(0, 90, (40, 52, 3)).astype(np.uint8)
-            image[..., label] += 150
-            data = cv2.imencode('.jpg', image)[1].tobytes()  # imwrite dies of names not UTF-8
-            (root / name / f'{index}.jpg').write_bytes(data)
-    return root
-
-
 @pytest.mark.long
 @pytest.mark.parametrize('kept', ['either', 'last'])
 def test_a_few_photographs_are_enough_for_easy_classes(
@@ -44,7 +30,7 @@ def test_a_few_photographs_are_enough_for_easy_classes(
     """80 steps; where the average is worthless, the last weights are kept."""
     if kept == 'last':
         monkeypatch.setattr(trainer, '_moving_average', lambda _: lambda *_: None)
-    data = write_photographs(tmp_path / 'photographs', 60)
+    data = write_hues(tmp_path / 'photographs', 60)
     output = tmp_path / 'run'
     arguments = ['--data', str(data), '--output', str(output), '--epochs', '8']
     assert main([*TRAIN, *arguments, '--largest-only-epochs', '2']) == 0
@@ -66,7 +52,7 @@ def test_files_that_cannot_be_read_end_no_training(
     is_stored: bool,
 ) -> None:
     monkeypatch.setattr(training, '_room_for_store', lambda _: float(is_stored) * 1e9)
-    data = write_photographs(tmp_path / os.fsdecode(b'caf\xe9'), 12)
+    data = write_hues(tmp_path / os.fsdecode(b'caf\xe9'), 12)
     (data / 'red' / os.fsdecode(b'\xe9.png')).write_bytes(png_header(40_000, 40_000))
     (data / 'red' / 'empty.webp').touch()
     output = tmp_path / 'run'
@@ -82,7 +68,7 @@ def test_files_that_cannot_be_read_end_no_training(
 def test_other_images_after_a_checkpoint_are_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = write_photographs(tmp_path / 'photographs', 8)
+    data = write_hues(tmp_path / 'photographs', 8)
     arguments = [*TRAIN, '--data', str(data), '--output', str(tmp_path / 'run'), '--epochs', '1']
     assert main(arguments) == 0
     (data / 'blue').rename(data / 'x')
@@ -103,7 +89,7 @@ def test_a_full_disk_is_a_sentence(
     full = Path('/dev/full')
     if not full.exists():
         pytest.skip('this system has no /dev/full')
-    data = write_photographs(tmp_path / 'photographs', 8)
+    data = write_hues(tmp_path / 'photographs', 8)
     output = tmp_path / 'run'
     output.mkdir()
     arguments = [*TRAIN, '--data', str(data), '--output', str(output), '--epochs', '1']

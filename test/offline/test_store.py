@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import psutil
 import pytest
+from image_files import write_flat_colours
 
 from dynamic_ofa_ros.offline.data.datasets import ClassFolder, ImageStore
 from dynamic_ofa_ros.offline.data.store import build_store, centre_square, open_store
@@ -21,16 +21,7 @@ from dynamic_ofa_ros.offline.training.train import _stored, held_out_side
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three classes with four images each; red, green and blue differ."""
-    for label, name in enumerate(('apple', 'cat', 'dog')):
-        (tmp_path / 'data' / name).mkdir(parents=True)
-        for index in range(4):
-            image = np.zeros((20, 30, 3), np.uint8)
-            image[..., 2 - label] = 200  # OpenCV writes BGR: class 0 is red
-            suffix = 'png' if index % 2 else 'jpg'
-            cv2.imwrite(str(tmp_path / 'data' / name / f'{index}.{suffix}'), image)
-    (tmp_path / 'data' / 'cat' / 'notes.txt').write_text('not an image')
-    return tmp_path / 'data'
+    return write_flat_colours(tmp_path / 'data')
 
 
 def test_store_leaves_damaged_images_out_and_says_so(

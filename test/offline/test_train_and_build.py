@@ -9,10 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 import torch
+from image_files import write_hues
 
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.errors import CheckpointError
@@ -33,14 +32,8 @@ KILL_DEADLINE_S = 60.0
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three easy classes by hue, 60 training and 24 held-out JPEGs."""
     root = tmp_path_factory.mktemp('photos')
-    rng = np.random.default_rng(1)
-    for split, count in (('train', 20), ('val', 8)):
-        for label, name in enumerate(('blue', 'green', 'red')):
-            (root / split / name).mkdir(parents=True)
-            for index in range(count):
-                image = rng.integers(0, 90, (40, 52, 3)).astype(np.uint8)
-                image[..., label] += 150
-                cv2.imwrite(str(root / split / name / f'{index}.jpg'), image)
+    write_hues(root / 'train', 20)
+    write_hues(root / 'val', 8, seed=2)
     return root
 
 

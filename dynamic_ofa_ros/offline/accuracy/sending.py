@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
-from dynamic_ofa_ros.errors import DatasetError
+from dynamic_ofa_ros.files import printable
 from dynamic_ofa_ros.offline.accuracy.evaluation_pool import Assignment
 from dynamic_ofa_ros.offline.data.datasets import (
     ClassFolder,
@@ -21,6 +20,7 @@ from dynamic_ofa_ros.offline.data.datasets import (
     ImageStore,
     Subset,
     UInt8,
+    decoded,
 )
 from dynamic_ofa_ros.supernet.network import build_supernet
 from dynamic_ofa_ros.supernet.weights import load_state
@@ -63,14 +63,7 @@ class SentFiles:
 
     def image(self, index: int) -> UInt8:
         """Decode image `index` as (H, W, 3) uint8, RGB; raise DatasetError if it is damaged."""
-        data = np.frombuffer(self.contents[index], np.uint8)
-        try:
-            image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
-        except cv2.error:
-            image = None
-        if image is None:
-            raise DatasetError(f'{self.names[index]} is damaged, or no image that OpenCV reads')
-        return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+        return decoded(self.contents[index], self.names[index])
 
 
 def sent(assignment: Assignment) -> SentAssignment:
@@ -110,6 +103,6 @@ def _sent_images(dataset: ImageDataset) -> ImageDataset:
     return SentFiles(
         whole.classes,
         tuple(label for _, label in files),
-        tuple(str(path) for path, _ in files),
+        tuple(printable(path) for path, _ in files),
         tuple(path.read_bytes() if path.is_file() else b'' for path, _ in files),
     )

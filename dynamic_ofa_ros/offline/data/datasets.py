@@ -236,17 +236,21 @@ def _open_store(classes: tuple[str, ...], path: str, labels: npt.NDArray[np.int6
 def read_image(path: Path) -> UInt8:
     """Decode an image as (H, W, 3) uint8, RGB; raise DatasetError when it is damaged."""
     try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
+        contents = path.read_bytes()
     except OSError as error:
         raise DatasetError(f'{printable(path)} cannot be read: {error.strerror}') from None
+    return decoded(contents, printable(path))
+
+
+def decoded(contents: bytes, name: str) -> UInt8:
+    """Decode a file's contents as `read_image` does; `name` is for the message."""
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+        encoded = np.frombuffer(contents, np.uint8)
+        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if contents else None
     except cv2.error as error:  # a size, or a format, that OpenCV is not to read
-        raise DatasetError(f'{printable(path)} is refused by OpenCV: {error.err}') from None
+        raise DatasetError(f'{name} is refused by OpenCV: {error.err}') from None
     if image is None:
-        raise DatasetError(
-            f'{printable(path)} is damaged, or no image of a format that this OpenCV reads'
-        )
+        raise DatasetError(f'{name} is damaged, or no image of a format that this OpenCV reads')
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
