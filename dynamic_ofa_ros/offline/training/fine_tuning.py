@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dynamic_ofa_ros.errors import CheckpointError
@@ -13,7 +13,6 @@ from dynamic_ofa_ros.space.architecture import SearchSpace
 if TYPE_CHECKING:
     import torch
 
-    from dynamic_ofa_ros.offline.training.train import TrainingRequest
     from dynamic_ofa_ros.supernet.trained import TrainedBackbone
 
 DEFAULT_KIND, DEFAULT_WIDTH = SearchSpace.kind, 0.35
@@ -28,58 +27,57 @@ CLASSIFIER = 'classifier.'
 
 @dataclass(frozen=True)
 class Start:
-    """The request with nothing left open, the input of the networks, and the first weights.
+    """The network that a training trains, and the backbone that it comes from, if any."""
 
-    weights: without those of a classifier of other classes; None for a training from scratch.
-    """
-
-    request: TrainingRequest
+    kind: str
+    width_mult: float
+    resolutions: tuple[int, ...]
     preprocessing: Preprocessing
-    weights: Mapping[str, torch.Tensor] | None
+    backbone: TrainedBackbone | None = None
+
+    def has_classes(self, classes: Sequence[str]) -> bool:
+        """Tell whether the backbone tells these classes apart, in this order."""
+        return self.backbone is not None and tuple(classes) == tuple(self.backbone.labels)
+
+    def body_rate(self, classes: Sequence[str]) -> float:
+        """Return the learning rate of all but the classifier, times the classifier's."""
+        return 1.0 if self.backbone is None or self.has_classes(classes) else NEW_CLASSES_BODY_RATE
+
+    def weights(self, classes: Sequence[str]) -> Mapping[str, torch.Tensor] | None:
+        """Return the first weights, without a classifier of other classes; None: at random."""
+        if self.backbone is None:
+            return None
+        weights: Mapping[str, torch.Tensor] = self.backbone.load().state_dict()
+        if self.has_classes(classes):
+            return weights
+        return {name: w for name, w in weights.items() if not name.startswith(CLASSIFIER)}
 
 
 def start_of(
-    request: TrainingRequest, backbone: TrainedBackbone | None, classes: Sequence[str]
+    backbone: TrainedBackbone | None,
+    kind: str = '',
+    width_mult: float | None = None,
+    resolutions: tuple[int, ...] = (),
 ) -> Start:
-    """Fill in what the request leaves open; raise CheckpointError where it wants another network.
+    """Return where a training starts: what is left open is the backbone's, or the default.
 
-    Kind, width, resolutions and preprocessing are the backbone's. Other classes than its own get a
-    new classifier, and a lower learning rate for the rest.
+    Raise CheckpointError where another network than the backbone's is asked for.
     """
     if backbone is None:
-        # Class folders hold objects that fill the picture; a scene's sign may be anywhere in it.
-        preprocessing = Preprocessing(crop_fraction=1.0, interpolation='area')
         return Start(
-            replace(
-                request,
-                kind=request.kind or DEFAULT_KIND,
-                width_mult=request.width_mult or DEFAULT_WIDTH,
-                resolutions=request.resolutions or DEFAULT_RESOLUTIONS,
-                body_rate=1.0 if request.body_rate is None else request.body_rate,
-            ),
-            preprocessing,
-            None,
+            kind or DEFAULT_KIND,
+            width_mult or DEFAULT_WIDTH,
+            resolutions or DEFAULT_RESOLUTIONS,
+            # Class folders hold objects that fill the picture; a scene's sign may be anywhere.
+            Preprocessing(crop_fraction=1.0, interpolation='area'),
         )
-    spec = backbone.backbone
-    kind, width = request.kind or spec.kind, request.width_mult or spec.width_mult
-    if (kind, width) != (spec.kind, spec.width_mult):
+    own = backbone.backbone
+    kind, width_mult = kind or own.kind, width_mult or own.width_mult
+    if (kind, width_mult) != (own.kind, own.width_mult):
         raise CheckpointError(
-            f'{backbone.directory} is {spec.kind} of width {spec.width_mult:g}; asked for are '
-            f'{kind} and width {width:g}: leave --kind and --width-mult out to take its own'
+            f'{backbone.directory} is {own.kind} of width {own.width_mult:g}; asked for are '
+            f'{kind} and width {width_mult:g}: leave --kind and --width-mult out to take its own'
         )
-    weights: Mapping[str, torch.Tensor] = backbone.load().state_dict()
-    is_new = tuple(classes) != tuple(backbone.labels)
-    if is_new:
-        weights = {n: tensor for n, tensor in weights.items() if not n.startswith(CLASSIFIER)}
-    body_rate = NEW_CLASSES_BODY_RATE if is_new else 1.0
     return Start(
-        replace(
-            request,
-            kind=kind,
-            width_mult=width,
-            resolutions=request.resolutions or backbone.resolutions,
-            body_rate=body_rate if request.body_rate is None else request.body_rate,
-        ),
-        backbone.preprocessing,
-        weights,
+        kind, width_mult, resolutions or backbone.resolutions, backbone.preprocessing, backbone
     )

@@ -35,7 +35,7 @@ from dynamic_ofa_ros.offline.accuracy.evaluation import (
 from dynamic_ofa_ros.offline.data.datasets import ImageDataset, RenderedSigns, open_splits
 from dynamic_ofa_ros.offline.data.store import build_store, open_store, remove_store
 from dynamic_ofa_ros.offline.training.distributed import World, joined, started_world
-from dynamic_ofa_ros.offline.training.fine_tuning import DEFAULT_RESOLUTIONS, start_of
+from dynamic_ofa_ros.offline.training.fine_tuning import start_of
 from dynamic_ofa_ros.offline.training.run_folder import (
     DataIdentity,
     append_metrics,
@@ -152,11 +152,16 @@ def train(request: TrainingRequest) -> TrainingReport:
 
 
 def _train(request: TrainingRequest, directory: Path, device: str, world: World) -> TrainingReport:
-    start = open_backbone(request.start_from) if request.start_from else None
+    start = start_of(
+        open_backbone(request.start_from) if request.start_from else None,
+        request.kind,
+        request.width_mult,
+        request.resolutions,
+    )
+    resolutions, preprocessing = start.resolutions, start.preprocessing
     cv2.setNumThreads(1)
     directory.mkdir(parents=True, exist_ok=True)
-    sizes = request.resolutions or (start.resolutions if start else DEFAULT_RESOLUTIONS)
-    side = round(max(sizes) * STORE_MARGIN)
+    side = round(max(resolutions) * STORE_MARGIN)
     training, held_out = open_data(
         request.data,
         request.rendered_images,
@@ -164,10 +169,6 @@ def _train(request: TrainingRequest, directory: Path, device: str, world: World)
         min(max(side, SMALLEST_SCENE_HEIGHT), SCENE_HEIGHT),
     )
     classes = training.classes
-    begun = start_of(request, start, classes)
-    request, preprocessing = begun.request, begun.preprocessing
-    assert request.width_mult is not None
-    assert request.body_rate is not None
     identity = DataIdentity.of(training)
     if not world.is_first:
         world.wait()  # for what the first one decodes
@@ -175,13 +176,13 @@ def _train(request: TrainingRequest, directory: Path, device: str, world: World)
     held_out = _stored(
         held_out,
         directory / 'held_out.npy',
-        held_out_side(request.resolutions),
+        held_out_side(resolutions),
         'decoding held-out images',
     )
     if world.is_first:
         world.wait()
     settings = TrainingSettings(
-        resolutions=request.resolutions,
+        resolutions=resolutions,
         epochs=request.epochs,
         largest_only_epochs=request.largest_only_epochs,
         random_subnets=request.random_subnets,
@@ -191,12 +192,12 @@ def _train(request: TrainingRequest, directory: Path, device: str, world: World)
         # A far sign near the edge must stay in the picture.
         smallest_crop=0.9 if request.data == SIGNS else TrainingSettings.smallest_crop,
         seed=request.seed,
-        start_from=sha256_of(start.directory / BACKBONE_FILE) if start else '',
-        body_rate=request.body_rate,
+        start_from=sha256_of(start.backbone.directory / BACKBONE_FILE) if start.backbone else '',
+        body_rate=start.body_rate(classes) if request.body_rate is None else request.body_rate,
     )
     data_name = printable(Path(request.data).name) or 'images'
-    name = f'{data_name}_{_SHORT[request.kind]}_w{request.width_mult:g}'
-    backbone = BackboneSpec(name, request.kind, request.width_mult, len(classes))
+    name = f'{data_name}_{_SHORT[start.kind]}_w{start.width_mult:g}'
+    backbone = BackboneSpec(name, start.kind, start.width_mult, len(classes))
     trainer = Trainer(
         backbone,
         settings,
@@ -204,7 +205,7 @@ def _train(request: TrainingRequest, directory: Path, device: str, world: World)
         training,
         directory,
         device,
-        begun.weights,
+        start.weights(classes),
         world,
         identity,
     )
@@ -290,14 +291,14 @@ def _train(request: TrainingRequest, directory: Path, device: str, world: World)
         backbone=backbone,
         preprocessing=preprocessing,
         labels=classes,
-        resolutions=request.resolutions,
+        resolutions=resolutions,
         training={
             'data': printable(Path(request.data).name),
             'images': len(training),
             'epochs': request.epochs,
-            'resolutions': list(request.resolutions),
+            'resolutions': list(resolutions),
             'weights': kept,
-            **({'fine_tuned_from': dict(start.training)} if start else {}),
+            **({'fine_tuned_from': dict(start.backbone.training)} if start.backbone else {}),
             'held_out_top1_largest': round(largest, 5),
         },
     ).save(candidates[kept])
