@@ -74,6 +74,7 @@ setup(
         'imagenet': ['onnx', 'torch', *IMAGENET],
         'offline': OFFLINE,
         'ray': ['ray'],
+        'tensorboard': ['tensorboard'],
         'dev': [
             *CPU,
             *OPENCV,
@@ -84,6 +85,7 @@ setup(
             'pytest>=7',
             'ray',
             'ruff',
+            'tensorboard',
             'types-PyYAML',
         ],
     },
