@@ -119,5 +119,5 @@ def test_levels_of_another_backbone_are_rejected() -> None:
     found.check_fits(fine_tuned, space)
     with pytest.raises(LevelFileError, match=r'mine is ofa_mobilenetv3, width 1: give the'):
         found.check_fits(BackboneSpec('mine', 'ofa_mobilenetv3', 1.0, 1000), space)
-    with pytest.raises(LevelFileError, match='level 1 is no sub-network of mine: r is 176'):
+    with pytest.raises(LevelFileError, match='level 1 is not a sub-network of mine: r is 176'):
         found.check_fits(fine_tuned, search_space('ofa_mobilenetv3', (160, 224)))
