@@ -1,10 +1,10 @@
-"""The numbers of README.md and docs/, written from the result files into their marked blocks.
+"""Write the numbers in README.md and docs/ from the result files into marked blocks.
 
-    python -m benchmarks.tables            # renew every block whose numbers changed
-    python -m benchmarks.tables --check    # change nothing; exit status 1 if one is out of date
+    python -m benchmarks.tables            # update all outdated blocks
+    python -m benchmarks.tables --check    # change nothing; exit status 1 if a block is outdated
 
 A block begins with `<!-- generated: NAME -->` and ends with `<!-- generated: end -->`; NAME is one
-of BLOCKS. `test/test_documents.py` fails where a block differs from its result file.
+of BLOCKS. `test/test_documents.py` fails if a block differs from its result file.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ MARKER = '<!-- generated: '
 
 
 class BlockError(ValueError):
-    """A block that does not exist, or that does not end."""
+    """A block is unknown or has no end marker."""
 
 
 def main() -> int:
-    """Renew the blocks, or check them; return the exit status."""
+    """Update or check the blocks; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--check', action='store_true', help='change nothing; 1 if out of date')
+    parser.add_argument('--check', action='store_true', help='change nothing; 1 if outdated')
     is_check = parser.parse_args().check
     stale = [path for path in documents() if renew(path, write=not is_check)]
     for path in stale:
-        print(f'{path.relative_to(ROOT)}: {"out of date" if is_check else "renewed"}')
+        print(f'{path.relative_to(ROOT)}: {"outdated" if is_check else "updated"}')
     return 1 if is_check and stale else 0
 
 
 def documents() -> list[Path]:
-    """Return README.md and every page of docs/."""
+    """Return README.md and all pages of docs/."""
     return [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 
 
 def renew(path: Path, *, write: bool) -> bool:
-    """Return whether the blocks of a document were out of date; write them anew if asked to."""
+    """Return whether blocks of a document were outdated; update them if `write` is set."""
     text = path.read_text(encoding='utf-8')
     new = renewed(text)
     if write and new != text:
@@ -59,16 +59,16 @@ def renew(path: Path, *, write: bool) -> bool:
 
 
 def renewed(text: str) -> str:
-    """Return a document with the blocks as the results have them; raise BlockError."""
+    """Return a document with updated blocks; raise BlockError."""
     if 2 * len(BLOCK.findall(text)) != text.count(MARKER):
-        raise BlockError(f'a block does not end: each needs {MARKER}NAME --> and {MARKER}end -->')
+        raise BlockError(f'a block has no end: {MARKER}NAME --> requires {MARKER}end -->')
     return BLOCK.sub(_renewed_block, text)
 
 
 def _renewed_block(match: re.Match[str]) -> str:
     name = match[2]
     if name not in BLOCKS:
-        raise BlockError(f'there is no block {name!r}; known are {", ".join(BLOCKS)}')
+        raise BlockError(f'unknown block {name!r}; known blocks are {", ".join(BLOCKS)}')
     return f'{match[1]}{BLOCKS[name]()}\n{match[4]}'
 
 
@@ -85,19 +85,19 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def source(document: dict[str, Any], name: str) -> str:
-    """Return where and when numbers were measured, a line in italics."""
+    """Return where and when numbers were measured, as a line in italics."""
     machine, day = document['machine'], document['measured_at'][:10]
     processor = f'{machine["cpu"]}, {machine["cores"]} cores'
     return f'*`benchmarks/results/{name}.json`: {processor}, {day}.*'
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """Return a fraction as a number of per cent."""
+    """Return a fraction in per cent."""
     return f'{100.0 * share:.{digits}f}'
 
 
 def demo() -> str:
-    """Return the demo's sentence, as a sentence."""
+    """Return the result of the demo with its conditions."""
     document = results('demo')
     cpus = document['conditions']['cpus']
     sentence = document['result'][-1]
@@ -108,7 +108,7 @@ def demo() -> str:
 
 
 def demo_sentence() -> str:
-    """Return the demo's sentence as the terminal shows it."""
+    """Return the result of the demo as shown in the terminal."""
     return f'    {results("demo")["result"][-1]}'
 
 
@@ -155,7 +155,7 @@ def imagenet() -> str:
 
 
 def node_losses() -> str:
-    """Return how many images get lost with and without the Fast DDS profile."""
+    """Return the numbers of lost images with and without the Fast DDS profile."""
     document = results('node')
     found: dict[str, list[str]] = {}
     for stream in document['results']['streams']:
@@ -170,7 +170,7 @@ def node_losses() -> str:
 
 
 def node_stages() -> str:
-    """Return what every stage of the node takes."""
+    """Return the time of every stage of the node."""
     stages = {
         'executor (arrival to callback)': 'executor',
         'queue (callback to worker)': 'queue',
@@ -205,7 +205,7 @@ def _quantiles(stage: dict[str, float]) -> str:
 
 
 def calibration() -> str:
-    """Return what batch-norm statistics of so many images are worth."""
+    """Return the accuracy with batch-norm statistics of different numbers of images."""
     document = results('calibration')
     by_level: dict[int, dict[tuple[int, bool], str]] = {}
     resolutions = {}
@@ -228,7 +228,7 @@ def calibration() -> str:
 
 
 def latency_models() -> str:
-    """Return how well latency models predict networks that they were not fitted on."""
+    """Return the errors of latency models on held-out networks."""
     document = results('latency_models')
     found = document['results']
     correction = found['correction']
@@ -255,7 +255,7 @@ def latency_models() -> str:
 
 
 def search() -> str:
-    """Return what each search gains over the published one."""
+    """Return the gain of each search over the published results."""
     document = results('search')
     names = {'nsga2': '**default**', 'algorithm 1': 'Algorithm 1', 'random': 'random'}
     rows = []
@@ -287,7 +287,7 @@ def search() -> str:
 
 
 def constants() -> str:
-    """Return the constants of the policy `predictive` that decide what a user sees."""
+    """Return the main constants of the policy `predictive`."""
     rows = [
         ('frames remembered', series.WINDOW),
         ('a run of frames is a change below a chance of', f'{series.CHANCE:g}'),
@@ -310,7 +310,7 @@ def _times(name: str) -> str:
 
 
 def ablations() -> str:
-    """Return what the policy `predictive` reaches without one mechanism at a time."""
+    """Return the results of the policy `predictive` without one mechanism at a time."""
     document = results('ablations')
     variants = document['results']['variants']
     rows = [(name, *(f'{value:.4g}' for value in row.values())) for name, row in variants.items()]
@@ -321,7 +321,7 @@ def ablations() -> str:
 
 
 def coordination() -> str:
-    """Return what classifiers on one device reach together, and each for itself."""
+    """Return the results of coordinated and independent classifiers on one device."""
     document = results('coordination')
     groups = dict.fromkeys(document['results'], ('collective',))
     groups['all'] = tuple(document['results']['all'])
@@ -350,7 +350,7 @@ COORDINATION = {
     'settled, s (median)': 'settled p50 s',
     'restless %': 'restless %',
 }
-"""The columns that the pages show, and what they are in the result file."""
+"""The columns of the tables, by their key in the result file."""
 
 GROUPS = {
     'time_slicing': 'time slicing',
@@ -360,7 +360,7 @@ GROUPS = {
     'limit': 'a limit changes',
     'importance': 'an importance changes',
 }
-"""What the pages call groups of scenarios."""
+"""Names of the groups of scenarios in the tables."""
 
 
 def _reached(found: dict[str, Any]) -> tuple[str, ...]:
@@ -368,7 +368,7 @@ def _reached(found: dict[str, Any]) -> tuple[str, ...]:
 
 
 def coordination_ablations() -> str:
-    """Return what classifiers on one device reach without one part of the mechanism at a time."""
+    """Return the results of coordinated classifiers without one part at a time."""
     document = results('coordination_ablations')
     rows = [
         ('all parts' if name == 'collective' else name, *_reached(found))
@@ -378,7 +378,7 @@ def coordination_ablations() -> str:
 
 
 def targets() -> str:
-    """Return how the policy `predictive` meets its targets on simulated traces."""
+    """Return the targets of the policy `predictive` on simulated traces, and the results."""
     document = results('policies')
     rows = [
         (
@@ -412,7 +412,7 @@ def traces() -> str:
 
 
 def engines() -> str:
-    """Return what a level takes with each engine, and as the supernet runs it by itself."""
+    """Return the latency of a level with each engine, and in the supernet."""
     cpu, gpu = results('engines'), results('gpu_check')
     name = 'ofa_mbv3_d234_e346_k357_w1.2 (random weights)'
     on_gpu = {level['level']: level for level in gpu['results']['families'][name]['levels']}
@@ -440,7 +440,7 @@ def engines() -> str:
 
 
 def engine_targets() -> str:
-    """Return what the engine for the CPU was to reach, and what it did."""
+    """Return the targets of the CPU engines, and the results."""
     document = results('engines')
     signs = document['results']['signs']
     published = document['results']['ofa_mbv3_d234_e346_k357_w1.2 (random weights)']
@@ -467,7 +467,7 @@ def _mean_ratio(family: dict[str, Any], engine: str, baseline: str) -> float:
 
 
 def switching() -> str:
-    """Return what a switch costs."""
+    """Return the cost of a switch."""
     cpu, gpu = results('switching'), results('gpu_check')
     of_signs = gpu['results']['families']['signs']['switching']
     anew = 'as published: the level is taken out anew'
@@ -484,7 +484,7 @@ def switching() -> str:
 
 
 def precision() -> str:
-    """Return what each precision takes, and how often it is right."""
+    """Return latency and accuracy of each precision."""
     document = results('precision')
     rows = []
     for family, levels in document['results'].items():
@@ -502,7 +502,7 @@ def precision() -> str:
 
 
 def scheduling() -> str:
-    """Return what niceness and other ways are worth beside busy processes."""
+    """Return the effect of niceness and other variants beside busy processes."""
     document = results('scheduling')
     columns = list(document['results'].values())
     rows = [
@@ -514,7 +514,7 @@ def scheduling() -> str:
 
 
 def memory() -> str:
-    """Return what memory the levels take."""
+    """Return the memory of the levels."""
     document = results('memory')
     rows = []
     for family, of in document['results'].items():
@@ -539,7 +539,7 @@ def memory() -> str:
 
 
 def start() -> str:
-    """Return how long a start takes."""
+    """Return the time of a start."""
     document = results('start')
     kinds = {
         'first': 'first start: engines are built',
@@ -555,7 +555,7 @@ def start() -> str:
 
 
 def preprocessing() -> str:
-    """Return how long decoding and preprocessing take, and that accuracy stays."""
+    """Return the time of decoding and preprocessing, and the effect on the accuracy."""
     document = results('preprocessing')
     rows = [
         (
@@ -583,7 +583,7 @@ def preprocessing() -> str:
 
 
 def backbones() -> str:
-    """Return what the published backbones cost at their smallest and their largest."""
+    """Return the cost of the smallest and largest sub-networks of the published backbones."""
     from dynamic_ofa_ros.supernet.network import PUBLISHED  # imports torch
 
     rows = []

@@ -1,4 +1,4 @@
-"""The benchmark of single mechanisms: each variant changes the policy; the recording is whole."""
+"""The benchmark of ablations: each variant changes the policy; the recording is complete."""
 
 from contextlib import ExitStack
 from functools import lru_cache

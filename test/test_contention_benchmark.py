@@ -1,4 +1,4 @@
-"""`benchmarks.contention`: what it calculates, the order it measures in, how it goes on; a run."""
+"""`benchmarks.contention`: calculations, order of measurement, resuming, and a complete run."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ NODE = {
 
 
 class FakeSite:
-    """A node on a device that a load slows down by a factor; an ideal policy unless fixed."""
+    """A node on a device that is slowed down by a load; an ideal policy unless fixed."""
 
     levels, platform, rate_hz = LEVELS, 'cpu-none', RATE_HZ
 
@@ -144,10 +144,10 @@ def test_a_killed_run_goes_on(site, tmp_path, capsys):
     arguments = ('--loads', 'busy-2', '--seconds', '2')
     site.dies_after = 10
     assert run(tmp_path, *arguments) == 130
-    assert 'goes on from here' in capsys.readouterr().err
+    assert 'run the same command again' in capsys.readouterr().err
     site.dies_after = math.inf
     assert run(tmp_path, *arguments) == 0
-    assert len(site.played) == 3 * 7  # none twice
+    assert len(site.played) == 3 * 7  # none is measured twice
     assert run(tmp_path, *arguments) == 0
     assert len(site.played) == 3 * 7
     assert run(tmp_path, *arguments, '--seconds', '3') == 2
@@ -202,7 +202,7 @@ def test_every_round_begins_with_another_policy():
     [
         ([[10, 10, 10], [10, 10, 10]], 60, [3, 3]),
         ([[10, 10, 10], [10, 10, 10]], 45, [3, 1]),
-        ([[10, 10, 10], [1, 1, 1]], 25, [2, 0]),  # what is cheap does not overtake
+        ([[10, 10, 10], [1, 1, 1]], 25, [2, 0]),  # cheaper loads are not preferred
         ([[10, 10, 10], [10, 10, 10]], 1, [1, 0]),
         ([[0, 0, 0], [10, 10, 10]], 25, [3, 2]),
         ([[10, 10, 10], [0, 0, 0]], 12, [1, 3]),
@@ -234,7 +234,7 @@ def test_an_image_without_an_answer_is_late_and_in_every_share():
     assert found['late_under_load'] == pytest.approx(1.0)
     assert found['on_time_top1'] == pytest.approx((0.8 + 0.7) / 4)
     assert found['mean_top1'] == pytest.approx((0.8 + 0.8 + 0.7) / 3, abs=1e-4)
-    assert [frame.accuracy for frame in line.judged] == [1.0, 0.0, 1.0, 0.0]
+    assert [frame.accuracy for frame in line.with_truth] == [1.0, 0.0, 1.0, 0.0]
     row = contention_report.row_of([line])
     assert row['right_on_time'] == pytest.approx(1 / 4)
     blind = timeline_of(segment, LEVELS, LIMIT_MS, has_truth=False)
@@ -242,7 +242,7 @@ def test_an_image_without_an_answer_is_late_and_in_every_share():
 
 
 def line_with(late_shares, seed=0):
-    """Return a run of 40 s whose pieces of 2.5 s have these shares of late frames, in turn."""
+    """Return a run of 40 s whose blocks of 2.5 s have these shares of late frames, repeated."""
     rng = random.Random(seed)
     frames = []
     for number in range(800):
@@ -263,7 +263,7 @@ def test_intervals_hold_the_share_and_are_wider_where_frames_cluster():
 
 
 def test_intervals_know_nothing_of_when_the_load_was_on():
-    """A share that only the load makes is certain: how long it was on is no chance."""
+    """The interval is empty if lateness depends on the load only, whose duration is fixed."""
     line = line_with([0.0])
     frames = tuple(
         frame._replace(latency_ms=20.0) if line.is_loaded(frame) else frame
@@ -274,7 +274,7 @@ def test_intervals_know_nothing_of_when_the_load_was_on():
 
 
 def journal_of(folder, levels_late, predictive_late):
-    """Return a journal beside two busy processes: shares of late images under load by policy."""
+    """Return a journal of two busy processes; shares of late images under load by policy."""
     journal = Journal(folder / 'made_up.jsonl', SETTINGS)
     trials = {str(level): [5.0] for level in (1, 2, 3)}
     journal.append('node', {**NODE, 'free_ms': trials})
@@ -346,7 +346,7 @@ def test_what_a_killed_process_left_of_a_line_is_cut_off(tmp_path):
     assert again.records == journal.records
     again.append('segment', {'b': 3})
     assert [record['b'] for record in Journal(path, {'a': 1}).find('segment')] == [[2.5, None], 3]
-    with pytest.raises(JournalError, match='was begun with a 1, now it is 2'):
+    with pytest.raises(JournalError, match='was started with a 1, but now it is 2'):
         Journal(path, {'a': 2})
 
 
@@ -360,7 +360,7 @@ def test_a_limit_that_nothing_meets_is_an_error():
 
 @pytest.mark.long
 def test_the_smallest_run_on_the_real_node(tmp_path):
-    """All parts as processes, the baseline's launcher and two kinds of load."""
+    """Run all processes, including the launcher of the baseline, with two kinds of load."""
     command = [
         sys.executable, '-m', 'benchmarks.contention', '--loads', 'busy-1,classifier',
         '--policies', 'alert,predictive', '--fixed', '1', '--repeats', '1', '--seconds', '4',

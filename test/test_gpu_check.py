@@ -1,4 +1,4 @@
-"""`make gpu-check`: its logic with a fake GPU, and its figures from frames made by hand."""
+"""`make gpu-check` with a fake GPU, and its metrics of hand-made frames."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_without_time_the_rest_is_skipped_and_said(tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')
 def test_without_a_gpu_one_sentence_says_what_is_missing(capsys, tmp_path):
     assert gpu_check.main(['--output', str(tmp_path)]) == 2
-    assert 'sees no NVIDIA GPU' in capsys.readouterr().err
+    assert 'finds no NVIDIA GPU' in capsys.readouterr().err
 
 
 def test_the_limit_lets_a_middle_level_win_where_one_can():
@@ -145,7 +145,7 @@ def test_a_switch_of_the_platform_counts():
 
 
 def test_the_training_job_trains(monkeypatch):
-    """On the CPU, with small images: it is a ResNet-50."""
+    """Run the ResNet-50 on the CPU with small images."""
     monkeypatch.setattr(gpu_load, 'BATCH', 2)
     monkeypatch.setattr(gpu_load, 'RESOLUTION', 32)
     monkeypatch.setattr(torch.cuda, 'synchronize', lambda: None)
