@@ -147,7 +147,7 @@ def imagenet() -> str:
         for level in document['results']['levels']
     ]
     headers = (
-        'level', 'network', 'input, px', 'top-1, %', 'known how', 'on the photographs, %',
+        'level', 'network', 'input, px', 'top-1, %', 'source', 'on the photographs, %',
         'mean top score', 'median, ms',
     )  # fmt: skip
     photographs = f'{document["results"]["photographs"]:,} photographs, onnxruntime, one thread.'
@@ -192,7 +192,7 @@ def node_stages() -> str:
     return (
         f'{table(("", *stages.values()), rows)}\n\n'
         f'From start to first label: {start_s["cold"]:.1f} s with an empty cache, '
-        f'{start_s["warm"]:.1f} s after that.'
+        f'{start_s["warm"]:.1f} s with a filled one.'
     )
 
 
@@ -217,7 +217,7 @@ def calibration() -> str:
     keys = list(next(iter(by_level.values())))
     rows = [
         (
-            f'{images:,}' if images else "0: the supernet's own",
+            f'{images:,}' if images else '0 (statistics of the supernet)',
             ('yes' if is_augmented else 'no') if images else '',
             *(cells[images, is_augmented] for cells in by_level.values()),
         )
@@ -280,8 +280,8 @@ def search() -> str:
                 )
             )
     headers = (
-        'table', 'search', 'evaluations', 's', 'gain at the limits, least to most',
-        'seeds as good at all limits', 'hypervolume, near / far',
+        'table', 'search', 'evaluations', 's', 'gain at the limits (range)',
+        'seeds without a loss at any limit', 'hypervolume, near / far',
     )  # fmt: skip
     return f'{table(headers, rows)}\n\n{source(document, "search")}'
 
@@ -289,20 +289,20 @@ def search() -> str:
 def constants() -> str:
     """Return the main constants of the policy `predictive`."""
     rows = [
-        ('frames remembered', series.WINDOW),
-        ('a run of frames is a change below a chance of', f'{series.CHANCE:g}'),
-        ('the guess for a level weighs as many of its own frames as', experience.GUESS_WEIGHT),
-        ("a level's own frames count half after", f'{experience.OWN_HALF_LIFE_S:g} s'),
-        ('contended from a slowdown of', experience.CONTENDED_ABOVE),
-        ('left at so many times the allowed share of late frames', predictive.STAY),
-        ('margin on the way up, sd of the profile', predictive.MARGIN_SD),
-        ('shortest and longest hold', f'{_times("SHORTEST_HOLD")} and {_times("LONGEST_HOLD")}'),
-        ('hold before the first trial', _times('FIRST_TRIAL_HOLDS')),
-        ('longer after every failed trial', f'{predictive.TRIAL_GROWTH:g} times'),
-        ('longest hold before a trial', f'{predictive.LONGEST_TRIAL_S:g} s'),
-        ('shares of late frames that count as equal', f'{predictive.LATE_TOLERANCE:.0%} apart'),
+        ('stored frames', series.WINDOW),
+        ('probability below which a run of frames is a change', f'{series.CHANCE:g}'),
+        ("weight of a level's estimate, in own frames of the level", experience.GUESS_WEIGHT),
+        ("half-life of a level's own frames", f'{experience.OWN_HALF_LIFE_S:g} s'),
+        ('slowdown above which the device is contended', experience.CONTENDED_ABOVE),
+        ('share of late frames to leave a level, relative to the allowed one', predictive.STAY),
+        ('margin for moves up, in standard deviations of the profile', predictive.MARGIN_SD),
+        ('minimum and maximum hold time', f'{_times("SHORTEST_HOLD")}, {_times("LONGEST_HOLD")}'),
+        ('wait before the first trial', _times('FIRST_TRIAL_HOLDS')),
+        ('growth of the wait after every failed trial', f'{predictive.TRIAL_GROWTH:g} times'),
+        ('maximum wait before a trial', f'{predictive.LONGEST_TRIAL_S:g} s'),
+        ('difference in late frames that is ignored', f'{predictive.LATE_TOLERANCE:.0%}'),
     ]
-    return table(('what', 'value'), rows)
+    return table(('constant', 'value'), rows)
 
 
 def _times(name: str) -> str:
@@ -313,11 +313,36 @@ def ablations() -> str:
     """Return the results of the policy `predictive` without one mechanism at a time."""
     document = results('ablations')
     variants = document['results']['variants']
-    rows = [(name, *(f'{value:.4g}' for value in row.values())) for name, row in variants.items()]
+    rows = [
+        (VARIANTS.get(name, name), *(f'{value:.4g}' for value in row.values()))
+        for name, row in variants.items()
+    ]
     headers = ('', *next(iter(variants.values())))
     best = document['results']['best_fixed_on_time_percent']
     note = f'Best fixed level in hindsight on the recording: {best:.1f} % on time.'
     return f'{table(headers, rows)}\n\n{note} {source(document, "ablations")}'
+
+
+VARIANTS = {
+    'all of it': 'all mechanisms',
+    'no rhythm': 'no prediction of periodic loads',
+    "no frames of a level's own": 'no own frames of a level',
+    'own frames of a heavier load count fully': 'own frames under a heavier load count fully',
+    'a strong frame never begins a step': 'no step after a single strong frame',
+    "the profile's noise stands for one frame": "the profile's noise counts as one frame",
+    'left at the allowed share': 'levels are left at the allowed share of late frames',
+    'no margin on the way up': 'no margin for moves up',
+    'a hold that never changes': 'constant hold time',
+    'demand the same at every level': 'same demand at every level',
+    'scatter of frames not learnt': 'spread of latencies not learnt',
+    'error of the prediction not fed back': 'no feedback of the prediction error',
+    'nothing lighter than predicted': 'no lighter combination than predicted',
+    'no quick succession after a change': 'no quick trials after a change',
+    'own frames do not speak against': 'late own frames do not override an agreement',
+    'nothing dared': 'no trials against the prediction',
+    'what no level cures not learnt': 'unavoidable late frames not learnt',
+}
+"""Names of the ablations in the tables, by their name in the result files."""
 
 
 def coordination() -> str:
@@ -334,11 +359,11 @@ def coordination() -> str:
     met, loss = found['met %'], found['loss mean']
     is_met = met >= 96.0 and loss <= 0.3 and not found['restless %']
     verdict = (
-        f'Against the targets (96 % met, 0.3 points lost, nobody restless): '
-        f'**{"met" if is_met else "missed"}**, with {met:.1f} % met, {loss:.2f} points lost and '
+        f'The targets (96 % met, a loss of 0.3 points, 0 % restless) are '
+        f'**{"met" if is_met else "missed"}**: {met:.1f} % met, a loss of {loss:.2f} points and '
         f'{found["restless %"]:.1f} % restless.'
     )
-    headers = ('scenarios', 'who', *COORDINATION)
+    headers = ('scenarios', 'contender', *COORDINATION)
     return f'{table(headers, rows)}\n\n{verdict} {source(document, "coordination")}'
 
 
@@ -354,9 +379,9 @@ COORDINATION = {
 
 GROUPS = {
     'time_slicing': 'time slicing',
-    'none': 'nothing changes',
-    'comes': 'a model comes',
-    'dies': 'a model dies',
+    'none': 'no change',
+    'comes': 'a model starts',
+    'dies': 'a model fails',
     'limit': 'a limit changes',
     'importance': 'an importance changes',
 }
@@ -371,7 +396,7 @@ def coordination_ablations() -> str:
     """Return the results of coordinated classifiers without one part at a time."""
     document = results('coordination_ablations')
     rows = [
-        ('all parts' if name == 'collective' else name, *_reached(found))
+        ('all parts' if name == 'collective' else VARIANTS.get(name, name), *_reached(found))
         for name, found in document['results']['all'].items()
     ]
     return f'{table(("", *COORDINATION), rows)}\n\n{source(document, "coordination_ablations")}'
@@ -390,7 +415,7 @@ def targets() -> str:
         )
         for target in document['results']['targets']
     ]
-    headers = ('target', 'wanted', 'found', '95 % interval', '')
+    headers = ('metric', 'target', 'result', '95 % interval', '')
     return f'{table(headers, rows)}\n\n{source(document, "policies")}'
 
 
@@ -455,7 +480,7 @@ def engine_targets() -> str:
         found = _mean_ratio(family, engine, baseline)
         is_met = 'met' if found <= aim else f'missed by {found - aim:.2g}'
         rows.append((f'{engine} / {baseline}, {name}', f'<= {aim:g}', f'{found:.2f}', is_met))
-    headers = ('mean ratio of the levels', 'wanted', 'found', '')
+    headers = ('mean ratio of the levels', 'target', 'result', '')
     return f'{table(headers, rows)}\n\n{source(document, "engines")}'
 
 
@@ -470,16 +495,16 @@ def switching() -> str:
     """Return the cost of a switch."""
     cpu, gpu = results('switching'), results('gpu_check')
     of_signs = gpu['results']['families']['signs']['switching']
-    anew = 'as published: the level is taken out anew'
+    published = 'published method: the level is extracted again'
     rows = [
         ('CPU', 'an index changes', _quantiles(cpu['results']['all'])),
-        ('CPU', 'no switch: how far any frame is off', _quantiles(cpu['results']['no_switch'])),
-        ('CPU', anew, _quantiles(cpu['results']['published_way'])),
+        ('CPU', 'no switch (noise of the machine)', _quantiles(cpu['results']['no_switch'])),
+        ('CPU', published, _quantiles(cpu['results']['published_way'])),
         ('GPU', 'an index changes', _quantiles(of_signs['resident'])),
-        ('GPU', anew, _quantiles(of_signs['published_way'])),
+        ('GPU', published, _quantiles(of_signs['published_way'])),
         ('Jetson, published', 'Dynamic-OFA / AutoSlim / MutualNet', '73 / 33 / 17 on average'),
     ]
-    headers = ('', 'way', 'extra time of the first frame: median / 95 % / 99 %, ms')
+    headers = ('', 'method', 'extra time of the first frame: median / 95 % / 99 %, ms')
     return f'{table(headers, rows)}\n\n{source(cpu, "switching")}'
 
 
@@ -532,8 +557,8 @@ def memory() -> str:
             )
         rows.append((family, 'supernet in PyTorch', f'{of["supernet_mb"]:.0f}', '', '', ''))
     headers = (
-        'family', 'engine', 'all levels, MB', 'the largest alone', 'ratio',
-        '`max_resident_mb` of half',
+        'family', 'engine', 'all levels, MB', 'largest level only, MB', 'ratio',
+        'with half as `max_resident_mb`, MB',
     )  # fmt: skip
     return f'{table(headers, rows)}\n\n{source(document, "memory")}'
 
@@ -542,9 +567,9 @@ def start() -> str:
     """Return the time of a start."""
     document = results('start')
     kinds = {
-        'first': 'first start: engines are built',
-        'warm': 'every other',
-        'published way': 'PyTorch, the supernet and one level of it',
+        'first': 'first start, which builds engines',
+        'warm': 'later starts',
+        'published way': 'PyTorch, the supernet and one level',
     }
     rows = [
         (family, what, f'{of[kind]["median_s"]:.1f}')
@@ -575,9 +600,9 @@ def preprocessing() -> str:
         f'on {found["images"]:,} images'
         for name, found in of.items()
     ]
-    headers = ('image', 'encoding', 'px', 'step by step, ms', 'now, ms', 'ratio')
+    headers = ('image', 'encoding', 'px', 'literal definition, ms', '`preprocess`, ms', 'ratio')
     return (
-        f'{table(headers, rows)}\n\nAccuracy with it, less that with exact means: '
+        f'{table(headers, rows)}\n\nDifference in accuracy to exact averaging: '
         f'{"; ".join(sentences)}.\n\n{source(document, "preprocessing")}'
     )
 
