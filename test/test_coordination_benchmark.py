@@ -21,11 +21,11 @@ def levels_played(contender, seed):
 
 
 @pytest.mark.parametrize('part', [name for name in ABLATIONS if name != FOR_OTHER_CASES])
-def test_what_is_left_out_changes_what_is_agreed(part):
+def test_an_ablation_changes_the_agreement(part):
     assert any(levels_played(part, seed) != levels_played('collective', seed) for seed in SEEDS)
 
 
-def test_what_was_left_out_is_there_again_afterwards():
+def test_a_removed_part_is_restored_afterwards():
     seed = SEEDS[0]
     before = play_with(draw(seed), 'collective')
     for part in ABLATIONS:

