@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from dynamic_ofa_ros.errors import FamilyError, LevelFileError, SimulationError
 from dynamic_ofa_ros.family import Family, LatencyProfile, Level, LevelLatency
+from dynamic_ofa_ros.space.spaces import search_space
 
 DEFAULT_LEVELS = 'ofa_mbv3_w12_xavier_nx_gpu'
 
@@ -151,7 +152,6 @@ def _load(name_or_path: str, platform: str | None) -> SimulatedPlatform:
 
 
 def _of_level_file(name_or_path: str) -> SimulatedPlatform:
-    from dynamic_ofa_ros.space.architecture import count_cost
     from dynamic_ofa_ros.supernet.published.level_file import read_levels
 
     listed = read_levels(name_or_path)
@@ -163,7 +163,10 @@ def _of_level_file(name_or_path: str) -> SimulatedPlatform:
                 f'{"accuracy" if entry.accuracy is None else "latency_ms"}; '
                 'a simulation requires both for every level'
             )
-        cost = count_cost(entry.architecture, listed.backbone.width_mult, listed.backbone.classes)
+        space = search_space(listed.backbone.kind, (entry.architecture.r,))
+        cost = space.count_cost(
+            entry.architecture, listed.backbone.width_mult, listed.backbone.classes
+        )
         levels.append(
             Level(
                 index,

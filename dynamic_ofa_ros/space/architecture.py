@@ -325,11 +325,6 @@ class SubnetArchitecture:
         return replace(self, ks=kept('ks'), e=kept('e'))
 
 
-def count_cost(architecture: SubnetArchitecture, width_mult: float, classes: int) -> Cost:
-    """Count MACs and parameters of an OFA-MobileNetV3 sub-network; see SearchSpace.count_cost."""
-    return SearchSpace().count_cost(architecture, width_mult, classes)
-
-
 def _mix(
     first: SubnetArchitecture,
     second: SubnetArchitecture,

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import yaml
 from reference import reference_file
 
 from dynamic_ofa_ros.errors import FamilyError, LevelFileError, SimulationError
@@ -16,6 +17,7 @@ from dynamic_ofa_ros.family import (
     write_profile,
 )
 from dynamic_ofa_ros.simulation.platform import ASSUMED_NOISE, PEAK_DEMAND, load_platform
+from dynamic_ofa_ros.space.spaces import search_space
 
 
 def test_the_published_levels_equal_the_reference_data():
@@ -67,6 +69,29 @@ def test_a_family_is_simulated_on_a_measured_platform(tmp_path):
     platform = load_platform(str(directory), 'gpu')
     assert platform.latencies_ms == (5.0,) * count
     assert platform.noise_sigmas == pytest.approx([0.0998] * count, abs=1e-4)
+
+
+@pytest.mark.parametrize('kind', ['ofa_proxyless', 'ofa_resnet50'])
+def test_levels_of_every_kind_of_backbone_are_loaded(kind, tmp_path):
+    space = search_space(kind, (128,))
+    architectures = (space.smallest(), space.largest())
+    levels = [
+        {'architecture': architecture.to_mapping(), 'accuracy': 0.7 + 0.1 * i, 'latency_ms': 9 + i}
+        for i, architecture in enumerate(architectures)
+    ]
+    document = {
+        'format': 'dynamic_ofa_levels',
+        'version': 1,
+        'name': 'mine',
+        'source': 'a test',
+        'platform': 'mine',
+        'backbone': {'name': 'mine', 'kind': kind, 'width_mult': 1.0, 'classes': 10},
+        'levels': levels,
+    }
+    path = tmp_path / 'levels.yaml'
+    path.write_text(yaml.safe_dump(document))
+    macs = [level.macs for level in load_platform(str(path)).levels]
+    assert macs == [space.count_cost(a, 1.0, 10).macs for a in architectures]
 
 
 def test_other_files_are_rejected_as_platforms(tmp_path):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from reference import reference_file
 
 from dynamic_ofa_ros.errors import ArchitectureError
-from dynamic_ofa_ros.space.architecture import SearchSpace, SubnetArchitecture, count_cost
+from dynamic_ofa_ros.space.architecture import SearchSpace, SubnetArchitecture
 from dynamic_ofa_ros.space.cost import make_divisible
 
 SPACE = SearchSpace()
@@ -22,7 +22,7 @@ def test_the_cost_of_published_levels_equals_the_published_cost() -> None:
     for level in levels:
         architecture = SubnetArchitecture.from_mapping(level)
         SPACE.validate(architecture)
-        cost = count_cost(architecture, width_mult=1.2, classes=1000)
+        cost = SPACE.count_cost(architecture, width_mult=1.2, classes=1000)
         assert (cost.macs, cost.parameters) == (level['macs'], level['params'])
 
 
@@ -41,7 +41,7 @@ def test_samples_mutants_and_children_are_in_the_space(seed: int) -> None:
 def test_canonical_form_keeps_the_cost_and_resets_inactive_blocks(seed: int) -> None:
     architecture = SPACE.sample(np.random.default_rng(seed))
     canonical = architecture.canonical(SPACE)
-    assert count_cost(canonical, 1.0, 10) == count_cost(architecture, 1.0, 10)
+    assert SPACE.count_cost(canonical, 1.0, 10) == SPACE.count_cost(architecture, 1.0, 10)
     assert canonical.canonical(SPACE) == canonical
     unused = ~SPACE.active_blocks(architecture.d)
     assert all(k == 3 for k, is_unused in zip(canonical.ks, unused, strict=True) if is_unused)
@@ -68,8 +68,8 @@ def test_mutation_with_probability_0_changes_nothing() -> None:
 
 
 def test_the_largest_architecture_has_the_highest_cost() -> None:
-    costs = [count_cost(a, 1.0, 10).macs for a in (SPACE.smallest(), SPACE.largest())]
-    middle = count_cost(SPACE.sample(np.random.default_rng(5)), 1.0, 10).macs
+    costs = [SPACE.count_cost(a, 1.0, 10).macs for a in (SPACE.smallest(), SPACE.largest())]
+    middle = SPACE.count_cost(SPACE.sample(np.random.default_rng(5)), 1.0, 10).macs
     assert costs[0] < middle < costs[1]
 
 
