@@ -58,6 +58,10 @@ class PredictorError(DynamicOfaError):
     """An accuracy predictor that cannot be read or does not fit the search space."""
 
 
+class RecordingError(DynamicOfaError):
+    """A recording that cannot be read, or that does not hold what is asked for."""
+
+
 class SearchError(DynamicOfaError, ValueError):
     """A search that was asked for something impossible."""
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from dynamic_ofa_ros.adaptation import TimedFrame
 from dynamic_ofa_ros.files import replacing
+from dynamic_ofa_ros.recordings.messages import stamp_of
 
 ANSWER_WITHIN_S = 1.0
 """An image without an answer for so long gets none."""
@@ -175,11 +176,6 @@ def write_frames(frames: Iterable[FrameRecord], path: Path) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows({name: _to_text(value) for name, value in row.items()} for row in rows)
-
-
-def stamp_of(header: Any) -> int:
-    """Return a header's stamp in nanoseconds."""
-    return int(header.stamp.sec) * 10**9 + int(header.stamp.nanosec)
 
 
 def _to_text(value: object) -> object:

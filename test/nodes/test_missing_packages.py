@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60.0
 BAD_INPUT = 2
 DESIGN_TIME = (
-    'hypothesis', 'matplotlib', 'ofa', 'onnx', 'pymoo', 'ray', 'rich', 'scipy', 'torch',
+    'hypothesis', 'matplotlib', 'ofa', 'onnx', 'pymoo', 'ray', 'rich', 'rosbags', 'scipy', 'torch',
 )  # fmt: skip
 FINDER = """\
 import sys
@@ -156,6 +156,12 @@ def test_a_missing_onnxruntime_is_named(start, family, built_cache):
         *start(['onnxruntime'], 'classifier_node', '--ros-args', *parameters, cache=built_cache)
     )
     assert "onnxruntime is missing: pip install onnxruntime (the extra 'cpu')" in text
+
+
+def test_a_bag_needs_a_library_that_is_named(start, tmp_path):
+    parameters = ('-p', 'source:=bag', '-p', f'path:={tmp_path}')
+    text = refusal(*start(['rosbags'], 'camera_node', '--ros-args', *parameters, cache=tmp_path))
+    assert 'rosbags, and rosbags is missing: pip install rosbags' in text
 
 
 @pytest.mark.parametrize('engine', ['auto', 'onnxruntime'])
