@@ -15,6 +15,7 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header, String
 
 from dynamic_ofa_ros.cli.ros_bag import BAG_VERSION, types_of
+from dynamic_ofa_ros.msg import Telemetry
 from dynamic_ofa_ros.nodes import conversions
 
 BEGIN_NS = 1_790_000_000_000_000_000
@@ -83,3 +84,36 @@ def drive_with_truth(count: int) -> list[tuple[str, Any, int]]:
         late_ns = 1_000_000 * (-1) ** number  # before the image or after it
         messages += [(topic, message, time_ns), ('/ground_truth', truth, time_ns + late_ns)]
     return sorted(messages, key=lambda item: item[2])
+
+
+def telemetry(number: int, **changes: Any) -> Telemetry:
+    """Return what a classifier says of picture `number`: 4 ms of inference, 6 ms in the node."""
+    values: dict[str, Any] = {
+        'header': image(number).header, 'sequence': number + 1, 'input_age_ms': 1.0,
+        'executor_wait_ms': 0.5, 'queue_wait_ms': 0.25, 'preprocess_ms': 0.75,
+        'inference_ms': 4.0, 'postprocess_ms': 0.25, 'processing_ms': 5.0, 'node_ms': 6.0,
+        'end_to_end_ms': 7.0, 'max_latency_ms': 10.0, 'level': 2, 'level_count': 8,
+        'level_accuracy': 0.9, 'top1_class_id': number % 3,
+        'top1_label': ('stop', 'yield', 'works')[number % 3], 'policy': 'predictive',
+        'platform': 'cpu',
+    }  # fmt: skip
+    return Telemetry(**values | changes)
+
+
+def told(messages: Iterable[Telemetry], node: str = '/classifier') -> list[tuple[str, Any, int]]:
+    """Return telemetry as it is recorded: one message a period."""
+    return [
+        (f'{node}/telemetry', message, BEGIN_NS + number * PERIOD_NS)
+        for number, message in enumerate(messages)
+    ]
+
+
+def truths(count: int, wrong: Iterable[int] = ()) -> list[tuple[str, Any, int]]:
+    """Return what the pictures show, with the names; some are not what the classifier says."""
+    labels = conversions.label_info(header(BEGIN_NS), ['stop', 'yield', 'works'])
+    found = [('/ground_truth/label_info', labels, BEGIN_NS - 2)]
+    for number in range(count):
+        class_id = (number + (number in wrong)) % 3
+        message = conversions.truth(image(number).header, class_id)
+        found.append(('/ground_truth', message, BEGIN_NS + number * PERIOD_NS + 1))
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,8 +107,18 @@ class Ros:
         for name, value in (parameters or {}).items():
             text = str(value).lower() if isinstance(value, bool) else str(value)
             command += ['-p', f'{name}:={text}']
-        command += arguments
-        log = self.folder / f'{module}_{len(self.processes)}.log'
+        return self._start(module, [*command, *arguments], is_in_background)
+
+    def record(self, folder: Path) -> NodeProcess:
+        """Start to record all topics into a bag, by rosbag2 where there is one; stop it to end."""
+        ours = [sys.executable, '-m', 'dynamic_ofa_ros.cli.main', 'ros']
+        command = ['ros2'] if shutil.which('ros2') else ours
+        return self._start('recorder', [*command, 'bag', 'record', '-a', '-o', str(folder)])
+
+    def _start(
+        self, name: str, command: Sequence[str], is_in_background: bool = False
+    ) -> NodeProcess:
+        log = self.folder / f'{name}_{len(self.processes)}.log'
         with log.open('wb') as file:
             process = subprocess.Popen(
                 command,
@@ -118,7 +129,7 @@ class Ros:
                 cwd=self.folder,
                 preexec_fn=ignore_sigint if is_in_background else None,
             )
-        node = NodeProcess(module, process, log)
+        node = NodeProcess(name, process, log)
         self.processes.append(node)
         return node
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import layouts
 import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
@@ -20,6 +21,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from families import make_random_family
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from ros_harness import DEFAULT_TIMEOUT_S, Ros, Topic, ros
+from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool
@@ -28,6 +30,9 @@ from vision_msgs.msg import Classification, LabelInfo
 from dynamic_ofa_ros.family import families_directory
 from dynamic_ofa_ros.msg import ActiveLevel, Constraints, LevelArray, Telemetry
 from dynamic_ofa_ros.nodes import conversions, qos
+from dynamic_ofa_ros.recordings.bag import Bag
+from dynamic_ofa_ros.recordings.comparison import summary
+from dynamic_ofa_ros.recordings.reading import read
 
 NAN = math.nan
 HAS_DEMO_FAMILY = (families_directory() / 'signs' / 'family.yaml').is_file()
@@ -410,6 +415,45 @@ def test_camera_is_labelled_better_than_by_chance(system):
         assert right > 0.7
     # Whatever the weights, what the camera sends is labelled, one label an image.
     assert len({truth for _, truth in pairs}) >= 16
+
+
+def test_a_recording_has_what_the_layouts_show(system, tmp_path):
+    """All topics of camera and classifier in a bag; Foxglove and PlotJuggler need its schemas."""
+    system.free()
+    recorder = system.ros.record(tmp_path / 'bag')
+    camera = system.ros.start('camera_node', {'rate_hz': 25}, arguments=IN_NAMESPACE)
+    topics = [f'{NODE}/telemetry', '/robot/debug_image', '/robot/ground_truth', '/diagnostics']
+    system.ros.wait_until(
+        lambda: all(f"topic '{topic}'" in recorder.output() for topic in topics),
+        'the recorder',
+        START_TIMEOUT_S,
+    )
+    told = len(system.telemetry.messages) + 40
+    system.ros.wait_until(lambda: len(system.telemetry.messages) > told, 'telemetry')
+    assert recorder.stop() == 0, recorder.output()
+    assert camera.stop() == 0
+
+    paths = {*layouts.plotjuggler_paths(), *layouts.foxglove_paths()}
+    with Bag(tmp_path / 'bag') as bag:
+        for topic, field in paths:
+            value = getattr(bag.first(f'/robot{topic}'), field)
+            assert isinstance(value, (bool, int, float)), (topic, field)
+        for topic in layouts.foxglove_topics():
+            recorded = topic if topic in bag.topics else f'/robot{topic}'
+            assert bag.first(recorded) is not None, topic
+    with Reader(tmp_path / 'bag') as reader:
+        assert all(connection.msgdef.data for connection in reader.connections)
+        (ours,) = (c for c in reader.connections if c.topic == f'{NODE}/telemetry')
+        assert 'float64 inference_ms' in ours.msgdef.data
+
+    recording = read(str(tmp_path / 'bag'), 'all')
+    measures = summary(recording)
+    assert recording.has_truth
+    assert recording.family
+    assert measures['answered'] >= 40
+    assert measures['latency_ms']['inference_ms']['p50'] > 0.0
+    if HAS_DEMO_FAMILY:
+        assert measures['right'] > 0.4
 
 
 def matched(labels: Topic, truths: Topic) -> list[tuple[str, str]]:

@@ -34,6 +34,7 @@ class FrameRecord:
 
     time_s: its stamp, since the run began. latency_ms: from the image's arrival at the classifier
     to its label; infinite without an answer, which then has no label, level 0 and NaN elsewhere.
+    truth: empty where nobody knows what the image shows.
     """
 
     run: str
@@ -63,6 +64,12 @@ class FrameRecord:
         return TimedFrame(
             1e3 * self.time_s, self.latency_ms, self.limit_ms, self.level, float(self.is_right)
         )
+
+    @property
+    def by_level(self) -> TimedFrame:
+        """The same with the accuracy of the level that ran; 0 without an answer."""
+        accuracy = self.level_accuracy if self.is_answered else 0.0
+        return self.timed._replace(accuracy=accuracy)
 
     @property
     def is_late(self) -> bool:

@@ -87,7 +87,7 @@ class Bag:
                 if item is None:
                     return
                 connection, time_ns, data = item
-                value = self._store(connection).deserialize_cdr(data, connection.msgtype)
+                value = _deserialized(self._store(connection), connection.msgtype, data)
             yield Message(connection.topic, time_ns, value)
 
     def first(self, topic: str) -> Any:
@@ -147,6 +147,21 @@ class Bag:
             {k: v for kind, t in texts.items() for k, v in get_types_from_msg(t, kind).items()}
         )
         return store
+
+
+def _deserialized(store: Any, kind: str, data: bytes) -> Any:
+    """Return a message from its bytes, whatever follows them.
+
+    `serialize_message` of rclpy leaves some, and what it returned is in many bags; the library's
+    own `deserialize_cdr` takes that for damage.
+    """
+    little_endian = {b'\0\1': True, b'\0\0': False}.get(bytes(data[:2]))
+    if little_endian is None:
+        raise ValueError(f'a message is not in plain CDR: it begins with {bytes(data[:2])!r}')
+    definition = store.get_msgdef(kind)
+    name = 'deserialize_cdr_le' if little_endian else 'deserialize_cdr_be'
+    value, _ = getattr(definition, name)(data[4:], 0, definition.cls, store)
+    return value
 
 
 def _types(connection: Any) -> Any:

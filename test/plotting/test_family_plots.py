@@ -166,7 +166,7 @@ def test_levels_draws_a_picture(
     assert image.shape[1] == 1200
     assert image.std() > 10.0
     assert main(['levels', 'signs', '--plot', str(tmp_path / 'signs.jpg')]) == 2
-    assert 'end the name with one of .png' in capsys.readouterr().err
+    assert 'its name must end with .png' in capsys.readouterr().err
     assert main(['levels', 'signs', '--plot', str(picture), '--platform', 'moon']) == 2
     assert 'was not measured on moon' in capsys.readouterr().err
     assert main(['levels', 'signs', '--platform', 'moon']) == 2
