@@ -19,6 +19,7 @@ import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from geometry_msgs.msg import PoseWithCovariance
+from programs import wait_until
 from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode
@@ -147,13 +148,6 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return run_command
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline_s
-        threading.Event().wait(0.01)
-
-
 def test_lists(run: Run, robot: Robot) -> None:
     assert run('node', 'list') == (0, '/robot/classifier\n', '')
     assert '/_dynamic_ofa_cli' not in run('node', 'list', '--all')[1]
@@ -207,14 +201,14 @@ def test_pub_fills_every_kind_of_field(run: Run, robot: Robot) -> None:
         "publisher: beginning loop\npublishing #1: std_msgs.msg.String(data='5')\n\n"
         "publishing #2: std_msgs.msg.String(data='5')\n\n"
     )
-    until(lambda: robot.received == ['5', '5'])
+    wait_until(lambda: robot.received == ['5', '5'], 'what was published')
     before_s = time.time()
     values = '{stamp: now, frame_id: map}'
     assert (
         run('topic', 'pub', '-1', '/robot/classifier/header', 'std_msgs/msg/Header', values)[0]
         == 0
     )
-    until(lambda: len(robot.headers) == 1)
+    wait_until(lambda: len(robot.headers) == 1, 'what was published')
     assert before_s - 1 <= robot.headers[0].stamp.sec <= time.time()
     values = '{level: "\\x02", values: [{key: a}, {value: b}]}'
     command = ('topic', 'pub', '-1', '-w', '0', '/other')
