@@ -15,13 +15,12 @@ import numpy as np
 import pytest
 import torch
 from image_files import write_hues
+from offline.fake_device import profile_quickly
 
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.errors import CheckpointError
-from dynamic_ofa_ros.family import Family, LatencyProfile
-from dynamic_ofa_ros.offline.latency import device_profile
+from dynamic_ofa_ros.family import Family
 from dynamic_ofa_ros.offline.training import train as training
-from dynamic_ofa_ros.runtime import engine
 from dynamic_ofa_ros.supernet.trained import open_backbone
 
 TRAIN = [
@@ -157,12 +156,8 @@ def test_a_damaged_checkpoint_is_named(
 def family(run: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp('built') / 'colours'
     arguments = ['build', '--backbone', str(run), '--data', str(photos), '--output', str(output)]
-
-    def profile(*args: object, **_: object) -> LatencyProfile:
-        return engine.profile_engine(*args, runs=4, pause_s=0.0)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device_profile, 'profile_engine', profile)
+        profile_quickly(patch)
         assert main([*arguments, *BUILD]) == 0
     return output
 
