@@ -203,7 +203,7 @@ def test_a_wrong_number_is_found_and_mended(tmp_path):
 @pytest.mark.parametrize(
     ('text', 'words'),
     [
-        ('<!-- generated: demos -->\n<!-- generated: end -->\n', "no block 'demos'"),
+        ('<!-- generated: demos -->\n<!-- generated: end -->\n', "unknown block 'demos'"),
         ('<!-- generated: demo -->\nno end\n', 'does not end'),
     ],
 )
