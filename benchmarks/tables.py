@@ -625,9 +625,18 @@ def backbones() -> str:
 
 def parameters() -> str:
     """Return the classifier's parameters."""
-    from dynamic_ofa_ros.nodes.parameters import markdown_table  # imports ROS 2
+    return _parameter_table('CLASSIFIER')
 
-    return markdown_table()
+
+def camera_parameters() -> str:
+    """Return the camera's parameters."""
+    return _parameter_table('CAMERA')
+
+
+def _parameter_table(name: str) -> str:
+    from dynamic_ofa_ros.nodes import parameter_table, parameters  # import ROS 2
+
+    return parameter_table.markdown_table(getattr(parameters, name))
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
@@ -637,7 +646,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
         latency_models, search, constants, ablations, coordination, coordination_ablations,
         targets, traces, engines, engine_targets, switching, start, memory, precision, scheduling,
         preprocessing,
-        backbones, parameters,
+        backbones, parameters, camera_parameters,
     )
 }  # fmt: skip
 

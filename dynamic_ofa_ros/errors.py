@@ -62,6 +62,10 @@ class PredictorError(DynamicOfaError):
     """An accuracy predictor cannot be read or was fitted for another search space."""
 
 
+class RecordingError(DynamicOfaError):
+    """A recording that cannot be read, or that does not hold what is asked for."""
+
+
 class SearchError(DynamicOfaError, ValueError):
     """A search has impossible requirements."""
 

@@ -29,6 +29,7 @@ _REMEDIES = {
     'ray': "pip install ray (the extra 'ray')",
     'rclpy': f'source /opt/ros/<distribution>/setup.bash, {_OR_MAKE}',
     'rich': 'apt install python3-rich, or pip install rich',
+    'rosbags': "pip install rosbags (the extra 'bag')",
     'safetensors': "pip install safetensors (it is part of the extras 'cpu' and 'gpu')",
     'scipy': "apt install python3-scipy, or pip install scipy (the extra 'demo' or 'offline')",
     'torch': "pip install torch (the extra 'pytorch'; on a Jetson NVIDIA's build)",

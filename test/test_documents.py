@@ -204,7 +204,7 @@ def test_a_wrong_number_is_found_and_mended(tmp_path):
     ('text', 'words'),
     [
         ('<!-- generated: demos -->\n<!-- generated: end -->\n', "unknown block 'demos'"),
-        ('<!-- generated: demo -->\nno end\n', 'has no end'),
+        ('<!-- generated: demo -->\nno end\n', 'no end'),
     ],
 )
 def test_wrong_blocks_are_found(text, words):

@@ -46,7 +46,8 @@ class Measures:
     """What a run amounts to. Shares are of all images; NaN where nothing was measured.
 
     late: answered after the limit or never. right_on_time: answered rightly within the limit;
-    right: rightly, of the answered ones, late or not. reaction and recovery: as in `adaptation`.
+    right: rightly, of the answered ones, late or not; both of the images whose truth is known and
+    of those without an answer. reaction and recovery: as in `adaptation`.
     quiet_switches: before the first load, where nothing happens. back_at_top: whether the highest
     level ran at the end.
     """
@@ -72,6 +73,8 @@ def measure(run: Run) -> Measures:
     frames = run.frames
     timed = [frame.timed for frame in frames]
     answered = [frame for frame in frames if frame.is_answered]
+    has_truth = any(frame.truth for frame in frames)
+    judged = [f.timed for f in frames if has_truth and (f.truth or not f.is_answered)]
     levels = [frame.level for frame in answered]
     p50_ms, p95_ms = (
         np.quantile([frame.latency_ms for frame in answered], (0.5, 0.95))
@@ -84,8 +87,8 @@ def measure(run: Run) -> Measures:
         answered=len(answered),
         late=_or_nan(adaptation.late_share(timed)),
         late_loaded=_or_nan(adaptation.late_share([f.timed for f in frames if f.is_loaded])),
-        right=_or_nan(adaptation.mean_accuracy(timed)),
-        right_on_time=_or_nan(adaptation.on_time_accuracy(timed)),
+        right=_or_nan(adaptation.mean_accuracy(judged)),
+        right_on_time=_or_nan(adaptation.on_time_accuracy(judged)),
         p50_ms=float(p50_ms),
         p95_ms=float(p95_ms),
         levels=dict(sorted(Counter(levels).items())),
@@ -168,7 +171,7 @@ def _recovery(answered: Sequence[FrameRecord], onset_s: float, relief_s: float) 
     before = [frame.level_accuracy for frame in answered if frame.time_s < onset_s]
     if not before:
         return None
-    frames = [frame.timed._replace(accuracy=frame.level_accuracy) for frame in answered]
+    frames = [frame.by_level for frame in answered]
     return adaptation.recovery(frames, 1e3 * relief_s, before[-1])
 
 

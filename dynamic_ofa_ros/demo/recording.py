@@ -12,6 +12,7 @@ from typing import Any
 
 from dynamic_ofa_ros.adaptation import TimedFrame
 from dynamic_ofa_ros.files import replacing
+from dynamic_ofa_ros.recordings.messages import stamp_of
 
 ANSWER_WITHIN_S = 1.0
 """An image without an answer for so long gets none."""
@@ -33,6 +34,7 @@ class FrameRecord:
 
     time_s: its stamp, since the run began. latency_ms: from the image's arrival at the classifier
     to its label; infinite without an answer, which then has no label, level 0 and NaN elsewhere.
+    truth: empty where nobody knows what the image shows.
     """
 
     run: str
@@ -62,6 +64,12 @@ class FrameRecord:
         return TimedFrame(
             1e3 * self.time_s, self.latency_ms, self.limit_ms, self.level, float(self.is_right)
         )
+
+    @property
+    def by_level(self) -> TimedFrame:
+        """The same with the accuracy of the level that ran; 0 without an answer."""
+        accuracy = self.level_accuracy if self.is_answered else 0.0
+        return self.timed._replace(accuracy=accuracy)
 
     @property
     def is_late(self) -> bool:
@@ -175,11 +183,6 @@ def write_frames(frames: Iterable[FrameRecord], path: Path) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows({name: _to_text(value) for name, value in row.items()} for row in rows)
-
-
-def stamp_of(header: Any) -> int:
-    """Return a header's stamp in nanoseconds."""
-    return int(header.stamp.sec) * 10**9 + int(header.stamp.nanosec)
 
 
 def _to_text(value: object) -> object:

@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dynamic_ofa_ros.errors import DynamicOfaError
 from dynamic_ofa_ros.files import replacing
 
 if TYPE_CHECKING:
@@ -20,6 +21,13 @@ DPI = 150
 TEXT_SIZE = 8.0
 INK, QUIET, SHADE, LIMIT = '#222222', '#767676', '#ebebeb', '#c1272d'
 CAPTION_COLUMNS = 140
+PICTURES = ('.png', '.pdf', '.svg')
+
+
+def check_picture_name(option: str, path: Path) -> None:
+    """Raise a DynamicOfaError where an option names a file that is no picture."""
+    if path.suffix.lower() not in PICTURES:
+        raise DynamicOfaError(f'{option} is {path}; its name must end with {", ".join(PICTURES)}')
 
 
 def new_figure(height_inches: float) -> Figure:

@@ -34,7 +34,7 @@ def test_every_image_is_a_point_on_a_logarithmic_axis_with_the_limit():
     figure = plot_runs(runs, 'The caption.')
     for run, axes in zip(runs, figure.axes[:3], strict=True):
         assert axes.get_yscale() == 'log'
-        assert sum(len(points(axes, kind)) for kind in range(len(KINDS))) == len(run.frames)
+        assert sum(len(points(axes, kind)) for kind in range(4)) == len(run.frames)
         assert len(points(axes, 2)) == round(measure(run).late * len(run.frames))
         low, high = axes.get_ylim()
         assert low < min(f.latency_ms for f in run.frames)
@@ -44,7 +44,7 @@ def test_every_image_is_a_point_on_a_logarithmic_axis_with_the_limit():
     written = texts(figure)
     for word in ('highest level', 'lowest level', 'switching', '41.2 % late', 'The caption.'):
         assert word in written
-    for name, *_ in KINDS:
+    for name, *_ in KINDS[:4]:
         assert name in written
 
 

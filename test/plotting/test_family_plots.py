@@ -166,7 +166,7 @@ def test_the_command_levels_writes_a_plot(
     assert image.shape[1] == 1200
     assert image.std() > 10.0
     assert main(['levels', 'signs', '--plot', str(tmp_path / 'signs.jpg')]) == 2
-    assert 'end the name with one of .png' in capsys.readouterr().err
+    assert 'its name must end with .png' in capsys.readouterr().err
     assert main(['levels', 'signs', '--plot', str(picture), '--platform', 'moon']) == 2
     assert 'was not measured on moon' in capsys.readouterr().err
     assert main(['levels', 'signs', '--platform', 'moon']) == 2

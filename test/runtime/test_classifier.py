@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from programs import wait_until
 from runtime_fakes import FakeEngine, make_profile
 
 from dynamic_ofa_ros.constraints import Constraints
@@ -315,20 +316,13 @@ def test_old_frames_are_dropped(random_family, engine):
     with Harness(random_family, engine, settings=settings) as harness:
         now_ns = time.perf_counter_ns()
         harness.worker.submit(Frame(IMAGE, 'old by its stamp', input_age_ms=60.0))
-        poll(lambda: harness.worker.dropped_frames == 1)
+        wait_until(lambda: harness.worker.dropped_frames == 1, 'the dropped frame')
         harness.worker.submit(Frame(IMAGE, 'waited', received_ns=now_ns - 60_000_000))
-        poll(lambda: harness.worker.dropped_frames == 2)
+        wait_until(lambda: harness.worker.dropped_frames == 2, 'the dropped frame')
         harness.worker.set_settings(WorkerSettings(max_frame_age_ms=0.0))
         harness.process(header='fresh', input_age_ms=1e6)
     assert [frame.header for frame, _ in harness.of('result')] == ['fresh']
     assert harness.of('telemetry')[0].dropped_frames == 2
-
-
-def poll(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.001)
 
 
 def test_settings_apply_to_the_next_frame(random_family, engine):
@@ -407,7 +401,7 @@ def test_the_age_of_a_dropped_frame_is_reported(random_family, engine):
         # Long enough that no frame is too old after waiting on a busy machine.
         harness.worker.set_settings(WorkerSettings(max_frame_age_ms=1e5))
         harness.worker.submit(Frame(IMAGE, input_age_ms=1e6))
-        poll(lambda: harness.worker.dropped_old.total == 1)
+        wait_until(lambda: harness.worker.dropped_old.total == 1, 'the dropped frame')
         harness.process(header='young')
     assert harness.worker.dropped_old.total == 1
     assert harness.worker.dropped_age_ms == pytest.approx(1e6, rel=1e-2)
@@ -457,11 +451,12 @@ def test_a_hung_engine_is_replaced_and_its_late_result_ignored(random_family, en
     with harness:
         harness.worker.submit(Frame(IMAGE, 'lost'))
         assert not harness.worker.leave_hanging_engine()
-        now_ns[0] += 6_000_000_000
-        deadline_s = time.monotonic() + DEADLINE_S
-        while not harness.worker.leave_hanging_engine() and time.monotonic() < deadline_s:
-            time.sleep(0.01)  # the worker may not have taken the frame yet
+
+        def is_left():
             now_ns[0] += 6_000_000_000
+            return harness.worker.leave_hanging_engine()
+
+        wait_until(is_left, 'the worker to take the frame')
         (_, error, cause) = harness.of('error')[0]
         assert cause == 'inference'
         assert 'cuda-fake has not finished' in str(error)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from families import make_random_family
 
 from dynamic_ofa_ros.family import Family
@@ -21,15 +19,6 @@ LEVELS = 3
 
 # MobileNetV3 is tested in test_engine.py.
 WIDTHS = {'ofa_proxyless': 0.35, 'efficientnet_lite': 0.35, 'ofa_resnet50': 0.2}
-
-
-@pytest.fixture(scope='module', autouse=True)
-def one_thread() -> Iterator[None]:
-    """Use one thread; for networks as small as these, more threads are slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope='module', params=list(WIDTHS))
