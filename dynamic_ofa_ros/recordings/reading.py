@@ -13,10 +13,10 @@ from typing import Any
 
 from dynamic_ofa_ros import adaptation
 from dynamic_ofa_ros.constraints import LATENCY_SCOPES
-from dynamic_ofa_ros.demo.comparison import Run
-from dynamic_ofa_ros.demo.recording import FrameRecord
 from dynamic_ofa_ros.errors import RecordingError
 from dynamic_ofa_ros.recordings.bag import Bag
+from dynamic_ofa_ros.recordings.frames import FrameRecord
+from dynamic_ofa_ros.recordings.measures import Run
 from dynamic_ofa_ros.recordings.messages import class_id_of, named_labels, stamp_of
 
 TELEMETRY = 'dynamic_ofa_ros/msg/Telemetry'

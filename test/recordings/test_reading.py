@@ -9,10 +9,11 @@ from bags import PERIOD_NS, drive, telemetry, told, truths, write_bag
 from demo.made_up import three_runs, unanswered
 
 from dynamic_ofa_ros.cli.main import main
-from dynamic_ofa_ros.demo.comparison import SWITCHING, measure
-from dynamic_ofa_ros.demo.recording import write_frames
+from dynamic_ofa_ros.demo.comparison import SWITCHING
 from dynamic_ofa_ros.errors import RecordingError
 from dynamic_ofa_ros.msg import Level, LevelArray
+from dynamic_ofa_ros.recordings.frames import write_frames
+from dynamic_ofa_ros.recordings.measures import measure
 from dynamic_ofa_ros.recordings.reading import read
 
 PERIOD_S = PERIOD_NS / 1e9
