@@ -77,6 +77,7 @@ setup(
         'imagenet': ['onnx', 'torch', *IMAGENET],
         'offline': OFFLINE,
         'ray': ['ray'],
+        'tensorboard': ['tensorboard'],
         'dev': [
             *CPU,
             *OPENCV,
@@ -88,6 +89,7 @@ setup(
             'pytest>=7',
             'ray',
             'ruff',
+            'tensorboard',
             'types-PyYAML',
         ],
     },

@@ -9,7 +9,7 @@ from dynamic_ofa_ros.family import Family, LatencyProfile, LevelLatency, write_p
 from dynamic_ofa_ros.family.model_card import UNKNOWN_LICENCE, write_model_card
 
 
-def test_the_card_says_what_the_family_says(tmp_path: Path) -> None:
+def test_the_card_describes_the_family(tmp_path: Path) -> None:
     folder = make_random_family(tmp_path / 'family', levels=2, width_mult=0.1)
     document = yaml.safe_load((folder / 'family.yaml').read_text())
     document['provenance'] = {

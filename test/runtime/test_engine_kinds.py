@@ -17,7 +17,7 @@ LOGIT_TOLERANCE = 1e-3  # a fraction of the logits' range
 CLEARLY_DIFFERENT = 0.2
 LEVELS = 3
 
-# MobileNetV3 is what test_engine.py is about.
+# MobileNetV3 is tested in test_engine.py.
 WIDTHS = {'ofa_proxyless': 0.35, 'efficientnet_lite': 0.35, 'ofa_resnet50': 0.2}
 
 
@@ -30,7 +30,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return Family.load(directory)
 
 
-def test_levels_are_of_the_kinds_space(family: Family) -> None:
+def test_levels_are_in_the_space_of_their_kind(family: Family) -> None:
     for level in family.levels:
         space = search_space(family.backbone.kind, (level.resolution,))
         space.validate(level.architecture)
