@@ -63,7 +63,7 @@ class PredictorError(DynamicOfaError):
 
 
 class RecordingError(DynamicOfaError):
-    """A recording that cannot be read, or that does not hold what is asked for."""
+    """A recording cannot be read, or does not contain the required data."""
 
 
 class SearchError(DynamicOfaError, ValueError):

@@ -25,7 +25,7 @@ PICTURES = ('.png', '.pdf', '.svg')
 
 
 def check_picture_name(option: str, path: Path) -> None:
-    """Raise a DynamicOfaError where an option names a file that is no picture."""
+    """Raise a DynamicOfaError unless the file of an option has the suffix of an image format."""
     if path.suffix.lower() not in PICTURES:
         raise DynamicOfaError(f'{option} is {path}; its name must end with {", ".join(PICTURES)}')
 

@@ -95,7 +95,7 @@ def written(tmp_path: Path) -> Path:
     ('change', 'message'),
     [
         (lambda d: d.update(version=2), 'version is 2; this release reads version 1'),
-        (lambda d: d.pop('backbone'), "no kind of backbone 'None'"),
+        (lambda d: d.pop('backbone'), "unknown kind of backbone 'None'"),
         (lambda d: d.pop('resolutions'), '"resolutions" should list'),
         (lambda d: d.pop('factors'), "is damaged: KeyError: 'factors'"),
         (lambda d: d['factors'].pop(), '"factors" should hold'),

@@ -190,5 +190,5 @@ def test_a_family_is_profiled_by_its_backbone() -> None:
 
 
 def test_what_is_no_backbone_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r'is not the output folder .* nor a family'):
+    with pytest.raises(CheckpointError, match=r'is not the output folder .* a family'):
         open_backbone(str(tmp_path))

@@ -162,7 +162,7 @@ def test_our_own_tables_are_of_any_kind_of_backbone(tmp_path: Path) -> None:
     ('change', 'message'),
     [
         (lambda d: d.update(version=7), 'version is 7; this release reads version 1'),
-        (lambda d: d.update(backbone='big'), "no kind of backbone 'None'"),
+        (lambda d: d.update(backbone='big'), "unknown kind of backbone 'None'"),
         (lambda d: d['operators'].pop('s5.b0.k7.e6'), r'lacks operator s5\.b0\.k7\.e6'),
         (lambda d: d['operators']['stem'].update(median_ms=[1.0]), 'should hold 2 positive'),
         (lambda d: d['operators']['stem'].update(median_ms=[1.0, -1.0]), 'should hold 2 positive'),
