@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dynamic_ofa_ros.errors import EngineError
 from dynamic_ofa_ros.family import LatencyProfile, Level, LevelLatency
 from dynamic_ofa_ros.runtime.telemetry import FrameTelemetry
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
@@ -55,17 +56,25 @@ class FakeEngine:
 class TimedEngine(FakeEngine):
     """Takes a known time at each level, by a clock that only this engine advances.
 
-    slowed_by: slowdown of each level.
+    slowed_by: slowdown of each level. failing: the levels that cannot run.
     """
 
-    def __init__(self, latencies_ms: Sequence[float], drift_per_run: float = 0.0) -> None:
+    def __init__(
+        self,
+        latencies_ms: Sequence[float],
+        drift_per_run: float = 0.0,
+        failing: Sequence[int] = (),
+    ) -> None:
         super().__init__(len(latencies_ms), 16)
         self.latencies_ms = tuple(latencies_ms)
         self.slowed_by = (1.0,) * len(latencies_ms)
         self._drift = drift_per_run
+        self._failing = failing
         self.now_ns = 0
 
     def infer(self, index: int, tensor: np.ndarray) -> np.ndarray:
+        if index in self._failing:
+            raise EngineError(f'fake failed at level {index}: out of memory')
         factor = self.slowed_by[index - 1] * (1.0 + self._drift * len(self.levels_run))
         self.now_ns += round(self.latencies_ms[index - 1] * factor * 1e6)
         return super().infer(index, tensor)

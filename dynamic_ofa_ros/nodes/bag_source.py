@@ -40,6 +40,8 @@ class BagSource:
         loop: bool = True,
         on_problem: Callable[[str], None] = lambda problem: None,
     ) -> None:
+        if not path:
+            raise SourceError('path is empty: set it to a bag, a folder or a .mcap or .db3 file')
         self._path = path
         self._has_own_stamps = has_own_stamps
         self._rate = rate

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -227,19 +226,9 @@ def test_a_matching_profile_in_a_read_only_cache_is_used(machine, monkeypatch):
     assert machine.start()[0] == 1.1
 
 
-def failing(machine: Machine, *indexes: int) -> Callable[[], TimedEngine]:
-    class Failing(TimedEngine):
-        def infer(self, index, tensor):
-            if index in indexes:
-                raise EngineError(f'fake failed at level {index}: out of memory')
-            return super().infer(index, tensor)
-
-    return lambda: Failing(HERE_MS)
-
-
 def test_a_level_that_fails_in_the_check_is_noted(machine, monkeypatch):
     machine.ship(*HERE_MS)
-    monkeypatch.setattr(machine, '_engine', failing(machine, 3))
+    monkeypatch.setattr(machine, '_engine', lambda: TimedEngine(HERE_MS, failing=(3,)))
     assert machine.start() == HERE_MS
     assert machine.engine.notes == (
         "cpu: the family's profile of 2026-01-01 could not be checked: "
@@ -249,14 +238,14 @@ def test_a_level_that_fails_in_the_check_is_noted(machine, monkeypatch):
 
 def test_the_known_profile_is_used_if_all_levels_fail(machine, monkeypatch, caplog):
     machine.ship(9.0, 9.0, 9.0)
-    monkeypatch.setattr(machine, '_engine', failing(machine, 1, 2, 3))
+    monkeypatch.setattr(machine, '_engine', lambda: TimedEngine(HERE_MS, failing=(1, 2, 3)))
     assert machine.start() == (9.0, 9.0, 9.0)
     assert len(machine.engine.notes) == 3
     assert 'fits' not in caplog.text
 
 
 def test_an_engine_failure_during_the_measurement_is_reported(machine, monkeypatch):
-    monkeypatch.setattr(machine, '_engine', failing(machine, 2))
+    monkeypatch.setattr(machine, '_engine', lambda: TimedEngine(HERE_MS, failing=(2,)))
     with pytest.raises(EngineError, match='fake failed at level 2: out of memory'):
         machine.start()
 

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 from runtime_fakes import TimedEngine, make_levels, make_profile
 
-from dynamic_ofa_ros.errors import EngineError
 from dynamic_ofa_ros.runtime import profile_check
 from dynamic_ofa_ros.runtime.profile_check import (
     BLOCK_RUNS,
@@ -150,13 +149,7 @@ def test_slow_levels_get_fewer_frames(loads):
 
 
 def test_a_level_that_fails_is_named_and_the_others_are_checked(loads):
-    class Failing(TimedEngine):
-        def infer(self, index, tensor):
-            if index == 3:
-                raise EngineError('fake failed at level 3: out of memory')
-            return super().infer(index, tensor)
-
-    engine = Failing((1.0, 2.0, 4.0))
+    engine = TimedEngine((1.0, 2.0, 4.0), failing=(3,))
     check = check_levels(engine, family_of(3), pause_s=0.0, clock=engine.clock)
     assert [level.index for level in check.levels] == [1, 2]
     assert check.failures == ('fake failed at level 3: out of memory',)
