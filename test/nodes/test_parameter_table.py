@@ -42,7 +42,7 @@ def build(values):
 
 
 class HumbleNode:
-    """A node whose rclpy has no pre-set and post-set stages."""
+    """A node whose rclpy has no pre-set and post-set callbacks."""
 
     def __init__(self, node):
         self._node = node
@@ -54,7 +54,7 @@ class HumbleNode:
 
 
 def declared(domain, overrides=None, *, is_humble=False):
-    """Return a node with the table declared, its parameters, and the changes it was told of."""
+    """Return a node with the table declared, its parameters, and the list of changes."""
     node = rclpy.create_node(
         f'table_{next(_names)}',
         context=domain.context,
