@@ -330,7 +330,7 @@ def test_absurd_constraints_message_is_rejected_whole(system, max_latency_ms, mi
     )
     system.ros.wait_until(lambda: rejected() == before + 1, 'the rejection in the diagnostics')
     assert [system.ros.get_parameter(NODE, name) for name in names] == constraints
-    assert 'constraints of fool are rejected' in system.classifier.output()
+    assert 'constraints from fool were rejected' in system.classifier.output()
 
 
 BAD_IMAGES = {
@@ -353,7 +353,7 @@ def test_malformed_image_is_survived_and_counted_by_cause(system, cause):
         setattr(message, name, value)
     system.publish(message)
     system.ros.wait_until(lambda: rejected() > before, f'a rejected image by {cause}')
-    said = 'smell-o-vision' if cause == 'encoding' else f'image dropped ({cause}'
+    said = 'smell-o-vision' if cause == 'encoding' else f'image not classified ({cause}'
     system.ros.wait_until(lambda: said in system.classifier.output(), 'the line in the log')
     good = small_image(a_stamp())
     assert system.answer_to(good).results

@@ -260,9 +260,9 @@ def test_a_webcam_that_fails_is_reopened_with_longer_and_longer_waits(webcams):
     assert closing.seconds == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0]
     assert webcams.opened == [2] * 9
     assert said == [
-        'webcam 2 gives no more images: check its cable, and whether another program uses it; '
-        'it is being reopened',
-        'webcam 2 gives images again',
+        'webcam 2 delivers no images and is being reopened: check its cable, and whether another '
+        'program uses it',
+        'webcam 2 delivers images again',
     ]
     closing.seconds.clear()
     closing.unplugged = 0
