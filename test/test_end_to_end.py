@@ -383,7 +383,7 @@ def test_stamps_of_zero_and_of_the_future(system):
     system.answer_to(unstamped)
     assert math.isnan(system.telemetry_of(unstamped).input_age_ms)
     system.ros.wait_until(
-        lambda: 'images carry no stamp' in system.classifier.output(), 'the warning'
+        lambda: 'images have no stamp' in system.classifier.output(), 'the warning'
     )
     future = system.ros.node.get_clock().now().to_msg()
     future.sec += 100

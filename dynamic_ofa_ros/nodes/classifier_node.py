@@ -352,7 +352,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         return response
 
     def _checked_settings(self, values: Mapping[str, Any]) -> ClassifierSettings:
-        """Create a snapshot of all values; raise DynamicOfaError if the family does not permit them."""
+        """Create a snapshot of all values; raise DynamicOfaError if they do not fit the family."""
         settings = parameters.classifier_settings(values)
         assembly = self._assembly
         if assembly is not None:

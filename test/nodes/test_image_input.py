@@ -131,7 +131,7 @@ def test_lost_messages_are_counted_and_the_remedy_is_said(receiver, capfd):
     assert one.input.lost_frames == 7
     printed = ''.join(capfd.readouterr())
     assert '3 images were lost in transport' in printed
-    assert 'publish reliably' in printed
+    assert 'publish with reliable QoS' in printed
 
 
 def test_images_overwritten_before_they_are_taken_are_counted(domain, receiver):
