@@ -63,19 +63,19 @@ class Bond:
         timer, self._timer = self._timer, None
         if timer is not None:
             self._node.destroy_timer(timer)
-            self._tell(is_active=False)
+            self._send(is_active=False)
 
     def _on_timer(self) -> None:
         if self._timer is not None:
-            self._tell(is_active=True)
+            self._send(is_active=True)
 
     def _on_status(self, message: Any) -> None:
         """Acknowledge the end of the other side's bond; heartbeats continue for its next bond."""
         is_other = message.id == self._node.get_name() and message.instance_id != self._instance
         if is_other and not message.active and self._timer is not None:
-            self._tell(is_active=False)
+            self._send(is_active=False)
 
-    def _tell(self, *, is_active: bool) -> None:
+    def _send(self, *, is_active: bool) -> None:
         message = _status_type()(
             header=conversions.stamped_header(self._node.get_clock()),
             id=self._node.get_name(),

@@ -66,7 +66,7 @@ class CameraNode(Node):  # type: ignore[misc]  # rclpy is untyped
         self._frame_id: str = values['frame_id']
         self._throttle = Throttle()
         self._closing = threading.Event()
-        cv2.setNumThreads(1)  # one core suffices, as images are read in advance
+        cv2.setNumThreads(1)  # leaves the other cores to other programs
         self._source = self._open(values)
         self._pictures: Prefetcher | None = None
         self._waiting: Picture | None = None

@@ -99,7 +99,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         Node.__init__(self, 'classifier')
         # Reentrant, so that `get_state` works during a transition.
         LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
-        self._refuse_impossible_transitions()
+        self._reject_invalid_transitions()
         self.transition_error: Exception | None = None
         self._log_forwarder = forward_logging(self)
         self._throttle = Throttle()
@@ -159,7 +159,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
             clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
 
-    def _refuse_impossible_transitions(self) -> None:
+    def _reject_invalid_transitions(self) -> None:
         """Reply to an invalid transition with success = false; otherwise, rclpy ends the node."""
 
         def change(request: Any, response: Any) -> Any:

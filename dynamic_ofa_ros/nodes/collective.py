@@ -114,9 +114,9 @@ class Collective:
     def _on_timer(self) -> None:
         with self._lock:
             if self._assembly is not None and self._timer is not None:
-                self._tell(self._assembly)
+                self._exchange(self._assembly)
 
-    def _tell(self, assembly: Assembly) -> None:
+    def _exchange(self, assembly: Assembly) -> None:
         now_ns = time.perf_counter_ns()
         status = assembly.manager.status(
             self._name,

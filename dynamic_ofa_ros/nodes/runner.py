@@ -64,7 +64,7 @@ def run(
         try:
             rclpy.init(args=args)
         except Exception as error:  # of many types; all concern arguments or environment
-            return 0 if signals else _refuse(name, error)
+            return 0 if signals else _report(name, error)
         return 0 if signals else _run(name, create, executor, signals)
     finally:
         rclpy.try_shutdown()
@@ -96,7 +96,7 @@ def _run(
         if signals or not rclpy.ok():
             logging.getLogger(__name__).debug('interrupted by a signal: %s', error)
         elif isinstance(error, (DynamicOfaError, InvalidQosOverridesError)):
-            return _refuse(name, error)
+            return _report(name, error)
         else:
             raise
     finally:
@@ -113,7 +113,7 @@ def _handle(number: int, handler: Any) -> None:
         signal.signal(number, handler)
 
 
-def _refuse(name: str, error: Exception) -> int:
+def _report(name: str, error: Exception) -> int:
     text = ' '.join(str(error).split())
     if rclpy.ok():
         get_logger(name).fatal(text)
