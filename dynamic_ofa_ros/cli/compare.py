@@ -70,8 +70,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _draw(recordings: Mapping[str, Recording], notes: list[str], path: Path) -> None:
-    from dynamic_ofa_ros.demo.picture import plot_runs
     from dynamic_ofa_ros.plotting.style import save_figure
+    from dynamic_ofa_ros.recordings.picture import plot_runs
 
     caption = (
         'A dot is an image: the latency that its limit is about. Shares are of all images, in '

@@ -10,7 +10,7 @@ import numpy as np
 
 from dynamic_ofa_ros import adaptation
 from dynamic_ofa_ros.adaptation import Delay
-from dynamic_ofa_ros.demo.comparison import measure
+from dynamic_ofa_ros.recordings.measures import measure
 from dynamic_ofa_ros.recordings.reading import Recording
 
 QUANTILES = {'p50': 0.5, 'p95': 0.95, 'p99': 0.99}

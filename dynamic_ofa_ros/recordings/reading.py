@@ -13,10 +13,10 @@ from typing import Any
 
 from dynamic_ofa_ros import adaptation
 from dynamic_ofa_ros.constraints import LATENCY_SCOPES
-from dynamic_ofa_ros.demo.comparison import Run
-from dynamic_ofa_ros.demo.recording import FrameRecord
 from dynamic_ofa_ros.errors import RecordingError
-from dynamic_ofa_ros.recordings.bag import Bag
+from dynamic_ofa_ros.recordings.bag import Bag, Message
+from dynamic_ofa_ros.recordings.frames import FrameRecord
+from dynamic_ofa_ros.recordings.measures import Run
 from dynamic_ofa_ros.recordings.messages import class_id_of, named_labels, stamp_of
 
 TELEMETRY = 'dynamic_ofa_ros/msg/Telemetry'
@@ -166,7 +166,7 @@ def _read_bag(bag: Bag, name: str, source: str, title: str) -> Recording:
         if message.topic == truth_topic:
             truths[stamp_of(message.value.header)] = class_id_of(message.value)
         else:
-            answers.add(message.value, message.time_ns)
+            _add(answers, message, bag)
     if not answers.frames:
         raise RecordingError(f'{bag.path} holds no message on {node}/telemetry')
     info = bag.first(f'{truth_topic}/label_info')
@@ -186,6 +186,15 @@ def _read_bag(bag: Bag, name: str, source: str, title: str) -> Recording:
         platforms=tuple(filter(None, answers.platforms)),
         policies=tuple(answers.policies),
     )
+
+
+def _add(answers: _Answers, message: Message, bag: Bag) -> None:
+    try:
+        answers.add(message.value, message.time_ns)
+    except AttributeError as error:
+        raise RecordingError(
+            f'{bag.path} holds telemetry of another version of this package: {error}'
+        ) from error
 
 
 def _truth_topic(bag: Bag, node: str) -> str:

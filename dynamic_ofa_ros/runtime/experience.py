@@ -77,7 +77,7 @@ _COLUMNS = _OUTSIDE + len(LATENCY_SCOPES)
 _PHASES: Floats = np.mod(np.arange(1, 2 * WINDOW + 1) * _GOLDEN, 1.0)
 
 
-class Seen(NamedTuple):
+class FrameLatencies(NamedTuple):
     """The latencies of one frame in ms.
 
     node_ms, end_to_end_ms: from arrival, or from the stamp, to the result; NaN if unknown.
@@ -212,9 +212,9 @@ class Experience:
         self._own_ns = np.zeros((len(self._base_ms), OWN_FRAMES))
         self._own_count = np.zeros(len(self._base_ms), dtype=np.int64)
 
-    def observe(self, time_ns: int, level: int, seen: Seen) -> None:
+    def observe(self, time_ns: int, level: int, latencies: FrameLatencies) -> None:
         """Add a frame that ended at `time_ns`; ignore it if its inference latency is invalid."""
-        inference_ms = seen.inference_ms
+        inference_ms = latencies.inference_ms
         if not 0.0 < inference_ms < math.inf:
             return
         self._fade(self._share_remembered(time_ns))
@@ -226,7 +226,7 @@ class Experience:
         base_ms = float(self._base_ms[level - 1])
         factor = min(max(inference_ms / base_ms, 1.0 / MAX_FACTOR), MAX_FACTOR)
         log = math.log(factor)
-        frame = (log, factor, inference_ms - base_ms, *seen.outside_ms())
+        frame = (log, factor, inference_ms - base_ms, *latencies.outside_ms())
         if self._suspect is not None:
             self._settle(frame)
         elif self._logs.is_strong(log):

@@ -93,8 +93,3 @@ class Mailbox:
             self._is_closed = True
             self._frame = None
             self._condition.notify_all()
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._is_closed

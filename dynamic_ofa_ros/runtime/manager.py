@@ -19,7 +19,7 @@ from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.family import LatencyProfile
 from dynamic_ofa_ros.runtime.coordination import FRAMES_TOLD, Allowance, Frame, Status
 from dynamic_ofa_ros.runtime.decisions import Decision, ManagerState, Measurement
-from dynamic_ofa_ros.runtime.experience import CONTENDED_ABOVE, Experience, Seen
+from dynamic_ofa_ros.runtime.experience import CONTENDED_ABOVE, Experience, FrameLatencies
 from dynamic_ofa_ros.runtime.outages import Outages
 from dynamic_ofa_ros.runtime.policies import (
     Choice,
@@ -246,7 +246,7 @@ class RuntimeManager:
         if self._outages:
             self._outages.work(option)
         self._period_ms = measurement.period_ms
-        seen = Seen(
+        seen = FrameLatencies(
             inference_ms, measurement.node_ms, measurement.end_to_end_ms, measurement.wait_ms
         )
         if not is_first:

@@ -199,18 +199,6 @@ class SearchSpace:
 
         return self._assemble(draw)
 
-    def mutate(
-        self, architecture: SubnetArchitecture, rng: np.random.Generator, probability: float = 0.1
-    ) -> SubnetArchitecture:
-        """Redraw each gene independently with `probability` (OFA's evolutionary search)."""
-        return _mix(architecture, self.sample(rng), rng, probability)
-
-    def crossover(
-        self, first: SubnetArchitecture, second: SubnetArchitecture, rng: np.random.Generator
-    ) -> SubnetArchitecture:
-        """Take each gene from either parent with equal probability."""
-        return _mix(first, second, rng, 0.5)
-
     def validate(self, architecture: SubnetArchitecture) -> None:
         """Raise ArchitectureError unless `architecture` is in this search space."""
         for name in (*LISTS, 'r'):
@@ -323,25 +311,6 @@ class SubnetArchitecture:
             )
 
         return replace(self, ks=kept('ks'), e=kept('e'))
-
-
-def _mix(
-    first: SubnetArchitecture,
-    second: SubnetArchitecture,
-    rng: np.random.Generator,
-    probability: float,
-) -> SubnetArchitecture:
-    """Take each gene from `second` with `probability`, otherwise from `first`."""
-
-    def mixed(name: str) -> tuple[Any, ...]:
-        ours, theirs = first.values(name), second.values(name)
-        take_theirs = rng.random(len(ours)) < probability
-        return tuple(
-            b if take else a for a, b, take in zip(ours, theirs, take_theirs, strict=True)
-        )
-
-    lists = {name: mixed(name) for name in LISTS}
-    return SubnetArchitecture(**lists, r=mixed('r')[0])
 
 
 def _whole(name: str, value: Any) -> int:

@@ -10,7 +10,7 @@ from bags import telemetry, told, truths, write_bag
 from demo.made_up import LIMIT_MS, three_runs
 
 from dynamic_ofa_ros.cli.main import main
-from dynamic_ofa_ros.demo.recording import write_frames
+from dynamic_ofa_ros.recordings.frames import write_frames
 
 BAD_INPUT = 2
 

@@ -16,8 +16,9 @@ from onnx_networks import COLOURS, colour_folders
 from programs import Program, ignore_sigint, wait_until
 from ros_harness import ROOT
 
-from dynamic_ofa_ros.demo.comparison import HIGHEST, LOWEST, SWITCHING, interval
+from dynamic_ofa_ros.demo.comparison import HIGHEST, LOWEST, SWITCHING
 from dynamic_ofa_ros.demo.two import MODELS, PICTURE_FILE, SHARES
+from dynamic_ofa_ros.recordings.measures import interval
 
 PREPARE_TIMEOUT_S, END_TIMEOUT_S = 120.0, 60.0
 PLAYING = r'nothing competes\n.*level \d'

@@ -81,13 +81,13 @@ def test_the_size_is_as_asked_for(tmp_path):
 
 
 def test_one_of_several_topics_is_chosen_by_name(tmp_path):
-    other = [('/right/image', *item[1:]) for item in drive(4)[1:]]
+    other = [('/front/image', *item[1:]) for item in drive(4)[1:]]
     path = write_bag(tmp_path / 'drive', [*drive(2), *other])
-    with pytest.raises(SourceError, match=r'several image topics.*: /image_raw, /right/image$'):
+    with pytest.raises(SourceError, match=r'several image topics.*: /front/image, /image_raw$'):
         BagSource(str(path))
-    with pytest.raises(SourceError, match=r'no images on /left.*: /image_raw, /right/image$'):
+    with pytest.raises(SourceError, match=r'no images on /left.*: /front/image, /image_raw$'):
         BagSource(str(path), topic='left')
-    for name in ('/right/image', 'right/image'):
+    for name in ('/front/image', 'front/image'):
         assert len(all_of(path, topic=name)) == 4
     assert len(all_of(path, topic='/image_raw')) == 2
 

@@ -140,7 +140,7 @@ def test_a_first_start_without_reference_answers_needs_pytorch_and_says_so(
 ):
     parameters = ('-p', f'family:={family}', '-p', 'device:=cpu', '-p', f'engine:={engine}')
     text = refusal(start(['torch'], 'classifier_node', '--ros-args', *parameters, cache=tmp_path))
-    expected = 'holds no reference.safetensors, which PyTorch computes, and torch is missing: pip'
+    expected = 'has no reference.safetensors, which PyTorch computes, and torch is missing: pip'
     last = text.splitlines()[-1]
     assert expected in last
     assert last.count('torch is missing') == 1

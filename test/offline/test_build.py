@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 import yaml
 from families import make_random_family, randomise
 from full_disk import files_up_to
-from image_files import write_hues
 from offline.fake_device import pretend_device, profile_quickly
 
 from dynamic_ofa_ros.cli.main import main
@@ -72,8 +72,14 @@ SEARCHED = [
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three classes by hue, 24 training and 24 held-out JPEGs."""
     root = tmp_path_factory.mktemp('photos')
-    write_hues(root / 'train', 8)
-    write_hues(root / 'val', 8, seed=2)
+    rng = np.random.default_rng(1)
+    for split in ('train', 'val'):
+        for label, name in enumerate(LABELS):
+            (root / split / name).mkdir(parents=True)
+            for index in range(8):
+                image = rng.integers(0, 200, (40, 52, 3)).astype(np.uint8)
+                image[..., label] //= 2
+                cv2.imwrite(str(root / split / name / f'{index}.jpg'), image)
     return root
 
 

@@ -7,12 +7,16 @@ import math
 import pytest
 from bags import PERIOD_NS, drive, telemetry, told, truths, write_bag
 from demo.made_up import three_runs, unanswered
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from dynamic_ofa_ros.cli.main import main
-from dynamic_ofa_ros.demo.comparison import SWITCHING, measure
-from dynamic_ofa_ros.demo.recording import write_frames
+from dynamic_ofa_ros.demo.comparison import SWITCHING
 from dynamic_ofa_ros.errors import RecordingError
 from dynamic_ofa_ros.msg import Level, LevelArray
+from dynamic_ofa_ros.recordings.bag import Bag
+from dynamic_ofa_ros.recordings.frames import write_frames
+from dynamic_ofa_ros.recordings.measures import measure
 from dynamic_ofa_ros.recordings.reading import read
 
 PERIOD_S = PERIOD_NS / 1e9
@@ -138,6 +142,22 @@ def test_a_bag_without_telemetry_says_what_to_record(tmp_path):
     path = write_bag(tmp_path / 'drive', drive(2))
     with pytest.raises(RecordingError, match='record the topic ~/telemetry'):
         read(str(path), 'A')
+
+
+def test_telemetry_of_another_version_is_read_by_the_bags_own_definition(tmp_path):
+    """What is there is read; what compare needs and is not there is named."""
+    kind = 'dynamic_ofa_ros/msg/Telemetry'
+    store = get_typestore(Stores.LATEST)
+    store.register(get_types_from_msg('std_msgs/Header header\nint32 level\n', kind))
+    stamp = store.types['builtin_interfaces/msg/Time'](1, 0)
+    message = store.types[kind](store.types['std_msgs/msg/Header'](stamp, 'eye'), 7)
+    with Writer(tmp_path / 'old', version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        connection = writer.add_connection('/classifier/telemetry', kind, typestore=store)
+        writer.write(connection, 1, store.serialize_cdr(message, kind))
+    with Bag(tmp_path / 'old') as bag:
+        assert bag.first('/classifier/telemetry').level == 7
+    with pytest.raises(RecordingError, match=r"another version of this package: .*'node_ms'"):
+        read(str(tmp_path / 'old'), 'A')
 
 
 # CSV files.

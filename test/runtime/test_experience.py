@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynamic_ofa_ros.runtime.experience import HALF_LIFE, WINDOW, Experience, Forecast, Seen
+from dynamic_ofa_ros.runtime.experience import (
+    HALF_LIFE,
+    WINDOW,
+    Experience,
+    Forecast,
+    FrameLatencies,
+)
 
 LATENCIES_MS = (10.0, 20.0, 40.0)
 NOISE = 0.02
@@ -26,10 +32,10 @@ class Device:
     def run(self, slowdown: float, frames: int, level: int = 2, noise: float = NOISE) -> Device:
         for _ in range(frames):
             factor = slowdown * math.exp(noise * self._random.standard_normal())
-            self.take(Seen(LATENCIES_MS[level - 1] * factor), level)
+            self.take(FrameLatencies(LATENCIES_MS[level - 1] * factor), level)
         return self
 
-    def take(self, seen: Seen, level: int = 2) -> None:
+    def take(self, seen: FrameLatencies, level: int = 2) -> None:
         self.time_ns += FRAME_NS
         self.experience.observe(self.time_ns, level, seen)
 
@@ -48,7 +54,7 @@ def test_without_frames_the_forecast_is_the_profile() -> None:
 
 def test_one_slow_frame_is_an_outlier_and_two_are_a_step() -> None:
     device = Device().run(1.0, 60)
-    device.take(Seen(100.0))
+    device.take(FrameLatencies(100.0))
     assert device.forecast().slowdown == pytest.approx(1.0, rel=0.05)
     device = Device().run(1.0, 60).run(3.0, 2)
     assert device.forecast().slowdown == pytest.approx(3.0, rel=0.1)
@@ -98,7 +104,7 @@ def test_own_frames_outweigh_the_estimate_from_other_levels() -> None:
     """A stall of 10 ms at every level is a slowdown of 3 at level 1 and of 1.25 at level 3."""
     device = Device().run(1.0, 40)
     for level in [1] * 40 + [3] * 40 + [1] * 40:
-        device.take(Seen(LATENCIES_MS[level - 1] + 20.0), level)
+        device.take(FrameLatencies(LATENCIES_MS[level - 1] + 20.0), level)
     forecast = device.forecast()
     assert forecast.slowdown == pytest.approx(3.0, rel=0.1)
     assert forecast.own_frames(3) > 8.0
@@ -120,7 +126,7 @@ def test_estimates_of_contention_decay() -> None:
     assert experience.forecast(now_ns + SECOND_NS).slowdown == pytest.approx(3.0, rel=0.1)
     assert 1.0 < experience.forecast(now_ns + 5 * SECOND_NS).slowdown < 2.5
     assert experience.forecast(now_ns + 60 * SECOND_NS).slowdown == pytest.approx(1.0, abs=0.01)
-    experience.observe(now_ns + 60 * SECOND_NS, 2, Seen(20.0))
+    experience.observe(now_ns + 60 * SECOND_NS, 2, FrameLatencies(20.0))
     assert experience.forecast(now_ns + 60 * SECOND_NS).slowdown == pytest.approx(1.0, abs=0.05)
 
 
@@ -128,7 +134,7 @@ def test_the_delay_outside_inference_is_kept_per_frame() -> None:
     device = Device()
     for frame in range(60):
         outside_ms = 30.0 if frame % 5 == 0 else 2.0
-        device.take(Seen(20.0, 20.0 + outside_ms, 20.0 + outside_ms + 5.0))
+        device.take(FrameLatencies(20.0, 20.0 + outside_ms, 20.0 + outside_ms + 5.0))
     inference, node = device.forecast(), device.forecast(scope='node')
     assert inference.late_shares(25.0)[1] == 0.0
     assert 0.1 < node.late_shares(25.0)[1] < 0.35
@@ -151,7 +157,7 @@ def test_the_wait_for_a_slow_level_is_not_predicted_for_a_fast_one() -> None:
     device = Device()
     for frame in range(60):
         wait_ms = 33.0 * (0.618 * frame % 1.0)
-        device.take(Seen(40.0, 40.0 + wait_ms + 1.0, wait_ms=wait_ms), level=3)
+        device.take(FrameLatencies(40.0, 40.0 + wait_ms + 1.0, wait_ms=wait_ms), level=3)
     forecast = device.forecast(scope='node', period_ms=33.0)
     assert forecast.quantile_ms(1, 0.95) == pytest.approx(11.0, rel=0.1)
     assert forecast.quantile_ms(3, 0.95) == pytest.approx(41.0 + 0.95 * 33.0, rel=0.1)
@@ -161,7 +167,7 @@ def test_the_wait_for_a_slow_level_is_not_predicted_for_a_fast_one() -> None:
 def test_a_profile_with_an_invalid_noise_can_be_used(noise: float) -> None:
     experience = Experience(LATENCIES_MS, [noise] * 3)
     for frame in range(50):
-        experience.observe(frame * FRAME_NS, 2, Seen(30.0))
+        experience.observe(frame * FRAME_NS, 2, FrameLatencies(30.0))
     assert experience.forecast(50 * FRAME_NS).slowdown == pytest.approx(1.5, rel=0.02)
 
 
@@ -178,7 +184,7 @@ def test_a_profile_with_an_invalid_noise_can_be_used(noise: float) -> None:
 def test_the_forecast_is_finite_for_any_frames(frames: list[tuple[float, float, int]]) -> None:
     device = Device()
     for inference_ms, node_ms, level in frames:
-        device.take(Seen(inference_ms, node_ms), level)
+        device.take(FrameLatencies(inference_ms, node_ms), level)
     forecast = device.forecast(scope='node', period_ms=33.0)
     assert math.isfinite(forecast.slowdown)
     assert np.isfinite(forecast.late_shares(20.0)).all()
@@ -189,6 +195,6 @@ def test_the_forecast_is_finite_for_any_frames(frames: list[tuple[float, float, 
 def test_it_recovers_from_any_history(history: list[float], slowdown: float) -> None:
     device = Device()
     for factor in history:
-        device.take(Seen(20.0 * factor))
+        device.take(FrameLatencies(20.0 * factor))
     device.run(slowdown, 60, noise=0.01)
     assert device.forecast().slowdown == pytest.approx(slowdown, rel=0.05)

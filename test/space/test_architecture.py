@@ -27,17 +27,6 @@ def test_the_cost_of_published_levels_equals_the_published_cost() -> None:
 
 
 @given(SEEDS)
-def test_samples_mutants_and_children_are_in_the_space(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    first, second = SPACE.sample(rng), SPACE.sample(rng)
-    child = SPACE.crossover(first, second, rng)
-    for architecture in (first, child, SPACE.mutate(child, rng, 0.5)):
-        SPACE.validate(architecture)
-    for mine, a, b in zip(child.ks, first.ks, second.ks, strict=True):
-        assert mine in (a, b)
-
-
-@given(SEEDS)
 def test_canonical_form_keeps_the_cost_and_resets_inactive_blocks(seed: int) -> None:
     architecture = SPACE.sample(np.random.default_rng(seed))
     canonical = architecture.canonical(SPACE)
@@ -58,13 +47,6 @@ def test_sampling_is_uniform() -> None:
 
 def test_sampling_is_deterministic_by_seed() -> None:
     assert SPACE.sample(np.random.default_rng(3)) == SPACE.sample(np.random.default_rng(3))
-
-
-def test_mutation_with_probability_0_changes_nothing() -> None:
-    rng = np.random.default_rng(1)
-    architecture = SPACE.sample(rng)
-    assert SPACE.mutate(architecture, rng, 0.0) == architecture
-    assert SPACE.mutate(architecture, rng, 1.0) != architecture
 
 
 def test_the_largest_architecture_has_the_highest_cost() -> None:

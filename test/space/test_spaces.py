@@ -39,13 +39,9 @@ def test_unknown_kinds_are_rejected() -> None:
 def test_samples_are_in_the_space_and_can_be_written_and_read(kind: str, seed: int) -> None:
     space, rng = search_space(kind), np.random.default_rng(seed)
     first, second = space.sample(rng), space.sample_leaning(rng, rng.uniform(-2, 2))
-    child = space.crossover(first, second, rng)
-    for architecture in (first, second, child, space.mutate(child, rng, 0.5)):
+    for architecture in (first, second):
         space.validate(architecture)
         assert SubnetArchitecture.from_mapping(architecture.to_mapping()) == architecture
-    for field in ('ks', 'e', 'd', 'w', 'r'):
-        both = zip(first.values(field), second.values(field), strict=True)
-        assert all(c in pair for c, pair in zip(child.values(field), both, strict=True))
 
 
 @settings(deadline=None)

@@ -1,4 +1,4 @@
-"""The demo's picture: the same load under several policies, side by side.
+"""Runs side by side: the latency of every image with the limit, and the level below.
 
 matplotlib's object interface and the Agg canvas: no global state is changed, no display needed.
 """
@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dynamic_ofa_ros import adaptation
-from dynamic_ofa_ros.demo.comparison import Measures, Run, interval, measure, percent
-from dynamic_ofa_ros.demo.recording import FrameRecord
 from dynamic_ofa_ros.plotting.style import (
     INK,
     LIMIT,
@@ -23,6 +21,8 @@ from dynamic_ofa_ros.plotting.style import (
     new_figure,
     style_axes,
 )
+from dynamic_ofa_ros.recordings.frames import FrameRecord
+from dynamic_ofa_ros.recordings.measures import Measures, Run, interval, measure, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
