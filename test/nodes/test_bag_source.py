@@ -1,4 +1,4 @@
-"""The images of a bag as pictures: their times, stamps and truth; what is wrong is a sentence."""
+"""Images of a bag: times, stamps, true classes and error messages."""
 
 from __future__ import annotations
 

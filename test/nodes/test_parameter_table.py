@@ -152,7 +152,7 @@ def test_refused_value_changes_nothing_and_names_the_parameter(domain, is_humble
     before = node.get_parameter(name).value
     result = set_one(node, name, value)
     assert not result.successful
-    # rclpy's own words where it refuses before us.
+    # rclpy's message if rclpy rejects the value first.
     assert name in result.reason or 'read-only' in result.reason or 'type' in result.reason
     assert node.get_parameter(name).value == before
     assert parameters.snapshot == Settings(1.5, 3)
