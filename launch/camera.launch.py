@@ -1,11 +1,11 @@
-"""The camera node alone: rendered signs, a folder of images, a video file, a webcam or a bag.
+"""Start the camera node: rendered signs, a folder of images, a video file, a webcam or a bag.
 
     ros2 launch dynamic_ofa_ros camera.launch.py source:=webcam path:=/dev/video0
 
-The other launch files include it.
+`demo.launch.py` and `two_models.launch.py` include this file.
 """
 
-# ruff: noqa: I001 - it takes `launch` for this folder
+# ruff: noqa: I001 - ruff mistakes `launch` for this folder
 
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument
@@ -17,7 +17,7 @@ PACKAGE = 'dynamic_ofa_ros'
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Describe the node and the arguments that a user may give."""
+    """Return the node and the launch arguments."""
     arguments = [
         DeclareLaunchArgument('namespace', default_value='', description='Namespace of the node.'),
         DeclareLaunchArgument(
@@ -27,26 +27,26 @@ def generate_launch_description() -> LaunchDescription:
             'source',
             default_value='signs',
             choices=['signs', 'folder', 'video', 'webcam', 'bag'],
-            description='Where the images come from.',
+            description='Source of the images.',
         ),
         DeclareLaunchArgument(
             'path',
             default_value='',
-            description='The folder, the video file, the bag, or the webcam: an index, '
+            description='Path of the folder, the video file or the bag, or the webcam: an index, '
             '/dev/videoN or /dev/v4l/by-id/...',
         ),
-        DeclareLaunchArgument('rate_hz', default_value='30.0', description='Images per second.'),
+        DeclareLaunchArgument('rate_hz', default_value='30.0', description='Frame rate in Hz.'),
         DeclareLaunchArgument(
-            'width', default_value='0', description="Width in px; 0 = the source's own."
+            'width', default_value='0', description='Width in px; 0 = that of the source.'
         ),
         DeclareLaunchArgument(
-            'height', default_value='0', description="Height in px; 0 = the source's own."
+            'height', default_value='0', description='Height in px; 0 = that of the source.'
         ),
         DeclareLaunchArgument(
             'log_level',
             default_value='info',
             choices=['debug', 'info', 'warn', 'error', 'fatal'],
-            description='Least severity that is logged.',
+            description='Minimum severity of log messages.',
         ),
     ]
     camera = Node(
@@ -58,7 +58,7 @@ def generate_launch_description() -> LaunchDescription:
         parameters=[
             {
                 'source': _typed('source', str),
-                # Without the type, launch would make an integer of a webcam's index.
+                # Without the type, launch would convert the index of a webcam to an integer.
                 'path': _typed('path', str),
                 'rate_hz': _typed('rate_hz', float),
                 'width': _typed('width', int),

@@ -1,14 +1,14 @@
-"""One classifier on a camera topic: what a robot uses.
+"""Start a classifier on a camera topic; this is the launch file for robots.
 
     ros2 launch dynamic_ofa_ros classifier.launch.py image_topic:=/camera/image_raw
 
-An argument left empty leaves the parameter as `params_file` has it. The node is a plain `Node`
-action: it configures and activates itself (parameter `autostart`), so that it comes back after a
-respawn, and works under `ros2 run`, too. With `autostart:=false` it waits, unconfigured, for
-`ros2 lifecycle set`, a lifecycle manager, or event handlers of a launch file that includes this.
+An empty argument does not override the value in `params_file`. The node configures and activates
+itself (parameter `autostart`), also after a respawn; it is therefore a `Node` action, not a
+`LifecycleNode`. With `autostart:=false` it stays unconfigured until `ros2 lifecycle set`, a
+lifecycle manager, or an event handler of an including launch file configures it.
 """
 
-# ruff: noqa: I001 - it takes `launch` for this folder
+# ruff: noqa: I001 - ruff mistakes `launch` for this folder
 
 import os
 from pathlib import Path
@@ -22,13 +22,13 @@ from launch_ros.parameter_descriptions import ParameterValue
 
 PACKAGE = 'dynamic_ofa_ros'
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
-"""What Fast DDS reads: up to Jazzy the first, from Kilted on the second, warning of the first."""
+"""Fast DDS reads the first up to Jazzy; from Kilted on the second, warning of the first."""
 
 OLD_DISTRIBUTIONS = ('humble', 'iron', 'jazzy')
 
 RESPAWN_DELAY_S = 2.0
 SIGTERM_TIMEOUT_S = 15.0
-"""Building an engine level cannot be interrupted: launch's own 5 s would end in SIGKILL."""
+"""Building a level cannot be interrupted and may take longer than launch's default of 5 s."""
 
 PARAMETERS = {
     'family': ('family', str),
@@ -43,11 +43,11 @@ PARAMETERS = {
     'autostart': ('autostart', bool),
     'bond': ('bond', bool),
 }
-"""Arguments that are parameters: name and type of the parameter."""
+"""Name and type of the parameter for each argument that sets one."""
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Describe the node and the arguments that a user may give."""
+    """Return the node and the launch arguments."""
     config = Path(get_package_share_directory(PACKAGE)) / 'config'
     arguments = [
         DeclareLaunchArgument('namespace', default_value='', description='Namespace of the node.'),
@@ -70,7 +70,7 @@ def generate_launch_description() -> LaunchDescription:
             'engine',
             default_value='',
             choices=['', 'auto', 'onnxruntime', 'openvino', 'pytorch', 'tensorrt'],
-            description='Inference engine; auto takes the fastest on this machine.',
+            description='Inference engine; auto = the fastest on this machine.',
         ),
         DeclareLaunchArgument(
             'image_topic', default_value='image_raw', description='Topic of the images.'
@@ -79,13 +79,15 @@ def generate_launch_description() -> LaunchDescription:
             'image_transport',
             default_value='',
             choices=['', 'raw', 'compressed'],
-            description='How images come; compressed: on <image_topic>/compressed.',
+            description='Transport of the images; compressed = from <image_topic>/compressed.',
         ),
         DeclareLaunchArgument(
-            'max_latency_ms', default_value='', description='Latency limit in ms; 0 = none.'
+            'max_latency_ms', default_value='', description='Latency limit in ms; 0 = no limit.'
         ),
         DeclareLaunchArgument(
-            'min_accuracy', default_value='', description='Accuracy floor, a fraction; 0 = none.'
+            'min_accuracy',
+            default_value='',
+            description='Minimum accuracy, a fraction; 0 = no limit.',
         ),
         DeclareLaunchArgument(
             'coordination',
@@ -102,13 +104,13 @@ def generate_launch_description() -> LaunchDescription:
             'use_sim_time',
             default_value='',
             choices=['', 'true', 'false'],
-            description='Whether to take the time from /clock.',
+            description='Whether to use the time of /clock.',
         ),
         DeclareLaunchArgument(
             'autostart',
             default_value='',
             choices=['', 'true', 'false'],
-            description='Whether the node configures and activates itself; false: others do.',
+            description='Whether the node configures and activates itself.',
         ),
         DeclareLaunchArgument(
             'bond',
@@ -120,13 +122,13 @@ def generate_launch_description() -> LaunchDescription:
             'respawn',
             default_value='false',
             choices=['true', 'false'],
-            description=f'Whether to start the node again {RESPAWN_DELAY_S:g} s after its end.',
+            description=f'Whether to restart the node {RESPAWN_DELAY_S:g} s after it ends.',
         ),
         DeclareLaunchArgument(
             'log_level',
             default_value='info',
             choices=['debug', 'info', 'warn', 'error', 'fatal'],
-            description='Least severity that is logged.',
+            description='Minimum severity of log messages.',
         ),
     ]
     return LaunchDescription(
@@ -135,7 +137,7 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def _fast_dds_profile(config: Path) -> list[SetEnvironmentVariable]:
-    """Return what sets the profile for all that is started after it, unless the user has one."""
+    """Return an action that sets the profile for later processes, unless the user has set one."""
     if any(name in os.environ for name in PROFILE_VARIABLES):
         return []
     is_old = os.environ.get('ROS_DISTRO', 'jazzy') in OLD_DISTRIBUTIONS
@@ -144,7 +146,7 @@ def _fast_dds_profile(config: Path) -> list[SetEnvironmentVariable]:
 
 
 def _classifier(context: LaunchContext) -> list[Node]:
-    """Return the node, with the parameters that were given; the others are left out."""
+    """Return the node with the parameters whose arguments are not empty."""
     given = {
         parameter: ParameterValue(LaunchConfiguration(argument), value_type=value_type)
         for argument, (parameter, value_type) in PARAMETERS.items()
@@ -161,7 +163,7 @@ def _classifier(context: LaunchContext) -> list[Node]:
         respawn=LaunchConfiguration('respawn'),
         respawn_delay=RESPAWN_DELAY_S,
         sigterm_timeout=str(SIGTERM_TIMEOUT_S),
-        # No emulate_tty: it makes nodes colour their logs even where launch writes to a file.
+        # emulate_tty is not set, because it would cause coloured logs even in files.
         output='screen',
     )
     return [node]

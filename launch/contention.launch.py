@@ -1,11 +1,11 @@
-"""The demo, and a program that competes for its device.
+"""Start the demo and load processes that compete for its device.
 
     ros2 launch dynamic_ofa_ros contention.launch.py max_latency_ms:=10.0 workers:=2
 
-Steer it from another terminal: `ros2 param set /contention workload none`.
+To change the load from another terminal: `ros2 param set /contention workload none`.
 """
 
-# ruff: noqa: I001 - it takes `launch` for this folder
+# ruff: noqa: I001 - ruff mistakes `launch` for this folder
 
 from pathlib import Path
 
@@ -20,32 +20,36 @@ HERE = Path(__file__).resolve().parent
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Describe the nodes; the demo's arguments can be given here, too."""
+    """Return the nodes and the launch arguments, which include those of the demo."""
     arguments = [
         DeclareLaunchArgument(
             'workload',
             default_value='busy',
             choices=['none', 'busy', 'memory', 'training'],
-            description='What competes: arithmetic, memory traffic, or training a network.',
+            description='Competing load: arithmetic, memory traffic, or training of a network.',
         ),
-        DeclareLaunchArgument('workers', default_value='1', description='Processes that compete.'),
         DeclareLaunchArgument(
-            'duty_cycle', default_value='1.0', description='Share of the time each works.'
+            'workers', default_value='1', description='Number of load processes.'
+        ),
+        DeclareLaunchArgument(
+            'duty_cycle',
+            default_value='1.0',
+            description='Fraction of the time that each process is busy.',
         ),
         DeclareLaunchArgument(
             'workload_device',
             default_value='cpu',
-            description='Device that they work on: cpu, cuda or cuda:N.',
+            description='Device of the load processes: cpu, cuda or cuda:N.',
         ),
         DeclareLaunchArgument(
             'cpus',
             default_value='',
-            description='CPUs that they may run on, such as 0,2-3; empty = all.',
+            description='CPUs for the load processes, such as 0,2-3; empty = all.',
         ),
         DeclareLaunchArgument(
             'delay_s',
             default_value='20.0',
-            description='Seconds before they begin: a first start measures the engines alone.',
+            description='Delay of the load in s; the first start measures latencies without it.',
         ),
     ]
     demo = IncludeLaunchDescription(PythonLaunchDescriptionSource(str(HERE / 'demo.launch.py')))
@@ -60,7 +64,7 @@ def generate_launch_description() -> LaunchDescription:
                 'workers': _typed('workers', int),
                 'duty_cycle': _typed('duty_cycle', float),
                 'device': _typed('workload_device', str),
-                # Without the type, launch would make an integer of a single CPU.
+                # Without the type, launch would convert a single CPU number to an integer.
                 'cpus': _typed('cpus', str),
             }
         ],

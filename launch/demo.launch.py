@@ -1,10 +1,12 @@
-"""Camera and classifier: `ros2 launch dynamic_ofa_ros demo.launch.py max_latency_ms:=10.0`.
+"""Start a camera and a classifier.
 
-When one of them ends, so does the other. Steer them from another terminal:
+    ros2 launch dynamic_ofa_ros demo.launch.py max_latency_ms:=10.0
+
+If one of them ends, the other is stopped. To change the limit from another terminal:
 `ros2 param set /classifier constraints.max_latency_ms 8.0`.
 """
 
-# ruff: noqa: I001 - it takes `launch` for this folder
+# ruff: noqa: I001 - ruff mistakes `launch` for this folder
 
 from pathlib import Path
 
@@ -17,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Describe both; their arguments can be given here."""
+    """Return both nodes with their launch arguments."""
     classifier = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(HERE / 'classifier.launch.py')),
         launch_arguments={
@@ -26,7 +28,7 @@ def generate_launch_description() -> LaunchDescription:
             'respawn': 'false',
         }.items(),
     )
-    # After the classifier, whose file sets the Fast DDS profile.
+    # After the classifier, whose launch file sets the Fast DDS profile.
     camera = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(HERE / 'camera.launch.py'))
     )

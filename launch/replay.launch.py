@@ -1,11 +1,11 @@
-"""A recorded bag in place of the camera, with its time: needs rosbag2.
+"""Start a classifier on a recorded bag and its clock; requires rosbag2.
 
     ros2 launch dynamic_ofa_ros replay.launch.py bag:=drive_1 image_topic:=/camera/image_raw
 
-When the bag ends, so does the classifier.
+The classifier is stopped at the end of the bag.
 """
 
-# ruff: noqa: I001 - it takes `launch` for this folder
+# ruff: noqa: I001 - ruff mistakes `launch` for this folder
 
 from pathlib import Path
 
@@ -26,22 +26,24 @@ HERE = Path(__file__).resolve().parent
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Describe player and classifier, whose arguments can be given here, too."""
+    """Return player and classifier with their launch arguments."""
     arguments = [
-        DeclareLaunchArgument('bag', description='The bag: a directory or a file.'),
+        DeclareLaunchArgument('bag', description='Path of the bag, a directory or a file.'),
         DeclareLaunchArgument(
-            'rate', default_value='1.0', description='Speed of the playback; 2 = twice as fast.'
+            'rate',
+            default_value='1.0',
+            description='Playback speed; 2 = twice as fast as recorded.',
         ),
         DeclareLaunchArgument(
             'loop',
             default_value='false',
             choices=['true', 'false'],
-            description='Whether to begin again at the end.',
+            description='Whether to repeat the bag.',
         ),
         DeclareLaunchArgument(
             'delay_s',
             default_value='5.0',
-            description='Seconds before the first message: the classifier must be ready.',
+            description='Delay of the playback in s, so that the classifier is ready.',
         ),
     ]
     end_together = RegisterEventHandler(
@@ -51,7 +53,7 @@ def generate_launch_description() -> LaunchDescription:
         PythonLaunchDescriptionSource(str(HERE / 'classifier.launch.py')),
         launch_arguments={'use_sim_time': 'true', 'respawn': 'false'}.items(),
     )
-    # After the classifier, whose file sets the Fast DDS profile.
+    # After the classifier, whose launch file sets the Fast DDS profile.
     return LaunchDescription(
         [*arguments, end_together, classifier, OpaqueFunction(function=_player)]
     )

@@ -1,12 +1,12 @@
-"""Two classifiers on one device and one camera, choosing their levels together.
+"""Start a camera and two classifiers on one device that choose their levels together.
 
     ros2 launch dynamic_ofa_ros two_models.launch.py max_latency_a_ms:=3.0 max_latency_b_ms:=2.0
 
-When one of the three ends, so do the others. Steer them from another terminal:
+If one of the three ends, the others are stopped. To change a limit from another terminal:
 `ros2 param set /model_b/classifier constraints.max_latency_ms 8.0`.
 """
 
-# ruff: noqa: I001 - it takes `launch` for this folder
+# ruff: noqa: I001 - ruff mistakes `launch` for this folder
 
 from pathlib import Path
 
@@ -26,13 +26,13 @@ IMAGE_TOPIC = '/image_raw'
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Describe the three; an argument without a letter, such as `family`, is for both models."""
+    """Return the nodes and arguments; one without a letter, such as `family`, applies to both."""
     arguments = [
         DeclareLaunchArgument(
             'coordination',
             default_value='collective',
             choices=['none', 'collective'],
-            description='Whether the two choose their levels together.',
+            description='Whether the classifiers choose their levels together.',
         ),
         *_arguments_of('a'),
         *_arguments_of('b'),
@@ -40,7 +40,7 @@ def generate_launch_description() -> LaunchDescription:
     end_together = RegisterEventHandler(
         OnProcessExit(on_exit=[Shutdown(reason='one of the nodes has ended')])
     )
-    # After the classifiers, whose file sets the Fast DDS profile.
+    # After the classifiers, whose launch file sets the Fast DDS profile.
     camera = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(HERE / 'camera.launch.py')),
         launch_arguments={'namespace': '', 'image_topic': IMAGE_TOPIC}.items(),
@@ -56,22 +56,22 @@ def _arguments_of(letter: str) -> list[DeclareLaunchArgument]:
         DeclareLaunchArgument(
             f'family_{letter}',
             default_value=LaunchConfiguration('family', default=''),
-            description=f'Family of model {model}: a directory or a shipped name.',
+            description=f'Family of model {model}: a directory, or a name (signs, imagenet).',
         ),
         DeclareLaunchArgument(
             f'max_latency_{letter}_ms',
             default_value=LaunchConfiguration('max_latency_ms', default=''),
-            description=f'Latency limit of model {model} in ms; 0 = none.',
+            description=f'Latency limit of model {model} in ms; 0 = no limit.',
         ),
         DeclareLaunchArgument(
             f'min_accuracy_{letter}',
             default_value=LaunchConfiguration('min_accuracy', default=''),
-            description=f'Accuracy floor of model {model}, a fraction; 0 = none.',
+            description=f'Minimum accuracy of model {model}, a fraction; 0 = no limit.',
         ),
         DeclareLaunchArgument(
             f'importance_{letter}',
             default_value=LaunchConfiguration('importance', default=''),
-            description=f'Weight of the accuracy of model {model}.',
+            description=f'Weight of the accuracy of model {model} in collective choices.',
         ),
     ]
 

@@ -1,4 +1,4 @@
-"""What looks at the classifier (rviz, rqt, PlotJuggler, Foxglove) names only what there is."""
+"""Layouts for rviz, rqt, PlotJuggler and Foxglove use only existing topics and fields."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ TOPICS = {
     '/diagnostics': 'diagnostic_msgs/DiagnosticArray',
     '/image_raw': 'sensor_msgs/Image',
 }
-"""Absolute names, without a namespace, of what nodes publish; ours by the message's name alone."""
+"""Types of the topics of the nodes without a namespace; own types without the package name."""
 
 SHOWN = {'inference_ms', 'max_latency_ms', 'level', 'slowdown'}
-"""What every plotting tool must show."""
+"""Fields that every plotting tool must show."""
 
 
 def fields(message: str) -> dict[str, str]:
-    """Return the fields of one of our messages: name to type."""
+    """Return the types of the fields of an own message, by name."""
     text = (ROOT / 'msg' / f'{message}.msg').read_text(encoding='utf-8')
     lines = (line.partition('#')[0].split() for line in text.splitlines())
     return {parts[1]: parts[0] for parts in lines if len(parts) == 2}
 
 
 def problem(topic: str, field: str) -> str:
-    """Return why a field cannot be drawn; empty for a good one."""
+    """Return an error message for a field that cannot be plotted; otherwise empty."""
     if topic not in TOPICS:
         return f'there is no topic {topic}'
     kind = fields(TOPICS[topic]).get(field)
@@ -66,7 +66,7 @@ def check_paths(paths: list[tuple[str, str]]) -> None:
 
 
 def test_topic_table_is_what_nodes_publish():
-    """Every name stands in the nodes' code as the code writes it."""
+    """The source code of the nodes contains every topic name."""
     sources = (ROOT / 'dynamic_ofa_ros' / 'nodes').glob('*.py')
     code = '\n'.join(source.read_text(encoding='utf-8') for source in sources)
     for topic in TOPICS:
@@ -108,7 +108,7 @@ def test_rviz_shows_images_that_exist():
 
 
 def test_rviz_subscribes_to_the_debug_image_only():
-    """The raw images are a second stream over the network: shown when the user ticks them."""
+    """Raw images, a second stream over the network, are shown only if the user enables them."""
     assert [topic for topic, display in rviz_topics() if display['Enabled']] == ['/debug_image']
 
 
@@ -121,7 +121,7 @@ def rqt_value(entry: dict) -> object:
 
 
 def rqt_plugins() -> dict[str, dict[str, object]]:
-    """Return the running plugins: instance to settings."""
+    """Return the settings of the running plugins, by instance."""
     document = json.loads((CONFIG / 'classifier.perspective').read_text(encoding='utf-8'))
     manager = document['groups']['pluginmanager']
     running = rqt_value(manager['keys']['running-plugins'])
@@ -167,7 +167,7 @@ def test_rqt_names_what_exists():
 
 
 def test_rqt_arranges_every_plugin():
-    """The main window's state names each plugin's dock (UTF-16, as Qt writes it)."""
+    """The state of the main window contains each plugin's dock (in Qt's UTF-16)."""
     document = json.loads((CONFIG / 'classifier.perspective').read_text(encoding='utf-8'))
     entry = document['groups']['mainwindow']['keys']['state']['repr(QByteArray.hex)']
     match = re.fullmatch(r"QtCore\.QByteArray\(b'([0-9a-f]+)'\)", entry)

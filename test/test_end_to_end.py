@@ -1,4 +1,4 @@
-"""End to end: real processes, a real transport, real images; nothing is replaced by a fake."""
+"""End-to-end tests with real processes, transport and images; there are no fakes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ BEST_EFFORT = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
 class System:
-    """The classifier as a process, and what it has published so far."""
+    """The classifier as a process, and its messages."""
 
     def __init__(self, session: Ros, family: str) -> None:
         self.ros = session
@@ -84,11 +84,11 @@ class System:
         self.images.publish(message)
 
     def feed(self) -> None:
-        """Publish an image: called in a loop, faster than the classifier can follow."""
+        """Publish an image; called in a loop at a higher rate than that of the classifier."""
         self.publish(small_image(self.ros.node.get_clock().now().to_msg()))
 
     def answer_to(self, message: Any) -> Any:
-        """Publish an image until its label comes back (it may be lost: best effort)."""
+        """Publish an image until its label arrives; with best effort, images may be lost."""
 
         def answers() -> list[Any]:
             return [label for label in self.labels.messages if label.header == message.header]
@@ -101,7 +101,7 @@ class System:
     def wait_for_telemetry(
         self, condition: Callable[[Any], bool], what: str, timeout_s: float = DEADLINE_S
     ) -> Any:
-        """Feed images until telemetry that comes from now on meets the condition; return it."""
+        """Publish images until new telemetry meets the condition; return that telemetry."""
         start = len(self.telemetry.messages)
         return self.ros.wait_until(
             lambda: next(filter(condition, self.telemetry.messages[start:]), None),
@@ -111,14 +111,14 @@ class System:
         )
 
     def telemetry_of(self, message: Any) -> Any:
-        """Return the newest telemetry of an image that was answered: it comes after the label."""
+        """Return the newest telemetry of an image, which arrives after its label."""
         return self.ros.wait_until(
             lambda: [t for t in self.telemetry.messages if t.header == message.header],
             f'the telemetry of {message.header}',
         )[-1]
 
     def next_telemetry(self, count: int = 1) -> list[Any]:
-        """Feed images until so many telemetry messages have come, and return them."""
+        """Publish images until a number of telemetry messages have arrived; return them."""
         start = len(self.telemetry.messages)
         self.ros.wait_until(
             lambda: len(self.telemetry.messages) >= start + count, 'telemetry', meanwhile=self.feed
@@ -137,7 +137,7 @@ class System:
         return self.ros.set_parameter(NODE, name, value)
 
     def free(self) -> None:
-        """Remove the constraints and wait until the classifier obeys."""
+        """Remove the constraints and wait until that takes effect."""
         for name in ('constraints.max_latency_ms', 'constraints.min_accuracy'):
             assert self.set(name, 0.0).successful
         self.wait_for_telemetry(
@@ -152,7 +152,7 @@ def random_pixels(seed: int, height: int, width: int) -> np.ndarray:
 
 
 def a_stamp() -> Any:
-    """Return a stamp that no other image has, so that no answer to another one is taken."""
+    """Return a unique stamp, so that labels can be assigned to images."""
     return Time(sec=3000 + next(NUMBERS))
 
 
@@ -168,7 +168,7 @@ def system(tmp_path_factory):
     with ros(folder) as session:
         running = System(session, 'signs')
         yield running
-        # The last test of all: a clean end, whatever came before.
+        # After all tests, the process must end cleanly.
         assert running.classifier.stop(signal.SIGINT) == 0, running.classifier.output()
         assert 'Traceback' not in running.classifier.output()
 
@@ -270,7 +270,7 @@ def test_read_only_parameter_is_refused(system):
 
 @pytest.fixture
 def by_the_table(system):
-    """The policy whose answer depends on nothing but the constraints, on any machine."""
+    """The policy `table`, whose choice depends only on the constraints and the profile."""
     before = system.ros.get_parameter(NODE, 'manager.policy')
     assert system.set('manager.policy', 'table').successful
     yield
@@ -279,7 +279,7 @@ def by_the_table(system):
 
 
 def test_constraints_message_is_obeyed(system, by_the_table):
-    # Of the levels as measured here, and maybe on a busy machine: level 1 may not be the fastest.
+    # Levels were measured on this machine, which may be busy: level 1 may not be the fastest.
     limit_ms = 1.001 * min(level.latency_ms for level in system.levels.last.levels)
     within = [level for level in system.levels.last.levels if level.latency_ms <= limit_ms]
     wanted = max(within, key=lambda level: level.accuracy)
@@ -301,7 +301,7 @@ def test_constraints_message_is_obeyed(system, by_the_table):
             'the switch to that level',
         )[-1]
         assert (switch.to_level, switch.to_name) == (wanted.index, wanted.name)
-    # What a message leaves out stays; a negative number removes.
+    # An omitted field leaves a constraint unchanged; a negative number removes it.
     system.constraints.publish(Constraints())
     system.constraints.publish(Constraints(min_accuracy=0.001))
     after = system.wait_for_telemetry(lambda t: t.min_accuracy > 0.0, 'the lower limit')
@@ -330,7 +330,7 @@ def test_absurd_constraints_message_is_rejected_whole(system, max_latency_ms, mi
     )
     system.ros.wait_until(lambda: rejected() == before + 1, 'the rejection in the diagnostics')
     assert [system.ros.get_parameter(NODE, name) for name in names] == constraints
-    assert 'constraints of fool are rejected' in system.classifier.output()
+    assert 'constraints from fool were rejected' in system.classifier.output()
 
 
 BAD_IMAGES = {
@@ -353,7 +353,7 @@ def test_malformed_image_is_survived_and_counted_by_cause(system, cause):
         setattr(message, name, value)
     system.publish(message)
     system.ros.wait_until(lambda: rejected() > before, f'a rejected image by {cause}')
-    said = 'smell-o-vision' if cause == 'encoding' else f'image dropped ({cause}'
+    said = 'smell-o-vision' if cause == 'encoding' else f'image not classified ({cause}'
     system.ros.wait_until(lambda: said in system.classifier.output(), 'the line in the log')
     good = small_image(a_stamp())
     assert system.answer_to(good).results
@@ -367,7 +367,7 @@ def test_enable_stops_and_resumes(system):
     assert system.ros.get_parameter(NODE, 'enabled') is False
     ticks = len(system.diagnostics.messages)
     unwanted = small_image(a_stamp())
-    # Two diagnostics later (they come once a second) it would have a label.
+    # The label would arrive before two more diagnostics, which are published once per second.
     system.ros.wait_until(
         lambda: len(system.diagnostics.messages) >= ticks + 2,
         'diagnostics',
@@ -383,7 +383,7 @@ def test_stamps_of_zero_and_of_the_future(system):
     system.answer_to(unstamped)
     assert math.isnan(system.telemetry_of(unstamped).input_age_ms)
     system.ros.wait_until(
-        lambda: 'images carry no stamp' in system.classifier.output(), 'the warning'
+        lambda: 'images have no stamp' in system.classifier.output(), 'the warning'
     )
     future = system.ros.node.get_clock().now().to_msg()
     future.sec += 100
@@ -393,7 +393,7 @@ def test_stamps_of_zero_and_of_the_future(system):
 
 
 def test_camera_is_labelled_better_than_by_chance(system):
-    """Camera, classifier and this test are three processes; the truth comes on a second topic."""
+    """Camera, classifier and test are three processes; true classes are on a separate topic."""
     system.free()
     truths = system.ros.listen(Classification, '/robot/ground_truth', 50)
     names = system.ros.listen(LabelInfo, '/robot/ground_truth/label_info', qos.LATCHED)
@@ -415,7 +415,7 @@ def test_camera_is_labelled_better_than_by_chance(system):
 
 
 def test_a_recording_has_what_the_layouts_show(system, tmp_path):
-    """All topics of camera and classifier in a bag; Foxglove and PlotJuggler need its schemas."""
+    """A bag with all topics of camera and classifier; Foxglove and PlotJuggler use its schemas."""
     system.free()
     recorder = system.ros.record(tmp_path / 'bag')
     camera = system.ros.start('camera_node', {'rate_hz': 25}, arguments=IN_NAMESPACE)
@@ -453,7 +453,7 @@ def test_a_recording_has_what_the_layouts_show(system, tmp_path):
 
 
 def matched(labels: Topic, truths: Topic) -> list[tuple[str, str]]:
-    """Return (label, truth) of the images that have both."""
+    """Return (label, true class) of the images that have both."""
     known = {stamp_of(m.header): m.results[0].class_id for m in truths.messages}
     return [
         (m.results[0].class_id, known[stamp_of(m.header)])
@@ -465,13 +465,13 @@ def matched(labels: Topic, truths: Topic) -> list[tuple[str, str]]:
 @pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, 'sched_setaffinity'), reason='CPUs cannot be chosen here')
 def test_level_switches_under_real_contention_and_back(system):
-    """Load on the classifier's own CPU: levels go down on telemetry, and up when it ends."""
+    """Load on the CPU of the classifier: the level decreases, and increases after the load."""
     cpu = idlest_cpu()
     system.classifier.confine({cpu}, CLASSIFIER_NICE)
     system.free()
     assert system.set('manager.hold_s', 0.2).successful
-    # Inference is shorter than a time slice, so load shows as a stream of frames that take ten
-    # times as long. The mean of so many frames answers to a stream, not to a hiccup of the host.
+    # Inference is shorter than a time slice, so with load some frames take ten times as long. With
+    # this window, the mean reacts to many such frames, but not to a single one.
     assert system.set('manager.window', CONTENTION_WINDOW).successful
     alone = statistics.median(t.inference_ms for t in system.next_telemetry(60)[10:])
     limit_ms = 2.5 * max(alone, system.levels.last.levels[-1].latency_ms)
@@ -489,20 +489,20 @@ def test_level_switches_under_real_contention_and_back(system):
     finally:
         status = load.stop()
     assert status == 0, load.output()
-    # Only root could raise the priority again: no test of the classifier's speed after this one.
+    # Only root can raise the priority again, so no later test may depend on the speed.
     system.classifier.confine(os.sched_getaffinity(0), CLASSIFIER_NICE)
     system.free()
 
 
 def idlest_cpu() -> int:
-    """Return the CPU that others use least just now."""
+    """Return the CPU that other processes currently use least."""
     psutil = pytest.importorskip('psutil')
     loads = psutil.cpu_percent(interval=0.5, percpu=True)
     return min(os.sched_getaffinity(0), key=lambda cpu: loads[cpu] if cpu < len(loads) else 100.0)
 
 
 def follow_load(system: System, reason: str) -> None:
-    """Switch the load on and off and see the level follow, for the reason given."""
+    """Switch the load on and off, and check the levels and reasons of the switches."""
     system.wait_for_telemetry(
         lambda t: t.level == system.top_level, 'the top level before the load', CLIMB_TIMEOUT_S
     )

@@ -1,4 +1,4 @@
-"""Launch files: their arguments everywhere; run for real where ROS 2's launch is installed."""
+"""Launch files: their arguments, and, if launch_ros is installed, real runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = 'dynamic_ofa_ros'
 LAUNCH_FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
 START_TIMEOUT_S = 90.0
-"""Until a classifier answers; the first start on a machine builds its engines."""
+"""Timeout for the first label; the first start on a machine builds the engines."""
 
 END_TIMEOUT_S = 30.0
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
@@ -53,7 +53,7 @@ def calls(name: str, function: str) -> list[ast.Call]:
 
 
 def text_of(node: ast.expr) -> str:
-    """Return a text; parts that are computed become `*`."""
+    """Return a string, with `*` for its computed parts."""
     if isinstance(node, ast.JoinedStr):
         return ''.join(
             part.value if isinstance(part, ast.Constant) else '*' for part in node.values
@@ -62,7 +62,7 @@ def text_of(node: ast.expr) -> str:
 
 
 def arguments(name: str) -> dict[str, dict[str, ast.expr]]:
-    """Return the arguments that a launch file declares itself: name to keywords."""
+    """Return the keywords of each argument that a launch file declares, by name."""
     return {
         text_of(call.args[0]): {keyword.arg: keyword.value for keyword in call.keywords}
         for call in calls(name, 'DeclareLaunchArgument')
@@ -70,7 +70,7 @@ def arguments(name: str) -> dict[str, dict[str, ast.expr]]:
 
 
 def typed_parameters(name: str) -> dict[str, tuple[str, str]]:
-    """Return what a launch file gives a node as parameters: name to argument and type."""
+    """Return argument and type of each node parameter in a launch file, by parameter."""
     found = {}
     for node in ast.walk(tree_of(name)):
         if not isinstance(node, ast.Dict):
@@ -86,7 +86,7 @@ def typed_parameters(name: str) -> dict[str, tuple[str, str]]:
 
 
 def classifier_parameters() -> dict[str, tuple[str, str]]:
-    """Return the table PARAMETERS of classifier.launch.py: argument to parameter and type."""
+    """Return PARAMETERS of classifier.launch.py: parameter and type, by argument."""
     for node in tree_of('classifier.launch.py').body:
         if isinstance(node, ast.Assign) and node.targets[0].id == 'PARAMETERS':
             return {
@@ -129,9 +129,9 @@ def test_classifier_arguments_are_those_of_the_parameter_table():
     table, declared = specs('CLASSIFIER'), arguments('classifier.launch.py')
     for argument, (parameter, type_name) in classifier_parameters().items():
         keywords = declared[argument]
-        # Empty: as params_file has it.
+        # An empty argument does not override params_file.
         assert text_of(keywords['default_value']) == '', argument
-        if parameter == 'use_sim_time':  # every node's
+        if parameter == 'use_sim_time':  # a parameter of every node
             assert (type_name, choices_of(keywords)) == ('bool', ['', 'true', 'false'])
             continue
         spec = table[parameter]
@@ -152,7 +152,7 @@ def test_arguments_are_those_of_the_parameter_table(name, table):
     for parameter, (argument, type_name) in typed.items():
         spec, keywords = parameters[parameter], declared[argument]
         assert type_name == type(spec.default).__name__, parameter
-        if parameter != 'workload':  # its default, none, would make a launch file of no use
+        if parameter != 'workload':  # whose default in the node, none, would be useless here
             assert text_of(keywords['default_value']) == str(spec.default), argument
         if not spec.pattern:
             assert choices_of(keywords) == list(spec.choices), argument
@@ -220,11 +220,11 @@ with open('{record}.part', 'w') as file:
 os.replace('{record}.part', '{record}')
 signal.pause()
 """
-"""Stands in for `ros2 bag play`: rosbag2 does not come with the wheels."""
+"""A fake of `ros2 bag play`, as there are no wheels of rosbag2."""
 
 
 class Launched:
-    """A launch file that runs, in a process group of its own, as a terminal has it."""
+    """A running launch file in a separate process group, as in a terminal."""
 
     def __init__(self, session: Ros, log: Path, name: str, *given: str) -> None:
         self.log = log
@@ -244,7 +244,7 @@ class Launched:
         return self.log.read_text(encoding='utf-8')
 
     def processes(self, executable: str) -> list[int]:
-        """Return the processes that were started of an executable, in order."""
+        """Return the ids of the processes of an executable, in the order of their start."""
         pattern = rf'\[{executable}-\d+\]: process started with pid \[(\d+)\]'
         return [int(number) for number in re.findall(pattern, self.output())]
 
@@ -259,7 +259,7 @@ class Launched:
             raise AssertionError(f'{error}\n{self.output()}') from None
 
     def wait(self) -> int:
-        """Return the exit status; fail when a process is left behind."""
+        """Return the exit status; fail if a process is still running."""
         try:
             status = self.process.wait(END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -275,7 +275,7 @@ class Launched:
         return True
 
     def interrupt(self) -> int:
-        """Send what Ctrl-C sends, to all processes; return the exit status."""
+        """Send SIGINT to all processes, like Ctrl-C; return the exit status."""
         os.killpg(self.process.pid, signal.SIGINT)
         return self.wait()
 
@@ -287,7 +287,7 @@ class Launched:
 
 @pytest.fixture(scope='module')
 def prefix(tmp_path_factory) -> Path:
-    """Lay this checkout out as colcon would install it."""
+    """Install this checkout with the layout of colcon."""
     prefix = tmp_path_factory.mktemp('install')
     index = prefix / 'share' / 'ament_index' / 'resource_index' / 'packages'
     index.mkdir(parents=True)
@@ -305,7 +305,7 @@ def session(tmp_path, prefix) -> Iterator[Ros]:
             'AMENT_PREFIX_PATH': os.pathsep.join(
                 filter(None, (str(prefix), os.environ.get('AMENT_PREFIX_PATH', '')))
             ),
-            # The scripts begin with `/usr/bin/env python3`.
+            # The scripts start with `/usr/bin/env python3`.
             'PATH': os.pathsep.join((str(Path(sys.executable).parent), os.environ['PATH'])),
             'ROS_LOG_DIR': str(tmp_path / 'ros_log'),
         }
@@ -334,7 +334,7 @@ def environment_of(process: int) -> dict[str, str]:
 
 
 def profiles(environment: dict[str, str]) -> list[str]:
-    """Return the Fast DDS profiles that an environment names."""
+    """Return the Fast DDS profiles that the environment variables name."""
     return [environment[name] for name in PROFILE_VARIABLES if name in environment]
 
 
@@ -405,7 +405,7 @@ def test_demo_runs_and_ends_with_ctrl_c(launch, session):
     assert launched.interrupt() == 0
     output = launched.output()
     assert output.count('process has finished cleanly') == 2
-    # Neither colours nor a terminal's line ends, which would stay in files and logs.
+    # Colours and line ends of a terminal would appear in files and logs.
     assert '\x1b' not in output
     assert '\r' not in output
 
@@ -551,7 +551,7 @@ def test_two_models_share_a_camera(launch, session):
     launched.wait_until(answers_on(topics), 'telemetry of both')
     limits = [topic.last.max_latency_ms for topic in topics]
     assert limits[0] == 60.0
-    assert limits[1] != limits[1]  # NaN: none
+    assert limits[1] != limits[1]  # NaN: no limit
     assert [topic.last.min_accuracy for topic in topics] == [0.1, 0.1]
     for letter, importance in (('a', 1.0), ('b', 2.0)):
         node = f'/model_{letter}/classifier'
@@ -577,7 +577,7 @@ def test_contention_competes(launch, session):
 
 @pytest.fixture
 def player(session, tmp_path) -> Path:
-    """Put a stand-in for `ros2` first on the path; return where it writes how it was called."""
+    """Put a fake `ros2` first in PATH; return the file to which it writes its arguments."""
     folder, record = tmp_path / 'bin', tmp_path / 'called'
     folder.mkdir()
     script = folder / 'ros2'

@@ -1,1 +1,1 @@
-"""ROS nodes: thin adapters over `runtime`, written against the documented rclpy API."""
+"""ROS nodes: adapters that connect `runtime` to ROS, based on the documented rclpy API."""

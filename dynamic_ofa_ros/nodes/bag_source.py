@@ -1,4 +1,4 @@
-"""The images of a recorded drive, when they came or faster; knows nothing of ROS."""
+"""Images of a recorded bag at their recorded times; it does not depend on ROS."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from dynamic_ofa_ros.runtime.image import CompressedImage, ImageArray, RawImage
 
 IMAGE, COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
 ONLY_IMAGE_S = 1.0
-"""How long a single image stays before it comes again."""
+"""Repetition period of a bag with a single image."""
 
 
 class BagSource:
-    """Images of one topic of a bag, decoded one after the other.
+    """Images of one topic of a bag.
 
-    topic: which, where the bag has several. has_own_stamps: pictures have the recorded stamps and
-    frame ids. rate: 2 = twice as fast as recorded. The truth comes along where the bag has what
-    camera_node publishes beside the images, `ground_truth` and `ground_truth/label_info`.
-    Damaged images are reported and left out.
+    topic: the image topic; empty: the only one in the bag. has_own_stamps: whether the images keep
+    their recorded stamps and frame ids. rate: playback speed; 2 = twice as fast as recorded.
+    on_problem: called with a message for each damaged image, which is left out. True classes are
+    known if the bag contains the topics `ground_truth` and `ground_truth/label_info` in the
+    namespace of the images, as camera_node publishes them.
     """
 
     is_live = False
@@ -55,10 +56,10 @@ class BagSource:
             info = bag.first(f'{self._truth_topic}/label_info')
             self.labels: tuple[str, ...] = named_labels(info) if info is not None else ()
             if bag.first(self.topic) is None:
-                raise SourceError(f'{path} holds no image on {self.topic}')
+                raise SourceError(f'{path} contains no image on {self.topic}')
 
     def pictures(self) -> Iterator[Picture]:
-        """Read and decode image after image; RecordingError where the bag is damaged."""
+        """Yield the decoded images; raise RecordingError if the bag is damaged."""
         begin_s = 0.0
         while True:
             first_ns = last_ns = None
@@ -89,9 +90,10 @@ class BagSource:
         return Picture(rgb, class_id, None, due_s, stamp_of(header), header.frame_id)
 
     def _images(self, bag: Bag) -> Iterator[tuple[Any, int, int]]:
-        """Return each image with the time of its recording and its class, -1 where unknown.
+        """Yield each image with its recording time and its class, -1 if unknown.
 
-        A truth is recorded about when its image is: each image waits for the one after it.
+        The class may be recorded shortly after its image, so each image is held back until the
+        next one has been read.
         """
         truths: dict[int, int] = {}
         waiting: Any = None
@@ -110,7 +112,7 @@ def _chosen_topic(bag: Bag, topic: str) -> str:
     found = bag.of_type(IMAGE, COMPRESSED)
     if not found:
         raise SourceError(
-            f'{bag.path} has no image topic; it has {", ".join(sorted(bag.topics)) or "none"}'
+            f'{bag.path} has no image topic; its topics: {", ".join(sorted(bag.topics)) or "none"}'
         )
     wanted = f'/{topic.lstrip("/")}' if topic else ''
     if wanted in found or (not wanted and len(found) == 1):

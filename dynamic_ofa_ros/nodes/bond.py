@@ -1,10 +1,11 @@
-"""A bond with nav2's lifecycle manager: heartbeats for as long as the node is active.
+"""A bond with nav2's lifecycle manager: the node sends heartbeats while it is active.
 
-The protocol of the package `bond`, of which only the message is needed: both sides publish
-bond/Status with the id of the bond and a number of their own, `active` at every heartbeat, and
-not active when they end it; who hears that answers the same. bondpy is no choice: Humble has none,
-and to end one of its bonds destroys a subscription under the executor that spins, which then
-raises InvalidHandle (seen on Jazzy): the node would end with its first deactivation.
+This implements the protocol of the package `bond`, from which only the message is used. Both sides
+publish bond/Status with the id of the bond and their own instance id. `active` is true in every
+heartbeat and false when a side ends the bond; the other side then also sends a message with
+`active` false. bondpy is not used because it does not exist on Humble, and because it destroys a
+subscription while the executor uses it: on Jazzy, the executor then raises InvalidHandle, which
+would end the node at its first deactivation.
 """
 
 from __future__ import annotations
@@ -20,58 +21,61 @@ from dynamic_ofa_ros.errors import MissingPackageError
 from dynamic_ofa_ros.nodes import conversions, qos
 
 TOPIC = 'bond'
-"""Relative, as in nav2: a manager looks for the nodes of its own namespace."""
+"""A relative name, as in nav2: a manager uses the topic in its own namespace."""
 
 HEARTBEAT_PERIOD_S = 0.1
 HEARTBEAT_TIMEOUT_S = 4.0
-"""What nav2's own nodes announce; the manager goes by its own `bond_timeout`."""
+"""Same value as in the nodes of nav2; the manager uses its own `bond_timeout`."""
 
 
 class Bond:
-    """The node's end of the bond; the id is the node's name. publish: takes publisher, message."""
+    """The node's side of a bond, whose id is the node's name.
+
+    publish: called with a publisher and a message.
+    """
 
     def __init__(self, node: Any, publish: Callable[[Any, Any], None]) -> None:
         self._node = node
         self._publish = publish
         self._instance = ''
-        self._publisher: Any = None  # kept from the first heartbeat on: farewells must arrive
+        self._publisher: Any = None  # never destroyed, so that the last message is delivered
         self._timer: Any = None
 
     def check(self) -> None:
-        """Raise MissingPackageError where there is no message to keep a bond with."""
+        """Raise MissingPackageError if the package `bond` is missing."""
         _status_type()
 
     def open(self) -> None:
-        """Begin the heartbeats."""
+        """Start sending heartbeats."""
         self._instance = str(uuid.uuid4())
         if self._publisher is None:
             status = _status_type()
             self._publisher = self._node.create_publisher(status, TOPIC, qos.BOND)
             self._node.create_subscription(status, TOPIC, self._on_status, qos.BOND)
-        # On the executor: a node that does nothing else any more gives no heartbeats. Steady:
-        # they go on when simulated time stands still.
+        # A timer of the executor, so that a node sends no heartbeats if its executor hangs. A
+        # steady clock, so that heartbeats continue when simulated time stops.
         self._timer = self._node.create_timer(
             HEARTBEAT_PERIOD_S, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
 
     def close(self) -> None:
-        """End the bond, and tell the other side."""
+        """End the bond and notify the other side."""
         timer, self._timer = self._timer, None
         if timer is not None:
             self._node.destroy_timer(timer)
-            self._tell(is_active=False)
+            self._send(is_active=False)
 
     def _on_timer(self) -> None:
         if self._timer is not None:
-            self._tell(is_active=True)
+            self._send(is_active=True)
 
     def _on_status(self, message: Any) -> None:
-        """Answer the end of the other side's bond; heartbeats go on, for its next one."""
+        """Acknowledge the end of the other side's bond; heartbeats continue for its next bond."""
         is_other = message.id == self._node.get_name() and message.instance_id != self._instance
         if is_other and not message.active and self._timer is not None:
-            self._tell(is_active=False)
+            self._send(is_active=False)
 
-    def _tell(self, *, is_active: bool) -> None:
+    def _send(self, *, is_active: bool) -> None:
         message = _status_type()(
             header=conversions.stamped_header(self._node.get_clock()),
             id=self._node.get_name(),
@@ -88,6 +92,6 @@ def _status_type() -> Any:
         return importlib.import_module('bond.msg').Status
     except ImportError as error:
         raise MissingPackageError(
-            'bond is true, and the package bond is missing: apt install ros-$ROS_DISTRO-bond, '
+            'bond is true, but the package bond is missing: apt install ros-$ROS_DISTRO-bond, '
             'or set bond to false'
         ) from error

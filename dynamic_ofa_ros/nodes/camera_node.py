@@ -1,7 +1,7 @@
-"""camera_node: rendered signs, an image folder, a video file, a webcam or a bag, with the truth.
+"""camera_node publishes rendered signs, an image folder, a video file, a webcam or a bag.
 
-`image_raw`, reliably; where the true class is known, `ground_truth` with the
-image's own header and the latched names behind the class ids on `ground_truth/label_info`.
+It publishes `image_raw` (reliable). If true classes are known, it also publishes `ground_truth`
+with the header of the image, and the names of the classes (latched) on `ground_truth/label_info`.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from dynamic_ofa_ros.nodes.parameter_table import NodeParameters
 from dynamic_ofa_ros.nodes.runner import NodeFinished, Throttle, run
 
 LINGER_S = 1.0
-"""How long the node stays after the last image, so that slow readers still get it."""
+"""Time that the node keeps running after the last image, so that slow subscribers receive it."""
 
 POLL_S = 0.005
-"""When to look again for an image that is due and not yet decoded."""
+"""Polling period for an image that is due but not decoded yet."""
 
 LATE_S = 0.1
-"""An image published so long after it was due is worth a warning."""
+"""Delay of an image above which a warning is logged."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class CameraSettings:
 
 
 class CameraNode(Node):  # type: ignore[misc]  # rclpy is untyped
-    """Publishes the pictures of a source at a set rate, or when the source says."""
+    """Publishes the images of a source at a fixed rate, or at the times of the source."""
 
     def __init__(self) -> None:
         super().__init__('camera')
@@ -66,7 +66,7 @@ class CameraNode(Node):  # type: ignore[misc]  # rclpy is untyped
         self._frame_id: str = values['frame_id']
         self._throttle = Throttle()
         self._closing = threading.Event()
-        cv2.setNumThreads(1)  # pictures are drawn ahead: the other cores are for others
+        cv2.setNumThreads(1)  # leaves the other cores to other programs
         self._source = self._open(values)
         self._pictures: Prefetcher | None = None
         self._waiting: Picture | None = None
@@ -84,7 +84,7 @@ class CameraNode(Node):  # type: ignore[misc]  # rclpy is untyped
             labels_pub = self.create_publisher(LabelInfo, 'ground_truth/label_info', qos.LATCHED)
             header = conversions.stamped_header(self.get_clock(), self._frame_id)
             labels_pub.publish(conversions.label_info(header, self._source.labels))
-        # `_timers` and the like are rclpy's own names.
+        # rclpy itself uses names such as `_timers`.
         self._image_timer = self.create_timer(1.0 / settings.rate_hz, self._on_timer)
         pace = f'{settings.rate_hz:g} Hz'
         if isinstance(self._source, BagSource):
@@ -95,11 +95,11 @@ class CameraNode(Node):  # type: ignore[misc]  # rclpy is untyped
         )
 
     def start(self) -> None:
-        """Start the thread that draws."""
+        """Start the thread that reads images."""
         self._pictures = Prefetcher(self._source)
 
     def close(self) -> None:
-        """End the thread that draws."""
+        """End the thread that reads images."""
         self._closing.set()
         if self._pictures is not None:
             self._pictures.close()
@@ -148,7 +148,7 @@ class CameraNode(Node):  # type: ignore[misc]  # rclpy is untyped
 
     def _on_problem(self, problem: str) -> None:
         if self._throttle.passes('damaged image'):
-            self.get_logger().warning(f'left out: {problem}')
+            self.get_logger().warning(f'image left out: {problem}')
 
     def _on_settings(self, before: CameraSettings, after: CameraSettings) -> None:
         self.destroy_timer(self._image_timer)
@@ -179,7 +179,7 @@ class CameraNode(Node):  # type: ignore[misc]  # rclpy is untyped
             self._on_late()
 
     def _wait_s(self, due_s: float) -> float:
-        """Return how long a picture is to wait; the first one begins the time of all."""
+        """Return the time until an image is due; the first image sets the start time."""
         now_ns: int = self.get_clock().now().nanoseconds
         if self._began_ns is None:
             self._began_ns = now_ns - round(1e9 * due_s)

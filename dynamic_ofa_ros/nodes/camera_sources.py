@@ -1,4 +1,4 @@
-"""Where the camera node's images come from; knows nothing of ROS."""
+"""Image sources of the camera node; they do not depend on ROS."""
 
 from __future__ import annotations
 
@@ -22,24 +22,23 @@ from dynamic_ofa_ros.offline.data.signs import drift, render_scene, sample_scene
 
 SIGNS_WIDTH, SIGNS_HEIGHT = 640, 480
 STREAM_OF_CAMERA = 2
-"""Third part of a scene's seed; the splits of `RenderedSigns` have 0 and 1, so none is shared."""
-
+"""Second number of a scene's seed; the splits of `RenderedSigns` use 0 and 1, not 2."""
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 10.0
-"""How long a webcam that failed is left alone: doubled after each vain attempt to reopen it."""
+"""Waiting time before a webcam is reopened; it doubles after each failed attempt."""
 
 
 class SourceError(DynamicOfaError):
-    """A source of images that cannot be opened or has failed."""
+    """An image source cannot be opened, or has failed."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image, (H, W, 3) uint8 RGB, with its true class; -1 where nobody knows it.
+    """An image, (H, W, 3) uint8 RGB, with its true class; -1 if unknown.
 
-    captured_ns: when it was taken, by `time.perf_counter_ns`; None: when it is published.
-    due_s: when it is to be published, since the first one; None: at the node's rate.
-    stamp_ns, frame_id: of its header, where it had one of its own.
+    captured_ns: time of capture, of `time.perf_counter_ns`; None: the time of publication.
+    due_s: time at which to publish it, relative to the start; None: at the node's rate.
+    stamp_ns, frame_id: those of the recorded header; None: the node sets both.
     """
 
     rgb: UInt8
@@ -51,27 +50,27 @@ class Picture:
 
 
 class Source(Protocol):
-    """Gives pictures one after the other, on the thread that iterates."""
+    """A source of images, which are produced on the thread that iterates."""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the classes; empty where the truth is not known."""
+        """Names of the classes; empty if true classes are unknown."""
 
     @property
     def is_live(self) -> bool:
-        """Whether pictures come at the source's own pace, and only the newest counts."""
+        """Whether the source sets the frame rate, so that only its newest image is used."""
 
     def pictures(self) -> Iterator[Picture]:
-        """Return the pictures; raise SourceError or DatasetError when there are none any more."""
+        """Yield the images; raise SourceError or DatasetError if the source fails."""
 
 
 def _ignore(problem: str) -> None:
-    """Stand in for a callback that the caller did not give."""
+    """Do nothing; the default for optional callbacks."""
 
 
 @dataclass(frozen=True)
 class SignsSource:
-    """Rendered scenes as the held-out split has them, each drifting for a while."""
+    """Rendered scenes, distributed like the held-out split; each moves for some frames."""
 
     seed: int = 1
     frames_per_scene: int = 60
@@ -85,7 +84,7 @@ class SignsSource:
         return sign_names()
 
     def pictures(self) -> Iterator[Picture]:
-        """Render for ever; every class comes once in each round, in random order."""
+        """Yield scenes without end; each round shows every class once, in random order."""
         classes = len(self.labels)
         scenes = 0
         while True:
@@ -100,7 +99,7 @@ class SignsSource:
 
 
 class FolderSource:
-    """Images: class folders or their val/ (shuffled by seed), or any folder (sorted, no truth)."""
+    """Images of class folders or their val/ (shuffled), or of any folder (sorted, no classes)."""
 
     is_live = False
 
@@ -137,7 +136,7 @@ class FolderSource:
         return len(self._files)
 
     def pictures(self) -> Iterator[Picture]:
-        """Decode file after file; damaged ones are reported and left out."""
+        """Yield the decoded images; damaged files are reported to `on_problem` and left out."""
         while True:
             is_any_good = False
             for file, class_id in self._files:
@@ -149,13 +148,15 @@ class FolderSource:
                 is_any_good = True
                 yield Picture(resized(rgb, *self._size), class_id)
             if not is_any_good:
-                raise SourceError(f'none of the {len(self._files)} images in {self._root} is good')
+                raise SourceError(
+                    f'none of the {len(self._files)} images in {self._root} can be decoded'
+                )
             if not self._loop:
                 return
 
 
 class VideoSource:
-    """The frames of a video file."""
+    """Frames of a video file."""
 
     is_live = False
     labels: tuple[str, ...] = ()
@@ -169,7 +170,7 @@ class VideoSource:
         _open_capture(str(self._path)).release()
 
     def pictures(self) -> Iterator[Picture]:
-        """Decode frame after frame."""
+        """Yield the decoded frames."""
         while True:
             capture = _open_capture(str(self._path))
             frames = 0
@@ -180,18 +181,18 @@ class VideoSource:
             finally:
                 capture.release()
             if not frames:
-                raise SourceError(f'{self._path} holds no frame that can be decoded')
+                raise SourceError(f'no frame of {self._path} can be decoded')
             if not self._loop:
                 return
 
 
 class WebcamSource:
-    """A camera that OpenCV can open: an index, or a path such as /dev/video0 or a link to it.
+    """A camera for OpenCV: an index, or a path such as /dev/video0 or a link to it.
 
-    It must be there at the start. When it gives no images later, it is opened again and again,
-    until `closing` is set; a link is followed anew each time, for the device may have another
-    number then. on_outage, on_return: take a sentence, once an outage, on the thread that
-    iterates.
+    The camera must be available at the start. If it stops delivering images later, it is reopened
+    repeatedly until it works or `closing` is set. A link is resolved each time because the number
+    of the device may have changed. on_outage, on_return: called with a message at the start and
+    at the end of each outage, on the thread that iterates.
     """
 
     is_live = True
@@ -228,21 +229,21 @@ class WebcamSource:
         return capture
 
     def pictures(self) -> Iterator[Picture]:
-        """Grab for ever."""
-        wait_s = 0.0  # 0: no outage
+        """Yield the captured images until `closing` is set."""
+        wait_s = 0.0  # above 0 during an outage
         try:
             while not self._closing.is_set():
                 rgb = _read_frame(self._capture)
                 if rgb is not None:
                     if wait_s:
-                        self._on_return(f'webcam {self._name} gives images again')
+                        self._on_return(f'webcam {self._name} delivers images again')
                     wait_s = 0.0
                     yield Picture(resized(rgb, *self._size), captured_ns=time.perf_counter_ns())
                     continue
                 if not wait_s:
                     self._on_outage(
-                        f'webcam {self._name} gives no more images: check its cable, and whether '
-                        'another program uses it; it is being reopened'
+                        f'webcam {self._name} delivers no images and is being reopened: check its '
+                        'cable, and whether another program uses it'
                     )
                 wait_s = min(2.0 * wait_s, LONGEST_WAIT_S) or FIRST_WAIT_S
                 self._reopen(wait_s)
@@ -250,7 +251,7 @@ class WebcamSource:
             self._capture.release()
 
     def _reopen(self, wait_s: float) -> None:
-        """Close the camera, wait, and try to open it; reading tells whether that succeeded."""
+        """Close the camera, wait, and try to open it; if that fails, the next read fails."""
         self._capture.release()
         if not self._closing.wait(wait_s):
             with contextlib.suppress(SourceError):
@@ -258,14 +259,16 @@ class WebcamSource:
 
 
 def _webcam_target(name: str) -> int | str:
-    """Return what OpenCV opens: an index where there is one, for not every backend takes paths."""
+    """Return the target for OpenCV: an index if possible, as not every backend accepts paths."""
     if name.isdecimal():
         return int(name)
     if not name.startswith('/'):
-        raise SourceError(f'path is {name!r}; for a webcam it must be an index or a /dev/... path')
+        raise SourceError(
+            f'path is {name!r}; for a webcam, it must be an index or a /dev/... path'
+        )
     try:
         device = str(Path(name).resolve(strict=True))
-    except (OSError, RuntimeError):  # RuntimeError: a link to itself, before Python 3.13
+    except (OSError, RuntimeError):  # RuntimeError: a circular link, before Python 3.13
         raise SourceError(
             f'there is no webcam {name}; set path to an index or a /dev/... path'
         ) from None
@@ -274,7 +277,7 @@ def _webcam_target(name: str) -> int | str:
 
 
 def resized(rgb: UInt8, width: int, height: int) -> UInt8:
-    """Return the image at a size; 0 follows the other side, and 0x0 leaves it as it is."""
+    """Resize an image; a side of 0 keeps the aspect ratio, and 0x0 returns the image unchanged."""
     own_height, own_width = rgb.shape[:2]
     width = width or (round(own_width * height / own_height) if height else own_width)
     height = height or round(own_height * width / own_width)
@@ -296,15 +299,16 @@ def _open_capture(target: str | int, name: str = '') -> Any:
 
 
 def _read_frame(capture: Any) -> UInt8 | None:
-    is_good, bgr = capture.read()  # a released capture gives none
+    is_good, bgr = capture.read()  # fails for a released capture
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8) if is_good else None
 
 
 @dataclass
 class Prefetcher:
-    """Draws pictures on a thread of its own, a few ahead, so that none is late.
+    """Reads images from a source in advance, on a separate thread.
 
-    failure: what ended the source, None as long as it goes on or after its normal end.
+    depth: maximum number of images in the queue; for a live source, only the newest is kept.
+    failure: the exception that ended the source; None while it runs and after a normal end.
     """
 
     source: Source
@@ -321,12 +325,12 @@ class Prefetcher:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the source has ended and every picture was taken."""
+        """Whether the source has ended and all its images were taken."""
         with self._condition:
             return self._is_exhausted and not self._ready
 
     def take(self, timeout_s: float = 0.0) -> Picture | None:
-        """Return the next picture; None when none is ready in time."""
+        """Return the next image; None if none is ready within the timeout."""
         with self._condition:
             self._condition.wait_for(lambda: self._ready or self._is_exhausted, timeout_s)
             if not self._ready:
@@ -335,7 +339,7 @@ class Prefetcher:
             return self._ready.popleft()
 
     def close(self, timeout_s: float = 2.0) -> None:
-        """End the thread."""
+        """End the thread; wait for it up to the timeout."""
         with self._condition:
             self._is_closed = True
             self._condition.notify_all()
@@ -346,7 +350,7 @@ class Prefetcher:
             for picture in self.source.pictures():
                 if not self._put(picture):
                     break
-        except Exception as error:  # told to whoever takes pictures
+        except Exception as error:  # the node raises it on its own thread
             self.failure = error
         with self._condition:
             self._is_exhausted = True

@@ -1,9 +1,9 @@
-"""classifier_node: images in; labels, telemetry and the reasons for every switch out.
+"""classifier_node publishes labels of images, telemetry, and each switch with its reason.
 
-Wiring only. A lifecycle node: configure builds the engines, activate subscribes, deactivate keeps
-everything warm, cleanup frees it. Transitions run on a thread of their own, so that parameters,
-services and diagnostics answer meanwhile. The image callback leaves the message in the worker's
-mailbox; decoding, inference and publishing happen on the worker's thread.
+It is a lifecycle node: configure builds the engines, activate subscribes to the images, deactivate
+keeps the engines ready, and cleanup frees them. Transitions run on a separate thread, so that
+parameters, services and diagnostics remain available. The image callback puts the message into the
+worker's mailbox; the worker's thread decodes, classifies and publishes.
 """
 
 from __future__ import annotations
@@ -49,26 +49,28 @@ from dynamic_ofa_ros.runtime.telemetry import FrameTelemetry
 
 DIAGNOSTICS_PERIOD_S = 1.0
 DIAGNOSED_AGE_S = 0.5
-"""Diagnostics speak of telemetry that is no older, whatever `telemetry.every_n` is."""
+"""Maximum age of the telemetry in the diagnostics, for every value of `telemetry.every_n`."""
 
 JOIN_TIMEOUT_S = 10.0
 SWITCH_INTERVAL_S = 0.0005
-"""How long a thread may keep the interpreter when another wants it.
+"""Interval after which Python switches threads.
 
-With Python's 5 ms and without yielding after each frame, worker and executor wait for each other:
-arrival to label took 5.9 ms (95 %: 10.0) instead of 4.8 ms (8.0) at 640x480 and 30 Hz.
+With Python's default of 5 ms, and without yielding after each frame, worker and executor delayed
+each other: the median from arrival to label was 5.9 ms (95th percentile 10.0 ms) instead of 4.8 ms
+(8.0 ms) at 640x480 and 30 Hz.
 """
 
 MAX_SOURCE = 24
-"""Longer names of who sets constraints are cut, so that reasons stay readable."""
+"""Maximum length of the source of constraints in logs and reasons; longer names are truncated."""
 
 
 def _transition(
     callback: Callable[[ClassifierNode], None],
 ) -> Callable[[ClassifierNode, Any], Any]:
-    """Make a transition callback of a method: rclpy swallows what it raises, so it is told here.
+    """Convert a method to a transition callback that logs exceptions, which rclpy discards.
 
-    Errors that the user can mend fail the transition; what nobody expected is an error of it.
+    The transition returns FAILURE after a shutdown and for a DynamicOfaError, which the user can
+    fix, and ERROR for any other exception.
     """
 
     @functools.wraps(callback)
@@ -91,13 +93,13 @@ def _transition(
 
 
 class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy is untyped
-    """Classifies the images of a topic with whichever level fits the moment."""
+    """Classifies the images of a topic at the level that the runtime manager chooses."""
 
     def __init__(self) -> None:
         Node.__init__(self, 'classifier')
-        # Reentrant: the state can be asked for while it changes.
+        # Reentrant, so that `get_state` works during a transition.
         LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
-        self._refuse_impossible_transitions()
+        self._reject_invalid_transitions()
         self.transition_error: Exception | None = None
         self._log_forwarder = forward_logging(self)
         self._throttle = Throttle()
@@ -107,7 +109,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         self._last_telemetry_s = -math.inf
         self._inference_error = ''
         self._rejected_constraints = 0
-        self._asking_source = ''
+        self._message_source = ''
         self._constraints_source = ''
         self._diagnostician = Diagnostician()
         self._settings = NodeParameters(self, self._checked_settings, self._on_settings)
@@ -150,15 +152,15 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         self.create_subscription(
             Constraints, '~/constraints', self._on_constraints, qos.CONSTRAINTS
         )
-        # Steady: diagnostics must go on when simulated time stands still.
+        # A steady clock, so that diagnostics continue when simulated time stops.
         self.create_timer(
             DIAGNOSTICS_PERIOD_S,
             self._on_diagnostics,
             clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
 
-    def _refuse_impossible_transitions(self) -> None:
-        """Answer them with no success: rclpy raises, which would end the node."""
+    def _reject_invalid_transitions(self) -> None:
+        """Reply to an invalid transition with success = false; otherwise, rclpy ends the node."""
 
         def change(request: Any, response: Any) -> Any:
             try:
@@ -166,22 +168,22 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
             except Exception as error:
                 if self.context.ok():
                     text = ' '.join(str(error).split())
-                    self.get_logger().warning(f'a transition is refused: {text}')
+                    self.get_logger().warning(f'transition rejected: {text}')
                 response.success = False
                 return response
 
         (service,) = (entity for entity in self.services if is_transition(entity))
         callback, service.callback = service.callback, change
 
-    # The process.
+    # Start and end.
 
     def start(self) -> None:
-        """Begin to take transitions; with `autostart`, become active."""
+        """Accept transitions; with `autostart`, configure and activate the node."""
         self._debug_image.start()
         self._transitions.start()
 
     def close(self) -> None:
-        """End all threads and free everything, whatever the state."""
+        """End all threads and free all resources, in any state."""
         self._stop_input()
         self._background.shutdown(JOIN_TIMEOUT_S)
         if self._transitions.ident is not None:
@@ -209,7 +211,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
             self._raise_later(self.transition_error)
 
     def _raise_later(self, error: Exception) -> None:
-        """Raise an error on the main thread: it ends the process."""
+        """Raise an error on the main thread, which ends the process."""
 
         def fail() -> None:
             raise error
@@ -220,7 +222,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
 
     @_transition
     def on_configure(self) -> None:
-        """Build the engines, and publish what they can do."""
+        """Build the engines; publish the levels and the names of the classes."""
         settings = self._settings.snapshot
         self.transition_error = None
         if self._bond is not None:
@@ -241,7 +243,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         )
         self._progress = ''
         self._assembly = assembly
-        # Both are about this family; parameters may have changed while it was built.
+        # Parameters may have changed meanwhile, and some depend on the family.
         try:
             self._checked_settings(self._settings.values)
         except DynamicOfaError:
@@ -253,7 +255,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
 
     @_transition
     def on_activate(self) -> None:
-        """Take images."""
+        """Subscribe to the images."""
         assembly = self._require_assembly()
         settings = self._settings.snapshot
         assembly.worker.set_enabled(settings.is_enabled)
@@ -266,7 +268,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
 
     @_transition
     def on_deactivate(self) -> None:
-        """Take no more images; everything stays warm."""
+        """Unsubscribe from the images; the engines stay ready."""
         self._stop_input()
         self._collective.close()
         self._require_assembly().worker.set_enabled(False)
@@ -284,7 +286,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
 
     @_transition
     def on_error(self) -> None:
-        """Clean up after a transition that failed unexpectedly; the node can be configured."""
+        """Free everything after an unexpected error; the node can be configured again."""
         self._stop_input()
         self._free()
 
@@ -310,14 +312,14 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
     def _on_frame(self, frame: Frame) -> None:
         if self._assembly is not None:
             self._assembly.worker.submit(frame)
-            time.sleep(0.0)  # the worker gets the interpreter now, not when the executor waits
+            time.sleep(0.0)  # lets the worker run at once
 
     def _on_missing(self, lost: int, overwritten: int) -> None:
         if self._assembly is not None:
             self._assembly.worker.set_missing(lost, overwritten)
 
     def _on_constraints(self, message: Any) -> None:
-        """Change what the message names; through parameters, so that everybody sees the same."""
+        """Set the parameters for the constraints in the message."""
         changes = [
             Parameter(name, Parameter.Type.DOUBLE, max(value, 0.0))
             for name, value in (
@@ -329,15 +331,15 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         if not changes:
             return
         source = message.source[:MAX_SOURCE] or 'a constraints message'
-        self._asking_source = source
+        self._message_source = source
         result = self.set_parameters_atomically(changes)
-        self._asking_source = ''
+        self._message_source = ''
         if not result.successful:
             self._rejected_constraints += 1
             if self._throttle.passes('constraints'):
                 self.get_logger().warning(
-                    f'constraints of {source} are rejected: {result.reason} '
-                    f'({self._rejected_constraints} rejected so far)'
+                    f'constraints from {source} were rejected: {result.reason} '
+                    f'({self._rejected_constraints} rejected since the start)'
                 )
 
     def _on_enable(self, request: Any, response: Any) -> Any:
@@ -350,7 +352,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         return response
 
     def _checked_settings(self, values: Mapping[str, Any]) -> ClassifierSettings:
-        """Make a snapshot of all parameters; refuse what family or platforms cannot have."""
+        """Create a snapshot of all values; raise DynamicOfaError if they do not fit the family."""
         settings = parameters.classifier_settings(values)
         assembly = self._assembly
         if assembly is not None:
@@ -365,12 +367,12 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         return settings
 
     def _on_settings(self, before: ClassifierSettings, after: ClassifierSettings) -> None:
-        """Hand changed settings on; the next frame obeys them."""
+        """Apply changed settings from the next frame on."""
         assembly = self._assembly
         if assembly is None:
             return
         if after.constraints != before.constraints:
-            self._constraints_source = self._asking_source
+            self._constraints_source = self._message_source
             assembly.manager.set_constraints(after.constraints)
         if after.policy != before.policy:
             assembly.manager.set_policy(after.policy)
@@ -441,7 +443,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         self._publish(self._classification_pub, conversions.classification(frame.header, result))
 
     def _wants_telemetry(self, sequence: int) -> bool:
-        """Tell whether a frame's telemetry has a reader: a topic, or the next diagnostics."""
+        """Return whether a frame's telemetry is published, drawn or needed for diagnostics."""
         return (
             self._is_published(sequence)
             or self._debug_image.is_watched
@@ -462,7 +464,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         if cause in ('inference', 'internal'):
             self._inference_error = str(error)
         if self._throttle.passes(f'error {cause}'):
-            self.get_logger().error(f'image dropped ({cause}): {error}')
+            self.get_logger().error(f'image not classified ({cause}): {error}')
 
     def _on_switch(self, switch: Switch) -> None:
         decision = switch.decision
@@ -479,7 +481,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
     # Publishing.
 
     def _publish(self, publisher: Any, message: Any) -> None:
-        """Publish; a publisher that a shutdown has just invalidated is no error."""
+        """Publish a message; ignore the error of a publisher that a shutdown invalidated."""
         try:
             publisher.publish(message)
         except Exception:
@@ -515,10 +517,10 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         message = conversions.active_level(header, decision, assembly.family, switch_ms)
         self._publish(self._active_level_pub, message)
 
-    # Start-up.
+    # Progress of on_configure.
 
     def _on_progress(self, text: str) -> None:
-        # Building takes a while and cannot be interrupted otherwise.
+        # The only place where building, which takes long, can be interrupted.
         if not rclpy.ok(context=self.context):
             raise ExternalShutdownException()
         self._progress = text

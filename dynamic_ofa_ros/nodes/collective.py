@@ -1,6 +1,6 @@
-"""The node's part in collective choices: tells the peers the own status, sets what is agreed.
+"""Collective choices: exchange status messages with other classifiers and apply the agreement.
 
-All classifiers, in whatever namespace, meet on one topic; only those on the same device count.
+All classifiers of all namespaces use one topic; messages from other devices are ignored.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from dynamic_ofa_ros.runtime.assembly import Assembly
 from dynamic_ofa_ros.runtime.coordination import STATUS_PERIOD_NS, Coordinator, FrameInterval
 
 TOPIC = '/dynamic_ofa/status'
-"""Absolute: peers are found whatever their namespace."""
+"""An absolute name, so that peers of all namespaces are found."""
 
 MAX_NAME, MAX_SUSPECTS = 80, 100
-"""What of a peer's name is logged, and for how many peers."""
+"""Maximum length of a peer's name in the log, and maximum number of peers in warnings."""
 
 
 class Collective:
-    """Publishes, listens and sets the manager's allowance, while open and switched on.
+    """Exchanges statuses with peers and sets the manager's allowance accordingly.
 
-    Its callbacks are a BackgroundGroup's: they delay no image; wake: called when there are new
-    ones. Its methods may be called from any thread.
+    Its callbacks belong to a BackgroundGroup, so they do not delay images. wake: called after a
+    callback was added. All methods can be called from any thread.
     """
 
     def __init__(self, node: Any, wake: Callable[[], None]) -> None:
@@ -47,18 +47,18 @@ class Collective:
         self._timer: Any = None
 
     def open(self, assembly: Assembly) -> None:
-        """Speak for a manager; `configure` switches on."""
+        """Use the manager of this assembly; `configure` starts the exchange."""
         with self._lock:
             self._assembly = assembly
 
     def close(self) -> None:
-        """Fall silent: the peers forget this classifier."""
+        """Stop the exchange; after a timeout, peers no longer consider this classifier."""
         with self._lock:
             self.configure(False, self._importance)
             self._assembly = None
 
     def configure(self, is_on: bool, importance: float) -> None:
-        """Take part or not, with this weight of the own accuracy."""
+        """Start or stop the exchange. importance: weight of this classifier's accuracy."""
         with self._lock:
             self._configure(is_on, importance)
 
@@ -75,7 +75,7 @@ class Collective:
                 qos.STATUS,
                 callback_group=self._group,
             )
-            # Steady: peers must not be forgotten because simulated time stands still.
+            # A steady clock, so that peers do not time out when simulated time stops.
             self._timer = self._node.create_timer(
                 STATUS_PERIOD_NS / 1e9,
                 self._on_timer,
@@ -103,20 +103,20 @@ class Collective:
             self._on_timer()
 
     def _warn_once(self, name: str) -> None:
-        """Warn of a peer whose status is ignored."""
+        """Log one warning for each peer whose status is ignored."""
         if name in self._suspects or len(self._suspects) >= MAX_SUSPECTS:
             return
         self._suspects.add(name)
         self._node.get_logger().warning(
-            f'the status of {name!r} is ignored: a value is out of range, or peers are too many'
+            f'the status of {name!r} is ignored: invalid value, or too many peers'
         )
 
     def _on_timer(self) -> None:
         with self._lock:
             if self._assembly is not None and self._timer is not None:
-                self._tell(self._assembly)
+                self._exchange(self._assembly)
 
-    def _tell(self, assembly: Assembly) -> None:
+    def _exchange(self, assembly: Assembly) -> None:
         now_ns = time.perf_counter_ns()
         status = assembly.manager.status(
             self._name,

@@ -1,7 +1,7 @@
-"""contention_node: other work on the same device, steered by parameters.
+"""contention_node produces load on a device; its parameters control the load.
 
-Each worker is a process of its own (load.py), so the node stays light and answers at once; workers
-end when the node does, even when it is killed.
+Each worker is a separate process (load.py), so the node itself stays responsive. The workers end
+with the node, even if it is killed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ STOP_TIMEOUT_S = 2.0
 
 @dataclass(frozen=True)
 class ContentionSettings:
-    """The node's parameters, all live. `cpus` is empty for all CPUs."""
+    """The node's parameters, all live. cpus: CPU numbers; empty means all CPUs."""
 
     workload: str
     workers: int
@@ -43,7 +43,7 @@ class ContentionSettings:
     cpus: tuple[int, ...]
 
     def needs_other_workers_than(self, other: ContentionSettings) -> bool:
-        """Whether workers must be started anew, rather than told another duty cycle."""
+        """Return whether workers must be restarted; a new duty cycle alone does not require it."""
         return (self.workload, self.workers, self.device, self.cpus) != (
             other.workload,
             other.workers,
@@ -63,7 +63,7 @@ def parse_cpus(text: str) -> tuple[int, ...]:
     allowed = _usable_cpus()
     if not cpus <= allowed:
         raise ParameterError(
-            f'cpus is {text!r}; this process may use {", ".join(map(str, sorted(allowed)))}'
+            f'cpus is {text!r}; this process can only use {", ".join(map(str, sorted(allowed)))}'
         )
     return tuple(sorted(cpus))
 
@@ -73,7 +73,7 @@ def _usable_cpus() -> set[int]:
 
 
 def contention_settings(values: Mapping[str, Any]) -> ContentionSettings:
-    """Make a snapshot of all values; raise ParameterError for CPUs that cannot be had."""
+    """Create a snapshot of all values; raise ParameterError for unavailable CPUs."""
     return ContentionSettings(
         workload=values['workload'],
         workers=values['workers'],
@@ -91,11 +91,11 @@ class Workers:
 
     @property
     def process_ids(self) -> tuple[int, ...]:
-        """Process ids of those that live."""
+        """Ids of the processes that are running."""
         return tuple(p.pid for p in self._processes if p.poll() is None)
 
     def apply(self, settings: ContentionSettings) -> None:
-        """Replace all workers by those that the settings ask for."""
+        """Stop all workers and start those of the settings."""
         self.stop()
         if settings.workload == 'none':
             return
@@ -120,15 +120,15 @@ class Workers:
             )
 
     def set_duty_cycle(self, duty_cycle: float) -> None:
-        """Tell all workers another share of the time."""
+        """Set the fraction of the time that all workers are busy."""
         for process in self._processes:
-            with contextlib.suppress(OSError):  # it has ended; `take_failures` reports that
+            with contextlib.suppress(OSError):  # ended: see `take_failures`
                 stdin = _pipe(process.stdin)
                 stdin.write(json.dumps({'duty_cycle': duty_cycle}) + '\n')
                 stdin.flush()
 
     def take_failures(self) -> list[str]:
-        """Return why workers ended by themselves, once each."""
+        """Return an error message for each worker that failed since the last call."""
         ended = [process for process in self._processes if process.poll() is not None]
         self._processes = [process for process in self._processes if process not in ended]
         reasons = []
@@ -146,7 +146,7 @@ class Workers:
         for process in self._processes:
             try:
                 process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:  # still importing, for example
+            except subprocess.TimeoutExpired:  # for example, while it imports torch
                 process.kill()
                 process.wait()
             _close_pipes(process)
@@ -166,7 +166,7 @@ def _close_pipes(process: subprocess.Popen[str]) -> None:
 
 
 class ContentionNode(Node):  # type: ignore[misc]  # rclpy is untyped
-    """Starts, steers and ends competing processes."""
+    """Starts, controls and stops load processes."""
 
     def __init__(self) -> None:
         super().__init__('contention')
@@ -214,7 +214,7 @@ class ContentionNode(Node):  # type: ignore[misc]  # rclpy is untyped
     def _on_diagnostics(self) -> None:
         for reason in self._workers.take_failures():
             self._failure = reason
-            self.get_logger().error(f'a worker ended: {reason}')
+            self.get_logger().error(f'a load process has failed: {reason}')
         settings = self._settings.snapshot
         values = {
             'workers': len(self._workers.process_ids),

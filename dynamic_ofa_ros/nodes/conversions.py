@@ -1,4 +1,4 @@
-"""Between the runtime's dataclasses and ROS messages."""
+"""Convert between dataclasses of the runtime and ROS messages."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from dynamic_ofa_ros.runtime.telemetry import FrameTelemetry
 
 MAX_LABELS = 65536
-"""vision_msgs numbers classes in 16 bits."""
+"""Class ids in vision_msgs have 16 bits."""
 
 _SEVERITIES = {
     Severity.OK: DiagnosticStatus.OK,
@@ -47,7 +47,7 @@ _SEVERITIES = {
 
 
 def raw_image(message: Any) -> RawImage:
-    """Return a sensor_msgs/Image as the runtime takes it; nothing is copied or decoded."""
+    """Convert a sensor_msgs/Image for the runtime, without copying or decoding the data."""
     return RawImage(
         data=message.data,
         width=message.width,
@@ -59,12 +59,12 @@ def raw_image(message: Any) -> RawImage:
 
 
 def compressed_image(message: Any) -> CompressedImage:
-    """Return a sensor_msgs/CompressedImage as the runtime takes it; nothing is decoded."""
+    """Convert a sensor_msgs/CompressedImage for the runtime, without decoding the data."""
     return CompressedImage(message.data, message.format)
 
 
 def image_message(rgb: ImageArray, header: Any, encoding: str) -> Any:
-    """Return sensor_msgs/Image from (H, W, 3) uint8 RGB; encoding rgb8, bgr8 or mono8."""
+    """Convert (H, W, 3) uint8 RGB to sensor_msgs/Image in the encoding rgb8, bgr8 or mono8."""
     if encoding == 'rgb8':
         pixels: Any = np.ascontiguousarray(rgb)
     elif encoding == 'bgr8':
@@ -81,14 +81,14 @@ def image_message(rgb: ImageArray, header: Any, encoding: str) -> Any:
         is_bigendian=0,
         step=pixels.strides[0],
     )
-    # The only copy: an assignment would make one more, and check bytes element by element. At
-    # 640x480 0.4 ms; cv_bridge, which gives the same message, takes 0.8.
+    # The only copy: an assignment would copy again and check each byte. This takes 0.4 ms at
+    # 640x480; cv_bridge takes 0.8 ms for the same message.
     message.data.frombytes(memoryview(pixels).cast('B'))
     return message
 
 
 def classification(header: Any, result: Result) -> Any:
-    """Return vision_msgs/Classification; `header` is the image's own and is not touched."""
+    """Return vision_msgs/Classification; `header`, that of the image, is not changed."""
     return Classification(
         header=header,
         results=[
@@ -99,14 +99,14 @@ def classification(header: Any, result: Result) -> Any:
 
 
 def truth(header: Any, class_id: int) -> Any:
-    """Return a known class as vision_msgs/Classification with score 1."""
+    """Return a true class as vision_msgs/Classification with score 1."""
     return Classification(
         header=header, results=[ObjectHypothesis(class_id=str(class_id), score=1.0)]
     )
 
 
 def label_info(header: Any, labels: Iterable[str], threshold: float = 0.0) -> Any:
-    """Return vision_msgs/LabelInfo: the names behind the class ids."""
+    """Return vision_msgs/LabelInfo: the name of each class id."""
     return LabelInfo(
         header=header,
         class_map=[
@@ -117,7 +117,7 @@ def label_info(header: Any, labels: Iterable[str], threshold: float = 0.0) -> An
 
 
 def vision_info(header: Any, family: Family, label_topic: str) -> Any:
-    """Return vision_msgs/VisionInfo; its version changes with the labels, not with the level."""
+    """Return vision_msgs/VisionInfo; its version depends on the labels only, not on the level."""
     return VisionInfo(
         header=header,
         method=f'{family.name} ({family.source.name})',
@@ -127,18 +127,18 @@ def vision_info(header: Any, family: Family, label_topic: str) -> Any:
 
 
 def database_version(labels: Iterable[str]) -> int:
-    """Return a number from 0 to 2^31 - 1 that stands for a list of labels."""
+    """Return a checksum of a list of labels, from 0 to 2^31 - 1."""
     return zlib.crc32('\n'.join(labels).encode('utf-8')) & 0x7FFFFFFF
 
 
 def telemetry(header: Any, values: FrameTelemetry) -> Any:
-    """Return dynamic_ofa_ros/Telemetry: the fields have the same names and units on both sides."""
+    """Return dynamic_ofa_ros/Telemetry, whose fields have the names and units of the dataclass."""
     fields = {field.name: getattr(values, field.name) for field in dataclasses.fields(values)}
     return Telemetry(header=header, **fields)
 
 
 def level_array(header: Any, family: Family, profiles: Sequence[LatencyProfile]) -> Any:
-    """Return the whole look-up table of a family, the preferred platform first."""
+    """Return the look-up table of a family. profiles: that of the preferred platform first."""
     return LevelArray(
         header=header,
         family=family.name,
@@ -168,7 +168,7 @@ def level_array(header: Any, family: Family, profiles: Sequence[LatencyProfile])
 
 
 def _architecture(network: SubnetArchitecture | OnnxNetwork) -> dict[str, array.array[Any]]:
-    """Return a sub-network's choices; nothing for a network of its own."""
+    """Return the architecture of a sub-network; empty for a separate network."""
     if isinstance(network, OnnxNetwork):
         return {}
     return {
@@ -180,7 +180,7 @@ def _architecture(network: SubnetArchitecture | OnnxNetwork) -> dict[str, array.
 
 
 def active_level(header: Any, decision: Decision, family: Family, switch_ms: float) -> Any:
-    """Return dynamic_ofa_ros/ActiveLevel: from, to, why and what it cost."""
+    """Return dynamic_ofa_ros/ActiveLevel. switch_ms: cost of the switch."""
     is_first = decision.from_level == 0
     return ActiveLevel(
         header=header,
@@ -201,7 +201,7 @@ def active_level(header: Any, decision: Decision, family: Family, switch_ms: flo
 
 
 def classifier_status(header: Any, status: coordination.Status) -> Any:
-    """Return dynamic_ofa_ros/ClassifierStatus; what is not there (limit, interval) is NaN."""
+    """Return dynamic_ofa_ros/ClassifierStatus; a missing limit, floor or interval is NaN."""
     agreement = status.agreement
     agreed = agreement.levels if agreement is not None else ()
     return ClassifierStatus(
@@ -228,9 +228,9 @@ def classifier_status(header: Any, status: coordination.Status) -> Any:
 
 
 def peer_status(message: Any) -> coordination.Status | None:
-    """Return what a peer says in a dynamic_ofa_ros/ClassifierStatus; None if a list is too long.
+    """Convert a peer's dynamic_ofa_ros/ClassifierStatus; return None if a list is too long.
 
-    Nothing else is checked here.
+    The values are not checked here.
     """
     lists = (
         message.latencies_ms,
@@ -274,7 +274,7 @@ def peer_status(message: Any) -> coordination.Status | None:
 
 
 def diagnostic_array(header: Any, name: str, hardware_id: str, statuses: Iterable[Status]) -> Any:
-    """Return diagnostic_msgs/DiagnosticArray; each task's name is preceded by the node's."""
+    """Return diagnostic_msgs/DiagnosticArray. name: that of the node, the prefix of all tasks."""
     return DiagnosticArray(
         header=header,
         status=[
@@ -294,7 +294,7 @@ def diagnostic_array(header: Any, name: str, hardware_id: str, statuses: Iterabl
 
 
 def number_text(value: float) -> str:
-    """Return a bare number as text: PlotJuggler draws only those. NaN is `nan`."""
+    """Return a number as text without a unit, as PlotJuggler requires; NaN is `nan`."""
     if math.isfinite(value) and value == int(value):
         return str(int(value))
     return f'{value:.6g}'
@@ -309,5 +309,5 @@ def _infinite_if_nan(value: float) -> float:
 
 
 def stamped_header(clock: Any, frame_id: str = '') -> Any:
-    """Return a header with the clock's present time."""
+    """Return a header with the clock's current time."""
     return Header(stamp=clock.now().to_msg(), frame_id=frame_id)

@@ -1,6 +1,6 @@
-"""`debug_image`: the camera's picture with the answer, the levels and the latency drawn in.
+"""`debug_image`: the camera image with the result, the levels and the latency drawn in.
 
-Drawn on a thread of its own, the newest frame only, and only while somebody subscribes.
+A separate thread draws the newest frame, only while the topic has subscribers.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from dynamic_ofa_ros.runtime.mailbox import Frame, Mailbox
 from dynamic_ofa_ros.runtime.telemetry import FrameTelemetry
 
 MIN_WIDTH_PX = 640
-"""Smaller images are enlarged, so that the text can be read."""
+"""Smaller images are enlarged, so that the text is readable."""
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 WHITE, GREY, GREEN, RED, AMBER = (
     (255, 255, 255), (120, 120, 120), (80, 220, 100), (240, 70, 60), (250, 190, 60)
 )  # fmt: skip
 BAR_FULL_SCALE = 1.5
-"""What the latency bar's full width stands for, as a multiple of the limit."""
+"""Full scale of the latency bar, as a multiple of the limit."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class _Picture:
-    """What a frame's drawing needs: the image itself, and what became of it."""
+    """An image source that draws a frame and its result when it is decoded."""
 
     frame: Frame
     telemetry: FrameTelemetry
@@ -54,7 +54,7 @@ class _Picture:
 
 
 class DebugImage:
-    """The publisher of annotated images. publish: takes a publisher and a message."""
+    """Draws and publishes annotated images. publish: called with a publisher and a message."""
 
     def __init__(self, node: Any, publish: Callable[[Any, Any], None]) -> None:
         self._publish = publish
@@ -70,19 +70,19 @@ class DebugImage:
         self._thread.start()
 
     def show(self, frame: Frame, telemetry: FrameTelemetry, latency_ms: float) -> None:
-        """Draw a frame, unless nobody looks or a newer one comes first.
+        """Draw and publish a frame, unless nobody subscribes or a newer frame replaces it.
 
-        latency_ms: what the limit is compared with.
+        latency_ms: latency in the scope of the limit.
         """
         if self.is_watched:
             self._mailbox.put(Frame(_Picture(frame, telemetry, latency_ms), frame.header))
 
     @property
     def is_watched(self) -> bool:
-        """Whether anybody subscribes."""
+        """Whether the topic has subscribers."""
         try:
             return bool(self._publisher.get_subscription_count())
-        except Exception:  # a shutdown has just invalidated the publisher
+        except Exception:  # a shutdown invalidated the publisher
             if self._context.ok():
                 raise
             return False
@@ -142,9 +142,9 @@ class _Pen:
         )
 
     def text(self, x: float, y: float, text: str, colour: Any, size: float = 0.5) -> None:
-        """Write a line; (x, y) is where it begins, on the baseline."""
+        """Draw a line of text; (x, y) is its left end, on the baseline."""
         thickness = max(1, round(self.scale * size * 2))
-        plain = text.encode('ascii', 'replace').decode()  # all that OpenCV's font has
+        plain = text.encode('ascii', 'replace').decode()  # OpenCV's font has only ASCII
         cv2.putText(
             self._canvas, plain, self._px(x, y), FONT, size * self.scale, colour, thickness,
             cv2.LINE_AA,
@@ -161,7 +161,7 @@ def _draw_answer(pen: _Pen, telemetry: FrameTelemetry) -> None:
 
 
 def _draw_ladder(pen: _Pen, telemetry: FrameTelemetry) -> None:
-    """Draw one step a level at the left, the active one filled and named."""
+    """Draw a bar for each level at the left, and the accuracy of the active level."""
     count, bottom = telemetry.level_count, pen.height - 64
     step = min(22.0, (bottom - 44) / max(1, count))
     pen.shade(6, bottom - step * count - 4, 96, step * count + 8)
@@ -176,7 +176,7 @@ def _draw_ladder(pen: _Pen, telemetry: FrameTelemetry) -> None:
 
 
 def _draw_latency(pen: _Pen, telemetry: FrameTelemetry, latency_ms: float) -> None:
-    """Draw latency against the limit at the bottom, with slowdown and platform."""
+    """Draw the latency, the limit, the slowdown and the platform at the bottom."""
     top = pen.height - 52
     pen.shade(0, top, MIN_WIDTH_PX, 52)
     limit_ms = telemetry.max_latency_ms

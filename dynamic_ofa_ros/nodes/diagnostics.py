@@ -1,7 +1,7 @@
-"""What `/diagnostics` says: four tasks with bare numbers, and when they warn.
+"""The four tasks of the node's diagnostics: their values, and the conditions of their warnings.
 
-Pure functions of two snapshots, so that every condition can be tested without a node. The keys of
-`Input` are those that NITROS and greenwave_monitor use.
+Statuses are computed from snapshots, so that every condition can be tested without a node. The
+keys of `Input` are compatible with NITROS and greenwave_monitor.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 NAN = math.nan
 SILENCE_S = 2.0
-"""With a publisher there but no frame for as long, `Input` warns."""
+"""Time without an image after which `Input` warns, if there is or was a publisher."""
 
 VIOLATION_WINDOW_S = 5.0
-"""Over how long the share of frames that broke the limit is judged."""
+"""Period over which the fraction of late frames is computed."""
 
 REJECTION_CAUSES = ('encoding', 'size', 'step', 'buffer')
 RATE_WINDOW = 60
 
 LOGGED_PROBLEMS = ('silence', 'age')
-"""Problems of the input that the log hears of from here; of the others whoever finds them."""
+"""Problems of the input that `new_warnings` returns; others are logged where they are detected."""
 
 
 class Severity(enum.Enum):
-    """How bad a task's state is."""
+    """The severity of a status."""
 
     OK = 0
     WARN = 1
@@ -42,7 +42,7 @@ class Severity(enum.Enum):
 
 @dataclass(frozen=True)
 class Status:
-    """One task of the diagnostics; the unit of a value is in its key."""
+    """The status of one task; the unit of a value is part of its key."""
 
     task: str
     severity: Severity
@@ -52,10 +52,10 @@ class Status:
 
 @dataclass(frozen=True)
 class InputSnapshot:
-    """What the image topic has done so far; counters are since start.
+    """The state of the image topic; counters since the start.
 
-    rate_node_hz, rate_msg_hz: frames per second by arrival and by stamp; delay_ms: age of the last
-    frame at arrival; silence_s: since the last frame, infinite before the first.
+    rate_node_hz, rate_msg_hz: frame rate by arrival and by stamp. delay_ms: age of the last frame
+    at its arrival. silence_s: time since the last frame; infinite before the first.
     """
 
     frames: int = 0
@@ -68,7 +68,7 @@ class InputSnapshot:
 
 
 class InputMonitor:
-    """Watches stamps and arrivals of images; the image callback writes, anyone reads."""
+    """Monitors stamps and arrivals of images; thread-safe."""
 
     def __init__(self, window: int = RATE_WINDOW) -> None:
         self._lock = threading.Lock()
@@ -80,10 +80,10 @@ class InputMonitor:
         self._future_stamps = 0
 
     def add(self, arrival_ns: int, stamp_ns: int, now_ns: int) -> float:
-        """Take a frame; return its age in ms, NaN when its stamp or the clock is not set.
+        """Add a frame; return its age in ms, or NaN if its stamp or the clock is zero.
 
-        arrival_ns is steady time; stamp_ns and now_ns are of the node's clock. The age of a frame
-        from the future is negative.
+        arrival_ns: of a steady clock. stamp_ns, now_ns: of the node's clock. The age is negative
+        if the stamp is in the future.
         """
         age_ms = NAN if not stamp_ns or not now_ns else (now_ns - stamp_ns) / 1e6
         with self._lock:
@@ -94,14 +94,14 @@ class InputMonitor:
                 self._zero_stamps += 1
             else:
                 if self._stamps_ns and stamp_ns < self._stamps_ns[-1]:
-                    self._stamps_ns.clear()  # a bag that starts again, a clock that was set back
+                    self._stamps_ns.clear()  # a bag was restarted, or a clock was set back
                 self._stamps_ns.append(stamp_ns)
             if age_ms < 0.0:
                 self._future_stamps += 1
         return age_ms
 
     def snapshot(self, now_ns: int) -> InputSnapshot:
-        """Return the state at a steady time; rates are NaN once the topic has fallen silent."""
+        """Return the state at a time of the steady clock; rates are NaN if images stopped."""
         with self._lock:
             if not self._arrivals_ns:
                 return InputSnapshot()
@@ -126,10 +126,11 @@ def _rate_hz(times_ns: deque[int]) -> float:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything that the diagnostics are about, at one moment of steady time.
+    """The input of the diagnostics at one time of the steady clock.
 
-    topic: where images come from. qos_problem: a sentence, empty where there is none.
-    dropped_old: frames dropped for their age, the last of them `dropped_age_ms` old.
+    topic: the image topic. last: telemetry of the last frame. qos_problem: a message; empty if
+    there is no problem. dropped_old: number of frames dropped because of their age.
+    dropped_age_ms: age of the last of them.
     """
 
     time_ns: int
@@ -161,7 +162,7 @@ class Snapshot:
 
 
 class Diagnostician:
-    """Turns snapshots into statuses; remembers the last few to see what is new."""
+    """Computes statuses from snapshots; keeps recent snapshots to detect changes."""
 
     def __init__(self) -> None:
         self._history: deque[Snapshot] = deque()
@@ -184,7 +185,7 @@ class Diagnostician:
         )
 
     def new_warnings(self) -> list[str]:
-        """Return the problems of the input that began with the last snapshot, for the log."""
+        """Return the problems of the input that are new since the last call, for the log."""
         warnings, self._new_warnings = self._new_warnings, []
         return warnings
 
@@ -199,7 +200,7 @@ class Diagnostician:
 
 
 def idle_statuses(progress: str) -> tuple[Status, ...]:
-    """Return the statuses of a node that is not configured, or that is being configured."""
+    """Return the statuses of a node that is not configured. progress: what it does now, if any."""
     message = f'configuring: {progress}' if progress else 'not configured'
     return (Status('Runtime manager', Severity.OK, message, {}),)
 
@@ -224,11 +225,11 @@ def _latency(now: Snapshot, then: Snapshot) -> Status:
         'violations': now.manager.violations,
         'violation_ratio': share,
     }
-    # 1e-9 is for rounding: 1 - 0.95 is a little more than 0.05.
+    # 1e-9 is a tolerance for rounding errors.
     if constraints.has_latency and share > 1.0 - constraints.quantile + 1e-9:
         message = (
-            f'{share:.0%} of the last {frames} frames broke the {constraints.latency_scope} limit '
-            f'of {constraints.max_latency_ms:g} ms; {1.0 - constraints.quantile:.1%} may'
+            f'{share:.0%} of the last {frames} frames exceeded the {constraints.latency_scope} '
+            f'limit of {constraints.max_latency_ms:g} ms; {1.0 - constraints.quantile:.1%} allowed'
         )
         return Status('Latency', Severity.WARN, message, values)
     message = 'within the limit' if constraints.has_latency else 'no limit'
@@ -261,7 +262,7 @@ def _input(now: Snapshot, previous: Snapshot | None, problems: list[str]) -> Sta
 
 
 def _input_problems(now: Snapshot, previous: Snapshot | None) -> dict[str, str]:
-    """Return what is wrong with the input, a short sentence a kind of problem."""
+    """Return the problems of the input: a message for each kind of problem."""
 
     def since(read: Callable[[Snapshot], int]) -> int:
         return read(now) - (read(previous) if previous is not None else 0)
@@ -274,18 +275,18 @@ def _input_problems(now: Snapshot, previous: Snapshot | None) -> dict[str, str]:
         waiting = f'for {silence_s:.0f} s' if math.isfinite(silence_s) else 'yet'
         problems['silence'] = f'no image {waiting}, {now.publishers} publisher(s) on {now.topic}'
     if lost := since(lambda snapshot: snapshot.lost_frames):
-        problems['lost'] = f'{lost} image(s) lost in transport: publish reliably (docs/nodes.md)'
+        problems['lost'] = f'{lost} image(s) lost in transport: use reliable QoS (docs/nodes.md)'
     if since(lambda snapshot: snapshot.dropped_old) and not since(
         lambda snapshot: snapshot.processed_frames
     ):
         problems['age'] = (
             f'every image is dropped, {now.dropped_age_ms:.0f} ms old: raise max_frame_age_ms '
-            f'({now.max_frame_age_ms:g}), or use_sim_time'
+            f'({now.max_frame_age_ms:g}), or set use_sim_time'
         )
     if since(lambda snapshot: snapshot.input.zero_stamps):
-        problems['zero stamps'] = 'images carry no stamp, so their age is unknown'
+        problems['zero stamps'] = 'images have no stamp, so their age is unknown'
     if since(lambda snapshot: snapshot.input.future_stamps):
-        problems['future stamps'] = "images are stamped in the future: check the camera's clock"
+        problems['future stamps'] = "stamps of images are in the future: check the camera's clock"
     before = previous.rejected if previous is not None else {}
     rejected = [
         f'{cause} {count - before.get(cause, 0)}'
@@ -293,7 +294,7 @@ def _input_problems(now: Snapshot, previous: Snapshot | None) -> dict[str, str]:
         if count > before.get(cause, 0)
     ]
     if rejected:
-        problems['rejected'] = f'images that could not be decoded, by cause: {", ".join(rejected)}'
+        problems['rejected'] = f'images could not be decoded, by cause: {", ".join(rejected)}'
     return problems
 
 

@@ -1,4 +1,4 @@
-"""The executors of the nodes; two for the lifecycle node, so that slow callbacks delay nothing."""
+"""Executors of the nodes; the lifecycle node uses two, so that transitions do not delay images."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.service import Service
 
 COLLECT_TRIES, COLLECT_PAUSE_S = 100, 1e-3
-"""How often to collect what to wait for while another thread destroys some of it."""
+"""Attempts to collect entities while another thread destroys some, and the time in between."""
 
 
 class BackgroundGroup(MutuallyExclusiveCallbackGroup):  # type: ignore[misc]  # rclpy is untyped
-    """Callbacks that take milliseconds: they run beside the transitions, not beside images."""
+    """Callbacks that take milliseconds; they run in the BackgroundExecutor, beside the images."""
 
 
 def is_transition(entity: Any) -> bool:
-    """Return whether this is the service that changes the lifecycle state."""
+    """Return whether an entity is the service that changes the lifecycle state."""
     return isinstance(entity, Service) and entity.srv_type is ChangeState
 
 
@@ -29,16 +29,16 @@ def _is_background(entity: Any) -> bool:
 
 
 class NodeExecutor(SingleThreadedExecutor):  # type: ignore[misc]
-    """Runs every callback of its nodes, one after the other."""
+    """Runs the callbacks of its nodes on one thread."""
 
-    # rclpy's destructor reads it, also of an executor that a signal kept from being made.
+    # rclpy's destructor reads it, even if a signal interrupted the constructor.
     _sigint_gc: Any = None
 
     def wait_for_ready_callbacks(self, *args: Any, **kwargs: Any) -> Any:
         """Return the next callback that is ready.
 
-        A transition destroys entities on another thread. rclpy raises where that happens while it
-        collects what to wait for; then it must collect again, without them.
+        rclpy raises InvalidHandle if a transition on another thread destroys an entity while rclpy
+        collects the entities to wait for; the collection is then repeated.
         """
         for _ in range(COLLECT_TRIES - 1):
             try:
@@ -49,18 +49,18 @@ class NodeExecutor(SingleThreadedExecutor):  # type: ignore[misc]
 
 
 class MainExecutor(NodeExecutor):
-    """Runs every callback of its nodes but transitions and those of a BackgroundGroup."""
+    """Runs the callbacks of its nodes except transitions and callbacks of a BackgroundGroup."""
 
     def can_execute(self, entity: Any) -> bool:
-        """Return whether a callback is one of this executor's, and may run now."""
+        """Return whether the callback belongs to this executor and can run now."""
         return not _is_background(entity) and bool(super().can_execute(entity))
 
 
 class BackgroundExecutor(NodeExecutor):
-    """Runs transitions and the callbacks of a BackgroundGroup, for a node of a MainExecutor.
+    """Runs transitions and callbacks of a BackgroundGroup for a node that uses a MainExecutor.
 
-    `wake` it after an entity was created on another thread. rclpy's MultiThreadedExecutor could do
-    all, but it took 63 % of a core and lost half of the images at 640x480 and 30 Hz, where one
+    Call `wake` after an entity was created on another thread. rclpy's MultiThreadedExecutor is not
+    used: at 640x480 and 30 Hz, it took 63 % of a core and lost half of the images, whereas a
     single-threaded executor takes 8 % and loses none.
     """
 
@@ -69,9 +69,9 @@ class BackgroundExecutor(NodeExecutor):
         self._node = node
 
     def get_nodes(self) -> list[Any]:
-        """Return the node; it stays in the other executor."""
+        """Return the node, which was added to the MainExecutor only."""
         return [self._node]
 
     def can_execute(self, entity: Any) -> bool:
-        """Return whether a callback is one of this executor's, and may run now."""
+        """Return whether the callback belongs to this executor and can run now."""
         return _is_background(entity) and bool(super().can_execute(entity))

@@ -1,4 +1,4 @@
-"""The image subscription: with the publishers' reliability, and an account of what got lost."""
+"""The image subscription, which adopts the publishers' reliability and counts lost images."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
 MAX_WAIT_NS = 10_000_000_000
-"""A longer wait between arrival and callback is taken for a jump of the system's clock."""
+"""Longer times between arrival and callback are attributed to a jump of the system clock."""
 
 MAX_GAP = 10_000
-"""A wider gap in the sequence is another publisher's."""
+"""Larger gaps in the sequence numbers are attributed to a change of the publisher."""
 
 MATCHED = 'best_available'
 
-LOST_REMEDY = 'publish reliably, or use config/fastdds.xml (docs/nodes.md)'
+LOST_REMEDY = 'publish with reliable QoS, or use config/fastdds.xml (docs/nodes.md)'
 
 
 class ImageInput:
     """Subscribes to `image_raw`, or to its compressed transport, while open.
 
-    The reliability is that which the publishers offer: reliable when all do, else best effort;
-    the parameter `qos_overrides.<topic>.subscription.reliability` fixes it. `update` matches
-    again: it is called when publishers come, and should be called about once a second.
-    on_frame: takes each frame. on_missing: takes the numbers of frames lost in transport and
-    overwritten by a newer one before the executor took them, both since the start.
+    The subscription is reliable if all publishers are, and best effort otherwise; the parameter
+    `qos_overrides.<topic>.subscription.reliability` overrides this. `update` adapts the
+    reliability; it is called when publishers appear and should also be called once a second.
+    on_frame: called with each frame. on_missing: called with the number of frames lost in
+    transport and the number of frames overwritten by a newer one before the executor took them,
+    both since the start.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class ImageInput:
         self._throttle = Throttle()
         self._subscription: Any = None
         self._reliability = ReliabilityPolicy.RELIABLE
-        # Opened and closed on the transitions' thread, matched again on the executor's.
+        # `open` and `close` run on the transitions' thread, `update` on the executor's.
         self._lock = threading.Lock()
         self._rematch = node.create_guard_condition(self.update)
 
@@ -74,7 +75,7 @@ class ImageInput:
             self._subscribe(self._wanted_reliability())
 
     def close(self) -> None:
-        """End the subscription."""
+        """Unsubscribe."""
         with self._lock:
             if self._subscription is not None:
                 self._node.destroy_subscription(self._subscription)
@@ -82,20 +83,21 @@ class ImageInput:
 
     @property
     def overwritten_frames(self) -> int:
-        """Frames that a newer one replaced before the executor took them.
+        """Number of frames that a newer one replaced before the executor took them.
 
-        The middleware does not say so: they are missing from the sequence, and not lost. Known
-        for a single publisher, where the middleware numbers messages (not on Humble).
+        The middleware does not report them. They are the gaps in the sequence numbers minus the
+        lost frames, and can be counted only for a single publisher and if the middleware numbers
+        messages (not on Humble).
         """
         return max(0, self._gaps - self.lost_frames)
 
     @property
     def publishers(self) -> int:
-        """The number of publishers on the topic."""
+        """Number of publishers on the topic."""
         return int(self._node.count_publishers(self.topic))
 
     def update(self) -> None:
-        """Subscribe anew when the publishers offer another reliability."""
+        """Subscribe again if the publishers' reliability has changed."""
         with self._lock:
             wanted = self._wanted_reliability()
             if self._subscription is not None and wanted != self._reliability:
@@ -103,11 +105,11 @@ class ImageInput:
                 self._subscribe(wanted)
 
     def _declare_reliability(self) -> Any:
-        """Return the reliability that the user wants; None for that of the publishers."""
+        """Return the reliability set by the user; None to adopt that of the publishers."""
         spec = ParameterSpec(
             f'qos_overrides.{self.topic}.subscription.reliability',
             MATCHED,
-            'reliability of the image subscription; best_available = what the publishers offer',
+            'Reliability of the image subscription; `best_available` = that of the publishers.',
             choices=(MATCHED, 'reliable', 'best_effort'),
             is_live=False,
         )
@@ -132,7 +134,7 @@ class ImageInput:
         profile = qos.image(reliability)
         try:
             self._subscription = self._create(profile, self._events(with_lost=True))
-        except UnsupportedEventTypeError:  # the middleware does not count lost messages
+        except UnsupportedEventTypeError:  # the middleware does not report lost messages
             self._subscription = self._create(profile, self._events(with_lost=False))
 
     def _create(self, profile: Any, events: Any) -> Any:
@@ -151,7 +153,7 @@ class ImageInput:
             callbacks['message_lost'] = self._on_message_lost
         try:
             return SubscriptionEventCallbacks(**callbacks, matched=self._on_matched)
-        except TypeError:  # Humble does not tell of matches: `update` finds them
+        except TypeError:  # Humble does not report matches; `update` detects them
             return SubscriptionEventCallbacks(**callbacks)
 
     def _on_matched(self, event: Any) -> None:
@@ -168,10 +170,10 @@ class ImageInput:
     def _on_incompatible_qos(self, event: Any) -> None:
         policy = qos_policy_name_from_kind(event.last_policy_kind)
         if policy == 'RELIABILITY' and self._reliability != self._wanted_reliability():
-            self._rematch.trigger()  # not the user's wish: it can be mended
+            self._rematch.trigger()  # not set by the user, so `update` can fix it
             return
         self.qos_problem = f'a publisher on {self.topic} offers an incompatible {policy}'
-        self._node.get_logger().warning(f'{self.qos_problem}: no images come from it')
+        self._node.get_logger().warning(f'{self.qos_problem}: its images are not received')
 
     def _on_image(self, message: Any, info: Any) -> None:
         received_ns, wall_ns = time.perf_counter_ns(), time.time_ns()
@@ -182,7 +184,7 @@ class ImageInput:
         self._on_frame(Frame(convert(message), message.header, received_ns, age_ms, arrived_ns))
 
     def _count_gap(self, sequence: int | None) -> None:
-        """Count what is missing between the last message and this one."""
+        """Count the messages missing between the last one and this one."""
         last, self._last_sequence = self._last_sequence, sequence
         if last is None or sequence is None or not last + 1 < sequence < last + MAX_GAP:
             return
@@ -191,7 +193,7 @@ class ImageInput:
             self._on_missing(self.lost_frames, self.overwritten_frames)
 
     def _age_ms(self, stamp: Any, received_ns: int, arrived_ns: int | None) -> float:
-        """Return the age of an image at its arrival, and say what is odd about its stamp."""
+        """Return the age of an image at its arrival; log a warning if its stamp is invalid."""
         clock = self._node.get_clock()
         now_ns = clock.now().nanoseconds
         if arrived_ns is not None and not clock.ros_time_is_active:
@@ -199,19 +201,20 @@ class ImageInput:
         stamp_ns = stamp.sec * 10**9 + stamp.nanosec
         age_ms = self.monitor.add(received_ns, stamp_ns, now_ns)
         if not stamp_ns and self._throttle.passes('zero stamp'):
-            self._node.get_logger().warning('images carry no stamp: their age is unknown')
+            self._node.get_logger().warning('images have no stamp, so their age is unknown')
         if age_ms < 0.0 and self._throttle.passes('future stamp'):
             self._node.get_logger().warning(
-                f'an image is stamped {-age_ms:.1f} ms in the future; the stamp is kept as it is'
+                f'the stamp of an image is {-age_ms:.1f} ms in the future; it is not changed'
             )
         return age_ms
 
 
 def arrival_ns(received_ns: int, wall_ns: int, arrived_wall_ns: int) -> int | None:
-    """Return when a message reached this process, on the clock of `time.perf_counter_ns`.
+    """Return the time when a message arrived in this process, of `time.perf_counter_ns`.
 
-    received_ns, wall_ns: now, on that clock and on the system's. arrived_wall_ns: the middleware's
-    receive time on the system's clock. None where that is not known or cannot be right.
+    received_ns, wall_ns: the current time of `time.perf_counter_ns` and of the system clock.
+    arrived_wall_ns: the middleware's receive time, of the system clock. Return None if it is
+    unknown or implausible.
     """
     wait_ns = wall_ns - arrived_wall_ns
     if arrived_wall_ns <= 0 or not 0 <= wait_ns <= MAX_WAIT_NS:

@@ -1,7 +1,7 @@
-"""A process that keeps a device busy: what contention_node starts. Run by path, not imported.
+"""A process that puts load on a device; contention_node runs it as a script.
 
-Reads one JSON object a line on standard input (`{"duty_cycle": 0.5}`) and ends when the pipe does,
-whatever killed the other end. Kept free of the package's imports so that it starts at once.
+It reads one JSON object per line from standard input (`{"duty_cycle": 0.5}`) and ends when the
+pipe is closed, also if the node was killed. It does not import the package, to start quickly.
 """
 
 from __future__ import annotations
@@ -17,41 +17,41 @@ from collections.abc import Callable
 from typing import Any
 
 PERIOD_S = 0.02
-"""Work and rest alternate this often: shorter than the time a camera has for a frame."""
+"""Period of work and rest, shorter than the frame period of a camera."""
 
 STREAM_BYTES = 64 * 2**20
-"""What `memory` copies: more than any cache holds."""
+"""Size of the block that `memory` copies; larger than any cache."""
 
 
 class Duty:
-    """The share of the time to work, as the other end of the pipe last said it."""
+    """The fraction of the time to work, as last read from standard input."""
 
     def __init__(self, share: float) -> None:
         self.share = share
 
     def follow(self) -> None:
-        """Read new shares until the pipe ends, then end the process at once."""
+        """Read new values until the pipe is closed, then end the process immediately."""
         for line in sys.stdin:
             self.share = float(json.loads(line)['duty_cycle'])
         os._exit(0)
 
 
 def alternate(step: Callable[[], Any], duty: Duty) -> None:
-    """Call `step`, a piece of work of well under PERIOD_S, for `duty.share` of the time."""
+    """Call `step`, which should take much less than PERIOD_S, for `duty.share` of the time."""
     while True:
         start_s = time.perf_counter()
         share = duty.share
         while time.perf_counter() - start_s < PERIOD_S * share:
             step()
         worked_s = time.perf_counter() - start_s
-        # A step may have taken longer than its share: rest accordingly longer.
+        # If a step took longer than planned, the rest is proportionally longer.
         rest_s = worked_s * (1.0 - share) / share if share > 0.0 else PERIOD_S
         if rest_s > 0.0:
             time.sleep(rest_s)
 
 
 def busy(device: str) -> Callable[[], Any]:
-    """Return a step of arithmetic that fits into the caches."""
+    """Return a step of arithmetic whose data fits into the caches."""
     if device == 'cpu':
 
         def count() -> int:
@@ -70,7 +70,7 @@ def busy(device: str) -> Callable[[], Any]:
 
 
 def memory(device: str) -> Callable[[], Any]:
-    """Return a step that copies a piece of a block larger than the caches."""
+    """Return a step that copies (part of) a block larger than the caches."""
     if device == 'cpu':
         import numpy as np
 
@@ -125,14 +125,16 @@ WORKLOADS = {'busy': busy, 'memory': memory, 'training': training}
 
 
 def main() -> int:
-    """Work until the pipe ends."""
-    parser = argparse.ArgumentParser(description='Keep a device busy until standard input ends.')
+    """Produce load until standard input is closed."""
+    parser = argparse.ArgumentParser(
+        description='Put load on a device until standard input is closed.'
+    )
     parser.add_argument('workload', choices=sorted(WORKLOADS))
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--duty-cycle', type=float, default=1.0)
     parser.add_argument('--cpus', default='', help='comma-separated numbers; empty = all')
     args = parser.parse_args()
-    # Ctrl-C goes to the whole group: the node decides, by closing the pipe.
+    # Ctrl-C reaches the whole process group; the node ends this process by closing the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if args.cpus:
         os.sched_setaffinity(0, {int(cpu) for cpu in args.cpus.split(',')})
@@ -142,7 +144,7 @@ def main() -> int:
         step = WORKLOADS[args.workload](args.device)
     except ModuleNotFoundError as error:
         sys.exit(
-            f'workload {args.workload} on {args.device} needs {error.name}: '
+            f'workload {args.workload} on {args.device} requires {error.name}: '
             f'pip install {error.name}'
         )
     alternate(step, duty)
@@ -150,6 +152,6 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-    # Run by path, Python puts this folder first: its neighbours must not shadow other modules.
+    # Python adds the folder of a script to sys.path; its files must not shadow other modules.
     sys.path.pop(0)
     sys.exit(main())

@@ -1,8 +1,9 @@
-"""Tables of parameters: what a parameter is, how it is declared, checked and read as one snapshot.
+"""Declare parameters from tables, validate changes, and provide all values as one snapshot.
 
-Three stages of a change, as rclpy has them: pre-set turns an int given for a double into one,
-on-set validates the whole proposed set and changes nothing, post-set swaps the snapshot. Humble
-has only the second: there doubles are declared with dynamic typing, and the swap ends the on-set.
+A change has three stages in rclpy: the pre-set callback converts an int given for a double, the
+on-set callback validates all proposed values without changing anything, and the post-set callback
+replaces the snapshot. Humble has only the on-set callback: there, doubles are declared with
+dynamic typing, and the on-set callback replaces the snapshot after validation.
 """
 
 from __future__ import annotations
@@ -30,16 +31,17 @@ Settings = TypeVar('Settings')
 
 
 class ParameterError(DynamicOfaError, ValueError):
-    """A parameter whose value is refused; the message names parameter, value and range."""
+    """A parameter value is invalid; the message contains the name, the value and the range."""
 
 
 @dataclass(frozen=True)
 class ParameterSpec:
-    """One parameter; its type is that of its default.
+    """One parameter; its type is the type of its default value.
 
-    lowest, highest: range of a number, both included. choices: what a string may be; an entry such
-    as `cuda:N` stands for the family that `pattern`, a regular expression, then describes.
-    is_live: takes effect on the next frame; otherwise the parameter is read-only.
+    meaning: the description, one sentence. lowest, highest: inclusive range of a number.
+    choices: valid strings. pattern: a regular expression for valid strings; if set, `choices` is
+    only their description for the user, such as `cuda:N`. is_live: whether the parameter can be
+    changed while the node runs; otherwise it is read-only.
     """
 
     name: str
@@ -63,15 +65,15 @@ class ParameterSpec:
 
     @property
     def range_text(self) -> str:
-        """Return the range or the choices for a reader; empty where anything goes."""
+        """The range or the choices as text; empty if all values of the type are valid."""
         if self.has_range:
             return f'{self.lowest:g} to {self.highest:g}'
         return ', '.join(self.choices)
 
     def coerced(self, value: Any) -> Any:
-        """Return the value; an int as a float or as text where the parameter is of that type.
+        """Convert an int to the parameter's type if that is double or string.
 
-        Text: `-p cpus:=1` and `-p path:=0` reach the node as integers.
+        Strings: the node receives `-p cpus:=1` and `-p path:=0` as integers.
         """
         if isinstance(value, int) and not isinstance(value, (bool, type(self.default))):
             if isinstance(self.default, float):
@@ -81,14 +83,14 @@ class ParameterSpec:
         return value
 
     def problem(self, value: Any) -> str:
-        """Return why a value is refused, a sentence; empty for a good one."""
+        """Return an error message for an invalid value; empty if the value is valid."""
         value = self.coerced(value)
         if _type_word(value) != _type_word(self.default):
             return (
                 f'{self.name} is {value!r}; it must be {_type_word(self.default)}'
                 f'{f": {self.range_text}" if self.range_text else ""}'
             )
-        # Not (a <= b <= c), so that NaN, which compares false with everything, is refused.
+        # `not a <= b <= c` is also true for NaN, so NaN is rejected.
         if self.has_range and not self.lowest <= value <= self.highest:
             return f'{self.name} is {value:g}; it must lie in [{self.lowest:g}, {self.highest:g}]'
         is_known = re.fullmatch(self.pattern, value) if self.pattern else value in self.choices
@@ -97,7 +99,7 @@ class ParameterSpec:
         return ''
 
     def descriptor(self, is_dynamically_typed: bool = False) -> Any:
-        """Return the rcl_interfaces/msg/ParameterDescriptor; step 0 leaves sliders continuous."""
+        """Return the rcl_interfaces/msg/ParameterDescriptor; step 0 means a continuous range."""
         descriptor = ParameterDescriptor(
             name=self.name,
             type=Parameter.Type.from_parameter_value(self.default).value,
@@ -125,7 +127,7 @@ def _type_word(value: object) -> str:
 
 
 def markdown_table(specs: Iterable[ParameterSpec]) -> str:
-    """Return the parameters as a Markdown table, one line each, without a newline at the end."""
+    """Return the parameters as a Markdown table without a newline at the end."""
     lines = ['| name | default | range | live | meaning |', '|---|---|---|---|---|']
     for spec in specs:
         default = str(spec.default).lower() if isinstance(spec.default, bool) else spec.default
@@ -141,7 +143,7 @@ def markdown_table(specs: Iterable[ParameterSpec]) -> str:
 
 
 def declare(node: Any, spec: ParameterSpec) -> Any:
-    """Declare a parameter; return its value. Raises ParameterError for an override that is bad."""
+    """Declare a parameter and return its value; raise ParameterError if an override is invalid."""
     is_dynamic = spec.is_double and not _has_stages(node)
     try:
         parameter = node.declare_parameter(spec.name, spec.default, spec.descriptor(is_dynamic))
@@ -156,9 +158,9 @@ def declare(node: Any, spec: ParameterSpec) -> Any:
 
 
 def _declare_coerced(node: Any, spec: ParameterSpec) -> Any:
-    """Declare a parameter whose override has another type: an int for a double will do.
+    """Declare a parameter whose override has another type; convert the override if possible.
 
-    The pre-set callbacks do not run for overrides.
+    rclpy does not call pre-set callbacks for overrides.
     """
     value = spec.coerced(_override(node, spec))
     problem = spec.problem(value)
@@ -168,7 +170,7 @@ def _declare_coerced(node: Any, spec: ParameterSpec) -> Any:
 
 
 def _override(node: Any, spec: ParameterSpec) -> Any:
-    """Return the value that was given at start-up, of whatever type it is."""
+    """Return the override of any type that was given at the start."""
     node.declare_parameter(spec.name, spec.default, ParameterDescriptor(dynamic_typing=True))
     value = node.get_parameter(spec.name).value
     node.undeclare_parameter(spec.name)
@@ -176,13 +178,13 @@ def _override(node: Any, spec: ParameterSpec) -> Any:
 
 
 def _has_stages(node: Any) -> bool:
-    """Return whether changes have a pre-set and a post-set stage (not on Humble)."""
+    """Return whether rclpy has pre-set and post-set callbacks (not on Humble)."""
     return hasattr(node, 'add_pre_set_parameters_callback')
 
 
 def warn_of_unknown(node: Any) -> None:
-    """Warn of parameters that were given at the start and that the node does not have."""
-    # rclpy documents no way to ask for them; where this one is gone nobody is warned.
+    """Log a warning for each unknown parameter that was given at the start."""
+    # rclpy has no documented way to list overrides; without this attribute there is no warning.
     given = getattr(node, '_parameter_overrides', {})
     known = list(node.get_parameters_by_prefix(''))
     for name in sorted(set(given) - set(known)):
@@ -190,14 +192,14 @@ def warn_of_unknown(node: Any) -> None:
             continue
         close = difflib.get_close_matches(name, known, n=1)
         hint = f'; did you mean {close[0]}?' if close else ''
-        node.get_logger().warning(f'there is no parameter {name}: it is ignored{hint}')
+        node.get_logger().warning(f'unknown parameter {name} is ignored{hint}')
 
 
 class NodeParameters(Generic[Settings]):
-    """The parameters of a node: declared from a table, read as one frozen snapshot.
+    """The parameters of a node, declared from a table and read as one immutable snapshot.
 
-    build: makes the snapshot from all values by name; raises DynamicOfaError for a set that makes
-    no sense together. It is called for every proposed change and must change nothing.
+    build: creates the snapshot from all values by name, and raises DynamicOfaError for an invalid
+    combination of values. It is called for every proposed change and must have no side effects.
     on_change: called with the old and the new snapshot after a change, on the executor's thread.
     """
 
@@ -217,20 +219,20 @@ class NodeParameters(Generic[Settings]):
 
     @property
     def values(self) -> Mapping[str, Any]:
-        """All values in force, by name."""
+        """The current values, by name."""
         return dict(self._values)
 
     @property
     def snapshot(self) -> Settings:
-        """The settings in force; call `activate` before."""
+        """The current settings; RuntimeError before `activate`."""
         if self._snapshot is None:
             raise RuntimeError('activate() was not called')
         return self._snapshot
 
     def declare(self, specs: Iterable[ParameterSpec]) -> Mapping[str, Any]:
-        """Declare parameters; return all values so far, overrides included.
+        """Declare parameters; return the values, including overrides, of all declared so far.
 
-        Raises ParameterError for an override that is refused.
+        Raise ParameterError if an override is invalid.
         """
         for spec in specs:
             self._values[spec.name] = declare(self._node, spec)
@@ -238,7 +240,7 @@ class NodeParameters(Generic[Settings]):
         return dict(self._values)
 
     def activate(self) -> Settings:
-        """Build the first snapshot, accept changes from now on, and return it."""
+        """Build and return the first snapshot, and accept changes from now on."""
         self._snapshot = self._build(self._values)
         if self._has_stages:
             self._node.add_pre_set_parameters_callback(self._coerce)
@@ -256,7 +258,7 @@ class NodeParameters(Generic[Settings]):
         return Parameter(parameter.name, value=spec.coerced(parameter.value))
 
     def _proposed(self, parameters: Sequence[Any]) -> dict[str, Any]:
-        """Return all values as they would be; parameters of others (use_sim_time) are not ours."""
+        """Return all values after a change; other parameters (use_sim_time) are ignored."""
         proposed = dict(self._values)
         for parameter in parameters:
             spec = self._specs.get(parameter.name)

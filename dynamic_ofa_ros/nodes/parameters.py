@@ -1,6 +1,6 @@
-"""The parameters of the nodes, one table each, and the snapshot of the classifier's.
+"""The parameters of each node as a table, and the snapshot of the classifier's live parameters.
 
-Descriptors, validation and the table of docs/nodes.md all come from here.
+Descriptors, validation and the tables of docs/nodes.md are generated from these tables.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ COORDINATIONS = ('none', 'collective')
 
 DEVICE_PATTERN = r'auto|cpu|cuda(:\d+)?'
 MAX_LEVELS = 1000
-"""Highest fixed level before the family, and with it the number of its levels, is known."""
+"""Maximum of the fixed level while the family and its number of levels are not known."""
 
 CLASSIFIER_FIXED = (
     ParameterSpec(
         'family',
         default_family(),
-        'directory of the family, or its name: `signs`, `imagenet`, or one of your own',
+        'Family: a directory, or a name such as `signs`, `imagenet` or a family of your own.',
         is_live=False,
     ),
     ParameterSpec(
         'device',
         'auto',
-        'device that runs inference',
+        'Device for inference.',
         choices=('auto', 'cpu', 'cuda', 'cuda:N'),
         pattern=DEVICE_PATTERN,
         is_live=False,
@@ -52,27 +52,32 @@ CLASSIFIER_FIXED = (
     ParameterSpec(
         'engine',
         'auto',
-        'inference engine; auto = the fastest that gives the right answers on this machine, '
-        'measured once',
+        'Inference engine; `auto` = the fastest with correct results on this machine, measured '
+        'once.',
         choices=('auto', *engine_names()),
         is_live=False,
     ),
     ParameterSpec(
         'precision',
         'fp32',
-        'what inference computes in; `bf16` and `fp16` need a processor that has them, and engine '
-        '`openvino` or, for `fp16`, `tensorrt`',
+        'Number format of inference; `bf16` and `fp16` require a processor that supports them and '
+        'engine `openvino` or, for `fp16`, `tensorrt`.',
         choices=PRECISIONS,
         is_live=False,
     ),
     ParameterSpec(
-        'threads', 1, 'intra-op threads of the engine', lowest=1, highest=64, is_live=False
+        'threads',
+        1,
+        'Number of threads for inference and preprocessing.',
+        lowest=1,
+        highest=64,
+        is_live=False,
     ),
     ParameterSpec(
         'max_resident_mb',
         0.0,
-        'memory for levels; those that do not fit are loaded on the way to them, which no frame '
-        'waits for; 0 = keep every level',
+        'Memory for levels, in MB; levels that do not fit are loaded in the background before a '
+        'switch to them; 0 = all levels stay in memory.',
         lowest=0.0,
         highest=1e6,
         is_live=False,
@@ -80,8 +85,8 @@ CLASSIFIER_FIXED = (
     ParameterSpec(
         'nice',
         0,
-        'niceness of the thread that classifies: below 0 it goes before other programs, which the '
-        'system must allow',
+        'Niceness of the thread that classifies; a negative value gives it priority over other '
+        'programs and requires permission from the system.',
         lowest=-20,
         highest=19,
         is_live=False,
@@ -89,21 +94,23 @@ CLASSIFIER_FIXED = (
     ParameterSpec(
         'image_transport',
         'raw',
-        'transport of the images: `image_raw` or, compressed (JPEG, PNG), `image_raw/compressed`',
+        'Transport of the images: `raw` subscribes to `image_raw`, `compressed` (JPEG, PNG) to '
+        '`image_raw/compressed`.',
         choices=('raw', 'compressed'),
         is_live=False,
     ),
     ParameterSpec(
         'autostart',
         True,
-        'configure and activate at the start; false leaves both to a lifecycle manager',
+        'Whether the node configures and activates itself at the start; with false, a lifecycle '
+        'manager must do so.',
         is_live=False,
     ),
     ParameterSpec(
         'bond',
         False,
-        "keep a bond with nav2's lifecycle manager while active, as its `bond_timeout` asks for; "
-        'needs the package `bond`',
+        "Whether to keep a bond with nav2's lifecycle manager while active, which is required if "
+        'its `bond_timeout` is above 0; requires the package `bond`.',
         is_live=False,
     ),
 )
@@ -112,111 +119,116 @@ CLASSIFIER_LIVE = (
     ParameterSpec(
         MAX_LATENCY,
         0.0,
-        'upper limit of the latency named by `constraints.latency_scope`, in ms; 0 = none',
+        'Upper limit of the latency in `constraints.latency_scope`, in ms; 0 = no limit.',
         lowest=0.0,
         highest=MAX_LATENCY_MS,
     ),
     ParameterSpec(
         MIN_ACCURACY,
         0.0,
-        "lower limit of the active level's top-1 accuracy, a fraction; 0 = none",
+        "Lower limit of the active level's top-1 accuracy, a fraction; 0 = no limit.",
         lowest=0.0,
         highest=1.0,
     ),
     ParameterSpec(
         'constraints.latency_scope',
         'node',
-        'which latency the limit is about: `inference` alone, `node` from the arrival of the '
-        "image to its label, `end_to_end` from the image's stamp",
+        'Latency that the limit applies to: `inference` only, `node` from the arrival of the '
+        "image to its label, or `end_to_end` from the image's stamp to its label.",
         choices=LATENCY_SCOPES,
     ),
     ParameterSpec(
         'constraints.quantile',
         0.95,
-        'share of frames that must meet the limit',
+        'Fraction of frames that must meet the latency limit.',
         lowest=MIN_QUANTILE,
         highest=MAX_QUANTILE,
     ),
     ParameterSpec(
         'constraints.priority',
         'latency',
-        'which constraint holds when both cannot',
+        'Constraint to keep when both cannot be met.',
         choices=PRIORITIES,
     ),
     ParameterSpec(
         'manager.policy',
         PolicySettings().name,
-        'how the level is chosen',
+        'Policy that chooses the level.',
         choices=policy_names(),
     ),
     ParameterSpec(
         FIXED_LEVEL,
         PolicySettings().fixed_level,
-        "level of the policy `fixed`, up to the family's level count; 0 = the highest",
+        "Level of the policy `fixed`, at most the family's number of levels; 0 = the highest.",
         lowest=0,
         highest=MAX_LEVELS,
     ),
     ParameterSpec(
         'manager.window',
         PolicySettings().window,
-        'frames that the policy `reactive` averages over',
+        'Number of frames that the policy `reactive` averages.',
         lowest=1,
         highest=1000,
     ),
     ParameterSpec(
         'manager.hold_s',
         PolicySettings().hold_s,
-        'first hold: how long a higher level must be predicted to be on time before a move up, '
-        'in s; a level that proves good is taken again after a fifth of it, one that was late '
-        'after up to four times',
+        'Time for which a higher level must be predicted on time before the first move up to it, '
+        'in s; for later moves, the policy `predictive` shortens it to as little as a fifth for '
+        'levels that were on time and extends it up to four times for late ones.',
         lowest=0.0,
         highest=60.0,
     ),
     ParameterSpec(
         'manager.max_switches_per_minute',
         PolicySettings().max_switches_per_minute,
-        'most moves up in a minute, whoever asks for them, those between platforms included',
+        'Maximum number of moves up per minute for any reason, including moves between platforms.',
         lowest=0.0,
         highest=6000.0,
     ),
     ParameterSpec(
         'manager.coordination',
         COORDINATIONS[0],
-        'whether levels are chosen together with other classifiers on the device',
+        'Whether levels are chosen together with other classifiers on the device.',
         choices=COORDINATIONS,
     ),
     ParameterSpec(
         'manager.importance',
         1.0,
-        "weight of this classifier's accuracy in collective choices",
+        "Weight of this classifier's accuracy in collective choices.",
         lowest=0.01,
         highest=100.0,
     ),
     ParameterSpec(
         'max_frame_age_ms',
         WorkerSettings().max_frame_age_ms,
-        'frames older than this when their turn comes are dropped, in ms; 0 = off',
+        'Maximum age of a frame when the worker takes it, in ms; older frames are dropped; '
+        '0 = no limit.',
         lowest=0.0,
         highest=60000.0,
     ),
     ParameterSpec(
-        'top_k', WorkerSettings().top_k, 'classes in each answer', lowest=1, highest=1000
+        'top_k',
+        WorkerSettings().top_k,
+        'Number of classes in each result.',
+        lowest=1,
+        highest=1000,
     ),
     ParameterSpec(
         'score_threshold',
         WorkerSettings().score_threshold,
-        'classes with a lower score are left out of the answer',
+        'Minimum score; classes with a lower score are left out of the result.',
         lowest=0.0,
         highest=1.0,
     ),
     ParameterSpec(
         'telemetry.every_n',
         1,
-        'publish telemetry of every n-th processed frame',
+        'Publish the telemetry of every n-th processed frame.',
         lowest=1,
         highest=1000,
     ),
-    ParameterSpec(ENABLED, True, 'whether frames are processed; mirrors `~/enable`'),
+    ParameterSpec(ENABLED, True, 'Whether frames are processed; the service `~/enable` sets it.'),
 )
 
 CLASSIFIER = CLASSIFIER_FIXED + CLASSIFIER_LIVE
@@ -225,28 +237,28 @@ CAMERA = (
     ParameterSpec(
         'source',
         'signs',
-        'where images come from: rendered signs, a folder of images, a video, a webcam or a bag',
+        'Source of the images: rendered signs, a folder of images, a video, a webcam or a bag.',
         choices=('signs', 'folder', 'video', 'webcam', 'bag'),
         is_live=False,
     ),
     ParameterSpec(
         'path',
         '',
-        'the folder, the video file, the webcam (an index, /dev/videoN or a link to it), or the '
-        'bag (a folder with metadata.yaml, a .mcap or a .db3 file)',
+        'Path of the folder, of the video file, of the bag (a folder with metadata.yaml, a .mcap '
+        'or a .db3 file), or of the webcam (an index, /dev/videoN or a link to it).',
         is_live=False,
     ),
     ParameterSpec(
         'rate_hz',
         30.0,
-        'images per second; a bag has its own times',
+        'Frame rate, in Hz; bags are published at their recorded times instead.',
         lowest=0.1,
         highest=1000.0,
     ),
     ParameterSpec(
         'width',
         0,
-        "width of the images in px; 0 = the source's own (signs: 640)",
+        'Width of the images, in px; 0 = the width of the source (640 for signs).',
         lowest=0,
         highest=8192,
         is_live=False,
@@ -254,7 +266,7 @@ CAMERA = (
     ParameterSpec(
         'height',
         0,
-        "height of the images in px; 0 = the source's own (signs: 480)",
+        'Height of the images, in px; 0 = the height of the source (480 for signs).',
         lowest=0,
         highest=8192,
         is_live=False,
@@ -262,17 +274,20 @@ CAMERA = (
     ParameterSpec(
         'encoding',
         'rgb8',
-        'encoding of the published images',
+        'Encoding of the published images.',
         choices=('rgb8', 'bgr8', 'mono8'),
         is_live=False,
     ),
     ParameterSpec(
-        'frame_id', 'camera_optical_frame', "frame_id of the images' header", is_live=False
+        'frame_id',
+        'camera_optical_frame',
+        "The frame_id in the images' header.",
+        is_live=False,
     ),
     ParameterSpec(
         'seed',
         1,
-        'signs: the same seed gives the same scenes',
+        'Random seed of the scenes of `signs` and of the order of a folder with classes.',
         lowest=0,
         highest=2**31 - 1,
         is_live=False,
@@ -280,7 +295,7 @@ CAMERA = (
     ParameterSpec(
         'scene_period_s',
         2.0,
-        'signs: how long a scene stays, drifting, before the next; 0 = a new one in every image',
+        'Duration of each scene of `signs`, in s; 0 = a new scene in every image.',
         lowest=0.0,
         highest=3600.0,
         is_live=False,
@@ -288,27 +303,28 @@ CAMERA = (
     ParameterSpec(
         'loop',
         True,
-        'folder, video, bag: start again at the end; otherwise the node then exits with status 0',
+        'Whether to repeat a folder, video or bag; with false, the node exits with status 0 at '
+        'its end.',
         is_live=False,
     ),
     ParameterSpec(
         'bag.topic',
         '',
-        'topic of the images (Image or CompressedImage); empty = the only one in the bag',
+        'Image topic of the bag (Image or CompressedImage); empty = the only one in the bag.',
         is_live=False,
     ),
     ParameterSpec(
         'bag.stamps',
         'live',
-        'stamps of the images: `live` = when they are published, `recorded` = as in the bag, with '
-        'its frame_id',
+        'Stamps of the images of a bag: `live` = time of publication, `recorded` = stamp and '
+        'frame_id from the bag.',
         choices=('live', 'recorded'),
         is_live=False,
     ),
     ParameterSpec(
         'bag.rate',
         1.0,
-        'speed of the playback; 2 = twice as fast as recorded',
+        'Playback speed of a bag; 2 = twice as fast as recorded.',
         lowest=0.01,
         highest=100.0,
         is_live=False,
@@ -319,25 +335,32 @@ CONTENTION = (
     ParameterSpec(
         'workload',
         'none',
-        'what competes: busy arithmetic, memory traffic, or the training of a small network',
+        'Competing load: none, arithmetic (`busy`), memory traffic, or training of a small '
+        'network.',
         choices=('none', 'busy', 'memory', 'training'),
     ),
-    ParameterSpec('workers', 1, 'processes that compete', lowest=1, highest=64),
-    ParameterSpec('duty_cycle', 1.0, 'share of the time each works', lowest=0.0, highest=1.0),
+    ParameterSpec('workers', 1, 'Number of load processes.', lowest=1, highest=64),
+    ParameterSpec(
+        'duty_cycle',
+        1.0,
+        'Fraction of the time that each load process is busy.',
+        lowest=0.0,
+        highest=1.0,
+    ),
     ParameterSpec(
         'device',
         'cpu',
-        'device they work on',
+        'Device of the load processes.',
         choices=('cpu', 'cuda', 'cuda:N'),
         pattern=r'cpu|cuda(:\d+)?',
     ),
-    ParameterSpec('cpus', '', 'CPUs they may run on, such as `0,2-3`; empty = all'),
+    ParameterSpec('cpus', '', 'CPUs for the load processes, such as `0,2-3`; empty = all.'),
 )
 
 
 @dataclass(frozen=True)
 class ClassifierSettings:
-    """The classifier's live parameters, swapped as one."""
+    """The classifier's live parameters; they are replaced as a whole."""
 
     constraints: Constraints
     policy: PolicySettings
@@ -349,7 +372,7 @@ class ClassifierSettings:
 
 
 def classifier_settings(values: Mapping[str, Any]) -> ClassifierSettings:
-    """Make a snapshot of all values; raise DynamicOfaError when they make no sense together."""
+    """Create a snapshot of all values; raise DynamicOfaError for an invalid combination."""
     return ClassifierSettings(
         constraints=Constraints(
             max_latency_ms=values[MAX_LATENCY] or math.nan,

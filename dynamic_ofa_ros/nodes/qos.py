@@ -1,4 +1,4 @@
-"""Quality of service of the topics (REP-2003), and which of it a user may override."""
+"""QoS profiles of the topics (REP-2003), and the policies that a user can override."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 CAMERA = QoSProfile(depth=5)
-"""Output images of the camera: reliable, for large images get lost otherwise. Overridable."""
+"""Images of the camera; reliable, because large images are lost otherwise. Overridable."""
 
 DEBUG_IMAGE = QoSProfile(depth=1)
 
@@ -21,19 +21,19 @@ TELEMETRY = QoSProfile(depth=10)
 DIAGNOSTICS = QoSProfile(depth=10)
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-"""What a late subscriber still gets: the last message."""
+"""For topics whose last message late subscribers receive, too."""
 
 
 def image(reliability: Any) -> Any:
-    """Return the profile of the input images: the newest is the only one of interest."""
+    """Return the profile of the input images; depth 1, because only the newest is used."""
     return QoSProfile(depth=1, reliability=reliability)
 
 
 def overridable() -> Any:
-    """Return options that let parameters `qos_overrides.*` change history, depth, reliability."""
+    """Return options for overriding history, depth and reliability (`qos_overrides.*`)."""
     return QoSOverridingOptions.with_default_policies()
 
 
 def overridable_but_reliability() -> Any:
-    """Return options that let parameters `qos_overrides.*` change history and depth."""
+    """Return options for overriding history and depth (`qos_overrides.*`)."""
     return QoSOverridingOptions(policy_kinds=(QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH))

@@ -1,4 +1,4 @@
-"""Run a node as a process: start, spin, stop cleanly, and turn errors into one line."""
+"""Run a node as a process: start, spin and stop it, and report errors in one line."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ PACKAGE_LOGGER = 'dynamic_ofa_ros'
 
 
 class ClosableNode(Protocol):
-    """A node that has something to stop before it is destroyed."""
+    """A node with resources to free before it is destroyed."""
 
     def start(self) -> None:
-        """Start threads, processes and what needs an executor; called once, when there is one.
+        """Start threads and processes; called once, after the node was added to its executor.
 
-        None of it belongs in the constructor: nobody would stop it when the constructor fails.
+        The constructor must not start them, because they would not be stopped if it failed.
         """
 
     def close(self) -> None:
-        """Stop threads and processes; called once, whatever ended the node."""
+        """Stop threads and processes; called once, for every cause of the end."""
 
     def destroy_node(self) -> None:
         """Destroy the node."""
 
 
 class NodeFinished(Exception):  # noqa: N818 - not an error
-    """Raised in a callback when the node has done what it was for: the process ends with 0."""
+    """The node has completed its task; raise this in a callback to end with status 0."""
 
 
 def run(
@@ -50,12 +50,12 @@ def run(
     args: Sequence[str] | None = None,
     executor: Callable[[], Any] = NodeExecutor,
 ) -> int:
-    """Run a node until SIGINT, SIGTERM or its own end; return the exit status.
+    """Run a node until SIGINT, SIGTERM or NodeFinished; return the exit status.
 
-    0 after a clean end, 2 after an error that the user can mend, told in one line. What nobody
-    expected is raised. A signal is noted and never raised, so that nothing is interrupted halfway;
-    the spinning ends with the callback in work. Further signals change nothing of the ending, and
-    afterwards both are ignored: the process is about to end.
+    The status is 0 after a normal end and 2 after an error that the user can fix, which is logged
+    in one line. Other exceptions are raised. Signal handlers only record the signal, so that no
+    operation is interrupted; spinning ends after the current callback. Further signals during the
+    shutdown have no effect, and both signals are ignored afterwards.
     """
     signals: list[int] = []
     for number in ENDING_SIGNALS:
@@ -63,12 +63,12 @@ def run(
     try:
         try:
             rclpy.init(args=args)
-        except Exception as error:  # of many types, but always about arguments or environment
-            return 0 if signals else _refuse(name, error)
+        except Exception as error:  # of many types; all concern arguments or environment
+            return 0 if signals else _report(name, error)
         return 0 if signals else _run(name, create, executor, signals)
     finally:
         rclpy.try_shutdown()
-        uninstall_signal_handlers()  # rclpy's own stay when it was a signal that shut it down
+        uninstall_signal_handlers()  # rclpy keeps its handlers if a signal shut it down
         for number in ENDING_SIGNALS:
             _handle(number, signal.SIG_IGN)
 
@@ -86,17 +86,17 @@ def _run(
         node = create()
         executor.add_node(node)
         node.start()
-        # rclpy's handler wakes the executor; where it is not installed the next callback does.
+        # On a signal, rclpy's handler wakes the executor; without it, the next callback does.
         while rclpy.ok() and not signals:
             executor.spin_once()
     except (KeyboardInterrupt, ExternalShutdownException, NodeFinished):
         pass
     except Exception as error:
-        # A signal invalidates whatever is being created just then.
+        # A signal invalidates entities that are being created.
         if signals or not rclpy.ok():
-            logging.getLogger(__name__).debug('interrupted: %s', error)
+            logging.getLogger(__name__).debug('interrupted by a signal: %s', error)
         elif isinstance(error, (DynamicOfaError, InvalidQosOverridesError)):
-            return _refuse(name, error)
+            return _report(name, error)
         else:
             raise
     finally:
@@ -108,12 +108,12 @@ def _run(
 
 
 def _handle(number: int, handler: Any) -> None:
-    """Set what answers a signal; only the main thread can, and others get none."""
+    """Set a signal handler, if this is the main thread; other threads cannot set any."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(number, handler)
 
 
-def _refuse(name: str, error: Exception) -> int:
+def _report(name: str, error: Exception) -> int:
     text = ' '.join(str(error).split())
     if rclpy.ok():
         get_logger(name).fatal(text)
@@ -123,7 +123,7 @@ def _refuse(name: str, error: Exception) -> int:
 
 
 class LogForwarder(logging.Handler):
-    """Passes what the package logs through `logging` on to a node's logger, and so to /rosout."""
+    """Forwards the package's `logging` records to a node's logger, and thus to /rosout."""
 
     def __init__(self, node: Any) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class LogForwarder(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Log a record with the node's logger."""
         text = self.format(record)
-        # One call a severity: rclpy remembers the severity of each place that logs.
+        # One call per severity, because rclpy does not permit a call to change its severity.
         if record.levelno >= logging.ERROR:
             self._logger.error(text)
         elif record.levelno >= logging.WARNING:
@@ -144,30 +144,30 @@ class LogForwarder(logging.Handler):
 
 
 def forward_logging(node: Any) -> LogForwarder:
-    """Log through a node from now on; hand the result to `stop_forwarding` at the end."""
+    """Forward log records to a node; pass the result to `stop_forwarding` at the end."""
     logger, forwarder = logging.getLogger(PACKAGE_LOGGER), LogForwarder(node)
     logger.addHandler(forwarder)
     logger.propagate = False
-    logger.setLevel(logging.DEBUG)  # the node's own level decides what is shown
+    logger.setLevel(logging.DEBUG)  # the level of the node's logger applies
     return forwarder
 
 
 def stop_forwarding(forwarder: LogForwarder) -> None:
-    """Undo `forward_logging`."""
+    """Stop forwarding log records."""
     logger = logging.getLogger(PACKAGE_LOGGER)
     logger.removeHandler(forwarder)
     logger.propagate = True
 
 
 class Throttle:
-    """Lets a message of one kind through every so often; each kind has a period of its own."""
+    """Limits how often messages are logged, separately for each kind of message."""
 
     def __init__(self, period_s: float = 5.0) -> None:
         self._period_s = period_s
         self._last_s: dict[str, float] = {}
 
     def passes(self, kind: str) -> bool:
-        """Return whether it is time again for a message of this kind."""
+        """Return whether the period since the last message of this kind is over."""
         now_s = time.monotonic()
         if now_s - self._last_s.get(kind, float('-inf')) < self._period_s:
             return False

@@ -1,4 +1,4 @@
-"""Start a node as a program; where something cannot be imported, say so in one sentence."""
+"""Start a node as a program; report a missing package in one line."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def contention_node() -> int:
 
 
 def start(name: str) -> int:
-    """Run the node of a module; return its exit status, or 2 where a package is missing.
+    """Run the node of a module; return its exit status, or 2 if a package is missing.
 
-    A Ctrl-C during the imports ends the process at once, as a node ends after one: with status 0.
+    Ctrl-C during the imports ends the process immediately with status 0, as it does for a node.
     """
     signal.signal(signal.SIGINT, _leave)
     try:
@@ -43,7 +43,7 @@ def start(name: str) -> int:
         return EXIT_BAD_INPUT
     status: int = importlib.import_module(f'dynamic_ofa_ros.nodes.{name}').main()
     if threading.active_count() > 1:
-        # A thread is stuck, in a camera's driver, say; the interpreter's end would crash in it.
+        # A thread is blocked, for example in a camera driver; Python would crash while exiting.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

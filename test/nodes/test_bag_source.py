@@ -1,4 +1,4 @@
-"""The images of a bag as pictures: their times, stamps and truth; what is wrong is a sentence."""
+"""Images of a bag: times, stamps, true classes and error messages."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_one_of_several_topics_is_chosen_by_name(tmp_path):
 
 def test_a_bag_without_images_names_its_topics(tmp_path):
     path = write_bag(tmp_path / 'drive', drive(0))
-    with pytest.raises(SourceError, match=r'no image topic; it has /note$'):
+    with pytest.raises(SourceError, match=r'no image topic; its topics: /note$'):
         BagSource(str(path))
 
 
@@ -107,7 +107,7 @@ def test_a_topic_without_a_message_is_a_sentence(tmp_path):
     with Writer(path, version=BAG_VERSION, storage_plugin=StoragePlugin.MCAP) as writer:
         kind = 'sensor_msgs/msg/Image'
         writer.add_connection('/image_raw', kind, typestore=types_of(kind))
-    with pytest.raises(SourceError, match='holds no image on /image_raw'):
+    with pytest.raises(SourceError, match='contains no image on /image_raw'):
         BagSource(str(path))
 
 

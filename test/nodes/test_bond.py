@@ -1,4 +1,4 @@
-"""The bond with nav2's lifecycle manager: heartbeats, the end of them, and what is missing."""
+"""The bond with nav2's lifecycle manager: heartbeats, their end, and a missing package."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TIMEOUT_S = 60.0
 
 
 class FakeNode:
-    """Keeps what a bond creates; the test calls the callbacks."""
+    """A fake node that stores the entities of a bond; the test calls their callbacks."""
 
     def __init__(self):
         self.published, self.timer, self.on_status, self.topics = [], None, None, []
@@ -79,7 +79,7 @@ def test_it_beats_until_it_is_closed_and_then_says_so(node):
     late = node.timer
     one.close()
     one.close()
-    late()  # the executor had taken it already
+    late()  # a callback that the executor had already taken
     assert [message.active for message in node.published] == [True, True, True, False]
     assert {message.id for message in node.published} == {'classifier'}
     assert len({message.instance_id for message in node.published}) == 1
@@ -119,7 +119,7 @@ def test_a_missing_package_is_one_sentence(monkeypatch):
 
 
 def change(ros, transition):
-    """Ask for a transition, perhaps twice, and return the state that came of it."""
+    """Request a transition, a second time if necessary, and return the resulting state."""
     request = ChangeState.Request(transition=Transition(id=transition))
     ros.call(ChangeState, f'{NODE}/change_state', request, TIMEOUT_S)
     return ros.call(GetState, f'{NODE}/get_state', GetState.Request()).current_state.label

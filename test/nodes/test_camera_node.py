@@ -1,4 +1,4 @@
-"""The camera as a process: images with their truth, at the size and rate that were asked for."""
+"""camera_node as a process: images, true classes, size and rate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BEST_EFFORT = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
 def topics(domain, namespace):
-    """Listen to a camera; each test has a namespace, for images of another may still come."""
+    """Subscribe to a camera in a separate namespace, as images of other tests may still arrive."""
     return (
         domain.listen(Image, f'/{namespace}/image_raw', BEST_EFFORT),
         domain.listen(Classification, f'/{namespace}/ground_truth', qos.GROUND_TRUTH),
@@ -52,7 +52,7 @@ def test_folder_is_published_with_the_truth_and_then_the_node_ends(domain, folde
         },
         arguments=('-r', '__ns:=/folder'),
     )
-    # Who has answered this node knows its subscriptions: only then may the images come.
+    # A node that has replied to this node knows its subscriptions; images must come after that.
     assert domain.set_parameter('/folder/camera', 'rate_hz', 40).successful
     domain.wait_until(lambda: not camera.is_running, 'the end of the camera')
     assert camera.wait() == 0, camera.output()
@@ -82,7 +82,7 @@ def test_signs_come_at_640x480_and_the_rate_is_live(domain):
     domain.wait_until(lambda: len(images.messages) >= 45, 'images')
     stamps = [stamp_of(m.header) / 1e9 for m in images.messages[15:]]
     rate_hz = (len(stamps) - 1) / (stamps[-1] - stamps[0])
-    # How well the rate is kept is for benchmarks/node.py; a busy machine may be slower.
+    # benchmarks/node.py measures the accuracy of the rate; a busy machine may be slower.
     assert 5.0 < rate_hz < 36.0
     assert (images.last.width, images.last.height) == (640, 480)
     assert domain.set_parameter('/signs/camera', 'rate_hz', 5).successful
@@ -98,7 +98,7 @@ def test_signs_come_at_640x480_and_the_rate_is_live(domain):
 
 
 def replay(domain, folder, messages, **parameters):
-    """Start a camera that replays a bag; each has a namespace of its own, named by the folder."""
+    """Start a camera that replays a bag, in a namespace named after the folder."""
     path = write_bag(folder, messages)
     return domain.start(
         'camera_node',
@@ -108,7 +108,7 @@ def replay(domain, folder, messages, **parameters):
 
 
 def paused(messages, pause_ns=4 * SECOND_NS):
-    """Return a drive whose first image comes long before the others: listeners appear in it."""
+    """Return a recording with a long time after its first image, for subscribers to connect."""
     first = next(index for index, item in enumerate(messages) if item[0] == '/image_raw')
     time_ns = messages[first][2]
     early = [(topic, message, time - pause_ns) for topic, message, time in messages[: first + 1]]
@@ -131,7 +131,7 @@ def test_a_bag_is_replayed_with_its_own_stamps_its_truth_and_its_pace(domain, tm
     assert 'ended after 60 images' in camera.output()
     assert [entry.class_name for entry in labels.last.class_map] == ['stop', 'yield', 'works']
     recorded = {stamp_of(m.header): m for topic, m, _ in messages if topic == '/image_raw'}
-    assert len(images.messages) >= 50  # best effort, and the first is on its way early
+    assert len(images.messages) >= 50  # best effort; the first may come too early
     for message in images.messages:
         assert message.header == recorded[stamp_of(message.header)].header
         assert message.data == recorded[stamp_of(message.header)].data
@@ -139,7 +139,7 @@ def test_a_bag_is_replayed_with_its_own_stamps_its_truth_and_its_pace(domain, tm
     for truth in truths.messages:
         assert truth.results[0].class_id == str(numbers[stamp_of(truth.header)] % 3)
     assert len(truths.messages) >= 50
-    # 59 images in 0.58 s; this machine may be busy, but they never come at once or at 30 Hz.
+    # 59 images in 0.58 s, on a busy machine more; but not all at once, and not at 30 Hz.
     span_s = arrivals_s[-1] - arrivals_s[-50]
     assert 0.3 < span_s < 1.4
 

@@ -195,7 +195,7 @@ def test_missing_webcam_is_named(tmp_path):
 
 
 class Webcams:
-    """Stands in for `cv2.VideoCapture`: `plugged` says whether there is a webcam to open.
+    """A fake of `cv2.VideoCapture`; `plugged`: whether there is a webcam to open.
 
     An opened one gives as many frames as `frames` says, and then none until it is opened again.
     """
@@ -231,7 +231,7 @@ class Capture:
 
 
 class Waits(threading.Event):
-    """An event that records how long it was waited for, and never waits."""
+    """An event that records the timeouts of `wait` and does not wait."""
 
     def __init__(self, webcams, unplugged=0):
         super().__init__()
@@ -255,20 +255,20 @@ def test_a_webcam_that_fails_is_reopened_with_longer_and_longer_waits(webcams):
     closing = Waits(webcams, unplugged=7)
     source = WebcamSource('2', closing=closing, on_outage=said.append, on_return=said.append)
     pictures = source.pictures()
-    for _ in range(4):  # the fourth needs a webcam that was opened again
+    for _ in range(4):  # the fourth requires a reopened webcam
         assert next(pictures).rgb.shape == (4, 6, 3)
     assert closing.seconds == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0]
     assert webcams.opened == [2] * 9
     assert said == [
-        'webcam 2 gives no more images: check its cable, and whether another program uses it; '
-        'it is being reopened',
-        'webcam 2 gives images again',
+        'webcam 2 delivers no images and is being reopened: check its cable, and whether another '
+        'program uses it',
+        'webcam 2 delivers images again',
     ]
     closing.seconds.clear()
     closing.unplugged = 0
     for _ in range(3):
         next(pictures)
-    assert closing.seconds == [0.5]  # a new outage begins with the shortest wait
+    assert closing.seconds == [0.5]  # a new outage starts with the shortest time
     assert len(said) == 4
     pictures.close()
     assert webcams.released == 3
@@ -333,7 +333,7 @@ def test_size_follows_the_side_that_is_given(size, expected):
 
 
 class Numbered:
-    """A source of pictures whose class is their number."""
+    """A source of images whose class is their number."""
 
     labels = ()
 

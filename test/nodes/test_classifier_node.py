@@ -1,4 +1,4 @@
-"""The classifier on simulated time and on two platforms; the rest is in test_end_to_end.py."""
+"""classifier_node with simulated time and on two platforms; see also test_end_to_end.py."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_ages_follow_simulated_time_and_diagnostics_do_not_wait_for_it(domain, f
         )
         return telemetry.last
 
-    # No /clock yet: the clock stands at zero, so no age is known, and nobody is to blame.
+    # Without /clock, the time is zero, so the age is unknown, without a warning.
     assert math.isnan(telemetry_of(image(1000)).input_age_ms)
     tick = Clock(clock=Time(sec=1000, nanosec=500_000_000))
     domain.wait_until(
@@ -68,7 +68,7 @@ def test_ages_follow_simulated_time_and_diagnostics_do_not_wait_for_it(domain, f
         'the age by simulated time',
         meanwhile=lambda: telemetry_of(image(1000, 250_000_000), lambda: clock.publish(tick)),
     )
-    # Thinned to every second frame, beginning with the first.
+    # Telemetry of every second frame, starting with the first.
     assert all(t.sequence % 2 == 1 for t in telemetry.messages)
     count = len(diagnostics.messages)
     domain.wait_until(lambda: len(diagnostics.messages) >= count + 2, 'diagnostics')

@@ -1,4 +1,4 @@
-"""Clocks that jump, images that are old, and several cameras: real nodes."""
+"""Clocks that jump, old images, and several cameras, with real nodes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def start(domain, family, namespace, **parameters):
 
 
 def input_status(topic, namespace):
-    """Return the last status of a classifier's input as (message, values); None before it."""
+    """Return the last `Input` status of a classifier as (message, values), or None."""
     for array in reversed(topic.messages):
         for status in array.status:
             if status.name == f'{namespace}/classifier: Input':
@@ -44,7 +44,7 @@ def input_status(topic, namespace):
 
 
 def play(domain, clock, images, frame):
-    """Publish a frame of the bag, and the time at which it is played, 10 ms after its stamp."""
+    """Publish a frame of the bag and its time of playback, 10 ms after its stamp."""
     begin_s = time.monotonic()
     milliseconds = frame * STEP_MS
     stamp = Time(sec=START_S + milliseconds // 1000, nanosec=milliseconds % 1000 * 1_000_000)
@@ -74,12 +74,12 @@ def test_a_bag_that_plays_again_and_again_disturbs_neither_ages_nor_rates(domain
             'the last frames of the loop',
         )
         assert len(telemetry.messages) > LOOP_FRAMES // 2, loop
-        # The first frame can overtake the clock's jump.
+        # The first frame can arrive before the jump of the clock.
         for message in telemetry.messages[1:]:
             assert -STEP_MS <= message.input_age_ms < MAX_AGE_MS
             assert message.end_to_end_ms < MAX_AGE_MS + 100.0
     _, values = input_status(diagnostics, 'looping')
-    # Stamps count from the jump on, arrivals go on: both are of one and the same stream.
+    # The rate by stamp is computed since the jump; the rate by arrival continues.
     assert values['frame_rate_msg'] == pytest.approx(1000.0 / STEP_MS, rel=0.3)
     assert 0.3 < values['frame_rate_node'] * STEP_MS / 1000.0 < 1.1
     assert values['dropped_for_age'] <= LOOPS
@@ -112,12 +112,12 @@ def test_an_old_bag_is_warned_of_with_age_and_remedy(domain, family):
         assert remedy in message
     assert values['dropped_for_age'] > 0
     assert telemetry.messages == []
-    # The log follows the diagnostics, once.
+    # The warning is logged once.
     domain.wait_until(
         lambda: 'every image is dropped, 3600' in node.output(), 'the line', meanwhile=feed
     )
     assert node.output().count('every image is dropped, 3600') == 1
-    # The remedy works while it runs, and the warning ends.
+    # The suggested change takes effect at once and ends the warning.
     assert domain.set_parameter('/old/classifier', 'max_frame_age_ms', 0.0).successful
     domain.wait_until(lambda: telemetry.last, 'telemetry', meanwhile=feed)
     domain.wait_until(lambda: not is_warned(), 'the end of the warning', meanwhile=feed)
@@ -161,6 +161,6 @@ def test_a_wall_clock_that_is_set_back_starts_rates_by_stamp_anew():
     assert state.rate_node_hz == pytest.approx(20.0)
     assert state.rate_msg_hz == pytest.approx(20.0)
     assert state.future_stamps == 0
-    # An image that was stamped before the clock was set back is from the future now, once.
+    # A stamp from before the clock was set back is in the future, once.
     assert monitor.add(steady_ns, wall_ns + 3_600 * 10**9, wall_ns) < 0.0
     assert monitor.snapshot(steady_ns).future_stamps == 1

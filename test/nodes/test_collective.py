@@ -1,4 +1,4 @@
-"""The node's part in the collective; whole nodes: test_collective_end_to_end.py."""
+"""Collective choices of one node; test_collective_end_to_end.py tests whole nodes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PEER = Status(
 
 
 class Allowances:
-    """A manager that notes the levels it is left."""
+    """A fake manager that records its allowances."""
 
     def __init__(self) -> None:
         self._manager = RuntimeManager(make_levels((0.6, 0.7, 0.8)), make_profile((10, 20, 30)))
@@ -42,11 +42,11 @@ class Allowances:
     def set_allowance(self, allowance):
         self.given.append(allowance)
         self._manager.set_allowance(allowance)
-        self._manager.decide(time.perf_counter_ns())  # what a frame would do
+        self._manager.decide(time.perf_counter_ns())  # as for a frame
 
 
 class FastMailbox:
-    """A mailbox that has received three more frames whenever it is looked at."""
+    """A fake mailbox whose count of frames grows by three at each access."""
 
     def __init__(self) -> None:
         self._counts = iter(range(0, 100_000, 3))
@@ -58,7 +58,7 @@ class FastMailbox:
 
 @pytest.fixture(scope='module')
 def talk(domain):
-    """What all say on the topic, and a way to speak as a peer."""
+    """All statuses on the topic, and a publisher for those of a peer."""
     topic = domain.listen(ClassifierStatus, TOPIC, qos.STATUS)
     publisher = domain.node.create_publisher(ClassifierStatus, TOPIC, qos.STATUS)
     return topic, publisher
@@ -76,7 +76,7 @@ def collective(domain):
 
 
 def said_now(status):
-    """Return what a peer says now, that only ever has late frames."""
+    """Return the status of a peer whose frames are all late."""
     now_ns = time.perf_counter_ns()
     frames = tuple(Frame(now_ns - i * 30_000_000, 25.0, status.level) for i in range(8, 0, -1))
     told = replace(status, time_ns=now_ns, frames=frames)

@@ -146,7 +146,7 @@ def test_version_changes_with_the_labels_only():
 
 
 def test_telemetry_fills_every_field_with_its_own_value():
-    """The dataclass and the message have the same names; distinct values show a mix-up."""
+    """The dataclass and the message have the same names; distinct values reveal mix-ups."""
     values = {}
     for number, field in enumerate(dataclasses.fields(FrameTelemetry), start=1):
         kinds = {'int': number, 'float': number + 0.5, 'bool': True, 'str': f'text {number}'}

@@ -1,4 +1,4 @@
-"""The annotated image: what is drawn, and that nothing is drawn for nobody."""
+"""The annotated image: its contents; nothing is drawn without subscribers."""
 
 from __future__ import annotations
 

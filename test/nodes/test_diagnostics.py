@@ -235,7 +235,7 @@ def test_monitor_counts_zero_and_future_stamps():
     monitor = InputMonitor()
     assert math.isnan(monitor.add(1, 0, SECOND_NS))
     assert monitor.add(2, 2 * SECOND_NS, SECOND_NS) == pytest.approx(-1000.0)
-    # Simulated time that has not begun: no age, and nobody's fault.
+    # Simulated time has not started: the age is unknown, without a warning.
     assert math.isnan(monitor.add(3, 2 * SECOND_NS, 0))
     found = monitor.snapshot(4)
     assert (found.zero_stamps, found.future_stamps) == (1, 1)

@@ -1,4 +1,4 @@
-"""Executors: what a transition on another thread does to the one that waits."""
+"""Executors that wait while a transition on another thread destroys entities."""
 
 import pytest
 from rclpy.exceptions import InvalidHandle
@@ -8,7 +8,7 @@ from dynamic_ofa_ros.nodes.executors import COLLECT_TRIES, NodeExecutor
 
 
 class Breaking:
-    """Stands for rclpy's collecting: raises so many times, as it does for a destroyed entity."""
+    """A fake of rclpy's collection of entities; raises InvalidHandle `times` times."""
 
     def __init__(self, times):
         self.left = times

@@ -1,4 +1,4 @@
-"""The image subscription: matched reliability, losses, arrival, both transports."""
+"""The image subscription: reliability, lost images, arrival times, both transports."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NUMBERS = itertools.count()
 
 
 class Receiver:
-    """An ImageInput on a node of its own, and what it handed on."""
+    """An ImageInput on a separate node; records the calls of its callbacks."""
 
     def __init__(self, domain, name, transport='raw', reliability=None):
         self.ros = domain
@@ -51,7 +51,7 @@ class Receiver:
         return info.qos_profile.reliability
 
     def receive(self, publisher, message):
-        """Publish until a frame comes, and return it."""
+        """Publish until a frame arrives, and return it."""
         self.frames.clear()
         self.ros.wait_until(
             lambda: self.frames, 'a frame', meanwhile=lambda: publisher.publish(message)
@@ -85,13 +85,13 @@ def image(domain):
 
 def test_it_takes_the_reliability_of_the_publishers_as_they_come_and_go(domain, receiver):
     one = receiver()
-    assert one.reliability() == ReliabilityPolicy.RELIABLE  # nobody asks for less
+    assert one.reliability() == ReliabilityPolicy.RELIABLE  # without publishers
     careless = domain.node.create_publisher(Image, one.input.topic, BEST_EFFORT)
     one.receive(careless, image(domain))
     assert one.reliability() == ReliabilityPolicy.BEST_EFFORT
     careful = domain.node.create_publisher(Image, one.input.topic, RELIABLE)
     one.receive(careful, image(domain))
-    assert one.reliability() == ReliabilityPolicy.BEST_EFFORT  # both are heard
+    assert one.reliability() == ReliabilityPolicy.BEST_EFFORT  # compatible with both publishers
     domain.node.destroy_publisher(careless)
     domain.wait_until(
         lambda: one.reliability() == ReliabilityPolicy.RELIABLE,
@@ -131,7 +131,7 @@ def test_lost_messages_are_counted_and_the_remedy_is_said(receiver, capfd):
     assert one.input.lost_frames == 7
     printed = ''.join(capfd.readouterr())
     assert '3 images were lost in transport' in printed
-    assert 'publish reliably' in printed
+    assert 'publish with reliable QoS' in printed
 
 
 def test_images_overwritten_before_they_are_taken_are_counted(domain, receiver):
@@ -144,7 +144,7 @@ def test_images_overwritten_before_they_are_taken_are_counted(domain, receiver):
         publisher.publish(image(domain))
     domain.wait_until(lambda: len(one.frames) > frames, 'the newest')
     taken = len(one.frames) - frames
-    assert taken < 5  # one place in the queue
+    assert taken < 5  # the depth of the queue is 1
     assert one.input.overwritten_frames - before == 5 - taken
     assert one.input.lost_frames == 0
     assert one.missing[-1] == (0, one.input.overwritten_frames)

@@ -1,4 +1,4 @@
-"""The classifier's lifecycle over the wire: transitions, what answers meanwhile, what leaks."""
+"""The lifecycle of classifier_node: transitions, services during transitions, memory leaks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TIMEOUT_S = 60.0
 PASSING = ('configuring', 'activating', 'deactivating', 'cleaningup')
 CYCLES = 10
 MAX_GROWTH_BYTES = 40 * 2**20
-"""What ten cycles may add to the resident memory: allocators keep some of what is freed."""
+"""Permitted growth of the resident memory in ten cycles, as allocators keep freed memory."""
 
 
 def state_of(ros, node):
@@ -30,7 +30,7 @@ def state_of(ros, node):
 
 
 class Managed:
-    """A classifier that waits to be configured."""
+    """A classifier that is not configured."""
 
     def __init__(self, domain, family, environment=None):
         self.ros = domain
@@ -45,14 +45,14 @@ class Managed:
         )
 
     def change(self, transition):
-        """Ask for a transition; return the future of its response."""
+        """Request a transition; return the future of its response."""
         client = self.ros.node.create_client(ChangeState, f'{NODE}/change_state')
         self.ros.wait_until(client.service_is_ready, 'the lifecycle services', TIMEOUT_S)
         request = ChangeState.Request(transition=Transition(id=transition))
         return client.call_async(request)
 
     def changed(self, transition):
-        """Ask for a transition, wait for its end, and tell whether it succeeded."""
+        """Request a transition, wait for its end, and return whether it succeeded."""
         before, future = self.state, self.change(transition)
         self.ros.wait_until(
             lambda: future.done() or self.state not in (before, *PASSING),
@@ -72,7 +72,7 @@ class Managed:
         )
 
     def bring_to(self, wanted):
-        """Change to 'unconfigured' or 'inactive', whatever a test before left."""
+        """Change to 'unconfigured' or 'inactive' from any state."""
         if self.state == 'active':
             assert self.changed(Transition.TRANSITION_DEACTIVATE)
         if self.state == 'inactive' and wanted == 'unconfigured':
@@ -98,9 +98,9 @@ def managed(domain, family, tmp_path_factory):
 
 def test_everything_else_answers_while_it_is_configured(managed):
     managed.bring_to('unconfigured')
-    for path in managed.cache.iterdir():  # with an empty cache it takes seconds
+    for path in managed.cache.iterdir():  # with an empty cache, configuring takes seconds
         shutil.rmtree(path)
-    assert not managed.changed(Transition.TRANSITION_ACTIVATE)  # refused, and it lives on
+    assert not managed.changed(Transition.TRANSITION_ACTIVATE)  # rejected; the node keeps running
     managed.diagnostics.messages.clear()
     future = managed.change(Transition.TRANSITION_CONFIGURE)
     answers, states = 0, []
@@ -111,7 +111,7 @@ def test_everything_else_answers_while_it_is_configured(managed):
         answers += not future.done()
     assert future.result().success
     assert answers >= 3
-    order = ['unconfigured', 'configuring', 'inactive']  # the first: before the request arrives
+    order = ['unconfigured', 'configuring', 'inactive']  # the first before the request arrives
     assert 'configuring' in states
     assert states == sorted(states, key=order.index)
     assert managed.state == 'inactive'
@@ -119,7 +119,7 @@ def test_everything_else_answers_while_it_is_configured(managed):
         status.message for array in managed.diagnostics.messages for status in array.status
     ]
     assert any(message.startswith('configuring: ') for message in messages), messages
-    # What was set meanwhile holds.
+    # Parameters that were set meanwhile are in effect.
     assert managed.ros.get_parameter(NODE, 'constraints.max_latency_ms') >= 50.0
 
 
@@ -152,7 +152,7 @@ def test_ten_cycles_leak_neither_memory_nor_threads(managed):
         assert managed.changed(Transition.TRANSITION_DEACTIVATE)
         assert managed.changed(Transition.TRANSITION_CLEANUP)
 
-    for _ in range(2):  # what is made once and kept
+    for _ in range(2):  # memory that is allocated once
         cycle()
     threads, memory, files = process.num_threads(), process.memory_info().rss, process.num_fds()
     for _ in range(CYCLES):

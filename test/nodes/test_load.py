@@ -1,4 +1,4 @@
-"""Load processes: they work for their share of the time and never outlive the node."""
+"""Load processes: the fraction of the time that they are busy, and their end with the node."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def cpu_seconds(process_id):
 
 
 def share_of_cpu(process_id, seconds=0.6):
-    """Measure which share of a CPU a process uses, once it works."""
+    """Return the fraction of a CPU that a process uses after its start."""
     wait_until(lambda: cpu_seconds(process_id) > 0.15, 'the worker does not work')
     start_s, used_s = time.monotonic(), cpu_seconds(process_id)
     wait_until(lambda: time.monotonic() > start_s + seconds, 'time stands still')
     return (cpu_seconds(process_id) - used_s) / (time.monotonic() - start_s)
 
 
-# CPU seconds: more than starting and importing takes.
+# CPU seconds, more than the start and the imports take.
 @pytest.mark.parametrize(
     ('workload', 'seconds'), [('busy', 1.0), ('memory', 1.5), ('training', 3.5)]
 )
@@ -65,7 +65,7 @@ def test_worker_works(workers, workload, seconds):
 def test_duty_cycle_changes_while_running(workers):
     workers.apply(BUSY)
     (process_id,) = workers.process_ids
-    # Beside other busy processes the whole of a CPU is less than a CPU, but not this little.
+    # With other busy processes, a process gets less than a whole CPU, but not this little.
     wait_until(lambda: share_of_cpu(process_id) > 0.3, 'it does not work all the time')
     workers.set_duty_cycle(0.1)
     wait_until(lambda: share_of_cpu(process_id) < 0.2, 'the share does not fall')

@@ -1,6 +1,6 @@
-"""Programs say in one sentence which package is missing; a running node needs only a few.
+"""Programs report a missing package in one line; a node requires only a few packages.
 
-A package is taken away by a finder that comes before all others in a process of its own.
+Each test starts a process whose first import finder hides a package.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def built_cache(tmp_path_factory, family):
 
 @pytest.fixture
 def start(tmp_path):
-    """Start a script without some packages; its output, both streams, goes to a file."""
+    """Start a script without some packages; stdout and stderr are written to a file."""
     programs = []
 
     def start_without(missing, script, *arguments, cache):
@@ -89,7 +89,7 @@ def start(tmp_path):
 
 
 def refusal(program: Program) -> str:
-    """Return what a program printed that ended with the status for bad input."""
+    """Return the output of a program that ended with the status for bad input."""
     assert program.wait(DEADLINE_S) == BAD_INPUT, program.output()
     assert 'Traceback' not in program.output()
     return program.output()

@@ -42,7 +42,7 @@ def build(values):
 
 
 class HumbleNode:
-    """A node whose rclpy has no pre-set and post-set stages."""
+    """A node whose rclpy has no pre-set and post-set callbacks."""
 
     def __init__(self, node):
         self._node = node
@@ -54,7 +54,7 @@ class HumbleNode:
 
 
 def declared(domain, overrides=None, *, is_humble=False):
-    """Return a node with the table declared, its parameters, and the changes it was told of."""
+    """Return a node with the table declared, its parameters, and the list of changes."""
     node = rclpy.create_node(
         f'table_{next(_names)}',
         context=domain.context,
@@ -152,7 +152,7 @@ def test_refused_value_changes_nothing_and_names_the_parameter(domain, is_humble
     before = node.get_parameter(name).value
     result = set_one(node, name, value)
     assert not result.successful
-    # rclpy's own words where it refuses before us.
+    # rclpy's message if rclpy rejects the value first.
     assert name in result.reason or 'read-only' in result.reason or 'type' in result.reason
     assert node.get_parameter(name).value == before
     assert parameters.snapshot == Settings(1.5, 3)

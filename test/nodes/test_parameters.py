@@ -20,9 +20,8 @@ EVERY_SPEC = [
 DEFAULTS = {spec.name: spec.default for spec in parameters.CLASSIFIER}
 
 
-# Set by ros_interface.md, but nothing obeys them yet: they must not be settable.
 @pytest.mark.parametrize('spec', EVERY_SPEC)
-def test_default_is_valid_and_the_meaning_is_told(spec):
+def test_default_is_valid_and_there_is_a_description(spec):
     assert spec.problem(spec.default) == ''
     assert spec.meaning
     is_number = isinstance(spec.default, (int, float)) and not isinstance(spec.default, bool)
@@ -30,7 +29,7 @@ def test_default_is_valid_and_the_meaning_is_told(spec):
 
 
 @pytest.mark.parametrize('spec', EVERY_SPEC)
-def test_values_outside_the_range_are_refused(spec):
+def test_values_outside_the_range_are_rejected(spec):
     if spec.has_range:
         step = 1 if isinstance(spec.default, int) else 0.001
         for value in (spec.lowest - step, spec.highest + step):

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures('domain')
 
 
 class Waiting(Node):
-    """A node whose first timer call raises what it was given."""
+    """A node whose first timer callback raises the given exception."""
 
     closed = 0
 
@@ -47,7 +47,7 @@ class Waiting(Node):
 def _nothing_closed_yet():
     Waiting.closed = 0
     handlers = {number: signal.getsignal(number) for number in runner.ENDING_SIGNALS}
-    uninstall_signal_handlers()  # of the domain's context: in a node's process there is none
+    uninstall_signal_handlers()  # of the domain's context, which a node's process does not have
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""A Ctrl-C while a program is still importing: no traceback."""
+"""Ctrl-C during the imports of a program: no traceback."""
 
 from __future__ import annotations
 
