@@ -209,7 +209,7 @@ def calibration() -> str:
     document = results('calibration')
     by_level: dict[int, dict[tuple[int, bool], str]] = {}
     resolutions = {}
-    for row in document['rows']:
+    for row in document['results']['rows']:
         spread = f' ({percent(row["spread"], 2)})' if len(row['top1']) > 1 else ''
         cells = by_level.setdefault(row['level'], {})
         cells[row['images'], row['augment']] = percent(row['mean'], 2) + spread
@@ -224,7 +224,8 @@ def calibration() -> str:
         for images, is_augmented in keys
     ]
     levels = [f'level {level} ({resolutions[level]} px)' for level in by_level]
-    return table(('images', 'augmented', *levels), rows)
+    text = table(('images', 'augmented', *levels), rows)
+    return f'{text}\n\n{source(document, "calibration")}'
 
 
 def latency_models() -> str:

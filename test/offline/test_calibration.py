@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
 import torch
-from families import CLASSES, make_random_family
+from families import make_random_family
+from noise_images import LABELS, Noise
 
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.errors import DatasetError, FamilyError
@@ -16,39 +15,14 @@ from dynamic_ofa_ros.family import Family, LatencyProfile, LevelLatency, write_p
 from dynamic_ofa_ros.offline.accuracy.calibration import (
     CalibrationSettings,
     Relabelled,
-    StudySettings,
     calibrate_family,
-    study,
 )
 from dynamic_ofa_ros.offline.accuracy.evaluation import PreparedImages, top1
 from dynamic_ofa_ros.supernet.batch_norm import statistics_of
-from dynamic_ofa_ros.supernet.network import extract_subnet, load_level, load_supernet
+from dynamic_ofa_ros.supernet.network import load_level
 
 # Two memory layouts may disagree on an image or so.
 NEAR = 0.02
-LABELS = tuple(f'class {i}' for i in range(CLASSES))
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Random pictures, each class a shade of its own; `broken` ones cannot be read."""
-
-    count: int
-    seed: int = 1
-    classes: tuple[str, ...] = LABELS
-    broken: tuple[int, ...] = ()
-
-    def __len__(self) -> int:
-        return self.count
-
-    def label(self, index: int) -> int:
-        return index % len(self.classes)
-
-    def image(self, index: int) -> np.ndarray:
-        if index in self.broken:
-            raise DatasetError(f'{index}.jpg is not a JPEG or PNG image, or it is damaged')
-        rng = np.random.default_rng([self.seed, index])
-        return (rng.integers(0, 160, (40, 48, 3)) + 6 * self.label(index)).astype(np.uint8)
 
 
 @pytest.fixture(scope='module')
@@ -153,48 +127,6 @@ def test_classes_are_matched_by_name() -> None:
     assert some.classes == LABELS
 
 
-def test_the_study_measures_each_kind_of_calibration(family: Family) -> None:
-    settings = StudySettings(counts=(0, 8, 32), seeds=(1, 2), levels=(2,))
-    held_out = Noise(64, seed=2)
-    seen: list[int] = []
-    rows = study(family, Noise(40), held_out, settings, on_row=lambda done, _: seen.append(done))
-    assert [(row.images, row.augment) for row in rows] == [
-        (0, False), (8, False), (8, True), (32, False), (32, True),
-    ]  # fmt: skip
-    assert seen == [1, 2, 3, 4, 5]
-    assert [len(row.top1) for row in rows] == [1, 2, 2, 2, 2]
-    level = family.level(2)
-    images = PreparedImages(held_out, family.preprocessing, (level.resolution,))
-    # No images: the supernet's own statistics.
-    plain = extract_subnet(load_supernet(family), level.architecture)
-    (found,) = rows[0].top1
-    assert found == pytest.approx(top1(plain, level.resolution, images), abs=NEAR)
-    assert rows[3].mean == pytest.approx(sum(rows[3].top1) / 2)
-    assert rows[3].spread == pytest.approx(abs(rows[3].top1[0] - rows[3].top1[1]))
-
-
-def test_the_study_agrees_with_the_calibration(family: Family, tmp_path: Path) -> None:
-    held_out = Noise(64, seed=2)
-    how = StudySettings(counts=(32,), seeds=(2,), levels=(1,))
-    rows = study(family, Noise(40), held_out, how)
-    for augmented in (False, True):
-        settings = CalibrationSettings(images=32, augment=augmented, seed=2)
-        report = calibrate_family(family, Noise(40), held_out, tmp_path / str(augmented), settings)
-        assert rows[augmented].top1 == (report.levels[0].after,)
-
-
-def test_all_images_that_there_are_are_one_draw(family: Family) -> None:
-    how = StudySettings(counts=(16,), seeds=(1, 2), levels=(1,))
-    rows = study(family, Noise(16), Noise(16, seed=2), how)
-    assert [len(row.top1) for row in rows] == [1, 2]
-    assert rows[0].spread == 0.0
-
-
-def test_the_study_says_when_there_are_too_few_images(family: Family) -> None:
-    with pytest.raises(DatasetError, match='0 to 50 images; there are 40'):
-        study(family, Noise(40), Noise(8), StudySettings(counts=(0, 50)))
-
-
 @pytest.fixture(scope='module')
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """JPEGs of four of the family's classes, in folders of their names."""
@@ -220,27 +152,6 @@ def test_the_command_calibrates_on_a_users_photographs(
     assert document['checksum'] == Family.load(tmp_path / 'new').checksum
     assert main([*base, '--output', str(tmp_path / 'new')]) == 2
     assert 'exists already' in capsys.readouterr().err
-    assert main(base) == 2
-    assert 'give --output FOLDER for the calibrated family, or --study' in capsys.readouterr().err
     if not torch.cuda.is_available():
         assert main([*base, '--output', str(tmp_path / 'x'), '--device', 'cuda']) == 2
         assert 'use --device cpu' in capsys.readouterr().err
-
-
-def test_the_command_studies(
-    family: Family, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    base = ['calibrate', '--family', str(family.directory), '--data', str(photos), '--study']
-    base += ['--device', 'cpu', '--threads', '1', '--levels', '1', '--seeds', '1']
-    base += ['--store', str(tmp_path)]
-    assert main([*base, '--counts', '0,16', '--json']) == 0
-    rows = json.loads(capsys.readouterr().out)['rows']
-    assert [(row['images'], row['augment']) for row in rows] == [
-        (0, False), (16, False), (16, True),
-    ]  # fmt: skip
-    assert main([*base, '--counts', '0,16']) == 0
-    assert 'top-1 on 96 held-out images, mean of 1 draws' in capsys.readouterr().out
-    assert main([*base, '--counts', 'many']) == 2
-    assert "--counts 'many': give whole numbers" in capsys.readouterr().err
-    assert main([*base, '--counts', '0,9999']) == 2
-    assert '0 to 9999 images; there are 48' in capsys.readouterr().err

@@ -40,7 +40,7 @@ from dynamic_ofa_ros.supernet.batch_norm import (
     save_statistics,
     statistics_of,
 )
-from dynamic_ofa_ros.supernet.network import extract_subnet, load_level, load_supernet
+from dynamic_ofa_ros.supernet.network import load_level, load_supernet
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ def calibrate_family(
     supernet = load_supernet(family)
     changes, statistics, used = [], {}, 0
     for level in family.levels:
-        subnet = _ready(load_level(family, level.index, supernet), device)
+        subnet = ready(load_level(family, level.index, supernet), device)
         before = top1(subnet, level.resolution, images, torch.device(device))
         batches = (
             _augmented(subset, level, family, settings)
@@ -245,96 +245,13 @@ def _augmented(
         report_damaged(damaged, len(dataset))
 
 
-@dataclass(frozen=True)
-class StudySettings:
-    """What to compare: numbers of calibration images, each with and without augmentation.
-
-    seeds: how often each is repeated, with other images and other crops; levels: which, by index.
-    """
-
-    counts: tuple[int, ...] = (0, 200, 2000, 10000)
-    seeds: tuple[int, ...] = (1, 2)
-    levels: tuple[int, ...] = ()
-    mirror: bool = True
-
-
-@dataclass(frozen=True)
-class StudyRow:
-    """Held-out top-1 of a level with one kind of calibration, seed by seed."""
-
-    level: int
-    resolution: int
-    images: int
-    augment: bool
-    top1: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        """Return the mean over seeds."""
-        return sum(self.top1) / len(self.top1)
-
-    @property
-    def spread(self) -> float:
-        """Return the difference between the best and the worst seed."""
-        return max(self.top1) - min(self.top1)
-
-
-def study_cells(settings: StudySettings) -> list[tuple[int, bool]]:
-    """Return the kinds of calibration compared: (images, augmented), without images once."""
-    return [
-        (count, augmented)
-        for count in sorted(set(settings.counts))
-        for augmented in ((False, True) if count else (False,))
-    ]
-
-
-def study(
-    family: Family,
-    training: ImageDataset,
-    held_out: ImageDataset,
-    settings: StudySettings,
-    device: str = 'cpu',
-    on_row: OnLevel | None = None,
-) -> list[StudyRow]:
-    """Measure what the number of calibration images and their augmentation are worth.
-
-    No images means the supernet's own statistics: they, and all images that there are, are one
-    draw only. Raise DatasetError where `training` has fewer images than asked for.
-    """
-    most = max(settings.counts)
-    if min(settings.counts) < 0 or most > len(training):
-        raise DatasetError(
-            f'the study is to calibrate on {min(settings.counts)} to {most} images; '
-            f'there are {len(training)}'
-        )
-    held_out = Relabelled.to(family.labels, held_out)
-    supernet = load_supernet(family)
-    rows: list[StudyRow] = []
-    for index in settings.levels or tuple(level.index for level in family.levels):
-        level = family.level(index)
-        images = PreparedImages(held_out, family.preprocessing, (level.resolution,))
-        for count, augmented in study_cells(settings):
-            found = []
-            is_one_draw = count == 0 or (count == len(training) and not augmented)
-            for seed in settings.seeds[:1] if is_one_draw else settings.seeds:
-                subnet = _ready(extract_subnet(supernet, level.architecture), device)
-                if count:
-                    how = CalibrationSettings(count, augmented, settings.mirror, seed)
-                    _calibrate(subnet, level, family, training, how, device)
-                found.append(top1(subnet, level.resolution, images, torch.device(device)))
-            rows.append(StudyRow(index, level.resolution, count, augmented, tuple(found)))
-            if on_row is not None:
-                on_row(len(rows), rows[-1].mean)
-    return rows
-
-
-def _ready(subnet: nn.Module, device: str) -> nn.Module:
+def ready(subnet: nn.Module, device: str) -> nn.Module:
     """Move a network to its device, in the memory layout that CPUs convolve fastest."""
     subnet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return subnet.to(device)
 
 
-def _calibrate(
+def calibrate_level(
     subnet: nn.Module,
     level: Level,
     family: Family,
@@ -342,6 +259,7 @@ def _calibrate(
     settings: CalibrationSettings,
     device: str,
 ) -> None:
+    """Recalculate the batch-norm statistics of one level's network on training images."""
     subset = calibration_subset(training, settings.images, settings.seed)
     batches = (
         _augmented(subset, level, family, settings)
