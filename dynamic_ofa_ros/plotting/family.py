@@ -68,7 +68,7 @@ def plot_family(
     lower = figure.subplotpars.bottom + (_LEGEND_INCHES / height if published is not None else 0.0)
     figure.subplots_adjust(top=1.0 - 0.32 / height, bottom=lower)
     axes = figure.subplot_mosaic(rows, gridspec_kw={'hspace': 0.42, 'wspace': 0.2})
-    caption = 'Numbered: the levels, top-1 on images that took no part in training or choice.'
+    caption = 'Numbered: the levels, top-1 on images that took no part in training or search.'
     if known:
         caption += _draw_scatter(axes['scatter'], family, shown, known)
     _draw_latencies(axes['latency'], family)

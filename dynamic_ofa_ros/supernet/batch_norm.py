@@ -2,7 +2,7 @@
 
 A sub-network of a supernet has activations of its own, so the running mean and variance of the
 supernet are wrong for it; recalculating them on some images of the training split repairs that
-(Dynamic-OFA section 3.3; Cai et al. 2020; Yu & Huang 2019).
+(Lou et al. 2021; Cai et al. 2020; Yu & Huang 2019).
 """
 
 from __future__ import annotations

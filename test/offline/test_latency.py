@@ -13,7 +13,6 @@ from dynamic_ofa_ros.offline.latency.operator_layout import OperatorLayout
 from dynamic_ofa_ros.offline.latency.table import (
     Correction,
     fit_correction,
-    kendall_tau,
     read_table,
 )
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
@@ -68,14 +67,6 @@ def test_a_perfect_line_is_found() -> None:
 def test_two_networks_are_too_few() -> None:
     with pytest.raises(LatencyTableError, match='at least 3 measured networks, found 2'):
         fit_correction(np.ones(2), np.ones(2))
-
-
-def test_kendall_tau_of_known_orders() -> None:
-    assert kendall_tau(np.arange(4.0), np.arange(4.0)) == 1.0
-    assert kendall_tau(np.arange(4.0), -np.arange(4.0)) == -1.0
-    assert kendall_tau(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0])) == pytest.approx(
-        1 / 3
-    )
 
 
 def small_table(resolutions: list[int]) -> dict:

@@ -88,7 +88,7 @@ def test_statistics_of_another_level_or_network_are_refused(tmp_path: Path) -> N
 
 
 def test_own_statistics_are_worth_a_lot_and_survive_storage() -> None:
-    """Dynamic-OFA section 3.3: a sub-network needs batch-norm statistics of its own."""
+    """Lou et al. 2021: a sub-network needs batch-norm statistics of its own."""
     family = Family.load(default_family())
     level = family.levels[0]
     supernet = load_supernet(family)

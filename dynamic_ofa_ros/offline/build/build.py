@@ -257,11 +257,6 @@ def _provenance(site: Site, facts: Mapping[str, Any], merge_with: Family | None)
     if settings.architectures:
         for irrelevant in ('levels', 'span', 'candidates', 'finalists', 'search', 'evaluations'):
             del recorded[irrelevant]
-    took_no_part = (
-        'took no part in training or calibration'
-        if settings.architectures
-        else 'took no part in training, calibration or the choice of levels'
-    )
     images = min(settings.calibration_images, len(site.training))
     return {
         'training': dict(site.trained.training),
@@ -273,6 +268,8 @@ def _provenance(site: Site, facts: Mapping[str, Any], merge_with: Family | None)
             **facts,
             'seconds': dict(sorted(site.work.times_s.items())),
         },
-        'accuracy': f'top-1 on {len(site.report)} held-out images that {took_no_part}',
+        # A family's levels ascend in the accuracy that it states, so these images do decide that.
+        'accuracy': f'top-1 on {len(site.report)} held-out images that took no part in training, '
+        'calibration or search; a level that another one dominates on them is left out',
         **({'merged': dict(merge_with.provenance)} if merge_with is not None else {}),
     }

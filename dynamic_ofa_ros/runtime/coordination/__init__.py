@@ -3,7 +3,7 @@
 Every manager tells the others its status ten times a second: levels, limit, importance, and its
 last frames with their times (`status`). From everybody's frames follows how the device is shared
 (`sharing`), from that the combination with the highest weighted accuracy that meets every limit
-(`choice`; Dynamic-OFA, section 4.4, switches two models collectively). The first of the living by
+(`choice`; Dynamic-OFA switches two models collectively, its figure 8). The first of the living by
 name proposes it, and corrects it by what is measured (`proposer`); the others take it over, and
 leave it when their own frames speak against it (`coordinator`).
 """
