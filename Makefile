@@ -46,6 +46,7 @@ documents: setup
 	$(BIN)/dynamic-ofa simulate gpu_and_cpu --output docs/images/gpu_and_cpu.png
 	$(BIN)/dynamic-ofa figures --all --output build/figures
 	cp build/figures/*.png docs/images/
+	$(BIN)/python -m benchmarks.performance_plot
 	$(BIN)/python -m benchmarks.tables
 
 imagenet:

