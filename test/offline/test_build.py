@@ -189,6 +189,21 @@ def test_a_build_with_search_leaves_everything(
     assert np.median(error) < 0.2, 'the predictor was fitted to MACs'
 
 
+def test_a_build_with_algorithm_1(
+    backbone: Path, photos: Path, tmp_path: Path, pretended: list[int]
+) -> None:
+    output = tmp_path / 'colours'
+    assert build(backbone, photos, output, *SEARCHED, '--search', 'algorithm1') == 0
+    family = Family.load(output)
+    search = family.provenance['build']['search']
+    assert search['algorithm'] == 'algorithm1'
+    assert search['evaluations'] <= 400
+    candidates = read_candidates(output / 'candidates' / f'{PLATFORM}.csv')
+    predicted = [c.predicted_latency_ms for c in candidates if c.kind == FINALIST]
+    assert len(predicted) >= 2
+    assert not np.isnan(predicted).all(), 'some were found by the search'
+
+
 def test_a_build_interrupted_at_every_write_ends_the_same(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
     monkeypatch: pytest.MonkeyPatch,

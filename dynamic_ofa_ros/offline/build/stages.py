@@ -40,7 +40,7 @@ FloatArray = npt.NDArray[np.float64]
 Predict = Callable[[Genomes], FloatArray]
 
 STAGES = 8
-SEARCHES = ('nsga2', 'none')
+SEARCHES = ('nsga2', 'algorithm1', 'none')
 
 # Sampled sub-networks only teach a predictor, so fewer calibration images do than for a level.
 SAMPLED_CALIBRATION_IMAGES = 500
@@ -220,6 +220,7 @@ def search(
     facts: dict[str, Any],
 ) -> tuple[list[Candidate], list[Candidate]]:
     """Stage 4: return the sampled with their predictions, and what the search found."""
+    from dynamic_ofa_ros.offline.search.algorithm1 import find_with_algorithm_1
     from dynamic_ofa_ros.offline.search.search import Objectives, find_front
 
     genetics = Genetics(site.trained.space)
@@ -240,6 +241,7 @@ def search(
     depends_on = {
         'space': repr(genetics.space),
         'limits_ms': limits_ms,
+        'search': site.settings.search,
         'evaluations': site.settings.evaluations,
         'seed': site.settings.seed,
         # Numbers of a few random networks tell one pair of predictors from another.
@@ -254,10 +256,12 @@ def search(
             predict_top1,
             effects=lambda genomes: predictor.effects(genomes, genetics.space),
         )
-        best = [sampled[i].architecture for i in _sampled_front(sampled)]
-        outcome = find_front(
-            objectives, limits_ms, site.settings.evaluations, site.settings.seed, warm_start=best
-        )
+        how = objectives, limits_ms, site.settings.evaluations, site.settings.seed
+        if site.settings.search == 'algorithm1':
+            outcome, _ = find_with_algorithm_1(*how, skips_empty=True)
+        else:
+            best = [sampled[i].architecture for i in _sampled_front(sampled)]
+            outcome = find_front(*how, warm_start=best)
         result = {
             'evaluations': outcome.evaluations,
             'seconds': round(outcome.seconds, 2),
@@ -266,7 +270,10 @@ def search(
             ],
         }
         write_result(path, result)
-    facts['search'] = {name: result[name] for name in ('evaluations', 'seconds')}
+    facts['search'] = {
+        'algorithm': site.settings.search,
+        **{name: result[name] for name in ('evaluations', 'seconds')},
+    }
     found: dict[str, Candidate] = {}
     for mapping, predicted_ms, predicted_top1 in result['found']:
         architecture = SubnetArchitecture.from_mapping(mapping).canonical(genetics.space)

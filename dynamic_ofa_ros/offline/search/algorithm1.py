@@ -13,6 +13,7 @@ numbers of the population, generations and ratios are those of the paper's relea
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ from dynamic_ofa_ros.errors import SearchError
 from dynamic_ofa_ros.offline.search.objectives import FloatArray, Objectives
 from dynamic_ofa_ros.offline.search.search import Found, SearchResult, check_limits, result_of
 from dynamic_ofa_ros.space.genome import Genomes
+
+logger = logging.getLogger(__name__)
 
 # A step of relaxation, of what lies between the latencies of the smallest and largest network: so
 # the same settings suit tables of 2 ms and of 2 s. The cap is so many steps above the limit.
@@ -94,11 +97,14 @@ def find_with_algorithm_1(
     evaluations: int = 100000,
     seed: int = 1,
     settings: Algorithm1Settings | None = None,
+    *,
+    skips_empty: bool = False,
 ) -> tuple[SearchResult, tuple[Target, ...]]:
     """Run Algorithm 1 once per limit; return what was found and how each run went.
 
     `evaluations` is the most of all runs together, shared evenly. Raise SearchError where nothing
-    in the window keeps the limit, naming the nearest found.
+    in the window keeps the limit, naming the nearest found; with `skips_empty` such limits are
+    left out, with a message, and the error is raised only where all are empty.
     """
     settings = settings or Algorithm1Settings()
     if not limits_ms:
@@ -110,7 +116,13 @@ def find_with_algorithm_1(
     for index, limit_ms in enumerate(limits_ms):
         left = evaluations - objectives.evaluations
         share = objectives.evaluations + left // (len(limits_ms) - index)
-        targets.append(_Run(objectives, limit_ms, share, settings, rng).search())
+        try:
+            targets.append(_Run(objectives, limit_ms, share, settings, rng).search())
+        except SearchError as error:
+            is_last_chance = index == len(limits_ms) - 1 and not targets
+            if not skips_empty or is_last_chance:
+                raise
+            logger.warning('limit skipped: %s', error)
     everything = result_of(objectives, (), time.perf_counter() - started)
     result = SearchResult(
         front=everything.front,
