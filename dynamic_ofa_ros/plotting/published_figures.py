@@ -79,7 +79,7 @@ def search_as_published(device: str, folder: Path | None = None) -> Searched | N
     from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import read_predictor
     from dynamic_ofa_ros.offline.latency.table import fit_correction, read_table
     from dynamic_ofa_ros.offline.search.search import Objectives, find_front
-    from dynamic_ofa_ros.space.genome import Genetics, Genomes
+    from dynamic_ofa_ros.space.genome import GenomeEncoding, Genomes
     from dynamic_ofa_ros.supernet.published.level_file import read_levels
 
     folder = folder or reference_directory()
@@ -93,7 +93,7 @@ def search_as_published(device: str, folder: Path | None = None) -> Searched | N
         return None
     table, predictor = read_table(paths[0]), read_predictor(paths[1])
     limits_ms = [float(f['constraint']) for f in json.loads(paths[2].read_text())['found']]
-    encoding, listed = Genetics(table.space), read_levels(LEVELS)
+    encoding, listed = GenomeEncoding(table.space), read_levels(LEVELS)
     published = encoding.encode(listed.architectures)
 
     def top1(genomes: Genomes) -> Any:

@@ -18,7 +18,7 @@ from dynamic_ofa_ros.offline.accuracy import predictor_fit
 from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import read_predictor
 from dynamic_ofa_ros.offline.build.pairs import read_pairs
 from dynamic_ofa_ros.offline.search.candidates import sample_candidates
-from dynamic_ofa_ros.space.genome import Genetics
+from dynamic_ofa_ros.space.genome import GenomeEncoding
 from dynamic_ofa_ros.space.spaces import SPACES, search_space
 
 
@@ -144,7 +144,7 @@ def test_a_bias_is_told_from_the_order(tmp_path: Path, capsys: pytest.CaptureFix
     file = reference_file('acc_predictor.npz')
     space = search_space('ofa_mobilenetv3', (160, 176))
     architectures = sample_candidates(space, 30, 1)
-    predicted = read_predictor(file).predict(Genetics(space).encode(architectures), space)
+    predicted = read_predictor(file).predict(GenomeEncoding(space).encode(architectures), space)
     pairs: list[dict[str, object]] = [
         {'architecture': a.to_mapping(), 'top1': float(p) - 0.05}
         for a, p in zip(architectures, predicted, strict=True)

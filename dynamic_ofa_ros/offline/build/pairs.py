@@ -106,7 +106,7 @@ def measure_pairs(
     done = len(architectures) - len(missing)
     with progress('measuring accuracy', len(architectures)) as bar:
         bar.update(done)
-        for index, top1 in pool.judge_many(missing):
+        for index, top1 in pool.evaluate_many(missing):
             file.append(missing[index], top1)
             done += 1
             bar.update(done, f'top-1 {top1:.1%}')
