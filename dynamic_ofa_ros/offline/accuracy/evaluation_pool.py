@@ -87,7 +87,7 @@ class EvaluationWorker:
         self._evaluator: Evaluator | None = None
 
     def answer(self, architecture: SubnetArchitecture) -> float | DynamicOfaError:
-        """Evaluate one architecture; the first also makes the evaluator, whose errors count too."""
+        """Evaluate one architecture; the first call makes the evaluator, whose errors count."""
         try:
             if self._evaluator is None:
                 self._evaluator = self._assignment.evaluator(self._worker)
