@@ -44,8 +44,8 @@ documents: setup
 	rm -rf build/figures
 	$(BIN)/dynamic-ofa simulate training_job --output docs/images/runtime-manager.png
 	$(BIN)/dynamic-ofa simulate gpu_and_cpu --output docs/images/gpu_and_cpu.png
-	$(BIN)/dynamic-ofa figures --output build/figures
-	cp build/figures/figure_7_training_job.png docs/images/
+	$(BIN)/dynamic-ofa figures --all --output build/figures
+	cp build/figures/*.png docs/images/
 	$(BIN)/python -m benchmarks.performance_plot
 	$(BIN)/python -m benchmarks.tables
 

@@ -40,7 +40,6 @@ import numpy as np
 
 from benchmarks.combinations import all_combinations, late_shares
 from benchmarks.common import checksum, print_table, write_results
-from benchmarks.several import CollectiveModel, Network, play_together
 from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.family import LatencyProfile, Level, LevelLatency
 from dynamic_ofa_ros.progress import progress
@@ -51,6 +50,7 @@ from dynamic_ofa_ros.simulation.processor import SHARINGS, Processor
 from dynamic_ofa_ros.simulation.record import Record
 from dynamic_ofa_ros.simulation.run import play
 from dynamic_ofa_ros.simulation.runner import SimulatedModel
+from dynamic_ofa_ros.simulation.several import CollectiveModel, Network, play_together
 from dynamic_ofa_ros.simulation.steps import Steps
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
 

@@ -26,7 +26,7 @@ from dynamic_ofa_ros.offline.latency.profile import (
 from dynamic_ofa_ros.offline.latency.table import read_document, report_of
 from dynamic_ofa_ros.offline.search.candidates import key_of, sample_candidates
 from dynamic_ofa_ros.runtime.host import OthersLoad
-from dynamic_ofa_ros.space.genome import Genetics
+from dynamic_ofa_ros.space.genome import GenomeEncoding
 from dynamic_ofa_ros.supernet.trained import open_backbone
 
 NETWORKS = 100
@@ -98,7 +98,7 @@ def compare(backbone: str, engine: str, folder: Path) -> dict[str, Any]:
         )
         measured += [level.median_ms for level in profile.levels]
     truth = np.array(measured)
-    genomes = Genetics(trained.space).encode(held_out)
+    genomes = GenomeEncoding(trained.space).encode(held_out)
 
     models: dict[str, Any] = {
         'operators, plain sum': asdict(report_of(table.sum(genomes), truth)),
@@ -112,7 +112,7 @@ def compare(backbone: str, engine: str, folder: Path) -> dict[str, Any]:
         for row in read_document(folder / 'networks.json')['networks']
     }
     fitted_ms = np.array([times[str(a.to_mapping())] for a in fitted])
-    fitted_genomes = Genetics(trained.space).encode(fitted)
+    fitted_genomes = GenomeEncoding(trained.space).encode(fitted)
     order = np.random.default_rng(1).permutation(NETWORKS)
     for count in FEWER:
         fewer = fit_latency_predictor(

@@ -33,7 +33,7 @@ from dynamic_ofa_ros.offline.search.objectives import EFFECTS_COST
 from dynamic_ofa_ros.offline.search.pareto import hypervolume
 from dynamic_ofa_ros.offline.search.search import Objectives, SearchResult, find_front, result_of
 from dynamic_ofa_ros.runtime.host import OthersLoad
-from dynamic_ofa_ros.space.genome import Genetics
+from dynamic_ofa_ros.space.genome import GenomeEncoding
 
 PREDICTOR = 'acc_predictor.npz'
 FAR_ACCURACY = 0.75
@@ -97,7 +97,7 @@ def _compare(folder: Path, device: str, options: argparse.Namespace) -> dict[str
 
     def objectives() -> Objectives:
         return Objectives(
-            Genetics(table.space),
+            GenomeEncoding(table.space),
             table.predict,
             lambda g: predictor.predict(g, table.space),
             effects=lambda g: predictor.effects(g, table.space),
@@ -182,7 +182,7 @@ def _random(
     started = time.perf_counter()
     rng = np.random.default_rng(seed)
     while objectives.evaluations < evaluations:
-        genomes = objectives.genetics.sample(rng, evaluations)
+        genomes = objectives.encoding.sample(rng, evaluations)
         genomes = genomes[objectives.latency(genomes) <= max(limits)]
         objectives.evaluate(genomes[: evaluations - objectives.evaluations])
     return result_of(objectives, limits, time.perf_counter() - started)

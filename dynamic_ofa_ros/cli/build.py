@@ -96,7 +96,10 @@ def _add_levels(group: Any) -> None:
         'chosen on another device',
     )
     group.add_argument(
-        '--search', choices=('nsga2', 'none'), default='nsga2', help='none: sampled ones only'
+        '--search',
+        choices=('nsga2', 'algorithm1', 'none'),
+        default='nsga2',
+        help='algorithm1: the search of the Dynamic-OFA paper; none: sampled ones only',
     )
     group.add_argument(
         '--candidates', type=int, default=150, help='sampled sub-networks that predictors learn of'

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dynamic_ofa_ros.family import Family, Level
 
+# The published curves are of ImageNet; beside another task they would tell nothing.
+IMAGENET_CLASSES = 1000
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the verb and its options."""
@@ -28,8 +31,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         '--plot',
         metavar='FILE',
-        help='draw the family into a .png, .pdf or .svg; beside the published curves where the '
-        'folder of reference data is found ($DYNAMIC_OFA_REFERENCE)',
+        help='draw the family into a .png, .pdf or .svg; one of ImageNet beside the published '
+        'curves',
     )
     parser.add_argument(
         '--platform', default='', help='whose candidates to draw; default: the first that has any'
@@ -70,11 +73,12 @@ def _draw(family: Family, file: str, platform: str) -> Path:
             f'{family.name} was not measured on {platform}; its platforms are '
             f'{", ".join(family.platforms) or "none"}'
         )
+    published = read_published_curves() if len(family.labels) == IMAGENET_CLASSES else None
     candidates = {
         entry.stem: read_candidates(entry)
         for entry in sorted((family.directory / CANDIDATES_FOLDER).glob('*.csv'))
     }
-    figure = plot_family(family, candidates, read_published_curves(), platform)
+    figure = plot_family(family, candidates, published, platform)
     return save_figure(figure, path)
 
 

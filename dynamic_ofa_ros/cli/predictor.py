@@ -207,8 +207,9 @@ def _measure(args: argparse.Namespace, output: Path) -> tuple[list[Pair], Search
     from dynamic_ofa_ros.offline.accuracy.evaluation import calibration_subset, halves
     from dynamic_ofa_ros.offline.accuracy.evaluation_pool import EvaluationPool
     from dynamic_ofa_ros.offline.accuracy.predictor_fit import FEWEST_PAIRS
-    from dynamic_ofa_ros.offline.build.pairs import PairsFile, measure_pairs, sample_architectures
+    from dynamic_ofa_ros.offline.build.pairs import PairsFile, measure_pairs
     from dynamic_ofa_ros.offline.data.datasets import Subset, check_classes
+    from dynamic_ofa_ros.offline.search.candidates import sample_candidates
     from dynamic_ofa_ros.offline.training.train import open_data
     from dynamic_ofa_ros.supernet.batch_norm import FEWEST_IMAGES
     from dynamic_ofa_ros.supernet.trained import open_backbone
@@ -254,5 +255,5 @@ def _measure(args: argparse.Namespace, output: Path) -> tuple[list[Pair], Search
         device=args.device,
         threads=args.threads or None,
     ) as pool:
-        architectures = sample_architectures(trained.space, args.samples, args.seed)
+        architectures = sample_candidates(trained.space, args.samples, args.seed)
         return measure_pairs(pool, architectures, file), trained.space

@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     if args.algorithm == 'algorithm1':
         result = _algorithm_1(args, objectives)
     else:
-        known = _read_architectures(args.warm_start, objectives.genetics.space)
+        known = _read_architectures(args.warm_start, objectives.encoding.space)
         result = find_front(
             objectives, args.limit_ms, args.evaluations, args.seed, warm_start=known
         )
@@ -149,13 +149,13 @@ def _objectives(args: argparse.Namespace, table: LatencyModel) -> Objectives:
 
     from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import read_predictor
     from dynamic_ofa_ros.offline.search.objectives import Bound, Objectives, cost_measure
-    from dynamic_ofa_ros.space.genome import Genetics, Genomes
+    from dynamic_ofa_ros.space.genome import GenomeEncoding, Genomes
 
     predictor = read_predictor(args.predictor)
     space = table.space
     if args.resolutions:
         space = replace(space, resolutions=_resolutions(args.resolutions, space))
-    genetics = Genetics(space)
+    encoding = GenomeEncoding(space)
     in_table = np.array([table.space.resolutions.index(r) for r in space.resolutions])
 
     def latency(genomes: Genomes) -> Any:
@@ -171,10 +171,10 @@ def _objectives(args: argparse.Namespace, table: LatencyModel) -> Objectives:
         ('parameters', 'parameters', args.max_parameters),
     ):
         if largest is not None:
-            measure = cost_measure(genetics, name, *_width_and_classes(args, table))
+            measure = cost_measure(encoding, name, *_width_and_classes(args, table))
             bounds.append(Bound('cost', unit, largest=largest, measure=measure))
     return Objectives(
-        genetics,
+        encoding,
         latency,
         lambda g: predictor.predict(g, space),
         bounds,

@@ -69,7 +69,7 @@ def plot_family(
     lower = figure.subplotpars.bottom + (_LEGEND_INCHES / height if published is not None else 0.0)
     figure.subplots_adjust(top=1.0 - 0.32 / height, bottom=lower)
     axes = figure.subplot_mosaic(rows, gridspec_kw={'hspace': 0.42, 'wspace': 0.2})
-    caption = 'Numbers: levels; top-1 on images not used for training or for choosing levels.'
+    caption = 'Numbers: levels; top-1 on images not used for training or for the search.'
     if known:
         caption += _draw_scatter(axes['scatter'], family, shown, known)
     _draw_latencies(axes['latency'], family)
@@ -78,7 +78,7 @@ def plot_family(
         [level.macs / 1e6 for level in family.levels],
         [100 * level.accuracy for level in family.levels],
     )
-    _finish(axes['macs'], 'MACs [M]', f'{family.name}: accuracy against cost')
+    finish_axes(axes['macs'], 'MACs [M]', f'{family.name}: accuracy against cost')
     if published is not None:
         _draw_published(figure, axes['published_latency'], axes['published_macs'], published)
         caption += (
@@ -129,8 +129,8 @@ def _draw_scatter(axes: Axes, family: Family, platform: str, known: Sequence[Can
             [100 * level.accuracy for level in family.levels],
             has_line=False,
         )
-    _log_axis(axes, is_wide=True)
-    _finish(axes, f'latency [ms], {platform}', f'{family.name}: levels among candidates')
+    log_axis(axes, is_wide=True)
+    finish_axes(axes, f'latency [ms], {platform}', f'{family.name}: levels among candidates')
     axes.legend(loc='lower right', fontsize=TEXT_SIZE, frameon=False, handletextpad=0.4)
     predicted = sum(math.isnan(c.latency_ms) for c in known)
     return (
@@ -155,11 +155,11 @@ def _draw_latencies(axes: Axes, family: Family) -> None:
             label=name if several else '',
             has_numbers=not index,
         )
-    _log_axis(axes)
+    log_axis(axes)
     if several:
         axes.legend(loc='lower right', fontsize=TEXT_SIZE - 1.5, frameon=False)
     where = 'latency [ms]' if several else f'latency [ms], {next(iter(family.platforms), "")}'
-    _finish(axes, where, f'{family.name}: accuracy against latency')
+    finish_axes(axes, where, f'{family.name}: accuracy against latency')
 
 
 def _draw_levels(
@@ -214,15 +214,15 @@ def _draw_levels(
 
 def _draw_published(figure: Figure, latency: Axes, macs: Axes, published: PublishedCurves) -> None:
     for name, curve in published.gpu_ms.items():
-        _draw_curve(latency, name, curve)
+        draw_curve(latency, name, curve)
     for name, curve in published.cpu_ms.items():
-        _draw_curve(latency, name, curve, is_hollow=True)
+        draw_curve(latency, name, curve, is_hollow=True)
     for name, curve in published.macs_m.items():
-        _draw_curve(macs, name, curve)
-    _log_axis(latency)
-    _log_axis(macs)
-    _finish(latency, 'latency [ms], Jetson Xavier NX, GPU and CPU', 'published: latency')
-    _finish(macs, 'MACs [M]', 'published: cost')
+        draw_curve(macs, name, curve)
+    log_axis(latency)
+    log_axis(macs)
+    finish_axes(latency, 'latency [ms], Jetson Xavier NX, GPU and CPU', 'published: latency')
+    finish_axes(macs, 'MACs [M]', 'published: cost')
     handles, labels = latency.get_legend_handles_labels()
     figure.legend(
         handles,
@@ -236,7 +236,8 @@ def _draw_published(figure: Figure, latency: Axes, macs: Axes, published: Publis
     )
 
 
-def _draw_curve(axes: Axes, name: str, curve: Curve, *, is_hollow: bool = False) -> None:
+def draw_curve(axes: Axes, name: str, curve: Curve, *, is_hollow: bool = False) -> None:
+    """Draw the points of a published system, in its colour."""
     label, colour, marker = _SYSTEMS.get(name, (name, QUIET, '.'))
     axes.plot(
         [x for x, _ in curve],
@@ -252,7 +253,8 @@ def _draw_curve(axes: Axes, name: str, curve: Curve, *, is_hollow: bool = False)
     )
 
 
-def _finish(axes: Axes, x_label: str, title: str) -> None:
+def finish_axes(axes: Axes, x_label: str, title: str) -> None:
+    """Give axes their style, labels and title, and room for the numbers of levels."""
     style_axes(axes)
     axes.grid(axis='x', color='#ececec', linewidth=0.6, zorder=0)
     axes.set_xlabel(x_label)
@@ -262,7 +264,7 @@ def _finish(axes: Axes, x_label: str, title: str) -> None:
     axes.set_ylim(low, high + 0.06 * (high - low))  # space for the numbers
 
 
-def _log_axis(axes: Axes, *, is_wide: bool = False) -> None:
+def log_axis(axes: Axes, *, is_wide: bool = False) -> None:
     """Make the x axis logarithmic, with plain numbers as tick labels that do not overlap."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 

@@ -32,6 +32,7 @@ from dynamic_ofa_ros.simulation.processor import Job, Processor, training_job
 from dynamic_ofa_ros.simulation.record import Record
 from dynamic_ofa_ros.simulation.run import play, run
 from dynamic_ofa_ros.simulation.runner import SimulatedModel
+from dynamic_ofa_ros.simulation.several import CollectiveModel, play_together
 from dynamic_ofa_ros.simulation.steps import ALWAYS_ONE, Steps
 from dynamic_ofa_ros.simulation.traces import Trace, make_trace, read_trace
 
@@ -89,6 +90,16 @@ class Scenario:
             others=self.others,
         )
         return (replace(record, name=model.name),)
+
+    def play_together(self) -> tuple[Record, ...]:
+        """Simulate it with managers that choose their levels together, as `play` does."""
+        return play_together(
+            [CollectiveModel(model) for model in self.models],
+            self.processor,
+            self.jobs,
+            duration_ms=self.duration_ms,
+            seed=self.seed,
+        )
 
     def busy_spans(self) -> list[tuple[float, float]]:
         """Return the times with contention, (begin, end) in s."""
@@ -224,11 +235,15 @@ def _model(entry: Entry) -> SimulatedModel:
         limits_ms = [[0.0, limits_ms]]
     given = {name: entry[key] for key, name in CONSTRAINTS.items() if key in entry}
     begin_s, end_s = entry.get('begin_s', 0.0), entry.get('end_s', math.inf)
+    platform = load_platform(
+        entry.get('levels', DEFAULT_LEVELS), entry.get('platform'), entry.get('noise')
+    )
+    if 'latencies_ms' in entry:
+        _check_count(entry['latencies_ms'], platform, f'model {entry["name"]}')
+        platform = platform.with_latencies(entry['latencies_ms'], 'given in the scenario')
     return SimulatedModel(
         name=entry['name'],
-        platform=load_platform(
-            entry.get('levels', DEFAULT_LEVELS), entry.get('platform'), entry.get('noise')
-        ),
+        platform=platform,
         policy=with_options(
             entry.get('policy', DEFAULT_POLICY), {name: entry.get(name) for name in POLICY_OPTIONS}
         ),
@@ -257,13 +272,9 @@ def _devices(
         if 'latencies_ms' not in entry:
             source = f'assumed, {given:g} times the latency'
             given = [given * latency_ms for latency_ms in first.latencies_ms]
-        elif len(given) == len(first.levels):
-            source = 'given in the scenario'
         else:
-            raise SimulationError(
-                f'latencies_ms of {where} is {given}; it must have {len(first.levels)} numbers, '
-                'one for each level'
-            )
+            _check_count(given, first, where)
+            source = 'given in the scenario'
         is_alone = not {'kind', 'file', 'steps'} & entry.keys()
         trace = (
             Trace('alone', ALWAYS_ONE, duration_ms)
@@ -273,6 +284,14 @@ def _devices(
         devices.append((first.with_latencies(given, source, entry['name']), trace))
     joined([first, *(platform for platform, _ in devices)])  # raises an error for equal names
     return tuple(devices)
+
+
+def _check_count(latencies_ms: Sequence[float], platform: SimulatedPlatform, where: str) -> None:
+    if len(latencies_ms) != len(platform.levels):
+        raise SimulationError(
+            f'latencies_ms of {where} is {latencies_ms}; it must hold {len(platform.levels)} '
+            'numbers, one for each level'
+        )
 
 
 def _trace(path: Path, where: str, entry: Entry, duration_ms: float) -> Trace:

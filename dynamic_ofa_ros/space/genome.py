@@ -22,7 +22,7 @@ FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Genetics:
+class GenomeEncoding:
     """Converts between architectures of a search space and genomes, (N, genes) int64."""
 
     space: SearchSpace

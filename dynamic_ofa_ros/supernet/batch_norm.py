@@ -1,8 +1,8 @@
 """Recalculate, store and load the batch-norm statistics of a level.
 
 The activations of a sub-network differ from those of the supernet, so the supernet's running means
-and variances are wrong for it. They are recalculated on images of the training split (Dynamic-OFA
-section 3.3; Cai et al. 2020; Yu & Huang 2019).
+and variances are wrong for it. They are recalculated on images of the training split (Lou et al.
+2021; Cai et al. 2020; Yu & Huang 2019).
 """
 
 from __future__ import annotations

@@ -16,8 +16,9 @@ from reference import reference_file
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.offline.accuracy import predictor_fit
 from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import read_predictor
-from dynamic_ofa_ros.offline.build.pairs import read_pairs, sample_architectures
-from dynamic_ofa_ros.space.genome import Genetics
+from dynamic_ofa_ros.offline.build.pairs import read_pairs
+from dynamic_ofa_ros.offline.search.candidates import sample_candidates
+from dynamic_ofa_ros.space.genome import GenomeEncoding
 from dynamic_ofa_ros.space.spaces import SPACES, search_space
 
 
@@ -61,7 +62,7 @@ def fitted(measuring: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pa
 def pairs_of(kind: str, count: int = 40) -> list[dict[str, object]]:
     """Return sampled architectures whose accuracy grows with their cost."""
     space = search_space(kind, (32, 48, 64))
-    architectures = sample_architectures(space, count, 1)
+    architectures = sample_candidates(space, count, 1)
     macs = np.array([space.count_cost(a, 0.35, 10).macs for a in architectures])
     top1 = 0.5 + 0.1 * np.log(macs / macs.min())
     return [
@@ -142,8 +143,8 @@ def test_a_bias_is_told_from_the_order(tmp_path: Path, capsys: pytest.CaptureFix
     """The published predictor is right in order and some points too high."""
     file = reference_file('acc_predictor.npz')
     space = search_space('ofa_mobilenetv3', (160, 176))
-    architectures = sample_architectures(space, 30, 1)
-    predicted = read_predictor(file).predict(Genetics(space).encode(architectures), space)
+    architectures = sample_candidates(space, 30, 1)
+    predicted = read_predictor(file).predict(GenomeEncoding(space).encode(architectures), space)
     pairs: list[dict[str, object]] = [
         {'architecture': a.to_mapping(), 'top1': float(p) - 0.05}
         for a, p in zip(architectures, predicted, strict=True)

@@ -89,4 +89,4 @@ if __name__ == '__main__':
     opened = open_backbone(sys.argv[1])
     data = Noise(4, fault='hang', marker=sys.argv[2])
     with EvaluationPool(opened, data, data, workers=2) as pool:
-        list(pool.judge_many([opened.space.smallest(), opened.space.largest()]))
+        list(pool.evaluate_many([opened.space.smallest(), opened.space.largest()]))

@@ -16,10 +16,10 @@ from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import (
     save_predictor,
 )
 from dynamic_ofa_ros.space.architecture import SearchSpace, SubnetArchitecture
-from dynamic_ofa_ros.space.genome import Genetics
+from dynamic_ofa_ros.space.genome import GenomeEncoding
 
 SPACE = SearchSpace()
-GENETICS = Genetics(SPACE)
+GENETICS = GenomeEncoding(SPACE)
 
 
 @pytest.fixture(scope='module')
@@ -91,7 +91,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
 
 def test_resolutions_below_the_predictors_are_refused(published: AccuracyPredictor) -> None:
     space = SearchSpace(resolutions=(64,))
-    genomes = Genetics(space).sample(np.random.default_rng(0), 1)
+    genomes = GenomeEncoding(space).sample(np.random.default_rng(0), 1)
     with pytest.raises(PredictorError, match='knows resolutions from 112 px, not 64'):
         published.predict(genomes, space)
 

@@ -33,14 +33,14 @@ from dynamic_ofa_ros.family import (
 from dynamic_ofa_ros.offline.accuracy import evaluation, predictor_fit
 from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import save_predictor
 from dynamic_ofa_ros.offline.accuracy.evaluation_pool import EvaluationPool
-from dynamic_ofa_ros.offline.build import build_site, stages
+from dynamic_ofa_ros.offline.build import build_context, stages
 from dynamic_ofa_ros.offline.latency import device_profile
 from dynamic_ofa_ros.offline.latency.device_profile import Place
 from dynamic_ofa_ros.offline.latency.on_device import level_of
 from dynamic_ofa_ros.offline.latency.profile import profile_operators
 from dynamic_ofa_ros.offline.search.candidates import FINALIST, key_of, read_candidates
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
-from dynamic_ofa_ros.space.genome import Genetics
+from dynamic_ofa_ros.space.genome import GenomeEncoding
 from dynamic_ofa_ros.supernet.network import build_supernet
 from dynamic_ofa_ros.supernet.trained import TrainedBackbone, open_backbone
 
@@ -118,7 +118,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         conditions = {name: str(value) for name, value in asdict(place).items()}
         return LatencyProfile(PLATFORM, tuple(levels), '2026-01-01T00:00:00+00:00', conditions)
 
-    monkeypatch.setattr(build_site, 'measure_architectures', measure)
+    monkeypatch.setattr(build_context, 'measure_architectures', measure)
     monkeypatch.setattr(predictor_fit, 'STEPS', 20)
     monkeypatch.setattr(stages, 'FEWEST_PAIRS_TO_FIT', 20)
     return calls
@@ -187,6 +187,21 @@ def test_a_build_with_search_leaves_everything(
     found = [c for c in candidates if c.kind == FINALIST and c.predicted_latency_ms > 0]
     error = [abs(c.predicted_latency_ms / c.latency_ms - 1) for c in found]
     assert np.median(error) < 0.2, 'the predictor was fitted to MACs'
+
+
+def test_a_build_with_algorithm_1(
+    backbone: Path, photos: Path, tmp_path: Path, pretended: list[int]
+) -> None:
+    output = tmp_path / 'colours'
+    assert build(backbone, photos, output, *SEARCHED, '--search', 'algorithm1') == 0
+    family = Family.load(output)
+    search = family.provenance['build']['search']
+    assert search['algorithm'] == 'algorithm1'
+    assert search['evaluations'] <= 400
+    candidates = read_candidates(output / 'candidates' / f'{PLATFORM}.csv')
+    predicted = [c.predicted_latency_ms for c in candidates if c.kind == FINALIST]
+    assert len(predicted) >= 2
+    assert not np.isnan(predicted).all(), 'some were found by the search'
 
 
 def test_a_build_interrupted_at_every_write_ends_the_same(
@@ -302,28 +317,28 @@ def test_other_settings_start_only_the_stages_they_concern(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    judged: list[int] = []
-    judge_many = EvaluationPool.judge_many
+    evaluated: list[int] = []
+    evaluate_many = EvaluationPool.evaluate_many
 
     def counted(
         self: EvaluationPool, architectures: Sequence[SubnetArchitecture]
     ) -> Iterator[tuple[int, float]]:
-        judged.append(len(architectures))
-        return judge_many(self, architectures)
+        evaluated.append(len(architectures))
+        return evaluate_many(self, architectures)
 
-    monkeypatch.setattr(EvaluationPool, 'judge_many', counted)
+    monkeypatch.setattr(EvaluationPool, 'evaluate_many', counted)
     kept = [*PLAIN, '--work', str(tmp_path / 'work')]
     assert build(backbone, photos, tmp_path / 'one', *kept) == 0
-    assert judged == [6, pretended[0]], 'the sampled ones, then the candidates'
+    assert evaluated == [6, pretended[0]], 'the sampled ones, then the candidates'
     first = list(pretended)
     assert build(backbone, photos, tmp_path / 'two', *kept, '--count', '2') == 0
-    assert len(judged) == 2, 'no accuracy is measured twice'
+    assert len(evaluated) == 2, 'no accuracy is measured twice'
     assert build(backbone, photos, tmp_path / 'three', *kept, '--candidates', '8') == 0
-    assert judged[2] == 2, 'two more are sampled'
+    assert evaluated[2] == 2, 'two more are sampled'
     pretended.clear()
     assert build(backbone, photos, tmp_path / 'four', *kept, '--threads', '2') == 0
     assert pretended == first, 'another platform: every latency is measured, no accuracy'
-    assert sum(judged[4:]) == 0
+    assert sum(evaluated[4:]) == 0
 
 
 def test_the_levels_of_a_file_are_taken_as_they_are(
@@ -441,7 +456,7 @@ def test_a_table_and_a_predictor_that_exist_are_used(
         pretend_device(patch)
         profile_operators(trained, tmp_path / 'lut.json')
     rng = np.random.default_rng(1)
-    genomes = Genetics(trained.space).encode([trained.space.sample(rng) for _ in range(40)])
+    genomes = GenomeEncoding(trained.space).encode([trained.space.sample(rng) for _ in range(40)])
     predictor, _ = predictor_fit.fit_predictor(genomes, genomes.mean(axis=1) / 9, trained.space)
     save_predictor(predictor, tmp_path / 'predictor.npz')
     given = ['--lut', str(tmp_path / 'lut.json'), '--predictor', str(tmp_path / 'predictor.npz')]

@@ -48,7 +48,7 @@ def candidates(trained: TrainedBackbone, count: int) -> list[SubnetArchitecture]
 def alone(trained: TrainedBackbone) -> dict[int, float]:
     """What one process finds."""
     with EvaluationPool(trained, Noise(30), Noise(120, seed=1), threads=1) as pool:
-        return dict(pool.judge_many(candidates(trained, 5)))
+        return dict(pool.evaluate_many(candidates(trained, 5)))
 
 
 def test_two_processes_find_what_one_finds(
@@ -56,15 +56,15 @@ def test_two_processes_find_what_one_finds(
 ) -> None:
     assert len(set(alone.values())) > 2, 'the candidates can be told apart'
     with EvaluationPool(trained, Noise(30), Noise(120, seed=1), workers=2, threads=1) as pool:
-        assert dict(pool.judge_many(candidates(trained, 5))) == alone
+        assert dict(pool.evaluate_many(candidates(trained, 5))) == alone
         children = multiprocessing.active_children()
         assert len(children) == 2
         # The same workers serve again.
-        assert dict(pool.judge_many(candidates(trained, 2))) == {i: alone[i] for i in (0, 1)}
+        assert dict(pool.evaluate_many(candidates(trained, 2))) == {i: alone[i] for i in (0, 1)}
         assert multiprocessing.active_children() == children
         # What is wrong there is raised here, and they live on.
         with pytest.raises(ArchitectureError, match=r'd\[0\] is 9'):
-            list(pool.judge_many([replace(trained.space.smallest(), d=(9,) * 5)]))
+            list(pool.evaluate_many([replace(trained.space.smallest(), d=(9,) * 5)]))
         assert multiprocessing.active_children() == children
     assert not multiprocessing.active_children()
 
@@ -95,7 +95,7 @@ def test_a_ray_cluster_finds_what_one_process_finds(
     with pool:
         shutil.rmtree(mine)
         shutil.rmtree(tmp_path / 'images')
-        assert dict(pool.judge_many(candidates(trained, 5))) == alone
+        assert dict(pool.evaluate_many(candidates(trained, 5))) == alone
     assert not ray.is_initialized()
 
 
@@ -110,8 +110,8 @@ def test_more_ray_workers_than_gpus_do_not_hang(
     ) as pool:
         assert 'has room for 1 workers, not for 3' in caplog.text
         if not torch.cuda.is_available():
-            with pytest.raises(EvaluationError, match='could not judge'):
-                list(pool.judge_many(candidates(trained, 3)))
+            with pytest.raises(EvaluationError, match='could not evaluate'):
+                list(pool.evaluate_many(candidates(trained, 3)))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_worker_that_dies_once_is_replaced(
         caplog.at_level(logging.WARNING),
         EvaluationPool(trained, Noise(30), held_out, workers=2, threads=1) as pool,
     ):
-        found = dict(pool.judge_many(candidates(trained, 2)))
+        found = dict(pool.evaluate_many(candidates(trained, 2)))
     assert found == {i: alone[i] for i in (0, 1)}
     assert caplog.text.count('a worker ended with exit code 3; another one tries') == 1
 
@@ -183,15 +183,17 @@ def test_an_architecture_that_ends_two_workers_is_named(trained: TrainedBackbone
         EvaluationPool(trained, Noise(8), deadly, workers=2) as pool,
         pytest.raises(EvaluationError, match=r"two workers ended .*'ks': .* with exit code 3"),
     ):
-        list(pool.judge_many([trained.space.smallest()]))
+        list(pool.evaluate_many([trained.space.smallest()]))
 
 
 def test_an_unforeseen_error_names_the_architecture(trained: TrainedBackbone) -> None:
     with (
         EvaluationPool(trained, Noise(8, fault='refuse'), Noise(8)) as pool,
-        pytest.raises(EvaluationError, match=r"judge .*'ks': .*ZeroDivisionError: no such thing"),
+        pytest.raises(
+            EvaluationError, match=r"evaluate .*'ks': .*ZeroDivisionError: no such thing"
+        ),
     ):
-        list(pool.judge_many([trained.space.smallest()]))
+        list(pool.evaluate_many([trained.space.smallest()]))
 
 
 @pytest.mark.long

@@ -15,7 +15,7 @@ from dynamic_ofa_ros.offline.latency.latency_predictor import (
 )
 from dynamic_ofa_ros.offline.latency.table import read_table, report_of
 from dynamic_ofa_ros.offline.search.candidates import sample_candidates
-from dynamic_ofa_ros.space.genome import Genetics, Genomes
+from dynamic_ofa_ros.space.genome import GenomeEncoding, Genomes
 from dynamic_ofa_ros.space.spaces import SearchSpace, search_space
 
 NETWORKS = 60
@@ -27,9 +27,9 @@ MS_PER_BLOCK = 0.2
 def networks(space: SearchSpace, seed: int, count: int = NETWORKS) -> tuple[Genomes, np.ndarray]:
     """Return networks with latencies of a made-up device: MACs and blocks cost, with noise."""
     architectures = sample_candidates(space, count, seed)
-    genomes = Genetics(space).encode(architectures)
+    genomes = GenomeEncoding(space).encode(architectures)
     macs = np.array([space.count_cost(a, 1.0, 10).macs for a in architectures])
-    blocks = Genetics(space).active(genomes).sum(1)
+    blocks = GenomeEncoding(space).active(genomes).sum(1)
     noise = np.random.default_rng(seed).normal(1.0, NOISE, count)
     return genomes, (1.0 + MS_PER_MAC * macs + MS_PER_BLOCK * blocks) * noise
 
@@ -53,7 +53,7 @@ def test_unused_blocks_do_no_work() -> None:
     space = search_space('ofa_mobilenetv3', (64,))
     small = space.smallest()
     changed = replace(small, ks=(3, 3, 3, 7) * 5, e=(3, 3, 3, 6) * 5)
-    work = work_of(Genetics(space).encode([small, changed, space.largest()]), space)
+    work = work_of(GenomeEncoding(space).encode([small, changed, space.largest()]), space)
     assert work[0].tolist() == work[1].tolist()
     assert (work[2] >= work[0]).all()
     assert work[2].sum() > work[0].sum()
@@ -63,7 +63,7 @@ def test_predictions_never_fall_when_a_network_grows() -> None:
     space = search_space('ofa_mobilenetv3', (64, 96))
     predictor = fit_latency_predictor(*networks(space, seed=3), space)
     extremes = [space.smallest(), replace(space.smallest(), r=96), space.largest()]
-    predicted = predictor.predict(Genetics(space).encode(extremes))
+    predicted = predictor.predict(GenomeEncoding(space).encode(extremes))
     assert (np.diff(predicted) > 0).all()
 
 

@@ -8,7 +8,7 @@ import pytest
 from dynamic_ofa_ros.errors import LatencyTableError
 from dynamic_ofa_ros.offline.latency.operator_layout import ABSENT, OperatorLayout
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
-from dynamic_ofa_ros.space.genome import Genetics
+from dynamic_ofa_ros.space.genome import GenomeEncoding
 from dynamic_ofa_ros.space.spaces import SPACES, SearchSpace, search_space
 
 every_kind = pytest.mark.parametrize('kind', SPACES)
@@ -30,8 +30,8 @@ def test_the_covering_networks_hold_every_operator(kind: str) -> None:
 @every_kind
 def test_a_network_has_as_many_operators_as_places_in_use(kind: str) -> None:
     layout = layout_of(kind)
-    genomes = Genetics(layout.space).sample(np.random.default_rng(1), 50)
-    blocks = Genetics(layout.space).active(genomes).sum(1)
+    genomes = GenomeEncoding(layout.space).sample(np.random.default_rng(1), 50)
+    blocks = GenomeEncoding(layout.space).active(genomes).sum(1)
     present = (layout.rows(genomes) != ABSENT).sum(1)
     fixed = {len(layout.slots) - layout.space.blocks}
     if kind == 'ofa_resnet50':

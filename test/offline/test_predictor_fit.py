@@ -11,7 +11,7 @@ from dynamic_ofa_ros.offline.accuracy import predictor_fit
 from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import read_predictor, save_predictor
 from dynamic_ofa_ros.offline.accuracy.agreement import Agreement
 from dynamic_ofa_ros.offline.accuracy.predictor_fit import encode_pairs, fit_predictor
-from dynamic_ofa_ros.space.genome import Genetics, Genomes
+from dynamic_ofa_ros.space.genome import GenomeEncoding, Genomes
 from dynamic_ofa_ros.space.spaces import SPACES, search_space
 
 RESOLUTIONS = (32, 48, 64, 96)
@@ -24,12 +24,12 @@ def measured(
     """Draw architectures whose accuracy every choice adds to, with a little noise."""
     space = search_space(kind, RESOLUTIONS)
     rng = np.random.default_rng(seed)
-    genomes = Genetics(space).encode(
+    genomes = GenomeEncoding(space).encode(
         [space.sample_leaning(rng, rng.uniform(-1.5, 1.5)) for _ in range(count)]
     )
-    genomes = Genetics(space).canonical(genomes)
+    genomes = GenomeEncoding(space).canonical(genomes)
     worth = np.random.default_rng(9).uniform(0.5, 1.5, genomes.shape[1])
-    score = genomes @ worth / ((Genetics(space).choices - 1) @ worth)
+    score = genomes @ worth / ((GenomeEncoding(space).choices - 1) @ worth)
     top1 = 0.95 - 0.6 * np.exp(-8 * score) if is_saturating else 0.5 + 0.4 * score
     return genomes, top1 + rng.normal(0, NOISE, count)
 
@@ -110,13 +110,13 @@ def test_a_resolution_between_two_measured_lies_between_them() -> None:
     predictor, _ = fit_predictor(*measured(space.kind, 120), space)
     finer = search_space('ofa_mobilenetv3', (64, 72, 80, 96))
     architecture = finer.largest()
-    genomes = np.repeat(Genetics(finer).encode([architecture]), 4, axis=0)
+    genomes = np.repeat(GenomeEncoding(finer).encode([architecture]), 4, axis=0)
     genomes[:, -1] = range(4)
     at = predictor.predict(genomes, finer)
     assert at[0] < at[1] < at[2] < at[3]
     outside = search_space('ofa_mobilenetv3', (96, 128))
     with pytest.raises(PredictorError, match='knows resolutions up to 96 px, not 128'):
-        predictor.predict(Genetics(outside).encode([outside.largest()]), outside)
+        predictor.predict(GenomeEncoding(outside).encode([outside.largest()]), outside)
 
 
 def test_repeated_measurements_count_once() -> None:
@@ -163,4 +163,4 @@ def test_another_kind_of_backbone_is_refused() -> None:
     predictor, _ = fit_predictor(*measured(space.kind, 30), space)
     other = search_space('ofa_proxyless', RESOLUTIONS)
     with pytest.raises(PredictorError, match='is one for ofa_mobilenetv3, not for ofa_proxyless'):
-        predictor.predict(Genetics(other).encode([other.largest()]), other)
+        predictor.predict(GenomeEncoding(other).encode([other.largest()]), other)

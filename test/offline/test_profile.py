@@ -18,7 +18,7 @@ from dynamic_ofa_ros.offline.latency.profile import (
     profile_operators,
 )
 from dynamic_ofa_ros.offline.latency.table import read_document, read_table
-from dynamic_ofa_ros.space.genome import Genetics
+from dynamic_ofa_ros.space.genome import GenomeEncoding
 from dynamic_ofa_ros.supernet.trained import TrainedBackbone, open_backbone
 
 RESOLUTIONS = (32, 48)
@@ -47,7 +47,7 @@ def test_a_table_predicts_what_whole_networks_take(device: FakeDevice, tmp_path:
     expected = [device.network_ms(WITHOUT_WEIGHTS, a) for a in architectures]
     read = read_table(output)
     for model in (table, read):
-        predicted = model.predict(Genetics(space).encode(architectures))
+        predicted = model.predict(GenomeEncoding(space).encode(architectures))
         np.testing.assert_allclose(predicted, expected, rtol=1e-6)
     assert (read.platform, read.space) == (PLATFORM, space)
     assert len(device.timed) == len(set(device.timed)) == 96 * len(RESOLUTIONS)
@@ -72,7 +72,7 @@ def test_the_file_says_what_was_measured_and_how(device: FakeDevice, tmp_path: P
     assert len(sums) == 7
     # Spread over the whole range, so that the line is held at both ends.
     table = read_table(tmp_path / 'lut.json')
-    extremes = Genetics(table.space).encode([table.space.smallest(), table.space.largest()])
+    extremes = GenomeEncoding(table.space).encode([table.space.smallest(), table.space.largest()])
     ends = (table.predict(extremes) - OFFSET_MS) / FACTOR
     assert min(sums) == pytest.approx(ends[0], rel=1e-3)
     assert max(sums) == pytest.approx(ends[1], rel=1e-3)
@@ -138,7 +138,7 @@ def test_whole_networks_give_a_predictor_in_the_same_place(
     predictor = profile_networks(WITHOUT_WEIGHTS, output, networks=40)
     assert not device.timed
     read = read_table(output)
-    genomes = Genetics(read.space).sample(np.random.default_rng(1), 10)
+    genomes = GenomeEncoding(read.space).sample(np.random.default_rng(1), 10)
     assert read.predict(genomes).tolist() == predictor.predict(genomes).tolist()
     assert read.platform == PLATFORM
     assert len(read_document(output)['networks']) == 40

@@ -19,11 +19,11 @@ from dynamic_ofa_ros.offline.search.pareto import front
 from dynamic_ofa_ros.offline.search.search import find_front
 from dynamic_ofa_ros.offline.search.structures import Structures
 from dynamic_ofa_ros.space.architecture import SearchSpace, SubnetArchitecture
-from dynamic_ofa_ros.space.genome import Genetics, Genomes
+from dynamic_ofa_ros.space.genome import GenomeEncoding, Genomes
 
 GAIN_TOLERANCE = 1e-6
 
-SMALL = Genetics(
+SMALL = GenomeEncoding(
     SearchSpace(
         kernel_sizes=(3, 5), expand_ratios=(3, 6), depths=(1, 2), resolutions=(32, 64), stages=2
     )
@@ -118,7 +118,7 @@ def test_as_good_as_the_published_search_at_a_fiftieth_of_its_evaluations(device
     predictor = read_predictor(reference_file('acc_predictor.npz'))
     published = json.loads(reference_file(f'published_search_{device}.json').read_text())['found']
     objectives = Objectives(
-        Genetics(table.space),
+        GenomeEncoding(table.space),
         table.predict,
         lambda g: predictor.predict(g, table.space),
         effects=lambda g: predictor.effects(g, table.space),
@@ -135,16 +135,16 @@ def test_as_good_as_the_published_search_at_a_fiftieth_of_its_evaluations(device
 
 def test_a_gradient_counts_as_three_evaluations() -> None:
     predictor = read_predictor(reference_file('acc_predictor.npz'))
-    genetics = Genetics(SearchSpace())
-    space = genetics.space
+    encoding = GenomeEncoding(SearchSpace())
+    space = encoding.space
     objectives = Objectives(
-        genetics,
+        encoding,
         lambda g: np.ones(len(g)),
         lambda g: predictor.predict(g, space),
         effects=lambda g: predictor.effects(g, space),
     )
-    genomes = genetics.sample(np.random.default_rng(1), 2)
-    structures = Structures(genetics, np.random.default_rng(1))
+    genomes = encoding.sample(np.random.default_rng(1), 2)
+    structures = Structures(encoding, np.random.default_rng(1))
     around = [structures.moves(genome)[2] for genome in genomes]
     gains = objectives.gains(genomes, predictor.predict(genomes, space), around, 5)
     assert len(gains) == 1

@@ -13,11 +13,10 @@ from dynamic_ofa_ros.offline.latency.operator_layout import OperatorLayout
 from dynamic_ofa_ros.offline.latency.table import (
     Correction,
     fit_correction,
-    kendall_tau,
     read_table,
 )
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
-from dynamic_ofa_ros.space.genome import Genetics
+from dynamic_ofa_ros.space.genome import GenomeEncoding
 from dynamic_ofa_ros.space.spaces import search_space
 
 TABLES = ('gpu', 'cpu')
@@ -27,7 +26,9 @@ TABLES = ('gpu', 'cpu')
 def test_sums_of_the_published_levels_are_the_published_ones(device: str) -> None:
     table = read_table(reference_file(f'lut_xavier_nx_{device}.json'))
     levels = json.loads(reference_file('levels_xavier_nx.json').read_text())['gpu']
-    genomes = Genetics(table.space).encode([SubnetArchitecture.from_mapping(x) for x in levels])
+    genomes = GenomeEncoding(table.space).encode(
+        [SubnetArchitecture.from_mapping(x) for x in levels]
+    )
     expected = [level['lut_latency_ms'][device] for level in levels]
     np.testing.assert_allclose(table.predict(genomes), expected, rtol=2e-6)  # rounded there
 
@@ -39,7 +40,7 @@ def test_sums_of_the_published_search_are_the_published_ones(device: str) -> Non
     architectures = [
         SubnetArchitecture.from_mapping({**f['arch'], 'r': f['arch']['r'][0]}) for f in found
     ]
-    predicted = table.predict(Genetics(table.space).encode(architectures))
+    predicted = table.predict(GenomeEncoding(table.space).encode(architectures))
     np.testing.assert_allclose(predicted, [f['pred_lat'] for f in found], rtol=1e-12)
 
 
@@ -70,14 +71,6 @@ def test_two_networks_are_too_few() -> None:
         fit_correction(np.ones(2), np.ones(2))
 
 
-def test_kendall_tau_of_known_orders() -> None:
-    assert kendall_tau(np.arange(4.0), np.arange(4.0)) == 1.0
-    assert kendall_tau(np.arange(4.0), -np.arange(4.0)) == -1.0
-    assert kendall_tau(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0])) == pytest.approx(
-        1 / 3
-    )
-
-
 def small_table(resolutions: list[int]) -> dict:
     names = ['stem', 'block0', 'final_expand', 'avgpool', 'feature_mix', 'classifier']
     names += [
@@ -98,7 +91,7 @@ def test_latency_counts_fixed_operators_and_active_blocks(tmp_path: Path) -> Non
     document = {**small_table([64, 96]), 'correction': {'offset_ms': 5.0, 'factor': 2.0}}
     (tmp_path / 't.json').write_text(json.dumps(document))
     table = read_table(tmp_path / 't.json')
-    genomes = Genetics(table.space).encode([table.space.smallest(), table.space.largest()])
+    genomes = GenomeEncoding(table.space).encode([table.space.smallest(), table.space.largest()])
     assert table.correction == Correction(5.0, 2.0)
     assert table.predict(genomes).tolist() == [5.0 + 2.0 * (6 + 10), 5.0 + 2.0 * (6 + 20)]
 
@@ -152,7 +145,7 @@ def test_our_own_tables_are_of_any_kind_of_backbone(tmp_path: Path) -> None:
     space = search_space('ofa_resnet50', (64, 96))
     small = space.smallest()
     with_middle = replace(small, d=(2, *small.d[1:]), r=96)
-    genomes = Genetics(space).encode([small, with_middle])
+    genomes = GenomeEncoding(space).encode([small, with_middle])
     # Three of the stem and the pool (without its middle), the least blocks, pool, classifier.
     assert table.predict(genomes).tolist() == [5.0 + 2.0 * 15, 5.0 + 2.0 * (2 * 15 + 10)]
     assert (table.platform, table.space) == ('cpu-test', space)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,8 @@ CURVES = PublishedCurves(
     {OURS: ((40.0, 74.0), (60.0, 79.0))},
     {OURS: ((500.0, 72.5), (1800.0, 78.5))},
     {OURS: ((235.0, 74.0), (731.0, 79.0))},
-)
+    (), (), (), {}, 2.0, {},
+)  # fmt: skip
 
 
 @pytest.fixture(scope='module')
@@ -140,19 +142,30 @@ def test_spread_includes_both_ends() -> None:
 
 
 def test_the_published_curves_are_read() -> None:
-    curves = read_published_curves(reference_file('levels_xavier_nx.json').parent)
-    assert curves is not None
-    assert curves.gpu_ms[OURS][0] == (41.1589, 74.202)
+    curves = read_published_curves()
+    assert curves.gpu_ms[OURS][0] == (48.77, 74.202)
+    assert curves.figure_3[0] == (41.1589, 74.202)
     assert len(curves.cpu_ms[OURS]) == 7
-    assert curves.macs_m[OURS][0] == (235.467152, 74.202)
+    assert curves.macs_m[OURS][0] == (235.467, 74.202)
     assert 'autoslim_mnasnet' in curves.cpu_ms
 
 
-def test_missing_and_damaged_reference_data(tmp_path: Path) -> None:
-    assert read_published_curves(tmp_path) is None
-    (tmp_path / 'levels_xavier_nx.json').write_text('{"gpu": 3}')
-    with pytest.raises(FamilyError, match='not the table of published levels'):
-        read_published_curves(tmp_path)
+def test_the_published_points_are_those_of_the_reference_data() -> None:
+    document = json.loads(reference_file('levels_xavier_nx.json').read_text())
+    curves = read_published_curves()
+    theirs = document['comparison']['gpu_latency_ms']
+    assert {name: [list(p) for p in curves.gpu_ms[name]] for name in theirs} == theirs
+    assert len(curves.measured) == len(document['measured_top1_vs_published_flops_M'])
+
+
+@pytest.mark.parametrize('text', ['gpu_levels: 3', '[1, 2]', 'gpu_levels: [{top1: 3}]'])
+def test_damaged_published_points(text: str, tmp_path: Path) -> None:
+    path = tmp_path / 'published.yaml'
+    for missing in (True, False):
+        with pytest.raises(FamilyError, match='not the table of published levels'):
+            read_published_curves(path)
+        if missing:
+            path.write_text(text)
 
 
 def test_the_command_levels_writes_a_plot(

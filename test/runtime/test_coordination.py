@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulation.examples import make_platform
 
-from benchmarks.several import CollectiveModel, play_together
 from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.runtime.coordination import (
     SILENCE_NS,
@@ -32,6 +31,7 @@ from dynamic_ofa_ros.runtime.coordination.sharing import Sharing
 from dynamic_ofa_ros.simulation.camera import Timing
 from dynamic_ofa_ros.simulation.processor import SHARINGS, Job, Processor
 from dynamic_ofa_ros.simulation.runner import SimulatedModel
+from dynamic_ofa_ros.simulation.several import CollectiveModel, play_together
 from dynamic_ofa_ros.simulation.steps import Steps
 
 SECOND_NS = 1_000_000_000

@@ -10,7 +10,6 @@ import pytest
 from simulation.examples import make_platform
 
 from benchmarks.combinations import all_combinations, late_shares
-from benchmarks.several import CollectiveModel, Network, play_together
 from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.errors import SimulationError
 from dynamic_ofa_ros.runtime.policies import PolicySettings
@@ -19,6 +18,7 @@ from dynamic_ofa_ros.simulation.platform import load_platform
 from dynamic_ofa_ros.simulation.processor import Processor
 from dynamic_ofa_ros.simulation.run import play
 from dynamic_ofa_ros.simulation.runner import SimulatedModel
+from dynamic_ofa_ros.simulation.several import CollectiveModel, Network, play_together
 from dynamic_ofa_ros.simulation.steps import Steps
 
 PUBLISHED = load_platform()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from dynamic_ofa_ros.errors import ArchitectureError, BackboneError
 from dynamic_ofa_ros.offline.search.search import Objectives, find_front
 from dynamic_ofa_ros.space.architecture import SearchSpace, SubnetArchitecture
-from dynamic_ofa_ros.space.genome import Genetics, Genomes
+from dynamic_ofa_ros.space.genome import GenomeEncoding, Genomes
 from dynamic_ofa_ros.space.spaces import SPACES, ProxylessSpace, ResNet50Space, search_space
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -149,12 +149,12 @@ def test_missing_lists_of_a_resnet_are_named() -> None:
 @every_kind
 def test_search_finds_a_better_front_than_random_sampling(kind: str) -> None:
     """Latency is proportional to MACs, and every larger choice raises the accuracy."""
-    genetics = Genetics(search_space(kind, (64, 96, 128)))
-    weights = np.random.default_rng(5).uniform(0.1, 1.0, len(genetics.choices))
+    encoding = GenomeEncoding(search_space(kind, (64, 96, 128)))
+    weights = np.random.default_rng(5).uniform(0.1, 1.0, len(encoding.choices))
 
     def latency_ms(genomes: Genomes) -> np.ndarray:
         macs = [
-            genetics.space.count_cost(genetics.decode(genome), WIDTH, CLASSES).macs
+            encoding.space.count_cost(encoding.decode(genome), WIDTH, CLASSES).macs
             for genome in genomes
         ]
         return np.array(macs) / 1e6
@@ -162,21 +162,21 @@ def test_search_finds_a_better_front_than_random_sampling(kind: str) -> None:
     def top1(genomes: Genomes) -> np.ndarray:
         used = np.ones(genomes.shape)
         for field in ('ks', 'e'):
-            genes = genetics.indices(used, field)
-            genes[:] = genetics.active(genomes)[:, : genes.shape[1]]
+            genes = encoding.indices(used, field)
+            genes[:] = encoding.active(genomes)[:, : genes.shape[1]]
         return 1.0 - np.exp(-0.05 * ((genomes * used) @ weights))
 
     result = find_front(
-        Objectives(genetics, latency_ms, top1), evaluations=EVALUATIONS, population=50, seed=3
+        Objectives(encoding, latency_ms, top1), evaluations=EVALUATIONS, population=50, seed=3
     )
-    ends = genetics.encode([genetics.space.smallest(), genetics.space.largest()])
+    ends = encoding.encode([encoding.space.smallest(), encoding.space.largest()])
     fastest, slowest = latency_ms(ends)
     assert len(result.front) >= 15
     assert result.front[0].latency_ms == fastest
     assert result.front[-1].latency_ms == slowest
     for found in result.front:
-        genetics.space.validate(found.architecture)
-    random = genetics.sample(np.random.default_rng(9), EVALUATIONS)
+        encoding.space.validate(found.architecture)
+    random = encoding.sample(np.random.default_rng(9), EVALUATIONS)
     random_ms, random_top1 = latency_ms(random), top1(random)
     gains = [
         max(f.accuracy for f in result.front if f.latency_ms <= limit_ms)

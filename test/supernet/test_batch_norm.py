@@ -88,7 +88,7 @@ def test_statistics_of_another_level_or_network_are_rejected(tmp_path: Path) -> 
 
 
 def test_own_statistics_raise_the_accuracy_and_can_be_stored() -> None:
-    """Dynamic-OFA section 3.3: a sub-network requires its own batch-norm statistics."""
+    """Lou et al. 2021: a sub-network requires its own batch-norm statistics."""
     family = Family.load(default_family())
     level = family.levels[0]
     supernet = load_supernet(family)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from dynamic_ofa_ros.errors import PredictorError
 from dynamic_ofa_ros.files import replacing
 from dynamic_ofa_ros.space.architecture import SearchSpace
-from dynamic_ofa_ros.space.genome import Genetics, Genomes
+from dynamic_ofa_ros.space.genome import GenomeEncoding, Genomes
 
 Float32Array = npt.NDArray[np.float32]
 FloatArray = npt.NDArray[np.float64]
@@ -64,14 +64,14 @@ class AccuracyPredictor:
         First order: the gradient at each genome, by one forward and one backward pass. The one of
         a depth that blocks tell, and of a choice that there is not, is NaN.
         """
-        genetics = Genetics(space)
+        encoding = GenomeEncoding(space)
         gradient = self.gradient(self.features(genomes, space))
         known = encode_resolutions(
             np.asarray(space.resolutions), self.resolutions, self.is_interpolating
         )
         by_resolution = gradient[:, -len(self.resolutions) :] @ known.T
-        genes, choices = genetics.one_hot
-        values = np.full((*genomes.shape, max(genetics.choices)), np.nan)
+        genes, choices = encoding.one_hot
+        values = np.full((*genomes.shape, max(encoding.choices)), np.nan)
         values[:, genes, choices] = np.concatenate(
             [gradient[:, : -len(self.resolutions)], by_resolution], axis=1
         )
@@ -92,10 +92,10 @@ class AccuracyPredictor:
 
     def features(self, genomes: Genomes, space: SearchSpace) -> Float32Array:
         """Return (N, inputs) float32: one-hot choices of used blocks, then the resolution."""
-        genetics = Genetics(space)
-        choices = genetics.features(genomes)[:, : -len(space.resolutions)]
+        encoding = GenomeEncoding(space)
+        choices = encoding.features(genomes)[:, : -len(space.resolutions)]
         resolution = encode_resolutions(
-            genetics.resolutions(genomes), self.resolutions, self.is_interpolating
+            encoding.resolutions(genomes), self.resolutions, self.is_interpolating
         )
         return np.concatenate([choices, resolution], axis=1)
 

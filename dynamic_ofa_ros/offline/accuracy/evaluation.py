@@ -130,7 +130,7 @@ class PreparedImages:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Evaluation:
     """A sub-network with its own batch-norm statistics, and its top-1 as a fraction."""
 
     subnet: nn.Module
@@ -147,14 +147,14 @@ class Evaluator:
         self._calibration, self._held_out = calibration, held_out
         self._device = next(supernet.parameters()).device
 
-    def judge(self, architecture: SubnetArchitecture) -> Judged:
+    def evaluate(self, architecture: SubnetArchitecture) -> Evaluation:
         """Extract, calibrate and measure one architecture."""
         subnet = extract_subnet(self._supernet, architecture)
         recalculate(
             subnet,
             (images for images, _ in self._calibration.batches(architecture.r, self._device)),
         )
-        return Judged(subnet, top1(subnet, architecture.r, self._held_out, self._device))
+        return Evaluation(subnet, top1(subnet, architecture.r, self._held_out, self._device))
 
 
 def top1(

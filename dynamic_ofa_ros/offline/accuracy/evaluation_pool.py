@@ -41,7 +41,7 @@ CLOSING_DEADLINE_S = 5.0
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a worker of this machine needs to judge any architecture: names of files.
+    """What a worker of this machine needs to evaluate any architecture: names of files.
 
     threads: of torch, and of reading images; None leaves them as they are here.
     """
@@ -79,7 +79,7 @@ class Assignment:
         return Evaluator(supernet, calibration, held_out)
 
 
-class Judge:
+class EvaluationWorker:
     """Answers for one worker: top-1 of an architecture, or the error to raise at the caller's."""
 
     def __init__(self, assignment: Assignment, worker: int) -> None:
@@ -87,24 +87,24 @@ class Judge:
         self._evaluator: Evaluator | None = None
 
     def answer(self, architecture: SubnetArchitecture) -> float | DynamicOfaError:
-        """Judge one architecture; start with the first, so that a bad start is an answer too."""
+        """Evaluate one architecture; the first call makes the evaluator, whose errors count."""
         try:
             if self._evaluator is None:
                 self._evaluator = self._assignment.evaluator(self._worker)
-            return self._evaluator.judge(architecture).top1
+            return self._evaluator.evaluate(architecture).top1
         except DynamicOfaError as error:
             return error
         except Exception as error:  # whatever it is, the caller must hear of it, not wait for it
             return EvaluationError(
-                f'a worker could not judge {architecture.to_mapping()}: '
+                f'a worker could not evaluate {architecture.to_mapping()}: '
                 f'{type(error).__name__}: {error}'
             )
 
 
 class Workers(Protocol):
-    """Somewhere to have architectures judged."""
+    """Somewhere to have architectures evaluated."""
 
-    def judge_many(
+    def evaluate_many(
         self, architectures: Sequence[SubnetArchitecture]
     ) -> Iterator[tuple[int, float]]:
         """Yield (position, top-1), in the order in which they are done."""
@@ -114,7 +114,7 @@ class Workers(Protocol):
 
 
 class EvaluationPool:
-    """Judges many architectures with the same images: calibrates batch norm, measures top-1.
+    """Evaluates many architectures with the same images: calibrates batch norm, measures top-1.
 
     workers: 1 = in this process, more = as many processes on this machine; with `ray_address`
     ('local', 'auto' or host:port) workers of that Ray cluster, 0 = as many as it has cores.
@@ -156,7 +156,7 @@ class EvaluationPool:
     ) -> None:
         self.close()
 
-    def judge_many(
+    def evaluate_many(
         self, architectures: Sequence[SubnetArchitecture]
     ) -> Iterator[tuple[int, float]]:
         """Yield (position in `architectures`, top-1), in the order in which they are done.
@@ -164,7 +164,7 @@ class EvaluationPool:
         Raise what a worker found wrong with data or backbone, and EvaluationError for a worker
         that died twice with the same architecture.
         """
-        return self._workers.judge_many(architectures)
+        return self._workers.evaluate_many(architectures)
 
     def close(self) -> None:
         """End the workers."""
@@ -182,7 +182,8 @@ class Attempts:
         """Warn of a worker's end; raise EvaluationError when it is the second for `index`."""
         if index in self._ended:
             raise EvaluationError(
-                f'two workers ended while they judged {self._architectures[index].to_mapping()}, '
+                'two workers ended while they evaluated '
+                f'{self._architectures[index].to_mapping()}, '
                 f'the second {how}; use fewer workers if memory is short'
             )
         self._ended.add(index)
@@ -191,13 +192,13 @@ class Attempts:
 
 class _ThisProcess:
     def __init__(self, assignment: Assignment) -> None:
-        self._judge = Judge(assignment, 0)
+        self._worker = EvaluationWorker(assignment, 0)
 
-    def judge_many(
+    def evaluate_many(
         self, architectures: Sequence[SubnetArchitecture]
     ) -> Iterator[tuple[int, float]]:
         for index, architecture in enumerate(architectures):
-            yield index, value_of(self._judge.answer(architecture))
+            yield index, value_of(self._worker.answer(architecture))
 
     def close(self) -> None:
         pass
@@ -231,7 +232,7 @@ class _LocalProcesses:
         self._count, self._started = count, 0
         self._idle: list[_Process] = []
 
-    def judge_many(
+    def evaluate_many(
         self, architectures: Sequence[SubnetArchitecture]
     ) -> Iterator[tuple[int, float]]:
         waiting = deque(range(len(architectures)))
@@ -288,13 +289,13 @@ def value_of(answer: float | DynamicOfaError) -> float:
 
 
 def _work(assignment: Assignment, number: int, connection: Connection) -> None:
-    """Live as a worker process: judge what comes until told to end or the parent is gone."""
+    """Live as a worker process: evaluate what comes until told to end or the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle
     end_with_parent()
-    judge = Judge(assignment, number)
+    worker = EvaluationWorker(assignment, number)
     with suppress(EOFError):
         while (architecture := connection.recv()) is not None:
-            connection.send(judge.answer(architecture))
+            connection.send(worker.answer(architecture))
 
 
 def _how(exit_code: int | None) -> str:

@@ -11,7 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 from dynamic_ofa_ros.errors import EvaluationError
-from dynamic_ofa_ros.offline.accuracy.evaluation_pool import Assignment, Attempts, Judge, value_of
+from dynamic_ofa_ros.offline.accuracy.evaluation_pool import (
+    Assignment,
+    Attempts,
+    EvaluationWorker,
+    value_of,
+)
 from dynamic_ofa_ros.offline.accuracy.sending import sent
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
 
@@ -57,12 +62,12 @@ class RayWorkers:
         gpus = {'num_gpus': 1} if on_gpu else {}
         # SPREAD: by default Ray fills the first machine before it uses the second.
         options = {'num_cpus': threads, 'scheduling_strategy': 'SPREAD', **gpus}
-        self._actor_class = self._ray.remote(**options)(Judge)
+        self._actor_class = self._ray.remote(**options)(EvaluationWorker)
         self._idle: list[Any] = []
         self._started = 0
         self._is_patient = True
 
-    def judge_many(
+    def evaluate_many(
         self, architectures: Sequence[SubnetArchitecture]
     ) -> Iterator[tuple[int, float]]:
         """Yield (position, top-1), in the order in which they are done."""

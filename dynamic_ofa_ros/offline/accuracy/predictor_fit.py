@@ -24,7 +24,7 @@ from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import (
 )
 from dynamic_ofa_ros.offline.accuracy.agreement import Agreement
 from dynamic_ofa_ros.space.architecture import SearchSpace, SubnetArchitecture
-from dynamic_ofa_ros.space.genome import Genetics, Genomes
+from dynamic_ofa_ros.space.genome import GenomeEncoding, Genomes
 
 logger = logging.getLogger(__name__)
 
@@ -94,10 +94,10 @@ def fit_predictor(
     """
     accuracies = np.asarray(top1, np.float64)
     _check(genomes, accuracies)
-    genetics = Genetics(space)
-    genomes, accuracies = _distinct(genetics.canonical(genomes), accuracies)
+    encoding = GenomeEncoding(space)
+    genomes, accuracies = _distinct(encoding.canonical(genomes), accuracies)
     _check_count(len(genomes))
-    resolutions = _resolution_classes(genetics.resolutions(genomes))
+    resolutions = _resolution_classes(encoding.resolutions(genomes))
     template = AccuracyPredictor((), (), resolutions, True, space.kind)
     features = template.features(genomes, space)
 
@@ -132,16 +132,16 @@ def encode_pairs(
     architectures: Sequence[SubnetArchitecture], space: SearchSpace, source: str
 ) -> Genomes:
     """Return the genomes of measured architectures; raise PredictorError naming one outside."""
-    genetics = Genetics(space)
+    encoding = GenomeEncoding(space)
     rows = []
     for number, architecture in enumerate(architectures, start=1):
         try:
-            rows.append(genetics.encode([architecture])[0])
+            rows.append(encoding.encode([architecture])[0])
         except ArchitectureError as error:
             raise PredictorError(
                 f'{source}: architecture {number} is not one of a {space.kind} backbone: {error}'
             ) from None
-    return np.array(rows, np.int64).reshape(len(rows), len(genetics.choices))
+    return np.array(rows, np.int64).reshape(len(rows), len(encoding.choices))
 
 
 @dataclass(frozen=True)

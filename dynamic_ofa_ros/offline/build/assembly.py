@@ -26,7 +26,7 @@ from dynamic_ofa_ros.offline.accuracy.evaluation import (
     PreparedImages,
     calibration_subset,
 )
-from dynamic_ofa_ros.offline.build.build_site import Site, accuracy_device
+from dynamic_ofa_ros.offline.build.build_context import BuildContext, accuracy_device
 from dynamic_ofa_ros.offline.build.stages import check_some_are_right
 from dynamic_ofa_ros.offline.latency.device_profile import place_of, profile_family, warn_when_busy
 from dynamic_ofa_ros.offline.latency.on_device import level_of
@@ -59,39 +59,41 @@ class Member:
     statistics: Statistics
 
 
-def calibrate_levels(site: Site, architectures: Sequence[SubnetArchitecture]) -> list[Member]:
+def calibrate_levels(
+    context: BuildContext, architectures: Sequence[SubnetArchitecture]
+) -> list[Member]:
     """Give each architecture statistics of its own and a top-1 on the report images.
 
     Every level is kept as soon as it is done: its statistics in a file, then a line in a table.
     """
-    trained, images = site.trained, site.settings.calibration_images
-    depends_on = site.accuracy_id(images, site.report)
-    rows = Rows(site.work.path('reported', depends_on, '.jsonl'), 'architecture')
+    trained, images = context.trained, context.settings.calibration_images
+    depends_on = context.accuracy_id(images, context.report)
+    rows = Rows(context.work.path('reported', depends_on, '.jsonl'), 'architecture')
     paths = {
-        key_of(a): site.work.path('level', {**depends_on, 'level': key_of(a)}, '.safetensors')
+        key_of(a): context.work.path('level', {**depends_on, 'level': key_of(a)}, '.safetensors')
         for a in architectures
     }
     missing = [a for a in architectures if key_of(a) not in rows or not paths[key_of(a)].is_file()]
     if missing:
-        site.set_threads()
+        context.set_threads()
         resolutions = tuple({a.r for a in missing})
-        supernet = site.supernet.to(accuracy_device(site.settings))
+        supernet = context.supernet.to(accuracy_device(context.settings))
         evaluator = Evaluator(
             supernet,
             PreparedImages(
-                calibration_subset(site.training, images), trained.preprocessing, resolutions
+                calibration_subset(context.training, images), trained.preprocessing, resolutions
             ),
-            PreparedImages(site.report, trained.preprocessing, resolutions),
+            PreparedImages(context.report, trained.preprocessing, resolutions),
         )
         with progress('calibrating the levels', len(architectures)) as bar:
             bar.update(done := len(architectures) - len(missing))
             for architecture in missing:
-                judged = evaluator.judge(architecture)
+                evaluation = evaluator.evaluate(architecture)
                 key = key_of(architecture)
-                save_tensors(statistics_of(judged.subnet), paths[key])
-                rows.add({'architecture': key, 'top1': judged.top1})
-                bar.update(done := done + 1, f'top-1 {judged.top1:.1%}')
-        site.supernet.cpu()
+                save_tensors(statistics_of(evaluation.subnet), paths[key])
+                rows.add({'architecture': key, 'top1': evaluation.top1})
+                bar.update(done := done + 1, f'top-1 {evaluation.top1:.1%}')
+        context.supernet.cpu()
     return [
         Member(a, float(rows[key_of(a)]['top1']), load_tensors(paths[key_of(a)]))
         for a in architectures
@@ -111,29 +113,29 @@ def members_of(family: Family) -> list[Member]:
     return members
 
 
-def without_useless(site: Site, members: Sequence[Member]) -> list[Member]:
+def without_useless(context: BuildContext, members: Sequence[Member]) -> list[Member]:
     """Return the members that classify any image rightly, and say why others are not.
 
     Raise DatasetError when none does.
     """
-    check_some_are_right([m.top1 for m in members], len(site.report))
+    check_some_are_right([m.top1 for m in members], len(context.report))
     for member in members:
         if not member.top1:
             logger.warning(
                 'a level of %d px is left out: it classifies none of the %d report images '
                 'rightly; with more held-out images it may become a level',
                 member.architecture.r,
-                len(site.report),
+                len(context.report),
             )
     return [m for m in members if m.top1]
 
 
-def without_dominated(site: Site, members: Sequence[Member]) -> list[Member]:
+def without_dominated(context: BuildContext, members: Sequence[Member]) -> list[Member]:
     """Return the members that are still on the front, fastest first, and say why others are not.
 
     Latency is measured again, all in turns; top-1 is that of the report images.
     """
-    profile = site.profile([m.architecture for m in members])
+    profile = context.profile([m.architecture for m in members])
     latency_ms = [level.median_ms for level in profile.levels]
     top1 = [member.top1 for member in members]
     kept = front(latency_ms, top1)
@@ -155,7 +157,7 @@ def without_dominated(site: Site, members: Sequence[Member]) -> list[Member]:
 
 
 def merged(
-    site: Site, members: Sequence[Member], other: Family
+    context: BuildContext, members: Sequence[Member], other: Family
 ) -> tuple[list[Member], list[Member]]:
     """Return all levels of two families with one backbone, and those that came anew.
 
@@ -163,16 +165,19 @@ def merged(
     same.
     """
     for what, mine, theirs in (
-        ('backbone', site.trained.backbone, other.backbone),
-        ('labels', site.trained.labels, other.labels),
-        ('preprocessing', site.trained.preprocessing, other.preprocessing),
+        ('backbone', context.trained.backbone, other.backbone),
+        ('labels', context.trained.labels, other.labels),
+        ('preprocessing', context.trained.preprocessing, other.preprocessing),
     ):
         if mine != theirs:
             raise FamilyError(
                 f'{other.directory} cannot be merged: its {what} is not that of this build; '
                 'levels of one family share one backbone'
             )
-    weights, stored = state_in_half(site.supernet.state_dict()), load_tensors(other.weights_path)
+    weights, stored = (
+        state_in_half(context.supernet.state_dict()),
+        load_tensors(other.weights_path),
+    )
     if weights.keys() != stored.keys() or any(
         not torch.equal(value, stored[name].to(value.dtype)) for name, value in weights.items()
     ):
@@ -180,23 +185,23 @@ def merged(
             f'{other.directory} cannot be merged: its weights are not those of this backbone; '
             'build from the backbone it was built from, or give it as --backbone itself'
         )
-    space = site.trained.space
+    space = context.trained.space
     old = members_of(other)
     known = {m.architecture.canonical(space) for m in old}
     new = [m for m in members if m.architecture.canonical(space) not in known]
-    everything = sorted([*old, *new], key=lambda m: (m.top1, site.macs(m.architecture)))
+    everything = sorted([*old, *new], key=lambda m: (m.top1, context.macs(m.architecture)))
     return everything, new
 
 
 def write_members(
     folder: Path,
-    site: Site,
+    context: BuildContext,
     members: Sequence[Member],
     name: str,
     provenance: Mapping[str, Any],
 ) -> Family:
     """Write the family's files into `folder`, without platforms."""
-    save_tensors(state_in_half(site.supernet.state_dict()), folder / BACKBONE_FILE)
+    save_tensors(state_in_half(context.supernet.state_dict()), folder / BACKBONE_FILE)
     save_statistics(
         {i: member.statistics for i, member in enumerate(members, start=1)},
         folder / BATCH_NORM_FILE,
@@ -204,31 +209,31 @@ def write_members(
     write_family(
         folder,
         name=name,
-        source=site.trained.backbone,
-        preprocessing=site.trained.preprocessing,
+        source=context.trained.backbone,
+        preprocessing=context.trained.preprocessing,
         levels=[
-            level_of(i, site.trained, member.architecture, member.top1)
+            level_of(i, context.trained, member.architecture, member.top1)
             for i, member in enumerate(members, start=1)
         ],
-        labels=site.trained.labels,
+        labels=context.trained.labels,
         provenance=provenance,
     )
     return add_reference(folder)
 
 
 def write_platforms(
-    folder: Path, site: Site, members: Sequence[Member], other: Family | None
+    folder: Path, context: BuildContext, members: Sequence[Member], other: Family | None
 ) -> LatencyProfile:
     """Write the latencies of this platform, and of the merged family's where they can be had.
 
     A platform that is not here lacks the new levels: its file is left out, saying so, and that
     machine measures itself at its first start.
     """
-    profile = site.profile([m.architecture for m in members])
-    if site.settings.times_here:
+    profile = context.profile([m.architecture for m in members])
+    if context.settings.times_here:
         warn_when_busy(profile, 'run dynamic-ofa measure --force on the family when it is quiet')
     # What a table predicts was not measured: the robot does that at its first start.
-    profiles = [] if site.settings.by_table else [profile]
+    profiles = [] if context.settings.by_table else [profile]
     for platform, earlier in (other.platforms if other is not None else {}).items():
         if platform == profile.platform:
             continue
@@ -236,7 +241,7 @@ def write_platforms(
         found = None
         if place is not None:
             try:
-                found = profile_family(Family.load(folder), place, site.work.folder / 'cache')
+                found = profile_family(Family.load(folder), place, context.work.folder / 'cache')
             except EngineError as error:
                 logger.info('%s', error)
         if found is None or found.platform != platform:
@@ -254,7 +259,7 @@ def write_platforms(
 
 def write_scatter(
     folder: Path,
-    site: Site,
+    context: BuildContext,
     members: Sequence[Member],
     candidates: Sequence[Candidate],
     platform: str,
@@ -266,7 +271,7 @@ def write_scatter(
     if not candidates:
         return
     index = {
-        key_of(m.architecture.canonical(site.trained.space)): i
+        key_of(m.architecture.canonical(context.trained.space)): i
         for i, m in enumerate(members, start=1)
     }
     write_candidates(

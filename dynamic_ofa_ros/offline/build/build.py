@@ -28,10 +28,10 @@ from dynamic_ofa_ros.offline.build.assembly import (
     write_platforms,
     write_scatter,
 )
-from dynamic_ofa_ros.offline.build.build_site import BuildSettings, Site, backbone_id
+from dynamic_ofa_ros.offline.build.build_context import BuildContext, BuildSettings, backbone_id
 from dynamic_ofa_ros.offline.build.stages import (
     SEARCHES,
-    Found,
+    BuildCandidates,
     find_candidates,
     hopeful_candidates,
     stage,
@@ -98,7 +98,7 @@ def build_family(
     work = WorkFolder(
         work_folder or output.with_name(f'.{output.name}.build'), is_kept=work_folder is not None
     )
-    site = Site(
+    context = BuildContext(
         trained=trained,
         supernet=load_as_stored(trained),
         training=training,
@@ -110,18 +110,18 @@ def build_family(
     )
     with naming(work.folder):
         if candidates_to is not None:
-            _write_candidates(site, candidates_to)
+            _write_candidates(context, candidates_to)
             return None
-        return _build(site, output, name, merge_with)
+        return _build(context, output, name, merge_with)
 
 
-def _write_candidates(site: Site, folder: Path) -> None:
+def _write_candidates(context: BuildContext, folder: Path) -> None:
     """Run the stages 1 to 4; write the candidates as a family. The work folder stays."""
-    chosen, _, _ = hopeful_candidates(site)
+    chosen, _, _ = hopeful_candidates(context)
     chosen = sorted(chosen, key=lambda c: c.macs)[:MAX_LEVELS]
     with creating_folder(folder) as partial:
         write_candidate_family(
-            partial, site.trained, site.supernet, [c.architecture for c in chosen]
+            partial, context.trained, context.supernet, [c.architecture for c in chosen]
         )
         add_reference(partial)
     logger.info(
@@ -161,30 +161,34 @@ def _check_robot(
         read_measured(settings.measured).check_fits(trained.backbone, trained.space)
 
 
-def _build(site: Site, output: Path, name: str, merge_with: Family | None) -> BuildReport:
-    settings, work = site.settings, site.work
-    found = Found([], {})
+def _build(
+    context: BuildContext, output: Path, name: str, merge_with: Family | None
+) -> BuildReport:
+    settings, work = context.settings, context.work
+    found = BuildCandidates([], {})
     if settings.architectures:
         logger.info('%d levels are given: stages 1 to 6 are left out', len(settings.architectures))
         chosen: Sequence[SubnetArchitecture] = settings.architectures
     else:
-        found = find_candidates(site)
+        found = find_candidates(context)
         stage(6, 'choosing levels from the Pareto front')
         chosen = _choose(found.candidates, settings)
     with work.timed('7 levels calibrated and measured'):
         stage(7, f'calibrating {len(chosen)} levels and measuring them again')
-        members = without_dominated(site, without_useless(site, calibrate_levels(site, chosen)))
+        members = without_dominated(
+            context, without_useless(context, calibrate_levels(context, chosen))
+        )
         if merge_with is not None:
-            members, new = merged(site, members, merge_with)
+            members, new = merged(context, members, merge_with)
             logger.info('%d levels come to the %d', len(new), len(merge_with.levels))
     with work.timed('8 written'):
         stage(8, f'writing {output}')
-        provenance = _provenance(site, found.facts, merge_with)
+        provenance = _provenance(context, found.facts, merge_with)
         with _new_folder(output) as folder:
-            write_members(folder, site, members, name, provenance)
-            profile = write_platforms(folder, site, members, merge_with)
-            write_scatter(folder, site, members, found.candidates, profile.platform, merge_with)
-            write_model_card(folder, _licence(site.trained))
+            write_members(folder, context, members, name, provenance)
+            profile = write_platforms(folder, context, members, merge_with)
+            write_scatter(folder, context, members, found.candidates, profile.platform, merge_with)
+            write_model_card(folder, _licence(context.trained))
     seconds = dict(sorted(work.times_s.items()))
     work.finish()
     return BuildReport(Family.load(output), profile, seconds)
@@ -251,28 +255,27 @@ def _licence(trained: TrainedBackbone) -> str:
     return PUBLISHED_LICENCE if trained.backbone.name in published_names() else ''
 
 
-def _provenance(site: Site, facts: Mapping[str, Any], merge_with: Family | None) -> dict[str, Any]:
-    settings = site.settings
+def _provenance(
+    context: BuildContext, facts: Mapping[str, Any], merge_with: Family | None
+) -> dict[str, Any]:
+    settings = context.settings
     recorded = {name: value for name, value in asdict(settings).items() if name in _RECORDED}
     if settings.architectures:
         for irrelevant in ('levels', 'span', 'candidates', 'finalists', 'search', 'evaluations'):
             del recorded[irrelevant]
-    took_no_part = (
-        'took no part in training or calibration'
-        if settings.architectures
-        else 'took no part in training, calibration or the choice of levels'
-    )
-    images = min(settings.calibration_images, len(site.training))
+    images = min(settings.calibration_images, len(context.training))
     return {
-        'training': dict(site.trained.training),
+        'training': dict(context.trained.training),
         'build': {
             **recorded,
-            'resolutions': list(site.trained.resolutions),
+            'resolutions': list(context.trained.resolutions),
             'calibration_images': images,
-            'held_out_id': fingerprint(site.report),
+            'held_out_id': fingerprint(context.report),
             **facts,
-            'seconds': dict(sorted(site.work.times_s.items())),
+            'seconds': dict(sorted(context.work.times_s.items())),
         },
-        'accuracy': f'top-1 on {len(site.report)} held-out images that {took_no_part}',
+        # A family's levels ascend in the accuracy that it states, so these images do decide that.
+        'accuracy': f'top-1 on {len(context.report)} held-out images that took no part in '
+        'training, calibration or search; a level that another one dominates on them is left out',
         **({'merged': dict(merge_with.provenance)} if merge_with is not None else {}),
     }

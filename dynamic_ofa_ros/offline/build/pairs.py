@@ -15,12 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from dynamic_ofa_ros.errors import ArchitectureError, PredictorError
 from dynamic_ofa_ros.files import write_text_atomically
 from dynamic_ofa_ros.progress import progress
-from dynamic_ofa_ros.space.architecture import LISTS, SearchSpace, SubnetArchitecture
+from dynamic_ofa_ros.space.architecture import LISTS, SubnetArchitecture
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.offline.accuracy.evaluation_pool import EvaluationPool
@@ -59,21 +57,6 @@ def read_pairs(path: str | Path) -> list[Pair]:
     if not pairs:
         raise PredictorError(f'{path} holds no pairs of architecture and top1')
     return pairs
-
-
-def sample_architectures(space: SearchSpace, count: int, seed: int) -> list[SubnetArchitecture]:
-    """Draw different architectures that cover the range of costs, both ends among them.
-
-    Half are uniform in every choice, the others lean to large or to small choices.
-    """
-    rng = np.random.default_rng(seed)
-    found = {a.canonical(space): None for a in (space.smallest(), space.largest())}
-    for attempt in range(50 * count):
-        if len(found) >= count:
-            break
-        lean = 0.0 if attempt % 2 else float(rng.uniform(-1.5, 1.5))
-        found.setdefault(space.sample_leaning(rng, lean).canonical(space))
-    return list(found)[:count]
 
 
 class PairsFile:
@@ -123,7 +106,7 @@ def measure_pairs(
     done = len(architectures) - len(missing)
     with progress('measuring accuracy', len(architectures)) as bar:
         bar.update(done)
-        for index, top1 in pool.judge_many(missing):
+        for index, top1 in pool.evaluate_many(missing):
             file.append(missing[index], top1)
             done += 1
             bar.update(done, f'top-1 {top1:.1%}')

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from dynamic_ofa_ros.errors import DatasetError
 from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import AccuracyPredictor
-from dynamic_ofa_ros.offline.build.build_site import Site, open_table
+from dynamic_ofa_ros.offline.build.build_context import BuildContext, open_table
 from dynamic_ofa_ros.offline.latency.device_profile import warn_when_busy
 from dynamic_ofa_ros.offline.latency.measured import read_measured
 from dynamic_ofa_ros.offline.search.candidates import (
@@ -32,7 +32,7 @@ from dynamic_ofa_ros.offline.search.candidates import (
 from dynamic_ofa_ros.offline.search.pareto import front
 from dynamic_ofa_ros.offline.work_folder import read_result, write_result
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
-from dynamic_ofa_ros.space.genome import Genetics, Genomes
+from dynamic_ofa_ros.space.genome import GenomeEncoding, Genomes
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ FloatArray = npt.NDArray[np.float64]
 Predict = Callable[[Genomes], FloatArray]
 
 STAGES = 8
-SEARCHES = ('nsga2', 'none')
+SEARCHES = ('nsga2', 'algorithm1', 'none')
 
 # Sampled sub-networks only teach a predictor, so fewer calibration images do than for a level.
 SAMPLED_CALIBRATION_IMAGES = 500
@@ -53,7 +53,7 @@ FOUND_SHARE = 0.7
 
 
 @dataclass(frozen=True)
-class Found:
+class BuildCandidates:
     """What the stages 1 to 5 end with: candidates, and how well predictors and search did."""
 
     candidates: list[Candidate]
@@ -65,23 +65,25 @@ def stage(number: int, what: str) -> None:
     logger.info('stage %d of %d: %s', number, STAGES, what)
 
 
-def find_candidates(site: Site) -> Found:
+def find_candidates(context: BuildContext) -> BuildCandidates:
     """Run the stages 1 to 5, or as much of them as an earlier run left to do."""
-    chosen, sampled, facts = hopeful_candidates(site)
-    with site.work.timed('5 candidates measured'):
+    chosen, sampled, facts = hopeful_candidates(context)
+    with context.work.timed('5 candidates measured'):
         stage(5, f'measuring {len(chosen)} candidates, accuracy and latency')
-        finalists = measure_finalists(site, chosen)
+        finalists = measure_finalists(context, chosen)
     known = {key_of(c.architecture) for c in finalists}
     others = [c for c in sampled if key_of(c.architecture) not in known]
-    return Found([*finalists, *others], facts)
+    return BuildCandidates([*finalists, *others], facts)
 
 
-def hopeful_candidates(site: Site) -> tuple[list[Candidate], list[Candidate], dict[str, Any]]:
+def hopeful_candidates(
+    context: BuildContext,
+) -> tuple[list[Candidate], list[Candidate], dict[str, Any]]:
     """Run the stages 1 to 4; return the candidates worth measuring, the sampled ones, facts.
 
     The sub-networks that a robot measured are the candidates, without those stages.
     """
-    settings, facts = site.settings, dict[str, Any]()
+    settings, facts = context.settings, dict[str, Any]()
     if settings.measured:
         networks = read_measured(settings.measured)
         logger.info(
@@ -93,30 +95,30 @@ def hopeful_candidates(site: Site) -> tuple[list[Candidate], list[Candidate], di
             'platform': networks.latencies.platform,
             'measured_at': networks.latencies.measured_at,
         }
-        return [Candidate(a, FINALIST, site.macs(a)) for a in networks.architectures], [], facts
+        return [Candidate(a, FINALIST, context.macs(a)) for a in networks.architectures], [], facts
     sampled: list[Candidate] = []
     if settings.search == 'none' or not settings.predictor:
-        with site.work.timed('1 accuracy pairs'):
+        with context.work.timed('1 accuracy pairs'):
             stage(1, f'measuring the accuracy of {settings.candidates} sampled sub-networks')
-            sampled = measure_sampled(site)
+            sampled = measure_sampled(context)
     obstacle = '' if settings.predictor else _obstacle(sampled)
     if settings.search == 'none' or obstacle:
         if settings.search != 'none':
             logger.info('%s: choosing among them, without a search', obstacle)
         chosen = _hopeful(sampled, settings.finalists)
     else:
-        with site.work.timed('2 accuracy predictor'):
+        with context.work.timed('2 accuracy predictor'):
             stage(2, 'accuracy predictor')
-            predictor, facts['accuracy_predictor'] = accuracy_predictor(site, sampled)
-        with site.work.timed('3 latency model'):
+            predictor, facts['accuracy_predictor'] = accuracy_predictor(context, sampled)
+        with context.work.timed('3 latency model'):
             stage(3, 'latency model')
-            predict_ms, facts['latency_model'], timed = latency_model(site, sampled)
+            predict_ms, facts['latency_model'], timed = latency_model(context, sampled)
         sampled = [
             replace(c, latency_ms=timed.get(key_of(c.architecture), c.latency_ms)) for c in sampled
         ]
-        with site.work.timed('4 search'):
+        with context.work.timed('4 search'):
             stage(4, f'searching with {settings.evaluations} evaluations')
-            sampled, found = search(site, sampled, predict_ms, predictor, facts)
+            sampled, found = search(context, sampled, predict_ms, predictor, facts)
         chosen = _merged(found, sampled, settings.finalists)
     return chosen, sampled, facts
 
@@ -137,39 +139,39 @@ def _obstacle(sampled: Sequence[Candidate]) -> str:
     return ''
 
 
-def measure_sampled(site: Site) -> list[Candidate]:
+def measure_sampled(context: BuildContext) -> list[Candidate]:
     """Stage 1: measure the accuracy of sampled sub-networks on the selection images."""
-    space, settings = site.trained.space, site.settings
+    space, settings = context.trained.space, context.settings
     architectures = sample_candidates(space, settings.candidates, settings.seed)
-    top1 = site.measure_accuracy(architectures, SAMPLED_CALIBRATION_IMAGES, 'sampled')
-    check_some_are_right(top1, len(site.selection))
+    top1 = context.measure_accuracy(architectures, SAMPLED_CALIBRATION_IMAGES, 'sampled')
+    check_some_are_right(top1, len(context.selection))
     return [
-        Candidate(a, SAMPLED, site.macs(a), t) for a, t in zip(architectures, top1, strict=True)
+        Candidate(a, SAMPLED, context.macs(a), t) for a, t in zip(architectures, top1, strict=True)
     ]
 
 
 def accuracy_predictor(
-    site: Site, sampled: Sequence[Candidate]
+    context: BuildContext, sampled: Sequence[Candidate]
 ) -> tuple[AccuracyPredictor, dict[str, Any]]:
     """Stage 2: read the predictor that was given, or fit one to the sampled sub-networks."""
     from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import read_predictor, save_predictor
     from dynamic_ofa_ros.offline.accuracy.predictor_fit import fit_predictor
 
-    space, given = site.trained.space, site.settings.predictor
+    space, given = context.trained.space, context.settings.predictor
     if given:
         path, facts = Path(given).expanduser(), {'file': Path(given).name}
     else:
         depends_on = {
             'pairs': [[key_of(c.architecture), c.top1] for c in sampled],
             'space': repr(space),
-            'seed': site.settings.seed,
+            'seed': context.settings.seed,
         }
-        path = site.work.path('accuracy_predictor', depends_on, '.npz')
+        path = context.work.path('accuracy_predictor', depends_on, '.npz')
         report_path = path.with_suffix('.json')
         if not (path.is_file() and read_result(report_path)):
-            genomes = Genetics(space).encode([c.architecture for c in sampled])
+            genomes = GenomeEncoding(space).encode([c.architecture for c in sampled])
             top1 = np.array([c.top1 for c in sampled])
-            fitted, report = fit_predictor(genomes, top1, space, seed=site.settings.seed)
+            fitted, report = fit_predictor(genomes, top1, space, seed=context.settings.seed)
             save_predictor(fitted, path)
             write_result(
                 report_path,
@@ -186,7 +188,7 @@ def accuracy_predictor(
 
 
 def latency_model(
-    site: Site, sampled: Sequence[Candidate]
+    context: BuildContext, sampled: Sequence[Candidate]
 ) -> tuple[Predict, dict[str, Any], dict[str, float]]:
     """Stage 3: read the table that was given, or fit a predictor to whole networks timed here.
 
@@ -194,18 +196,18 @@ def latency_model(
     """
     from dynamic_ofa_ros.offline.latency.latency_predictor import fit_latency_predictor
 
-    space, settings = site.trained.space, site.settings
+    space, settings = context.trained.space, context.settings
     if settings.lut:
-        predict, facts = _table(site)
+        predict, facts = _table(context)
         return predict, facts, {}
     architectures = [c.architecture for c in sampled] or sample_candidates(
         space, settings.candidates, settings.seed
     )
-    macs = [site.macs(a) for a in architectures]
+    macs = [context.macs(a) for a in architectures]
     chosen = [architectures[i] for i in spread(macs, TIMED_NETWORKS)]
-    timed = site.time_networks(chosen)
+    timed = context.time_networks(chosen)
     measured_ms = np.array([timed[key_of(a)] for a in chosen])
-    fitted = fit_latency_predictor(Genetics(space).encode(chosen), measured_ms, space)
+    fitted = fit_latency_predictor(GenomeEncoding(space).encode(chosen), measured_ms, space)
     rounded = {name: round(float(value), 4) for name, value in asdict(fitted.report).items()}
     facts = {'networks': len(chosen), **rounded}
     logger.info('latency predictor: %s', _in_words(facts))
@@ -213,51 +215,55 @@ def latency_model(
 
 
 def search(
-    site: Site,
+    context: BuildContext,
     sampled: Sequence[Candidate],
     predict_ms: Predict,
     predictor: AccuracyPredictor,
     facts: dict[str, Any],
 ) -> tuple[list[Candidate], list[Candidate]]:
     """Stage 4: return the sampled with their predictions, and what the search found."""
+    from dynamic_ofa_ros.offline.search.algorithm1 import find_with_algorithm_1
     from dynamic_ofa_ros.offline.search.search import Objectives, find_front
 
-    genetics = Genetics(site.trained.space)
+    encoding = GenomeEncoding(context.trained.space)
 
     def predict_top1(genomes: Genomes) -> FloatArray:
-        return predictor.predict(genomes, genetics.space)
+        return predictor.predict(genomes, encoding.space)
 
     if sampled:
-        genomes = genetics.encode([c.architecture for c in sampled])
+        genomes = encoding.encode([c.architecture for c in sampled])
         sampled = [
             replace(c, predicted_top1=float(t), predicted_latency_ms=float(ms))
             for c, t, ms in zip(sampled, predict_top1(genomes), predict_ms(genomes), strict=True)
         ]
-    ends = genetics.encode([genetics.space.smallest(), genetics.space.largest()])
+    ends = encoding.encode([encoding.space.smallest(), encoding.space.largest()])
     slowest_ms, fastest_ms = sorted(predict_ms(ends), reverse=True)
-    count = max(2, round(site.settings.finalists * FOUND_SHARE))
+    count = max(2, round(context.settings.finalists * FOUND_SHARE))
     limits_ms = [float(ms) for ms in np.geomspace(fastest_ms * 1.01, slowest_ms, count)]
     depends_on = {
-        'space': repr(genetics.space),
+        'space': repr(encoding.space),
         'limits_ms': limits_ms,
-        'evaluations': site.settings.evaluations,
-        'seed': site.settings.seed,
+        'search': context.settings.search,
+        'evaluations': context.settings.evaluations,
+        'seed': context.settings.seed,
         # Numbers of a few random networks tell one pair of predictors from another.
-        'predictors': _probed(genetics, predict_ms, predict_top1),
+        'predictors': _probed(encoding, predict_ms, predict_top1),
     }
-    path = site.work.path('front', depends_on, '.json')
+    path = context.work.path('front', depends_on, '.json')
     result = read_result(path)
     if result is None:
         objectives = Objectives(
-            genetics,
+            encoding,
             predict_ms,
             predict_top1,
-            effects=lambda genomes: predictor.effects(genomes, genetics.space),
+            effects=lambda genomes: predictor.effects(genomes, encoding.space),
         )
-        best = [sampled[i].architecture for i in _sampled_front(sampled)]
-        outcome = find_front(
-            objectives, limits_ms, site.settings.evaluations, site.settings.seed, warm_start=best
-        )
+        how = objectives, limits_ms, context.settings.evaluations, context.settings.seed
+        if context.settings.search == 'algorithm1':
+            outcome, _ = find_with_algorithm_1(*how, skips_empty=True)
+        else:
+            best = [sampled[i].architecture for i in _sampled_front(sampled)]
+            outcome = find_front(*how, warm_start=best)
         result = {
             'evaluations': outcome.evaluations,
             'seconds': round(outcome.seconds, 2),
@@ -266,14 +272,17 @@ def search(
             ],
         }
         write_result(path, result)
-    facts['search'] = {name: result[name] for name in ('evaluations', 'seconds')}
+    facts['search'] = {
+        'algorithm': context.settings.search,
+        **{name: result[name] for name in ('evaluations', 'seconds')},
+    }
     found: dict[str, Candidate] = {}
     for mapping, predicted_ms, predicted_top1 in result['found']:
-        architecture = SubnetArchitecture.from_mapping(mapping).canonical(genetics.space)
+        architecture = SubnetArchitecture.from_mapping(mapping).canonical(encoding.space)
         candidate = Candidate(
             architecture,
             FINALIST,
-            site.macs(architecture),
+            context.macs(architecture),
             predicted_top1=predicted_top1,
             predicted_latency_ms=predicted_ms,
         )
@@ -281,14 +290,14 @@ def search(
     return list(sampled), list(found.values())
 
 
-def measure_finalists(site: Site, chosen: Sequence[Candidate]) -> list[Candidate]:
+def measure_finalists(context: BuildContext, chosen: Sequence[Candidate]) -> list[Candidate]:
     """Stage 5: measure accuracy with a level's calibration, and latency, all in turns."""
     architectures = [c.architecture for c in chosen]
-    images = site.settings.calibration_images
-    top1 = site.measure_accuracy(architectures, images, 'candidates')
-    check_some_are_right(top1, len(site.selection))
-    profile = site.profile(architectures)
-    if site.settings.times_here:
+    images = context.settings.calibration_images
+    top1 = context.measure_accuracy(architectures, images, 'candidates')
+    check_some_are_right(top1, len(context.selection))
+    profile = context.profile(architectures)
+    if context.settings.times_here:
         warn_when_busy(profile, 'a build on a quiet machine may choose other levels')
     return [
         replace(c, kind=FINALIST, top1=t, latency_ms=level.median_ms)
@@ -306,14 +315,14 @@ def check_some_are_right(top1: Sequence[float], images: int) -> None:
         )
 
 
-def _table(site: Site) -> tuple[Predict, dict[str, Any]]:
-    table, predict = open_table(site.settings.lut, site.trained.space)
-    name = Path(site.settings.lut).name
+def _table(context: BuildContext) -> tuple[Predict, dict[str, Any]]:
+    table, predict = open_table(context.settings.lut, context.trained.space)
+    name = Path(context.settings.lut).name
     logger.info(
         '%s was measured on %s: it steers the search%s',
         name,
         table.platform,
-        '; candidates are timed here' if site.settings.times_here else '',
+        '; candidates are timed here' if context.settings.times_here else '',
     )
     return predict, {'file': name, 'platform': table.platform}
 
@@ -346,8 +355,8 @@ def _sampled_front(sampled: Sequence[Candidate]) -> list[int]:
     return front([c.predicted_latency_ms for c in sampled], [c.top1 for c in sampled])
 
 
-def _probed(genetics: Genetics, *predictors: Predict) -> list[list[float]]:
-    genomes = genetics.sample(np.random.default_rng(0), 16)
+def _probed(encoding: GenomeEncoding, *predictors: Predict) -> list[list[float]]:
+    genomes = encoding.sample(np.random.default_rng(0), 16)
     return [np.round(predict(genomes), 9).tolist() for predict in predictors]
 
 

@@ -26,7 +26,7 @@ from dynamic_ofa_ros.offline.latency.table import (
     write_document,
 )
 from dynamic_ofa_ros.space.architecture import SearchSpace
-from dynamic_ofa_ros.space.genome import Genetics, Genomes
+from dynamic_ofa_ros.space.genome import GenomeEncoding, Genomes
 from dynamic_ofa_ros.space.spaces import ResNet50Space
 
 FloatArray = npt.NDArray[np.float64]
@@ -95,21 +95,21 @@ def work_of(genomes: Genomes, space: SearchSpace) -> FloatArray:
     """
     if space.kind not in _REDUCTIONS:
         raise LatencyTableError(f'the work of a backbone of kind {space.kind!r} is not known')
-    genetics = Genetics(space)
-    pixels = genetics.resolutions(genomes).astype(np.float64)
+    encoding = GenomeEncoding(space)
+    pixels = encoding.resolutions(genomes).astype(np.float64)
     stages = np.array([stage for stage, _ in space.block_places])
     is_first = np.array([place == 0 for _, place in space.block_places])
     reductions = np.array(_REDUCTIONS[space.kind])[stages]
     points = np.ceil(pixels[:, None] / reductions) ** 2
-    expands = np.asarray(space.expand_ratios, np.float64)[genetics.expands(genomes)]
-    before, after = _widths(genomes, space, genetics, stages, is_first)
+    expands = np.asarray(space.expand_ratios, np.float64)[encoding.expands(genomes)]
+    before, after = _widths(genomes, space, encoding, stages, is_first)
     if space.kernel_sizes:
         spatial = (
-            np.asarray(space.kernel_sizes, np.float64)[genetics.kernels(genomes)] ** 2 * expands
+            np.asarray(space.kernel_sizes, np.float64)[encoding.kernels(genomes)] ** 2 * expands
         )
     else:
         spatial = (expands * after) ** 2
-    active = genetics.active(genomes)
+    active = encoding.active(genomes)
     terms = np.stack(
         [
             np.ones_like(points),
@@ -146,7 +146,7 @@ def write_predictor(
 def predictor_of(document: Mapping[str, Any], path: Path) -> LatencyPredictor:
     """Return the predictor that a file's document describes; raise LatencyTableError."""
     space = space_of(document, path)
-    expected = work_of(Genetics(space).encode([space.smallest()]), space).shape[1]
+    expected = work_of(GenomeEncoding(space).encode([space.smallest()]), space).shape[1]
     try:
         factors = np.asarray(document['factors'], np.float64)
         report = PredictionReport(**document['leave_one_out'])
@@ -163,7 +163,7 @@ def predictor_of(document: Mapping[str, Any], path: Path) -> LatencyPredictor:
 def _widths(
     genomes: Genomes,
     space: SearchSpace,
-    genetics: Genetics,
+    encoding: GenomeEncoding,
     stages: npt.NDArray[np.int64],
     is_first: npt.NDArray[np.bool_],
 ) -> tuple[FloatArray, FloatArray]:
@@ -172,7 +172,7 @@ def _widths(
         ones = np.ones((len(genomes), len(stages)))
         return ones, ones
     # The first two widths are the stem's.
-    width_mults = np.asarray(space.width_mults, np.float64)[genetics.indices(genomes, 'w')]
+    width_mults = np.asarray(space.width_mults, np.float64)[encoding.indices(genomes, 'w')]
     after = width_mults[:, stages + 2]
     return np.where(is_first, width_mults[:, stages + 1], after), after
 

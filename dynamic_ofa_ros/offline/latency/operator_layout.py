@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from dynamic_ofa_ros.errors import LatencyTableError
 from dynamic_ofa_ros.space.architecture import SearchSpace, SubnetArchitecture
-from dynamic_ofa_ros.space.genome import Genetics, Genomes
+from dynamic_ofa_ros.space.genome import GenomeEncoding, Genomes
 
 ABSENT = -1
 
@@ -53,7 +53,7 @@ class OperatorLayout:
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
         self.slots = _slots(space)
-        self._genetics = Genetics(space)
+        self._encoding = GenomeEncoding(space)
         self._choices: dict[str, list[tuple[float, ...]]] = {}
         for genes in space.genes:
             self._choices.setdefault(genes.field, []).extend([genes.choices] * genes.count)
@@ -69,11 +69,11 @@ class OperatorLayout:
 
     def rows(self, genomes: Genomes) -> npt.NDArray[np.int64]:
         """Return (N, slots): for every place in a network the row in `names`, or ABSENT."""
-        active = self._genetics.active(genomes)
-        has_stem_middle = self._genetics.indices(genomes, 'd')[:, 0] > 0
+        active = self._encoding.active(genomes)
+        has_stem_middle = self._encoding.indices(genomes, 'd')[:, 0] > 0
         columns = []
         for slot, rows in zip(self.slots, self._rows, strict=True):
-            genes = tuple(self._genetics.indices(genomes, f)[:, index] for f, index in slot.genes)
+            genes = tuple(self._encoding.indices(genomes, f)[:, index] for f, index in slot.genes)
             chosen = np.broadcast_to(rows[genes], len(genomes))
             if slot.block is not None:
                 chosen = np.where(active[:, slot.block], chosen, ABSENT)
@@ -84,7 +84,7 @@ class OperatorLayout:
 
     def names_in(self, architecture: SubnetArchitecture) -> list[str]:
         """Return the operators of one network, in the order of its forward pass."""
-        rows = self.rows(self._genetics.encode([architecture]))[0]
+        rows = self.rows(self._encoding.encode([architecture]))[0]
         return [self.names[row] for row in rows if row != ABSENT]
 
     def covering(self) -> list[SubnetArchitecture]:

@@ -49,7 +49,7 @@ from dynamic_ofa_ros.offline.work_folder import Rows
 from dynamic_ofa_ros.progress import progress
 from dynamic_ofa_ros.runtime.profiling import BUSY_ABOVE, PAUSE_S
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
-from dynamic_ofa_ros.space.genome import Genetics
+from dynamic_ofa_ros.space.genome import GenomeEncoding
 from dynamic_ofa_ros.supernet.network import extract_subnet
 from dynamic_ofa_ros.supernet.trained import TrainedBackbone
 
@@ -133,7 +133,7 @@ def profile_operators(
         )
         chosen = _spread_networks(table, networks, seed)
         measured = _measure(session, chosen, 'measuring whole networks')
-        sums = table.sum(Genetics(trained.space).encode(chosen))
+        sums = table.sum(GenomeEncoding(trained.space).encode(chosen))
         report = fit_correction(sums, measured)
         _warn_when_poor(report)
         write_table(
@@ -165,7 +165,7 @@ def profile_networks(
     with _session(trained, output, Place(device, engine, threads), resume, 'networks') as session:
         chosen = sample_candidates(trained.space, networks, seed)
         measured = _measure(session, chosen, 'measuring whole networks')
-        genomes = Genetics(trained.space).encode(chosen)
+        genomes = GenomeEncoding(trained.space).encode(chosen)
         predictor = replace(
             fit_latency_predictor(genomes, measured, trained.space),
             platform=session.platform,
@@ -300,7 +300,7 @@ def _on_engine(
 def _spread_networks(table: OperatorTable, count: int, seed: int) -> list[SubnetArchitecture]:
     """Choose networks whose sums are spread evenly over the range, in the logarithm."""
     candidates = sample_candidates(table.space, max(CANDIDATES, count), seed)
-    sums = np.log(table.sum(Genetics(table.space).encode(candidates)))
+    sums = np.log(table.sum(GenomeEncoding(table.space).encode(candidates)))
     free = np.ones(len(sums), bool)
     for target in np.linspace(sums.min(), sums.max(), count):
         free[np.argmin(np.where(free, np.abs(sums - target), np.inf))] = False

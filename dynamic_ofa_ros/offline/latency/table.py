@@ -1,4 +1,4 @@
-"""Latency of sub-networks from a look-up table of their operators (Dynamic-OFA section 3.1).
+"""Latency of sub-networks from a look-up table of their operators (Lou et al. 2021).
 
 A network's latency is the sum of its operators': stem, first block, the active blocks and the
 head. The sum of operators timed one by one is off by a factor and an offset, alike for all
@@ -22,6 +22,7 @@ import numpy.typing as npt
 from dynamic_ofa_ros.errors import BackboneError, LatencyTableError
 from dynamic_ofa_ros.family import BackboneSpec
 from dynamic_ofa_ros.files import write_text_atomically
+from dynamic_ofa_ros.offline.accuracy.agreement import kendall_tau
 from dynamic_ofa_ros.offline.latency.operator_layout import ABSENT, OperatorLayout
 from dynamic_ofa_ros.space.architecture import SearchSpace
 from dynamic_ofa_ros.space.genome import Genomes
@@ -289,13 +290,6 @@ def report_of(predicted_ms: FloatArray, measured_ms: FloatArray) -> PredictionRe
         within_10_percent=float((errors <= 0.1).mean()),
         kendall_tau=kendall_tau(predicted_ms, measured_ms),
     )
-
-
-def kendall_tau(first: FloatArray, second: FloatArray) -> float:
-    """Return the rank correlation: concordant less discordant pairs, over all pairs (tau-a)."""
-    rows, columns = np.triu_indices(len(first), 1)
-    agreement = np.sign(first[rows] - first[columns]) * np.sign(second[rows] - second[columns])
-    return float(agreement.mean()) if len(rows) else float('nan')
 
 
 def _line(x: FloatArray, y: FloatArray) -> Correction:

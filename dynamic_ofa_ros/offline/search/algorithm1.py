@@ -13,6 +13,7 @@ numbers of the population, generations and ratios are those of the paper's relea
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -23,8 +24,10 @@ import numpy.typing as npt
 
 from dynamic_ofa_ros.errors import SearchError
 from dynamic_ofa_ros.offline.search.objectives import FloatArray, Objectives
-from dynamic_ofa_ros.offline.search.search import Found, SearchResult, check_limits, result_of
+from dynamic_ofa_ros.offline.search.search import SearchResult, Solution, check_limits, result_of
 from dynamic_ofa_ros.space.genome import Genomes
+
+logger = logging.getLogger(__name__)
 
 # A step of relaxation, of what lies between the latencies of the smallest and largest network: so
 # the same settings suit tables of 2 ms and of 2 s. The cap is so many steps above the limit.
@@ -85,7 +88,7 @@ class Target:
     limit_ms: float
     relaxed_ms: float
     population: Genomes
-    best: Found
+    best: Solution
 
 
 def find_with_algorithm_1(
@@ -94,11 +97,14 @@ def find_with_algorithm_1(
     evaluations: int = 100000,
     seed: int = 1,
     settings: Algorithm1Settings | None = None,
+    *,
+    skips_empty: bool = False,
 ) -> tuple[SearchResult, tuple[Target, ...]]:
     """Run Algorithm 1 once per limit; return what was found and how each run went.
 
     `evaluations` is the most of all runs together, shared evenly. Raise SearchError where nothing
-    in the window keeps the limit, naming the nearest found.
+    in the window keeps the limit, naming the nearest found; with `skips_empty` such limits are
+    left out, with a message, and the error is raised only where all are empty.
     """
     settings = settings or Algorithm1Settings()
     if not limits_ms:
@@ -110,7 +116,13 @@ def find_with_algorithm_1(
     for index, limit_ms in enumerate(limits_ms):
         left = evaluations - objectives.evaluations
         share = objectives.evaluations + left // (len(limits_ms) - index)
-        targets.append(_Run(objectives, limit_ms, share, settings, rng).search())
+        try:
+            targets.append(_Run(objectives, limit_ms, share, settings, rng).search())
+        except SearchError as error:
+            is_last_chance = index == len(limits_ms) - 1 and not targets
+            if not skips_empty or is_last_chance:
+                raise
+            logger.warning('limit skipped: %s', error)
     everything = result_of(objectives, (), time.perf_counter() - started)
     result = SearchResult(
         front=everything.front,
@@ -140,9 +152,9 @@ class _Run:
         self._keys: set[bytes] = set()
 
     def search(self) -> Target:
-        settings, genetics = self.settings, self.objectives.genetics
+        settings, encoding = self.settings, self.objectives.encoding
         genomes, latency_ms, top1 = self._fill(
-            settings.population, lambda count: genetics.sample(self.rng, count), *self._relaxing()
+            settings.population, lambda count: encoding.sample(self.rng, count), *self._relaxing()
         )
         mutations = round(settings.mutation_ratio * settings.population)
         for _ in range(settings.generations):
@@ -166,7 +178,7 @@ class _Run:
             self.limit_ms,
             self.relaxed_ms,
             np.concatenate(self._kept),
-            Found(genetics.decode(genomes[best]), float(latency_ms[best]), float(top1[best])),
+            Solution(encoding.decode(genomes[best]), float(latency_ms[best]), float(top1[best])),
         )
 
     @property
@@ -177,8 +189,8 @@ class _Run:
         """Return the step by which a first network's limit is relaxed, and its cap."""
         step_ms, cap_ms = self.settings.latency_step_ms, self.settings.latency_cap_ms
         if step_ms is None:
-            genetics = self.objectives.genetics
-            ends = genetics.encode([genetics.space.smallest(), genetics.space.largest()])
+            encoding = self.objectives.encoding
+            ends = encoding.encode([encoding.space.smallest(), encoding.space.largest()])
             step_ms = STEP_SHARE * float(np.ptp(self.objectives.latency(ends)))
         if cap_ms is None:
             cap_ms = self.limit_ms + CAP_STEPS * step_ms
@@ -197,7 +209,7 @@ class _Run:
         at the cap, so many in vain are the end.
         """
         settings = self.settings
-        nothing = np.empty((0, len(self.objectives.genetics.choices)), np.int64)
+        nothing = np.empty((0, len(self.objectives.encoding.choices)), np.int64)
         parts: list[Evaluated] = [(nothing, np.empty(0), np.empty(0))]
         limit_ms, misses = self.limit_ms, 0
         while count > 0 and not self._is_spent:
@@ -236,8 +248,8 @@ class _Run:
         def draw(count: int) -> Genomes:
             genomes = parents[self.rng.integers(len(parents), size=count)]
             redrawn = self.rng.random(genomes.shape) < self.settings.mutation_probability
-            random = self.rng.integers(0, self.objectives.genetics.choices, genomes.shape)
-            return self.objectives.genetics.canonical(np.where(redrawn, random, genomes))
+            random = self.rng.integers(0, self.objectives.encoding.choices, genomes.shape)
+            return self.objectives.encoding.canonical(np.where(redrawn, random, genomes))
 
         return draw
 
@@ -245,7 +257,7 @@ class _Run:
         def draw(count: int) -> Genomes:
             first, second = parents[self.rng.integers(len(parents), size=(2, count))]
             swapped = self.rng.random(first.shape) < 0.5
-            return self.objectives.genetics.canonical(np.where(swapped, second, first))
+            return self.objectives.encoding.canonical(np.where(swapped, second, first))
 
         return draw
 

@@ -148,7 +148,7 @@ def climb(
     objectives: Objectives, limits_ms: Sequence[float], evaluations: int, rng: np.random.Generator
 ) -> None:
     """Improve the best at each limit until the evaluations are used up."""
-    structures = Structures(objectives.genetics, rng)
+    structures = Structures(objectives.encoding, rng)
     for share in STAGES:
         search = _LocalSearch(objectives, structures, limits_ms, round(share * evaluations), rng)
         search.propose_structures()
@@ -242,7 +242,7 @@ class _LocalSearch:
         return _Climber(standing, genome, limit_ms)
 
     def _vary(self, standing: _Standing, structure: int, genome: Genomes) -> Genomes:
-        choices = self.objectives.genetics.choices
+        choices = self.objectives.encoding.choices
         used = np.flatnonzero(self.structures.free_in_use(genome))
         optima = sorted(self._optima.get(structure, {}).values(), key=lambda found: -found[0])
         kind = self.rng.random()
@@ -258,7 +258,7 @@ class _LocalSearch:
                 genome = self._cross(genome, genomes[best[self.rng.integers(len(best))][1]])
             redrawn = used[self.rng.random(len(used)) < self.rng.uniform(*FAR_MUTATION)]
         genome[redrawn] = self.rng.integers(0, choices[redrawn])
-        canonical: Genomes = self.objectives.genetics.canonical(genome[None])[0]
+        canonical: Genomes = self.objectives.encoding.canonical(genome[None])[0]
         return canonical
 
     def _some(self, genes: Genomes, least: int, most: int) -> Genomes:

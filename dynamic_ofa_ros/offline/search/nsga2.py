@@ -12,7 +12,7 @@ from pymoo.core.repair import Repair
 from pymoo.optimize import minimize
 
 from dynamic_ofa_ros.offline.search.objectives import FloatArray, Objectives
-from dynamic_ofa_ros.space.genome import Genetics, Genomes
+from dynamic_ofa_ros.space.genome import GenomeEncoding, Genomes
 
 
 def run_nsga2(objectives: Objectives, first: Genomes, evaluations: int, seed: int) -> None:
@@ -23,8 +23,8 @@ def run_nsga2(objectives: Objectives, first: Genomes, evaluations: int, seed: in
             pop_size=len(first),
             sampling=first,
             crossover=_Uniform(),
-            mutation=_RedrawOneGene(objectives.genetics),
-            repair=_Canonical(objectives.genetics),
+            mutation=_RedrawOneGene(objectives.encoding),
+            repair=_Canonical(objectives.encoding),
             eliminate_duplicates=DefaultDuplicateElimination(),
         ),
         ('n_eval', evaluations - len(first)),  # pymoo stops after the generation that reaches it
@@ -35,7 +35,7 @@ def run_nsga2(objectives: Objectives, first: Genomes, evaluations: int, seed: in
 
 class _Subnets(Problem):  # type: ignore[misc]
     def __init__(self, objectives: Objectives) -> None:
-        choices = objectives.genetics.choices
+        choices = objectives.encoding.choices
         super().__init__(n_var=len(choices), n_obj=2, xl=0, xu=choices - 1, vtype=int)
         self._objectives = objectives
 
@@ -47,9 +47,9 @@ class _Subnets(Problem):  # type: ignore[misc]
 class _RedrawOneGene(Mutation):  # type: ignore[misc]
     """Redraw each gene with a probability that changes about one."""
 
-    def __init__(self, genetics: Genetics) -> None:
+    def __init__(self, encoding: GenomeEncoding) -> None:
         super().__init__()
-        self._choices = genetics.choices
+        self._choices = encoding.choices
 
     def _do(
         self,
@@ -82,9 +82,9 @@ class _Uniform(Crossover):  # type: ignore[misc]
 
 
 class _Canonical(Repair):  # type: ignore[misc]
-    def __init__(self, genetics: Genetics) -> None:
+    def __init__(self, encoding: GenomeEncoding) -> None:
         super().__init__()
-        self._genetics = genetics
+        self._encoding = encoding
 
     def _do(self, _: object, x: Genomes, **__: object) -> Genomes:
-        return self._genetics.canonical(x.astype(np.int64))
+        return self._encoding.canonical(x.astype(np.int64))

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dynamic_ofa_ros.errors import SearchError
-from dynamic_ofa_ros.space.genome import Genetics, Genomes
+from dynamic_ofa_ros.space.genome import GenomeEncoding, Genomes
 
 FloatArray = npt.NDArray[np.float64]
 Predict = Callable[[Genomes], FloatArray]
@@ -65,18 +65,18 @@ class Objectives:
 
     def __init__(
         self,
-        genetics: Genetics,
+        encoding: GenomeEncoding,
         latency: Predict,
         accuracy: Predict,
         bounds: Sequence[Bound] = (),
         effects: Predict | None = None,
     ) -> None:
-        self.genetics = genetics
+        self.encoding = encoding
         self.bounds = tuple(bounds)
         self._latency, self._accuracy, self._effects = latency, accuracy, effects
         self._known: dict[bytes, tuple[float, float]] = {}
         self._count = 0  # of what follows, the first so many are in use
-        self._genomes: Genomes = np.empty((1024, len(genetics.choices)), np.int64)
+        self._genomes: Genomes = np.empty((1024, len(encoding.choices)), np.int64)
         self._latency_ms: FloatArray = np.empty(1024)
         self._top1: FloatArray = np.empty(1024)
         self.evaluations = 0
@@ -200,14 +200,14 @@ class Objectives:
         return latency_ms if bound.measure is None else bound.measure(genomes)
 
 
-def cost_measure(genetics: Genetics, name: str, width_mult: float, classes: int) -> Predict:
+def cost_measure(encoding: GenomeEncoding, name: str, width_mult: float, classes: int) -> Predict:
     """Return a measure of `macs` or `parameters`, which counts every network once."""
     known: dict[bytes, float] = {}
 
     def measure(genomes: Genomes) -> FloatArray:
         for genome in genomes:
             if genome.tobytes() not in known:
-                cost = genetics.space.count_cost(genetics.decode(genome), width_mult, classes)
+                cost = encoding.space.count_cost(encoding.decode(genome), width_mult, classes)
                 known[genome.tobytes()] = float(getattr(cost, name))
         return np.array([known[genome.tobytes()] for genome in genomes])
 

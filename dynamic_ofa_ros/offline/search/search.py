@@ -19,9 +19,9 @@ from dynamic_ofa_ros.offline.search.climbing import climb
 from dynamic_ofa_ros.offline.search.objectives import Bound, Objectives, Predict
 from dynamic_ofa_ros.offline.search.pareto import front
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
-from dynamic_ofa_ros.space.genome import Genetics, Genomes
+from dynamic_ofa_ros.space.genome import GenomeEncoding, Genomes
 
-__all__ = ['Bound', 'Found', 'Objectives', 'Predict', 'SearchResult', 'find_front', 'result_of']
+__all__ = ['Bound', 'Objectives', 'Predict', 'SearchResult', 'Solution', 'find_front', 'result_of']
 
 # Of the evaluations, the share that NSGA-II gets; local search gets the rest.
 GLOBAL_SHARE = 0.1
@@ -30,7 +30,7 @@ SPREAD_LIMITS = 10
 
 
 @dataclass(frozen=True)
-class Found:
+class Solution:
     """An architecture with its predicted latency and top-1 (fraction)."""
 
     architecture: SubnetArchitecture
@@ -45,8 +45,8 @@ class SearchResult:
     `at_limits` has one entry per limit, in their order.
     """
 
-    front: tuple[Found, ...]
-    at_limits: tuple[Found, ...]
+    front: tuple[Solution, ...]
+    at_limits: tuple[Solution, ...]
     evaluations: int
     seconds: float
 
@@ -75,7 +75,7 @@ def find_front(
         )
     check_limits(limits_ms)
     rng = np.random.default_rng(seed)
-    first = _first_population(objectives.genetics, rng, population, warm_start)
+    first = _first_population(objectives.encoding, rng, population, warm_start)
     run_nsga2(objectives, first, max(2 * len(first), round(evaluations * GLOBAL_SHARE)), seed)
     targets = list(limits_ms) or _spread_limits(objectives)
     climb(objectives, targets, evaluations, rng)
@@ -90,19 +90,19 @@ def check_limits(limits_ms: Sequence[float]) -> None:
 
 
 def _first_population(
-    genetics: Genetics,
+    encoding: GenomeEncoding,
     rng: np.random.Generator,
     population: int,
     warm_start: Sequence[SubnetArchitecture],
 ) -> Genomes:
     """Return the warm start, the extremes at every resolution, and random ones; canonical."""
-    space = genetics.space
+    space = encoding.space
     extremes = np.repeat(
-        genetics.encode([space.smallest(), space.largest()]), len(space.resolutions), axis=0
+        encoding.encode([space.smallest(), space.largest()]), len(space.resolutions), axis=0
     )
     extremes[:, -1] = np.tile(np.arange(len(space.resolutions)), 2)
-    seeds = np.concatenate([genetics.encode([*warm_start, space.smallest()]), extremes])
-    genomes = genetics.canonical(np.concatenate([seeds, genetics.sample(rng, population)]))
+    seeds = np.concatenate([encoding.encode([*warm_start, space.smallest()]), extremes])
+    genomes = encoding.canonical(np.concatenate([seeds, encoding.sample(rng, population)]))
     _, unique = np.unique(genomes, axis=0, return_index=True)
     return genomes[np.sort(unique)][: max(population, len(warm_start) + 2)]
 
@@ -127,9 +127,9 @@ def result_of(objectives: Objectives, limits_ms: Sequence[float], seconds: float
     if not len(allowed):
         raise objectives.refuse()
 
-    def found(index: int) -> Found:
-        architecture = objectives.genetics.decode(genomes[index])
-        return Found(architecture, float(latency_ms[index]), float(top1[index]))
+    def found(index: int) -> Solution:
+        architecture = objectives.encoding.decode(genomes[index])
+        return Solution(architecture, float(latency_ms[index]), float(top1[index]))
 
     at_limits = []
     for limit_ms in limits_ms:

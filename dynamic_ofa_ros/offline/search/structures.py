@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from dynamic_ofa_ros.space.genome import Genetics, Genomes
+from dynamic_ofa_ros.space.genome import GenomeEncoding, Genomes
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -29,20 +29,20 @@ _RIDGE = 1e-2
 class Structures:
     """The structures of a search space, and an additive model that ranks them."""
 
-    def __init__(self, genetics: Genetics, rng: np.random.Generator) -> None:
-        self.genetics = genetics
+    def __init__(self, encoding: GenomeEncoding, rng: np.random.Generator) -> None:
+        self.encoding = encoding
         self._rng = rng
         self._in_use: dict[bytes, npt.NDArray[np.bool_]] = {}
 
     @cached_property
     def genes(self) -> Genomes:
         """Return which genes decide which others are in use, and the last, the resolution."""
-        choices = self.genetics.choices
+        choices = self.encoding.choices
         deciding = []
         for gene, count in enumerate(choices):
             genomes = np.repeat((choices - 1)[None], count, axis=0)
             genomes[:, gene] = np.arange(count)
-            others = np.delete(self.genetics.canonical(genomes), gene, axis=1)
+            others = np.delete(self.encoding.canonical(genomes), gene, axis=1)
             if (others != others[-1]).any():
                 deciding.append(gene)
         return np.array([*deciding, len(choices) - 1])
@@ -50,14 +50,14 @@ class Structures:
     @cached_property
     def free(self) -> npt.NDArray[np.bool_]:
         """Return (genes,) which genes do not belong to the structure."""
-        free = np.ones(len(self.genetics.choices), np.bool_)
+        free = np.ones(len(self.encoding.choices), np.bool_)
         free[self.genes] = False
         return free
 
     def ids(self, genomes: Genomes) -> Genomes:
         """Return (N,) one number for all genomes of the same structure."""
         number: Genomes = np.ravel_multi_index(
-            tuple(genomes[:, self.genes].T), tuple(self.genetics.choices[self.genes])
+            tuple(genomes[:, self.genes].T), tuple(self.encoding.choices[self.genes])
         )
         return number
 
@@ -122,7 +122,7 @@ class Structures:
         ranked = np.argsort(-bound, kind='stable')[:count]
         made = np.tile(picks, (len(ranked), 1))
         made[:, self.genes] = np.repeat(structures[ranked][:, self.genes], len(trades), axis=0)
-        made = self.genetics.canonical(made)
+        made = self.encoding.canonical(made)
         fits = (latency(made) <= limit_ms).reshape(len(ranked), len(trades))
         first = np.arange(len(ranked)) * len(trades) + fits.argmax(1)
         found: Genomes = made[first[fits.any(1)]]
@@ -130,17 +130,17 @@ class Structures:
 
     @cached_property
     def _gene(self) -> Genomes:
-        choices = self.genetics.choices
+        choices = self.encoding.choices
         return np.repeat(np.arange(len(choices)), choices)
 
     @cached_property
     def _choice(self) -> Genomes:
-        return np.concatenate([np.arange(count) for count in self.genetics.choices])
+        return np.concatenate([np.arange(count) for count in self.encoding.choices])
 
     @cached_property
     def _all(self) -> Genomes:
         """Return a genome of every structure, all other genes at their largest."""
-        choices = self.genetics.choices
+        choices = self.encoding.choices
         counts = choices[self.genes]
         if math.prod(int(count) for count in counts) <= MOST_STRUCTURES:
             values = np.array(list(itertools.product(*(range(count) for count in counts))))
@@ -148,7 +148,7 @@ class Structures:
             values = self._rng.integers(0, counts, (MOST_STRUCTURES, len(counts)))
         genomes: Genomes = np.repeat((choices - 1)[None], len(values), axis=0)
         genomes[:, self.genes] = values
-        return self.genetics.canonical(genomes)
+        return self.encoding.canonical(genomes)
 
     @cached_property
     def _all_used(self) -> FloatArray:
@@ -156,8 +156,8 @@ class Structures:
 
     def used(self, genomes: Genomes) -> npt.NDArray[np.bool_]:
         """Return (N, genes): which genes matter."""
-        largest = np.repeat((self.genetics.choices - 1)[None], len(genomes), axis=0)
+        largest = np.repeat((self.encoding.choices - 1)[None], len(genomes), axis=0)
         largest[:, self.genes] = genomes[:, self.genes]
-        used: npt.NDArray[np.bool_] = self.genetics.canonical(largest) > 0
+        used: npt.NDArray[np.bool_] = self.encoding.canonical(largest) > 0
         used[:, self.genes] = True
         return used

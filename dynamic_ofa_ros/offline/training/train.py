@@ -289,14 +289,14 @@ class _HeldOut:
     def top1(self, supernet: nn.Module) -> tuple[float, float]:
         """Return the held-out top-1 of smallest and largest, as fractions."""
         evaluator = Evaluator(supernet, self._calibration, self._held_out)
-        smallest, largest = (evaluator.judge(architecture).top1 for architecture in self._ends)
+        smallest, largest = (evaluator.evaluate(architecture).top1 for architecture in self._ends)
         return smallest, largest
 
     def report_classes(self, trained: TrainedBackbone, classes: Sequence[str]) -> None:
         """Write the confusion matrices of smallest and largest; log the least accurate classes."""
         evaluator = Evaluator(load_as_stored(trained), self._calibration, self._held_out)
         for name, architecture in zip(('smallest', 'largest'), self._ends, strict=True):
-            subnet = evaluator.judge(architecture).subnet
+            subnet = evaluator.evaluate(architecture).subnet
             matrix = confusion_matrix(subnet, architecture.r, self._held_out, len(classes))
             write_confusion(matrix, classes, self._directory / f'confusion_{name}.csv')
             logger.info('%s: %s', name, describe_classes(matrix, classes))

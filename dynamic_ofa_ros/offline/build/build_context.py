@@ -34,7 +34,7 @@ from dynamic_ofa_ros.offline.work_folder import Rows, WorkFolder, read_result, w
 from dynamic_ofa_ros.progress import progress
 from dynamic_ofa_ros.runtime.host import cpu_name, usable_cpus
 from dynamic_ofa_ros.space.architecture import SearchSpace, SubnetArchitecture
-from dynamic_ofa_ros.space.genome import Genetics, Genomes
+from dynamic_ofa_ros.space.genome import GenomeEncoding, Genomes
 from dynamic_ofa_ros.supernet.trained import TrainedBackbone
 
 # Networks timed to fit a predictor share an engine by so many, for so long each.
@@ -84,7 +84,7 @@ class BuildSettings:
 
 
 @dataclass(frozen=True)
-class Site:
+class BuildContext:
     """Everything the stages work with.
 
     selection: images that levels are chosen by; report: those their accuracy is reported on;
@@ -151,7 +151,7 @@ class Site:
 
     def _from_table(self, architectures: Sequence[SubnetArchitecture]) -> LatencyProfile:
         table, predict = open_table(self.settings.lut, self.trained.space)
-        predicted = predict(Genetics(self.trained.space).encode(architectures)).tolist()
+        predicted = predict(GenomeEncoding(self.trained.space).encode(architectures)).tolist()
         levels = tuple(LevelLatency(ms, ms, 0.0, ms, ms, runs=0) for ms in predicted)
         how = {'predicted_by': Path(self.settings.lut).name}
         return LatencyProfile(table.platform, levels, 'not measured', how)
@@ -181,7 +181,7 @@ class Site:
         if missing:
             with progress(f'accuracy of {what}', len(architectures)) as bar:
                 bar.update(done := len(architectures) - len(missing))
-                for architecture, top1 in self._judge(missing, calibration_images):
+                for architecture, top1 in self._evaluate(missing, calibration_images):
                     rows.add({'architecture': key_of(architecture), 'top1': top1})
                     bar.update(done := done + 1, f'top-1 {top1:.1%}')
         return [float(rows[key_of(a)]['top1']) for a in architectures]
@@ -191,7 +191,7 @@ class Site:
         is_large = self.macs(self.trained.space.largest()) > MACS_WORTH_THREADS
         torch.set_num_threads(usable_cpus() if is_large else 1)
 
-    def _judge(
+    def _evaluate(
         self, architectures: Sequence[SubnetArchitecture], calibration_images: int
     ) -> Iterable[tuple[SubnetArchitecture, float]]:
         workers = self._workers(len(architectures))
@@ -208,7 +208,7 @@ class Site:
             ray_address=self.settings.ray,
             device=accuracy_device(self.settings),
         ) as pool:
-            for index, top1 in pool.judge_many(architectures):
+            for index, top1 in pool.evaluate_many(architectures):
                 yield architectures[index], top1
 
     def _workers(self, architectures: int) -> int:
