@@ -153,19 +153,15 @@ def test_a_gradient_counts_as_three_evaluations() -> None:
     assert np.corrcoef(gains[0], true)[0, 1] > 0.6
 
 
-def test_moves_keep_the_slack_and_learn_from_what_was_seen() -> None:
+def test_moves_keep_the_slack() -> None:
     genome = np.zeros(6, np.int64)
     rng = np.random.default_rng(4)
     cost, gain = rng.uniform(-1.0, 1.0, 6), rng.uniform(-0.01, 0.01, 6)
-    guess = gain + rng.normal(0.0, 0.01, 6)
-    moves = Moves(genome, np.arange(6), np.ones(6, np.int64), cost, guess)
+    moves = Moves(genome, np.arange(6), np.ones(6, np.int64), cost, gain)
     proposed = moves.propose(0.3, 20)
     assert (proposed @ cost <= 0.3 + 1e-12).all()
     assert {1, 2} <= set(proposed.sum(1).tolist())
     assert proposed.sum(1).max() >= 3
-    learned = moves.corrected(proposed, proposed @ gain)
-    missed = [np.abs(proposed @ (known.gain - gain)).sum() for known in (moves, learned)]
-    assert missed[1] < 0.3 * missed[0]
 
 
 def test_the_command_prints_what_others_can_check(capsys: pytest.CaptureFixture[str]) -> None:
@@ -284,6 +280,21 @@ def test_algorithm_1_prints_nothing_beyond_an_impossible_limit() -> None:
     settings = Algorithm1Settings(population=20, latency_step_ms=0.5, step_every=100)
     with pytest.raises(SearchError, match=r'within 4 ms; the fastest that was found takes 5 ms'):
         find_with_algorithm_1(small_objectives(), [4.0], 20000, 1, settings)
+
+
+def test_algorithm_1_may_skip_limits_where_it_finds_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = Algorithm1Settings(population=20, generations=5, step_every=100)
+    limits_ms = [4.0, 9.0]
+    result, (target,) = find_with_algorithm_1(
+        small_objectives(), limits_ms, 20000, 1, settings, skips_empty=True
+    )
+    assert target.limit_ms == 9.0
+    assert result.at_limits == (target.best,)
+    assert 'limit skipped: nothing with top-1 from 0 to 1 was found within 4 ms' in caplog.text
+    with pytest.raises(SearchError, match=r'within 4\.5 ms'):
+        find_with_algorithm_1(small_objectives(), [4.0, 4.5], 20000, 1, settings, skips_empty=True)
 
 
 @pytest.mark.parametrize('scale', [0.01, 100.0])

@@ -1,13 +1,11 @@
 """Moves: how a local search changes one genome, guided by estimates.
 
 A move gives one gene another choice. What moves do together is estimated as the sum of what each
-does alone, both in latency and in accuracy; where combinations were evaluated, the estimates of
-the moves they hold are corrected by what these gave.
+does alone, both in latency and in accuracy.
 """
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -23,8 +21,6 @@ SIZES = (3, 4, 6, 8, 12)
 MOST_MOVES = 16
 # Rates of exchange between accuracy and latency that larger combinations are made for.
 RATES = np.linspace(0.05, 0.95, 8)
-# How far what combinations gave is trusted over the estimates, as the variance of the rest.
-CORRECTION_NOISE = 0.3
 
 
 @dataclass
@@ -59,18 +55,6 @@ class Moves:
         order = np.argsort(np.concatenate(places), kind='stable')[: 3 * batch]
         proposed: Genomes = np.concatenate(kinds)[order]
         return proposed
-
-    def corrected(self, genomes: Genomes, gains: FloatArray) -> Moves:
-        """Return them with gains that agree better with what combinations were seen to gain.
-
-        genomes: (N, genes) around this one; gains: (N,). Ridge regression of what was missed.
-        """
-        held = np.equal(genomes[:, self.genes], self.choices).astype(np.float64)
-        normal = held @ held.T + CORRECTION_NOISE * np.eye(len(held))
-        missed = np.linalg.solve(normal, gains - held @ self.gain)
-        moves = copy(self)  # with what it has found out of its genes
-        moves.gain = self.gain + held.T @ missed
-        return moves
 
     def _apply(self, moves: Genomes) -> Genomes:
         """Return (N, genes): the genome after each row of (N, size) moves."""
