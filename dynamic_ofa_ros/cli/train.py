@@ -152,7 +152,7 @@ def run(args: argparse.Namespace) -> int:
     if math.isnan(report.largest):
         return 0  # under torchrun another process reports
     print(f'held-out top-1: smallest {report.smallest:.1%}, largest {report.largest:.1%}')
-    print(f'by class: confusion_smallest.csv, confusion_largest.csv in {args.output}')
+    print(f'by class: confusion_smallest, confusion_largest (.csv, .png) in {args.output}')
     print(f'weights: {report.weights_path}')
     print(
         f'next:    dynamic-ofa build --backbone {args.output} --data {args.data} --output FAMILY'

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
+import pytest
 
-from dynamic_ofa_ros.offline.training.classes import describe_classes, recalls, write_confusion
+from dynamic_ofa_ros.offline.training.classes import (
+    describe_classes,
+    draw_confusion,
+    recalls,
+    write_confusion,
+)
 
 MATRIX = np.array([[8, 2, 0], [0, 10, 0], [0, 0, 0]])
 CLASSES = ('cat', 'dog', 'none, seen')
@@ -23,3 +30,23 @@ def test_the_file_has_counts_and_recall_of_each_class(tmp_path: Path) -> None:
     lines = (tmp_path / 'confusion.csv').read_text().splitlines()
     assert lines[1] == 'cat,8,2,0,0.8'
     assert lines[3] == '"none, seen",0,0,0,nan'
+
+
+def test_the_picture_is_dark_where_the_counts_are(tmp_path: Path) -> None:
+    diagonal = np.diag([10] * 60)  # without names and counts: cells only
+    counts = {}
+    for name, matrix in (('right', diagonal), ('wrong', diagonal[:, ::-1])):
+        draw_confusion(matrix, [f'class {i}' for i in range(60)], tmp_path / f'{name}.png')
+        picture = cv2.imread(str(tmp_path / f'{name}.png'))
+        assert picture is not None
+        blue = (picture[..., 0].astype(int) - picture[..., 2]) > 60
+        rows, columns = np.nonzero(blue)
+        counts[name] = np.corrcoef(rows, columns)[0, 1]
+    assert counts['right'] > 0.9
+    assert counts['wrong'] < -0.9
+
+
+@pytest.mark.parametrize('classes', [CLASSES, ('$a', 'b$_', 'c')])
+def test_any_class_name_can_be_drawn(tmp_path: Path, classes: tuple[str, ...]) -> None:
+    draw_confusion(MATRIX, classes, tmp_path / 'confusion.png')
+    assert cv2.imread(str(tmp_path / 'confusion.png')) is not None

@@ -111,6 +111,7 @@ def test_training_stops_without_progress_and_keeps_the_best_epoch(
 def test_a_run_shows_its_curves_and_what_is_mistaken_for_what(run: Path) -> None:
     assert cv2.imread(str(run / 'curves.png')) is not None
     for name in ('smallest', 'largest'):
+        assert cv2.imread(str(run / f'confusion_{name}.png')) is not None
         rows = list(csv.reader((run / f'confusion_{name}.csv').read_text().splitlines()))
         classes = rows[0][1:-1]
         assert [row[0] for row in rows[1:]] == classes
@@ -139,6 +140,36 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(
     mine, other = open_backbone(output).load(), open_backbone(run).load()
     for (name, a), b in zip(mine.state_dict().items(), other.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, msg=lambda m, name=name: f'{name}: {m}')
+
+
+@pytest.mark.long
+def test_a_training_killed_after_every_epoch_has_one_row_an_epoch(
+    run: Path, photos: Path, tmp_path: Path
+) -> None:
+    output, table = tmp_path / 'run', tmp_path / 'run' / 'metrics.csv'
+    command = [
+        sys.executable, '-m', 'dynamic_ofa_ros.cli.main', *TRAIN,
+        '--data', str(photos), '--output', str(output), '--epochs', '4',
+    ]  # fmt: skip
+    for epoch in (1, 2, 3):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + KILL_DEADLINE_S
+        # The row is written before the checkpoint: a kill at once leaves one row too many.
+        while not (table.is_file() and table.read_text().count('\n') > epoch):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert main(command[3:]) == 0
+    mine, uninterrupted = (
+        list(csv.DictReader((folder / 'metrics.csv').read_text().splitlines()))
+        for folder in (output, run)
+    )
+    for rows in (mine, uninterrupted):
+        for row in rows:
+            del row['images_per_s']
+    assert mine == uninterrupted
 
 
 def test_a_damaged_checkpoint_is_named(

@@ -1,8 +1,8 @@
 """Random crops, flips, light and distortions of training images, and batches of them.
 
-OpenCV releases the interpreter's lock, so threads prepare batches as fast as the worker processes
-of `torch.utils.data` (benchmarks/fine_tuning.py compares them), share one memory-mapped store and
-need no copies of it.
+OpenCV releases the interpreter's lock, so threads prepare batches side by side; they share one
+memory-mapped store and need no copies of it. benchmarks/fine_tuning.py compares them with the
+worker processes of `torch.utils.data`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Accuracy by class: a confusion matrix as a file and as a sentence."""
+"""Accuracy by class: a confusion matrix as a table, as a picture and as a sentence."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import numpy.typing as npt
 from dynamic_ofa_ros.files import write_text_atomically
 
 SHOWN_CLASSES = 3
+# More names and counts than this would overlap in a picture.
+MOST_NAMES, MOST_COUNTS = 50, 20
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -25,6 +27,39 @@ def write_confusion(matrix: Int64Array, classes: Sequence[str], path: Path) -> N
     for name, row, recall in zip(classes, matrix, recalls(matrix), strict=True):
         writer.writerow([name, *row.tolist(), round(float(recall), 4)])
     write_text_atomically(path, text.getvalue())
+
+
+def draw_confusion(matrix: Int64Array, classes: Sequence[str], path: Path) -> None:
+    """Draw the matrix as shares of each true class; nothing where matplotlib is missing.
+
+    With up to MOST_COUNTS classes every cell that is not empty has its count.
+    """
+    try:
+        from dynamic_ofa_ros.plotting.style import TEXT_SIZE, new_figure, save_figure
+
+        figure = new_figure(8.0)
+    except ImportError:
+        return
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    axes = figure.add_subplot()
+    axes.imshow(shares, cmap='Blues', vmin=0.0, vmax=1.0)
+    axes.set_xlabel('predicted', fontsize=TEXT_SIZE + 1)
+    axes.set_ylabel('true', fontsize=TEXT_SIZE + 1)
+    is_named = len(classes) <= MOST_NAMES
+    ticks, names = (range(len(classes)), classes) if is_named else ((), ())
+    # A dollar sign would begin a formula.
+    texts = [name.replace('$', r'\$') for name in names]
+    axes.set_xticks(ticks, texts, fontsize=TEXT_SIZE, rotation=90)
+    axes.set_yticks(ticks, texts, fontsize=TEXT_SIZE)
+    if len(classes) <= MOST_COUNTS:
+        for (row, column), count in np.ndenumerate(matrix):
+            colour = 'white' if shares[row, column] > 0.5 else 'black'
+            text = str(count) if count else ''
+            axes.text(
+                column, row, text, ha='center', va='center', fontsize=TEXT_SIZE, color=colour
+            )
+    figure.tight_layout()
+    save_figure(figure, path)
 
 
 def recalls(matrix: Int64Array) -> npt.NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """A whole training run: data, trainer, evaluation, and the files it leaves.
 
 A run is a folder: `checkpoint.pt` to resume from, `metrics.csv` and `curves.png`, TensorBoard
-files where that is installed, `confusion_largest.csv` and `confusion_smallest.csv`, and
+files where that is installed, `confusion_largest` and `confusion_smallest` (`.csv`, `.png`), and
 `backbone.safetensors` with `backbone.yaml`, which `dynamic-ofa build` starts from. The backbone
 is that of the best epoch so far: whenever a run is stopped, it can be used.
 
@@ -39,7 +39,11 @@ from dynamic_ofa_ros.offline.accuracy.evaluation import (
 from dynamic_ofa_ros.offline.data.datasets import ImageDataset, RenderedSigns, open_splits
 from dynamic_ofa_ros.offline.data.store import build_store, open_store, remove_store
 from dynamic_ofa_ros.offline.training.augmentation import Augmentation
-from dynamic_ofa_ros.offline.training.classes import describe_classes, write_confusion
+from dynamic_ofa_ros.offline.training.classes import (
+    describe_classes,
+    draw_confusion,
+    write_confusion,
+)
 from dynamic_ofa_ros.offline.training.curves import Curves, best_row, epochs_without_progress
 from dynamic_ofa_ros.offline.training.distributed import World, joined, started_world
 from dynamic_ofa_ros.offline.training.fine_tuning import start_of
@@ -298,6 +302,7 @@ class _HeldOut:
         for name, architecture in zip(('smallest', 'largest'), self._ends, strict=True):
             subnet = evaluator.evaluate(architecture).subnet
             matrix = confusion_matrix(subnet, architecture.r, self._held_out, len(classes))
+            draw_confusion(matrix, classes, self._directory / f'confusion_{name}.png')
             write_confusion(matrix, classes, self._directory / f'confusion_{name}.csv')
             logger.info('%s: %s', name, describe_classes(matrix, classes))
 
