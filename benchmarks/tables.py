@@ -287,7 +287,7 @@ def search() -> str:
 def coordination() -> str:
     """Return the results of coordinated and independent classifiers on one device."""
     document = results('coordination')
-    groups = dict.fromkeys(document['results'], ('collective',))
+    groups = dict.fromkeys(SHOWN_GROUPS, ('collective',))
     groups['all'] = tuple(document['results']['all'])
     rows = [
         (GROUPS.get(group, group), f'`{name}`', *_reached(document['results'][group][name]))
@@ -316,14 +316,8 @@ COORDINATION = {
 }
 """The columns of the tables, by their key in the result file."""
 
-GROUPS = {
-    'time_slicing': 'time slicing',
-    'none': 'no change',
-    'comes': 'a model starts',
-    'dies': 'a model fails',
-    'limit': 'a limit changes',
-    'importance': 'an importance changes',
-}
+SHOWN_GROUPS = ('all', '2 models', '3 models', 'proportional', 'time_slicing')
+GROUPS = {'time_slicing': 'time slicing'}
 """Names of the groups of scenarios in the tables."""
 
 
