@@ -31,7 +31,7 @@ from benchmarks.adapting import Load, choose_limit
 from benchmarks.common import RESULTS, machine, versions
 from benchmarks.contention_plan import costs_s, fixed_of, is_lacking, known, turns, within_budget
 from benchmarks.contention_plots import draw_frames, draw_overview
-from benchmarks.contention_report import update_documentation, write_report
+from benchmarks.contention_report import write_report
 from benchmarks.contention_site import LOADS, Site, Source
 from benchmarks.journal import Journal
 from benchmarks.policy_node import ALERT
@@ -80,13 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--work', type=Path, default=ROOT / 'build' / 'contention')
     parser.add_argument('--fresh', action='store_true', help='discard the contents of --work')
     parser.add_argument('--report', action='store_true', help='write the results only')
-    parser.add_argument('--docs', action='store_true', help='update docs/ from the results only')
     parser.add_argument('--output', type=Path, default=RESULTS, help='folder of the JSON file')
     parser.add_argument('--plots', type=Path, default=ROOT / 'docs' / 'images')
     options = parser.parse_args(arguments)
-    if options.docs:
-        update_documentation(options.output)
-        return 0
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         family = Family.load(options.family)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,8 @@ from benchmarks.common import RESULTS, checksum, print_table, write_results
 from benchmarks.contention_site import LOADS
 from benchmarks.journal import Journal
 from dynamic_ofa_ros.adaptation import TimedFrame, switch_count
-from dynamic_ofa_ros.files import write_text_atomically
 
 ROOT = RESULTS.parent.parent
-DOCUMENT = ROOT / 'docs' / 'runtime-manager.md'
-BEGIN, END = '<!-- contention: begin -->', '<!-- contention: end -->'
 
 OURS = 'predictive'
 LATE_ALLOWED = 1.0 - QUANTILE
@@ -304,31 +300,6 @@ def sentence_of(entry: Mapping[str, Any]) -> str:
     )
 
 
-def markdown(families: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the tables of the documentation."""
-    parts = []
-    for entry in families.values():
-        parts.append(sentence_of(entry))
-        parts.append(_markdown_table(AIM_HEADERS, aim_rows_of(entry)))
-        parts.append(_markdown_table(HEADERS, rows_of(entry)))
-        parts += [f'Not measured, {name}: {why}.' for name, why in entry['skipped'].items()]
-    return '\n\n'.join(parts)
-
-
-def update_documentation(results: Path = RESULTS, document: Path = DOCUMENT) -> None:
-    """Write the tables of the results to the documentation."""
-    text = document.read_text(encoding='utf-8')
-    tables = markdown(families_of(results / 'contention.json'))
-    replaced = re.sub(
-        f'{re.escape(BEGIN)}.*{re.escape(END)}',
-        lambda _: f'{BEGIN}\n{tables}\n{END}',
-        text,
-        flags=re.DOTALL,
-    )
-    write_text_atomically(document, replaced)
-    print(f'written: {document}')
-
-
 def print_family(entry: Mapping[str, Any]) -> None:
     """Print the tables of a family."""
     if not entry['loads']:
@@ -347,11 +318,6 @@ def _images_per_second(segments: Sequence[Mapping[str, Any]]) -> float:
     """Return the actual rate of images, which is too low if the camera's processor is busy."""
     seconds = sum(segment['end_ms'] for segment in segments) / 1e3
     return sum(len(segment['frames']) for segment in segments) / seconds if seconds else 0.0
-
-
-def _markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headers, ['---'] * len(headers), *rows]
-    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def _with_interval(share: float | None, bounds: Sequence[float] | None) -> str:

@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from dynamic_ofa_ros.family import Family
-from dynamic_ofa_ros.runtime import experience, series
-from dynamic_ofa_ros.runtime.policies import predictive
 from dynamic_ofa_ros.space.spaces import search_space
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,7 +44,7 @@ def main() -> int:
 
 def documents() -> list[Path]:
     """Return README.md and all pages of docs/."""
-    return [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+    return [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
 
 
 def renew(path: Path, *, write: bool) -> bool:
@@ -287,69 +285,10 @@ def search() -> str:
     return f'{table(headers, rows)}\n\n{source(document, "search")}'
 
 
-def constants() -> str:
-    """Return the main constants of the policy `predictive`."""
-    rows = [
-        ('stored frames', series.WINDOW),
-        ('probability below which a run of frames is a change', f'{series.CHANCE:g}'),
-        ("weight of a level's estimate, in own frames of the level", experience.GUESS_WEIGHT),
-        ("half-life of a level's own frames", f'{experience.OWN_HALF_LIFE_S:g} s'),
-        ('slowdown above which the device is contended', experience.CONTENDED_ABOVE),
-        ('share of late frames to leave a level, relative to the allowed one', predictive.STAY),
-        ('margin for moves up, in standard deviations of the profile', predictive.MARGIN_SD),
-        ('minimum and maximum hold time', f'{_times("SHORTEST_HOLD")}, {_times("LONGEST_HOLD")}'),
-        ('wait before the first trial', _times('FIRST_TRIAL_HOLDS')),
-        ('growth of the wait after every failed trial', f'{predictive.TRIAL_GROWTH:g} times'),
-        ('maximum wait before a trial', f'{predictive.LONGEST_TRIAL_S:g} s'),
-        ('difference in late frames that is ignored', f'{predictive.LATE_TOLERANCE:.0%}'),
-    ]
-    return table(('constant', 'value'), rows)
-
-
-def _times(name: str) -> str:
-    return f'{getattr(predictive, name):g} x `hold_s`'
-
-
-def ablations() -> str:
-    """Return the results of the policy `predictive` without one mechanism at a time."""
-    document = results('ablations')
-    variants = document['results']['variants']
-    rows = [
-        (VARIANTS.get(name, name), *(f'{value:.4g}' for value in row.values()))
-        for name, row in variants.items()
-    ]
-    headers = ('', *next(iter(variants.values())))
-    best = document['results']['best_fixed_on_time_percent']
-    note = f'Best fixed level in hindsight on the recording: {best:.1f} % on time.'
-    return f'{table(headers, rows)}\n\n{note} {source(document, "ablations")}'
-
-
-VARIANTS = {
-    'all of it': 'all mechanisms',
-    'no rhythm': 'no prediction of periodic loads',
-    "no frames of a level's own": 'no own frames of a level',
-    'own frames of a heavier load count fully': 'own frames under a heavier load count fully',
-    'a strong frame never begins a step': 'no step after a single strong frame',
-    "the profile's noise stands for one frame": "the profile's noise counts as one frame",
-    'left at the allowed share': 'levels are left at the allowed share of late frames',
-    'no margin on the way up': 'no margin for moves up',
-    'a hold that never changes': 'constant hold time',
-    'demand the same at every level': 'same demand at every level',
-    'scatter of frames not learnt': 'spread of latencies not learnt',
-    'error of the prediction not fed back': 'no feedback of the prediction error',
-    'nothing lighter than predicted': 'no lighter combination than predicted',
-    'no quick succession after a change': 'no quick trials after a change',
-    'own frames do not speak against': 'late own frames do not override an agreement',
-    'nothing dared': 'no trials against the prediction',
-    'what no level cures not learnt': 'unavoidable late frames not learnt',
-}
-"""Names of the ablations in the tables, by their name in the result files."""
-
-
 def coordination() -> str:
     """Return the results of coordinated and independent classifiers on one device."""
     document = results('coordination')
-    groups = dict.fromkeys(document['results'], ('collective',))
+    groups = dict.fromkeys(SHOWN_GROUPS, ('collective',))
     groups['all'] = tuple(document['results']['all'])
     rows = [
         (GROUPS.get(group, group), f'`{name}`', *_reached(document['results'][group][name]))
@@ -378,14 +317,8 @@ COORDINATION = {
 }
 """The columns of the tables, by their key in the result file."""
 
-GROUPS = {
-    'time_slicing': 'time slicing',
-    'none': 'no change',
-    'comes': 'a model starts',
-    'dies': 'a model fails',
-    'limit': 'a limit changes',
-    'importance': 'an importance changes',
-}
+SHOWN_GROUPS = ('all', '2 models', '3 models', 'proportional', 'time_slicing')
+GROUPS = {'time_slicing': 'time slicing'}
 """Names of the groups of scenarios in the tables."""
 
 
@@ -393,14 +326,50 @@ def _reached(found: dict[str, Any]) -> tuple[str, ...]:
     return tuple(f'{found[key]:.4g}' for key in COORDINATION.values())
 
 
-def coordination_ablations() -> str:
-    """Return the results of coordinated classifiers without one part at a time."""
-    document = results('coordination_ablations')
-    rows = [
-        ('all parts' if name == 'collective' else VARIANTS.get(name, name), *_reached(found))
-        for name, found in document['results']['all'].items()
-    ]
-    return f'{table(("", *COORDINATION), rows)}\n\n{source(document, "coordination_ablations")}'
+def contention() -> str:
+    """Return what each way of choosing levels reaches beside real loads, one row a load."""
+    document = results('contention')
+    families = document['results']['families']
+    rows = []
+    aims = []
+    for family, entry in families.items():
+        for load in entry['loads'].values():
+            aim, policies = load['aim'], load['policies']
+            aims.append(aim)
+            highest = max(
+                (name for name in policies if name.startswith('fixed ')),
+                key=lambda name: int(name.split()[1]),
+            )
+            names = (highest, load['best_fixed'], 'reactive', 'alert', 'predictive')
+            low, high = aim['gain_interval']
+            rows.append(
+                (
+                    family,
+                    load['words'],
+                    f'{load["limit_ms"]:.0f}',
+                    *(
+                        f'{percent(policies[name]["late"])} '
+                        f'({percent(policies[name]["on_time_top1"])})'
+                        for name in names
+                    ),
+                    f'{100 * aim["gain"]:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})',
+                )
+            )
+    kept = sum(bool(aim['is_late_met']) for aim in aims)
+    gained = sum(aim['is_gain_met'] for aim in aims)
+    verdict = (
+        f'`predictive` keeps its promise (5 % late) for {kept} of {len(aims)} loads, and is at '
+        f'least as good as the best fixed level in hindsight for {gained} of {len(aims)}.'
+    )
+    busy = ', '.join(
+        f'{name} {100 * entry["cpu_used_by_others"]:.0f} %' for name, entry in families.items()
+    )
+    headers = (
+        'family', 'load', 'limit, ms', 'highest level', 'best fixed level', '`reactive`', 'ALERT',
+        '`predictive`', '`predictive` less best fixed, points',
+    )  # fmt: skip
+    note = f'Other programs used of the machine: {busy}.'
+    return f'{table(headers, rows)}\n\n{verdict} {note} {source(document, "contention")}'
 
 
 def targets() -> str:
@@ -580,34 +549,6 @@ def start() -> str:
     return f'{table(("family", "start", "seconds"), rows)}\n\n{source(document, "start")}'
 
 
-def preprocessing() -> str:
-    """Return the time of decoding and preprocessing, and the effect on the accuracy."""
-    document = results('preprocessing')
-    rows = [
-        (
-            row['image'],
-            f'`{row["encoding"]}`',
-            row['resolution'],
-            f'{row["literal"]["median_ms"]:.2f}',
-            f'{row["now"]["median_ms"]:.2f}',
-            f'{row["ratio"]:.2f}',
-        )
-        for row in document['results']['times']
-        if row['resolution'] in (96, 160, 256) and row['image'] != '1280x720'
-    ]
-    of = document['results']['accuracy']
-    sentences = [
-        f'{name}: {found["now_less_exact_points"]:+.2f} points +- {found["interval_points"]:.2f} '
-        f'on {found["images"]:,} images'
-        for name, found in of.items()
-    ]
-    headers = ('image', 'encoding', 'px', 'literal definition, ms', '`preprocess`, ms', 'ratio')
-    return (
-        f'{table(headers, rows)}\n\nDifference in accuracy to exact averaging: '
-        f'{"; ".join(sentences)}.\n\n{source(document, "preprocessing")}'
-    )
-
-
 def backbones() -> str:
     """Return the cost of the smallest and largest sub-networks of the published backbones."""
     from dynamic_ofa_ros.supernet.network import PUBLISHED  # imports torch
@@ -644,10 +585,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     make.__name__: make
     for make in (
         demo, demo_sentence, signs, imagenet, node_losses, node_stages, calibration,
-        latency_models, search, constants, ablations, coordination, coordination_ablations,
-        targets, traces, engines, engine_targets, switching, start, memory, precision, scheduling,
-        preprocessing,
-        backbones, parameters, camera_parameters,
+        latency_models, search, contention, coordination, targets, traces, engines,
+        engine_targets, switching, start, memory, precision, scheduling, backbones, parameters,
+        camera_parameters,
     )
 }  # fmt: skip
 

@@ -16,14 +16,8 @@ from benchmarks import contention, contention_report
 from benchmarks.adapting import Timeline, draws, figures, interval, is_late, on_time_accuracy
 from benchmarks.contention_plan import fixed_of, turns, within_budget
 from benchmarks.contention_report import (
-    BEGIN,
-    END,
-    aim_rows_of,
     family_results,
-    markdown,
-    rows_of,
     timeline_of,
-    update_documentation,
 )
 from benchmarks.contention_site import LOADS
 from benchmarks.journal import Journal, JournalError
@@ -319,22 +313,6 @@ def test_the_best_fixed_level_is_chosen_in_hindsight(tmp_path):
     assert load['aim']['gain'] == pytest.approx(0.7 * 0.05)
     assert load['feasible_free'] == [1, 2, 3]
     assert load['feasible_under_load'] == [1]
-
-
-def test_the_tables_are_written_to_the_documentation(tmp_path):
-    entry = family_results(journal_of(tmp_path, (0.0, 0.1, 1.0), 0.0))
-    document = tmp_path / 'page.md'
-    document.write_text(f'before\n{BEGIN}\nold\n{END}\nafter\n')
-    results = {'results': {'families': {'made up': entry}}}
-    (tmp_path / 'contention.json').write_text(json.dumps(results))
-    update_documentation(tmp_path, document)
-    text = document.read_text()
-    assert markdown({'made up': entry}) in text
-    assert text.startswith('before\n')
-    assert text.endswith('after\n')
-    assert 'old' not in text
-    for row in (*rows_of(entry), *aim_rows_of(entry)):
-        assert f'| {" | ".join(row)} |' in text
 
 
 def test_an_incomplete_line_of_a_killed_process_is_removed(tmp_path):

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks import tables
-from benchmarks.contention_report import BEGIN, END, families_of, markdown
 from dynamic_ofa_ros.cli import main as cli
 from dynamic_ofa_ros.cli.ros import COMMANDS
 from dynamic_ofa_ros.nodes.parameters import CAMERA, CLASSIFIER, CONTENTION
@@ -25,11 +24,6 @@ README_LINES = 150
 
 MEASURED = re.compile(r'\d\.\d+ (?:%|points\b)|\| *\d+\.\d+ *(?:\||\()')
 """Looks like a result: a decimal share, or a cell of a table."""
-
-BY_HAND_FROM = {
-    'runtime-manager.md': '`python -m benchmarks.contention`',
-}
-"""Where the numbers of a page begin that no block holds yet."""
 
 documents = pytest.mark.parametrize(
     'path', DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
@@ -64,7 +58,7 @@ def command_problem(line: str, capsys: pytest.CaptureFixture[str]) -> str:
     if verb == 'ros':
         words = rest.split()[:2]
         return '' if not words or ' '.join(words) in COMMANDS else f'no command {words}'
-    words = [verb, *rest.split()[:1]] if verb == 'family' else [verb]
+    words = [verb, *rest.split()[:1]] if verb in ('family', 'predictor') else [verb]
     unknown = set(re.findall(r'(?<=\s)--[a-z][a-z0-9-]*', rest)) - options_of(words, capsys)
     return f'{verb} has no {unknown}' if unknown else ''
 
@@ -169,9 +163,6 @@ def test_numbers_are_those_of_the_results(path):
 @documents
 def test_measured_numbers_stand_in_blocks(path):
     text = path.read_text(encoding='utf-8')
-    if path.name in BY_HAND_FROM:
-        text, found, _ = text.partition(BY_HAND_FROM[path.name])
-        assert found, 'BY_HAND_FROM is out of date'
     prose = [
         line for line in tables.BLOCK.sub('', text).splitlines() if not line.startswith('    ')
     ]
@@ -232,13 +223,5 @@ def test_readme_is_short_and_names_what_was_tested():
 
 def test_the_index_names_every_page():
     index = (ROOT / 'docs' / 'README.md').read_text(encoding='utf-8')
-    pages = {path.name for path in DOCUMENTS if path.parent.name == 'docs'} - {'README.md'}
-    assert set(LINK.findall(index)) == pages
-
-
-def test_the_tables_of_contention_are_those_of_the_results():
-    """`python -m benchmarks.contention --docs` renews them."""
-    families = families_of(ROOT / 'benchmarks/results/contention.json')
-    text = (ROOT / 'docs/runtime-manager.md').read_text(encoding='utf-8')
-    assert families
-    assert f'{BEGIN}\n{markdown(families)}\n{END}' in text
+    pages = {path.name for path in DOCUMENTS if path.parent == ROOT / 'docs'} - {'README.md'}
+    assert set(LINK.findall(index)) == pages | {'../CONTRIBUTING.md'}

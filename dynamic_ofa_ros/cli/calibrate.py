@@ -42,7 +42,7 @@ def add_parser(subparsers: Any) -> None:
         '--augment',
         action='store_true',
         help='random crops in random light, as in training, instead of what evaluation sees; '
-        'seldom better: see docs/calibration.md',
+        'seldom better: see docs/own_data.md',
     )
     parser.add_argument(
         '--no-mirror',

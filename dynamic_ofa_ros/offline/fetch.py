@@ -29,7 +29,7 @@ DOWNLOADS_FOLDER = 'downloads'
 
 # How ofa evaluates its backbones (ofa/imagenet_classification/data_providers/imagenet.py): the
 # shorter side to ceil(resolution / 0.875), the centre cropped, ImageNet's mean and deviation. Its
-# bilinear filter averages when shrinking, which OpenCV calls `area`; see docs/published.md.
+# bilinear filter averages when shrinking, which OpenCV calls `area`; see docs/design_time.md.
 PREPROCESSING = Preprocessing(crop_fraction=0.875, interpolation='area')
 
 

@@ -1,6 +1,6 @@
 """Calibrate the batch norms of an existing family anew, and study what calibration is worth.
 
-Batch-norm statistics are worth a whole level (docs/calibration.md), and they are the one thing a
+Batch-norm statistics are worth a whole level (docs/own_data.md), and they are the one thing a
 user can adapt to a camera of their own without training.
 """
 
