@@ -22,7 +22,9 @@ from dynamic_ofa_ros.nodes.parameters import CLASSIFIER
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = 'dynamic_ofa_ros'
-EXECUTABLES = {'camera_node', 'classifier_node', 'contention_node', 'dynamic-ofa'}
+EXECUTABLES = {
+    'camera_node', 'classifier_node', 'contention_node', 'dynamic-ofa', 'monitor_node',
+}  # fmt: skip
 ROS_PACKAGES = {
     'ament_index_python', 'builtin_interfaces', 'cv_bridge', 'diagnostic_msgs',
     'domain_coordinator', 'geometry_msgs', 'launch', 'launch_ros', 'lifecycle_msgs',

@@ -30,14 +30,21 @@ def contention_node() -> int:
     return start('contention_node')
 
 
-def start(name: str) -> int:
+def monitor_node() -> int:
+    """Run monitor_node; return the exit status."""
+    return start('monitor_node', *requirements.MONITOR)
+
+
+def start(name: str, *others: str) -> int:
     """Run the node of a module; return its exit status, or 2 where a package is missing.
+
+    others: modules that it needs beside those that every node needs.
 
     A Ctrl-C during the imports ends the process at once, as a node ends after one: with status 0.
     """
     signal.signal(signal.SIGINT, _leave)
     try:
-        requirements.check(*requirements.NODE)
+        requirements.check(*requirements.NODE, *others)
     except MissingPackageError as error:
         sys.stderr.write(f'{name}: {error}\n')
         return EXIT_BAD_INPUT
