@@ -167,7 +167,7 @@ class Record:
         outside_ms = max(0.0, statistics.median(outside)) if outside else 0.0
         active_ms, predicted_ms = own[latest.level - 1], latest.predicted_latency_ms
         inside_ms = max(0.0, predicted_ms - outside_ms)
-        if not active_ms > 0.0:
+        if not active_ms > 0.0 or math.isnan(predicted_ms):
             return [None] * len(self.levels)
         return [finite(inside_ms * level_ms / active_ms + outside_ms) for level_ms in own]
 

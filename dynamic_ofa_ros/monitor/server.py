@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,6 @@ from typing import Any, NoReturn
 
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop, PeriodicCallback
-from tornado.netutil import bind_sockets
 from tornado.web import Application, HTTPError, RequestHandler, StaticFileHandler
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
@@ -64,7 +65,6 @@ class PageServer:
         self.set_parameter = set_parameter
         self._set_watching = set_watching
         self._port = port
-        self._sockets: list[Any] = []
         self._pages: set[PageSocket] = set()
         self._loop: IOLoop | None = None
         self._is_ready = threading.Event()
@@ -80,14 +80,17 @@ class PageServer:
 
     def start(self) -> None:
         """Begin to serve; raise MonitorError where the port cannot be had."""
+        address = self.access.address
+        family = socket.AF_INET6 if ':' in address else socket.AF_INET
         try:
-            self._sockets = bind_sockets(self._port, self.access.address)
+            self._socket = socket.create_server((address, self._port), family=family)
         except OSError as error:
             raise MonitorError(
-                f'port {self._port} of {self.access.address} cannot be had '
-                f'({error.strerror or error}): name another with -p port:=...'
+                f'port {self._port} of {address} cannot be had ({os.strerror(error.errno)}): '
+                'name another with -p port:=...'
             ) from None
-        self._port = self._sockets[0].getsockname()[1]
+        self._socket.setblocking(False)
+        self._port = self._socket.getsockname()[1]
         self._thread.start()
         self._is_ready.wait()
 
@@ -128,7 +131,7 @@ class PageServer:
         self._stopped = asyncio.Event()
         self._ticks = PeriodicCallback(self._tick, PERIOD_MS)
         server = HTTPServer(self._application(), max_header_size=16_384, max_body_size=1024)
-        server.add_sockets(self._sockets)
+        server.add_socket(self._socket)
         self._is_ready.set()
         await self._stopped.wait()
         self._ticks.stop()
