@@ -605,6 +605,30 @@ def parameters() -> str:
     return markdown_table()
 
 
+def monitor_parameters() -> str:
+    """Return the parameters of monitor_node."""
+    from dynamic_ofa_ros.nodes.parameters import MONITOR, markdown_table  # imports ROS 2
+
+    return markdown_table(MONITOR)
+
+
+def monitor() -> str:
+    """Return what monitor_node costs."""
+    document = results('monitor')
+    rows = [
+        (row['classifiers'], row['pages'], f'{row["cpu_percent"]:.1f}', f'{row["kb_per_s"]:.0f}')
+        for row in document['results']['cases']
+    ]
+    memory = document['results']['memory']
+    first, last = memory[0], memory[-1]
+    headers = ('classifiers', 'open pages', '% of a core', 'KB per second and page')
+    return (
+        f'{table(headers, rows)}\n\n'
+        f'Memory with two pages: {first["mb"]:.0f} MB at first, {last["mb"]:.0f} MB after '
+        f'{last["s"] / 60.0:.0f} minutes. {source(document, "monitor")}'
+    )
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     make.__name__: make
     for make in (
@@ -612,7 +636,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
         latency_models, search, constants, ablations, coordination, coordination_ablations,
         targets, traces, engines, engine_targets, switching, start, memory, precision, scheduling,
         preprocessing,
-        backbones, parameters,
+        backbones, parameters, monitor_parameters, monitor,
     )
 }  # fmt: skip
 

@@ -6,7 +6,7 @@ Descriptors, validation and the table of docs/nodes.md all come from here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -389,6 +389,6 @@ def classifier_settings(values: Mapping[str, Any]) -> ClassifierSettings:
     )
 
 
-def markdown_table() -> str:
-    """Return the Markdown table of the classifier's parameters."""
-    return parameter_table.markdown_table(CLASSIFIER)
+def markdown_table(specs: Iterable[ParameterSpec] = CLASSIFIER) -> str:
+    """Return the Markdown table of a node's parameters."""
+    return parameter_table.markdown_table(specs)

@@ -72,9 +72,9 @@ class View {
     this.find('h2').textContent = name;
     this.tiles = {};
     for (const [key, words] of [
-      ['level', 'level'], ['accuracy', 'top-1 accuracy'], ['p95', 'latency, 95 %'],
-      ['late', `late, last ${RECENT_S} s`], ['rate', 'labels'], ['slowdown', 'slowdown'],
-      ['load', 'device load'], ['temperature', 'temperature'], ['power', 'power'],
+      ['level', 'level'], ['accuracy', 'accuracy'], ['p50', 'latency p50'],
+      ['p95', 'latency p95'], ['late', `late in ${RECENT_S} s`], ['rate', 'labels'],
+      ['slowdown', 'slowdown'], ['switch', 'last switch'], ['load', 'device load'], ['temperature', 'temperature'], ['power', 'power'],
     ]) {
       const tile = element('div', 'tile');
       tile.dataset.tile = key;
@@ -128,6 +128,8 @@ class View {
     this.tile('accuracy', percent(latest.level_accuracy), '%');
     const limit = latest.max_latency_ms;
     this.tile('p95', number(latest.latency_p95_ms), 'ms', isNumber(limit) && latest.latency_p95_ms > limit);
+    this.tile('p50', number(latest.latency_p50_ms), 'ms');
+    this.tile('switch', number(latest.last_switch_ms), 'ms');
     this.tile('late', percent(late), '%', late > 1 - (this.value('constraints.quantile') ?? 0.95));
     this.tile('rate', number(silent ? 0 : latest.throughput_hz), 'Hz');
     this.tile('slowdown', number(latest.slowdown, 2), '×', latest.contended);
