@@ -235,7 +235,11 @@ def test_wheel_holds_modules_shared_files_and_commands(tmp_path):
         (entry_points,) = (name for name in names if name.endswith('entry_points.txt'))
         commands = archive.read(entry_points).decode()
     data = f'{wheel.name.rsplit("-", 3)[0]}.data/data/share/{PACKAGE}'
-    for module in ('nodes/classifier_node.py', 'nodes/load.py', 'runtime/engines/pytorch.py'):
+    for module in (
+        'nodes/classifier_node.py', 'nodes/load.py', 'runtime/engines/pytorch.py',
+        'monitor/page/index.html', 'monitor/page/monitor.css', 'monitor/page/monitor.js',
+        'monitor/page/icon.svg',
+    ):  # fmt: skip
         assert f'{PACKAGE}/{module}' in names
     for file in ('package.xml', 'msg/Telemetry.msg', 'launch/demo.launch.py'):
         assert f'{data}/{file}' in names

@@ -158,7 +158,7 @@ class Session:
             return self.finish(status, message)
 
     def start_monitor(self) -> None:
-        """Start the web page, and open it where there is a display; not on the classifier's CPU."""
+        """Start the web page, off the classifier's CPU; open it where there is a display."""
         if not self.options.has_monitor or self._other_cpus & self.cpus:
             return
         self._start_node('monitor', 'monitor_node', {'port': 0}, self._other_cpus)

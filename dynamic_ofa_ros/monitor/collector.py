@@ -76,7 +76,7 @@ class Collector:
                     watch.record.is_alive = False
             if now_s - watch.seen_s > FORGET_AFTER_S:
                 self._remove(name)
-            elif watch.parameters is not None:
+            elif self._is_watching and watch.parameters is not None:
                 watch.parameters.update()
 
     def _publishers(self) -> dict[str, tuple[str, str, str]]:

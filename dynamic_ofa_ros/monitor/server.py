@@ -86,7 +86,7 @@ class PageServer:
             self._socket = socket.create_server((address, self._port), family=family)
         except OSError as error:
             raise MonitorError(
-                f'port {self._port} of {address} cannot be had ({os.strerror(error.errno)}): '
+                f'port {self._port} of {address} cannot be had ({os.strerror(error.errno or 0)}): '
                 'name another with -p port:=...'
             ) from None
         self._socket.setblocking(False)

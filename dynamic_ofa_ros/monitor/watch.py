@@ -123,12 +123,14 @@ class Watch:
             self._node.destroy_subscription(self._telemetry)
             self._telemetry = None
         if self.parameters is not None:
-            self.parameters.close()
-            self.parameters = None
+            # Its clients stay: the node warns of answers whose client has gone.
+            self.parameters.ask_again()
 
     def close(self) -> None:
         """End everything."""
         self.pause()
+        if self.parameters is not None:
+            self.parameters.close()
         for subscription in self._latched.values():
             self._node.destroy_subscription(subscription)
         self._latched.clear()
