@@ -6,9 +6,11 @@ the environment variable MONITOR_PICTURES names: `make monitor-pictures`.
 
 from __future__ import annotations
 
+import http.server
 import os
 import re
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -265,7 +267,31 @@ def test_images_are_taken_only_while_a_page_is_open(browser, url, session):
     session.wait_until(lambda: 'monitor' not in subscribers(session), 'nobody to look again')
 
 
-def test_a_page_of_another_site_can_neither_read_nor_set(browser, monitor, url, session):
+class Hello(http.server.BaseHTTPRequestHandler):
+    """Another program's page."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header('Content-Type', 'text/html')
+        self.end_headers()
+        self.wfile.write(b'<h1>hello</h1>')
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def attacker():
+    """Another site, on this machine: what is elsewhere Chromium itself keeps away."""
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Hello) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f'http://127.0.0.1:{server.server_port}'
+        server.shutdown()
+        thread.join()
+
+
+def test_a_page_of_another_site_can_neither_read_nor_set(browser, monitor, url, session, attacker):
     """The robot's operator opens a page of an attacker's in the same browser."""
     before = session.get_parameter('/classifier', LIMIT)
     attack = f"""() => new Promise((resolve) => {{
@@ -275,14 +301,12 @@ def test_a_page_of_another_site_can_neither_read_nor_set(browser, monitor, url, 
         socket.onerror = () => resolve('refused');
     }})"""
     page = browser.new_page()
-    # Of this machine, or Chromium itself would refuse: another program's page.
-    attacker = 'http://127.0.0.1:1/'
-    page.route(attacker, lambda route: route.fulfill(body='<h1>hello</h1>'))
     page.goto(attacker)
     assert page.evaluate(attack) == 'refused'
     page.close()
     assert session.get_parameter('/classifier', LIMIT) == before
-    assert 'a page of http://127.0.0.1:1 may not connect' in monitor.output()
+    # It was the monitor that refused, not Chromium.
+    assert f'a page of {attacker} may not connect' in monitor.output()
 
 
 def test_a_classifier_that_ends_is_shown_as_gone_and_one_that_comes_is_found(page, session):
