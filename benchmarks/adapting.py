@@ -1,7 +1,7 @@
-"""What a policy made of a load that comes and goes: figures, intervals, a limit, a picture.
+"""Evaluate runs of a policy with a temporary load: metrics, intervals, choice of a limit, plots.
 
-Shared by `contention` (the node, end to end) and `gpu_contention` (the runtime beside a GPU load).
-What is late, on time, a reaction and a recovery is what `dynamic_ofa_ros.adaptation` says.
+Used by `contention` (the node, end to end) and `gpu_contention` (the runtime beside a GPU load).
+Late, on time, reaction and recovery are defined in `dynamic_ofa_ros.adaptation`.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ from dynamic_ofa_ros.plotting.style import (
 
 QUANTILE = 0.95
 MARGIN = 1.1
-"""How far above the quantile of the level that is to be feasible the limit lies."""
+"""Ratio of the limit to the latency quantile of the level that must meet it."""
 
 CLEARLY_LATE = 0.15
-"""Share of the highest level's frames that must be late for a middle level to be worth having."""
+"""Minimum share of late frames at the highest level for a limit that separates the levels."""
 
 PIECE_MS = 2500.0
-"""Frames close in time are alike: intervals come from drawing pieces of this length anew."""
+"""Length of the blocks for bootstrapping; consecutive frames are correlated."""
 
 DRAWS = 2000
 CONFIDENCE = 0.95
 
 
 class Load(Protocol):
-    """A competitor that works only while it is told to."""
+    """A competitor that can be switched on and off."""
 
     def work(self, share: float) -> None:
-        """Work for this share of the time from now on."""
+        """Work for this share of the time."""
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """One run of one policy: every image in the order of time, and when the load was on.
+    """One run of one policy: all images in order of time, and the time of the load.
 
-    Times from the start of the run. The accuracy of a frame is that of its level. rights: for
-    every frame whether the answer was right; empty where nobody knows. switches: of level or
-    platform.
+    Times are relative to the start of the run. The accuracy of a frame is that of its level.
+    rights: whether the result of each frame is correct; empty if unknown. switches: number of
+    changes of level or platform.
     """
 
     frames: tuple[TimedFrame, ...]
@@ -64,27 +64,27 @@ class Timeline:
     rights: tuple[bool, ...] = ()
 
     def is_loaded(self, frame: TimedFrame) -> bool:
-        """Tell whether the load was on when the frame came."""
+        """Return whether the load was on when the frame arrived."""
         return self.onset_ms <= frame.time_ms < self.relief_ms
 
     @property
-    def judged(self) -> tuple[TimedFrame, ...]:
-        """The frames, with 1.0 and 0.0 for right and wrong answers as their accuracy."""
+    def with_truth(self) -> tuple[TimedFrame, ...]:
+        """The frames with the accuracy 1.0 for a correct result and 0.0 for a wrong one."""
         pairs = zip(self.frames, self.rights, strict=True) if self.rights else ()
         return tuple(frame._replace(accuracy=float(is_right)) for frame, is_right in pairs)
 
 
 def answered(frames: Sequence[TimedFrame]) -> list[TimedFrame]:
-    """Return the frames that got an answer."""
+    """Return the frames with a result."""
     return [frame for frame in frames if math.isfinite(frame.latency_ms)]
 
 
 def figures(timelines: Sequence[Timeline]) -> dict[str, Any]:
-    """Return the figures of a policy over the whole of its runs, free and contended.
+    """Return the metrics of a policy over all of its runs, with and without load.
 
-    `frames` got an answer, `dropped` did not; those are late. Latencies are of answers. Reaction
-    and recovery: the median of the runs; None where there was nothing to react to, and where most
-    runs ended before the recovery.
+    `frames` is the number of frames with a result, `dropped` of those without, which are late.
+    Latencies are those of frames with a result. Reaction and recovery are medians over the runs;
+    None if there was nothing to react to, or if most runs ended before the recovery.
     """
     frames = [frame for line in timelines for frame in line.frames]
     loaded = [f for line in timelines for f in line.frames if line.is_loaded(f)]
@@ -117,24 +117,24 @@ def figures(timelines: Sequence[Timeline]) -> dict[str, Any]:
 
 
 def share_of_right(timelines: Sequence[Timeline]) -> float | None:
-    """Return the share of all images that got the right answer on time; None if unknown."""
-    return rounded(adaptation.on_time_accuracy([f for line in timelines for f in line.judged]))
+    """Return the share of images with a correct result on time; None if unknown."""
+    return rounded(adaptation.on_time_accuracy([f for line in timelines for f in line.with_truth]))
 
 
 def is_late(frame: TimedFrame) -> float:
-    """Return what a frame adds to the share of late ones."""
+    """Return 1.0 for a late frame and 0.0 for one on time."""
     return float(frame.is_late)
 
 
 def on_time_accuracy(frame: TimedFrame) -> float:
-    """Return what a frame adds to on-time accuracy."""
+    """Return the accuracy of a frame, 0.0 if it is late."""
     return 0.0 if frame.is_late else frame.accuracy
 
 
 def draws(timelines: Sequence[Timeline], value: Callable[[TimedFrame], float]) -> Any:
-    """Return means of a value, (DRAWS,) float64, each of pieces of the runs drawn anew.
+    """Return bootstrapped means of a value, (DRAWS,) float64, from blocks of the runs.
 
-    Pieces with load and those without are drawn apart: how long the load was on is no chance.
+    Blocks with and without load are drawn separately, because the duration of the load is fixed.
     """
     pieces: dict[bool, list[tuple[float, int]]] = {True: [], False: []}
     for line in timelines:
@@ -155,16 +155,16 @@ def draws(timelines: Sequence[Timeline], value: Callable[[TimedFrame], float]) -
 
 
 def interval(sample: Any) -> tuple[float, float]:
-    """Return the 95 % interval of drawn means."""
+    """Return the 95 % interval of bootstrapped means."""
     low, high = np.quantile(sample, (0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2))
     return round(float(low), 4), round(float(high), 4)
 
 
 @dataclass(frozen=True)
 class Limit:
-    """The limit of all runs beside one load, and why.
+    """The limit of all runs with one load, and the reason.
 
-    middle: the level that is meant to win under load. is_separable: whether it can.
+    middle: the level that should be best under load. is_separable: whether such a level exists.
     """
 
     limit_ms: float
@@ -174,11 +174,11 @@ class Limit:
 
 
 def choose_limit(contended_ms: Mapping[int, Sequence[float]], free_ms: Sequence[float]) -> Limit:
-    """Choose a limit from every level's latencies beside the load, and the highest's alone.
+    """Choose a limit from the latencies of all levels under load, and of the highest without load.
 
-    The most accurate level below the highest that can be on time while the highest is late clearly
-    often, and on time when it is alone: then a fixed level cannot be best all the time. A frame
-    without an answer has an infinite latency.
+    With this limit, the highest level is on time without load but often late under load, whereas
+    the most accurate possible lower level is on time under load. So no fixed level is best all the
+    time. A frame without a result has an infinite latency.
     """
     quantiles_ms = {level: quantile_ms(samples) for level, samples in contended_ms.items()}
     free = quantile_ms(free_ms)
@@ -189,36 +189,37 @@ def choose_limit(contended_ms: Mapping[int, Sequence[float]], free_ms: Sequence[
         late = float(np.mean(np.asarray(contended_ms[highest]) > limit_ms))
         if late >= CLEARLY_LATE and math.isfinite(limit_ms):
             sentence = (
-                f'level {middle} is on time beside the load, level {highest} late in '
+                f'under load, level {middle} is on time and level {highest} is late in '
                 f'{100 * late:.0f} % of frames'
             )
             return Limit(limit_ms, middle, True, sentence)
     known_ms = [ms for ms in (quantiles_ms[lowest], free) if math.isfinite(ms)]
     limit_ms = MARGIN * max(known_ms, default=math.inf)
     sentence = (
-        'no limit separates the levels: beside the load the highest takes '
-        f'{quantiles_ms[highest]:.2f} ms and the lowest {quantiles_ms[lowest]:.2f}, '
-        f'the highest alone {free:.2f} (p95)'
+        'no limit separates the levels: under load, the highest takes '
+        f'{quantiles_ms[highest]:.2f} ms and the lowest {quantiles_ms[lowest]:.2f} ms; '
+        f'without load, the highest takes {free:.2f} ms (p95)'
     )
     return Limit(limit_ms, levels[len(levels) // 2], False, sentence)
 
 
 def quantile_ms(samples_ms: Sequence[float]) -> float:
-    """Return the quantile that limits are about; infinite where so many got no answer."""
-    return float(np.quantile(samples_ms, QUANTILE, method='higher'))  # between two: inf - inf
+    """Return the quantile for limits; infinite if too many frames got no result."""
+    # Interpolation between two infinite values would give NaN.
+    return float(np.quantile(samples_ms, QUANTILE, method='higher'))
 
 
 def rounded(share: float | None) -> float | None:
-    """Return a share to four decimals."""
+    """Return a share rounded to four decimals."""
     return None if share is None else round(share, 4)
 
 
 def draw(
     panels: Mapping[str, Timeline], limit_ms: float, level_count: int, path: Path, caption: str
 ) -> None:
-    """Draw latency over time, a panel a policy, each frame in its level's colour.
+    """Plot latency over time, one panel per policy, each frame in the colour of its level.
 
-    Frames without an answer are triangles at the upper end.
+    Frames without a result are triangles at the upper end.
     """
     from matplotlib.lines import Line2D
     from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
@@ -278,7 +279,7 @@ def _reaction(line: Timeline) -> Delay | None:
 
 
 def _recovery(line: Timeline) -> Delay | None:
-    """Return how long until a level as accurate as the last one before the load ran again."""
+    """Return the time until a level as accurate as the last one before the load ran again."""
     answers = answered(line.frames)
     before = [frame.accuracy for frame in answers if frame.time_ms < line.onset_ms]
     return adaptation.recovery(answers, line.relief_ms, before[-1]) if before else None

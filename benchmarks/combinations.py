@@ -1,8 +1,8 @@
-"""Play many fixed combinations of levels at once: what some combination could have achieved.
+"""Simulate many fixed combinations of levels at once, to find the best combination.
 
-The same processor, cameras and noise as in `run.play`, event by event, with an array row per
-combination instead of objects: all 216 combinations of three models with six levels are played in
-the time that `play` takes for one.
+The simulation is the same as in `run.play`, with the same processor, cameras and noise, but each
+combination is a row of an array: all 216 combinations of three models with six levels take the
+time that `play` takes for one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ROUNDING = 1e-9
 
 
 def all_combinations(models: Sequence[SimulatedModel]) -> IntArray:
-    """Return (N, models): every combination of the models' levels, from 1."""
+    """Return all combinations of the models' levels (1-based), (N, models)."""
     ladders = [range(1, len(model.platform.levels) + 1) for model in models]
     return np.array(list(itertools.product(*ladders)), dtype=np.int64)
 
@@ -42,16 +42,16 @@ def late_shares(
     from_ms: float = 0.0,
     seed: int = 1,
 ) -> FloatArray:
-    """Return (N, models): the share of each model's frames over its limit, levels being fixed.
+    """Return the share of late frames of each model at fixed levels, (N, models).
 
-    combinations: (N, models) levels. limits_ms: of each model. Frames that start from `from_ms`
-    on are counted; a model without any has a share of 0. Models, processor, duration and seed as
-    for `run.play`; the clock must be the profiled one, and cameras must have a period.
+    combinations: (N, models) levels. limits_ms: limit of each model. Frames that start at or after
+    `from_ms` are counted; a model without frames has a share of 0. The other arguments are those
+    of `run.play`; the clock must be constant, and cameras must have a period.
     """
     if processor.frequency.values != (1.0,):
-        raise SimulationError('combinations are played at the profiled clock only')
+        raise SimulationError('combinations can only be simulated with the clock of the profile')
     if any(model.timing.camera_period_ms <= 0.0 for model in models):
-        raise SimulationError('combinations are played with cameras that have a period')
+        raise SimulationError('combinations can only be simulated with a camera period')
     field = _Field(models, processor, combinations, duration_ms, seed)
     limit_ms = np.array(limits_ms)
     frames = np.zeros(combinations.shape)
@@ -82,9 +82,9 @@ class _Field:
         self._period_ms = np.array([model.timing.camera_period_ms for model in models])
         self._phase_ms = np.array([m.begin_ms + m.timing.camera_phase_ms for m in models])
         self._end_ms = np.array([min(duration_ms, model.end_ms) for model in models])
-        pictures = int(duration_ms / self._period_ms.min()) + 2
+        images = int(duration_ms / self._period_ms.min()) + 2
         noises = [FrameNoise(seed + 1000 * i) for i in range(len(models))]
-        self._noise = np.array([[n.of(i) for i in range(pictures)] for n in noises])
+        self._noise = np.array([[n.of(i) for i in range(images)] for n in noises])
         self._model = np.arange(len(models))
         self._now_ms = np.zeros((len(combinations), 1))
         self._number = np.full(combinations.shape, -1, dtype=np.int64)
@@ -93,17 +93,17 @@ class _Field:
         self._running = np.zeros(combinations.shape, dtype=bool)
         self.start_ms = np.zeros(combinations.shape)
         begin_ms = np.array([model.begin_ms for model in models])
-        self._see_next_picture(
+        self._next_image(
             np.ones(combinations.shape, dtype=bool), np.maximum(begin_ms, self._now_ms)
         )
 
     @property
     def is_alive(self) -> bool:
-        """Tell whether any model of any combination still works or waits for a picture."""
+        """Return whether any model of any combination runs or waits for an image."""
         return bool((self._running | (self._next_ms < math.inf)).any())
 
     def advance(self) -> tuple[BoolArray, FloatArray]:
-        """Go on to each combination's next event; return who finished a frame, and latencies."""
+        """Advance each combination to its next event; return finished frames and latencies."""
         starting = ~self._running & (self._next_ms <= self._now_ms)
         noise = self._noise[self._model, np.minimum(self._number, self._noise.shape[1] - 1)]
         self._left_ms = np.where(
@@ -118,14 +118,14 @@ class _Field:
         next_ms = ends_ms.min(axis=1, keepdims=True)
         if self._processor.sharing == 'time_slicing':
             next_ms = np.minimum(next_ms, (self._slot() + 1) * self._processor.slice_ms)
-        next_ms = np.where(next_ms < math.inf, next_ms, self._now_ms)  # all over: stand still
+        next_ms = np.where(next_ms < math.inf, next_ms, self._now_ms)  # finished: do not advance
         self._left_ms = np.where(
             self._running, self._left_ms - speed * (next_ms - self._now_ms), self._left_ms
         )
         ended = self._running & ((ends_ms == next_ms) | (self._left_ms <= MIN_WORK_MS))
         self._now_ms = next_ms
         self._running &= ~ended
-        self._see_next_picture(ended, next_ms)
+        self._next_image(ended, next_ms)
         return ended, next_ms - self.start_ms
 
     def _slot(self) -> FloatArray:
@@ -142,8 +142,8 @@ class _Field:
         alone: FloatArray = (self._running & (waiting == turn)).astype(np.float64)
         return alone
 
-    def _see_next_picture(self, free: BoolArray, free_ms: FloatArray) -> None:
-        """Choose the picture that those who are free work on next, and when, as a Camera does."""
+    def _next_image(self, free: BoolArray, free_ms: FloatArray) -> None:
+        """Determine the next image and its start for free models, like Camera."""
         newest = np.floor((free_ms - self._phase_ms) / self._period_ms + _ROUNDING)
         newest = newest.astype(np.int64)
         is_waiting = newest > self._number
@@ -155,5 +155,5 @@ class _Field:
 
 
 def _by_level(values: Sequence[Sequence[float]], combinations: IntArray) -> FloatArray:
-    """Return (N, models) values of the levels that the combinations name."""
+    """Return the values of the levels in the combinations, (N, models)."""
     return np.column_stack([np.array(v)[combinations[:, i] - 1] for i, v in enumerate(values)])

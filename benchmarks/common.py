@@ -1,7 +1,7 @@
-"""What all benchmarks share: the machine and versions, measuring in turns, tables, JSON results.
+"""Functions of all benchmarks: machine and versions, alternating measurements, tables, results.
 
-A result file names the machine, the versions, a checksum of the input and the configuration, so
-that two of them can be compared honestly.
+A result file contains the machine, the versions, a checksum of the input and the configuration, so
+that results can be compared.
 """
 
 from __future__ import annotations
@@ -37,14 +37,17 @@ PACKAGES = (
 
 
 def reference_directory() -> Path:
-    """Return the folder of reference data: $DYNAMIC_OFA_REFERENCE, else beside the checkout."""
+    """Return the folder of reference data.
+
+    This is $DYNAMIC_OFA_REFERENCE, or else shared/reference beside the checkout.
+    """
     chosen = os.environ.get('DYNAMIC_OFA_REFERENCE')
     checkout = Path(__file__).resolve().parent.parent
     return Path(chosen) if chosen else checkout.parent / 'shared' / 'reference'
 
 
 def machine() -> dict[str, Any]:
-    """Return what the numbers depend on: processor, memory, system, and how busy it is now."""
+    """Return processor, memory, operating system and current load."""
     import psutil
 
     return {
@@ -58,7 +61,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that matter, those that are installed."""
+    """Return the versions of Python and of the relevant installed packages."""
     found = {'python': platform.python_version()}
     for name in PACKAGES:
         try:
@@ -87,8 +90,8 @@ def in_turns(
 ) -> dict[str, list[float]]:
     """Return `runs` latencies in ms of each contender.
 
-    They take turns in short blocks, so drift hits all alike; the first call of a block finds the
-    caches full of another's data and is not counted.
+    They are measured alternately in short blocks, so that drift affects all equally. The first
+    call of a block is not counted, because the caches contain the data of another contender.
     """
     samples: dict[str, list[float]] = {name: [] for name in contenders}
     while any(len(taken) < runs for taken in samples.values()):
@@ -110,7 +113,7 @@ def checksum(arrays: Iterable[np.ndarray[Any, Any]]) -> str:
 
 
 def print_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table with aligned columns; floats with three decimals."""
+    """Print a table with aligned columns and three decimals for floats."""
     cells = [[_text(value) for value in row] for row in rows]
     widths = [
         max(len(headers[i]), *(len(row[i]) for row in cells)) if cells else len(headers[i])
@@ -131,9 +134,9 @@ def write_results(
     load: OthersLoad | None = None,
     folder: Path = RESULTS,
 ) -> Path:
-    """Write `<folder>/<name>.json` with everything that gives the numbers their meaning.
+    """Write `<folder>/<name>.json` with results, machine, versions and configuration.
 
-    Give `load`, created when the measurement began, to record how much of the CPU others used.
+    load: if given, the CPU use of other processes since its creation is recorded.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f'{name}.json'

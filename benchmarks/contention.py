@@ -1,17 +1,17 @@
-"""Policies beside real loads: the real node, end to end, from a camera's images to labels.
+"""Compare policies under real loads, with the real node from camera images to labels.
 
     python -m benchmarks.contention [--family signs|imagenet|PATH] [--photographs FOLDER]
     python -m benchmarks.contention --loads busy-2 --repeats 1     # 5 minutes
 
-Camera, classifier and load are processes; the limit is about scope `node`, from an image's
-arrival to its label; an image without an answer is late. In every segment the load is on for the
-second and third quarter. All policies of a load have the same limit, which a calibration chooses,
-and take turns in another order in every round. One classifier process runs all the time; before
-each segment it is configured anew, so that nothing of the policy before is left: neither what the
-manager has seen of the device, nor the moves up that count against the budget of a minute.
+Camera, classifier and load are separate processes. The limit is in the scope `node`, from the
+arrival of an image to its label; an image without a label is late. The load is on in the second
+and third quarter of every segment. All policies have the same limit for a load, which is chosen by
+a calibration, and their order differs in every round. One classifier process runs all the time. It
+is configured again before each segment, so that the manager has no state of the previous policy.
 
-Finished segments are kept in --work: run the command again to go on after it was killed, or after
-its budget is spent. --fresh begins anew, as it must when the runtime's code has changed.
+Finished segments are stored in --work. To continue after the command was killed or its time budget
+was used up, run it again. --fresh starts from the beginning, which is required when the code of
+the runtime has changed.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ from dynamic_ofa_ros.runtime.policies import PolicySettings
 ROOT = RESULTS.parent.parent
 POLICIES = ('table', 'reactive', ALERT, 'predictive')
 TRIAL_S = 2.5
-"""How long a level is tried, without load and beside it, before limits are chosen."""
+"""Length of the trial of a level, with and without load, for choosing the limit."""
 
 SWITCHES = {ALERT: 6000.0}
-"""Moves up in a minute: ALERT has no such budget."""
+"""Maximum number of moves up per minute; ALERT has no such limit."""
 
 DEFAULT_SWITCHES = PolicySettings().max_switches_per_minute
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print the tables, draw, and write the results; return the exit status."""
+    """Measure, print tables, draw plots and write the results; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--family', default=default_family(), help='name or path of a family')
     parser.add_argument(
@@ -69,20 +69,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         '--fixed',
         type=fixed_levels,
         default='likely',
-        help='fixed levels: all, N,N or likely (the ends, and the two between that promise most)',
+        help='fixed levels: all, N,N or likely (lowest, highest, and the two best of the others)',
     )
     parser.add_argument('--seconds', type=float, default=20.0, help='length of a segment')
     parser.add_argument('--trial-seconds', type=float, default=TRIAL_S, help='length of a trial')
     parser.add_argument('--repeats', type=int, default=3, help='segments of each kind')
     parser.add_argument('--budget-minutes', type=float, default=25.0, help='for this call')
-    parser.add_argument('--limit-ms', type=float, default=0.0, help='instead of the calibrated')
-    parser.add_argument('--rate-hz', type=float, default=0.0, help="the camera's (0: chosen)")
+    parser.add_argument('--limit-ms', type=float, default=0.0, help='limit (0: calibrated)')
+    parser.add_argument('--rate-hz', type=float, default=0.0, help='camera rate (0: automatic)')
     parser.add_argument('--work', type=Path, default=ROOT / 'build' / 'contention')
-    parser.add_argument('--fresh', action='store_true', help='forget what --work holds')
-    parser.add_argument('--report', action='store_true', help='measure nothing, write the results')
-    parser.add_argument(
-        '--docs', action='store_true', help='only renew docs/ from the results, and end'
-    )
+    parser.add_argument('--fresh', action='store_true', help='discard the contents of --work')
+    parser.add_argument('--report', action='store_true', help='write the results only')
+    parser.add_argument('--docs', action='store_true', help='update docs/ from the results only')
     parser.add_argument('--output', type=Path, default=RESULTS, help='folder of the JSON file')
     parser.add_argument('--plots', type=Path, default=ROOT / 'docs' / 'images')
     options = parser.parse_args(arguments)
@@ -104,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return getattr(error, 'status', 2)
     except KeyboardInterrupt:
-        print('\nthe same command goes on from here', file=sys.stderr)
+        print('\nrun the same command again to continue', file=sys.stderr)
         return 130
     entry = write_report(journal, options.output)
     if entry['loads']:
@@ -114,13 +112,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def names_of(known: Sequence[str] | Mapping[str, Any]) -> Any:
-    """Return a parser of names with commas between them."""
+    """Return a parser for a list of names separated by commas."""
 
     def parse(text: str) -> tuple[str, ...]:
         names = tuple(text.split(','))
         for name in names:
             if name not in known:
-                raise argparse.ArgumentTypeError(f'{name!r} is none of {", ".join(known)}')
+                raise argparse.ArgumentTypeError(f'{name!r} is not one of {", ".join(known)}')
         return names
 
     return parse
@@ -133,24 +131,26 @@ def fixed_levels(text: str) -> str | tuple[int, ...]:
     try:
         return tuple(sorted({int(word) for word in text.split(',')}))
     except ValueError:
-        raise argparse.ArgumentTypeError(f'{text!r} is neither all, likely, nor levels') from None
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is not all, likely, or a list of levels'
+        ) from None
 
 
 def source_of(photographs: str, family: Family) -> Source:
-    """Return what the camera shows, and whether the family knows what that is."""
+    """Return the camera's source, and whether the family has its classes."""
     try:
         labels = camera_labels(photographs, family)
     except DemoError:
         if photographs:
             raise
-        print(f'{family.name} does not know the signs: whether answers are right is not measured')
+        print(f'{family.name} has other classes than the signs: correctness is not measured')
         return Source(sign_names(), is_truth_known=False)
     folder = str(Path(photographs).expanduser().resolve()) if photographs else ''
     return Source(labels, folder)
 
 
 def settings_of(family: Family, source: Source, options: argparse.Namespace) -> dict[str, Any]:
-    """Return what all segments of a journal must have in common."""
+    """Return the settings that all segments of a journal must have in common."""
     return {
         'family': family.name,
         'family_sha256': family.checksum,
@@ -166,7 +166,7 @@ def settings_of(family: Family, source: Source, options: argparse.Namespace) -> 
 
 
 def runtime_checksum() -> str:
-    """Return the hex SHA-256 of the code that decides: segments of two versions do not mix."""
+    """Return the hex SHA-256 of the runtime's code; all segments must have the same version."""
     digest = hashlib.sha256()
     for path in sorted((ROOT / 'dynamic_ofa_ros' / 'runtime').rglob('*.py')):
         digest.update(path.read_bytes())
@@ -174,7 +174,7 @@ def runtime_checksum() -> str:
 
 
 def measure(family: Family, source: Source, journal: Journal, options: argparse.Namespace) -> None:
-    """Measure what the journal lacks, as far as the budget goes."""
+    """Measure the segments missing in the journal, within the time budget."""
     loads = list(options.loads)
     if 'gpu' in loads and (problem := gpu_problem()):
         print(f'gpu: {problem}')
@@ -185,8 +185,8 @@ def measure(family: Family, source: Source, journal: Journal, options: argparse.
                            60.0 * options.budget_minutes)  # fmt: skip
     for name in loads:
         if rounds[name] < options.repeats:
-            print(f'{name}: {rounds[name]} of {options.repeats} rounds fit into the budget; the '
-                  'same command measures the rest')  # fmt: skip
+            print(f'{name}: {rounds[name]} of {options.repeats} rounds fit into the time budget; '
+                  'run the same command again for the rest')  # fmt: skip
     for device in dict.fromkeys(LOADS[name].device for name in loads):
         of_device = {
             name: rounds[name]
@@ -200,12 +200,12 @@ def measure(family: Family, source: Source, journal: Journal, options: argparse.
 
 
 def gpu_problem() -> str:
-    """Return why there is no load on a GPU; empty where there can be one."""
+    """Return why a GPU load is not possible; empty if it is."""
     try:
         import torch
     except ImportError:
         return 'PyTorch is not installed, so no training job can run on a GPU'
-    return '' if torch.cuda.is_available() else 'PyTorch sees no NVIDIA GPU on this machine'
+    return '' if torch.cuda.is_available() else 'PyTorch finds no NVIDIA GPU on this machine'
 
 
 def measure_at(
@@ -215,7 +215,7 @@ def measure_at(
     journal: Journal,
     options: argparse.Namespace,
 ) -> None:
-    """Measure loads on one device, so many rounds of each."""
+    """Measure the given number of rounds of each load on one device."""
     if not journal.find('node', device=device):
         rate_hz = options.rate_hz or site.rate_hz
         site.start_camera(rate_hz)
@@ -251,7 +251,7 @@ def measure_at(
 
 
 def trials(site: Site, options: argparse.Namespace) -> dict[str, list[float | None]]:
-    """Return the latencies of all levels under the present load; None without an answer."""
+    """Return the latencies of all levels under the current load; None without a result."""
     return {
         str(level['level']): [
             latency_ms if math.isfinite(latency_ms) else None
@@ -270,7 +270,7 @@ def measure_segment(
     limit: Mapping[str, Any],
     journal: Journal,
 ) -> None:
-    """Run one segment and keep it."""
+    """Run one segment and store it."""
     parameters = {'constraints.max_latency_ms': limit['limit_ms'], **parameters_of(policy)}
     seen = site.play(parameters, load, journal.records[0]['segment_s'])
     journal.append('segment', {'load': name, 'policy': policy, 'turn': turn, **seen})
@@ -279,7 +279,7 @@ def measure_segment(
 
 
 def parameters_of(policy: str) -> dict[str, float | str]:
-    """Return what the classifier is told for a policy, such as 'fixed 3'."""
+    """Return the classifier's parameters for a policy, such as 'fixed 3'."""
     name, _, level = policy.partition(' ')
     return {
         'manager.policy': name,
@@ -294,7 +294,7 @@ def chosen_limit(
     contended_ms: Mapping[str, Sequence[float | None]],
     given_ms: float,
 ) -> dict[str, Any]:
-    """Return the limit beside a load, and every level's trials beside it."""
+    """Return the limit for a load, and the trials of all levels under load."""
     highest = str(len(node['levels']))
     by_level = {int(level): known(samples) for level, samples in contended_ms.items()}
     limit = choose_limit(by_level, known(node['free_ms'][highest]))
@@ -307,8 +307,8 @@ def chosen_limit(
         }
     if not math.isfinite(limit.limit_ms):
         raise DynamicOfaError(
-            f'{name}: no level answers at least 95 % of the images, alone or beside the load; '
-            'choose a lower --rate-hz, or give a --limit-ms'
+            f'{name}: no level classifies at least 95 % of the images, with or without load; '
+            'give a lower --rate-hz, or a --limit-ms'
         )
     return {
         'load': name,

@@ -1,4 +1,4 @@
-"""What `benchmarks.contention` measures, in which order, and what fits into the time."""
+"""Plan the segments of `benchmarks.contention`: their order, and the time budget."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from benchmarks.journal import Journal
 from dynamic_ofa_ros.errors import DynamicOfaError
 
 LIKELY = 2
-"""Fixed levels that are measured besides the ends: those that promise most by their trials."""
+"""Number of fixed levels besides the lowest and the highest; those with the best trials."""
 
 PAUSE_S = 2.7
-"""What a segment or a trial takes besides its length."""
+"""Time overhead of a segment or a trial."""
 
 START_S = 40.0
 
 
 def turns(policies: Sequence[str], count: int) -> list[tuple[int, str]]:
-    """Return round and policy, in the order of measuring: every round begins elsewhere."""
+    """Return (round, policy) in the order of measurement; every round has another first policy."""
     step = max(1, len(policies) // max(1, count))
     return [
         (turn, policies[(place + turn * step) % len(policies)])
@@ -35,29 +35,29 @@ def turns(policies: Sequence[str], count: int) -> list[tuple[int, str]]:
 def fixed_of(
     node: Mapping[str, Any], limit: Mapping[str, Any], chosen: str | tuple[int, ...]
 ) -> list[str]:
-    """Return the fixed levels to measure beside a load, as policies."""
+    """Return the fixed levels to measure for a load, as policies."""
     levels = [level['level'] for level in node['levels']]
     if isinstance(chosen, tuple):
-        if strangers := set(chosen) - set(levels):
+        if unknown := set(chosen) - set(levels):
             raise DynamicOfaError(
-                f'there is no level {min(strangers)}; the family has {len(levels)} levels'
+                f'there is no level {min(unknown)}; the family has {len(levels)} levels'
             )
         levels = list(chosen)
     elif chosen == 'likely':
 
-        def promise(level: int) -> float:
-            """Return the on-time accuracy that the trials make likely: half of the time loaded."""
+        def expected(level: int) -> float:
+            """Return the expected on-time accuracy by the trials, with load half of the time."""
             halves = (node['free_ms'][str(level)], limit['contended_ms'][str(level)])
             on_time = [np.mean(np.array(known(half)) <= limit['limit_ms']) for half in halves]
             return float(node['levels'][level - 1]['accuracy'] * np.mean(on_time))
 
-        best = sorted(levels[1:-1], key=promise)[-LIKELY:]
+        best = sorted(levels[1:-1], key=expected)[-LIKELY:]
         levels = sorted({levels[0], *best, levels[-1]})
     return [f'fixed {level}' for level in levels]
 
 
 def is_lacking(journal: Journal, name: str, count: int, options: argparse.Namespace) -> bool:
-    """Tell whether anything of so many rounds beside a load is not measured yet."""
+    """Return whether any segment of the first `count` rounds for a load is missing."""
     limits, nodes = (
         journal.find('limit', load=name),
         journal.find('node', device=LOADS[name].device),
@@ -74,7 +74,7 @@ def is_lacking(journal: Journal, name: str, count: int, options: argparse.Namesp
 def costs_s(
     journal: Journal, loads: Sequence[str], level_count: int, options: argparse.Namespace
 ) -> dict[str, list[float]]:
-    """Return how long what the journal lacks takes, for every load by round."""
+    """Return the time for the missing segments in s, by load and round."""
     trials_s = level_count * (options.trial_seconds + PAUSE_S)
     segment_s = options.seconds + PAUSE_S
     costs = {}
@@ -100,16 +100,15 @@ def costs_s(
 
 
 def within_budget(costs: Mapping[str, Sequence[float]], budget_s: float) -> dict[str, int]:
-    """Return how many rounds of each load to have at the end: load after load, as they come.
+    """Return the number of rounds of each load that fit into the budget, in the order of loads.
 
-    The load that does not fit entirely gets those rounds that do, and the very first round is
-    measured whatever it takes.
+    The first round of the first load is measured in any case.
     """
     rounds, left_s, has_begun = dict.fromkeys(costs, 0), budget_s, False
     for name, of_load in costs.items():
         for cost_s in of_load:
             if has_begun and cost_s > max(left_s, 0.0):
-                left_s = 0.0  # nothing that costs time comes after it
+                left_s = 0.0  # the budget is used up
                 break
             rounds[name] += 1
             left_s -= cost_s
@@ -118,5 +117,5 @@ def within_budget(costs: Mapping[str, Sequence[float]], budget_s: float) -> dict
 
 
 def known(samples_ms: Sequence[float | None]) -> list[float]:
-    """Return latencies, infinite without an answer."""
+    """Return latencies, with infinity for None."""
     return [math.inf if latency_ms is None else latency_ms for latency_ms in samples_ms]

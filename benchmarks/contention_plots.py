@@ -1,4 +1,4 @@
-"""The pictures of `benchmarks.contention`."""
+"""Plots of `benchmarks.contention`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLUMNS = 3
 
 
 def draw_overview(entry: Mapping[str, Any], path: Path) -> None:
-    """Draw on-time top-1 and lateness of all policies with their intervals, a panel a load."""
+    """Plot on-time top-1 and late frames of all policies with intervals, one panel per load."""
     from dynamic_ofa_ros.plotting.style import (
         INK,
         LIMIT,
@@ -61,8 +61,8 @@ def draw_overview(entry: Mapping[str, Any], path: Path) -> None:
     figure.supxlabel('on-time top-1, %', fontsize=TEXT_SIZE + 1, y=0.62 / figure.get_figheight())
     draw_caption(
         figure,
-        f'{sentence_of(entry)} Mean accuracy of the levels, late images counting zero, with 95 % '
-        'intervals; on the right the share of late images. Black: the best fixed level.',
+        f'{sentence_of(entry)} Mean accuracy of the levels with late images counted as 0, and '
+        '95 % intervals. On the right: share of late images. Black: the best fixed level.',
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
@@ -70,7 +70,7 @@ def draw_overview(entry: Mapping[str, Any], path: Path) -> None:
 
 
 def draw_frames(journal: Journal, entry: Mapping[str, Any], path: Path) -> None:
-    """Draw every image of the first round beside the first load."""
+    """Plot every image of the first round of the first load."""
     name, load = next(iter(entry['loads'].items()))
     lines = timelines_of(journal, name)
     chosen = [policy for policy in (load.get('best_fixed'), *DRAWN) if policy in lines]
@@ -79,7 +79,8 @@ def draw_frames(journal: Journal, entry: Mapping[str, Any], path: Path) -> None:
     node = entry['nodes'][load['device']]
     caption = (
         f'Measured: family {entry["family"]} on {node["platform"]}, {node["rate_hz"]:g} Hz. Grey: '
-        f'{load["words"]} on the same processor. Arrival to label. One segment of each policy.'
+        f'{load["words"]} on the same processor. Latency from arrival to label, one segment per '
+        'policy.'
     )
     panels = {policy: lines[policy][0] for policy in chosen}
     adapting.draw(panels, load['limit_ms'], len(node['levels']), path, caption)

@@ -1,4 +1,4 @@
-"""From the segments of `benchmarks.contention` to its results: JSON and tables."""
+"""Compute the results of `benchmarks.contention` from its segments: JSON and tables."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ BEGIN, END = '<!-- contention: begin -->', '<!-- contention: end -->'
 OURS = 'predictive'
 LATE_ALLOWED = 1.0 - QUANTILE
 LATE_BESIDE_LOWEST = 0.02
-"""Where no level is on time: how much more often than the lowest level it may be late."""
+"""Additional share of late frames over the lowest level that is allowed if no level is on time."""
 
 LOWEST = 'fixed 1'
 
 
 def write_report(journal: Journal, output: Path) -> dict[str, Any]:
-    """Write and print what a journal holds; results of other families stay. Return its own."""
+    """Write and print the results of a journal and return them; keep those of other families."""
     entry = family_results(journal)
     path = output / 'contention.json'
     families = families_of(path)
@@ -47,8 +47,8 @@ def write_report(journal: Journal, output: Path) -> dict[str, Any]:
             'scope': 'node',
             'quantile': QUANTILE,
             'load_on': 'second and third quarter of a segment',
-            'intervals': f'95 %, pieces of {adapting.PIECE_MS / 1e3:g} s drawn anew',
-            'state': 'the node is configured anew before every segment',
+            'intervals': f'95 %, bootstrapped from blocks of {adapting.PIECE_MS / 1e3:g} s',
+            'state': 'the node is configured again before every segment',
         },
         input_checksum=checksum([np.frombuffer(b''.join(sums), np.uint8)]),
         folder=output,
@@ -58,7 +58,7 @@ def write_report(journal: Journal, output: Path) -> dict[str, Any]:
 
 
 def families_of(path: Path) -> dict[str, Any]:
-    """Return the results of all families in a file; of none where it is missing, or older."""
+    """Return the results of all families in a file; empty if it is missing or outdated."""
     if not path.exists():
         return {}
     results = json.loads(path.read_text(encoding='utf-8'))['results']
@@ -97,7 +97,7 @@ def family_results(journal: Journal) -> dict[str, Any]:
 
 
 def load_results(journal: Journal, name: str) -> dict[str, Any]:
-    """Return the results beside one load."""
+    """Return the results for one load."""
     (limit,) = journal.find('limit', load=name)
     lines = timelines_of(journal, name)
     policies = {policy: row_of(found) for policy, found in lines.items()}
@@ -123,15 +123,15 @@ def load_results(journal: Journal, name: str) -> dict[str, Any]:
 
 
 def row_of(timelines: Sequence[Timeline]) -> dict[str, Any]:
-    """Return the figures of one policy beside one load, with intervals."""
-    judged = [
-        Timeline(line.judged, line.onset_ms, line.relief_ms, line.end_ms)
+    """Return the metrics of one policy for one load, with intervals."""
+    with_truth = [
+        Timeline(line.with_truth, line.onset_ms, line.relief_ms, line.end_ms)
         for line in timelines
         if line.rights
     ]
     values = (adapting.is_late, adapting.on_time_accuracy)
     late, on_time = (interval(draws(timelines, value)) for value in values)
-    right = interval(draws(judged, adapting.on_time_accuracy)) if judged else None
+    right = interval(draws(with_truth, adapting.on_time_accuracy)) if with_truth else None
     return {
         'segments': len(timelines),
         **figures(timelines),
@@ -145,9 +145,9 @@ def row_of(timelines: Sequence[Timeline]) -> dict[str, Any]:
 def feasible_levels(
     journal: Journal, name: str, policies: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, list[int]]:
-    """Return which levels are late in at most 5 % of frames, free and under load.
+    """Return the levels with at most 5 % late frames, without and under load.
 
-    By their own segments where they were measured, else by their trials.
+    This is computed from the segments of a level if there are any, or else from its trials.
     """
     (limit,) = journal.find('limit', load=name)
     (node,) = journal.find('node', device=LOADS[name].device)
@@ -168,7 +168,7 @@ def feasible_levels(
 def aim_of(
     entry: Mapping[str, Any], ours: Sequence[Timeline], best: Sequence[Timeline]
 ) -> dict[str, Any]:
-    """Return whether our policy beats the best fixed level, and is late no more than allowed."""
+    """Return whether our policy beats the best fixed level with few enough late frames."""
     policies = entry['policies']
     row, best_row = policies[OURS], policies[entry['best_fixed']]
     value = adapting.on_time_accuracy
@@ -191,7 +191,7 @@ def aim_of(
 
 
 def timelines_of(journal: Journal, name: str) -> dict[str, list[Timeline]]:
-    """Return the runs beside a load by policy: fixed levels first, ours last."""
+    """Return the runs for a load by policy, fixed levels first and our policy last."""
     (node,) = journal.find('node', device=LOADS[name].device)
     (limit,) = journal.find('limit', load=name)
     has_truth = journal.records[0]['is_truth_known']
@@ -209,7 +209,7 @@ def timeline_of(
     *,
     has_truth: bool,
 ) -> Timeline:
-    """Return a segment as what is judged."""
+    """Return the timeline of a segment."""
     frames = tuple(
         TimedFrame(time_ms, math.inf, limit_ms)
         if latency_ms is None
@@ -264,7 +264,7 @@ AIM_HEADERS = (
 
 
 def aim_rows_of(entry: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Return the cells of the table of aims."""
+    """Return the cells of the table of targets."""
     rows = []
     for load in entry['loads'].values():
         aim = load.get('aim')
@@ -290,7 +290,7 @@ def aim_rows_of(entry: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def sentence_of(entry: Mapping[str, Any]) -> str:
-    """Return where and how a family was measured, a sentence."""
+    """Return where and how a family was measured, as a sentence."""
     places = '; '.join(
         f'{node["platform"]}, {node["machine"]["cores"]} cores' for node in entry['nodes'].values()
     )
@@ -299,7 +299,7 @@ def sentence_of(entry: Mapping[str, Any]) -> str:
     segments = ' to '.join(str(count) for count in sorted({min(counts), max(counts)}))
     return (
         f'Family {entry["family"]}, {entry["images"]}, {places}; {segments} x '
-        f'{entry["segment_s"]:g} s a row, {entry["images_per_second"]:.1f} images a second; '
+        f'{entry["segment_s"]:g} s per row, {entry["images_per_second"]:.1f} images per second; '
         f'other programs used {100 * entry["cpu_used_by_others"]:.0f} % of the machine.'
     )
 
@@ -316,7 +316,7 @@ def markdown(families: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def update_documentation(results: Path = RESULTS, document: Path = DOCUMENT) -> None:
-    """Put the tables of the results into the documentation."""
+    """Write the tables of the results to the documentation."""
     text = document.read_text(encoding='utf-8')
     tables = markdown(families_of(results / 'contention.json'))
     replaced = re.sub(
@@ -338,13 +338,13 @@ def print_family(entry: Mapping[str, Any]) -> None:
 
 
 def order_of(policy: str) -> tuple[int, int, str]:
-    """Return where a policy stands in a table."""
+    """Return the sort key of a policy in a table."""
     name, _, level = policy.partition(' ')
     return (0 if level else 2 if name == OURS else 1, int(level or 0), name)
 
 
 def _images_per_second(segments: Sequence[Mapping[str, Any]]) -> float:
-    """Return how many images came: fewer than asked for where the camera's processor is busy."""
+    """Return the actual rate of images, which is too low if the camera's processor is busy."""
     seconds = sum(segment['end_ms'] for segment in segments) / 1e3
     return sum(len(segment['frames']) for segment in segments) / seconds if seconds else 0.0
 

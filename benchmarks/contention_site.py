@@ -1,6 +1,6 @@
-"""Camera, classifier and competitors as processes: where `benchmarks.contention` measures.
+"""Run camera, classifier and competitors as processes for `benchmarks.contention`.
 
-Classifier and competitors share one CPU; camera and this process are kept off it.
+Classifier and competitors share one CPU, which camera and this process do not use.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ START_TIMEOUT_S = 300.0
 TRANSITIONS = ('deactivate', 'cleanup', 'configure', 'activate')
 TICK_S = 0.25
 SETTLE_S = 0.5
-"""After a change of the policy, before the images that count."""
+"""Time after a change of the policy before images are counted."""
 
 IDLE_S, IDLE_PERCENT = 1.0, 20.0
-"""A competitor has started when it needs no more than this share of a CPU for so long."""
+"""A competitor has started when it uses at most this share of a CPU for this time."""
 
 CAMERA_WIDTH = 640
 HIGHEST_RATE_HZ, RATE_SHARE = 20.0, 0.35
-"""The camera's rate: this, or what makes the highest level take this share of the time alone.
+"""Maximum rate of the camera, and maximum share of time for the highest level without load.
 
-Not more: the scenes are rendered meanwhile, on the processor that camera and benchmark share.
+The rate is limited because the scenes are rendered on the processor of camera and benchmark.
 """
 
 SECOND = '/second'
@@ -50,10 +50,10 @@ SECOND = '/second'
 
 @dataclass(frozen=True)
 class Source:
-    """What the camera shows: photographs in class folders, or rendered signs where folder is ''.
+    """The images of the camera: photographs in class folders, or rendered signs if folder is ''.
 
-    labels: what the family calls each of the camera's classes. is_truth_known: whether the family
-    knows them.
+    labels: the family's labels of the camera's classes. is_truth_known: whether the family has
+    these classes.
     """
 
     labels: tuple[str, ...]
@@ -63,7 +63,7 @@ class Source:
 
 @dataclass(frozen=True)
 class LoadKind:
-    """A kind of load. device: what the classifier runs on beside it."""
+    """A kind of load. device: the device of the classifier with this load."""
 
     words: str
     workload: str
@@ -80,17 +80,17 @@ LOADS: Mapping[str, LoadKind] = {
     'busy-4': LoadKind('4 busy processes', 'busy', 4),
     'gpu': LoadKind('a training job on the GPU', 'gpu', device='cuda'),
 }
-"""In the order of measuring: what says most first, for time may run out."""
+"""In the order of measurement, the most informative first, because the time is limited."""
 
 
 class Site:
-    """A classifier and its camera; a context. What it says of images goes to a recorder."""
+    """A classifier and its camera, as a context manager; a recorder stores the results."""
 
     def __init__(self, family: str, source: Source, device: str, folder: Path) -> None:
         self._family, self._source, self._device = family, source, device
         self._folder = folder
         usable = os.sched_getaffinity(0)
-        self._cpus = {max(usable)}  # interrupts tend to live on the first
+        self._cpus = {max(usable)}  # the first CPU often handles interrupts
         self._other_cpus = usable - self._cpus or usable
         self._competitors: Supervisor | None = None
         self.recorder = Recorder(source.labels)
@@ -113,7 +113,7 @@ class Site:
 
     @property
     def levels(self) -> list[dict[str, Any]]:
-        """Return what the node says of its levels."""
+        """Return the levels as published by the node."""
         return [
             {
                 'level': level.index,
@@ -125,20 +125,20 @@ class Site:
 
     @property
     def platform(self) -> str:
-        """Return what the classifier runs on."""
+        """Return the platform of the classifier."""
         return str(self.recorder.table.platform)
 
     @property
     def rate_hz(self) -> float:
-        """Return the rate of images that suits the highest level."""
+        """Return a rate of images that is suitable for the highest level."""
         fitting_hz = 1e3 * RATE_SHARE / self.recorder.table.levels[-1].latency_ms
         return float(max(1, math.floor(min(HIGHEST_RATE_HZ, fitting_hz))))
 
     def start_camera(self, rate_hz: float) -> None:
-        """Start the camera, another scene in every image; return once the classifier answers."""
+        """Start the camera with a new scene in every image; wait for the first result."""
         parameters = {'source': 'signs', 'rate_hz': rate_hz, 'scene_period_s': 0.0}
         if self._source.folder:
-            path = f'"{self._source.folder}"'  # quoted: a name may look like a number
+            path = f'"{self._source.folder}"'  # quoted because a name may look like a number
             parameters |= {'source': 'folder', 'path': path, 'width': CAMERA_WIDTH}
         command = node_command('dynamic_ofa_ros.nodes.camera_node', parameters)
         self._supervisor.start('camera', command, self._other_cpus, is_apart=True)
@@ -146,7 +146,7 @@ class Site:
 
     @contextlib.contextmanager
     def load(self, kind: LoadKind) -> Iterator[Load]:
-        """Start competitors that do nothing yet."""
+        """Start idle competitors."""
         with Supervisor(self._folder) as competitors:
             self._competitors = competitors
             try:
@@ -168,10 +168,10 @@ class Site:
     def play(
         self, parameters: Mapping[str, float | str], load: Load, seconds: float
     ) -> dict[str, Any]:
-        """Let the load be on for the second and third quarter of a time; return what was seen.
+        """Run a segment with the load in the second and third quarter; return the record.
 
-        Parameters hold from the start of a manager that knows nothing of what was before.
-        `frames`: time and latency in ms, null without an answer, level, and whether it was right.
+        The classifier is configured again with these parameters, so the manager has no history.
+        `frames`: time, latency in ms (null without a result), level, and whether it was correct.
         """
         self._link.set_parameters(parameters)
         self._link.renew()
@@ -197,7 +197,7 @@ class Site:
         }
 
     def trial_ms(self, level: int, seconds: float) -> list[float]:
-        """Return the latencies at a level, infinite without an answer, under the present load."""
+        """Return the latencies of a level under the current load; infinite without a result."""
         self._link.set_parameters({'manager.policy': 'fixed', 'manager.fixed_level': level})
         self._spin_for(SETTLE_S)
         self.recorder.forget()
@@ -208,7 +208,7 @@ class Site:
 
     def _frames(self, begin_ns: int, seconds: float) -> list[list[Any]]:
         end_ns = begin_ns + round(1e9 * seconds)
-        self._spin_for(ANSWER_WITHIN_S)  # the last images may still be answered
+        self._spin_for(ANSWER_WITHIN_S)  # wait for the results of the last images
         return [
             [
                 round(1e3 * frame.time_s, 1),
@@ -221,7 +221,7 @@ class Site:
 
     @contextlib.contextmanager
     def _second_classifier(self, competitors: Supervisor) -> Iterator[Load]:
-        """Start a classifier of the same images, at the highest level, that can be disabled."""
+        """Start a second classifier for the same images at the highest level."""
         given = {'manager.policy': 'fixed', 'enabled': 'false'}
         others = ['-r', f'__ns:={SECOND}', '-r', 'image_raw:=/image_raw']
         module = 'dynamic_ofa_ros.nodes.classifier_node'
@@ -256,7 +256,7 @@ class Site:
         self._spin_for(seconds - (time.time_ns() - begin_ns) / 1e9)
 
     def _spin_for(self, seconds: float) -> None:
-        """Listen; raise PartError when a part has died."""
+        """Process messages; raise PartError if a process has died."""
         end_s = time.monotonic() + seconds
         while (left_s := end_s - time.monotonic()) > 0.0:
             self._link.spin_for(min(left_s, TICK_S))
@@ -276,7 +276,7 @@ class Site:
                 )
 
     def _wait_until_idle(self, count: int) -> None:
-        """Wait until competitors have imported what they need, and wait for orders."""
+        """Wait until the competitors have started and are idle."""
         parts = [
             child
             for child in psutil.Process().children()
@@ -294,7 +294,7 @@ class Site:
 
 
 class LifecycleLink(Link):
-    """A link that can have its classifier configured anew."""
+    """A link that can configure its classifier again."""
 
     def __init__(self, recorder: Recorder) -> None:
         from lifecycle_msgs.srv import ChangeState
@@ -303,7 +303,7 @@ class LifecycleLink(Link):
         self._transitions = self._node.create_client(ChangeState, 'classifier/change_state')
 
     def renew(self) -> None:
-        """Build engines and manager again: what they learnt, and counted, is gone."""
+        """Build engines and manager again, without any history."""
         from lifecycle_msgs.msg import Transition
         from lifecycle_msgs.srv import ChangeState
 
@@ -313,33 +313,33 @@ class LifecycleLink(Link):
             future = self._transitions.call_async(request)
             self._executor.spin_until_future_complete(future, timeout_sec=START_TIMEOUT_S)
             if not future.done() or not future.result().success:
-                raise PartError(f'the classifier cannot {label}; its log says why')
+                raise PartError(f'the classifier cannot {label}; see its log')
 
 
 class Competitors:
-    """Processes of nodes/load.py and their like."""
+    """Load processes, such as those of nodes/load.py."""
 
     def __init__(self, supervisor: Supervisor, count: int) -> None:
         self._supervisor, self._count = supervisor, count
 
     def work(self, share: float) -> None:
-        """Let all work, or none."""
+        """Switch all competitors on or off."""
         self._supervisor.set_busy(self._count if share else 0)
 
 
 class SecondClassifier:
-    """A classifier that takes images only while it is told to."""
+    """A classifier that can be enabled and disabled."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
 
     def work(self, share: float) -> None:
-        """Let it classify, or not."""
+        """Enable or disable the classifier."""
         self._link.set_parameters({'enabled': bool(share)})
 
 
 class OthersShare:
-    """The share of this machine that processes which are not ours use."""
+    """The share of this machine used by processes other than the benchmark's."""
 
     def __init__(self) -> None:
         self._before_s, self._start_s = _others_s(), time.monotonic()
@@ -351,7 +351,7 @@ class OthersShare:
 
 
 def _others_s() -> float:
-    """Return the CPU seconds that others have used since boot."""
+    """Return the CPU seconds used by other processes since boot."""
     times = psutil.cpu_times()
     own = psutil.Process()
     own_s = 0.0

@@ -1,25 +1,25 @@
-"""Two and three models on one processor, simulated: are all limits met, and at what cost.
+"""Simulate two and three coordinated models on one processor: met limits and accuracy.
 
     python -m benchmarks.coordination [--first 5001] [--seeds 1000] [--workers 2] [--output DIR]
 
-A scenario is drawn from its seed: models (the published Jetson Xavier NX GPU levels, or a made-up
-family of another kind), one camera for all or one each with a period of its own, limits,
-importance, time slicing or proportional sharing, lost messages. In half of them something changes
-after 2.5 s: a model comes or dies without a word, a limit or an importance changes. What counts
-are 4 s that begin 2 s after the last change.
+A scenario is drawn from its seed: models (the published levels for the GPU of a Jetson Xavier NX,
+or a fictitious family), one common camera or one per model with its own period, limits,
+importance, time slicing or proportional sharing, lost messages. In half of the scenarios there is
+a change after 2.5 s: a model starts or fails, a limit or an importance changes. Results are
+measured for 4 s, starting 2 s after the last change.
 
-Exhaustive search plays every combination of fixed levels on the same processor with the same
-cameras and noise (benchmarks/combinations.py: nothing is approximated). One is feasible when no
-more than 5 % of each model's frames are late; the best has the highest weighted accuracy.
+An exhaustive search simulates every combination of fixed levels with the same processor, cameras
+and noise (benchmarks/combinations.py, without approximation). A combination is feasible if at most
+5 % of the frames of each model are late; the best one has the highest weighted accuracy.
 
-- met: feasible scenarios in which no model has more than 5 % late frames.
-- loss: weighted accuracy of the best combination minus what was reached, in points; where met.
-- settled: when the last level changed, after the last change from outside; where feasible.
-- restless: scenarios in which some model changes its level more than MAX_CHANGES times in the 4 s.
+- met: share of feasible scenarios in which each model has at most 5 % late frames.
+- loss: weighted accuracy of the best combination minus that of the contender, in points, if met.
+- settled: time of the last switch after the last external change, if feasible.
+- restless: scenarios in which a model switches more than MAX_CHANGES times in the 4 s.
 
     python -m benchmarks.coordination --ablations --seeds 200
 
-plays the collective again without each of its parts.
+repeats this for the collective without one of its parts at a time.
 """
 
 from __future__ import annotations
@@ -90,13 +90,13 @@ ABLATIONS: dict[str, tuple[Patch, ...]] = {
     'nothing lighter than predicted': ((proposer, 'LIGHTER', 1.0),),
     'no quick succession after a change': ((proposer, 'EARLY_NS', 0),),
     'agreements not answered at once': ((Coordinator, 'has_news', lambda *_: False),),
-    'own frames do not speak against': ((Coordinator, '_speaks_against', lambda *_: False),),
+    'own frames do not speak against': ((Coordinator, '_is_late_at', lambda *_: False),),
     'nothing dared': ((proposer, 'MAX_MARGIN', 0.0),),
     'what no level cures not learnt': (
         (proposer.Proposer, '_learn_unavoidable', lambda *_: None),
     ),
 }
-"""What each part of the collective is replaced by."""
+"""Replacements for each part of the collective."""
 
 MADE_UP_ACCURACIES = (0.640, 0.690, 0.722, 0.741, 0.752)
 MADE_UP_LATENCIES_MS = (12.0, 18.0, 26.0, 37.0, 52.0)
@@ -106,7 +106,7 @@ MADE_UP_NOISE = 0.03
 
 @dataclass(frozen=True)
 class Scenario:
-    """What is played; judged between from_ms and duration_ms, with the last limits in force."""
+    """A scenario; results are measured between from_ms and duration_ms with the last limits."""
 
     models: tuple[CollectiveModel, ...]
     processor: Processor
@@ -119,18 +119,18 @@ class Scenario:
 
     @property
     def from_ms(self) -> float:
-        """When it must have settled."""
+        """Return the start of the measurement."""
         return self.change_ms + SETTLING_MS
 
     @property
     def duration_ms(self) -> float:
-        """When it ends."""
+        """Return the end of the measurement."""
         return self.from_ms + JUDGED_MS
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one contender did in one scenario; loss_points is NaN where limits were not met."""
+    """The result of a contender in a scenario; loss_points is NaN if limits were not met."""
 
     models: int
     sharing: str
@@ -145,12 +145,12 @@ class Outcome:
 
 
 def main() -> None:
-    """Play all scenarios, print the table and the targets, and write the results."""
+    """Simulate all scenarios, print the table and the targets, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--first', type=int, default=5001, help='1 to 1000 were used for tuning')
     parser.add_argument('--seeds', type=int, default=1000, help='how many')
     parser.add_argument('--contenders', nargs='+', choices=CONTENDERS, default=CONTENDERS)
-    parser.add_argument('--ablations', action='store_true', help='without each of its parts')
+    parser.add_argument('--ablations', action='store_true', help='remove one part at a time')
     parser.add_argument('--workers', type=int, default=min(4, os.cpu_count() or 1))
     parser.add_argument('--output', type=Path, default=None, help='folder of the JSON file')
     options = parser.parse_args()
@@ -161,8 +161,8 @@ def main() -> None:
         ProcessPoolExecutor(max_workers=max(1, options.workers)) as pool,
         progress('coordination', len(seeds)) as report,
     ):
-        judged = pool.map(partial(judge, contenders=contenders), seeds, chunksize=4)
-        for outcomes in judged:
+        evaluated = pool.map(partial(evaluate, contenders=contenders), seeds, chunksize=4)
+        for outcomes in evaluated:
             found.append(outcomes)
             report.update(len(found))
     name = 'coordination_ablations' if options.ablations else 'coordination'
@@ -172,7 +172,7 @@ def main() -> None:
 def report_results(
     found: Sequence[dict[str, Outcome]], seeds: range, name: str, folder: Path | None
 ) -> None:
-    """Print the tables of what the contenders reached at these seeds, and write the JSON file."""
+    """Print the tables of results for these seeds, and write the JSON file."""
     tables = {
         group: {
             contender: summary(_of_group([outcomes[contender] for outcomes in found], group))
@@ -205,12 +205,12 @@ def report_results(
 
 @lru_cache(maxsize=1)
 def platforms() -> tuple[SimulatedPlatform, SimulatedPlatform]:
-    """Return the published levels and the made-up family."""
+    """Return the published levels and the fictitious family."""
     return load_platform(), made_up_platform()
 
 
 def made_up_platform() -> SimulatedPlatform:
-    """Return five levels that differ more in latency than the published ones do."""
+    """Return five fictitious levels with larger differences in latency than the published ones."""
     architecture = SubnetArchitecture(ks=(3,) * 20, e=(3,) * 20, d=(2,) * 5, r=160)
     levels = tuple(
         Level(i, f'level {i}', architecture, accuracy, 0, 0)
@@ -275,8 +275,8 @@ def draw(seed: int) -> Scenario:
     )
 
 
-def judge(seed: int, contenders: Sequence[str] = CONTENDERS) -> dict[str, Outcome]:
-    """Play a scenario with each contender, and compare with every combination of levels."""
+def evaluate(seed: int, contenders: Sequence[str] = CONTENDERS) -> dict[str, Outcome]:
+    """Simulate a scenario with each contender, and compare it with all combinations of levels."""
     scenario = draw(seed)
     best = best_accuracy(scenario)
     return {name: outcome(scenario, play_with(scenario, name), best) for name in contenders}
@@ -304,7 +304,7 @@ def best_accuracy(scenario: Scenario) -> float:
 
 
 def weights(scenario: Scenario) -> Any:
-    """Return the share of each model in the weighted accuracy; 0 for those that are gone."""
+    """Return the weight of each model in the weighted accuracy; 0 for models that have ended."""
     importance = np.array(
         [
             member.importance.at(scenario.duration_ms)
@@ -317,7 +317,7 @@ def weights(scenario: Scenario) -> Any:
 
 
 def play_with(scenario: Scenario, contender: str) -> tuple[Record, ...]:
-    """Play a scenario: together, maybe without a part, or each model alone with a policy."""
+    """Simulate a scenario with coordination (complete or without a part), or with a policy."""
     if contender == 'collective' or contender in ABLATIONS:
         with ExitStack() as stack:
             for where, what, instead in ABLATIONS.get(contender, ()):
@@ -340,7 +340,7 @@ def play_with(scenario: Scenario, contender: str) -> tuple[Record, ...]:
 
 
 def outcome(scenario: Scenario, records: Sequence[Record], best: float) -> Outcome:
-    """Judge what was played."""
+    """Compute the result of a simulated scenario."""
     share = weights(scenario)
     late, reached, changes, settled_ms = [], 0.0, 0, 0.0
     for record, limit_ms, weight in zip(records, scenario.limits_ms, share, strict=True):
@@ -370,7 +370,7 @@ def outcome(scenario: Scenario, records: Sequence[Record], best: float) -> Outco
 
 
 def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Return what the table shows of some scenarios; see the text above."""
+    """Return the values of the table for some scenarios; see the module's docstring."""
     feasible = [found for found in outcomes if found.is_feasible]
     met = [found for found in feasible if found.is_met]
     loss = np.array([found.loss_points for found in met] or [math.nan])

@@ -1,14 +1,15 @@
-"""Two real classifiers that share one core: collective choice against each for itself.
+"""Compare coordinated and independent choice for two real classifiers on one core.
 
     python -m benchmarks.coordination_processes [--family imagenet] [--limits 30 24] \
         [--importance 4 1] [--rate 20] [--seconds 20] [--repetitions 3]
 
-Each is a process with ONNX Runtime, a RuntimeManager and a Coordinator, and a camera of its own;
-statuses go through pipes. Both are confined to one core. Every contender plays the same: in the
-first half both matter alike, in the second the first one matters more. Contenders take turns.
+Each classifier is a process with ONNX Runtime, a RuntimeManager, a Coordinator and its own camera;
+statuses are sent through pipes. Both run on the same core. In the first half, both have the same
+importance; in the second half, the first one is more important. Contenders are measured
+alternately.
 
-Shown per model and half: share of late frames, on-time accuracy (a late frame counts zero), mean
-level, switches a minute; and the accuracy weighted by importance.
+Printed for each model and half: share of late frames, on-time accuracy (with late frames counted
+as 0), mean level, switches per minute; and the accuracy weighted by importance.
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ from dynamic_ofa_ros.runtime.policies import PolicySettings
 
 CONTENDERS = ('none', 'collective')
 WARM_UP_S = 3.0
-"""Time at the beginning of each half that does not count: everybody may look around."""
+"""Time at the start of each half that is not measured, so that the levels can settle."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """One of the two classifiers; importance: in the two halves."""
+    """One of the two classifiers; importance: for each half."""
 
     name: str
     family: str
@@ -58,7 +59,7 @@ class Model:
 
 
 def main() -> None:
-    """Play all contenders, print the table and write the results."""
+    """Measure all contenders, print the table and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--family', default='imagenet')
     parser.add_argument('--limits', type=float, nargs=2, default=(30.0, 24.0), help='ms')
@@ -72,7 +73,7 @@ def main() -> None:
     period_s = 1.0 / options.rate
     models = [
         Model('a', options.family, options.limits[0], (1.0, options.importance), period_s, 0.0),
-        # Not quite the same rate: every offset comes up.
+        # The rates differ slightly, so that all offsets between the cameras occur.
         Model(
             'b', options.family, options.limits[1], (1.0, 1.0), 1.013 * period_s, 0.4 * period_s
         ),
@@ -96,7 +97,7 @@ def main() -> None:
 
 
 def play(models: list[Model], contender: str, seconds: float) -> list[dict[str, Any]]:
-    """Return a row per half and model, and one for both."""
+    """Return one row per half and model, and one for both models."""
     context = multiprocessing.get_context('spawn')
     queues = {model.name: context.SimpleQueue() for model in models}
     results = {model.name: context.Queue() for model in models}
@@ -156,7 +157,7 @@ def play(models: list[Model], contender: str, seconds: float) -> list[dict[str, 
 def _classify(
     model: Model, contender: str, seconds: float, queues: dict[str, Any], result: Any, barrier: Any
 ) -> None:
-    """Be one of the classifiers: its own process."""
+    """Run one of the classifiers in its own process."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     family = Family.load(model.family)
     engine = create_engine(family, device='cpu', engine='onnxruntime')
@@ -215,7 +216,7 @@ def _talk(
     half: list[int],
     stopping: threading.Event,
 ) -> None:
-    """Be the node's part in the collective, on a thread."""
+    """Run the coordination of a classifier on a thread."""
     coordinator, interval = Coordinator(), FrameInterval()
     next_ns = time.perf_counter_ns()
     inbox = queues[model.name]

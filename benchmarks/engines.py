@@ -1,13 +1,13 @@
-"""Latency of every level: each engine against `ofa`'s own dynamic forward; batch 1.
+"""Latency of every level with each engine and with the dynamic forward pass of `ofa`; batch 1.
 
-OpenVINO is also measured by itself: what the engine adds to it is the difference. So are ONNX
-files as PyTorch exports them: what the package's own way of writing them is worth.
+OpenVINO is also measured without the engine, to show the engine's overhead, and ONNX Runtime with
+files exported by PyTorch, to show the benefit of the package's own export.
 
     python -m benchmarks.engines [--family NAME] [--runs 200] [--threads 1] [--skip-published]
 
 Measures (a) a family, by default the demo family, and (b) OFA-MobileNetV3 w1.2 with 1000 classes
-and the six published GPU architectures, with random weights: latency does not depend on their
-values as long as activations stay in a normal range, which recalculated batch norms see to.
+and the six published GPU architectures, with random weights. Latency does not depend on the values
+of the weights as long as activations are in a normal range, which recalculated batch norms ensure.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
     """Measure, print the tables and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--family', default=default_family(), help='name or path of a family')
-    parser.add_argument('--runs', type=int, default=200, help='timed runs a level and engine')
+    parser.add_argument('--runs', type=int, default=200, help='timed runs per level and engine')
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
     parser.add_argument('--skip-published', action='store_true', help='measure the family only')
@@ -72,7 +72,7 @@ def main() -> None:
             'threads': options.threads,
             'device': options.device,
             'batch': 1,
-            'order': 'engines in turns, blocks of 5',
+            'order': 'engines alternately, blocks of 5',
         },
         input_checksum=checksum(inputs),
         load=load,
@@ -168,7 +168,7 @@ def _measure(
 
 
 def _bare_openvino(family: Family, cache: Path, threads: int) -> dict[int, Callable[[], object]]:
-    """Return for every level a call that runs OpenVINO on an input that is in place already."""
+    """Return a call for every level that runs OpenVINO without copying the input."""
     from dynamic_ofa_ros.runtime.engines.openvino import compile_network
 
     calls: dict[int, Callable[[], object]] = {}
@@ -190,7 +190,7 @@ def _exported(
     images: np.ndarray[Any, Any],
     threads: int,
 ) -> Callable[[], object]:
-    """Return a call that runs a level in ONNX Runtime as PyTorch exports it."""
+    """Return a call that runs a level, exported by PyTorch, in ONNX Runtime."""
     import onnxruntime
     import torch
 

@@ -1,12 +1,12 @@
-"""Everything about an NVIDIA GPU in one command, without ROS: `make gpu-check`, under 8 minutes.
+"""Run all measurements on an NVIDIA GPU, without ROS: `make gpu-check`, under 8 minutes.
 
     python -m benchmarks.gpu_check [--seconds 8] [--budget-s 450] [--quick]
 
-Builds every engine that can be had, verifies it, and measures levels, switches, memory, and all
-policies beside a training job and a second classifier on the GPU. Two families: the demo's, and
-the six published GPU levels of OFA-MobileNetV3 w1.2 with random weights. `--quick` tries the
-logic with a fake GPU. Results are written after each part, so a run that is cut short leaves what
-it had.
+Builds and verifies all available engines, and measures levels, switches, memory, and all policies
+beside a training job and a second classifier on the GPU. There are two families: the demo family,
+and the six published GPU levels of OFA-MobileNetV3 w1.2 with random weights. `--quick` tests the
+code with a fake GPU. Results are written after each part, so they are not lost if the run is
+interrupted.
 """
 
 from __future__ import annotations
@@ -57,25 +57,26 @@ PUBLISHED_REPEATS = 1
 
 LOADS = ('training', 'classifier')
 FREE = 0.5
-"""Time before the load, and after it, as a share of --seconds."""
+"""Time without load before and after the load, as a share of --seconds."""
 
 CALIBRATION = 0.1
-"""Length of one trial of a level beside a load, as a share of --seconds."""
+"""Length of one trial of a level under load, as a share of --seconds."""
 
 ROUNDS = 2
-"""Trials of each level: clocks and other processes change in the meantime."""
+"""Number of trials of each level, at different times, because clocks and other processes
+change."""
 
 PROFILE = 0.2
 """Time for the profile of a platform, as a share of --seconds."""
 
 FREE_TRIAL = 3.0
-"""Length of the highest level's trial without load, as a multiple of one beside it."""
+"""Length of the highest level's trial without load, as a multiple of one under load."""
 
 LAST_STEP_S = 0.1
-"""Time for the load's last step after its end."""
+"""Time after the end of the load for its last step."""
 
 SETTLING = 0.2
-"""Share of a trial's frames, its first, that do not count."""
+"""Share of the first frames of a trial that are not counted."""
 
 BOTH = 'predictive, GPU and CPU'
 COLUMNS = (
@@ -85,7 +86,7 @@ COLUMNS = (
 
 
 class Budget:
-    """The time this command may take."""
+    """The time budget of this command."""
 
     def __init__(self, seconds: float) -> None:
         self._end_s = time.monotonic() + seconds
@@ -97,7 +98,7 @@ class Budget:
         return time.monotonic() - self._start_s
 
     def allows(self, seconds: float) -> bool:
-        """Tell whether so many seconds are left."""
+        """Return whether the given time is left."""
         return time.monotonic() + seconds <= self._end_s
 
 
@@ -112,7 +113,7 @@ class Report:
     input_checksum: str = ''
 
     def write(self) -> None:
-        """Write what there is."""
+        """Write the results so far."""
         self.results['took_s'] = round(self.budget.used_s, 1)
         write_results(
             'gpu_check',
@@ -133,19 +134,19 @@ class Report:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, print the tables, draw, and write the results; return the exit status."""
+    """Measure, print tables, draw plots and write the results; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--seconds', type=float, default=8.0, help='length of the load')
-    parser.add_argument('--runs', type=int, default=50, help='timed runs a level and engine')
+    parser.add_argument('--runs', type=int, default=50, help='timed runs per level and engine')
     parser.add_argument('--repeats', type=int, default=3, help='switches of each ordered pair')
-    parser.add_argument('--budget-s', type=float, default=450.0, help='no run starts after this')
-    parser.add_argument('--quick', action='store_true', help='a fake GPU: tries the logic only')
+    parser.add_argument('--budget-s', type=float, default=450.0, help='time budget of all runs')
+    parser.add_argument('--quick', action='store_true', help='test with a fake GPU')
     parser.add_argument('--output', type=Path, help='folder of the JSON file')
     parser.add_argument('--frames', type=Path, help='file for every frame, gzipped CSV')
     parser.add_argument('--plots', type=Path, help='folder of the plots')
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        # Results of a fake must not take the place of real ones.
+        # Results of a fake GPU must not replace real ones.
         kept = Path(tempfile.mkdtemp()) if options.quick else None
         options.output = options.output or kept or RESULTS
         options.plots = options.plots or kept or IMAGES
@@ -204,7 +205,7 @@ def measure_family(
 
 
 def differences(site: Site, family: Family, contenders: Contenders) -> dict[str, float]:
-    """Return each contender's largest difference from the reference, as a share of its range."""
+    """Return each contender's maximum difference from the reference, relative to its range."""
     reference = site.reference(family)
     calls = {name: engine.infer for name, engine in contenders.engines.items()}
     return {
@@ -221,7 +222,7 @@ def differences(site: Site, family: Family, contenders: Contenders) -> dict[str,
 
 
 def measure_levels(family: Family, contenders: Contenders, runs: int) -> list[dict[str, Any]]:
-    """Measure all levels with all contenders in turns."""
+    """Measure all levels with all contenders alternately."""
     calls: dict[str, Any] = {
         **contenders.baselines,
         **{name: engine.infer for name, engine in contenders.engines.items()},
@@ -254,7 +255,7 @@ def measure_switches(
     published: Callable[[int, Any], Any],
     options: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Measure what changing the level adds to the first frame, for all ordered pairs."""
+    """Measure the extra time of the first frame after a switch, for all ordered pairs."""
     profile = profile_engine(engine, family, max_seconds=PROFILE * options.seconds)
     manager = RuntimeManager(family.levels, profile, policy=PolicySettings('fixed', fixed_level=1))
     probes = {level.index: probe_input(level.resolution) for level in family.levels}
@@ -307,7 +308,7 @@ def measure_switches(
 
 
 def beside_loads(site: Site, family: Family, contenders: Contenders, report: Report) -> None:
-    """Run all policies beside every load, and with both platforms as long as there is time."""
+    """Run all policies with every load, and with both platforms if there is time."""
     options = report.options
     gpu, cpu = (contenders.engines.get(name) for name in (site.gpu_engine, site.cpu_engine))
     assert gpu is not None
@@ -330,7 +331,7 @@ def beside_loads(site: Site, family: Family, contenders: Contenders, report: Rep
         entry, segments = contention[load_name], parts_of(options.seconds)
         if not report.budget.allows(segments.total_s + 5.0):
             entry['skipped'].append(policy_name)
-            print(f'{load_name}: {policy_name} skipped, no time left')
+            print(f'{load_name}: {policy_name} skipped because no time is left')
             return
         limit = limits[load_name]
         runs[load_name][policy_name] = drive(
@@ -369,7 +370,7 @@ def beside_loads(site: Site, family: Family, contenders: Contenders, report: Rep
         if runs[name]:
             caption = (
                 f'Measured on {report.results["gpu"]["gpu"]}: {family.name} beside {name}. Grey: '
-                f'load on. Arrival to answer, {rate_for(limit_ms):.0f} Hz.'
+                f'load on. Latency from arrival to result, {rate_for(limit_ms):.0f} Hz.'
             )
             path = options.plots / f'gpu_contention_{name}.png'
             panels = {policy: timeline_of(name, policy) for policy in runs[name]}
@@ -377,7 +378,7 @@ def beside_loads(site: Site, family: Family, contenders: Contenders, report: Rep
 
 
 def policies(level_count: int, limit: Limit) -> dict[str, PolicySettings]:
-    """Return what is compared, by name; what says most first, for time may run out."""
+    """Return the policies by name, the most informative first, because the time is limited."""
     return {
         f'fixed highest (level {level_count})': PolicySettings('fixed'),
         'predictive': PolicySettings('predictive'),
@@ -399,7 +400,7 @@ def calibrate(
     load: Load,
     options: argparse.Namespace,
 ) -> tuple[Limit, dict[str, Any]]:
-    """Try every level beside the load and the highest alone; choose the limit of all runs."""
+    """Measure all levels under load and the highest without; choose the limit of all runs."""
     seconds = CALIBRATION * options.seconds
 
     def trial_ms(level: int, segments: Segments) -> list[float]:
@@ -432,7 +433,7 @@ def calibrate(
 
 
 def draw_levels(families: dict[str, Any], path: Path) -> None:
-    """Draw every level's median latency, a panel a family, a line a contender; bars to p95."""
+    """Plot median and p95 of all levels, one panel per family and one line per contender."""
     from dynamic_ofa_ros.plotting.style import (
         TEXT_SIZE,
         draw_caption,

@@ -1,7 +1,7 @@
-"""Policies beside a load on the GPU: frames of a camera through the node's own worker, no ROS.
+"""Measure policies with a load on the GPU: camera frames in the node's worker, without ROS.
 
-Part of `benchmarks.gpu_check`. A frame's latency is that of scope `node`: from its arrival to the
-answer. A frame that a newer one replaced got no answer: it counts as late.
+Part of `benchmarks.gpu_check`. The latency of a frame is in the scope `node`, from arrival to
+result. A frame that was replaced by a newer one has no result and counts as late.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ IMAGE_SHAPE = (480, 640, 3)
 
 @dataclass(frozen=True)
 class Segments:
-    """When the load is on in a run, in seconds from its start."""
+    """The times of the load in a run, in seconds."""
 
     before_s: float
     load_s: float
@@ -46,20 +46,20 @@ class Segments:
 
     @property
     def total_s(self) -> float:
-        """Return how long a run takes."""
+        """Return the duration of a run."""
         return self.before_s + self.load_s + self.after_s
 
     @property
     def load_end_s(self) -> float:
-        """Return when the load ends."""
+        """Return the end of the load."""
         return self.before_s + self.load_s
 
 
 @dataclass(frozen=True)
 class FrameRecord:
-    """One frame that got an answer; `time_s` is its arrival, from the start of the run.
+    """One frame with a result; `time_s` is its arrival, relative to the start of the run.
 
-    `reason` is that of the switch before it, if there was one.
+    `reason` is that of the switch before the frame, if there was one.
     """
 
     time_s: float
@@ -76,7 +76,7 @@ class FrameRecord:
 
 @dataclass(frozen=True)
 class Run:
-    """What one policy made of one run; times_s: when every image came, answered or not."""
+    """The record of one run of a policy; times_s: arrivals of all images."""
 
     frames: tuple[FrameRecord, ...]
     times_s: tuple[float, ...]
@@ -84,7 +84,7 @@ class Run:
     def timeline(
         self, limit_ms: float, accuracies: Sequence[float], segments: Segments
     ) -> Timeline:
-        """Return it as what is judged; an image that a newer one replaced has no answer."""
+        """Return the timeline of the run; an image that was replaced has no result."""
         answers = {frame.time_s: frame for frame in self.frames}
         frames = [
             TimedFrame(1e3 * time_s, frame.latency_ms, limit_ms, frame.level,
@@ -113,7 +113,7 @@ def drive(
     rate_hz: float,
     limit_ms: float | None = None,
 ) -> Run:
-    """Classify a camera's frames while the load comes and goes."""
+    """Classify the frames of a camera with a temporary load."""
     constraints = Constraints()
     if limit_ms is not None:
         constraints = Constraints(limit_ms, latency_scope='node', quantile=QUANTILE)
@@ -165,18 +165,18 @@ def drive(
 
 
 def _ignore(frame: Frame, result: Result) -> None:
-    """Stand in for a publisher."""
+    """Do nothing instead of publishing."""
 
 
 def rate_for(limit_ms: float) -> float:
-    """Return the camera's rate: a frame that takes the whole limit ends before the next comes."""
+    """Return the rate of the camera, with a period that is longer than the limit."""
     fitting_hz = 1e3 / limit_ms
     rates_hz = (HIGH_RATE_HZ, LOW_RATE_HZ)
     return next((rate_hz for rate_hz in rates_hz if rate_hz <= fitting_hz), round(fitting_hz, 1))
 
 
 def write_frames(runs: dict[str, dict[str, Run]], path: Path) -> None:
-    """Write every frame of every run as gzipped CSV, to draw them elsewhere."""
+    """Write all frames of all runs as gzipped CSV."""
     with gzip.open(path, 'wt', encoding='utf-8', newline='') as file:
         writer = csv.writer(file)
         writer.writerow(['load', 'policy', *(f.name for f in dataclasses.fields(FrameRecord))])

@@ -1,8 +1,8 @@
-"""A process that keeps the GPU busy while it is told to: what `benchmarks.gpu_check` starts.
+"""A process that creates load on a GPU, for `benchmarks.gpu_check`.
 
     python -m benchmarks.gpu_load training | classifier --family DIR --cache DIR
 
-Prints `ready` when it is warm; then reads JSON lines (`{"duty_cycle": 1.0}`) until the pipe ends.
+Prints `ready` after warming up; then reads JSON lines (`{"duty_cycle": 1.0}`) until the pipe ends.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WARM_UP_STEPS = 3
 
 
 def training() -> Callable[[], Any]:
-    """Return one training step of a ResNet-50 on random images, with PyTorch's defaults."""
+    """Return a training step of a ResNet-50 on random images, with PyTorch's defaults."""
     import torch
     from torch import nn
 
@@ -79,7 +79,7 @@ def training() -> Callable[[], Any]:
 
 
 def classifier(family_directory: Path, cache: Path) -> Callable[[], Any]:
-    """Return one inference of a family's highest level by our own engine."""
+    """Return an inference of a family's highest level with this package's engine."""
     from dynamic_ofa_ros.family import Family
     from dynamic_ofa_ros.runtime.engine import create_engine, probe_input
 
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument('--family', type=Path)
     parser.add_argument('--cache', type=Path)
     options = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other end decides, by closing the pipe
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process by the pipe
     is_training = options.kind == 'training'
     step = training() if is_training else classifier(options.family, options.cache)
     for _ in range(WARM_UP_STEPS):

@@ -1,4 +1,4 @@
-"""Where `benchmarks.gpu_check` measures: a machine with an NVIDIA GPU, or fakes for tests."""
+"""The machine of `benchmarks.gpu_check`: one with an NVIDIA GPU, or a fake for tests."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Infer = Callable[[int, FloatArray], FloatArray]
 
 @dataclass
 class Contenders:
-    """What runs the levels of a family here. `missing` says why others do not."""
+    """All available ways to run the levels of a family; `missing`: reasons for the others."""
 
     engines: dict[str, Engine]
     baselines: dict[str, Infer]
@@ -46,31 +46,31 @@ class Contenders:
 
 
 class Site(Protocol):
-    """A machine to measure on. `gpu_engine` and `cpu_engine` name contenders."""
+    """A machine for measurements. `gpu_engine` and `cpu_engine` are names of contenders."""
 
     gpu_engine: str
     cpu_engine: str
 
     def families(self) -> list[Family]:
-        """Return the families to measure; the last one is used beside the loads."""
+        """Return the families to measure; the last one is also measured with loads."""
 
     def machine(self) -> dict[str, Any]:
-        """Return what the numbers depend on."""
+        """Return the properties of the machine."""
 
     def memory(self) -> dict[str, Any]:
-        """Return how much GPU memory the last family takes."""
+        """Return the GPU memory of the last family."""
 
     def contenders(self, family: Family) -> Contenders:
-        """Build everything that runs a family."""
+        """Build all contenders for a family."""
 
     def published_switch(self, family: Family) -> Infer:
-        """Return the published way to run another level: a new network and its statistics."""
+        """Return the published way of switching: extract a network and load its statistics."""
 
     def reference(self, family: Family) -> Mapping[int, FloatArray]:
-        """Return the right logits of every level for its probe."""
+        """Return the reference logits of every level for the probe input."""
 
     def loads(self, family: Family) -> Any:
-        """Return a context manager that gives the competitors by name, warm and idle."""
+        """Return a context manager that yields warm, idle competitors by name."""
 
 
 class GpuSite:
@@ -84,8 +84,8 @@ class GpuSite:
 
         if not torch.cuda.is_available():
             raise EngineError(
-                f'PyTorch {torch.__version__} sees no NVIDIA GPU: install a CUDA build of it and '
-                "the GPU's driver, or try --quick"
+                f'PyTorch {torch.__version__} finds no NVIDIA GPU: install a CUDA build of it and '
+                "the GPU's driver, or use --quick"
             )
         self._folder = folder
         self._cache = folder / 'cache'
@@ -117,7 +117,7 @@ class GpuSite:
         }
 
     def memory(self) -> dict[str, Any]:
-        """Measure with PyTorch's allocator: all levels, the largest alone, the supernet."""
+        """Measure GPU memory: all levels, the largest level only, the supernet."""
         import torch
 
         from dynamic_ofa_ros.supernet.network import load_supernet
@@ -125,7 +125,7 @@ class GpuSite:
         result: dict[str, Any] = {}
         alone = published_family(self._folder / 'published_highest', only_highest=True)
         engines = [('largest_alone', alone), ('all_levels', self._families[-1])]
-        for name, family in (engines[0], *engines):  # the first also takes what libraries keep
+        for name, family in (engines[0], *engines):  # the first run includes memory of libraries
             before = _memory(torch)
             engine = create_engine(family, device='cuda', engine='pytorch', cache_dir=self._cache)
             after = _memory(torch)
@@ -134,7 +134,7 @@ class GpuSite:
                 'levels': len(family.levels),
                 'reserved_mb': round(after['reserved'] - before['reserved'], 1),
                 'allocated_mb': round(after['allocated'] - before['allocated'], 1),
-                # With what CUDA and its libraries keep for themselves.
+                # Includes the memory of CUDA and its libraries.
                 'used_on_device_mb': round((total - free) / MIB, 1),
                 'notes': engine.notes,
             }
@@ -150,7 +150,7 @@ class GpuSite:
         return {**result, 'all_to_largest': round(ratio, 3)}
 
     def contenders(self, family: Family) -> Contenders:
-        """Build all GPU engines and the fast CPU one; baselines run PyTorch as programs do."""
+        """Build all GPU engines, the fast CPU engine, and baselines with plain PyTorch."""
         import torch
 
         from dynamic_ofa_ros.supernet.network import load_level, load_supernet, set_active
@@ -190,7 +190,7 @@ class GpuSite:
         return Contenders(engines, {'eager PyTorch': eager, 'ofa dynamic': dynamic}, missing)
 
     def published_switch(self, family: Family) -> Infer:
-        """Extract a static network from the supernet, load its statistics, move it, run it."""
+        """Return a call that extracts a static network, loads its statistics and runs it."""
         import torch
 
         from dynamic_ofa_ros.supernet.network import load_level, load_supernet
@@ -206,14 +206,14 @@ class GpuSite:
         return switch
 
     def reference(self, family: Family) -> Mapping[int, FloatArray]:
-        """Compute the logits with the plain networks on the CPU."""
+        """Compute the logits with plain PyTorch networks on the CPU."""
         from dynamic_ofa_ros.runtime.engines.pytorch import reference_logits
 
         return reference_logits(family, probe_input)
 
     @contextmanager
     def loads(self, family: Family) -> Iterator[dict[str, Load]]:
-        """Start a training job and a second classifier, each a process of its own."""
+        """Start a training job and a second classifier as separate processes."""
         arguments = ['--family', str(family.directory), '--cache', str(self._cache)]
         started = {name: ProcessLoad([name, *arguments]) for name in ('training', 'classifier')}
         try:
@@ -238,7 +238,7 @@ class ProcessLoad:
         )
 
     def wait_until_ready(self) -> None:
-        """Wait until it is warm; raise RuntimeError when it ended instead or takes too long."""
+        """Wait until it is warm; raise RuntimeError if it ends or takes too long."""
         timer = threading.Timer(READY_TIMEOUT_S, self._process.kill)
         timer.start()
         line = _pipe(self._process.stdout).readline()
@@ -247,13 +247,13 @@ class ProcessLoad:
             raise RuntimeError(f'the load ended: {line!r}, status {self._process.wait()}')
 
     def work(self, share: float) -> None:
-        """Work for this share of the time from now on."""
+        """Work for this share of the time."""
         stdin = _pipe(self._process.stdin)
         stdin.write(json.dumps({'duty_cycle': share}) + '\n')
         stdin.flush()
 
     def close(self) -> None:
-        """End it: it ends with the pipe."""
+        """End the process by closing its pipe."""
         _pipe(self._process.stdin).close()
         try:
             self._process.wait(10.0)
@@ -270,7 +270,7 @@ def _pipe(stream: IO[str] | None) -> IO[str]:
 
 
 def _memory(torch: Any) -> dict[str, float]:
-    """Return MiB that this process holds on the GPU, after everything unused is given back."""
+    """Return the GPU memory of this process in MiB after freeing unused memory."""
     gc.collect()
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
@@ -286,7 +286,7 @@ def _driver_version() -> str:
 
         pynvml.nvmlInit()
         return str(pynvml.nvmlSystemGetDriverVersion())
-    except Exception:  # a name is never worth failing for
+    except Exception:  # the version is optional, so no error may stop the benchmark
         return 'unknown'
 
 
@@ -295,20 +295,20 @@ def _missing_providers() -> dict[str, str]:
 
     available = onnxruntime.get_available_providers()
     return {
-        f'onnxruntime {name}': 'not here: this ONNX Runtime has no such provider'
+        f'onnxruntime {name}': 'this ONNX Runtime does not have this provider'
         for name in ('TensorrtExecutionProvider',)
         if name not in available
     }
 
 
-# Fakes, for a test of the logic.
+# Fakes for tests.
 
 FAKE_FASTEST_MS, FAKE_SLOWEST_MS = 1.0, 4.0
 FAKE_SWITCH_S = 0.005
 
 
 class FakeGpu:
-    """How much of the fake GPU its competitors use."""
+    """A fake GPU with the load of its competitors."""
 
     def __init__(self) -> None:
         self.share = 0.0
@@ -321,16 +321,16 @@ class FakeLoad:
         self._gpu = gpu
 
     def work(self, share: float) -> None:
-        """Work for this share of the time from now on."""
+        """Work for this share of the time."""
         self._gpu.share = share
 
     def close(self) -> None:
-        """End it."""
+        """Do nothing."""
         self._gpu.share = 0.0
 
 
 class FakeEngine:
-    """Sleeps as long as a level takes, twice as long beside a load; its answers are right."""
+    """Sleeps for the latency of a level, twice as long under load; its results are correct."""
 
     name = 'fake'
 
@@ -347,10 +347,10 @@ class FakeEngine:
         self._logits = np.arange(len(family.labels), dtype=np.float32)
 
     def buffer(self, index: int) -> None:
-        """Read from anywhere."""
+        """Return None: the input has no fixed buffer."""
 
     def infer(self, index: int, tensor: FloatArray) -> FloatArray:
-        """Sleep, and answer."""
+        """Sleep and return the logits."""
         time.sleep(self._latencies_ms[index - 1] * (1.0 + self._gpu.share) / 1e3)
         return self._logits * np.float32(index)
 
@@ -372,15 +372,15 @@ class FakeSite:
         return [Family.load(default_family())]
 
     def machine(self) -> dict[str, Any]:
-        """Say that this is a fake."""
+        """Return that this is a fake."""
         return {'gpu': 'fake'}
 
     def memory(self) -> dict[str, Any]:
-        """Say that nothing is known."""
+        """Return that the memory is unknown."""
         return {}
 
     def contenders(self, family: Family) -> Contenders:
-        """Return a fake GPU engine, a slower fake CPU engine that no load reaches, a baseline."""
+        """Return a fake GPU engine, a slower fake CPU engine without load, and a baseline."""
         engines: dict[str, Engine] = {
             self.gpu_engine: FakeEngine(family, 'cuda-fake-fp32-t1', self._gpu),
             self.cpu_engine: FakeEngine(family, 'cpu-fake-fp32-t1', FakeGpu(), 3.0),
@@ -389,7 +389,7 @@ class FakeSite:
         return Contenders(engines, {'fake eager': slower.infer}, {'fake other': 'not here'})
 
     def published_switch(self, family: Family) -> Infer:
-        """Return what takes longer."""
+        """Return a slower call."""
         engine = FakeEngine(family, '', self._gpu)
 
         def switch(index: int, tensor: FloatArray) -> FloatArray:
@@ -399,11 +399,11 @@ class FakeSite:
         return switch
 
     def reference(self, family: Family) -> Mapping[int, FloatArray]:
-        """Return what the fake engines answer."""
+        """Return the logits of the fake engines."""
         logits = np.arange(len(family.labels), dtype=np.float32)
         return {level.index: logits * np.float32(level.index) for level in family.levels}
 
     @contextmanager
     def loads(self, family: Family) -> Iterator[dict[str, Load]]:
-        """Give two competitors on the fake GPU."""
+        """Yield two competitors on the fake GPU."""
         yield {'training': FakeLoad(self._gpu), 'classifier': FakeLoad(self._gpu)}

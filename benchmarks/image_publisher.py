@@ -1,9 +1,9 @@
-"""Publishes images at a rate and counts them: the source of `benchmarks.node`, a process.
+"""A process that publishes images at a given rate and counts them, for `benchmarks.node`.
 
     python -m benchmarks.image_publisher WIDTH HEIGHT RATE_HZ RELIABILITY SECONDS
 
-The messages are made beforehand, so that nothing but the transport is measured. Waits for a
-subscriber; prints how many images it has sent.
+The messages are created in advance, so that only the transport is measured. Waits for a
+subscriber, and prints the number of published images.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LINGER_S = 2.0
 
 
 def main(width: int, height: int, rate_hz: float, reliability: str, seconds: float) -> None:
-    """Publish for a time."""
+    """Publish images for `seconds`."""
     rclpy.init()
     node = rclpy.create_node('image_source')
     profile = QoSProfile(depth=5, reliability=ReliabilityPolicy[reliability.upper()])
@@ -40,7 +40,7 @@ def main(width: int, height: int, rate_hz: float, reliability: str, seconds: flo
     ]
     while not publisher.get_subscription_count():
         time.sleep(0.05)
-    time.sleep(1.0)  # for the subscription to be matched again, if it must
+    time.sleep(1.0)  # the subscription may be matched again
     start_s, count = time.monotonic(), 0
     while time.monotonic() - start_s < seconds:
         message = messages[count % SCENES]

@@ -1,8 +1,8 @@
-"""The ImageNet family: how long it takes to make, and its levels' accuracy and latency.
+"""The ImageNet family: time to build it, and accuracy and latency of its levels.
 
     python -m benchmarks.imagenet [--data FOLDER] [--threads 1]
 
-With class folders of photographs, every level's top-1 and mean top score on them too.
+With class folders of photographs, also top-1 and mean top score of every level on them.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from dynamic_ofa_ros.runtime.host import OthersLoad
 
 
 def main() -> None:
-    """Make the family, print its table and write the results."""
+    """Build the family, print its table and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--data', help='class folders of photographs, called by WordNet id')
+    parser.add_argument('--data', help='class folders of photographs, named by WordNet id')
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--output', type=Path, default=None, help='folder of the JSON file')
     options = parser.parse_args()
@@ -59,7 +59,7 @@ def main() -> None:
             for row, (right, score) in zip(levels, _on(images, built.family), strict=True):
                 row['measured_top1'], row['mean_top_score'] = round(right, 3), round(score, 3)
     print_table('ImageNet family', list(levels[0]), [list(row.values()) for row in levels])
-    print(f'made in {build_s:.0f} s')
+    print(f'built in {build_s:.0f} s')
     write_results(
         'imagenet',
         {
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def _on(images: ImageDataset, family: Family) -> list[tuple[float, float]]:
-    """Return the share of images named right and the mean score of the best class, by level."""
+    """Return the top-1 and the mean score of the best class, by level."""
     engine = create_engine(family, device='cpu', threads=os.cpu_count() or 1)
     classifier = Classifier(family, engine)
     right, scores = np.zeros(len(family.levels)), np.zeros(len(family.levels))

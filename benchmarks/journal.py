@@ -1,4 +1,4 @@
-"""What a long measurement has finished, a JSON object a line, so that a killed one can go on."""
+"""A journal of a long measurement, one JSON object per line, so that it can be resumed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from dynamic_ofa_ros.errors import DynamicOfaError
 
 
 class JournalError(DynamicOfaError):
-    """A journal of another measurement."""
+    """A journal belongs to another measurement."""
 
 
 class Journal:
-    """Records of one measurement; the first one says what it measures."""
+    """Records of one measurement; the first record contains its settings."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any], *, is_fresh: bool = False) -> None:
-        """Open a journal, a new one where there is none; raise JournalError if it is another's."""
+        """Open or create a journal; raise JournalError if its settings differ."""
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         if is_fresh:
@@ -32,12 +32,12 @@ class Journal:
         for name, value in settings.items():
             if before.get(name) != value:
                 raise JournalError(
-                    f'{path} was begun with {name} {before.get(name)}, now it is {value}: begin '
-                    'anew with --fresh, or name another folder with --work'
+                    f'{path} was started with {name} {before.get(name)}, but now it is {value}: '
+                    'start again with --fresh, or give another folder with --work'
                 )
 
     def append(self, kind: str, values: Mapping[str, Any]) -> None:
-        """Write a record; it is on the disk when this returns."""
+        """Write a record to the disk."""
         record = {'kind': kind, **values}
         with self.path.open('a', encoding='utf-8') as file:
             file.write(json.dumps(record) + '\n')
@@ -46,7 +46,7 @@ class Journal:
         self.records.append(json.loads(json.dumps(record)))
 
     def find(self, kind: str, **values: Any) -> list[dict[str, Any]]:
-        """Return the records of a kind that have these values."""
+        """Return the records of a kind with these values."""
         return [
             record
             for record in self.records
@@ -55,7 +55,7 @@ class Journal:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a file; cut off what a killed process left of one."""
+    """Return the records of a file; remove an incomplete last record."""
     if not path.exists():
         return []
     content = path.read_bytes()

@@ -1,7 +1,7 @@
-"""Compare the table of operators with a predictor fitted on whole networks.
+"""Compare the operator table with a predictor fitted to whole networks.
 
-Both are built here, for the backbone of the shipped family, then asked about networks that neither
-has seen. Networks are measured with the real engine, so use a quiet machine; about 10 minutes.
+Both are built for the backbone of the shipped family and compared on held-out networks. Networks
+are measured with the real engine, so run this on an idle machine; it takes about 10 minutes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FEWER = (25, 50)
 
 
 def main() -> None:
-    """Build both, measure held-out networks, print and write the comparison."""
+    """Build both models, measure held-out networks, and print and write the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--backbone', default='signs')
     parser.add_argument('--engine', default='onnxruntime')
@@ -45,7 +45,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         results = compare(args.backbone, args.engine, Path(folder))
     print_table(
-        'error on networks that were not fitted on',
+        'error on held-out networks',
         ('model', 'mean %', 'largest %', 'within 10 %', "Kendall's tau", 'seconds'),
         [
             (
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def compare(backbone: str, engine: str, folder: Path) -> dict[str, Any]:
-    """Return the error of every model on the held-out networks, and what it took to build."""
+    """Return the error of every model on held-out networks, and the effort to build it."""
     trained = open_backbone(backbone)
     options: dict[str, Any] = {'device': 'cpu', 'engine': engine}
     started = time.monotonic()

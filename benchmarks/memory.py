@@ -1,9 +1,9 @@
-"""Host memory of a family's levels: all of them, the largest alone, a budget, the supernet.
+"""Host memory of a family's levels: all levels, the largest level, a budget, the supernet.
 
     python -m benchmarks.memory [--family NAME] [--skip-published] [--repeats 3]
 
-Each in a process of its own with the engines built: what it holds once its levels are loaded, less
-what it held before, libraries imported.
+Each case is measured in a separate process with built engines, as the memory after loading the
+levels minus the memory after importing the libraries.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dynamic_ofa_ros.runtime.host import OthersLoad
 
 ENGINES = {'onnxruntime': 'OnnxRuntimeEngine', 'openvino': 'OpenvinoEngine'}
 BUDGET = 0.5
-"""Of the memory of all levels: what `max_resident_mb` is set to."""
+"""Value of `max_resident_mb` as a share of the memory of all levels."""
 
 
 def main() -> None:
@@ -89,7 +89,7 @@ def _measure(family: Family, cache: Path, repeats: int) -> dict[str, Any]:
 def _grown_mb(
     directory: Path, cache: Path, module: str, what: str, budget_mb: float = 0.0
 ) -> float:
-    """Return what a fresh process takes for the levels."""
+    """Return the memory for the levels in a new process, in MB."""
     context = multiprocessing.get_context('spawn')
     receiver, sender = context.Pipe(duplex=False)
     arguments = (directory, cache, module, what, budget_mb, sender)
@@ -129,7 +129,7 @@ def _load_and_weigh(
 
 
 class _Highest(Residents[Any]):
-    """Holds the highest level alone."""
+    """Holds only the highest level."""
 
     def __init__(self, load: Any, count: int, *_: Any, **__: Any) -> None:
         super().__init__(lambda _: load(count), 1)

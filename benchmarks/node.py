@@ -1,10 +1,11 @@
-"""What the transport, the executor and the node add to inference, and what gets lost.
+"""Overhead of transport, executor and node over inference, and lost images.
 
     python -m benchmarks.node [--seconds 20] [--quick]
 
-A source of images, the classifier and this program are processes of their own on ROS 2. Each row
-is one stream: a size, a rate, a reliability, with or without the package's Fast DDS profile. The
-last row disturbs the executor: parameters set 20 times a second, and collective coordination.
+The image publisher, the classifier and this program are separate processes on ROS 2. Each row is
+one stream with an image size, a rate and a reliability, with or without the package's Fast DDS
+profile. In the last row, the executor is disturbed by setting parameters 20 times per second and
+by coordination.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-# The processes are started as the tests start them.
+# The processes are started with the helpers of the tests.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / 'test'))
 
 import rclpy
@@ -62,7 +63,7 @@ STAGES: dict[str, Callable[[Any], float]] = {
 
 @dataclass(frozen=True)
 class Stream:
-    """One row: what is sent, and how."""
+    """One row: a stream of images."""
 
     width: int
     height: int
@@ -134,7 +135,7 @@ def main() -> None:
 
 
 def measure_starts(folder: Path, family: str) -> dict[str, float]:
-    """Return the seconds from starting the classifier to its first label, cache empty and full."""
+    """Return the seconds from start to first label with an empty and a filled cache."""
     times_s = {}
     with ros(folder) as session:
         session.environment['DYNAMIC_OFA_CACHE'] = str(folder / 'cache')
@@ -153,7 +154,7 @@ def measure_starts(folder: Path, family: str) -> dict[str, float]:
 
 
 def measured(folder: str, stream: Stream, options: argparse.Namespace) -> dict[str, Any]:
-    """Run one stream; return its stages and its account of images."""
+    """Run one stream; return its stage timings and counts of images."""
     with ros(Path(folder)) as session:
         if not stream.has_profile:
             for variable in PROFILES_VARIABLES:
@@ -197,7 +198,7 @@ def measured(folder: str, stream: Stream, options: argparse.Namespace) -> dict[s
 
 
 def disturb(session: Ros) -> Callable[[], None]:
-    """Return what to call in a loop: it sets a parameter 20 times a second."""
+    """Return a function to call in a loop, which sets a parameter 20 times per second."""
     client = session.node.create_client(SetParameters, f'{NODE}/set_parameters')
     next_s = time.monotonic()
 
@@ -221,18 +222,18 @@ def start_source(session: Ros, stream: Stream, seconds: float) -> subprocess.Pop
 
 
 def end(node: NodeProcess) -> None:
-    """End a node; raise RuntimeError when it does not end well."""
+    """End a node; raise RuntimeError if its exit status is not 0."""
     if status := node.stop():
         raise RuntimeError(f'{node.name} ended with status {status}:\n{node.output()}')
 
 
 def stage(frames: list[Any], read: Callable[[Any], float]) -> dict[str, float]:
-    """Return the summary of one timing over all frames that have it."""
+    """Return the summary of one timing over all frames with this timing."""
     return summary([value for value in map(read, frames) if not math.isnan(value)])
 
 
 def print_stages(rows: list[dict[str, Any]]) -> None:
-    """Print a table of stages a stream."""
+    """Print a table with the stages of each stream."""
     for row in rows:
         print_table(
             f'{row["stream"]}, ms',

@@ -1,4 +1,4 @@
-"""Draw the results that docs/performance.md shows as tables.
+"""Plot the results in the tables of docs/performance.md.
 
 python -m benchmarks.performance_plot [--output docs/images/performance.png]
 """
@@ -37,7 +37,7 @@ PUBLISHED_SWITCHES_MS = {'Dynamic-OFA*': 73.0, 'AutoSlim*': 33.0, 'MutualNet*': 
 
 
 def main() -> None:
-    """Draw the four panels and write the picture."""
+    """Draw the four panels and write the plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--output', type=Path, default=ROOT / 'docs/images/performance.png')
     options = parser.parse_args()
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def draw_levels(axes: Axes, levels: Sequence[Mapping[str, Any]]) -> None:
-    """Draw the latency of the published levels with each engine."""
+    """Plot the latency of the published levels with each engine."""
     for key, (name, colour, style) in ENGINES.items():
         medians_ms = [level[key]['median_ms'] for level in levels]
         numbers = [level['level'] for level in levels]
@@ -70,7 +70,7 @@ def draw_levels(axes: Axes, levels: Sequence[Mapping[str, Any]]) -> None:
 
 
 def draw_switches(axes: Axes, found: Mapping[str, Any]) -> None:
-    """Draw what the first frame after a switch costs, ours and the published ways."""
+    """Plot the extra time of the first frame after a switch, also of published methods."""
     ours = {
         'index change (ours)': found['all'],
         'no switch (noise)': found['no_switch'],
@@ -94,7 +94,7 @@ def draw_switches(axes: Axes, found: Mapping[str, Any]) -> None:
 
 
 def draw_memory(axes: Axes, found: Mapping[str, Any]) -> None:
-    """Draw the memory of all levels beside that of the largest alone and of the supernet."""
+    """Plot the memory of all levels, of the largest level and of the supernet."""
     rows = []
     for family, of in found.items():
         name = 'w1.2' if family == W12 else family
@@ -111,7 +111,7 @@ def draw_memory(axes: Axes, found: Mapping[str, Any]) -> None:
 
 
 def draw_start(axes: Axes, found: Mapping[str, Any]) -> None:
-    """Draw how long a process takes until it could classify."""
+    """Plot the time from the start of a process until it can classify."""
     kinds = {'first': 'first start', 'warm': 'later start', 'published way': 'PyTorch, one level'}
     rows = [
         (f'{"w1.2" if family == W12 else family}, {name}', of[kind]['median_s'], kind)

@@ -1,20 +1,20 @@
-"""All policies on all traces, simulated: who meets the limit, and what it costs in accuracy.
+"""Simulate all policies on all traces: late frames and accuracy.
 
     python -m benchmarks.policies [--seeds 8] [--duration-s 60] [--workers 2] [--output DIR]
         [--scope node --rate-hz 15 --name policies_node]
 
-The published levels of the Jetson Xavier NX GPU, limits 55 and 65 ms. A run is one policy on one
-trace with one seed; the seed draws the trace and the noise, so all policies meet the same. Only
-the decision times depend on the machine.
+The levels are the published ones for the GPU of a Jetson Xavier NX, the limits 55 and 65 ms. A run
+is one policy on one trace with one seed; trace and noise depend on the seed only, so they are the
+same for all policies. Only the decision times depend on the machine.
 
-- late: frames over their limit. excess: those that some level would have met (late - oracle's).
-- on time: top-1 over the frames that some level would have met, a late frame counting zero.
-- best fixed: the same of the best fixed level in hindsight, played with all its waits.
-- regret: what the oracle gets on the same frames, minus on time; on bimodal, whose frames are
-  independent, what the best fixed level gets: no policy can foresee the next frame.
-- reaction, recovery: frames until a change is answered; see dynamic_ofa_ros/simulation/metrics.py.
+- late: frames over their limit. excess: late frames that would be on time at some level.
+- on time: top-1 over the frames that some level can meet, with late frames counted as 0.
+- best fixed: the same for the best fixed level in hindsight, with its own waiting times.
+- regret: on time of the oracle on the same frames minus on time. On bimodal, on time of the best
+  fixed level minus on time: frames are independent, so the next one cannot be predicted.
+- reaction, recovery: frames; see dynamic_ofa_ros/simulation/metrics.py.
 
-Intervals are 95 %, bootstrapped over the seeds.
+95 % intervals are bootstrapped over the seeds.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ MAX_DECISION_US = 50.0
 
 @dataclass(frozen=True)
 class Conditions:
-    """What is the same for all runs; scope: what the limit is about."""
+    """The conditions of all runs; scope: scope of the limit."""
 
     duration_s: float
     scope: str
@@ -75,7 +75,7 @@ class Conditions:
 
     @property
     def timing(self) -> Timing:
-        """Return how frames come."""
+        """Return the timing of the camera."""
         return Timing(camera_period_ms=1e3 / self.rate_hz)
 
 
@@ -94,7 +94,7 @@ Measure = Callable[[Metrics], float | None]
 
 
 def excess_percent(metrics: Metrics) -> float:
-    """Return the share of frames that were late although some level would have met the limit."""
+    """Return the share of frames that were late but would be on time at some level."""
     return 100.0 * metrics.excess_violation_ratio
 
 
@@ -104,17 +104,17 @@ def on_time_percent(metrics: Metrics) -> float | None:
 
 
 def regret_points(metrics: Metrics) -> float | None:
-    """Return the on-time top-1 lost against the oracle on the same frames, in points."""
+    """Return the loss of on-time top-1 against the oracle on the same frames, in points."""
     return _difference(metrics.oracle_on_time_accuracy, metrics.on_time_accuracy)
 
 
 def causal_regret_points(metrics: Metrics) -> float | None:
-    """Return the on-time top-1 lost against the best fixed level in hindsight, in points."""
+    """Return the loss of on-time top-1 against the best fixed level in hindsight, in points."""
     return _difference(metrics.best_fixed_on_time_accuracy, metrics.on_time_accuracy)
 
 
 def regret_of(trace: str) -> Measure:
-    """Return the regret that counts on a trace."""
+    """Return the definition of regret for a trace."""
     return causal_regret_points if trace == 'bimodal' else regret_points
 
 
@@ -157,7 +157,7 @@ def main() -> None:
         ['policy', 'median us'],
         [[name, value] for name, value in decisions_us.items()],
     )
-    targets = judge(results, seeds, decisions_us['predictive'])
+    targets = evaluate(results, seeds, decisions_us['predictive'])
     print_table(
         'targets of predictive',
         ['', 'target', 'found', '95 % interval', 'verdict'],
@@ -188,7 +188,7 @@ def main() -> None:
 
 
 def run_all(seeds: Sequence[int], conditions: Conditions, workers: int) -> Results:
-    """Run every case, in several processes."""
+    """Run all cases in several processes."""
     jobs = [(kind, seed, conditions) for kind in trace_kinds() for seed in seeds]
     results: Results = {}
     with (
@@ -203,7 +203,7 @@ def run_all(seeds: Sequence[int], conditions: Conditions, workers: int) -> Resul
 
 
 def run_trace(job: tuple[str, int, Conditions]) -> Results:
-    """Run all policies under all limits on one trace."""
+    """Run all policies with all limits on one trace."""
     kind, seed, conditions = job
     platform, trace = load_platform(), make_trace(kind, seed, conditions.duration_s)
     options: dict[str, Any] = {'seed': seed, 'timing': conditions.timing}
@@ -218,7 +218,7 @@ def run_trace(job: tuple[str, int, Conditions]) -> Results:
 
 
 def decision_us(platform: SimulatedPlatform, name: str) -> float:
-    """Return the median time of a decision, the manager's own work included."""
+    """Return the median time of a decision, including the manager."""
     stopwatch = Stopwatch()
     limit = Constraints(max_latency_ms=LIMITS_MS[-1])
     run(make_trace('random_walk'), platform, CONTENDERS[name], limit, stopwatch=stopwatch)
@@ -228,7 +228,7 @@ def decision_us(platform: SimulatedPlatform, name: str) -> float:
 def by_seed(
     results: Results, seeds: Sequence[int], traces: Sequence[str], policy: str, value: Measure
 ) -> list[float]:
-    """Return a measure per seed: the mean over the traces and limits where there is one."""
+    """Return a metric per seed: the mean over all traces and limits with a value."""
     means = []
     for seed in seeds:
         found = [
@@ -244,7 +244,7 @@ def by_seed(
 def interval(
     samples: Sequence[float], statistic: Callable[[Any], Any] = lambda rows: rows.mean(axis=-1)
 ) -> dict[str, float | None]:
-    """Return the mean over seeds and its bootstrapped 95 % interval; None where all is NaN."""
+    """Return the mean over seeds and its bootstrapped 95 % interval; None if all are NaN."""
     values = np.asarray([value for value in samples if not math.isnan(value)])
     if not values.size:
         return {'mean': None, 'low': None, 'high': None}
@@ -255,7 +255,7 @@ def interval(
 
 
 def tabulate(results: Results, seeds: Sequence[int]) -> dict[str, Any]:
-    """Return every measure by trace and policy, the mean over both limits."""
+    """Return all metrics by trace and policy, as means over both limits."""
     groups = {kind: (kind,) for kind in trace_kinds()} | {'contended': CONTENDED}
     return {
         group: {
@@ -270,7 +270,7 @@ def tabulate(results: Results, seeds: Sequence[int]) -> dict[str, Any]:
 
 
 def print_trace(trace: str, table: dict[str, dict[str, dict[str, float | None]]]) -> None:
-    """Print the table of one trace: means, and half the interval of the two main measures."""
+    """Print the table of one trace, with intervals for the two main metrics."""
     rows: list[list[object]] = []
     for policy, columns in table.items():
         row: list[object] = [policy]
@@ -284,8 +284,8 @@ def print_trace(trace: str, table: dict[str, dict[str, dict[str, float | None]]]
     print_table(title, ['policy', *COLUMNS], rows)
 
 
-def judge(results: Results, seeds: Sequence[int], decided_us: float) -> list[dict[str, Any]]:
-    """Return the targets at the end of the design's control.md, and how they are met."""
+def evaluate(results: Results, seeds: Sequence[int], decided_us: float) -> list[dict[str, Any]]:
+    """Return the targets of the policy `predictive` and the results."""
 
     def samples(traces: Sequence[str], value: Measure, policy: str = 'predictive') -> list[float]:
         return by_seed(results, seeds, traces, policy, value)
@@ -343,7 +343,7 @@ def judge(results: Results, seeds: Sequence[int], decided_us: float) -> list[dic
 def _target(
     name: str, bound: float, numbers: dict[str, float | None], is_least: bool = False
 ) -> dict[str, Any]:
-    """Return a target with its verdict; `is_least`: the bound must be exceeded, not kept."""
+    """Return a target with its result; `is_least`: the bound is a minimum."""
     found = numbers['mean']
     if found is None:
         return {'name': name, 'target': bound, 'found': None, 'verdict': 'nothing to measure'}
@@ -361,7 +361,7 @@ def _target(
 
 
 def _ratio_interval(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float | None]:
-    """Return the ratio of two means over the same seeds, bootstrapped in pairs."""
+    """Return the ratio of two means over the same seeds, with a paired bootstrap."""
     pairs = np.asarray([ours, theirs])
     draws = np.random.default_rng(0).integers(pairs.shape[1], size=(RESAMPLES, pairs.shape[1]))
     drawn = pairs[:, draws].mean(axis=-1)

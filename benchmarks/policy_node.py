@@ -1,8 +1,8 @@
-"""classifier_node with the ALERT-style policy as one more of its policies: `alert`.
+"""The classifier node with the additional policy `alert` in the style of ALERT.
 
     python -m benchmarks.policy_node --ros-args -p manager.policy:=alert ...
 
-What a user installs has no such policy: it is there to compare with.
+The policy is only for comparison and not part of the installed package.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""What lower precision is worth: latency and accuracy of every level in fp32, fp16, bf16, int8.
+"""Latency and accuracy of every level in fp32, fp16, bf16 and int8.
 
     python -m benchmarks.precision [--images 500] [--photographs FOLDER] [--runs 60]
 
-Families: signs (rendered scenes), imagenet where it is installed and photographs are given, and
-OFA-MobileNetV3 w1.2 with random weights (latency only). int8 is static post-training quantisation,
-weights per channel, with training images; it runs in OpenVINO and in ONNX Runtime.
+The families are signs (rendered scenes), imagenet (if it is installed and photographs are given),
+and OFA-MobileNetV3 w1.2 with random weights (latency only). int8 is static post-training
+quantisation with training images, with one scale per channel for weights; it runs in OpenVINO and
+ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def main() -> None:
 
 
 def _halves(images: ImageDataset, most: int) -> tuple[ImageDataset, ImageDataset]:
-    """Return images that set the ranges, and others to classify."""
+    """Return images for calibrating the quantisation, and other images for evaluation."""
     order = np.random.default_rng(1).permutation(len(images)).tolist()
     return (
         Subset(images, tuple(order[:CALIBRATION_IMAGES])),
@@ -121,7 +122,7 @@ def _measure(
 def _contenders(
     family: Family, level: Level, path: Path, calibration: ImageDataset, work: Path
 ) -> dict[str, Run]:
-    """Return a call for each engine and precision that this machine has."""
+    """Return a call for each available engine and precision."""
     shape = (1, 3, level.resolution, level.resolution)
     contract = family.preprocessing_of(level.index)
     inputs = (
@@ -159,7 +160,7 @@ def _session(path: Path, resolution: int) -> Run:
 def _right(
     family: Family, level: Level, contenders: dict[str, Run], images: ImageDataset
 ) -> dict[str, float]:
-    """Return the share of right answers of each contender, in %."""
+    """Return the top-1 of each contender in %."""
     counts = dict.fromkeys(contenders, 0)
     contract = family.preprocessing_of(level.index)
     for index in range(len(images)):

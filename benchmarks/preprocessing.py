@@ -1,10 +1,10 @@
-"""What becomes of a camera image before inference: how long it takes, and what it costs.
+"""Time of preprocessing a camera image, and its effect on the accuracy.
 
     python -m benchmarks.preprocessing [--scenes 1000] [--photographs FOLDER]
 
-Compares `preprocess` with its literal definition: the colours of the whole image put in order,
-exact means of pixels by OpenCV, then normalised. The same levels then classify rendered scenes,
-and photographs in a folder per class where the ImageNet family is installed.
+Compares `preprocess` with its literal definition: conversion of the whole image to RGB, exact area
+averaging by OpenCV, normalisation. The accuracy is compared on rendered scenes and, if the
+ImageNet family is installed, on photographs in class folders.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def literal(source: RawImage, resolution: int) -> FloatArray:
-    """Return the network's input by the definition, one step after the other."""
+    """Return the network's input by the literal definition."""
     rgb = source.decode()
     side = min(rgb.shape[:2])
     top, left = (rgb.shape[0] - side) // 2, (rgb.shape[1] - side) // 2
@@ -126,7 +126,7 @@ def _now(source: RawImage, resolution: int) -> FloatArray:
 
 
 def _accuracy(family: Family, images: ImageDataset) -> dict[str, Any]:
-    """Return the accuracy of every level with exact means and with the fast ones."""
+    """Return the accuracy of every level with exact and with fast averaging."""
     engine = create_engine(family, device='cpu')
     right = {name: np.zeros((len(images), len(family.levels)), bool) for name in ('exact', 'now')}
     for index in range(len(images)):

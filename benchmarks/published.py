@@ -1,7 +1,8 @@
 """The six published GPU levels of OFA-MobileNetV3 w1.2 as a family with random weights.
 
-Latency does not depend on the values of weights as long as activations stay in a normal range,
-which recalculated batch norms see to. Accuracies are the published ones; the labels mean nothing.
+Latency does not depend on the values of the weights as long as activations are in a normal range,
+which recalculated batch norms ensure. The accuracies are the published ones; the labels are
+placeholders.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ CALIBRATION_IMAGES = 4
 
 
 def published_family(directory: Path, *, only_highest: bool = False) -> Family:
-    """Write the family, or its highest level alone, into an empty or missing folder; return it."""
+    """Write the family, or only its highest level, to an empty or missing folder; return it."""
     import torch
 
     from dynamic_ofa_ros.supernet.batch_norm import recalculate, save_statistics, statistics_of

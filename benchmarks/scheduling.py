@@ -1,9 +1,9 @@
-"""What affinity, niceness and garbage between frames are worth beside busy processes.
+"""Effect of affinity, niceness and garbage collection between frames beside busy processes.
 
     python -m benchmarks.scheduling [--seconds 10] [--rounds 4] [--load 2]
 
-The worker of the node classifies images at the highest level, in a process of its own each time;
-the ways take turns. The load is free to run where the system puts it.
+The worker of the node classifies images at the highest level, in a new process for each
+measurement. The variants are measured alternately. The load can run on any processor.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ WARM_UP = 20
 BUSY = [sys.executable, '-c', 'while True: sum(range(100000))']
 LAST_CPU = max(os.sched_getaffinity(0))
 FULL_EVERY = 500
-"""Frames between two full collections of garbage."""
+"""Number of frames between two full garbage collections."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """cpu: the only processor that the process may use; garbage between frames, not in one."""
+    """A variant; cpu: the only processor; collects_between: collect garbage between frames."""
 
     nice: int = 0
     cpu: int | None = None
@@ -104,7 +104,7 @@ def main() -> None:
 
 
 def _beside(busy: int, way: Way, seconds: float) -> list[float]:
-    """Return what frames took, in ms, beside busy processes."""
+    """Return the latencies of frames beside busy processes, in ms."""
     processes = [subprocess.Popen(BUSY) for _ in range(busy)]
     try:
         context = get_context('spawn')

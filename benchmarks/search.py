@@ -1,13 +1,12 @@
-"""Search: ours against the published one, the paper's Algorithm 1 and random search.
+"""Compare our search with the published results, the paper's Algorithm 1 and random search.
 
     python -m benchmarks.search [--seeds 5] [--evaluations 20000] [--front-evaluations 200000]
 
-Uses the published latency tables, accuracy predictor and search results of the reference folder;
-without it there is nothing to compare, and it says so. Accuracies are the predictor's.
+Uses the published latency tables, accuracy predictor and search results of the reference folder,
+which is required. Accuracies are those of the predictor.
 
-Evaluations are those of the accuracy predictor, of which a gradient counts as three; latencies
-come from the table and are not counted. So no search evaluates, or counts, what it knows to be
-too slow.
+Evaluations are those of the accuracy predictor; a gradient counts as three evaluations. Latencies
+come from the table and are not counted, so no search evaluates an architecture that is too slow.
 
 Hypervolume is the area dominated by the best points at the ten limits (`ten_limits`) or by all
 points found (`front`), up to a reference point: the slowest limit, and the worst published
@@ -38,14 +37,14 @@ from dynamic_ofa_ros.space.genome import Genetics
 
 PREDICTOR = 'acc_predictor.npz'
 FAR_ACCURACY = 0.75
-# The same network, predicted by another library, differs by less.
+# Predictions for the same network with another library differ by less.
 GAIN_TOLERANCE = 1e-6
-# The published search's window.
+# Window of the published search.
 ALGORITHM_1 = Algorithm1Settings(min_accuracy=FAR_ACCURACY)
 
 
 def main() -> None:
-    """Search both tables in every way, print the comparison and write the results."""
+    """Run all searches with both tables, print the comparison and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--seeds', type=int, default=5)
     parser.add_argument('--evaluations', type=int, default=20000)
@@ -58,7 +57,7 @@ def main() -> None:
                           for name in ('lut_xavier_nx', 'published_search'))]  # fmt: skip
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        print(f'{folder} lacks {", ".join(missing)}: there is nothing to compare with')
+        print(f'{folder} has no {", ".join(missing)}, which this benchmark requires')
         return
     load = OthersLoad()
     digest = hashlib.sha256(b''.join((folder / name).read_bytes() for name in names))
@@ -156,7 +155,7 @@ def _summary(
     published: tuple[list[float], list[float]],
     references: dict[str, tuple[float, float]],
 ) -> dict[str, Any]:
-    """Return effort and hypervolume, over the published, of one run."""
+    """Return effort and hypervolume of one run, relative to the published result."""
     ratios: dict[str, dict[str, float]] = {'ten_limits': {}, 'front': {}}
     for kind, found in (('ten_limits', result.at_limits), ('front', result.front)):
         ours = [f.latency_ms for f in found], [f.accuracy for f in found]

@@ -1,8 +1,8 @@
-"""Several classifiers that choose their levels together, on one processor, in simulated time.
+"""Simulate several coordinated classifiers on one processor.
 
-Each is what the node is: a RuntimeManager and a Coordinator. At its own beat it tells the others
-its status, and takes the ceiling that follows from theirs. Messages take time and may be lost.
-Models that begin late or end (die without a word) are part of what is played.
+Like a node, each classifier has a RuntimeManager and a Coordinator. It sends its status
+periodically and applies the allowance that follows from the statuses of the others. Messages take
+time and can be lost. Models can start later or end without a message.
 
     models = [CollectiveModel(SimulatedModel('a', ...), importance=2.0), ...]
     records = play_together(models, Processor(), duration_ms=8000.0, network=Network(loss=0.1))
@@ -36,7 +36,7 @@ DEVICE = 'simulated'
 
 @dataclass(frozen=True)
 class CollectiveModel:
-    """A classifier that takes part; importance: weight of its accuracy, over time."""
+    """A coordinated classifier; importance: weight of its accuracy over time."""
 
     model: SimulatedModel
     importance: Steps = ALWAYS_ONE
@@ -44,7 +44,7 @@ class CollectiveModel:
 
 @dataclass(frozen=True)
 class Network:
-    """How statuses travel: each is lost with a chance of `loss`, else takes `delay_ms`."""
+    """The network of statuses; each is lost with probability `loss`, or else takes `delay_ms`."""
 
     delay_ms: float = 2.0
     loss: float = 0.0
@@ -68,7 +68,7 @@ def play_together(
     network: Network | None = None,
     has_alternatives: bool = True,
 ) -> tuple[Record, ...]:
-    """Play as `run.play` does, with the models' managers talking to each other."""
+    """Simulate like `run.play`, with coordination of the models' managers."""
     return play(
         [member.model for member in models],
         processor,
@@ -81,28 +81,28 @@ def play_together(
 
 
 class StatusExchange:
-    """Everybody's timer, and the messages under way."""
+    """The timers of all classifiers, and the messages in transit."""
 
     def __init__(self, models: Sequence[CollectiveModel], network: Network, seed: int = 1) -> None:
         names = [member.model.name for member in models]
         if len(set(names)) < len(names):
-            raise SimulationError(f'names must differ, not be {", ".join(names)}')
+            raise SimulationError(f'names must be unique, found {", ".join(names)}')
         self._random = np.random.default_rng([seed, *b'status'])
         self._network = network
         self._members = [
             _Member(member, float(self._random.uniform(0.0, STATUS_PERIOD_MS)))
             for member in models
         ]
-        self._under_way: list[tuple[float, int, Status]] = []  # when, to whom; ascending
+        self._under_way: list[tuple[float, int, Status]] = []  # (arrival, receiver, status)
 
     @property
     def next_ms(self) -> float:
-        """Return when the next timer fires or the next message arrives."""
+        """Return the time of the next timer or the next arrival of a message."""
         timers_ms = min(member.next_ms for member in self._members)
         return min(timers_ms, self._under_way[0][0]) if self._under_way else timers_ms
 
     def act(self, now_ms: float, managers: Sequence[RuntimeManager]) -> None:
-        """Deliver what has arrived, and let those speak whose timer fires."""
+        """Deliver messages that have arrived, and send statuses that are due."""
         while self._under_way and self._under_way[0][0] <= now_ms:
             _, receiver, status = self._under_way.pop(0)
             self._members[receiver].hear(status, now_ms)
@@ -118,7 +118,7 @@ class StatusExchange:
 
 
 class _Member:
-    """What the node's part in the collective keeps."""
+    """The coordination of one classifier, as in the node."""
 
     def __init__(self, member: CollectiveModel, phase_ms: float) -> None:
         self._model, self._importance = member.model, member.importance
@@ -127,31 +127,31 @@ class _Member:
         self.next_ms = member.model.begin_ms + phase_ms
 
     def hear(self, status: Status, now_ms: float) -> None:
-        """Take what a peer says; answer at once when it has agreed on something new."""
+        """Process the status of a peer; answer at once if it has a new agreement."""
         self.coordinator.receive(status, round(now_ms * 1e6))
         is_there = self._model.begin_ms <= now_ms < self._model.end_ms
         if is_there and self.coordinator.has_news(round(now_ms * 1e6)):
             self.next_ms = now_ms
 
     def speak(self, now_ms: float, manager: RuntimeManager) -> Status:
-        """Return the own status, and set the ceiling that follows from it and the peers'."""
+        """Return the own status, and set the allowance from it and those of the peers."""
         now_ns = round(now_ms * 1e6)
         status = manager.status(
             self._model.name,
             dict.fromkeys(manager.table.platforms, DEVICE),
             self._importance.at(now_ms),
-            self._interval.update(now_ns, self._pictures(now_ms)),
+            self._interval.update(now_ns, self._images(now_ms)),
         )
         manager.set_allowance(self.coordinator.decide(status, now_ns))
         status = self.coordinator.told(status, now_ns)
         self.next_ms = now_ms + STATUS_PERIOD_MS
         if self.next_ms >= self._model.end_ms:
-            self.next_ms = math.inf  # it dies without a word
+            self.next_ms = math.inf  # it ends without a message
         return status
 
-    def _pictures(self, now_ms: float) -> int:
-        """Return how many pictures have come."""
+    def _images(self, now_ms: float) -> int:
+        """Return the number of images so far."""
         timing = self._model.timing
         since_ms = now_ms - self._model.begin_ms - timing.camera_phase_ms
-        # Back to back there is always another one: as if a camera made one every millisecond.
+        # Without a period, an image is always available, as from a camera with 1000 Hz.
         return max(0, math.floor(since_ms / (timing.camera_period_ms or 1.0)) + 1)

@@ -1,10 +1,10 @@
-"""How long from the start of a process until it could classify: first start, and every other.
+"""Time from the start of a process until it can classify, for the first and later starts.
 
     python -m benchmarks.start [--family NAME] [--repeats 5] [--skip-published]
 
-A process of its own each time: Python, imports, engines, the check of the profile. ROS is left
-out. The first start has an empty build cache; the others find it full. Also measured is the
-published way to begin: PyTorch, the supernet, one static sub-network taken out of it.
+Each start is a new process and includes Python, imports, engines and the check of the profile, but
+not ROS. The build cache is empty for the first start and filled for later ones. The published way
+is also measured: PyTorch, the supernet, and one static sub-network extracted from it.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def main() -> None:
         for family in families:
             results[family.name] = _measure(family, options, Path(folder))
     print_table(
-        'seconds until ready (medians), and steps that are told meanwhile',
+        'seconds until ready (medians), and number of reported steps',
         ['family', 'start', 'seconds', 'steps', 'platform', 'imports torch'],
         [
             [name, kind, numbers['median_s'], *numbers['told']]

@@ -1,14 +1,15 @@
-"""What a switch of the level costs, the first frame after it included.
+"""The cost of a switch, including the first frame after it.
 
     python -m benchmarks.switching [--family NAME] [--engine auto] [--repeats 20] [--pause-ms 10]
 
-Goes through all ordered pairs of levels in random order. The cost of one switch is the manager's
-decision and change of the level plus the first frame at the new level, minus the median of the
-frames that follow it there. The pause before each frame stands for the camera. As much a frame
-without a switch is off that median: that is the machine's noise, not a cost.
+All ordered pairs of levels are measured in random order. The cost of a switch is the time for the
+manager's decision and the change of the level plus the latency of the first frame at the new
+level, minus the median latency of the following frames. There is a pause before each frame, as
+with a camera. The deviation of frames without a switch from the median is also measured; it is the
+noise of the machine.
 
-Beside it the published way: the sub-network is taken out of the supernet anew, with a copy of its
-batch-norm statistics, and runs its first frame in PyTorch.
+The published way is measured for comparison: the sub-network is extracted from the supernet again,
+its batch-norm statistics are copied, and the first frame runs in PyTorch.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ SETTLED_FRAMES = 5
 
 
 class _Times(NamedTuple):
-    """In ms: switches by pair, changing the level alone, no switch, the published way."""
+    """Times in ms: switches by pair, change of the level only, no switch, the published way."""
 
     costs: dict[tuple[int, int], list[float]]
     change: list[float]
@@ -98,7 +99,7 @@ def main() -> None:
 def _published_way_ms(
     family: Family, inputs: dict[int, FloatArray], repeats: int
 ) -> list[float] | None:
-    """Return what a switch costs that makes a new static network; None without a supernet."""
+    """Return the cost of switches that extract a new network; None without a supernet."""
     if not family.is_supernet:
         return None
     import torch
@@ -130,7 +131,7 @@ def _report(
     load: OthersLoad,
     inputs: dict[int, Any],
 ) -> None:
-    """Print what the switches cost and write it down."""
+    """Print and write the cost of the switches."""
     rows: list[list[object]] = []
     pairs = []
     for (before, after), samples in sorted(times_ms.costs.items()):

@@ -1,10 +1,10 @@
-"""The numbers of README.md and docs/, written from the result files into their marked blocks.
+"""Write the numbers in README.md and docs/ from the result files into marked blocks.
 
-    python -m benchmarks.tables            # renew every block whose numbers changed
-    python -m benchmarks.tables --check    # change nothing; exit status 1 if one is out of date
+    python -m benchmarks.tables            # update all outdated blocks
+    python -m benchmarks.tables --check    # change nothing; exit status 1 if a block is outdated
 
 A block begins with `<!-- generated: NAME -->` and ends with `<!-- generated: end -->`; NAME is one
-of BLOCKS. `test/test_documents.py` fails where a block differs from its result file.
+of BLOCKS. `test/test_documents.py` fails if a block differs from its result file.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ MARKER = '<!-- generated: '
 
 
 class BlockError(ValueError):
-    """A block that does not exist, or that does not end."""
+    """A block is unknown or has no end marker."""
 
 
 def main() -> int:
-    """Renew the blocks, or check them; return the exit status."""
+    """Update or check the blocks; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--check', action='store_true', help='change nothing; 1 if out of date')
+    parser.add_argument('--check', action='store_true', help='change nothing; 1 if outdated')
     is_check = parser.parse_args().check
     stale = [path for path in documents() if renew(path, write=not is_check)]
     for path in stale:
-        print(f'{path.relative_to(ROOT)}: {"out of date" if is_check else "renewed"}')
+        print(f'{path.relative_to(ROOT)}: {"outdated" if is_check else "updated"}')
     return 1 if is_check and stale else 0
 
 
 def documents() -> list[Path]:
-    """Return README.md and every page of docs/."""
+    """Return README.md and all pages of docs/."""
     return [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 
 
 def renew(path: Path, *, write: bool) -> bool:
-    """Return whether the blocks of a document were out of date; write them anew if asked to."""
+    """Return whether blocks of a document were outdated; update them if `write` is set."""
     text = path.read_text(encoding='utf-8')
     new = renewed(text)
     if write and new != text:
@@ -59,16 +59,16 @@ def renew(path: Path, *, write: bool) -> bool:
 
 
 def renewed(text: str) -> str:
-    """Return a document with the blocks as the results have them; raise BlockError."""
+    """Return a document with updated blocks; raise BlockError."""
     if 2 * len(BLOCK.findall(text)) != text.count(MARKER):
-        raise BlockError(f'a block does not end: each needs {MARKER}NAME --> and {MARKER}end -->')
+        raise BlockError(f'a block has no end: {MARKER}NAME --> requires {MARKER}end -->')
     return BLOCK.sub(_renewed_block, text)
 
 
 def _renewed_block(match: re.Match[str]) -> str:
     name = match[2]
     if name not in BLOCKS:
-        raise BlockError(f'there is no block {name!r}; known are {", ".join(BLOCKS)}')
+        raise BlockError(f'unknown block {name!r}; known blocks are {", ".join(BLOCKS)}')
     return f'{match[1]}{BLOCKS[name]()}\n{match[4]}'
 
 
@@ -85,19 +85,19 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def source(document: dict[str, Any], name: str) -> str:
-    """Return where and when numbers were measured, a line in italics."""
+    """Return where and when numbers were measured, as a line in italics."""
     machine, day = document['machine'], document['measured_at'][:10]
     processor = f'{machine["cpu"]}, {machine["cores"]} cores'
     return f'*`benchmarks/results/{name}.json`: {processor}, {day}.*'
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """Return a fraction as a number of per cent."""
+    """Return a fraction in per cent."""
     return f'{100.0 * share:.{digits}f}'
 
 
 def demo() -> str:
-    """Return the demo's sentence, as a sentence."""
+    """Return the result of the demo with its conditions."""
     document = results('demo')
     cpus = document['conditions']['cpus']
     sentence = document['result'][-1]
@@ -108,7 +108,7 @@ def demo() -> str:
 
 
 def demo_sentence() -> str:
-    """Return the demo's sentence as the terminal shows it."""
+    """Return the result of the demo as shown in the terminal."""
     return f'    {results("demo")["result"][-1]}'
 
 
@@ -147,7 +147,7 @@ def imagenet() -> str:
         for level in document['results']['levels']
     ]
     headers = (
-        'level', 'network', 'input, px', 'top-1, %', 'known how', 'on the photographs, %',
+        'level', 'network', 'input, px', 'top-1, %', 'source', 'on the photographs, %',
         'mean top score', 'median, ms',
     )  # fmt: skip
     photographs = f'{document["results"]["photographs"]:,} photographs, onnxruntime, one thread.'
@@ -155,7 +155,7 @@ def imagenet() -> str:
 
 
 def node_losses() -> str:
-    """Return how many images get lost with and without the Fast DDS profile."""
+    """Return the numbers of lost images with and without the Fast DDS profile."""
     document = results('node')
     found: dict[str, list[str]] = {}
     for stream in document['results']['streams']:
@@ -170,7 +170,7 @@ def node_losses() -> str:
 
 
 def node_stages() -> str:
-    """Return what every stage of the node takes."""
+    """Return the time of every stage of the node."""
     stages = {
         'executor (arrival to callback)': 'executor',
         'queue (callback to worker)': 'queue',
@@ -192,7 +192,7 @@ def node_stages() -> str:
     return (
         f'{table(("", *stages.values()), rows)}\n\n'
         f'From start to first label: {start_s["cold"]:.1f} s with an empty cache, '
-        f'{start_s["warm"]:.1f} s after that.'
+        f'{start_s["warm"]:.1f} s with a filled one.'
     )
 
 
@@ -205,7 +205,7 @@ def _quantiles(stage: dict[str, float]) -> str:
 
 
 def calibration() -> str:
-    """Return what batch-norm statistics of so many images are worth."""
+    """Return the accuracy with batch-norm statistics of different numbers of images."""
     document = results('calibration')
     by_level: dict[int, dict[tuple[int, bool], str]] = {}
     resolutions = {}
@@ -217,7 +217,7 @@ def calibration() -> str:
     keys = list(next(iter(by_level.values())))
     rows = [
         (
-            f'{images:,}' if images else "0: the supernet's own",
+            f'{images:,}' if images else '0 (statistics of the supernet)',
             ('yes' if is_augmented else 'no') if images else '',
             *(cells[images, is_augmented] for cells in by_level.values()),
         )
@@ -228,7 +228,7 @@ def calibration() -> str:
 
 
 def latency_models() -> str:
-    """Return how well latency models predict networks that they were not fitted on."""
+    """Return the errors of latency models on held-out networks."""
     document = results('latency_models')
     found = document['results']
     correction = found['correction']
@@ -255,7 +255,7 @@ def latency_models() -> str:
 
 
 def search() -> str:
-    """Return what each search gains over the published one."""
+    """Return the gain of each search over the published results."""
     document = results('search')
     names = {'nsga2': '**default**', 'algorithm 1': 'Algorithm 1', 'random': 'random'}
     rows = []
@@ -280,29 +280,29 @@ def search() -> str:
                 )
             )
     headers = (
-        'table', 'search', 'evaluations', 's', 'gain at the limits, least to most',
-        'seeds as good at all limits', 'hypervolume, near / far',
+        'table', 'search', 'evaluations', 's', 'gain at the limits (range)',
+        'seeds without a loss at any limit', 'hypervolume, near / far',
     )  # fmt: skip
     return f'{table(headers, rows)}\n\n{source(document, "search")}'
 
 
 def constants() -> str:
-    """Return the constants of the policy `predictive` that decide what a user sees."""
+    """Return the main constants of the policy `predictive`."""
     rows = [
-        ('frames remembered', series.WINDOW),
-        ('a run of frames is a change below a chance of', f'{series.CHANCE:g}'),
-        ('the guess for a level weighs as many of its own frames as', experience.GUESS_WEIGHT),
-        ("a level's own frames count half after", f'{experience.OWN_HALF_LIFE_S:g} s'),
-        ('contended from a slowdown of', experience.CONTENDED_ABOVE),
-        ('left at so many times the allowed share of late frames', predictive.STAY),
-        ('margin on the way up, sd of the profile', predictive.MARGIN_SD),
-        ('shortest and longest hold', f'{_times("SHORTEST_HOLD")} and {_times("LONGEST_HOLD")}'),
-        ('hold before the first trial', _times('FIRST_TRIAL_HOLDS')),
-        ('longer after every failed trial', f'{predictive.TRIAL_GROWTH:g} times'),
-        ('longest hold before a trial', f'{predictive.LONGEST_TRIAL_S:g} s'),
-        ('shares of late frames that count as equal', f'{predictive.LATE_TOLERANCE:.0%} apart'),
+        ('stored frames', series.WINDOW),
+        ('probability below which a run of frames is a change', f'{series.CHANCE:g}'),
+        ("weight of a level's estimate, in own frames of the level", experience.GUESS_WEIGHT),
+        ("half-life of a level's own frames", f'{experience.OWN_HALF_LIFE_S:g} s'),
+        ('slowdown above which the device is contended', experience.CONTENDED_ABOVE),
+        ('share of late frames to leave a level, relative to the allowed one', predictive.STAY),
+        ('margin for moves up, in standard deviations of the profile', predictive.MARGIN_SD),
+        ('minimum and maximum hold time', f'{_times("SHORTEST_HOLD")}, {_times("LONGEST_HOLD")}'),
+        ('wait before the first trial', _times('FIRST_TRIAL_HOLDS')),
+        ('growth of the wait after every failed trial', f'{predictive.TRIAL_GROWTH:g} times'),
+        ('maximum wait before a trial', f'{predictive.LONGEST_TRIAL_S:g} s'),
+        ('difference in late frames that is ignored', f'{predictive.LATE_TOLERANCE:.0%}'),
     ]
-    return table(('what', 'value'), rows)
+    return table(('constant', 'value'), rows)
 
 
 def _times(name: str) -> str:
@@ -310,18 +310,43 @@ def _times(name: str) -> str:
 
 
 def ablations() -> str:
-    """Return what the policy `predictive` reaches without one mechanism at a time."""
+    """Return the results of the policy `predictive` without one mechanism at a time."""
     document = results('ablations')
     variants = document['results']['variants']
-    rows = [(name, *(f'{value:.4g}' for value in row.values())) for name, row in variants.items()]
+    rows = [
+        (VARIANTS.get(name, name), *(f'{value:.4g}' for value in row.values()))
+        for name, row in variants.items()
+    ]
     headers = ('', *next(iter(variants.values())))
     best = document['results']['best_fixed_on_time_percent']
     note = f'Best fixed level in hindsight on the recording: {best:.1f} % on time.'
     return f'{table(headers, rows)}\n\n{note} {source(document, "ablations")}'
 
 
+VARIANTS = {
+    'all of it': 'all mechanisms',
+    'no rhythm': 'no prediction of periodic loads',
+    "no frames of a level's own": 'no own frames of a level',
+    'own frames of a heavier load count fully': 'own frames under a heavier load count fully',
+    'a strong frame never begins a step': 'no step after a single strong frame',
+    "the profile's noise stands for one frame": "the profile's noise counts as one frame",
+    'left at the allowed share': 'levels are left at the allowed share of late frames',
+    'no margin on the way up': 'no margin for moves up',
+    'a hold that never changes': 'constant hold time',
+    'demand the same at every level': 'same demand at every level',
+    'scatter of frames not learnt': 'spread of latencies not learnt',
+    'error of the prediction not fed back': 'no feedback of the prediction error',
+    'nothing lighter than predicted': 'no lighter combination than predicted',
+    'no quick succession after a change': 'no quick trials after a change',
+    'own frames do not speak against': 'late own frames do not override an agreement',
+    'nothing dared': 'no trials against the prediction',
+    'what no level cures not learnt': 'unavoidable late frames not learnt',
+}
+"""Names of the ablations in the tables, by their name in the result files."""
+
+
 def coordination() -> str:
-    """Return what classifiers on one device reach together, and each for itself."""
+    """Return the results of coordinated and independent classifiers on one device."""
     document = results('coordination')
     groups = dict.fromkeys(document['results'], ('collective',))
     groups['all'] = tuple(document['results']['all'])
@@ -334,11 +359,11 @@ def coordination() -> str:
     met, loss = found['met %'], found['loss mean']
     is_met = met >= 96.0 and loss <= 0.3 and not found['restless %']
     verdict = (
-        f'Against the targets (96 % met, 0.3 points lost, nobody restless): '
-        f'**{"met" if is_met else "missed"}**, with {met:.1f} % met, {loss:.2f} points lost and '
+        f'The targets (96 % met, a loss of 0.3 points, 0 % restless) are '
+        f'**{"met" if is_met else "missed"}**: {met:.1f} % met, a loss of {loss:.2f} points and '
         f'{found["restless %"]:.1f} % restless.'
     )
-    headers = ('scenarios', 'who', *COORDINATION)
+    headers = ('scenarios', 'contender', *COORDINATION)
     return f'{table(headers, rows)}\n\n{verdict} {source(document, "coordination")}'
 
 
@@ -350,17 +375,17 @@ COORDINATION = {
     'settled, s (median)': 'settled p50 s',
     'restless %': 'restless %',
 }
-"""The columns that the pages show, and what they are in the result file."""
+"""The columns of the tables, by their key in the result file."""
 
 GROUPS = {
     'time_slicing': 'time slicing',
-    'none': 'nothing changes',
-    'comes': 'a model comes',
-    'dies': 'a model dies',
+    'none': 'no change',
+    'comes': 'a model starts',
+    'dies': 'a model fails',
     'limit': 'a limit changes',
     'importance': 'an importance changes',
 }
-"""What the pages call groups of scenarios."""
+"""Names of the groups of scenarios in the tables."""
 
 
 def _reached(found: dict[str, Any]) -> tuple[str, ...]:
@@ -368,17 +393,17 @@ def _reached(found: dict[str, Any]) -> tuple[str, ...]:
 
 
 def coordination_ablations() -> str:
-    """Return what classifiers on one device reach without one part of the mechanism at a time."""
+    """Return the results of coordinated classifiers without one part at a time."""
     document = results('coordination_ablations')
     rows = [
-        ('all parts' if name == 'collective' else name, *_reached(found))
+        ('all parts' if name == 'collective' else VARIANTS.get(name, name), *_reached(found))
         for name, found in document['results']['all'].items()
     ]
     return f'{table(("", *COORDINATION), rows)}\n\n{source(document, "coordination_ablations")}'
 
 
 def targets() -> str:
-    """Return how the policy `predictive` meets its targets on simulated traces."""
+    """Return the targets of the policy `predictive` on simulated traces, and the results."""
     document = results('policies')
     rows = [
         (
@@ -390,7 +415,7 @@ def targets() -> str:
         )
         for target in document['results']['targets']
     ]
-    headers = ('target', 'wanted', 'found', '95 % interval', '')
+    headers = ('metric', 'target', 'result', '95 % interval', '')
     return f'{table(headers, rows)}\n\n{source(document, "policies")}'
 
 
@@ -412,7 +437,7 @@ def traces() -> str:
 
 
 def engines() -> str:
-    """Return what a level takes with each engine, and as the supernet runs it by itself."""
+    """Return the latency of a level with each engine, and in the supernet."""
     cpu, gpu = results('engines'), results('gpu_check')
     name = 'ofa_mbv3_d234_e346_k357_w1.2 (random weights)'
     on_gpu = {level['level']: level for level in gpu['results']['families'][name]['levels']}
@@ -440,7 +465,7 @@ def engines() -> str:
 
 
 def engine_targets() -> str:
-    """Return what the engine for the CPU was to reach, and what it did."""
+    """Return the targets of the CPU engines, and the results."""
     document = results('engines')
     signs = document['results']['signs']
     published = document['results']['ofa_mbv3_d234_e346_k357_w1.2 (random weights)']
@@ -455,7 +480,7 @@ def engine_targets() -> str:
         found = _mean_ratio(family, engine, baseline)
         is_met = 'met' if found <= aim else f'missed by {found - aim:.2g}'
         rows.append((f'{engine} / {baseline}, {name}', f'<= {aim:g}', f'{found:.2f}', is_met))
-    headers = ('mean ratio of the levels', 'wanted', 'found', '')
+    headers = ('mean ratio of the levels', 'target', 'result', '')
     return f'{table(headers, rows)}\n\n{source(document, "engines")}'
 
 
@@ -467,24 +492,24 @@ def _mean_ratio(family: dict[str, Any], engine: str, baseline: str) -> float:
 
 
 def switching() -> str:
-    """Return what a switch costs."""
+    """Return the cost of a switch."""
     cpu, gpu = results('switching'), results('gpu_check')
     of_signs = gpu['results']['families']['signs']['switching']
-    anew = 'as published: the level is taken out anew'
+    published = 'published method: the level is extracted again'
     rows = [
         ('CPU', 'an index changes', _quantiles(cpu['results']['all'])),
-        ('CPU', 'no switch: how far any frame is off', _quantiles(cpu['results']['no_switch'])),
-        ('CPU', anew, _quantiles(cpu['results']['published_way'])),
+        ('CPU', 'no switch (noise of the machine)', _quantiles(cpu['results']['no_switch'])),
+        ('CPU', published, _quantiles(cpu['results']['published_way'])),
         ('GPU', 'an index changes', _quantiles(of_signs['resident'])),
-        ('GPU', anew, _quantiles(of_signs['published_way'])),
+        ('GPU', published, _quantiles(of_signs['published_way'])),
         ('Jetson, published', 'Dynamic-OFA / AutoSlim / MutualNet', '73 / 33 / 17 on average'),
     ]
-    headers = ('', 'way', 'extra time of the first frame: median / 95 % / 99 %, ms')
+    headers = ('', 'method', 'extra time of the first frame: median / 95 % / 99 %, ms')
     return f'{table(headers, rows)}\n\n{source(cpu, "switching")}'
 
 
 def precision() -> str:
-    """Return what each precision takes, and how often it is right."""
+    """Return latency and accuracy of each precision."""
     document = results('precision')
     rows = []
     for family, levels in document['results'].items():
@@ -502,7 +527,7 @@ def precision() -> str:
 
 
 def scheduling() -> str:
-    """Return what niceness and other ways are worth beside busy processes."""
+    """Return the effect of niceness and other variants beside busy processes."""
     document = results('scheduling')
     columns = list(document['results'].values())
     rows = [
@@ -514,7 +539,7 @@ def scheduling() -> str:
 
 
 def memory() -> str:
-    """Return what memory the levels take."""
+    """Return the memory of the levels."""
     document = results('memory')
     rows = []
     for family, of in document['results'].items():
@@ -532,19 +557,19 @@ def memory() -> str:
             )
         rows.append((family, 'supernet in PyTorch', f'{of["supernet_mb"]:.0f}', '', '', ''))
     headers = (
-        'family', 'engine', 'all levels, MB', 'the largest alone', 'ratio',
-        '`max_resident_mb` of half',
+        'family', 'engine', 'all levels, MB', 'largest level only, MB', 'ratio',
+        'with half as `max_resident_mb`, MB',
     )  # fmt: skip
     return f'{table(headers, rows)}\n\n{source(document, "memory")}'
 
 
 def start() -> str:
-    """Return how long a start takes."""
+    """Return the time of a start."""
     document = results('start')
     kinds = {
-        'first': 'first start: engines are built',
-        'warm': 'every other',
-        'published way': 'PyTorch, the supernet and one level of it',
+        'first': 'first start, which builds engines',
+        'warm': 'later starts',
+        'published way': 'PyTorch, the supernet and one level',
     }
     rows = [
         (family, what, f'{of[kind]["median_s"]:.1f}')
@@ -555,7 +580,7 @@ def start() -> str:
 
 
 def preprocessing() -> str:
-    """Return how long decoding and preprocessing take, and that accuracy stays."""
+    """Return the time of decoding and preprocessing, and the effect on the accuracy."""
     document = results('preprocessing')
     rows = [
         (
@@ -575,15 +600,15 @@ def preprocessing() -> str:
         f'on {found["images"]:,} images'
         for name, found in of.items()
     ]
-    headers = ('image', 'encoding', 'px', 'step by step, ms', 'now, ms', 'ratio')
+    headers = ('image', 'encoding', 'px', 'literal definition, ms', '`preprocess`, ms', 'ratio')
     return (
-        f'{table(headers, rows)}\n\nAccuracy with it, less that with exact means: '
+        f'{table(headers, rows)}\n\nDifference in accuracy to exact averaging: '
         f'{"; ".join(sentences)}.\n\n{source(document, "preprocessing")}'
     )
 
 
 def backbones() -> str:
-    """Return what the published backbones cost at their smallest and their largest."""
+    """Return the cost of the smallest and largest sub-networks of the published backbones."""
     from dynamic_ofa_ros.supernet.network import PUBLISHED  # imports torch
 
     rows = []
@@ -600,16 +625,23 @@ def backbones() -> str:
 
 def parameters() -> str:
     """Return the classifier's parameters."""
-    from dynamic_ofa_ros.nodes.parameters import markdown_table  # imports ROS 2
+    return _parameter_table('CLASSIFIER')
 
-    return markdown_table()
+
+def camera_parameters() -> str:
+    """Return the camera's parameters."""
+    return _parameter_table('CAMERA')
+
+
+def _parameter_table(name: str) -> str:
+    from dynamic_ofa_ros.nodes import parameter_table, parameters  # import ROS 2
+
+    return parameter_table.markdown_table(getattr(parameters, name))
 
 
 def monitor_parameters() -> str:
     """Return the parameters of monitor_node."""
-    from dynamic_ofa_ros.nodes.parameters import MONITOR, markdown_table  # imports ROS 2
-
-    return markdown_table(MONITOR)
+    return _parameter_table('MONITOR')
 
 
 def monitor() -> str:
@@ -636,7 +668,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
         latency_models, search, constants, ablations, coordination, coordination_ablations,
         targets, traces, engines, engine_targets, switching, start, memory, precision, scheduling,
         preprocessing,
-        backbones, parameters, monitor_parameters, monitor,
+        backbones, parameters, camera_parameters, monitor_parameters, monitor,
     )
 }  # fmt: skip
 

@@ -3,8 +3,8 @@
 import pkgutil
 import sys
 
-# The generated messages (`dynamic_ofa_ros.msg`) are installed in another folder than these
-# modules: by colcon beside them on PYTHONPATH, by `scripts/set_up.py` in the virtual environment.
+# The generated messages (`dynamic_ofa_ros.msg`) are not installed in the folder of these modules:
+# colcon puts both folders on PYTHONPATH, `scripts/set_up.py` uses the virtual environment.
 __path__ = [
     *pkgutil.extend_path(__path__, __name__),
     f'{sys.prefix}/lib/dynamic_ofa_ros/python/dynamic_ofa_ros',

@@ -1,10 +1,10 @@
-"""How well a run of frames kept its latency limit: late, on time, reaction, recovery.
+"""Metrics of how well a run met its latency limit: late, on time, reaction, recovery.
 
-The one definition for the node, the simulator, the demo and the benchmarks.
+The node, the simulator, the demo and the benchmarks all use these definitions.
 
-A frame is late when its latency, in the scope that the limit is about, is greater than the limit;
-otherwise it is on time. A frame that never got an answer has an infinite latency. Without a limit
-(NaN or infinite) no frame is late.
+A frame is late when its latency, measured in the limit's scope, exceeds the limit; otherwise it is
+on time. A frame without an answer has an infinite latency. If the limit is NaN or infinite, there
+is no limit and no frame is late.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from itertools import pairwise
 from typing import NamedTuple
 
 ON_TIME_IN_A_ROW = 3
-"""A late run has ended with the first of so many frames on time in a row."""
+"""A reaction ends at the first of this many consecutive frames on time."""
 
-FELT_WITHIN_MS = 2000.0
-"""A load has been felt when a frame is late within this time after its onset."""
+ONSET_WINDOW_MS = 2000.0
+"""A load has an effect only if a frame is late within this time after its onset."""
 
 
 class TimedFrame(NamedTuple):
     """One frame of a run.
 
-    time_ms: when the limit's scope began for it (its arrival, or its stamp); latency_ms: infinite
-    for a frame without an answer; accuracy: top-1 of the level that ran, or 1.0 and 0.0 where it
-    is known whether the answer was right; NaN without an answer.
+    time_ms: start of the limit's scope (the frame's arrival, or its stamp).
+    latency_ms: infinite if the frame got no answer.
+    accuracy: top-1 of the level that ran; 1.0 or 0.0 if it is known whether the answer was
+    correct; NaN if the frame got no answer.
     """
 
     time_ms: float
@@ -38,15 +39,15 @@ class TimedFrame(NamedTuple):
 
     @property
     def is_late(self) -> bool:
-        """Tell whether the frame broke its limit."""
+        """Return whether the frame exceeded its limit."""
         return is_late(self.latency_ms, self.limit_ms)
 
 
 @dataclass(frozen=True)
 class Delay:
-    """How long something took: frames before the one that ended it, and milliseconds.
+    """A duration: the number of frames before the frame that ended it, and milliseconds.
 
-    is_over: False when the run ended first; the delay is then that of what there was.
+    is_over: False if the run ended first; the duration then lasts until the end of the run.
     """
 
     frames: int
@@ -55,41 +56,42 @@ class Delay:
 
 
 def is_late(latency_ms: float, limit_ms: float) -> bool:
-    """Tell whether a latency breaks a limit; NaN or infinite means that there is no limit."""
-    return latency_ms > limit_ms  # false when either is NaN
+    """Return whether a latency exceeds a limit; a NaN or infinite limit means no limit."""
+    return latency_ms > limit_ms  # False if either is NaN
 
 
 def late_share(frames: Sequence[TimedFrame]) -> float | None:
-    """Return the share of late frames; None without a frame."""
+    """Return the share of late frames; None if there are no frames."""
     return _mean([frame.is_late for frame in frames])
 
 
 def on_time_accuracy(frames: Sequence[TimedFrame]) -> float | None:
-    """Return the mean accuracy, a late frame counting zero; None without a frame."""
+    """Return the mean accuracy, with late frames counted as 0; None if there are no frames."""
     return _mean([0.0 if frame.is_late else frame.accuracy for frame in frames])
 
 
 def mean_accuracy(frames: Sequence[TimedFrame]) -> float | None:
-    """Return the mean accuracy of the frames that got an answer, late or not; None without one."""
+    """Return the mean accuracy of all frames with an answer, late or not; None if none has one."""
     return _mean([frame.accuracy for frame in frames if math.isfinite(frame.latency_ms)])
 
 
 def switch_count(levels: Sequence[object]) -> int:
-    """Return how often the level (or level and platform) differs from that of the frame before."""
+    """Return how often the level (or level and platform) changes from one frame to the next."""
     return sum(before != after for before, after in pairwise(levels))
 
 
 def reaction(frames: Sequence[TimedFrame], onset_ms: float) -> Delay | None:
-    """Return how long a load was answered late.
+    """Return the time from the onset of a load until the frames were on time again.
 
-    From its onset to the first of three frames on time, looked for from the first late frame on.
-    None when no frame was late soon after the onset: then there was nothing to react to.
+    The reaction ends at the first of ON_TIME_IN_A_ROW consecutive frames on time after the first
+    late frame. Return None if no frame was late within ONSET_WINDOW_MS after the onset: there was
+    nothing to react to.
 
     frames: ascending in time, up to the end of the load.
     """
     loaded = [frame for frame in frames if frame.time_ms >= onset_ms]
     first_late = next((i for i, frame in enumerate(loaded) if frame.is_late), None)
-    if first_late is None or loaded[first_late].time_ms - onset_ms > FELT_WITHIN_MS:
+    if first_late is None or loaded[first_late].time_ms - onset_ms > ONSET_WINDOW_MS:
         return None
     for first in range(first_late, len(loaded) - ON_TIME_IN_A_ROW + 1):
         if not any(frame.is_late for frame in loaded[first : first + ON_TIME_IN_A_ROW]):
@@ -98,15 +100,18 @@ def reaction(frames: Sequence[TimedFrame], onset_ms: float) -> Delay | None:
 
 
 def recovery(frames: Sequence[TimedFrame], relief_ms: float, accuracy: float) -> Delay | None:
-    """Return how long it took, after a load's end, until a level as accurate as before ran.
+    """Return the time from the end of a load until a level as accurate as before it ran.
 
-    accuracy: of the level before the load. None when no frame came after the end.
+    relief_ms: end of the load. accuracy: that of the level before the load. Return None if no
+    frame came after the end of the load.
     """
-    free = [frame for frame in frames if frame.time_ms >= relief_ms]
-    for index, frame in enumerate(free):
+    unloaded = [frame for frame in frames if frame.time_ms >= relief_ms]
+    for index, frame in enumerate(unloaded):
         if frame.accuracy >= accuracy:
             return Delay(index, frame.time_ms - relief_ms)
-    return Delay(len(free), free[-1].time_ms - relief_ms, is_over=False) if free else None
+    if not unloaded:
+        return None
+    return Delay(len(unloaded), unloaded[-1].time_ms - relief_ms, is_over=False)
 
 
 def _mean(values: Iterable[float]) -> float | None:

@@ -1,4 +1,4 @@
-"""Constraints: what the user wants of latency and accuracy, and which levels can give it."""
+"""Constraints on latency and accuracy, and the levels that meet them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ MIN_QUANTILE, MAX_QUANTILE = 0.5, 0.999
 
 @dataclass(frozen=True)
 class Constraints:
-    """A latency limit and an accuracy floor; NaN means there is none.
+    """A latency limit and an accuracy floor; NaN means that a constraint is not set.
 
-    max_latency_ms: upper limit of the latency named by `latency_scope`, in (0, 10000].
-    min_accuracy: lower limit of the level's top-1, a fraction in (0, 1].
-    quantile: share of frames that must meet the limit.
-    priority: which constraint holds when both cannot.
+    max_latency_ms: upper limit of the latency in the scope `latency_scope`, in (0, 10000] ms.
+    min_accuracy: lower limit of the level's top-1 accuracy, a fraction in (0, 1].
+    quantile: share of frames that must meet the latency limit.
+    priority: the constraint to keep when both cannot be met.
     """
 
     max_latency_ms: float = math.nan
@@ -44,12 +44,12 @@ class Constraints:
 
     @property
     def has_latency(self) -> bool:
-        """Tell whether there is a latency limit."""
+        """Return whether a latency limit is set."""
         return not math.isnan(self.max_latency_ms)
 
     @property
     def has_accuracy(self) -> bool:
-        """Tell whether there is an accuracy floor."""
+        """Return whether an accuracy floor is set."""
         return not math.isnan(self.min_accuracy)
 
 
@@ -62,7 +62,7 @@ def feasible_levels(
 ) -> list[Level]:
     """Return the levels that meet both constraints at the given slowdown, fastest first.
 
-    `overhead_ms` is the part of the limited latency that no level can change.
+    `overhead_ms` is the part of the latency that does not depend on the level.
     """
     return [
         level
@@ -81,7 +81,8 @@ def _check_range(name: str, value: float, highest: float, unit: str) -> None:
         return
     if not 0.0 < value <= highest:
         raise ConstraintError(
-            f'{name} is {value:g}{unit}; it must lie in (0, {highest:g}]{unit}, or be NaN for none'
+            f'{name} is {value:g}{unit}; it must lie in (0, {highest:g}]{unit}, '
+            'or be NaN for no limit'
         )
 
 

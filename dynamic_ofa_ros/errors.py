@@ -1,44 +1,48 @@
-"""Typed errors. Each message is a sentence for the user: what was found, where, what to do."""
+"""Exception types. Each message tells the user what was found, where, and what to do."""
 
 from __future__ import annotations
 
 
 class DynamicOfaError(Exception):
-    """Base of every error this package raises on bad input; the CLI prints it and exits with 2."""
+    """Base of all errors that this package raises on bad input.
+
+    The command line prints the message and exits with status 2.
+    """
 
 
 class ArchitectureError(DynamicOfaError, ValueError):
-    """An architecture that is not a point of the search space."""
+    """An architecture is not in the search space."""
 
 
 class BackboneError(DynamicOfaError):
-    """A supernet that cannot be built or does not fit its weights."""
+    """A supernet cannot be built, or its weights do not match it."""
 
 
 class CheckpointError(DynamicOfaError):
-    """A checkpoint that is missing, damaged or of another backbone."""
+    """A checkpoint is missing, is damaged, or belongs to another backbone."""
 
 
 class ConstraintError(DynamicOfaError, ValueError):
-    """A latency or accuracy constraint that makes no sense."""
+    """A latency or accuracy constraint is invalid."""
 
 
 class DatasetError(DynamicOfaError):
-    """A dataset that cannot be read."""
+    """A dataset cannot be read."""
 
 
 class EngineError(DynamicOfaError):
-    """An inference engine that is not available or gives wrong answers."""
+    """An inference engine is not available or computes wrong results."""
 
 
 class FamilyError(DynamicOfaError):
-    """A family directory that is missing, damaged or written by another version."""
+    """A family is missing, is damaged, or was written by an incompatible version."""
 
 
 class ImageError(DynamicOfaError, ValueError):
-    """An image message that cannot be decoded.
+    """An image message cannot be decoded.
 
-    `cause` is a short stable word (encoding, step, buffer, size) under which frames are counted.
+    `cause` is a fixed short word (encoding, step, buffer, size); dropped frames are counted by
+    it.
     """
 
     def __init__(self, cause: str, message: str) -> None:
@@ -47,32 +51,36 @@ class ImageError(DynamicOfaError, ValueError):
 
 
 class LatencyTableError(DynamicOfaError):
-    """A table of operator latencies that cannot be used."""
+    """A table of operator latencies cannot be used."""
 
 
 class MissingPackageError(DynamicOfaError):
-    """A package that is needed here and cannot be imported."""
+    """A required package cannot be imported."""
 
 
 class PredictorError(DynamicOfaError):
-    """An accuracy predictor that cannot be read or does not fit the search space."""
+    """An accuracy predictor cannot be read or was fitted for another search space."""
+
+
+class RecordingError(DynamicOfaError):
+    """A recording that cannot be read, or that does not hold what is asked for."""
 
 
 class SearchError(DynamicOfaError, ValueError):
-    """A search that was asked for something impossible."""
+    """A search has impossible requirements."""
 
 
 class LevelFileError(DynamicOfaError):
-    """A file of levels that cannot be read or does not fit its backbone."""
+    """A level file cannot be read, or its levels do not match the backbone."""
 
 
 class DownloadError(DynamicOfaError):
-    """A file that cannot be fetched, or that is not what was to be fetched."""
+    """A file cannot be downloaded, or the downloaded file is not the expected one."""
 
 
 class EvaluationError(DynamicOfaError):
-    """Workers that measure accuracy and cannot be started or do not survive their task."""
+    """Worker processes that measure accuracy cannot be started, or died."""
 
 
 class SimulationError(DynamicOfaError, ValueError):
-    """A trace, scenario or setting that cannot be simulated."""
+    """A trace, a scenario or a setting cannot be simulated."""

@@ -1,4 +1,4 @@
-"""Files: where the package's own lie, and writing that leaves nothing half-written."""
+"""Locations of the package's files and folders, and atomic writing."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ PACKAGE = 'dynamic_ofa_ros'
 def share_directory() -> Path:
     """Return the folder that holds launch/, config/, resource/ and msg/.
 
-    In a source checkout that is the checkout; after colcon it is the ament index's answer; after
-    pip it is share/dynamic_ofa_ros of the environment.
+    This is the root of a source checkout; otherwise the folder that the ament index names (after
+    colcon), or share/dynamic_ofa_ros in the Python environment (after pip).
     """
     checkout = Path(__file__).resolve().parent.parent
     if (checkout / 'package.xml').is_file():
@@ -34,9 +34,9 @@ def share_directory() -> Path:
 
 
 def cache_directory() -> Path:
-    """Return the folder of derived data, safe to delete.
+    """Return the folder of derived data, which is safe to delete.
 
-    $DYNAMIC_OFA_CACHE, else dynamic_ofa_ros below $XDG_CACHE_HOME or ~/.cache.
+    This is $DYNAMIC_OFA_CACHE, or else dynamic_ofa_ros in $XDG_CACHE_HOME or ~/.cache.
     """
     chosen = os.environ.get('DYNAMIC_OFA_CACHE')
     if chosen:
@@ -46,9 +46,9 @@ def cache_directory() -> Path:
 
 
 def data_directory() -> Path:
-    """Return the folder of what a user has built and wants to keep.
+    """Return the folder of the user's own data, such as the families they built.
 
-    $DYNAMIC_OFA_DATA, else dynamic_ofa_ros below $XDG_DATA_HOME or ~/.local/share.
+    This is $DYNAMIC_OFA_DATA, or else dynamic_ofa_ros in $XDG_DATA_HOME or ~/.local/share.
     """
     chosen = os.environ.get('DYNAMIC_OFA_DATA')
     if chosen:
@@ -59,10 +59,10 @@ def data_directory() -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; on success fsync it and rename it to `path`.
+    """Yield a temporary file beside `path`; on success fsync it and rename it to `path`.
 
-    When the block raises, the temporary file is removed and `path` stays as it was. What the
-    system refuses (a full disk) names `path`.
+    If the block raises, the temporary file is removed and `path` is unchanged. An OSError (such
+    as a full disk) names `path` if it names no other file.
     """
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let what the system refuses (a full disk) say where, if it does not by itself."""
+    """Add `path` to an OSError (such as a full disk) that names no file."""
     try:
         yield
     except OSError as error:
@@ -95,25 +95,26 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def printable(path: str | Path) -> str:
-    """Return a path that every stream, file and message takes.
+    """Return a path as text that can be encoded as UTF-8.
 
-    Bytes that are not UTF-8 are escaped: Python's own stand-ins for them cannot be encoded.
+    Bytes that are not UTF-8 are escaped: the surrogates that Python uses for them cannot be
+    encoded.
     """
     return os.fsencode(path).decode('utf-8', 'backslashreplace')
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write UTF-8 text so that `path` holds either the old contents or all of the new."""
+    """Write UTF-8 text; `path` always holds either its old contents or all of the new text."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding='utf-8')
 
 
 @contextmanager
 def creating_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success rename it to `path`, which is new.
+    """Yield a temporary folder beside `path`; on success rename it to `path`.
 
-    When the block raises, or something lies at `path` by then, the temporary folder is removed
-    and `path` stays as it was: raise FileExistsError in the latter case.
+    If the block raises, the temporary folder is removed and nothing is created. Raise
+    FileExistsError if `path` exists at the end of the block; it is left unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f'.{path.name}.', suffix='.partial', dir=path.parent))

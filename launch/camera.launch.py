@@ -1,4 +1,4 @@
-"""The camera node alone: rendered signs, a folder of images, a video file or a webcam.
+"""The camera node alone: rendered signs, a folder of images, a video file, a webcam or a bag.
 
     ros2 launch dynamic_ofa_ros camera.launch.py source:=webcam path:=/dev/video0
 
@@ -26,14 +26,14 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             'source',
             default_value='signs',
-            choices=['signs', 'folder', 'video', 'webcam'],
+            choices=['signs', 'folder', 'video', 'webcam', 'bag'],
             description='Where the images come from.',
         ),
         DeclareLaunchArgument(
             'path',
             default_value='',
-            description='The folder, the video file, or the webcam: an index, /dev/videoN or '
-            '/dev/v4l/by-id/...',
+            description='The folder, the video file, the bag, or the webcam: an index, '
+            '/dev/videoN or /dev/v4l/by-id/...',
         ),
         DeclareLaunchArgument('rate_hz', default_value='30.0', description='Images per second.'),
         DeclareLaunchArgument(

@@ -19,7 +19,8 @@ NEEDED = {
     'cv2': 'opencv-python-headless', 'hypothesis': 'hypothesis', 'matplotlib': 'matplotlib',
     'ofa': 'ofa', 'onnx': 'onnx', 'onnxruntime': 'onnxruntime', 'openvino': 'openvino',
     'plotext': 'plotext', 'psutil': 'psutil', 'pymoo': 'pymoo', 'rich': 'rich',
-    'safetensors': 'safetensors', 'scipy': 'scipy', 'torch': 'torch', 'yaml': 'PyYAML',
+    'rosbags': 'rosbags', 'safetensors': 'safetensors', 'scipy': 'scipy', 'torch': 'torch',
+    'yaml': 'PyYAML',
 }  # fmt: skip
 
 # Small networks only wait for each other on several threads, most of all beside busy processes;

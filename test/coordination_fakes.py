@@ -1,4 +1,4 @@
-"""Statuses and frames for tests of the coordination, and a device that is shared by the book."""
+"""Statuses, frames and a proportionally shared device for tests of the coordination."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def shared_frames(
     levels: Sequence[int],
     pace: float = 1.0,
 ) -> list[tuple[Frame, ...]]:
-    """Return each model's frames on a device that slows all down in proportion, stepped by 10 us.
+    """Return each model's frames on a proportionally shared device, simulated in steps of 10 us.
 
-    starts_ms: when each model's pictures come; one that comes during a frame waits.
+    starts_ms: arrivals of each model's images; an image that arrives during a frame waits.
     """
     step_ms, now_ms = 0.01, 0.0
     upcoming = [list(starts) for starts in starts_ms]
     left_ms, since_ms = [0.0] * len(works_ms), [0.0] * len(works_ms)
     frames: list[list[Frame]] = [[] for _ in works_ms]
     while any(upcoming) or any(left > 0.0 for left in left_ms):
-        for i, pictures in enumerate(upcoming):
-            if left_ms[i] <= 0.0 and pictures and pictures[0] <= now_ms:
-                pictures.pop(0)
+        for i, images in enumerate(upcoming):
+            if left_ms[i] <= 0.0 and images and images[0] <= now_ms:
+                images.pop(0)
                 left_ms[i], since_ms[i] = works_ms[i] * pace, now_ms
         total = math.fsum(d for d, left in zip(demands, left_ms, strict=True) if left > 0.0)
         now_ms += step_ms

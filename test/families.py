@@ -1,4 +1,4 @@
-"""Small random families whose levels give clearly different answers, for tests."""
+"""Small random families for tests, whose levels have clearly different logits."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def make_random_family(
 ) -> Path:
     """Write a family with random weights and random batch-norm statistics; return its directory.
 
-    Weights as `ofa` initialises them can give all zeros: here every batch norm is random too, in
-    ranges that keep activations alive, and each level has statistics of its own.
+    With the weights initialised by `ofa`, all logits can be 0. So all batch norms are also random,
+    in ranges that prevent this, and each level has its own statistics.
     """
     import torch
 
@@ -85,7 +85,7 @@ def make_random_family(
 def _architecture(
     space: SearchSpace, share: float, random: np.random.Generator
 ) -> SubnetArchitecture:
-    """Return random kernel sizes, and everything else `share` of the way up its choices."""
+    """Return random kernel sizes; all other choices are at `share` of their range."""
     values: list[float] = []
     for genes in space.genes:
         if genes.field == 'ks':
@@ -96,9 +96,9 @@ def _architecture(
 
 
 def randomise(module: object, generator: object) -> None:
-    """Give every batch norm random scale, shift and statistics, and all weights a good size.
+    """Set random batch norms, and weights of a suitable size.
 
-    Nothing is left as it was made: that depends on the random numbers drawn before.
+    All values are set, because the initial ones depend on the state of the random generator.
     """
     import torch
     from torch import nn
@@ -128,7 +128,7 @@ def randomise(module: object, generator: object) -> None:
 
 
 def make_colour_family(folder: Path) -> Family:
-    """Make a family that tells the colours of `onnx_networks.colour_folders` apart."""
+    """Build a family that classifies the colours of `onnx_networks.colour_folders`."""
     from onnx_networks import COLOURS, colour_network
 
     from dynamic_ofa_ros.cli.main import main

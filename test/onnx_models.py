@@ -1,4 +1,4 @@
-"""Tiny ONNX classifiers for tests, in all the forms that exporters write."""
+"""Tiny ONNX classifiers for tests, in all forms written by exporters."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def classifier(
     opset: int = 17,
     names: tuple[str, str] = ('x', 'y'),
 ) -> onnx.ModelProto:
-    """Return a network of a convolution, a pool and a linear layer, with random weights.
+    """Return a network with a convolution, a pooling and a linear layer, with random weights.
 
-    Without `pool` it fits inputs of 8 px only. `end` names operators after the scores.
+    Without `pool`, only inputs of 8 px are supported. end: operators after the scores.
     """
     nhwc = shape[-1] == 3
     half = element == TensorProto.FLOAT16
@@ -68,7 +68,7 @@ def classifier(
 def finished(
     graph: onnx.GraphProto, metadata: dict[str, str] | None = None, opset: int = 17
 ) -> onnx.ModelProto:
-    """Return a model of a graph."""
+    """Return the model with a graph."""
     opsets = [helper.make_opsetid('', opset), helper.make_opsetid('com.microsoft', 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
     helper.set_model_props(model, metadata or {})
@@ -93,7 +93,7 @@ def of_nodes(
 
 
 def branching(shape: Sequence[int | str] = (1, 3, 8, 8)) -> onnx.ModelProto:
-    """Return a network of the operators that ONNX Runtime has quantised forms of."""
+    """Return a network of operators that have quantised variants in ONNX Runtime."""
     random = np.random.default_rng(2)
     stored = {
         'k0': random.normal(size=(8, 3, 3, 3)),
@@ -122,7 +122,7 @@ def branching(shape: Sequence[int | str] = (1, 3, 8, 8)) -> onnx.ModelProto:
 
 
 def deep(side: int | str, *, layers: int, weights: int) -> onnx.ModelProto:
-    """Return a network of many layers, whose size in memory is what is looked at."""
+    """Return a network with many layers, for tests of its size in memory."""
     stored = {f'w{i}': np.full((weights // 25, 1, 5, 5), 0.1, np.float32) for i in range(layers)}
     channels = weights // 25
     stored['stem'] = np.ones((channels, 3, 1, 1), np.float32)

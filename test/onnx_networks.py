@@ -1,4 +1,4 @@
-"""Tiny ONNX classifiers that name the strongest colour of a picture, and pictures for them."""
+"""Tiny ONNX classifiers of the strongest colour of an image, and images for them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def colour_network(
     known: int = 3,
     mean: float = 0.0,
 ) -> Path:
-    """Write a classifier of (1, 3, side, side) RGB values 0 to 1; a text leaves the side free.
+    """Write a classifier of (1, 3, side, side) RGB values 0 to 1; side: a text if variable.
 
-    depth: convolutions that change nothing but take time; known: how many of COLOURS it can tell
-    (of the others it is never right); mean: what it takes for the middle of the values.
+    depth: number of identity convolutions, which only take time. known: number of COLOURS that it
+    classifies correctly. mean: assumed middle of the input values.
     """
     identity = np.zeros((3, 3, 3, 3), np.float32)
     identity[range(3), range(3), 1, 1] = 1.0
@@ -54,7 +54,7 @@ def colour_network(
 
 
 def colour_folders(root: Path, images: int = 4) -> Path:
-    """Write class folders of pictures, each of one colour with some noise."""
+    """Write class folders of images of one colour with some noise."""
     rng = np.random.default_rng(1)
     for channel, name in enumerate(COLOURS):
         folder = root / name

@@ -1,4 +1,4 @@
-"""Where the reference data lies, for tests that compare with published numbers."""
+"""Reference data for tests that compare with published numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 def reference_file(name: str) -> Path:
-    """Return a reference file; skip the test, saying so, where the folder is absent."""
+    """Return the path of a reference file; skip the test if it is missing."""
     default = Path(__file__).resolve().parents[2] / 'shared' / 'reference'
     path = Path(os.environ.get('DYNAMIC_OFA_REFERENCE', default)) / name
     if not path.is_file():

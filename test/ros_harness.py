@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
+from programs import DEADLINE_S, Program, ignore_sigint
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.srv import GetParameters, SetParameters
 from rclpy.executors import SingleThreadedExecutor
@@ -22,45 +23,7 @@ from rclpy.parameter import Parameter
 from dynamic_ofa_ros.demo.domain import own_domain
 
 ROOT = Path(__file__).resolve().parent.parent
-DEFAULT_TIMEOUT_S = 20.0
 RESEND_S = 3.0
-
-
-@dataclass
-class NodeProcess:
-    """A node that runs as a process; its output goes to a file."""
-
-    name: str
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    @property
-    def is_running(self) -> bool:
-        return self.process.poll() is None
-
-    def confine(self, cpus: set[int], nice: int = 0) -> None:
-        """Keep the process on some CPUs at a priority: all threads that it has now (Linux)."""
-        for task in Path(f'/proc/{self.process.pid}/task').iterdir():
-            os.sched_setaffinity(int(task.name), cpus)
-            os.setpriority(os.PRIO_PROCESS, int(task.name), nice)
-
-    def output(self) -> str:
-        return self.log.read_text(errors='replace')
-
-    def wait(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> int:
-        """Return the exit status."""
-        try:
-            return self.process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise AssertionError(f'{self.name} did not end:\n{self.output()}') from None
-
-    def stop(self, number: int = signal.SIGINT, timeout_s: float = DEFAULT_TIMEOUT_S) -> int:
-        """Send a signal and return the exit status."""
-        if self.is_running:
-            self.process.send_signal(number)
-        return self.wait(timeout_s)
 
 
 @dataclass
@@ -79,7 +42,7 @@ class Ros:
 
     def __init__(self, folder: Path, domain_id: int) -> None:
         self.folder = folder
-        self.processes: list[NodeProcess] = []
+        self.processes: list[Program] = []
         self.environment = {
             **os.environ,
             'PYTHONPATH': os.pathsep.join(
@@ -100,27 +63,31 @@ class Ros:
         *,
         arguments: Sequence[str] = (),
         is_in_background: bool = False,
-    ) -> NodeProcess:
+    ) -> Program:
         """Start a node of the package as a process; one in the background inherits no SIGINT."""
         command = [sys.executable, '-m', f'dynamic_ofa_ros.nodes.{module}', '--ros-args']
         for name, value in (parameters or {}).items():
             text = str(value).lower() if isinstance(value, bool) else str(value)
             command += ['-p', f'{name}:={text}']
-        command += arguments
-        log = self.folder / f'{module}_{len(self.processes)}.log'
-        with log.open('wb') as file:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=self.environment,
-                cwd=self.folder,
-                preexec_fn=ignore_sigint if is_in_background else None,
-            )
-        node = NodeProcess(module, process, log)
-        self.processes.append(node)
-        return node
+        return self._start(module, [*command, *arguments], is_in_background)
+
+    def record(self, folder: Path) -> Program:
+        """Start to record all topics into a bag, by rosbag2 where there is one; stop it to end."""
+        ours = [sys.executable, '-m', 'dynamic_ofa_ros.cli.main', 'ros']
+        command = ['ros2'] if shutil.which('ros2') else ours
+        return self._start('recorder', [*command, 'bag', 'record', '-a', '-o', str(folder)])
+
+    def _start(self, name: str, command: Sequence[str], is_in_background: bool = False) -> Program:
+        program = Program.start(
+            command,
+            self.folder / f'{name}_{len(self.processes)}.log',
+            name,
+            env=self.environment,
+            cwd=self.folder,
+            preexec_fn=ignore_sigint if is_in_background else None,
+        )
+        self.processes.append(program)
+        return program
 
     def listen(self, kind: Any, name: str, qos: Any = 10) -> Topic:
         """Collect what comes on a topic from now on."""
@@ -136,7 +103,7 @@ class Ros:
         self,
         condition: Callable[[], Any],
         what: str,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
+        timeout_s: float = DEADLINE_S,
         meanwhile: Callable[[], Any] | None = None,
     ) -> Any:
         """Spin until the condition holds and return it; fail with `what` at the deadline."""
@@ -208,11 +175,6 @@ class Ros:
         self._executor.shutdown()
         self.node.destroy_node()
         self.context.try_shutdown()
-
-
-def ignore_sigint() -> None:
-    """Do what a shell does before it starts a process in the background."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Fakes for faults and clocks: an engine without a network, levels and a profile from nothing."""
+"""Fakes for errors and clocks: an engine without a network, levels and a profile."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PLATFORM = 'cpu-fake-engine-fp32-t1'
 
 
 class FakeEngine:
-    """Answers with fixed logits; raises the errors it is given, one per call, before that."""
+    """Returns fixed logits; first raises the given errors, one per call."""
 
     name = 'fake'
 
@@ -53,9 +53,9 @@ class FakeEngine:
 
 
 class TimedEngine(FakeEngine):
-    """Takes a known time at each level, on a clock that only it moves.
+    """Takes a known time at each level, by a clock that only this engine advances.
 
-    `slowed_by` is the contention: a factor for each level.
+    slowed_by: slowdown of each level.
     """
 
     def __init__(self, latencies_ms: Sequence[float], drift_per_run: float = 0.0) -> None:

@@ -1,4 +1,4 @@
-"""The benchmark of single mechanisms: each variant changes the policy; the recording is whole."""
+"""The benchmark of ablations: each variant changes the policy; the recording is complete."""
 
 from contextlib import ExitStack
 from functools import lru_cache
@@ -26,13 +26,13 @@ def levels_played(variant, kind, limit_ms, seed):
 
 
 @pytest.mark.parametrize('variant', [name for name in VARIANTS if VARIANTS[name]])
-def test_a_variant_changes_what_the_policy_does(variant):
+def test_a_variant_changes_the_decisions(variant):
     cases = product(('burst', 'periodic', 'bimodal'), LIMITS_MS, (1, 2))
     assert any(
         levels_played(variant, *case) != levels_played('all of it', *case) for case in cases
     )
 
 
-def test_the_recording_holds_every_load_that_is_played():
+def test_the_recording_contains_every_load():
     loads = {load for load, _ in read_recording()}
     assert loads == {0} | {load for load, _, _ in CASES}

@@ -10,9 +10,17 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
+from layouts import (
+    CONFIG,
+    foxglove,
+    foxglove_paths,
+    foxglove_topics,
+    plotjuggler,
+    plotjuggler_paths,
+    split_path,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIG = ROOT / 'config'
 NUMBER_TYPES = ('bool', 'int32', 'uint64', 'float64')
 
 TOPICS = {
@@ -47,12 +55,6 @@ def problem(topic: str, field: str) -> str:
     if kind is None:
         return f'{topic} has no field {field}'
     return '' if kind in NUMBER_TYPES else f'{topic} {field} is {kind}, not a number'
-
-
-def split_path(path: str) -> tuple[str, str]:
-    """Return topic and field of a path such as `/classifier/telemetry/level`."""
-    topic, _, field = path.rpartition('/')
-    return topic, field
 
 
 def check_paths(paths: list[tuple[str, str]]) -> None:
@@ -178,32 +180,25 @@ def test_rqt_arranges_every_plugin():
 
 
 def test_plotjuggler_draws_what_exists():
-    root = ElementTree.parse(CONFIG / 'plotjuggler.xml').getroot()
-    check_paths([split_path(curve.get('name')) for curve in root.iter('curve')])
+    check_paths(plotjuggler_paths())
 
 
 def test_plotjuggler_subscribes_to_what_it_draws():
-    root = ElementTree.parse(CONFIG / 'plotjuggler.xml').getroot()
+    root = plotjuggler()
     streamer = root.find('previouslyLoaded_Streamer').get('name')
     (plugin,) = (p for p in root.iter('plugin') if p.get('ID') == streamer)
     subscribed = set(plugin.find('selected_topics').get('value').split(';'))
-    drawn = {split_path(curve.get('name'))[0] for curve in root.iter('curve')}
-    assert subscribed == drawn
+    assert subscribed == {topic for topic, _ in plotjuggler_paths()}
 
 
 def test_plotjuggler_sizes_fit_their_number():
-    root = ElementTree.parse(CONFIG / 'plotjuggler.xml').getroot()
-    for splitter in root.iter('DockSplitter'):
+    for splitter in plotjuggler().iter('DockSplitter'):
         sizes = [float(size) for size in splitter.get('sizes').split(';')]
         assert len(sizes) == len(list(splitter)) == int(splitter.get('count'))
         assert sum(sizes) == pytest.approx(1.0)
 
 
 # Foxglove
-
-
-def foxglove() -> dict:
-    return json.loads((CONFIG / 'foxglove.json').read_text(encoding='utf-8'))
 
 
 def leaves(node: str | dict) -> list[str]:
@@ -219,21 +214,14 @@ def test_foxglove_lays_out_every_panel_once():
 
 
 def test_foxglove_names_what_exists():
-    panels = foxglove()['configById']
-    paths = []
-    for name, panel in panels.items():
-        kind = name.split('!')[0]
-        if kind == 'Plot':
-            paths += [tuple(path['value'].rsplit('.', 1)) for path in panel['paths']]
-        elif kind == 'Image':
-            assert TOPICS[panel['imageMode']['imageTopic']] == 'sensor_msgs/Image'
-        elif kind == 'RawMessages':
-            assert panel['topicPath'] in TOPICS
-        elif kind == 'DiagnosticSummary':
-            assert TOPICS[panel['topicToRender']] == 'diagnostic_msgs/DiagnosticArray'
-        else:
-            assert kind == 'Parameters'
-    check_paths(paths)
+    types = {
+        'Image': {'sensor_msgs/Image'},
+        'RawMessages': set(TOPICS.values()),
+        'DiagnosticSummary': {'diagnostic_msgs/DiagnosticArray'},
+    }
+    for topic, kind in foxglove_topics().items():
+        assert TOPICS.get(topic) in types[kind], topic
+    check_paths(foxglove_paths())
 
 
 # Fast DDS

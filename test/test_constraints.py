@@ -32,7 +32,7 @@ PROFILE = LatencyProfile(
         ({'priority': 'both'}, "priority is 'both'"),
     ],
 )
-def test_nonsense_is_rejected(kwargs: dict[str, object], message: str) -> None:
+def test_invalid_constraints_are_rejected(kwargs: dict[str, object], message: str) -> None:
     with pytest.raises(ConstraintError, match=message):
         Constraints(**kwargs)
 

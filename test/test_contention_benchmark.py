@@ -1,4 +1,4 @@
-"""`benchmarks.contention`: what it calculates, the order it measures in, how it goes on; a run."""
+"""`benchmarks.contention`: calculations, order of measurement, resuming, and a complete run."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ NODE = {
 
 
 class FakeSite:
-    """A node on a device that a load slows down by a factor; an ideal policy unless fixed."""
+    """A node on a device that is slowed down by a load; an ideal policy unless fixed."""
 
     levels, platform, rate_hz = LEVELS, 'cpu-none', RATE_HZ
 
@@ -140,22 +140,22 @@ def test_a_run_with_a_fake_node(site, tmp_path):
         assert (tmp_path / 'plots' / name).stat().st_size > 10_000
 
 
-def test_a_killed_run_goes_on(site, tmp_path, capsys):
+def test_a_killed_run_is_resumed(site, tmp_path, capsys):
     arguments = ('--loads', 'busy-2', '--seconds', '2')
     site.dies_after = 10
     assert run(tmp_path, *arguments) == 130
-    assert 'goes on from here' in capsys.readouterr().err
+    assert 'run the same command again' in capsys.readouterr().err
     site.dies_after = math.inf
     assert run(tmp_path, *arguments) == 0
-    assert len(site.played) == 3 * 7  # none twice
+    assert len(site.played) == 3 * 7  # none is measured twice
     assert run(tmp_path, *arguments) == 0
     assert len(site.played) == 3 * 7
     assert run(tmp_path, *arguments, '--seconds', '3') == 2
-    assert 'was begun with segment_s 2.0' in capsys.readouterr().err
+    assert 'was started with segment_s 2.0' in capsys.readouterr().err
     assert run(tmp_path, *arguments, '--seconds', '3', '--fresh') == 0
 
 
-def test_what_does_not_fit_into_the_budget_is_said_and_left(site, tmp_path, capsys):
+def test_rounds_outside_the_budget_are_reported_and_skipped(site, tmp_path, capsys):
     arguments = ('--loads', 'busy-2,training', '--budget-minutes', '9')
     assert run(tmp_path, *arguments) == 0
     assert 'training: 0 of 3 rounds' in capsys.readouterr().out
@@ -164,7 +164,7 @@ def test_what_does_not_fit_into_the_budget_is_said_and_left(site, tmp_path, caps
     assert list(results_of(tmp_path)['loads']) == ['busy-2', 'training']
 
 
-def test_without_a_gpu_a_sentence_says_so(site, tmp_path, monkeypatch):
+def test_without_a_gpu_the_reason_is_recorded(site, tmp_path, monkeypatch):
     monkeypatch.setattr(contention, 'gpu_problem', lambda: 'there is none')
     assert run(tmp_path, '--loads', 'busy-2,gpu', '--seconds', '2', '--repeats', '1') == 0
     assert results_of(tmp_path)['skipped'] == {'gpu': 'there is none'}
@@ -176,18 +176,18 @@ def test_without_a_gpu_a_sentence_says_so(site, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     'arguments', [['--loads', 'busy-3'], ['--policies', 'best'], ['--fixed', 'some']]
 )
-def test_bad_arguments_are_rejected(arguments, tmp_path):
+def test_invalid_options_of_the_benchmark_are_rejected(arguments, tmp_path):
     with pytest.raises(SystemExit) as ended:
         run(tmp_path, *arguments)
     assert ended.value.code == 2
 
 
-def test_a_level_that_does_not_exist_is_one_sentence(site, tmp_path, capsys):
+def test_an_unknown_level_is_reported(site, tmp_path, capsys):
     assert run(tmp_path, '--loads', 'busy-2', '--fixed', '1,12') == 2
     assert 'there is no level 12; the family has 3 levels' in capsys.readouterr().err
 
 
-def test_every_round_begins_with_another_policy():
+def test_every_round_has_another_first_policy():
     names = list('abcdefg')
     order = turns(names, 3)
     rounds = [[policy for turn, policy in order if turn == number] for number in range(3)]
@@ -202,7 +202,7 @@ def test_every_round_begins_with_another_policy():
     [
         ([[10, 10, 10], [10, 10, 10]], 60, [3, 3]),
         ([[10, 10, 10], [10, 10, 10]], 45, [3, 1]),
-        ([[10, 10, 10], [1, 1, 1]], 25, [2, 0]),  # what is cheap does not overtake
+        ([[10, 10, 10], [1, 1, 1]], 25, [2, 0]),  # cheaper loads are not preferred
         ([[10, 10, 10], [10, 10, 10]], 1, [1, 0]),
         ([[0, 0, 0], [10, 10, 10]], 25, [3, 2]),
         ([[10, 10, 10], [0, 0, 0]], 12, [1, 3]),
@@ -213,7 +213,7 @@ def test_rounds_within_a_budget(costs, budget_s, rounds):
     assert list(within_budget(by_load, budget_s).values()) == rounds
 
 
-def test_likely_levels_are_the_ends_and_those_that_promise_most():
+def test_likely_levels_are_the_lowest_the_highest_and_the_two_best():
     levels = [{'level': i, 'accuracy': 0.5 + 0.05 * i} for i in range(1, 7)]
     node = {'levels': levels, 'free_ms': {str(i): [2.0 * i] for i in range(1, 7)}}
     limit = {'limit_ms': 15.0, 'contended_ms': {str(i): [4.0 * i] for i in range(1, 7)}}
@@ -222,7 +222,7 @@ def test_likely_levels_are_the_ends_and_those_that_promise_most():
     assert fixed_of(node, limit, (2, 5)) == ['fixed 2', 'fixed 5']
 
 
-def test_an_image_without_an_answer_is_late_and_in_every_share():
+def test_an_image_without_a_result_is_late_in_all_shares():
     segment = {
         'onset_ms': 100.0, 'relief_ms': 200.0, 'end_ms': 300.0,
         'frames': [[0.0, 5.0, 3, 1], [100.0, None, 0, 0], [150.0, 20.0, 3, 1], [200.0, 5.0, 2, 0]],
@@ -234,7 +234,7 @@ def test_an_image_without_an_answer_is_late_and_in_every_share():
     assert found['late_under_load'] == pytest.approx(1.0)
     assert found['on_time_top1'] == pytest.approx((0.8 + 0.7) / 4)
     assert found['mean_top1'] == pytest.approx((0.8 + 0.8 + 0.7) / 3, abs=1e-4)
-    assert [frame.accuracy for frame in line.judged] == [1.0, 0.0, 1.0, 0.0]
+    assert [frame.accuracy for frame in line.with_truth] == [1.0, 0.0, 1.0, 0.0]
     row = contention_report.row_of([line])
     assert row['right_on_time'] == pytest.approx(1 / 4)
     blind = timeline_of(segment, LEVELS, LIMIT_MS, has_truth=False)
@@ -242,7 +242,7 @@ def test_an_image_without_an_answer_is_late_and_in_every_share():
 
 
 def line_with(late_shares, seed=0):
-    """Return a run of 40 s whose pieces of 2.5 s have these shares of late frames, in turn."""
+    """Return a run of 40 s whose blocks of 2.5 s have these shares of late frames, repeated."""
     rng = random.Random(seed)
     frames = []
     for number in range(800):
@@ -252,7 +252,7 @@ def line_with(late_shares, seed=0):
     return Timeline(tuple(frames), 10_000.0, 30_000.0, 40_000.0)
 
 
-def test_intervals_hold_the_share_and_are_wider_where_frames_cluster():
+def test_intervals_contain_the_share_and_are_wider_for_clusters():
     even, clustered = line_with([0.2]), line_with([0.0, 0.4])
     low, high = interval(draws([even], is_late))
     assert low < 0.2 < high
@@ -262,8 +262,8 @@ def test_intervals_hold_the_share_and_are_wider_where_frames_cluster():
     assert interval(draws([line_with([0.0])], on_time_accuracy)) == (0.6, 0.6)
 
 
-def test_intervals_know_nothing_of_when_the_load_was_on():
-    """A share that only the load makes is certain: how long it was on is no chance."""
+def test_intervals_do_not_depend_on_the_time_of_the_load():
+    """The interval is empty if lateness depends on the load only, whose duration is fixed."""
     line = line_with([0.0])
     frames = tuple(
         frame._replace(latency_ms=20.0) if line.is_loaded(frame) else frame
@@ -274,7 +274,7 @@ def test_intervals_know_nothing_of_when_the_load_was_on():
 
 
 def journal_of(folder, levels_late, predictive_late):
-    """Return a journal beside two busy processes: shares of late images under load by policy."""
+    """Return a journal of two busy processes; shares of late images under load by policy."""
     journal = Journal(folder / 'made_up.jsonl', SETTINGS)
     trials = {str(level): [5.0] for level in (1, 2, 3)}
     journal.append('node', {**NODE, 'free_ms': trials})
@@ -299,20 +299,20 @@ def aim(folder, levels_late, predictive_late):
     return entry['loads']['busy-2']['aim']
 
 
-def test_where_a_level_is_on_time_five_per_cent_may_be_late(tmp_path):
+def test_five_percent_may_be_late_if_a_level_is_on_time(tmp_path):
     found = aim(tmp_path, (0.02, 0.5, 1.0), 0.2)
     assert found['late_allowed'] == pytest.approx(0.05)
     assert found['late'] == pytest.approx(0.1)
     assert found['is_late_met'] is False
 
 
-def test_where_none_is_on_time_the_lowest_level_counts(tmp_path):
+def test_the_lowest_level_is_the_reference_if_none_is_on_time(tmp_path):
     found = aim(tmp_path, (0.3, 0.6, 1.0), 0.33)
     assert found['late_allowed'] == pytest.approx(0.15 + 0.02)
     assert found['is_late_met'] is True
 
 
-def test_the_best_fixed_level_is_that_of_hindsight(tmp_path):
+def test_the_best_fixed_level_is_chosen_in_hindsight(tmp_path):
     entry = family_results(journal_of(tmp_path, (0.0, 0.1, 1.0), 0.0))
     load = entry['loads']['busy-2']
     assert load['best_fixed'] == 'fixed 2'
@@ -321,7 +321,7 @@ def test_the_best_fixed_level_is_that_of_hindsight(tmp_path):
     assert load['feasible_under_load'] == [1]
 
 
-def test_the_documentation_gets_the_tables(tmp_path):
+def test_the_tables_are_written_to_the_documentation(tmp_path):
     entry = family_results(journal_of(tmp_path, (0.0, 0.1, 1.0), 0.0))
     document = tmp_path / 'page.md'
     document.write_text(f'before\n{BEGIN}\nold\n{END}\nafter\n')
@@ -337,7 +337,7 @@ def test_the_documentation_gets_the_tables(tmp_path):
         assert f'| {" | ".join(row)} |' in text
 
 
-def test_what_a_killed_process_left_of_a_line_is_cut_off(tmp_path):
+def test_an_incomplete_line_of_a_killed_process_is_removed(tmp_path):
     path = tmp_path / 'x.jsonl'
     journal = Journal(path, {'a': 1})
     journal.append('segment', {'b': [2.5, None]})
@@ -346,11 +346,11 @@ def test_what_a_killed_process_left_of_a_line_is_cut_off(tmp_path):
     assert again.records == journal.records
     again.append('segment', {'b': 3})
     assert [record['b'] for record in Journal(path, {'a': 1}).find('segment')] == [[2.5, None], 3]
-    with pytest.raises(JournalError, match='was begun with a 1, now it is 2'):
+    with pytest.raises(JournalError, match='was started with a 1, but now it is 2'):
         Journal(path, {'a': 2})
 
 
-def test_a_limit_that_nothing_meets_is_an_error():
+def test_a_limit_that_no_level_meets_is_an_error():
     node = {'levels': LEVELS, 'free_ms': {'3': [None] * 5}}
     contended_ms = {str(i): [None] * 5 for i in (1, 2, 3)}
     with pytest.raises(DynamicOfaError, match='lower --rate-hz'):
@@ -360,7 +360,7 @@ def test_a_limit_that_nothing_meets_is_an_error():
 
 @pytest.mark.long
 def test_the_smallest_run_on_the_real_node(tmp_path):
-    """All parts as processes, the baseline's launcher and two kinds of load."""
+    """Run all processes, including the launcher of the baseline, with two kinds of load."""
     command = [
         sys.executable, '-m', 'benchmarks.contention', '--loads', 'busy-1,classifier',
         '--policies', 'alert,predictive', '--fixed', '1', '--repeats', '1', '--seconds', '4',

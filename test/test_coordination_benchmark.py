@@ -1,4 +1,4 @@
-"""The benchmark of several models on one device: every part can be left out, and is put back."""
+"""The benchmark of several models on one device: parts can be removed and are restored."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from benchmarks.coordination import ABLATIONS, draw, play_with
 
 SEEDS = (5033, 5001, 5007, 5077)
 FOR_OTHER_CASES = 'what no level cures not learnt'
-"""The scenarios hold no stalls that hit every level: test_coordination.py does."""
+"""The scenarios have no stalls at every level, which test_coordination.py tests."""
 
 
 @lru_cache
 def levels_played(contender, seed):
-    """Return the level of every frame of every model."""
+    """Return the levels of all frames of all models."""
     records = play_with(draw(seed), contender)
     return [[frame.level for frame in record.frames] for record in records]
 
 
 @pytest.mark.parametrize('part', [name for name in ABLATIONS if name != FOR_OTHER_CASES])
-def test_what_is_left_out_changes_what_is_agreed(part):
+def test_an_ablation_changes_the_agreement(part):
     assert any(levels_played(part, seed) != levels_played('collective', seed) for seed in SEEDS)
 
 
-def test_what_was_left_out_is_there_again_afterwards():
+def test_a_removed_part_is_restored_afterwards():
     seed = SEEDS[0]
     before = play_with(draw(seed), 'collective')
     for part in ABLATIONS:

@@ -203,8 +203,8 @@ def test_a_wrong_number_is_found_and_mended(tmp_path):
 @pytest.mark.parametrize(
     ('text', 'words'),
     [
-        ('<!-- generated: demos -->\n<!-- generated: end -->\n', "no block 'demos'"),
-        ('<!-- generated: demo -->\nno end\n', 'does not end'),
+        ('<!-- generated: demos -->\n<!-- generated: end -->\n', "unknown block 'demos'"),
+        ('<!-- generated: demo -->\nno end\n', 'no end'),
     ],
 )
 def test_wrong_blocks_are_found(text, words):

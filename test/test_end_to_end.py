@@ -13,13 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import layouts
 import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
-from families import make_random_family
+from programs import DEADLINE_S
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from ros_harness import DEFAULT_TIMEOUT_S, Ros, Topic, ros
+from ros_harness import Ros, Topic, ros
+from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool
@@ -28,9 +30,12 @@ from vision_msgs.msg import Classification, LabelInfo
 from dynamic_ofa_ros.family import families_directory
 from dynamic_ofa_ros.msg import ActiveLevel, Constraints, LevelArray, Telemetry
 from dynamic_ofa_ros.nodes import conversions, qos
+from dynamic_ofa_ros.recordings.bag import Bag
+from dynamic_ofa_ros.recordings.comparison import summary
+from dynamic_ofa_ros.recordings.messages import stamp_of
+from dynamic_ofa_ros.recordings.reading import read
 
 NAN = math.nan
-HAS_DEMO_FAMILY = (families_directory() / 'signs' / 'family.yaml').is_file()
 NODE = '/robot/classifier'
 CAMERA_NODE = '/robot/camera'
 # Below the load's priority, so that contention costs the classifier more than its fair share.
@@ -94,7 +99,7 @@ class System:
         )[0]
 
     def wait_for_telemetry(
-        self, condition: Callable[[Any], bool], what: str, timeout_s: float = DEFAULT_TIMEOUT_S
+        self, condition: Callable[[Any], bool], what: str, timeout_s: float = DEADLINE_S
     ) -> Any:
         """Feed images until telemetry that comes from now on meets the condition; return it."""
         start = len(self.telemetry.messages)
@@ -160,9 +165,8 @@ def small_image(stamp: Any) -> Any:
 @pytest.fixture(scope='module')
 def system(tmp_path_factory):
     folder = tmp_path_factory.mktemp('end_to_end')
-    family = 'signs' if HAS_DEMO_FAMILY else str(make_random_family(folder / 'family'))
     with ros(folder) as session:
-        running = System(session, family)
+        running = System(session, 'signs')
         yield running
         # The last test of all: a clean end, whatever came before.
         assert running.classifier.stop(signal.SIGINT) == 0, running.classifier.output()
@@ -406,24 +410,56 @@ def test_camera_is_labelled_better_than_by_chance(system):
     assert (images.last.width, images.last.height) == (640, 480)
     assert images.last.header.frame_id == 'camera_optical_frame'
     right = sum(label == truth for label, truth in pairs) / len(pairs)
-    if HAS_DEMO_FAMILY:
-        assert right > 0.7
-    # Whatever the weights, what the camera sends is labelled, one label an image.
+    assert right > 0.7
     assert len({truth for _, truth in pairs}) >= 16
+
+
+def test_a_recording_has_what_the_layouts_show(system, tmp_path):
+    """All topics of camera and classifier in a bag; Foxglove and PlotJuggler need its schemas."""
+    system.free()
+    recorder = system.ros.record(tmp_path / 'bag')
+    camera = system.ros.start('camera_node', {'rate_hz': 25}, arguments=IN_NAMESPACE)
+    topics = [f'{NODE}/telemetry', '/robot/debug_image', '/robot/ground_truth', '/diagnostics']
+    system.ros.wait_until(
+        lambda: all(f"topic '{topic}'" in recorder.output() for topic in topics),
+        'the recorder',
+        START_TIMEOUT_S,
+    )
+    told = len(system.telemetry.messages) + 40
+    system.ros.wait_until(lambda: len(system.telemetry.messages) > told, 'telemetry')
+    assert recorder.stop() == 0, recorder.output()
+    assert camera.stop() == 0
+
+    paths = {*layouts.plotjuggler_paths(), *layouts.foxglove_paths()}
+    with Bag(tmp_path / 'bag') as bag:
+        for topic, field in paths:
+            value = getattr(bag.first(f'/robot{topic}'), field)
+            assert isinstance(value, (bool, int, float)), (topic, field)
+        for topic in layouts.foxglove_topics():
+            recorded = topic if topic in bag.topics else f'/robot{topic}'
+            assert bag.first(recorded) is not None, topic
+    with Reader(tmp_path / 'bag') as reader:
+        assert all(connection.msgdef.data for connection in reader.connections)
+        (ours,) = (c for c in reader.connections if c.topic == f'{NODE}/telemetry')
+        assert 'float64 inference_ms' in ours.msgdef.data
+
+    recording = read(str(tmp_path / 'bag'), 'all')
+    measures = summary(recording)
+    assert recording.has_truth
+    assert recording.family
+    assert measures['answered'] >= 30
+    assert measures['latency_ms']['inference_ms']['p50'] > 0.0
+    assert measures['right'] > 0.4
 
 
 def matched(labels: Topic, truths: Topic) -> list[tuple[str, str]]:
     """Return (label, truth) of the images that have both."""
-    known = {stamp_of(m): m.results[0].class_id for m in truths.messages}
+    known = {stamp_of(m.header): m.results[0].class_id for m in truths.messages}
     return [
-        (m.results[0].class_id, known[stamp_of(m)])
+        (m.results[0].class_id, known[stamp_of(m.header)])
         for m in labels.messages
-        if stamp_of(m) in known
+        if stamp_of(m.header) in known
     ]
-
-
-def stamp_of(message: Any) -> tuple[int, int]:
-    return message.header.stamp.sec, message.header.stamp.nanosec
 
 
 @pytest.mark.long
@@ -495,8 +531,7 @@ def follow_load(system: System, reason: str) -> None:
     [('backbone.safetensors', 'flip'), ('family.yaml', 'cut'), ('labels.txt', 'remove')],
 )
 def test_damaged_family_is_refused(system, tmp_path, file, damage):
-    source = families_directory() / 'signs' if HAS_DEMO_FAMILY else Path(system.family)
-    family = Path(shutil.copytree(source, tmp_path / 'damaged'))
+    family = Path(shutil.copytree(families_directory() / system.family, tmp_path / 'damaged'))
     data = (family / file).read_bytes()
     if damage == 'remove':
         (family / file).unlink()

@@ -7,7 +7,7 @@ import pytest
 from dynamic_ofa_ros import files
 
 
-def test_replacing_leaves_the_old_file_and_no_partial_one_when_it_fails(tmp_path: Path) -> None:
+def test_a_failed_replacement_keeps_the_old_file_only(tmp_path: Path) -> None:
     path = tmp_path / 'a.txt'
     path.write_text('old')
 
@@ -22,7 +22,7 @@ def test_replacing_leaves_the_old_file_and_no_partial_one_when_it_fails(tmp_path
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_writing_makes_folders_and_keeps_the_usual_permissions(tmp_path: Path) -> None:
+def test_writing_creates_folders_and_uses_default_permissions(tmp_path: Path) -> None:
     path = tmp_path / 'new' / 'a.txt'
     files.write_text_atomically(path, 'ä')
     plain = tmp_path / 'plain.txt'

@@ -1,4 +1,4 @@
-"""`make gpu-check`: its logic with a fake GPU, and its figures from frames made by hand."""
+"""`make gpu-check` with a fake GPU, and its metrics of hand-made frames."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def frames_of(latencies_ms, levels=None):
     )
 
 
-def test_the_whole_check_with_a_fake_gpu(tmp_path, capsys):
+def test_a_complete_check_with_a_fake_gpu(tmp_path, capsys):
     status = gpu_check.main(
         [
             '--quick', '--seconds', '0.4', '--runs', '5', '--repeats', '1',
@@ -64,7 +64,7 @@ def test_the_whole_check_with_a_fake_gpu(tmp_path, capsys):
     assert 'signs beside training' in capsys.readouterr().out
 
 
-def test_without_time_the_rest_is_skipped_and_said(tmp_path):
+def test_runs_outside_the_time_budget_are_skipped_and_reported(tmp_path):
     gpu_check.main(
         [
             '--quick', '--seconds', '0.3', '--runs', '5', '--repeats', '1', '--budget-s', '0',
@@ -78,12 +78,12 @@ def test_without_time_the_rest_is_skipped_and_said(tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')
-def test_without_a_gpu_one_sentence_says_what_is_missing(capsys, tmp_path):
+def test_the_error_without_a_gpu_says_what_is_missing(capsys, tmp_path):
     assert gpu_check.main(['--output', str(tmp_path)]) == 2
-    assert 'sees no NVIDIA GPU' in capsys.readouterr().err
+    assert 'finds no NVIDIA GPU' in capsys.readouterr().err
 
 
-def test_the_limit_lets_a_middle_level_win_where_one_can():
+def test_the_limit_makes_a_middle_level_the_best_if_possible():
     random = np.random.default_rng(0)
     contended_ms = {
         level: median_ms + 0.1 * random.standard_normal(200)
@@ -96,7 +96,7 @@ def test_the_limit_lets_a_middle_level_win_where_one_can():
     assert rate_for(limit.limit_ms) == 60.0
 
 
-def test_a_limit_that_separates_nothing_says_so():
+def test_a_limit_that_does_not_separate_levels_is_reported():
     same = {level: [20.0 + 0.01 * level] * 50 for level in (1, 2, 3)}
     limit = choose_limit(same, [3.0] * 50)
     assert not limit.is_separable
@@ -109,7 +109,7 @@ def evaluate(frames, times_s=None):
     return figures([run.timeline(LIMIT_MS, (0.6, 0.8), SEGMENTS)])
 
 
-def test_figures_count_the_whole_run_and_frames_without_an_answer():
+def test_metrics_include_the_whole_run_and_frames_without_a_result():
     latencies_ms = [3.0] * 10 + [9.0] * 5 + [4.0] * 15 + [3.0] * 10
     levels = [2] * 15 + [1] * 15 + [1, 1, *[2] * 8]
     answered = frames_of(latencies_ms, levels)
@@ -126,14 +126,14 @@ def test_figures_count_the_whole_run_and_frames_without_an_answer():
     assert found['recovery_ms'] == pytest.approx(200.0)
 
 
-def test_reaction_needs_three_frames_on_time_and_never_ends_without():
+def test_a_reaction_ends_only_after_three_frames_on_time():
     waver = evaluate(frames_of([3.0] * 10 + [9.0, 3.0, 3.0] * 6 + [9.0, 9.0] + [3.0] * 10))
     assert waver['reaction_ms'] == pytest.approx(1900.0)
     assert not waver['reaction_is_over']
     assert evaluate(frames_of([3.0] * 40))['reaction_ms'] is None
 
 
-def test_what_never_comes_back_has_no_recovery():
+def test_a_level_that_never_returns_has_no_recovery():
     assert evaluate(frames_of([3.0] * 40, [2] * 10 + [1] * 30))['recovery_ms'] is None
 
 
@@ -145,7 +145,7 @@ def test_a_switch_of_the_platform_counts():
 
 
 def test_the_training_job_trains(monkeypatch):
-    """On the CPU, with small images: it is a ResNet-50."""
+    """Run the ResNet-50 on the CPU with small images."""
     monkeypatch.setattr(gpu_load, 'BATCH', 2)
     monkeypatch.setattr(gpu_load, 'RESOLUTION', 32)
     monkeypatch.setattr(torch.cuda, 'synchronize', lambda: None)

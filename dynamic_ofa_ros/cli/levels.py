@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dynamic_ofa_ros.family import Family, Level
 
-PICTURES = ('.png', '.pdf', '.svg')
-
 
 def add_parser(subparsers: Any) -> None:
     """Add the verb and its options."""
@@ -63,11 +61,10 @@ def _draw(family: Family, file: str, platform: str) -> Path:
     from dynamic_ofa_ros.offline.search.candidates import CANDIDATES_FOLDER, read_candidates
     from dynamic_ofa_ros.plotting.family import plot_family
     from dynamic_ofa_ros.plotting.published_curves import read_published_curves
-    from dynamic_ofa_ros.plotting.style import save_figure
+    from dynamic_ofa_ros.plotting.style import check_picture_name, save_figure
 
     path = Path(file).expanduser()
-    if path.suffix not in PICTURES:
-        raise FamilyError(f'--plot {file}: end the name with one of {", ".join(PICTURES)}')
+    check_picture_name('--plot', path)
     if platform and platform not in family.platforms:
         raise FamilyError(
             f'{family.name} was not measured on {platform}; its platforms are '

@@ -49,6 +49,11 @@ COMMANDS = {
     'service call': [_arg('service_name'), _arg('service_type'), _VALUES],
     'lifecycle get': [_arg('node_name')],
     'lifecycle set': [_arg('node_name'), _arg('transition')],
+    'bag record': [
+        _arg('topics', nargs='*'), _arg('-a', '--all', **_YES),
+        _arg('-o', '--output', help='folder to be made; default: rosbag2_ and the time'),
+        _arg('-s', '--storage', default='mcap', choices=('mcap', 'sqlite3'), help='default: mcap'),
+    ],
 }
 # fmt: on
 
@@ -78,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     # Messages check what is assigned to them only if this is set when they are imported.
     os.environ.setdefault('ROS_PYTHON_CHECK_FIELDS', '1')
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    module = 'ros_topic' if args.ros_group == 'topic' else 'ros_node'
+    module = f'ros_{args.ros_group}' if args.ros_group in ('topic', 'bag') else 'ros_node'
     try:
         commands = importlib.import_module(f'dynamic_ofa_ros.cli.{module}')
         getattr(commands, f'{args.ros_group}_{args.ros_verb}')(args)

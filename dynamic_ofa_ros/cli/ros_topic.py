@@ -32,7 +32,7 @@ def topic_list(args: argparse.Namespace) -> None:
 def _subscribe(
     ros: CommandNode, topic: str, kind: Any, callback: Callable[[Any], None], *, wait: bool
 ) -> None:
-    """Subscribe with the type, reliability and durability that the publishers offer."""
+    """Subscribe with the type and the quality of service that the publishers offer."""
     name = ros.resolve_topic_name(topic)
 
     def types() -> list[str]:
@@ -44,13 +44,19 @@ def _subscribe(
         if not wait:
             raise RosCommandError('Could not determine the type for the passed topic')
         ros.spin_until(lambda: bool(types()))
-    offered = [info.qos_profile for info in ros.get_publishers_info_by_topic(name)]
-    profile = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+    profile = offered_profile(ros, name, depth=5)
+    ros.create_subscription(kind or interface(types()[0], 'msg'), name, callback, profile)
+
+
+def offered_profile(ros: CommandNode, topic: str, depth: int) -> QoSProfile:
+    """Return a profile with the reliability and durability that all publishers offer."""
+    offered = [info.qos_profile for info in ros.get_publishers_info_by_topic(topic)]
+    profile = QoSProfile(depth=depth, reliability=ReliabilityPolicy.BEST_EFFORT)
     if {each.reliability for each in offered} == {ReliabilityPolicy.RELIABLE}:
         profile.reliability = ReliabilityPolicy.RELIABLE
     if {each.durability for each in offered} == {DurabilityPolicy.TRANSIENT_LOCAL}:
         profile.durability = DurabilityPolicy.TRANSIENT_LOCAL
-    ros.create_subscription(kind or interface(types()[0], 'msg'), name, callback, profile)
+    return profile
 
 
 def topic_echo(args: argparse.Namespace) -> None:

@@ -34,7 +34,6 @@ The oracle of the result meets the very same frames and knows what each level wo
 """
 
 OUTPUT_DEFAULT = 'simulation.png'
-PICTURES = ('.png', '.pdf', '.svg')
 LARGEST = 1e9
 
 
@@ -112,6 +111,7 @@ TRACE_OPTIONS = (
 def run(args: argparse.Namespace) -> int:
     """Simulate and report; SimulationError, a sentence, on input that makes no sense."""
     from dynamic_ofa_ros.errors import SimulationError
+    from dynamic_ofa_ros.plotting.style import check_picture_name
 
     chosen = [name for name in ('scenario', 'trace', 'kind') if getattr(args, name) is not None]
     if len(chosen) != 1:
@@ -127,10 +127,8 @@ def run(args: argparse.Namespace) -> int:
             raise SimulationError(
                 f'{_option(name)} is {value:g}; it must be a number, at most {LARGEST:g}'
             )
-    if args.output is not None and args.output.suffix.lower() not in PICTURES:
-        raise SimulationError(
-            f'--output is {args.output}; its name must end with {", ".join(PICTURES)}'
-        )
+    if args.output is not None:
+        check_picture_name('--output', args.output)
     if chosen == ['scenario']:
         return _run_scenario(args)
     return _run_trace(args)

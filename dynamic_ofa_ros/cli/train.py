@@ -14,8 +14,9 @@ def add_parser(subparsers: Any) -> None:
         help='train a supernet on class folders or on rendered signs',
         description='Train a Once-for-all supernet: the largest sub-network on the labels, '
         'the smallest and random ones on its predictions. Run the same command again after a kill '
-        'and it goes on where it was. On several GPUs or machines: torchrun --nproc-per-node 4 '
-        '--no-python dynamic-ofa train ...; a checkpoint may be gone on from with more or fewer.',
+        'and it resumes; with more --epochs it extends a finished training. On several GPUs or '
+        'machines: torchrun --nproc-per-node 4 --no-python dynamic-ofa train ...; a checkpoint '
+        'can be resumed with more or fewer.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
@@ -58,7 +59,33 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument('--batch-size', type=int, default=128)
     parser.add_argument('--learning-rate', type=float, default=3e-3)
     parser.add_argument(
+        '--patience',
+        type=int,
+        default=0,
+        metavar='EPOCHS',
+        help='stop after so many epochs without progress on the held-out images; 0 = never',
+    )
+    parser.add_argument('--weight-decay', type=float, default=0.02, help='of AdamW')
+    parser.add_argument('--label-smoothing', type=float, default=0.05, metavar='SHARE')
+    parser.add_argument(
+        '--averaging', type=float, default=0.998, metavar='DECAY', help='of the averaged weights'
+    )
+    parser.add_argument(
         '--no-mirror', action='store_true', help='never flip images: left and right differ'
+    )
+    parser.add_argument(
+        '--augment',
+        choices=('light', 'strong'),
+        default='light',
+        help='light: crops, flips and brightness; strong: also two random '
+        'distortions (RandAugment)',
+    )
+    parser.add_argument(
+        '--mixup', type=float, default=0.0, metavar='ALPHA', help='mix pairs of images; 0 = never'
+    )
+    parser.add_argument('--balanced', action='store_true', help='draw all classes equally often')
+    parser.add_argument(
+        '--no-amp', action='store_true', help='no half precision on a GPU (CPUs never use it)'
     )
     parser.add_argument('--images', type=int, default=56000, help='signs: scenes to train on')
     parser.add_argument(
@@ -112,11 +139,20 @@ def run(args: argparse.Namespace) -> int:
             start_from=args.start_from,
             kind=given.get('kind', ''),
             body_rate=given.get('body_rate'),
+            patience=args.patience,
+            is_strong=args.augment == 'strong',
+            mixup=args.mixup,
+            is_balanced=args.balanced,
+            label_smoothing=args.label_smoothing,
+            weight_decay=args.weight_decay,
+            averaging=args.averaging,
+            is_half=not args.no_amp,
         )
     )
     if math.isnan(report.largest):
         return 0  # under torchrun another process reports
     print(f'held-out top-1: smallest {report.smallest:.1%}, largest {report.largest:.1%}')
+    print(f'by class: confusion_smallest.csv, confusion_largest.csv in {args.output}')
     print(f'weights: {report.weights_path}')
     print(
         f'next:    dynamic-ofa build --backbone {args.output} --data {args.data} --output FAMILY'

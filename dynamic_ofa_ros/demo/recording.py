@@ -1,72 +1,17 @@
-"""What was seen: a record of every camera image, its answer or none, and of every switch."""
+"""Joins what camera and classifier say, while a demo runs, to a record of every image."""
 
 from __future__ import annotations
 
-import csv
 import math
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from dynamic_ofa_ros.adaptation import TimedFrame
-from dynamic_ofa_ros.files import replacing
+from dynamic_ofa_ros.recordings.frames import FrameRecord, SwitchRecord
+from dynamic_ofa_ros.recordings.messages import stamp_of
 
 ANSWER_WITHIN_S = 1.0
 """An image without an answer for so long gets none."""
-
-
-@dataclass(frozen=True)
-class SwitchRecord:
-    """A change of the active level, as the classifier explained it on ~/active_level."""
-
-    time_s: float
-    from_level: int
-    to_level: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class FrameRecord:
-    """One camera image; a row of frames.csv.
-
-    time_s: its stamp, since the run began. latency_ms: from the image's arrival at the classifier
-    to its label; infinite without an answer, which then has no label, level 0 and NaN elsewhere.
-    """
-
-    run: str
-    time_s: float
-    is_loaded: bool
-    truth: str
-    label: str
-    level: int
-    level_accuracy: float
-    latency_ms: float
-    inference_ms: float
-    limit_ms: float
-
-    @property
-    def is_right(self) -> bool:
-        """Whether the label is the truth."""
-        return self.label == self.truth
-
-    @property
-    def is_answered(self) -> bool:
-        """Whether there is a label at all."""
-        return math.isfinite(self.latency_ms)
-
-    @property
-    def timed(self) -> TimedFrame:
-        """What `adaptation` judges: a right answer has the accuracy 1, a wrong one 0."""
-        return TimedFrame(
-            1e3 * self.time_s, self.latency_ms, self.limit_ms, self.level, float(self.is_right)
-        )
-
-    @property
-    def is_late(self) -> bool:
-        """Whether the answer came after the limit, or never."""
-        return self.timed.is_late
 
 
 class Recorder:
@@ -164,27 +109,3 @@ class Recorder:
             for stamp, m in self._switches
             if begin_ns <= stamp < end_ns
         ]
-
-
-def write_frames(frames: Iterable[FrameRecord], path: Path) -> None:
-    """Write a row per image; what was not measured is empty."""
-    rows = [
-        {**asdict(frame), 'is_late': frame.is_late, 'is_right': frame.is_right} for frame in frames
-    ]
-    with replacing(path) as temporary, temporary.open('w', newline='', encoding='utf-8') as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows({name: _to_text(value) for name, value in row.items()} for row in rows)
-
-
-def stamp_of(header: Any) -> int:
-    """Return a header's stamp in nanoseconds."""
-    return int(header.stamp.sec) * 10**9 + int(header.stamp.nanosec)
-
-
-def _to_text(value: object) -> object:
-    if isinstance(value, bool):
-        return int(value)
-    if isinstance(value, float):
-        return f'{value:.6g}' if math.isfinite(value) else ''
-    return value

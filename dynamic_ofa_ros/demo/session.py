@@ -33,17 +33,17 @@ from dynamic_ofa_ros.demo.comparison import (
     HIGHEST,
     LOWEST,
     SWITCHING,
-    Run,
     defeat,
-    measure,
     sentence,
     write_summary,
 )
 from dynamic_ofa_ros.demo.domain import own_domain
 from dynamic_ofa_ros.demo.link import Link
 from dynamic_ofa_ros.demo.processes import PartError, Supervisor, indented_tail
-from dynamic_ofa_ros.demo.recording import ANSWER_WITHIN_S, Recorder, write_frames
+from dynamic_ofa_ros.demo.recording import ANSWER_WITHIN_S, Recorder
 from dynamic_ofa_ros.demo.view import Scene, View
+from dynamic_ofa_ros.recordings.frames import write_frames
+from dynamic_ofa_ros.recordings.measures import Run, measure
 
 POLICIES: Mapping[str, Mapping[str, float | str]] = {
     HIGHEST: {'manager.policy': 'fixed', 'manager.fixed_level': 0},
@@ -299,8 +299,8 @@ class Comparison(Session):
             notes = [defeat(measures, self.busy_before), calibration.problem]
             words = [*filter(None, notes), sentence(measures)]
             if self.options.has_plots:
-                from dynamic_ofa_ros.demo.picture import plot_runs
                 from dynamic_ofa_ros.plotting.style import save_figure
+                from dynamic_ofa_ros.recordings.picture import plot_runs
 
                 figure = plot_runs(runs, self._caption(calibration))
                 files.append(save_figure(figure, self.output / PICTURE_FILE))

@@ -11,10 +11,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from dynamic_ofa_ros.demo.comparison import Run, write_summary
-from dynamic_ofa_ros.demo.recording import write_frames
+from dynamic_ofa_ros.demo.comparison import write_summary
 from dynamic_ofa_ros.demo.session import SUMMARY_FILE, DemoResult, Session
 from dynamic_ofa_ros.demo.view import Scene
+from dynamic_ofa_ros.recordings.frames import write_frames
+from dynamic_ofa_ros.recordings.measures import Run
 
 MODELS = ('model_a', 'model_b')
 SHARES = {'free run': 0.2, 'limits': 0.3, 'a matters more': 0.25, 'b has died': 0.25}
@@ -59,8 +60,8 @@ class TwoModels(Session):
         files.append(self.output / SUMMARY_FILE)
         write_summary({'conditions': self.conditions(message)}, phases, files[-1])
         if self.options.has_plots and not status:
-            from dynamic_ofa_ros.demo.picture import plot_runs
             from dynamic_ofa_ros.plotting.style import save_figure
+            from dynamic_ofa_ros.recordings.picture import plot_runs
 
             caption = (
                 'Two classifiers on one CPU that choose their levels together. A dot is an image: '

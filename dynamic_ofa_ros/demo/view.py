@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from dynamic_ofa_ros.demo.comparison import Run, measure, percent
+from dynamic_ofa_ros.recordings.measures import Run, measure, percent
 
 SMALLEST = (80, 20)
 """With fewer columns and rows there is nothing to see; the demo then prints lines."""

@@ -1,4 +1,4 @@
-"""The family: the look-up table of levels that design time hands to the robot."""
+"""The family: the look-up table of levels, built offline and used on the robot."""
 
 from dynamic_ofa_ros.family.family import (
     ACCURACY_SOURCES,

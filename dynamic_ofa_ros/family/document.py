@@ -1,4 +1,4 @@
-"""The YAML documents of a family: parsed safely, every value checked, every error named."""
+"""The YAML files of a family: safe parsing, checks of every value, precise error messages."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ VERSION = 1
 
 
 class Reader:
-    """Takes typed values out of a parsed YAML mapping; every error names the file and the key."""
+    """Reads typed values from a parsed YAML mapping; every error names the file and the key."""
 
     def __init__(self, path: Path, document: Any, prefix: str = '') -> None:
         if not isinstance(document, dict):
             raise FamilyError(
-                f'{path}: {prefix or "the file"} should be a mapping of keys to values'
+                f'{path}: {prefix.rstrip(".") or "the file"} must be a mapping of keys to values'
             )
         self.path, self._document, self.prefix = path, document, prefix
 
@@ -37,31 +37,31 @@ class Reader:
             )
 
     def value(self, key: str) -> Any:
-        """Return what stands at `key`."""
+        """Return the value of `key`."""
         if key not in self._document:
             raise FamilyError(f'{self.path}: {self.prefix}{key} is missing')
         return self._document[key]
 
     def has(self, key: str) -> bool:
-        """Tell whether anything stands at `key`."""
+        """Return whether `key` has a value other than null."""
         return self._document.get(key) is not None
 
     def text(self, key: str) -> str:
-        """Return text that is not empty."""
+        """Return a text, which must not be empty."""
         value = self.value(key)
         if not isinstance(value, str) or not value:
             raise self._wrong(key, value, 'text')
         return value
 
     def choice(self, key: str, choices: Sequence[str]) -> str:
-        """Return one of some words."""
+        """Return a text, which must be one of `choices`."""
         value = self.value(key)
         if value not in choices:
             raise self._wrong(key, value, f'one of {", ".join(choices)}')
         return str(value)
 
     def number(self, key: str, above: float = -math.inf) -> float:
-        """Return a finite number above `above`."""
+        """Return a finite number, which must be greater than `above`."""
         value = self.value(key)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise self._wrong(key, value, 'a number')
@@ -73,17 +73,17 @@ class Reader:
         return float(value)
 
     def integer(self, key: str) -> int:
-        """Return a positive integer."""
+        """Return an integer, which must be positive."""
         value = self.value(key)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise self._wrong(key, value, 'a positive integer')
         return value
 
     def sequence(self, key: str) -> list[Any]:
-        """Return a list that is not empty."""
+        """Return a list, which must not be empty."""
         value = self.value(key)
         if not isinstance(value, list) or not value:
-            raise self._wrong(key, value, 'a list that is not empty')
+            raise self._wrong(key, value, 'a non-empty list')
         return value
 
     def mapping(self, key: str) -> dict[Any, Any]:
@@ -94,11 +94,11 @@ class Reader:
         return value
 
     def optional_mapping(self, key: str) -> dict[Any, Any]:
-        """Return a mapping, empty where there is none."""
+        """Return a mapping; empty if the key is missing or null."""
         return self.mapping(key) if self._document.get(key) is not None else {}
 
     def section(self, key: str) -> Reader:
-        """Return a reader of the mapping at `key`."""
+        """Return a reader for the mapping at `key`."""
         return Reader(self.path, self.mapping(key), f'{self.prefix}{key}.')
 
     def triple(self, key: str) -> tuple[float, float, float]:
@@ -118,19 +118,19 @@ def _is_finite(value: Any) -> bool:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return a file's bytes; raise FamilyError when it cannot be read."""
+    """Return a file's bytes; raise FamilyError if it cannot be read."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
         raise FamilyError(
-            f'{path} is missing; the family is incomplete or this is not one'
+            f'{path} is missing; the folder is not a family, or the family is incomplete'
         ) from None
     except OSError as error:
         raise FamilyError(f'{path} cannot be read: {error.strerror or error}') from None
 
 
 def parse_yaml(path: Path, data: bytes) -> Any:
-    """Parse YAML that cannot execute code; raise FamilyError naming `path`."""
+    """Parse YAML without executing code; raise FamilyError, which names `path`."""
     try:
         return yaml.safe_load(data)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -139,5 +139,5 @@ def parse_yaml(path: Path, data: bytes) -> Any:
 
 
 def dump_yaml(document: Mapping[str, Any]) -> str:
-    """Return YAML with keys in the given order and short lists on one line."""
+    """Return the document as YAML, with keys in the given order and short lists on one line."""
     return yaml.safe_dump(dict(document), sort_keys=False, default_flow_style=None, width=96)

@@ -1,10 +1,9 @@
 """The family: the look-up table of levels, its files, and how they are read and verified.
 
-A family is a directory and the only thing that crosses from the offline half to the robot:
-`family.yaml`, `labels.txt`, `platforms/<platform>.yaml` and the weights. Those are either
-`backbone.safetensors` and `batch_norm.safetensors`, of one supernet whose sub-networks are the
-levels, or `networks/<name>.onnx`, of separate networks for the same task. Nothing in it can
-execute code.
+A family is a directory that is built offline and copied to the robot. It holds `family.yaml`,
+`labels.txt`, `platforms/<platform>.yaml` and the weights. The levels are either sub-networks of
+one supernet (`backbone.safetensors` and `batch_norm.safetensors`) or separate networks for the
+same task (`networks/<name>.onnx`). No file of a family can execute code.
 """
 
 from __future__ import annotations
@@ -41,17 +40,17 @@ PLATFORMS_FOLDER = 'platforms'
 NETWORKS_FOLDER = 'networks'
 
 NETWORK_INPUT, NETWORK_OUTPUT, FREE_SIDE = 'input', 'logits', 'side'
-"""What ONNX networks call their input, their output, and height and width where those are free."""
+"""Names in ONNX networks: of the input, the output, and a height and width of variable size."""
 
 INTERPOLATIONS = ('area', 'bilinear')
 RESIZES = ('crop', 'stretch', 'pad')
 CHANNELS = ('rgb', 'bgr')
 NETWORK_PRECISIONS = ('fp32', 'int8')
 ACCURACY_SOURCES = ('measured', 'published', 'stated', 'estimated')
-"""How an accuracy is known: measured on held-out images, published by the network's authors,
-stated by the user, or estimated from the others."""
+"""Where an accuracy comes from: measured on held-out images, published by the network's authors,
+stated by the user, or estimated from the other accuracies."""
 
-# What a family may hold at most: damaged or hostile ones must not exhaust a robot's memory.
+# Limits: a damaged or malicious family must not exhaust the robot's memory.
 MAX_LEVELS = 64
 MAX_RESOLUTION = 2048
 MAX_LABELS = 100_000
@@ -60,13 +59,14 @@ MAX_FILE_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes the network's input.
+    """How an image is converted to the network's input.
 
-    resize: 'crop' resizes the shorter side to round(resolution / crop_fraction) and cuts
-    resolution x resolution out of the centre; 'stretch' resizes the whole image to that square;
-    'pad' resizes the longer side and fills up with black. Values are then scaled to [0, 1] and
-    normalised, `(x - mean) / std`. mean and std are in the order of `channels`, 'rgb' or 'bgr'.
-    interpolation: for shrinking; 'area' becomes bilinear when an image is enlarged.
+    resize: 'crop' resizes the shorter side to round(resolution / crop_fraction) and crops
+    resolution x resolution pixels from the centre; 'stretch' resizes the whole image to
+    resolution x resolution; 'pad' resizes the longer side to the resolution and pads with black.
+    mean, std: values are scaled to [0, 1] and normalised as `(x - mean) / std`, in the channel
+    order `channels` ('rgb' or 'bgr').
+    interpolation: used to shrink an image; if it is 'area', images are enlarged bilinearly.
     """
 
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -79,7 +79,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """Which supernet the levels share their weights with; `kind` is one of `spaces.SPACES`."""
+    """The supernet that holds the weights of all levels; `kind` is a key of `spaces.SPACES`."""
 
     name: str
     kind: str
@@ -89,7 +89,7 @@ class BackboneSpec:
 
 @dataclass(frozen=True)
 class NetworksSpec:
-    """Separate networks of one task, in place of a supernet; `name` says what they are."""
+    """Separate networks for one task, instead of a supernet; `name` describes them."""
 
     name: str
     classes: int
@@ -97,11 +97,11 @@ class NetworksSpec:
 
 @dataclass(frozen=True)
 class OnnxNetwork:
-    """An ONNX file of `networks/`, run at one input size.
+    """An ONNX file in `networks/`, run at one input size.
 
     Its input is NETWORK_INPUT, float32 (1, 3, side, side), its output NETWORK_OUTPUT, float32
-    (1, classes). Where the side is free in the file (FREE_SIDE), several levels may share it.
-    precision: `int8` where the file holds quantised operators.
+    (1, classes). If the side is variable in the file (FREE_SIDE), several levels can use the file.
+    precision: `int8` if the file contains quantised operators.
     """
 
     file: str
@@ -113,8 +113,8 @@ class OnnxNetwork:
 class Level:
     """A network chosen for the family; `index` 1 is the fastest and least accurate.
 
-    network: what runs. accuracy: top-1, a fraction, known as `accuracy_source` says.
-    own_preprocessing: where it differs from the family's.
+    accuracy: top-1, a fraction. accuracy_source: one of ACCURACY_SOURCES.
+    own_preprocessing: set if it differs from the family's preprocessing.
     """
 
     index: int
@@ -137,7 +137,9 @@ class Level:
     def architecture(self) -> SubnetArchitecture:
         """Return the sub-network's architecture; raise FamilyError for a separate network."""
         if isinstance(self.network, OnnxNetwork):
-            raise FamilyError(f'level {self.name} is a network of its own, no sub-network')
+            raise FamilyError(
+                f'level {self.name} is a separate network, not a sub-network of a supernet'
+            )
         return self.network
 
 
@@ -157,7 +159,8 @@ class LevelLatency:
 class LatencyProfile:
     """Latency of every level on a platform: device, engine, precision and threads.
 
-    accuracies: top-1 of every level in that precision; empty: as the family says, which is fp32.
+    accuracies: top-1 of every level in the platform's precision; if empty, the family's own
+    accuracies (fp32) apply.
     """
 
     platform: str
@@ -167,7 +170,7 @@ class LatencyProfile:
     accuracies: tuple[float, ...] = ()
 
     def latency_ms(self, index: int) -> float:
-        """Return the median latency of level `index` (from 1)."""
+        """Return the median latency of level `index` (1-based)."""
         return self.levels[index - 1].median_ms
 
 
@@ -187,10 +190,11 @@ class Family:
 
     @property
     def backbone(self) -> BackboneSpec:
-        """Return the supernet of the levels; raise FamilyError where there is none."""
+        """Return the supernet of the levels; raise FamilyError if the family has none."""
         if isinstance(self.source, NetworksSpec):
             raise FamilyError(
-                f'family {self.name} is of separate networks: it has no supernet, which this needs'
+                f'family {self.name} has no supernet, which this requires: its levels are '
+                'separate networks'
             )
         return self.source
 
@@ -201,21 +205,21 @@ class Family:
 
     @property
     def weights_path(self) -> Path:
-        """Return the file of the one set of weights that all levels share."""
+        """Return the file of the supernet's weights, which all levels share."""
         return self.directory / BACKBONE_FILE
 
     @property
     def reference_path(self) -> Path:
-        """Return the file of the answers that engines are checked against; it may be missing."""
+        """Return the file of reference outputs for verifying engines; it may be missing."""
         return self.directory / REFERENCE_FILE
 
     @property
     def batch_norm_path(self) -> Path:
-        """Return the file of every level's batch-norm statistics."""
+        """Return the file of the batch-norm statistics of all levels."""
         return self.directory / BATCH_NORM_FILE
 
     def level(self, index: int) -> Level:
-        """Return level `index`, counted from 1; raise FamilyError outside the family."""
+        """Return level `index` (1-based); raise FamilyError if there is no such level."""
         if not 1 <= index <= len(self.levels):
             raise FamilyError(
                 f'family {self.name} has levels 1 to {len(self.levels)}, not {index}'
@@ -223,9 +227,10 @@ class Family:
         return self.levels[index - 1]
 
     def in_precision(self, engine: str, precision: str) -> Family | None:
-        """Return the family with the accuracies that were measured with an engine in a precision.
+        """Return the family with the accuracies measured for an engine and a precision.
 
-        None when none of its platforms says. In fp32 they are the family's own.
+        Return the family unchanged for fp32, and None if no platform of the family has accuracies
+        for this engine and precision.
         """
         if precision == 'fp32':
             return self
@@ -240,7 +245,7 @@ class Family:
         return None
 
     def preprocessing_of(self, index: int) -> Preprocessing:
-        """Return how an image becomes the input of level `index` (from 1)."""
+        """Return the preprocessing of level `index` (1-based)."""
         return self.level(index).own_preprocessing or self.preprocessing
 
     def network_path(self, network: OnnxNetwork) -> Path:
@@ -249,7 +254,7 @@ class Family:
 
     @classmethod
     def load(cls, path_or_name: str | Path) -> Family:
-        """Read and verify a family; raise FamilyError: which file, what was found, expected."""
+        """Read and verify a family; raise FamilyError if a file is missing or invalid."""
         directory = resolve_family(path_or_name)
         path = directory / FAMILY_FILE
         text = read_bytes(path)
@@ -283,7 +288,7 @@ class Family:
 
 
 def default_family() -> str:
-    """Return the name of the family that the package ships."""
+    """Return the name of the family shipped with the package."""
     return DEFAULT_FAMILY
 
 
@@ -293,15 +298,18 @@ def families_directory() -> Path:
 
 
 def own_families_directory() -> Path:
-    """Return the folder of the families that this user has built and calls by their names."""
+    """Return the folder of the user's own families, which can be loaded by name."""
     return data_directory() / 'families'
 
 
 def resolve_family(path_or_name: str | Path) -> Path:
-    """Return the directory of a family given as a path, or by name: shipped, or the user's own."""
+    """Return the directory of a family, given as a path or as the name of a known family.
+
+    Families are known by name if they are shipped, or are in the user's own folder.
+    """
     text = str(path_or_name).strip()
     if not text:
-        raise FamilyError('no family was named; give a directory or the name of a family')
+        raise FamilyError('no family is given; give a directory or the name of a family')
     path = Path(text).expanduser()
     if path.is_dir():
         return path.resolve()
@@ -313,15 +321,15 @@ def resolve_family(path_or_name: str | Path) -> Path:
         raise FamilyError(f'{path} is a file; a family is a directory that holds {FAMILY_FILE}')
     if text == IMAGENET_FAMILY:
         raise FamilyError(
-            f'the family {text} is not built yet: run `make imagenet`, or install the extra '
+            f'the family {text} has not been built yet: run `make imagenet`, or install the extra '
             'imagenet and run `dynamic-ofa family imagenet`'
         )
     names = sorted(
         {entry.parent.name for place in places for entry in place.glob(f'*/{FAMILY_FILE}')}
     )
     raise FamilyError(
-        f'there is no family at {text}: no such directory, and the families known by name are '
-        f'{", ".join(names) or "none"}'
+        f'there is no family at {text}: it is neither a directory nor one of the known families '
+        f'({", ".join(names) or "none"})'
     )
 
 
@@ -335,14 +343,13 @@ def write_family(
     labels: Sequence[str],
     provenance: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write labels.txt and, last, family.yaml over weights that already lie in `directory`.
+    """Write labels.txt and then family.yaml into `directory`, which must hold the weights.
 
-    The files of the levels' weights must be there; family.yaml, which names their checksums,
-    appears only when everything else is complete.
+    family.yaml contains the checksums of all other files, so it is written last.
     """
     for label in labels:
         if not label.strip() or len(label.splitlines()) != 1:
-            raise FamilyError(f'a label must be one line of text, not {label!r}')
+            raise FamilyError(f'the label {label!r} is not one line of text')
     write_text_atomically(directory / LABELS_FILE, ''.join(f'{label}\n' for label in labels))
     document = {
         'format': FORMAT,
@@ -389,14 +396,14 @@ def _level_document(level: Level) -> dict[str, Any]:
 
 
 def _files_of(levels: Sequence[Level]) -> list[str]:
-    """Return the files that a family must list, as paths within it."""
+    """Return the files that family.yaml must list, relative to the family's directory."""
     networks = [level.network for level in levels if isinstance(level.network, OnnxNetwork)]
     weights = [f'{NETWORKS_FOLDER}/{network.file}' for network in networks]
     return [*dict.fromkeys(weights or [BACKBONE_FILE, BATCH_NORM_FILE]), LABELS_FILE]
 
 
 def write_profile(profile: LatencyProfile, path: Path) -> None:
-    """Write a latency profile as YAML, atomically."""
+    """Write a latency profile atomically as YAML."""
     document = {
         'format': PROFILE_FORMAT,
         'version': VERSION,
@@ -421,7 +428,7 @@ def write_profile(profile: LatencyProfile, path: Path) -> None:
 
 
 def read_profile(path: Path) -> LatencyProfile:
-    """Read a latency profile; raise FamilyError when it is missing or damaged."""
+    """Read a latency profile; raise FamilyError if it is missing or damaged."""
     reader = Reader(path, parse_yaml(path, read_bytes(path)))
     reader.check_format(PROFILE_FORMAT)
     levels = []
@@ -455,7 +462,7 @@ def _read_accuracies(reader: Reader, level_count: int) -> tuple[float, ...]:
         isinstance(accuracy, (int, float)) and 0.0 <= accuracy <= 1.0 for accuracy in found
     ):
         raise FamilyError(
-            f'{reader.path}: accuracies is {found!r}; expected {level_count} fractions'
+            f'{reader.path}: accuracies is {found!r}; expected {level_count} fractions in [0, 1]'
         )
     return tuple(float(accuracy) for accuracy in found)
 
@@ -493,7 +500,7 @@ def _read_labels(path: Path) -> tuple[str, ...]:
     except UnicodeDecodeError as error:
         raise FamilyError(f'{path} is not UTF-8 text: {error}') from None
     if len(labels) > MAX_LABELS:
-        raise FamilyError(f'{path} has {len(labels)} labels; at most {MAX_LABELS} are expected')
+        raise FamilyError(f'{path} has {len(labels)} labels; at most {MAX_LABELS} are allowed')
     return labels
 
 
@@ -518,14 +525,16 @@ def _read_preprocessing(section: Reader) -> Preprocessing:
 def _read_levels(reader: Reader, source: BackboneSpec | NetworksSpec) -> tuple[Level, ...]:
     items = reader.sequence('levels')
     if len(items) > MAX_LEVELS:
-        raise FamilyError(f'{reader.path} has {len(items)} levels; at most {MAX_LEVELS} are read')
+        raise FamilyError(
+            f'{reader.path} has {len(items)} levels; at most {MAX_LEVELS} are allowed'
+        )
     levels = []
     for position, item in enumerate(items, start=1):
         entry = Reader(reader.path, item, f'levels[{position - 1}].')
         if entry.integer('index') != position:
             raise FamilyError(
-                f'{reader.path}: levels[{position - 1}].index is {entry.integer("index")}; levels '
-                f'are numbered from 1, the fastest, without gaps: expected {position}'
+                f'{reader.path}: levels[{position - 1}].index is {entry.integer("index")}, '
+                f'expected {position}; levels are numbered from 1 (the fastest) without gaps'
             )
         accuracy = entry.number('accuracy', above=0.0)
         if accuracy > 1.0:
@@ -571,8 +580,8 @@ def _read_network(
         )
     if resolution > MAX_RESOLUTION:
         raise FamilyError(
-            f'{entry.path}: {section.prefix}resolution is {resolution}; at most {MAX_RESOLUTION} '
-            'px are expected'
+            f'{entry.path}: {section.prefix}resolution is {resolution} px; at most '
+            f'{MAX_RESOLUTION} px are allowed'
         )
     is_stated = 'precision' in entry.mapping('network')
     precision = section.choice('precision', NETWORK_PRECISIONS) if is_stated else 'fp32'
@@ -586,8 +595,8 @@ def _read_platforms(folder: Path, level_count: int) -> dict[str, LatencyProfile]
         if len(profile.levels) != level_count:
             raise FamilyError(
                 f'{path} has latencies of {len(profile.levels)} levels; the family has '
-                f'{level_count}. Delete the file (the platform is measured again) '
-                'or restore its family.'
+                f'{level_count}. Delete the file, so that the platform is measured again, '
+                'or restore the family that it belongs to.'
             )
         profiles[profile.platform] = profile
     return profiles
@@ -600,15 +609,15 @@ def _verify_checksum(directory: Path, name: str, expected: str) -> None:
     if parts[-1] in ('', '.', '..') or not (len(parts) == 1 or is_network):
         raise FamilyError(f'{directory / FAMILY_FILE}: files names {name!r}, outside the family')
     if not path.is_file():
-        raise FamilyError(f'{path} is missing; the family is incomplete: copy or build it again')
+        raise FamilyError(f'{path} is missing; copy or build the family again')
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
         raise FamilyError(
-            f'{path} has {size >> 20} MiB; files of a family have at most {MAX_FILE_BYTES >> 20}'
+            f'{path} has {size >> 20} MiB; at most {MAX_FILE_BYTES >> 20} MiB are allowed'
         )
     found = sha256_of(path)
     if found != expected:
         raise FamilyError(
-            f'{path} is damaged or was replaced: its SHA-256 is {found[:16]}..., family.yaml '
-            f'expects {expected[:16]}...; copy or build the family again'
+            f'{path} is damaged or was replaced: its SHA-256 is {found[:16]}..., but family.yaml '
+            f'lists {expected[:16]}...; copy or build the family again'
         )

@@ -1,4 +1,4 @@
-"""The model card of a family: what it is, for people, from what its files say."""
+"""The model card of a family: a description for people, made from the family's files."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ MODEL_CARD_FILE = 'model_card.md'
 MOST_NAMED = 30
 
 UNKNOWN_LICENCE = (
-    'not known here: it follows from the images, and from the weights that training began with'
+    'Not recorded. It depends on the licences of the training images and of the weights that '
+    'training started from.'
 )
 
 
 def write_model_card(directory: Path, licence: str = '') -> None:
-    """Write the model card of the family in `directory`; licence: of its weights, if known."""
+    """Write the model card of the family in `directory`.
+
+    licence: the licence of the weights; empty if it is not known.
+    """
     card = '\n'.join(_lines(Family.load(directory), licence or UNKNOWN_LICENCE))
     write_text_atomically(directory / MODEL_CARD_FILE, card + '\n')
 
@@ -28,9 +32,9 @@ def _lines(family: Family, licence: str) -> Iterator[str]:
     yield from (
         f'# {family.name}',
         '',
-        f'An image classifier with {len(family.levels)} levels, {what} ({family.source.name}): '
-        'the first is the fastest, the last the most accurate. A family of dynamic_ofa_ros, which '
-        'switches between them on a robot.',
+        f'An image classifier with {len(family.levels)} levels, which are {what} '
+        f'({family.source.name}). The first level is the fastest and the last one the most '
+        'accurate. The ROS 2 package dynamic_ofa_ros switches between them on a robot.',
         '',
         '## Classes',
         '',
@@ -46,10 +50,12 @@ def _lines(family: Family, licence: str) -> Iterator[str]:
         '',
         '## Limits',
         '',
-        '- It answers with one of its classes for every image, also for one that shows none.',
-        '- The accuracies hold for images like those they were measured on. Measure on images of '
-        'your camera: `dynamic-ofa measure --data`, or adapt with `dynamic-ofa calibrate`.',
-        '- The latencies hold for the platforms named above, with nothing else running.',
+        '- The classifier always answers with one of its classes, even if an image shows none of '
+        'them.',
+        '- The accuracies hold for images similar to those they were measured on. Measure on '
+        'images of your camera with `dynamic-ofa measure --data`, or adapt the family with '
+        '`dynamic-ofa calibrate`.',
+        '- The latencies hold for the platforms named above with no other program running.',
         '',
         '## Licence of the weights',
         '',
@@ -66,13 +72,14 @@ def _data(provenance: Mapping[str, Any]) -> Iterator[str]:
     training, build = provenance.get('training'), provenance.get('build')
     while isinstance(training, Mapping) and training:
         facts = [f'{training[key]} {key}' for key in ('images', 'epochs') if key in training]
-        yield f'- trained on {training.get("data", "data not named")}: {", ".join(facts) or "?"}'
+        data = training.get('data', 'unnamed data')
+        yield f'- trained on {data}: {", ".join(facts) or "amount not recorded"}'
         training = training.get('fine_tuned_from')
         if training:
             yield '- before that:'
     if isinstance(build, Mapping) and 'calibration_images' in build:
         yield f'- batch norms calibrated on {build["calibration_images"]} training images'
-    yield f'- accuracy: {provenance.get("accuracy", "how it is known is not recorded")}'
+    yield f'- accuracy: {provenance.get("accuracy", "its source is not recorded")}'
 
 
 def _table(family: Family) -> Iterator[str]:
@@ -94,7 +101,7 @@ def _table(family: Family) -> Iterator[str]:
         yield f'| {" | ".join(cells)} |'
     yield ''
     if not platforms:
-        yield 'Latency was not measured: a robot does that at its first start.'
+        yield 'Latency was not measured. A robot measures it when it starts for the first time.'
     for number, profile in enumerate(platforms, start=1):
         yield (
             f'- latency {number}: median of single images on {profile.platform}, measured '

@@ -1,7 +1,8 @@
-"""Check an ONNX network that comes from elsewhere, before ONNX Runtime sees it.
+"""Check an untrusted ONNX network before ONNX Runtime loads it.
 
-ONNX Runtime reads files that tensors refer to, and computes whatever depends on constants when
-it loads a network: a network of a few bytes can read outside its folder or take all memory.
+While it loads a network, ONNX Runtime reads the files that tensors refer to and computes all
+results that depend on constants only. So a network of a few bytes can read files outside its
+folder or use up the memory.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MAX_VALUE_BYTES = 2**30
 """Memory of one intermediate result; a network for 224 px takes some 10 MiB at most."""
 
 MAX_SUM_BYTES = 2**33
-"""Memory of all intermediate results; never needed at once by a network that is well made."""
+"""Memory of all intermediate results together; an ordinary network needs few of them at once."""
 
 MAX_MACS = 10**12
 DEFAULT_SIDE_PX = 224
@@ -36,11 +37,11 @@ QUANTISED_DOMAIN = 'com.microsoft'
 
 
 def check_network(data: bytes, name: str, *, side: int = DEFAULT_SIDE_PX) -> None:
-    """Raise FamilyError, with what was found, unless the network is self-contained and bounded.
+    """Raise FamilyError unless the network is self-contained and its memory use is bounded.
 
-    It may compute tensors from tensors with ONNX's and ONNX Runtime's quantised operators, no
-    more: no control flow, no functions, no files, no custom operators. `side` is the height and
-    width in px at which memory is reckoned, for a network with a free input size.
+    Only the operators of ONNX and the quantised operators of ONNX Runtime are allowed: no control
+    flow, functions, external files or custom operators. `side` is the height and width in px for
+    which memory is computed if the input size of the network is variable.
     """
     requirements.check('onnx', reason=f'{name} is an ONNX network')
     _check_version()
@@ -51,10 +52,10 @@ def check_network(data: bytes, name: str, *, side: int = DEFAULT_SIDE_PX) -> Non
         )
     model = parse(data, name)
     if not model.graph.node:
-        raise FamilyError(f'{name} has no operators: the file is empty, truncated or damaged')
+        raise FamilyError(f'{name} has no operators; the file is empty, truncated or damaged')
     if model.ByteSize() != len(data):
         raise FamilyError(
-            f'{name} has contents that the installed onnx does not know: write the family again '
+            f'{name} has contents that the installed onnx does not know; build the family again '
             'with dynamic-ofa family from-onnx, or update onnx'
         )
     _check_parts(model, name)
@@ -69,22 +70,22 @@ def _check_version() -> None:
     if tuple(int(part) for part in onnx.__version__.split('.')[:2]) < OLDEST_ONNX:
         raise MissingPackageError(
             f'onnx {onnx.__version__} cannot check networks; '
-            f'{".".join(map(str, OLDEST_ONNX))} or later is needed: pip install -U onnx'
+            f'{".".join(map(str, OLDEST_ONNX))} or later is required: pip install -U onnx'
         )
 
 
 def parse(data: bytes, name: str) -> Any:
-    """Return the ModelProto without fields that `onnx` does not know; raise FamilyError."""
+    """Parse a ModelProto and discard unknown fields; raise FamilyError if it is not valid."""
     import onnx
 
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
-    except Exception:  # protobuf's, which is not ours to import
+    except Exception:  # protobuf's DecodeError; protobuf is not a dependency of this package
         raise FamilyError(f'{name} is truncated, damaged or not an ONNX file') from None
     model.DiscardUnknownFields()
     if not all(isinstance(text, str) for text in _names(model.graph)):
-        raise FamilyError(f'{name} is damaged: it has names that are no text')
+        raise FamilyError(f'{name} is damaged: it has names that are not UTF-8 text')
     return model
 
 
@@ -99,8 +100,8 @@ def _names(graph: Any) -> Iterator[str | bytes]:
 
 def _check_parts(model: Any, name: str) -> None:
     for part, text in (
-        (model.functions, 'functions of its own'),
-        (model.training_info, 'training instructions'),
+        (model.functions, 'custom functions'),
+        (model.training_info, 'training information'),
         (model.graph.sparse_initializer, 'sparse weights'),
     ):
         if part:
@@ -113,15 +114,19 @@ def _check_parts(model: Any, name: str) -> None:
 
 def _check_tensors(model: Any, name: str) -> None:
     for tensor in messages(model, 'TensorProto'):
-        where = f'{name}: tensor {tensor.name or "of a constant"!r}'
+        where = f'{name}: tensor {tensor.name or "(without a name)"!r}'
         if tensor.data_location or tensor.external_data:
             raise FamilyError(
-                f'{where} refers to another file; in a family each network is one file'
+                f'{where} refers to another file; each network of a family must be one file'
             )
         if tensor.data_type not in ITEM_BYTES:
-            raise FamilyError(f'{where} is of type {type_name(tensor.data_type)}, not of numbers')
+            raise FamilyError(
+                f'{where} is of type {type_name(tensor.data_type)}, which is not allowed'
+            )
         if tensor.HasField('segment') or min(tensor.dims, default=0) < 0:
-            raise FamilyError(f'{where} has the shape {list(tensor.dims)}, or is cut in segments')
+            raise FamilyError(
+                f'{where} has a negative dimension ({list(tensor.dims)}) or is split in segments'
+            )
         _check_contents(tensor, where)
 
 
@@ -134,8 +139,8 @@ def _check_contents(tensor: Any, where: str) -> None:
         found *= ITEM_BYTES[tensor.data_type]
     if found != expected:
         raise FamilyError(
-            f'{where} should have {expected} bytes by its shape {list(tensor.dims)}, and has '
-            f'{found}: the file is damaged'
+            f'{where} has {found} bytes, but its shape {list(tensor.dims)} requires {expected}; '
+            'the file is damaged'
         )
 
 
@@ -146,7 +151,8 @@ def _check_operators(model: Any, name: str) -> None:
         quantised = node.domain == QUANTISED_DOMAIN and node.op_type in QUANTISED
         if node.domain not in DOMAINS and not quantised:
             raise FamilyError(
-                f'{where} is not one of ONNX; export the network without custom or fused operators'
+                f'{where} is not an ONNX operator; export the network without custom or fused '
+                'operators'
             )
         for attribute in node.attribute:
             if attribute.HasField('g') or attribute.graphs:
@@ -167,23 +173,23 @@ def _check_size(model: Any, name: str, side: int) -> None:
         where = f'{name}: the result of operator {node.op_type} ({node.name or output})'
         if size is None:
             raise FamilyError(
-                f'{where} has a size that depends on more than the input size; export the network '
-                'with a fixed size, or simplify it'
+                f'{where} has a size that does not depend on the input size alone; export the '
+                'network with a fixed size, or simplify it'
             )
         total += size
         if size > MAX_VALUE_BYTES:
             raise FamilyError(
-                f'{where} would take {size / 2**20:.0f} MiB at {side} px; at most '
+                f'{where} takes {size / 2**20:.0f} MiB at {side} px; at most '
                 f'{MAX_VALUE_BYTES // 2**20} MiB are allowed'
             )
     macs = count_macs(model, values)
     for found, limit, unit, divisor in (
-        (total, MAX_SUM_BYTES, 'MiB of results', 2**20),
+        (total, MAX_SUM_BYTES, 'MiB of intermediate results', 2**20),
         (macs, MAX_MACS, 'million MACs', 10**6),
     ):
         if found > limit:
             raise FamilyError(
-                f'{name} takes {found // divisor} {unit} at {side} px; at most '
+                f'{name} requires {found // divisor} {unit} at {side} px; at most '
                 f'{limit // divisor} are allowed'
             )
 
@@ -195,8 +201,8 @@ def _inferred(model: Any, name: str, side: int) -> dict[str, Value]:
     for opset in model.opset_import:
         if opset.domain in DOMAINS and opset.version > newest:
             raise FamilyError(
-                f'{name} has opset {opset.version}; the installed onnx {onnx.__version__} knows '
-                f'opsets up to {newest}: export with a lower opset, or update onnx'
+                f'{name} has opset {opset.version}, but the installed onnx {onnx.__version__} '
+                f'supports opsets up to {newest}: export with a lower opset, or update onnx'
             )
     try:
         return infer(model, side)
@@ -213,6 +219,6 @@ def type_name(data_type: int) -> str:
 
 
 def shortened(text: str, limit: int = 200) -> str:
-    """Return what another library says in one line of at most `limit` characters."""
+    """Return a text on one line, shortened to at most `limit` characters."""
     text = ' '.join(text.split())
     return text if len(text) <= limit else f'{text[: limit - 3]}...'

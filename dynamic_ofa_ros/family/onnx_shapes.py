@@ -1,6 +1,6 @@
-"""Shapes, multiply-accumulates and parameters of an ONNX graph, without running it.
+"""Compute shapes, multiply-accumulates and parameters of an ONNX graph without running it.
 
-Models are `onnx.ModelProto`; `onnx` itself is imported where it is needed only.
+Models are of type `onnx.ModelProto`. `onnx` is imported inside the functions that need it.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from math import prod
 from typing import Any
 
 KNOWN_CONTENTS = 1024
-"""Tensors of more elements hold weights: their shape matters, not what is in them."""
+"""Contents are tracked for tensors of at most this many elements; larger ones are weights."""
 
 FLOAT = 1
 INT64 = 7
 ITEM_BYTES = {
     1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2,
 }  # fmt: skip
-"""Bytes an element, by TensorProto.DataType: floats, integers and bool."""
+"""Bytes per element, by TensorProto.DataType: floats, integers and bool."""
 
 QUANTISED: dict[str, tuple[str, slice, int | None]] = {
     'DequantizeLinear': ('Identity', slice(1), None),
@@ -35,8 +35,8 @@ QUANTISED: dict[str, tuple[str, slice, int | None]] = {
     'QLinearSoftmax': ('Identity', slice(1), 0),
     'QuantizeLinear': ('Identity', slice(1), 2),
 }
-"""ONNX Runtime's quantised operators: the ONNX operator and the inputs that give the same shape,
-and the input whose type the result has (None: float)."""
+"""ONNX Runtime's quantised operators. For each: the ONNX operator whose result has the same shape,
+the inputs to pass to it, and the input that has the type of the result (None: float)."""
 
 SIZE_ARITHMETIC = frozenset({
     'Abs', 'Add', 'And', 'Cast', 'Ceil', 'Clip', 'Concat', 'Constant', 'ConstantOfShape', 'Div',
@@ -45,22 +45,22 @@ SIZE_ARITHMETIC = frozenset({
     'ReduceMin', 'ReduceProd', 'ReduceSum', 'Reshape', 'Round', 'ScatterND', 'Slice', 'Split',
     'Sqrt', 'Squeeze', 'Sub', 'Tile', 'Transpose', 'Unsqueeze', 'Where',
 })  # fmt: skip
-"""Operators that sizes are computed with."""
+"""Operators that graphs use to compute sizes."""
 
 NORMALISATIONS = ('GroupNormalization', 'MeanVarianceNormalization')
-"""Operators whose shape `onnx` does not infer: it is that of their input."""
+"""Operators whose result has the shape of the input; `onnx` does not infer it."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """Type (a TensorProto.DataType) and shape of a tensor; None where they cannot be known."""
+    """Type (a TensorProto.DataType) and shape of a tensor; None if unknown."""
 
     type: int | None
     shape: tuple[int, ...] | None
 
     @property
     def size_bytes(self) -> int | None:
-        """Return the memory the tensor takes; None where it is unknown."""
+        """Return the memory that the tensor requires; None if unknown."""
         if self.shape is None or self.type not in ITEM_BYTES:
             return None
         return prod(self.shape) * ITEM_BYTES[self.type]
@@ -77,10 +77,10 @@ def messages(message: Any, kind: str) -> Iterator[Any]:
 
 
 def infer(model: Any, side: int) -> dict[str, Value]:
-    """Return every tensor of the main graph, with free dimensions of the input set to `side`.
+    """Return every tensor of the main graph, with variable dimensions of the input set to `side`.
 
-    Shapes that the file states for intermediates are not believed. Raises ValueError where the
-    graph contradicts itself.
+    Shapes that the file states for intermediate results are ignored. Raise ValueError if the graph
+    is inconsistent.
     """
     from onnx.helper import make_tensor_type_proto
 
@@ -95,17 +95,17 @@ def infer(model: Any, side: int) -> dict[str, Value]:
     for node in model.graph.node:
         try:
             known.add_results(node)
-        except Exception as error:  # whatever a damaged or hostile graph provokes
+        except Exception as error:  # a damaged or malicious graph can cause any exception
             name = node.name or ', '.join(node.output)
             raise ValueError(f'operator {node.op_type} ({name}): {error}') from error
     return {name: _value(kind) for name, kind in known.types.items()}
 
 
 class _Known:
-    """Types of the tensors so far, and contents of small ones: sizes are computed from them.
+    """Types of the tensors so far, and the contents of small tensors, which may define sizes.
 
-    `onnx.shape_inference.infer_shapes` does this too, but its option `data_prop` leaves out
-    divisions, comparisons and ranges, and takes all memory for a tensor that is doubled often.
+    `onnx.shape_inference.infer_shapes` with `data_prop` is not used: it does not evaluate
+    divisions, comparisons and ranges, and uses up the memory if a tensor is doubled many times.
     """
 
     def __init__(self, model: Any) -> None:
@@ -125,25 +125,25 @@ class _Known:
             self._contents[name].name = name
 
     def add_results(self, node: Any) -> None:
-        """Add what an operator gives."""
+        """Add the results of an operator."""
         import onnx
 
         repeated = [name for name in node.output if name in self.types]
         unknown = [name for name in node.input if name and name not in self.types]
         if repeated or unknown:
-            raise ValueError(f'{repeated} given twice, {unknown} not given before')
+            raise ValueError(f'{repeated} defined twice, {unknown} used before their definition')
         if node.op_type == 'Constant' and node.attribute and node.attribute[0].HasField('t'):
             self.add_tensor(node.attribute[0].t, node.output[0])
             return
-        twin, typed_by = _with_known_shape(node)
-        types = {name: self.types[name] for name in twin.input if name}
-        if twin is not node:
+        equivalent, typed_by = _with_known_shape(node)
+        types = {name: self.types[name] for name in equivalent.input if name}
+        if equivalent is not node:
             types = {name: _with_type(kind, FLOAT) for name, kind in types.items()}
         found = onnx.shape_inference.infer_node_outputs(
-            onnx.defs.get_schema(twin.op_type, self._opset),
-            twin,
+            onnx.defs.get_schema(equivalent.op_type, self._opset),
+            equivalent,
             types,
-            {name: self._contents[name] for name in twin.input if name in self._contents},
+            {name: self._contents[name] for name in equivalent.input if name in self._contents},
             opset_imports=self._opsets,
         )
         for name in filter(None, node.output):
@@ -154,7 +154,7 @@ class _Known:
         self._compute(node)
 
     def _compute(self, node: Any) -> None:
-        """Add the contents of small results, where they follow from known contents."""
+        """Add the contents of small results that can be computed from known contents."""
         import numpy as np
         from onnx import ModelProto, numpy_helper
         from onnx.reference import ReferenceEvaluator
@@ -181,9 +181,9 @@ class _Known:
 
 
 def _with_known_shape(node: Any) -> tuple[Any, int | None]:
-    """Return the node, or an ONNX operator on floats that gives the same shape in its place.
+    """Return the node, or else an ONNX operator on floats whose result has the same shape.
 
-    Also which input of the node has the type of its result, where that is another operator's.
+    Also return which input of the node has the type of the result; None if `onnx` infers the type.
     """
     if node.domain == 'com.microsoft':
         operator, chosen, typed_by = QUANTISED[node.op_type]
@@ -192,12 +192,14 @@ def _with_known_shape(node: Any) -> tuple[Any, int | None]:
     else:
         return node, None
     if any(attribute.name == 'channels_last' and attribute.i for attribute in node.attribute):
-        raise ValueError('channels come last')
+        raise ValueError('the attribute channels_last is not supported')
     kept = [] if operator == 'Identity' else node.attribute
     attributes = [attribute for attribute in kept if attribute.name != 'channels_last']
     inputs = node.input[chosen]
-    twin = type(node)(op_type=operator, input=inputs, output=node.output, attribute=attributes)
-    return twin, typed_by
+    equivalent = type(node)(
+        op_type=operator, input=inputs, output=node.output, attribute=attributes
+    )
+    return equivalent, typed_by
 
 
 def _with_type(kind: Any, element: int) -> Any:
@@ -217,7 +219,7 @@ def _value(kind: Any) -> Value:
 
 
 def count_macs(model: Any, values: Mapping[str, Value]) -> int:
-    """Return the multiply-accumulates of convolutions and matrix products, quantised ones too."""
+    """Return the multiply-accumulates of convolutions and matrix products, also quantised ones."""
 
     def shape(name: str) -> tuple[int, ...]:
         value = values.get(name)
@@ -240,7 +242,7 @@ def count_macs(model: Any, values: Mapping[str, Value]) -> int:
 
 
 def is_quantised(node: Any) -> bool:
-    """Tell whether an operator computes in, or turns numbers into, 8-bit integers."""
+    """Return whether an operator computes with 8-bit integers or converts to or from them."""
     return node.domain == 'com.microsoft' or node.op_type in (
         'ConvInteger',
         'DequantizeLinear',
@@ -252,6 +254,6 @@ def is_quantised(node: Any) -> bool:
 
 
 def count_parameters(model: Any) -> int:
-    """Return the number of weights: elements of all stored tensors but integers for shapes."""
+    """Return the number of weights: the elements of all stored tensors except int64 tensors."""
     tensors = messages(model.graph, 'TensorProto')
     return sum(prod(tensor.dims) for tensor in tensors if tensor.data_type != INT64)

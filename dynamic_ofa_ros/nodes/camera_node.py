@@ -1,4 +1,4 @@
-"""camera_node: rendered signs, an image folder, a video file or a webcam, with the truth.
+"""camera_node: rendered signs, an image folder, a video file, a webcam or a bag, with the truth.
 
 `image_raw`, reliably; where the true class is known, `ground_truth` with the
 image's own header and the latched names behind the class ids on `ground_truth/label_info`.
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import cv2
+from builtin_interfaces.msg import Time
 from rclpy.duration import Duration
 from rclpy.node import Node
 from sensor_msgs.msg import Image
@@ -21,6 +22,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Classification, LabelInfo
 
 from dynamic_ofa_ros.nodes import conversions, parameters, qos
+from dynamic_ofa_ros.nodes.bag_source import BagSource
 from dynamic_ofa_ros.nodes.camera_sources import (
     SIGNS_HEIGHT,
     SIGNS_WIDTH,
@@ -38,6 +40,12 @@ from dynamic_ofa_ros.nodes.runner import NodeFinished, Throttle, run
 LINGER_S = 1.0
 """How long the node stays after the last image, so that slow readers still get it."""
 
+POLL_S = 0.005
+"""When to look again for an image that is due and not yet decoded."""
+
+LATE_S = 0.1
+"""An image published so long after it was due is worth a warning."""
+
 
 @dataclass(frozen=True)
 class CameraSettings:
@@ -47,7 +55,7 @@ class CameraSettings:
 
 
 class CameraNode(Node):  # type: ignore[misc]  # rclpy is untyped
-    """Publishes the pictures of a source at a set rate."""
+    """Publishes the pictures of a source at a set rate, or when the source says."""
 
     def __init__(self) -> None:
         super().__init__('camera')
@@ -61,6 +69,8 @@ class CameraNode(Node):  # type: ignore[misc]  # rclpy is untyped
         cv2.setNumThreads(1)  # pictures are drawn ahead: the other cores are for others
         self._source = self._open(values)
         self._pictures: Prefetcher | None = None
+        self._waiting: Picture | None = None
+        self._began_ns: int | None = None
         self._published = 0
         self._ended_s: float | None = None
         self._image_pub = self.create_publisher(
@@ -76,9 +86,12 @@ class CameraNode(Node):  # type: ignore[misc]  # rclpy is untyped
             labels_pub.publish(conversions.label_info(header, self._source.labels))
         # `_timers` and the like are rclpy's own names.
         self._image_timer = self.create_timer(1.0 / settings.rate_hz, self._on_timer)
+        pace = f'{settings.rate_hz:g} Hz'
+        if isinstance(self._source, BagSource):
+            pace = f'{values["bag.rate"]:g} times the speed of {self._source.topic}'
         self.get_logger().info(
             f'{values["source"]} {values["path"]}'.rstrip()
-            + f' on {self._image_pub.topic_name} at {settings.rate_hz:g} Hz'
+            + f' on {self._image_pub.topic_name} at {pace}'
         )
 
     def start(self) -> None:
@@ -115,6 +128,17 @@ class CameraNode(Node):  # type: ignore[misc]  # rclpy is untyped
                 on_outage=lambda text: self.get_logger().warning(text),
                 on_return=lambda text: self.get_logger().info(text),
             )
+        if kind == 'bag':
+            return BagSource(
+                path,
+                topic=values['bag.topic'],
+                has_own_stamps=values['bag.stamps'] == 'recorded',
+                rate=values['bag.rate'],
+                width=width,
+                height=height,
+                loop=values['loop'],
+                on_problem=self._on_problem,
+            )
         return SignsSource(
             seed=values['seed'],
             frames_per_scene=max(1, round(values['scene_period_s'] * values['rate_hz'])),
@@ -134,17 +158,44 @@ class CameraNode(Node):  # type: ignore[misc]  # rclpy is untyped
         pictures = self._pictures
         if pictures is None:
             return
-        picture = pictures.take()
+        picture = self._waiting or pictures.take()
+        while picture is not None and picture.due_s is not None:
+            wait_s = self._wait_s(picture.due_s)
+            if wait_s > 0.0:
+                self._waiting = picture
+                self._call_again(wait_s)
+                return
+            self._publish(picture)
+            picture = self._waiting = pictures.take()
         if picture is not None:
             self._publish(picture)
         elif pictures.failure is not None:
             raise pictures.failure
         elif pictures.has_ended:
             self._finish()
-        elif self._published and not self._source.is_live and self._throttle.passes('late'):
+        elif self._began_ns is not None:
+            self._call_again(POLL_S)
+        elif self._published and not self._source.is_live:
+            self._on_late()
+
+    def _wait_s(self, due_s: float) -> float:
+        """Return how long a picture is to wait; the first one begins the time of all."""
+        now_ns: int = self.get_clock().now().nanoseconds
+        if self._began_ns is None:
+            self._began_ns = now_ns - round(1e9 * due_s)
+        wait_s = due_s - (now_ns - self._began_ns) / 1e9
+        if wait_s < -LATE_S:
+            self._on_late()
+        return wait_s
+
+    def _call_again(self, wait_s: float) -> None:
+        self._image_timer.timer_period_ns = round(1e9 * wait_s)
+        self._image_timer.reset()
+
+    def _on_late(self) -> None:
+        if self._throttle.passes('late'):
             self.get_logger().warning(
-                f'images are not ready at {self._settings.snapshot.rate_hz:g} Hz: the source or '
-                'this machine is too slow'
+                'images are not ready in time: the source or this machine is too slow'
             )
 
     def _publish(self, picture: Picture) -> None:
@@ -153,6 +204,9 @@ class CameraNode(Node):  # type: ignore[misc]  # rclpy is untyped
             age_ns = time.perf_counter_ns() - picture.captured_ns
             now = now - Duration(nanoseconds=age_ns)
         header = Header(stamp=now.to_msg(), frame_id=self._frame_id)
+        if picture.stamp_ns is not None:
+            sec, nanosec = divmod(picture.stamp_ns, 10**9)
+            header = Header(stamp=Time(sec=sec, nanosec=nanosec), frame_id=picture.frame_id)
         if self._truth_pub is not None and picture.class_id >= 0:
             self._truth_pub.publish(conversions.truth(header, picture.class_id))
         self._image_pub.publish(conversions.image_message(picture.rgb, header, self._encoding))

@@ -38,11 +38,16 @@ class Picture:
     """An image, (H, W, 3) uint8 RGB, with its true class; -1 where nobody knows it.
 
     captured_ns: when it was taken, by `time.perf_counter_ns`; None: when it is published.
+    due_s: when it is to be published, since the first one; None: at the node's rate.
+    stamp_ns, frame_id: of its header, where it had one of its own.
     """
 
     rgb: UInt8
     class_id: int = -1
     captured_ns: int | None = None
+    due_s: float | None = None
+    stamp_ns: int | None = None
+    frame_id: str = ''
 
 
 class Source(Protocol):

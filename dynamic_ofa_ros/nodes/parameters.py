@@ -6,7 +6,7 @@ Descriptors, validation and the table of docs/nodes.md all come from here.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,6 @@ from dynamic_ofa_ros.constraints import (
     Constraints,
 )
 from dynamic_ofa_ros.family import default_family
-from dynamic_ofa_ros.nodes import parameter_table
 from dynamic_ofa_ros.nodes.parameter_table import ParameterSpec
 from dynamic_ofa_ros.runtime.classifier import WorkerSettings
 from dynamic_ofa_ros.runtime.engine import PRECISIONS, engine_names
@@ -226,17 +225,24 @@ CAMERA = (
     ParameterSpec(
         'source',
         'signs',
-        'where images come from: rendered signs, a folder of images, a video file or a webcam',
-        choices=('signs', 'folder', 'video', 'webcam'),
+        'where images come from: rendered signs, a folder of images, a video, a webcam or a bag',
+        choices=('signs', 'folder', 'video', 'webcam', 'bag'),
         is_live=False,
     ),
     ParameterSpec(
         'path',
         '',
-        'the folder, the video file, or the webcam (an index, /dev/videoN or a link to it)',
+        'the folder, the video file, the webcam (an index, /dev/videoN or a link to it), or the '
+        'bag (a folder with metadata.yaml, a .mcap or a .db3 file)',
         is_live=False,
     ),
-    ParameterSpec('rate_hz', 30.0, 'images per second', lowest=0.1, highest=1000.0),
+    ParameterSpec(
+        'rate_hz',
+        30.0,
+        'images per second; a bag has its own times',
+        lowest=0.1,
+        highest=1000.0,
+    ),
     ParameterSpec(
         'width',
         0,
@@ -282,7 +288,29 @@ CAMERA = (
     ParameterSpec(
         'loop',
         True,
-        'folder and video: start again at the end; otherwise the node then exits with status 0',
+        'folder, video, bag: start again at the end; otherwise the node then exits with status 0',
+        is_live=False,
+    ),
+    ParameterSpec(
+        'bag.topic',
+        '',
+        'topic of the images (Image or CompressedImage); empty = the only one in the bag',
+        is_live=False,
+    ),
+    ParameterSpec(
+        'bag.stamps',
+        'live',
+        'stamps of the images: `live` = when they are published, `recorded` = as in the bag, with '
+        'its frame_id',
+        choices=('live', 'recorded'),
+        is_live=False,
+    ),
+    ParameterSpec(
+        'bag.rate',
+        1.0,
+        'speed of the playback; 2 = twice as fast as recorded',
+        lowest=0.01,
+        highest=100.0,
         is_live=False,
     ),
 )
@@ -387,8 +415,3 @@ def classifier_settings(values: Mapping[str, Any]) -> ClassifierSettings:
         is_collective=values['manager.coordination'] == COORDINATIONS[1],
         importance=values['manager.importance'],
     )
-
-
-def markdown_table(specs: Iterable[ParameterSpec] = CLASSIFIER) -> str:
-    """Return the Markdown table of a node's parameters."""
-    return parameter_table.markdown_table(specs)

@@ -1,1 +1,1 @@
-"""One style, one drawing of latency over time, published curves."""
+"""Plots: the common style, families, published curves."""

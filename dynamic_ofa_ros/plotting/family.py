@@ -1,4 +1,4 @@
-"""A family as a picture: its levels among all candidates, and beside the paper's curves."""
+"""Plot the levels of a family, with all candidates and with the paper's curves."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 FRONT, SAMPLED_DOT, FINALIST_DOT = '#c1272d', '#c4c4c4', '#6f8fb3'
 PLATFORM_STYLES = (('o', '-'), ('s', '--'), ('^', ':'), ('D', '-.'))
 
-# Colour-blind safe (Okabe and Ito, 2008), one a compared system.
+# One colour per compared system, from a colour-blind safe palette (Okabe and Ito, 2008).
 _SYSTEMS = {
     OURS: ('Dynamic-OFA (published)', INK, 'o'),
     'ofa_static': ('OFA, static', '#e69f00', 'D'),
@@ -49,11 +49,12 @@ def plot_family(
     published: PublishedCurves | None = None,
     platform: str = '',
 ) -> Figure:
-    """Draw a family as figures 3 to 5 of the paper do.
+    """Plot a family like figures 3 to 5 of the paper.
 
-    On top every candidate measured on `platform` (default: the first that has any; none: left
-    out), their Pareto front and the levels; then accuracy against latency on every platform, and
-    against MACs; below them the published curves, where given.
+    The top row shows all candidates measured on `platform`, their Pareto front and the levels; by
+    default, `platform` is the first one with candidates, and the row is omitted if there is none.
+    The next row shows accuracy against latency on every platform, and against MACs. The bottom row
+    shows the published curves, if given.
     """
     shown = platform or next((p for p in family.platforms if candidates.get(p)), '')
     known = [c for c in candidates.get(shown, ()) if not math.isnan(c.top1 + _latency(c))]
@@ -64,11 +65,11 @@ def plot_family(
         rows.append(['published_latency', 'published_macs'])
     height = _ROW_INCHES * len(rows) + 0.9 + (_LEGEND_INCHES if published is not None else 0.0)
     figure = new_figure(height)
-    # Titles stand where other figures have their legend; the published legend stands below.
+    # Axes titles use the space of the legend in other figures; the published legend is below.
     lower = figure.subplotpars.bottom + (_LEGEND_INCHES / height if published is not None else 0.0)
     figure.subplots_adjust(top=1.0 - 0.32 / height, bottom=lower)
     axes = figure.subplot_mosaic(rows, gridspec_kw={'hspace': 0.42, 'wspace': 0.2})
-    caption = 'Numbered: the levels, top-1 on images that took no part in training or choice.'
+    caption = 'Numbers: levels; top-1 on images not used for training or for choosing levels.'
     if known:
         caption += _draw_scatter(axes['scatter'], family, shown, known)
     _draw_latencies(axes['latency'], family)
@@ -81,20 +82,20 @@ def plot_family(
     if published is not None:
         _draw_published(figure, axes['published_latency'], axes['published_macs'], published)
         caption += (
-            ' Bottom row: what the paper publishes, ImageNet on a Jetson Xavier NX (another task: '
-            'compare shapes, not heights); GPU filled, CPU hollow.'
+            ' Bottom row: published results of the paper, ImageNet on a Jetson Xavier NX (another '
+            'task: compare shapes, not values). GPU: filled markers, CPU: hollow.'
         )
     draw_caption(figure, caption)
     return figure
 
 
 def _draw_scatter(axes: Axes, family: Family, platform: str, known: Sequence[Candidate]) -> str:
-    """Draw candidates, front and levels; return what the caption says of them."""
+    """Plot candidates, Pareto front and levels; return the text about them for the caption."""
     finalists = [c for c in known if c.kind == FINALIST]
     sampled = [c for c in known if c.kind != FINALIST]
     for group, colour, size, label in (
         (sampled, SAMPLED_DOT, 9.0, f'sampled ({len(sampled)})'),
-        (finalists, FINALIST_DOT, 15.0, f'measured as carefully as a level ({len(finalists)})'),
+        (finalists, FINALIST_DOT, 15.0, f'measured as precisely as levels ({len(finalists)})'),
     ):
         if group:
             axes.scatter(
@@ -133,14 +134,14 @@ def _draw_scatter(axes: Axes, family: Family, platform: str, known: Sequence[Can
     axes.legend(loc='lower right', fontsize=TEXT_SIZE, frameon=False, handletextpad=0.4)
     predicted = sum(math.isnan(c.latency_ms) for c in known)
     return (
-        ' Dots: candidates, top-1 on the images that levels were chosen by'
-        + (f'; latency of {predicted} sampled ones predicted.' if predicted else '.')
-        + ' Levels were measured again, on other images, when the family was written.'
+        ' Dots: candidates, top-1 on the images used for choosing levels'
+        + (f'; the latencies of {predicted} sampled ones are predicted.' if predicted else '.')
+        + ' The levels were measured again on other images.'
     )
 
 
 def _draw_latencies(axes: Axes, family: Family) -> None:
-    """Draw accuracy against latency, a line a platform."""
+    """Plot accuracy against latency, with one line per platform."""
     accuracies = [100 * level.accuracy for level in family.levels]
     several = len(family.platforms) > 1
     for index, (name, profile) in enumerate(family.platforms.items()):
@@ -258,11 +259,11 @@ def _finish(axes: Axes, x_label: str, title: str) -> None:
     axes.set_ylabel('top-1 [%]')
     axes.set_title(title, fontsize=TEXT_SIZE + 1, color=INK, loc='left', pad=5)
     low, high = axes.get_ylim()
-    axes.set_ylim(low, high + 0.06 * (high - low))  # room for the numbers
+    axes.set_ylim(low, high + 0.06 * (high - low))  # space for the numbers
 
 
 def _log_axis(axes: Axes, *, is_wide: bool = False) -> None:
-    """Make the x axis logarithmic, its ticks plain numbers that do not crowd."""
+    """Make the x axis logarithmic, with plain numbers as tick labels that do not overlap."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
     axes.set_xscale('log')

@@ -1,4 +1,4 @@
-"""The paper's curves, to draw beside our own: read from the folder of reference data, if any."""
+"""The curves published in the paper, read from the folder of reference data if it exists."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Curve = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True)
 class PublishedCurves:
-    """Points (x, top-1 in per cent) by system, ascending; on ImageNet and a Jetson Xavier NX.
+    """Points (x, top-1 in per cent) by system, in ascending order; ImageNet, Jetson Xavier NX.
 
     gpu_ms, cpu_ms: latency, batch 1 (figures 3 and 4); macs_m: millions of multiply-accumulates
     (figure 5). The paper's own levels are under `dynamic_ofa`.
@@ -33,15 +33,18 @@ class PublishedCurves:
 
 
 def reference_directory() -> Path:
-    """Return the folder of reference data: $DYNAMIC_OFA_REFERENCE, else beside the checkout."""
+    """Return the folder of reference data.
+
+    This is $DYNAMIC_OFA_REFERENCE, or else shared/reference beside the checkout.
+    """
     default = share_directory().parent / 'shared' / 'reference'
     return Path(os.environ.get(REFERENCE_VARIABLE) or default).expanduser()
 
 
 def read_published_curves(directory: Path | None = None) -> PublishedCurves | None:
-    """Return the paper's curves; None where there is no reference data.
+    """Return the paper's curves; None if there is no reference data.
 
-    Raise FamilyError when the file is there and is not what it should be.
+    Raise FamilyError if the file exists and is invalid.
     """
     path = (directory or reference_directory()) / LEVELS_FILE
     try:
@@ -60,7 +63,7 @@ def read_published_curves(directory: Path | None = None) -> PublishedCurves | No
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise FamilyError(
             f'{path} is not the table of published levels ({type(error).__name__}: {error}); '
-            f'{REFERENCE_VARIABLE} names its folder'
+            f'set {REFERENCE_VARIABLE} to the folder that contains it'
         ) from None
 
 

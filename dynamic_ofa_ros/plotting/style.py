@@ -1,6 +1,6 @@
-"""How all figures look: size, type, colours, legend and caption.
+"""The common style of all figures: size, font size, colours, legend and caption.
 
-matplotlib's object interface and the Agg canvas only: no global state, no display.
+Figures use matplotlib's object interface and the Agg canvas: no global state, no display.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dynamic_ofa_ros.errors import DynamicOfaError
 from dynamic_ofa_ros.files import replacing
 
 if TYPE_CHECKING:
@@ -20,10 +21,17 @@ DPI = 150
 TEXT_SIZE = 8.0
 INK, QUIET, SHADE, LIMIT = '#222222', '#767676', '#ebebeb', '#c1272d'
 CAPTION_COLUMNS = 140
+PICTURES = ('.png', '.pdf', '.svg')
+
+
+def check_picture_name(option: str, path: Path) -> None:
+    """Raise a DynamicOfaError where an option names a file that is no picture."""
+    if path.suffix.lower() not in PICTURES:
+        raise DynamicOfaError(f'{option} is {path}; its name must end with {", ".join(PICTURES)}')
 
 
 def new_figure(height_inches: float) -> Figure:
-    """Return an empty figure with room for a legend above and a caption below."""
+    """Return an empty figure with space for a legend above and a caption below."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -40,7 +48,7 @@ def new_figure(height_inches: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write a figure; the suffix (.png, .pdf, .svg) says which format. Return the path."""
+    """Write a figure in the format of the suffix (.png, .pdf, .svg); return the path."""
     path = Path(path)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=DPI, format=path.suffix.lstrip('.') or 'png')
@@ -48,7 +56,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
 
 
 def style_axes(axes: Axes) -> None:
-    """Give axes the common look: no frame, quiet lines, a light grid behind the data."""
+    """Apply the common style to axes: no frame, grey lines, a light grid behind the data."""
     axes.spines[['top', 'right']].set_visible(False)
     for side in ('left', 'bottom'):
         axes.spines[side].set_color(QUIET)
@@ -60,7 +68,7 @@ def style_axes(axes: Axes) -> None:
 
 
 def level_colour(level: int, level_count: int) -> tuple[float, float, float, float]:
-    """Return a level's colour: viridis from dark (level 1) to light, without its palest end."""
+    """Return the colour of a level: viridis from dark (level 1) to light, without the lightest."""
     from matplotlib import colormaps
 
     red, green, blue, alpha = colormaps['viridis'](0.9 * (level - 1) / max(1, level_count - 1))
@@ -68,7 +76,7 @@ def level_colour(level: int, level_count: int) -> tuple[float, float, float, flo
 
 
 def draw_legend(figure: Figure, axes: Axes) -> None:
-    """Put the legend of `axes` into one line above everything."""
+    """Draw the legend of `axes` in one line above all axes."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(
         handles,
@@ -87,7 +95,7 @@ def draw_legend(figure: Figure, axes: Axes) -> None:
 
 
 def draw_caption(figure: Figure, text: str) -> None:
-    """Write a caption, wrapped, below everything."""
+    """Write a wrapped caption below all axes."""
     figure.text(
         0.02,
         0.012,

@@ -1,6 +1,6 @@
-"""What runs on the robot; knows nothing of ROS.
+"""The part that runs on the robot; it does not depend on ROS.
 
-Without ROS, a camera loop is these lines (`frames` yields (H, W, 3) uint8 RGB arrays):
+A camera loop without ROS (`frames` yields (H, W, 3) uint8 RGB arrays):
 
     from dynamic_ofa_ros.runtime import (
         Classifier, Constraints, Family, Measurement, RuntimeManager,
@@ -20,8 +20,8 @@ Without ROS, a camera loop is these lines (`frames` yields (H, W, 3) uint8 RGB a
         print(result.top1)
         manager.observe(Measurement(time.perf_counter_ns(), result.level, result.inference_ms))
 
-`ClassifierWorker` does the same on a thread of its own, always with the newest frame.
-Names are resolved on first use: importing this package imports no engine.
+`ClassifierWorker` does the same on a separate thread and always uses the newest frame.
+Names are resolved at first use, so importing this package does not import an engine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Everything that classifies: family, engines, profiles, manager and worker, built in one go."""
+"""Build all parts of a classifier: family, engines, profiles, manager and worker."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from dynamic_ofa_ros.runtime.policies import PolicySettings, platform_note
 
 @dataclass(frozen=True)
 class Request:
-    """What to build; the fields are the node's parameters."""
+    """Options for building a classifier; the fields are parameters of the node."""
 
     family: str
     device: str = 'auto'
@@ -43,7 +43,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Who is told of results; all are called on the worker's thread."""
+    """Callbacks of the worker (see ClassifierWorker), which calls them on its thread."""
 
     on_result: OnResult
     on_telemetry: OnTelemetry
@@ -54,7 +54,7 @@ class Callbacks:
 
 @dataclass(frozen=True)
 class Assembly:
-    """The running parts. `device` is what inference runs on first: 'cpu', 'cuda' or 'cuda:N'."""
+    """All parts of a classifier. `device` is the first engine's: 'cpu', 'cuda' or 'cuda:N'."""
 
     family: Family
     engines: tuple[Engine, ...]
@@ -66,23 +66,23 @@ class Assembly:
 
     @cached_property
     def devices(self) -> dict[str, str]:
-        """Return the identity of the processor or GPU behind each platform."""
+        """Return the identity of the processor or GPU of each platform."""
         return {engine.platform: device_identity(engine.device) for engine in self.engines}
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences about what was asked of engines and policy and could not be had."""
+        """Messages about options of engines and policy that could not be met."""
         policy_note = platform_note(self.manager.table, self.manager.policy_settings)
         engine_notes = (note for engine in self.engines for note in engine.notes)
         return (*engine_notes, *([policy_note] if policy_note else []))
 
     def start(self) -> None:
-        """Start the threads."""
+        """Start the threads of the host monitor and the worker."""
         self.host.start()
         self.worker.start()
 
     def close(self) -> None:
-        """Let the frame in work finish, end the threads and free the engines."""
+        """Finish the current frame, end the threads and free the engines."""
         has_stopped = self.worker.stop()
         self.host.stop()
         if has_stopped:
@@ -99,11 +99,13 @@ def assemble(
     settings: WorkerSettings,
     progress: Callable[[str], None],
 ) -> Assembly:
-    """Build all parts, the engines warm; `progress` is told before each slow step.
+    """Build all parts and warm up the engines.
 
-    Raises DynamicOfaError when something cannot be had; nothing built until then stays.
+    progress: called with a message before each slow step. Raise DynamicOfaError if a part cannot
+    be built; parts that were built before are freed.
     """
-    # Preprocessing too: another thread would be waited for while others have its processor.
+    # Preprocessing also has to use this number of threads: with more, it would have to wait for
+    # threads whose processors are busy with other programs.
     cv2.setNumThreads(request.threads)
     progress(f'loading family {request.family}')
     family = Family.load(request.family)
@@ -149,12 +151,12 @@ def assemble(
 
 
 def _in_precision(family: Family, engines: list[Engine], precision: str) -> Family:
-    """Return the family with its accuracies in a precision; the first engine notes their lack."""
+    """Return the family with the accuracies of a precision; if there are none, add a note."""
     measured = family.in_precision(engines[0].name, precision)
     if measured is None:
         note = (
-            f'the accuracies are those of fp32: in {precision} none were measured; '
-            f'dynamic-ofa measure --precision {precision} --data FOLDER does'
+            f'accuracies are those of fp32, because none were measured in {precision}: run '
+            f'dynamic-ofa measure --precision {precision} --data FOLDER'
         )
         engines[0].notes = (*engines[0].notes, note)
     return measured or family
@@ -163,10 +165,13 @@ def _in_precision(family: Family, engines: list[Engine], precision: str) -> Fami
 def _profiles_of(
     engines: list[Engine], family: Family, progress: Callable[[str], None]
 ) -> tuple[LatencyProfile, ...]:
-    """Return a profile for each engine; one that fails leaves the list, unless it is the last."""
+    """Return a profile for each engine.
+
+    An engine that fails is removed from `engines`; if it is the only one, raise EngineError.
+    """
     profiles, notes = [], []
     for engine in tuple(engines):
-        progress(f'looking up the latency of each level on {engine.platform}')
+        progress(f'loading or measuring the latency of each level on {engine.platform}')
         try:
             profiles.append(load_or_measure_profile(engine, family))
         except EngineError as error:

@@ -1,4 +1,4 @@
-"""The build cache: what is derived from a family for one machine, safe to delete at any time.
+"""The build cache: files derived from a family for this machine, safe to delete at any time.
 
     <cache>/<family name>-<first 16 digits of its checksum>/
       onnx/              folders of files with a manifest of their checksums
@@ -6,8 +6,9 @@
       profiles/<platform>.yaml
       choice-<device>-t<threads>.json
 
-A folder is built beside its final name and renamed, so it is there whole or not at all; a damaged
-or stale one is built again. Two processes that want the same folder wait for each other.
+A folder is built under a temporary name and renamed, so it is complete or does not exist; a
+damaged or outdated folder is built again. A lock prevents two processes from building the same
+folder.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ _log = logging.getLogger(__name__)
 
 
 class BuildCache:
-    """The cache of one family. Where it cannot be written, a temporary directory takes its place.
+    """The cache of one family.
 
-    `notes` then says so, in a sentence for the user.
+    If it cannot be written, a temporary directory is used instead and `notes` contains a message
+    for the user.
     """
 
     def __init__(self, family: Family, cache_dir: Path | None = None) -> None:
@@ -49,21 +51,21 @@ class BuildCache:
 
     @property
     def directory(self) -> Path:
-        """Where new files are written."""
+        """The folder in which new files are written."""
         return self._temporary or self._wanted
 
     def find(self, relative: str) -> Path | None:
-        """Return a file of the cache when it exists; one in a read-only cache serves as well."""
+        """Return a file of the cache if it exists, also in a read-only cache; otherwise None."""
         for root in (self._temporary, self._wanted):
             if root is not None and (root / relative).is_file():
                 return root / relative
         return None
 
     def folder(self, name: str, version: str, build: Callable[[Path], None]) -> Path:
-        """Return an intact folder of derived files.
+        """Return a folder of derived files.
 
-        `build` is called with an empty folder to fill when there is none of this version whose
-        files are as they were written. What it raises is passed on, and nothing is left behind.
+        If there is no intact folder of this version, `build` is called with an empty folder to
+        fill. If it raises an exception, the folder is removed and the exception is passed on.
         """
         for root in (self._temporary, self._wanted):
             if root is not None and _is_intact(root / name, version):
@@ -77,11 +79,11 @@ class BuildCache:
             return self._build_folder(name, version, build)
 
     def write_text(self, relative: str, text: str) -> Path:
-        """Write a small file atomically and return where it is."""
+        """Write a text file atomically and return its path."""
         return self.write(relative, lambda path: write_text_atomically(path, text))
 
     def write(self, relative: str, writer: Callable[[Path], None]) -> Path:
-        """Let `writer` write a file (atomically, that is its business) and return where it is."""
+        """Call `writer` to write a file and return its path; `writer` must write atomically."""
         try:
             return self._write(relative, writer)
         except OSError as error:
@@ -92,18 +94,18 @@ class BuildCache:
 
     @contextmanager
     def locked(self, relative: str) -> Iterator[None]:
-        """Hold the lock of a file that takes long to make; none where nothing can be written."""
+        """Hold the lock of a file that takes long to create; no lock if it cannot be created."""
         path = self.directory / f'{relative}.lock'
         with ExitStack() as stack:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(_locked(path))
             except OSError as error:
-                _log.debug('no lock %s: %s', path, error)
+                _log.debug('cannot create the lock %s: %s', path, error)
             yield
 
     def read_json(self, relative: str) -> dict[str, Any]:
-        """Return a JSON object of the cache; empty when it is missing or damaged."""
+        """Return a JSON object of the cache; empty if it is missing or damaged."""
         path = self.find(relative)
         if path is None:
             return {}
@@ -125,8 +127,8 @@ class BuildCache:
         atexit.register(shutil.rmtree, self._temporary, ignore_errors=True)
         note = (
             f'the build cache {self._wanted} cannot be written ({error.strerror or error}): '
-            'building into a temporary directory, at every start again; '
-            'set DYNAMIC_OFA_CACHE to a folder that can be written'
+            'files are built at every start, in a temporary directory; '
+            'set DYNAMIC_OFA_CACHE to a writable folder'
         )
         self.notes = (*self.notes, note)
         _log.warning('%s', note)
@@ -135,7 +137,7 @@ class BuildCache:
         target = self.directory / name
         self.directory.mkdir(parents=True, exist_ok=True)
         with _locked(self.directory / f'.{name}.lock'):
-            if _is_intact(target, version):  # another process built it while this one waited
+            if _is_intact(target, version):  # built by another process in the meantime
                 return target
             partial = Path(
                 tempfile.mkdtemp(prefix=f'.{name}.', suffix='.partial', dir=self.directory)
@@ -152,16 +154,16 @@ class BuildCache:
 
 
 def filesystem_safe(text: str) -> str:
-    """Return the text in lower case, what is no letter, digit or dot as single hyphens."""
+    """Return the text in lower case, with a hyphen for all other than letters, digits and dots."""
     return re.sub(r'[^a-z0-9.]+', '-', text.lower()).strip('-.') or 'unknown'
 
 
 def _is_intact(folder: Path, version: str) -> bool:
-    """Tell whether a folder has the wanted version and every file as it was written."""
+    """Return whether a folder is of this version and its files match their checksums."""
     try:
         manifest = json.loads((folder / MANIFEST_FILE).read_bytes())
         if manifest['version'] != version:
-            _log.info('%s is of another version and is built again', folder)
+            _log.info('%s is of another version; it is built again', folder)
             return False
         for name, checksum in manifest['files'].items():
             if hashlib.sha256((folder / name).read_bytes()).hexdigest() != checksum:
@@ -170,7 +172,7 @@ def _is_intact(folder: Path, version: str) -> bool:
     except FileNotFoundError:
         return False
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        _log.warning('%s is damaged and is built again: %r', folder, error)
+        _log.warning('%s is damaged (%r); it is built again', folder, error)
         return False
     return True
 
@@ -185,7 +187,7 @@ def _write_manifest(folder: Path, version: str) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Make what was written to a file or a folder's list of names survive a loss of power."""
+    """Write a file or the entries of a folder to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -195,7 +197,7 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock; the system frees it when the process dies."""
+    """Hold an exclusive lock; the operating system releases it when the process ends."""
     with path.open('a') as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,8 +1,8 @@
-"""Classifier: a frame in, a Result with stage timings out; and the worker thread around it.
+"""Classifier, which classifies a frame and measures each stage, and its worker thread.
 
-One frame's way: `submit` puts it into the mailbox (newest only), the worker decodes and
-preprocesses it, infers, postprocesses, hands the result to `on_result` and only then lets the
-manager look at the timings. A switch happens between frames.
+`submit` puts a frame into the mailbox, which keeps the newest one. The worker decodes,
+preprocesses and classifies it and passes the result to `on_result`; then the manager processes the
+timings. The level is switched between two frames.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ __all__ = [
 
 NAN = math.nan
 MAX_INPUT_AGE_MS = 10_000.0
-"""An older image has a clock of its own, or comes from a bag: its stamp starts no latency."""
+"""Stamps of older images are ignored: such an image has another clock, or comes from a bag."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class of the answer; `score` is the softmax probability."""
+    """One class of a result; `score` is the softmax probability."""
 
     class_id: int
     label: str
@@ -61,9 +61,9 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Result:
-    """The answer to one frame: classes in descending order of score, and what each stage took.
+    """The result for one frame: classes in descending order of score, and the stage timings.
 
-    `processing_ms` is preprocess + inference + postprocess and what lies between.
+    `processing_ms` is the time from the start of preprocessing to the end of postprocessing.
     """
 
     level: int
@@ -77,15 +77,14 @@ class Result:
 
     @property
     def top1(self) -> ClassScore | None:
-        """The best class; None when no class passed the threshold."""
+        """The class with the highest score; None if no score reached the threshold."""
         return self.scores[0] if self.scores else None
 
 
 class Classifier:
-    """Runs frames through the levels of an engine, or of one of several; one thread at a time.
+    """Classifies frames with the levels of one or several engines; not thread-safe.
 
-    Each of several engines runs the whole family on a platform of its own; the first is the one
-    that serves where none is named.
+    Each engine runs all levels of the family on one platform. The first engine is the default.
     """
 
     def __init__(self, family: Family, *engines: Engine) -> None:
@@ -93,7 +92,7 @@ class Classifier:
             if engine.level_count != len(family.levels):
                 raise EngineError(
                     f'the engine {engine.platform} has {engine.level_count} levels, '
-                    f'the family {family.name} {len(family.levels)}'
+                    f'but the family {family.name} has {len(family.levels)}'
                 )
         self.family = family
         self.engine = engines[0]
@@ -101,23 +100,29 @@ class Classifier:
 
     @property
     def platforms(self) -> tuple[str, ...]:
-        """The platforms that there is an engine for."""
+        """The platforms of all engines."""
         return tuple(self._engines)
 
     def is_ready(self, level: int, platform: str) -> bool:
-        """Tell whether a level is in memory on a platform."""
+        """Return whether a level is in memory on a platform."""
         residents = self._engines[platform].residents
         return residents is None or residents.is_ready(level)
 
     def resident(self, platform: str) -> tuple[int, float]:
-        """Return how many levels are in memory on a platform, and what they took in MB."""
+        """Return the number of levels in memory on a platform, and their memory in MB.
+
+        The memory is NaN if the engine does not measure it.
+        """
         engine = self._engines[platform]
         if engine.residents is None:
             return engine.level_count, math.nan
         return len(engine.residents.levels), engine.residents.resident_mb
 
     def approach(self, level: int, platform: str, in_use: int) -> None:
-        """Say which level is wanted on a platform: it and its neighbours are loaded."""
+        """Load a level and its neighbours on a platform in the background.
+
+        in_use: the level that runs now, which stays in memory.
+        """
         residents = self._engines[platform].residents
         if residents is not None:
             residents.approach(level, in_use)
@@ -131,10 +136,11 @@ class Classifier:
         top_k: int = 5,
         score_threshold: float = 0.0,
     ) -> Result:
-        """Classify one image at a level (from 1; None is the highest), on a platform if named.
+        """Classify one image.
 
-        `image` is (H, W, 3) uint8 RGB, or a source that decodes to it (counted as preprocessing).
-        Raises ImageError when it cannot be decoded, EngineError when inference fails.
+        image: (H, W, 3) uint8 RGB, or a source that is decoded to it as part of preprocessing.
+        level: 1-based; None is the highest. platform: by default, that of the first engine. Raise
+        ImageError if the image cannot be decoded, and EngineError if inference fails.
         """
         index = len(self.family.levels) if level is None else level
         resolution = self.family.level(index).resolution
@@ -173,16 +179,16 @@ class Classifier:
 
 
 def softmax(logits: FloatArray) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return the probabilities (classes,) float64; raise EngineError unless logits are finite."""
+    """Return the probabilities (classes,) float64; raise EngineError if a logit is not finite."""
     if not np.isfinite(logits).all():
-        raise EngineError('inference returned logits that are not finite numbers')
+        raise EngineError('inference returned logits that are NaN or infinite')
     values = logits.astype(np.float64)
     exponentials = np.exp(values - values.max())
     return np.asarray(exponentials / exponentials.sum())
 
 
 def top_indices(values: np.ndarray[Any, Any], count: int) -> list[int]:
-    """Return the indices of the `count` largest values, largest first, ties by index."""
+    """Return the indices of the `count` largest values, in descending order; ties by index."""
     count = min(count, values.size)
     if count < 1:
         return []
@@ -193,9 +199,9 @@ def top_indices(values: np.ndarray[Any, Any], count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What a user can change while the worker runs; swapped as one snapshot.
+    """Settings that can be changed while the worker runs; they are replaced as a whole.
 
-    max_frame_age_ms: a frame older than this when its turn comes is dropped; 0 keeps all.
+    max_frame_age_ms: a frame that is older when the worker takes it is dropped; 0: no limit.
     """
 
     top_k: int = 5
@@ -205,9 +211,9 @@ class WorkerSettings:
 
 @dataclass(frozen=True)
 class Switch:
-    """A switch as it happened: why, at which frame, and what changing the level itself cost.
+    """A switch: the decision, the last frame before it, and the time to change the level.
 
-    `header` is that of the last frame classified at the old level, None where there is none.
+    header: that of the last frame classified before the switch; None if there is none.
     """
 
     decision: Decision
@@ -217,7 +223,7 @@ class Switch:
 
 @dataclass(frozen=True)
 class _Work:
-    """A frame in work: since when, where, and when its engine is taken to hang."""
+    """The frame being classified, and the time after which its engine is considered hung."""
 
     frame: Frame
     level: int
@@ -233,34 +239,37 @@ OnSwitch = Callable[[Switch], None]
 
 
 HANGING_MS, HANGING_FACTOR = 5000.0, 50.0
-"""Inference that takes longer than this, and than so many times what was expected, hangs."""
+"""An engine is considered hung after this time, and this multiple of the expected latency."""
 
 ABANDONED_JOIN_S = 0.2
-"""How long the end waits for a thread whose engine hung: it may never answer."""
+"""Time that `stop` waits for a thread whose engine hung; the thread may never end."""
 
 ARRIVALS = 16
-"""Arrivals that the time between two images is taken from (the median)."""
+"""Number of arrivals from which the period of the images (the median) is computed."""
 
 
 def _ignore(*arguments: object) -> None:
-    """Stand in for a callback that the caller did not give."""
+    """Do nothing; the default for optional callbacks."""
 
 
 def always(sequence: int) -> bool:
-    """Want the telemetry of every frame."""
+    """Request the telemetry of every frame."""
     return True
 
 
 class ClassifierWorker:
-    """The thread that owns the engine: it takes the newest frame, classifies, reports, adapts.
+    """Classifies the newest frames on its own thread and switches levels as the manager decides.
 
-    All callbacks run on this thread. Per frame, in this order:
-    `on_result(frame, result)` as soon as the answer exists; the manager looks at the timings;
-    `on_telemetry(frame, telemetry)` if `wants_telemetry(sequence)` (the number of the frame, from
-    1): making it costs; `on_switch(switch)` when the level changed (also before a frame, when
-    constraints did, and after one whose inference failed). `on_error(frame, error, cause)` for a
-    frame without an answer: cause encoding, size, step, buffer (rejected), inference, or internal:
-    then the worker has stopped and `failure` says why.
+    All callbacks run on this thread, except those of `leave_hanging_engine`. For each frame:
+    1. `on_result(frame, result)` is called as soon as the result is known.
+    2. The manager processes the timings.
+    3. `on_telemetry(frame, telemetry)` is called if `wants_telemetry(sequence)` returns True;
+       sequence is the number of the frame, from 1.
+    4. `on_switch(switch)` is called if the level changed. It is also called before a frame if new
+       constraints change the level, and after a frame whose inference failed.
+    `on_error(frame, error, cause)` is called for a frame without a result. The cause is encoding,
+    size, step or buffer (rejected frames), inference, or internal; after an internal error, the
+    worker has stopped, and `failure` is the error.
     """
 
     def __init__(
@@ -314,14 +323,14 @@ class ClassifierWorker:
     def _new_thread(self) -> threading.Thread:
         return threading.Thread(target=self._run, name='classifier', daemon=True)
 
-    # What other threads may call.
+    # Methods for other threads.
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> bool:
-        """Let the frame in work finish, end the thread, and tell whether it ended in time."""
+        """Finish the current frame and end the thread; return whether it ended in time."""
         self.mailbox.close()
         if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
@@ -330,10 +339,11 @@ class ClassifierWorker:
         return not any(thread.is_alive() for thread in (self._thread, *self._abandoned))
 
     def leave_hanging_engine(self) -> bool:
-        """Go on without an engine that does not answer; call it now and then.
+        """Stop using an engine that hangs; call this method periodically.
 
-        The frame in work is given up, the platform is left, and a new thread takes over. Returns
-        whether that happened: it cannot where no other platform is left to run on.
+        The current frame is reported as failed, the manager switches to another platform, and a
+        new thread takes over. Return whether this was done: False if no engine hangs, or if there
+        is no other platform.
         """
         with self._work_lock:
             work, now_ns = self._work, self._clock_ns()
@@ -343,8 +353,8 @@ class ClassifierWorker:
             self._abandoned.append(self._thread)
             self._thread = self._new_thread()
         error = EngineError(
-            f'{work.platform} has not answered at level {work.level} for '
-            f'{(now_ns - work.frame.received_ns) / 1e9:.0f} s and is left'
+            f'{work.platform} has not finished level {work.level} for '
+            f'{(now_ns - work.frame.received_ns) / 1e9:.0f} s and is no longer used'
         )
         self._failed += 1
         self._on_error(work.frame, error, 'inference')
@@ -357,22 +367,22 @@ class ClassifierWorker:
 
     @property
     def is_running(self) -> bool:
-        """Whether the thread lives."""
+        """Whether the thread is running."""
         return self._thread.is_alive()
 
     def submit(self, frame: Frame) -> None:
-        """Hand over a frame; it replaces one that still waits. Nothing happens while disabled."""
+        """Submit a frame, which replaces a waiting one; ignored while disabled."""
         if self._is_enabled:
             self._arrivals_ns.append(frame.received_ns)
             self.mailbox.put(frame)
 
     @property
     def is_enabled(self) -> bool:
-        """Whether frames are taken."""
+        """Whether submitted frames are processed."""
         return self._is_enabled
 
     def set_enabled(self, is_enabled: bool) -> None:
-        """Take frames from now on, or ignore them (neither processed nor counted as dropped)."""
+        """Process submitted frames, or ignore them; ignored frames do not count as dropped."""
         self._is_enabled = is_enabled
         if not is_enabled:
             self.mailbox.clear()
@@ -380,45 +390,45 @@ class ClassifierWorker:
 
     @property
     def settings(self) -> WorkerSettings:
-        """The settings that the next frame obeys."""
+        """The settings for the next frame."""
         return self._settings
 
     def set_settings(self, settings: WorkerSettings) -> None:
-        """Take new settings; the next frame obeys them."""
+        """Set the settings for the next frame."""
         self._settings = settings
 
     @property
     def processed_frames(self) -> int:
-        """Frames that got an answer."""
+        """Number of frames with a result."""
         return self._processed
 
     @property
     def dropped_frames(self) -> int:
-        """Frames replaced by a newer one, or older than `max_frame_age_ms`."""
+        """Number of frames that were replaced by newer ones or older than `max_frame_age_ms`."""
         return self._overwritten + self.mailbox.replaced + self.dropped_old.total
 
     @property
     def dropped_age_ms(self) -> float:
-        """Age of the last frame dropped because of it; NaN when there was none."""
+        """Age of the last frame that was dropped for its age; NaN if there is none."""
         return self._dropped_age_ms
 
     @property
     def rejected_frames(self) -> int:
-        """Frames that could not be decoded; `rejected.snapshot()` has them by cause."""
+        """Number of frames that could not be decoded; `rejected.snapshot()` counts by cause."""
         return self.rejected.total
 
     @property
     def failed_frames(self) -> int:
-        """Frames whose inference failed."""
+        """Number of frames whose inference failed."""
         return self._failed
 
     @property
     def lost_frames(self) -> int:
-        """Frames that were lost before they could be submitted."""
+        """Number of frames that were lost before `submit`."""
         return self._lost
 
     def set_missing(self, lost: int, overwritten: int) -> None:
-        """Tell how many frames never came to `submit`: lost, or replaced by a newer one."""
+        """Set how many frames were never submitted: lost frames, and frames replaced before."""
         self._lost, self._overwritten = lost, overwritten
 
     # The worker thread.
@@ -426,7 +436,7 @@ class ClassifierWorker:
     def _run(self) -> None:
         frame: Frame | None = None
         if self._nice:
-            _take_niceness(self._nice)
+            _set_niceness(self._nice)
         try:
             while True:
                 frame = self.mailbox.get()
@@ -436,7 +446,7 @@ class ClassifierWorker:
                 if threading.current_thread() in self._abandoned:
                     return
                 self._free_since_ns = self._clock_ns()
-        except Exception as error:  # the thread's last words: a callback or this code is broken
+        except Exception as error:  # a bug in a callback or in this class
             if threading.current_thread() in self._abandoned:
                 return
             _log.exception('the classifier worker stopped')
@@ -470,7 +480,7 @@ class ClassifierWorker:
             error = caught
         with self._work_lock:
             if self._work is not work:
-                return  # the engine hung, and another thread has taken over
+                return  # the engine hung and another thread has taken over
             self._work = None
         if isinstance(error, ImageError):
             self.rejected.add(error.cause)
@@ -511,7 +521,7 @@ class ClassifierWorker:
         self.classifier.approach(*self.manager.wanted, self.manager.active_level)
 
     def _period_ms(self) -> float:
-        """Return the time between two images that arrive; NaN while it is unknown."""
+        """Return the median time between the arrivals of two images; NaN if unknown."""
         arrivals_ns = list(self._arrivals_ns)
         if len(arrivals_ns) < 4:
             return NAN
@@ -520,8 +530,8 @@ class ClassifierWorker:
 
     @staticmethod
     def _end_to_end_ms(frame: Frame, node_ms: float) -> float:
-        """Return the time from the image's stamp to now; NaN when the stamp cannot be right."""
-        if not 0.0 <= frame.input_age_ms <= MAX_INPUT_AGE_MS:  # also when it is not a number
+        """Return the time from the image's stamp to now; NaN if the stamp is implausible."""
+        if not 0.0 <= frame.input_age_ms <= MAX_INPUT_AGE_MS:  # also true for NaN
             return NAN
         return frame.input_age_ms + node_ms
 
@@ -536,7 +546,7 @@ class ClassifierWorker:
         return True
 
     def _switch(self, decision: Decision | None, start_ns: int, end_ns: int | None = None) -> None:
-        """Report a switch. Every level is resident: deciding was all there is to it."""
+        """Report a switch; it takes no other action, because the level is already in memory."""
         if decision is None:
             return
         switch_ms = ((self._clock_ns() if end_ns is None else end_ns) - start_ns) / 1e6
@@ -544,11 +554,11 @@ class ClassifierWorker:
         self._on_switch(self._pending_switch)
 
     def _close_switch(self, result: Result) -> None:
-        """Settle what the last switch cost, with the first frame after it.
+        """Compute the cost of the last switch from the first frame after it.
 
-        The cost is the time to decide and change the level plus what this frame's inference took
-        longer than expected (the level's profiled median times the slowdown at the decision), if
-        it did: it carries one frame's noise.
+        The cost is the time to decide and to change the level, plus the extra inference time of
+        this frame over the expected time (the median of the level's profile times the slowdown at
+        the decision). So it includes the noise of one frame.
         """
         switch, self._pending_switch = self._pending_switch, None
         if switch is None:
@@ -612,14 +622,14 @@ class ClassifierWorker:
         )
 
 
-def _take_niceness(nice: int) -> None:
-    """Give the calling thread, and no other, this niceness; a warning says what refuses it."""
+def _set_niceness(nice: int) -> None:
+    """Set the niceness of the calling thread only; log a warning if this is not permitted."""
     try:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)  # of a thread, on Linux
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)  # per thread on Linux
     except OSError as error:
         _log.warning(
-            'the classifying thread cannot have niceness %d: %s; allow it with LimitNICE= of '
-            'systemd or nice in /etc/security/limits.conf',
+            'cannot set the niceness of the classifier thread to %d: %s; allow it with LimitNICE= '
+            'of systemd or nice in /etc/security/limits.conf',
             nice,
             error,
         )

@@ -1,4 +1,4 @@
-"""What goes into the runtime manager and comes out: measurements, decisions, its state."""
+"""Input and output of the runtime manager: measurements, decisions and its state."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ NAN = math.nan
 
 @dataclass(frozen=True)
 class Measurement:
-    """The latencies of one frame, and when it was finished.
+    """The latencies of one frame, which was finished at `time_ns`.
 
-    node_ms: from arrival to the answer; end_to_end_ms: from the image's stamp to the answer.
-    platform: where it ran; may be left out where there is only one.
-    wait_ms: what of node_ms and end_to_end_ms the image waited for the one before it.
-    period_ms: time between two images that arrive; NaN while it is unknown.
+    node_ms: from arrival to result. end_to_end_ms: from the image's stamp to the result.
+    platform: the platform that ran it; may be empty if there is only one.
+    wait_ms: the part of node_ms and end_to_end_ms that the image waited for the previous frame.
+    period_ms: time between the arrivals of two images; NaN if unknown.
     """
 
     time_ns: int
@@ -32,10 +32,10 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Decision:
-    """A switch and its reasons. `from_level` is 0 for the first choice at start.
+    """A switch and its reason. `from_level` is 0 for the first choice at the start.
 
-    predicted_latency_ms: as in ManagerState. Constraints are NaN where there is none. Where the
-    manager chooses the platform too, the level may stay and the platform change.
+    predicted_latency_ms: as in ManagerState. max_latency_ms, min_accuracy: NaN if not set. If the
+    manager has several platforms, a switch can change the platform only.
     """
 
     time_ns: int
@@ -55,16 +55,16 @@ class Decision:
 
 @dataclass(frozen=True)
 class ManagerState:
-    """What the manager knows after a frame; a snapshot that other threads may read.
+    """The manager's state after a frame; immutable, so other threads may read it.
 
-    predicted_latency_ms: what the wanted share of frames (the quantile) is predicted to stay
-    below at this level, in the limited scope.
-    outside_ms: what of it is predicted to pass outside inference.
-    latency_ms: of the last frame, in the limited scope; NaN before the first.
-    consecutive_violations: frames in a row, up to the last one, that broke the limit.
-    reason: the policy's present thinking, a sentence.
-    platform: where the next frame runs.
-    inference_limit_ms: what the limit leaves for inference; infinite without a limit.
+    predicted_latency_ms: predicted quantile of the latency at this level, in the limit's scope;
+    the quantile is that of the constraints.
+    outside_ms: the part of it that is predicted outside inference.
+    latency_ms: latency of the last frame in the limit's scope; NaN before the first frame.
+    consecutive_violations: number of consecutive frames, up to the last one, over the limit.
+    reason: the reason for the current level, a sentence.
+    platform: the platform for the next frame.
+    inference_limit_ms: the part of the limit available for inference; infinite without a limit.
     """
 
     level: int

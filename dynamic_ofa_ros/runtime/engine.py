@@ -1,6 +1,6 @@
-"""The Engine protocol, and how an engine is chosen, built and checked.
+"""The Engine protocol; choosing, building and verifying engines.
 
-An engine is one file under engines/ and one line in `_ENGINES`.
+To add an engine, add a file to engines/ and an entry to `_ENGINES`.
 """
 
 from __future__ import annotations
@@ -60,10 +60,11 @@ PRECISIONS = ('fp32', 'bf16', 'fp16')
 
 @dataclass(frozen=True)
 class _Kind:
-    """An engine: where its class is, and what it can do.
+    """The class of an engine and its properties.
 
-    needs: what it imports. distributions: any of these brings it. device: the only kind that it
-    runs on; '' for any. is_optional: a robot can do without, so its lack is nothing to tell.
+    needs: modules that it imports. distributions: alternative packages that provide it. device:
+    the only kind of device that it supports; empty for any. is_optional: it is not reported if it
+    is not installed.
     """
 
     module: str
@@ -95,11 +96,12 @@ _ENGINES = {
 }  # fmt: skip
 
 TOLERANCES = {'fp32': 5e-3, 'fp16': 1e-2, 'bf16': 5e-2, 'int8': 0.1}
-"""Largest difference of a logit from the reference, as a fraction of the reference's range.
+"""Allowed difference of a logit from the reference, as a fraction of the reference's range.
 
-Another order of summation differs by 1e-5, TF32 by 1e-3, fp16 by 3e-3, bf16 by 2e-2, int8 by 3e-2
-(trained networks; every engine rounds int8 in its own way), wrong statistics by 0.1 and more. What
-a precision does to the answers on images is measured: `dynamic-ofa measure --precision`.
+Typical differences of trained networks are 1e-5 for another order of summation, 1e-3 for TF32,
+3e-3 for fp16, 2e-2 for bf16, 3e-2 for int8 (each engine rounds int8 differently), and at least 0.1
+for wrong batch-norm statistics. `dynamic-ofa measure --precision` measures the effect of a
+precision on the accuracy.
 """
 
 MAX_DEVICE_NAME = 80
@@ -111,12 +113,12 @@ TRIAL_RUNS = 7
 
 
 class Engine(Protocol):
-    """Runs the levels of a family on a device; all of them resident and warm, or those that may.
+    """Runs the levels of a family on a device; all levels are in memory unless that is limited.
 
-    platform: what latency is measured on: device, engine, precision and threads; a file name.
-    device: what it runs on: cpu, cuda or cuda:N.
-    notes: sentences for the user about what was asked for and could not be had.
-    residents: what is in memory, where that can be limited.
+    platform: the name of device, engine, precision and threads; a valid file name.
+    device: cpu, cuda or cuda:N.
+    notes: messages for the user about options that could not be met.
+    residents: the levels in memory; None if the engine keeps all levels in memory.
     """
 
     platform: str
@@ -133,12 +135,12 @@ class Engine(Protocol):
         """The number of levels."""
 
     def buffer(self, index: int) -> FloatArray | None:
-        """Return where a level reads its input: an array that it need not copy; None: anywhere."""
+        """Return an array from which the level reads input without a copy, if there is one."""
 
     def infer(self, index: int, tensor: FloatArray) -> FloatArray:
-        """Run level `index` (from 1) on (1, 3, r, r) float32; return (classes,) float32 logits.
+        """Run level `index` (1-based) on (1, 3, r, r) float32; return (classes,) float32 logits.
 
-        Returns when the device has finished. Raises EngineError when it fails.
+        Return when the device has finished. Raise EngineError if inference fails.
         """
 
     def close(self) -> None:
@@ -146,7 +148,7 @@ class Engine(Protocol):
 
 
 class EngineBase:
-    """What all engines share: whatever inference raises becomes an EngineError."""
+    """Base class of all engines; raises an EngineError for any exception of inference."""
 
     name: str
     residents: Residents[Any] | None = None
@@ -162,19 +164,19 @@ class EngineBase:
             self.residents.close()
 
     def buffer(self, index: int) -> FloatArray | None:
-        """Return where a level reads its input: an array that it need not copy; None: anywhere."""
+        """Return an array from which the level reads input without a copy, if there is one."""
         return None
 
     def infer(self, index: int, tensor: FloatArray) -> FloatArray:
-        """Run level `index` (from 1) on (1, 3, r, r) float32; return (classes,) float32 logits.
+        """Run level `index` (1-based) on (1, 3, r, r) float32; return (classes,) float32 logits.
 
-        Returns when the device has finished. Raises EngineError when it fails, and nothing else.
+        Return when the device has finished. Raise EngineError if inference fails.
         """
         try:
             return self._infer(index, tensor)
         except EngineError:
             raise
-        except Exception as error:  # libraries' errors share no base but this
+        except Exception as error:  # libraries raise exceptions of any type
             raise EngineError(
                 f'{self.name} failed at level {index}: {described(error)}'
             ) from error
@@ -184,7 +186,7 @@ class EngineBase:
 
 
 def described(error: Exception) -> str:
-    """Return what happened in one line, without the advice on debugging that PyTorch adds."""
+    """Return the first line of an error's message; PyTorch appends debugging advice to it."""
     line = str(error).partition('\n')[0]
     if line and isinstance(error, RuntimeError):
         return line
@@ -203,11 +205,12 @@ class _Candidate:
 
 
 _LAST_RESORT = _Candidate('pytorch', 'cpu')
-"""Never the fastest there (benchmarks/results/engines.json), and slow to begin."""
+"""Tried only if no other candidate works: PyTorch on a CPU is slower than other engines
+(benchmarks/results/engines.json) and takes long to load."""
 
 
 def engine_names() -> tuple[str, ...]:
-    """Return the names of the engines this release has."""
+    """Return the names of all engines."""
     return tuple(_ENGINES)
 
 
@@ -222,18 +225,16 @@ def create_engine(
     cache_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> Engine:
-    """Build an engine with the levels of the family resident, warm and checked.
+    """Build, verify and warm up an engine with the levels of the family.
 
-    device: auto, cpu, cuda or cuda:N. engine: auto or one of `engine_names()`. Where something is
-    auto, the fastest combination that gives the right answers on this machine is taken: measured
-    once and remembered in the build cache. precision: one of `PRECISIONS`. threads: at most; never
-    more than `usable_cpus()`, which the notes say. max_resident_mb: memory for levels; the others
-    are loaded on the way to them (`Residents`); 0 loads all. `progress` is called with a sentence
-    before each slow step. Raises EngineError when what was asked for cannot be had, with what to
-    do about it.
+    device: auto, cpu, cuda or cuda:N. engine: auto or one of `engine_names()`. If one of them is
+    auto, the fastest correct combination on this machine is used; it is measured once and stored
+    in the build cache. precision: one of `PRECISIONS`. threads: limited to `usable_cpus()`.
+    max_resident_mb: memory for levels (see `Residents`); 0 loads all. progress: called with a
+    message before each slow step. Raise EngineError if the options cannot be met.
     """
     candidates = _candidates(family, device, engine, precision, threads)
-    asked, threads = threads, min(threads, usable_cpus())
+    requested, threads = threads, min(threads, usable_cpus())
     cache = BuildCache(family, cache_dir)
     builder = _Builder(family, cache, threads, max_resident_mb, progress)
     if len(candidates) == 1 and 'auto' not in (device, engine):
@@ -242,8 +243,8 @@ def create_engine(
         key = f'{filesystem_safe(device)}-{engine}-{precision}-t{threads}'
         chosen = _fastest(builder, candidates, f'choice-{key}.json')
     chosen.notes = (*cache.notes, *builder.notes, *chosen.notes)
-    if threads < asked:
-        note = f'threads is {asked}, but this process may use {threads} of the processors only'
+    if threads < requested:
+        note = f'threads is {requested}, but this process may use only {threads} processors'
         chosen.notes = (*chosen.notes, note)
     return chosen
 
@@ -259,11 +260,11 @@ def create_engines(
     cache_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> list[Engine]:
-    """Build an engine for every device that the manager may choose among; the arguments as above.
+    """Build an engine for every device among which the manager can choose.
 
-    With device auto on a machine with a GPU: one on the GPU, then one on the CPU, to go to when
-    others crowd the GPU. Where the GPU does not work, and everywhere else, the one engine of
-    `create_engine`; its notes say what did not.
+    The arguments are those of `create_engine`. If device is auto and the machine has a GPU, return
+    an engine on the GPU and one on the CPU, which is used when the GPU is contended; if one of
+    them does not work, the notes of the other one say so. Otherwise return a single engine.
     """
 
     def create(on_device: str) -> Engine:
@@ -280,7 +281,7 @@ def create_engines(
 
     if device != 'auto' or not has_nvidia_device():
         return [create(device)]
-    # Words that mean nothing are nobody's failure.
+    # Invalid options raise an error here, instead of being noted as the failure of a device.
     _candidates(family, device, engine, precision, threads)
     engines: list[Engine] = []
     notes: list[str] = []
@@ -298,10 +299,10 @@ def create_engines(
 def platform_name(
     device: str, device_name: str, engine: str, *, precision: str, threads: int
 ) -> str:
-    """Return the name of a platform, fit for a file: `cpu-core-i7-1165g7-onnxruntime-fp32-t1`.
+    """Return the name of a platform, such as `cpu-core-i7-1165g7-onnxruntime-fp32-t1`.
 
-    On a Jetson the power mode is part of it, for it changes the clocks. Devices of other speed
-    should differ in it; where they do not, the check of a profile at the start notices.
+    On a Jetson it includes the power mode, which changes the clocks. Devices of different speed
+    should have different names; if they do not, the check of the profile at the start detects it.
     """
     parts = [device, _shortened(device_name), engine, precision, f't{threads}', *_power_mode()]
     return '-'.join(filesystem_safe(part) for part in parts)
@@ -310,7 +311,7 @@ def platform_name(
 def verify(
     engine: Engine, family: Family, reference: dict[int, FloatArray], precision: str = 'fp32'
 ) -> None:
-    """Compare an engine's answers with the reference logits of every level; raise EngineError."""
+    """Compare the logits of every level with the reference; raise EngineError if they differ."""
     for level in family.levels:
         expected = reference[level.index]
         found = engine.infer(level.index, probe_input(level.resolution))
@@ -322,20 +323,20 @@ def verify(
         difference = float(np.max(np.abs(found - expected)))
         tolerance = max(TOLERANCES[precision], TOLERANCES[_precision_of(level)])
         allowed = tolerance * max(float(np.ptp(expected)), 1e-3)
-        if not difference <= allowed:  # also when it is not a number
+        if not difference <= allowed:  # also true for NaN
             raise EngineError(
-                f'{engine.name} gives wrong answers at level {level.index}: its logits differ '
+                f'{engine.name} computes wrong results at level {level.index}: its logits differ '
                 f'from the reference by up to {difference:.3g}, {allowed:.3g} is allowed'
             )
 
 
 def _precision_of(level: Level) -> str:
-    """Return the precision that the level's own file is written in."""
+    """Return the precision of the level's file."""
     return level.network.precision if isinstance(level.network, OnnxNetwork) else 'fp32'
 
 
 class _Builder:
-    """Builds engines of one family, checks and warms them; collects what went wrong on the way."""
+    """Builds, verifies and warms up engines of one family; collects the errors."""
 
     def __init__(
         self,
@@ -356,10 +357,10 @@ class _Builder:
         self._reference: dict[int, FloatArray] | None = None
 
     def build(self, candidate: _Candidate) -> Engine:
-        """Return an engine that gives the right answers; raise EngineError."""
+        """Return a verified engine; raise EngineError if it cannot be built."""
         try:
             return self._build(candidate)
-        except Exception as error:  # libraries' errors share no base but this
+        except Exception as error:  # libraries raise exceptions of any type
             if self._interruption is not None:
                 raise self._interruption from None
             if isinstance(error, MissingPackageError):
@@ -381,7 +382,7 @@ class _Builder:
             threads=self._threads,
             max_resident_mb=self._max_resident_mb,
             progress=self._tell,
-            # The others know nothing else.
+            # Engines that support fp32 only do not have this argument.
             **({} if candidate.precision == 'fp32' else {'precision': candidate.precision}),
         )
         try:
@@ -396,9 +397,9 @@ class _Builder:
         return engine
 
     def try_build(self, candidate: _Candidate) -> Engine | None:
-        """Return an engine, or None with the reason among `reasons`, and among the notes.
+        """Return an engine; if it cannot be built, add the error to `reasons` and return None.
 
-        That an optional engine is missing is no note.
+        The error is also added to the notes, unless an optional engine is not installed.
         """
         try:
             return self.build(candidate)
@@ -416,13 +417,13 @@ class _Builder:
             self.notes = (*self.notes, str(error))
 
     def trial_ms(self, engines: list[Engine]) -> list[float]:
-        """Return for each engine the sum of all levels' median latencies, measured in turns.
+        """Return the sum of all levels' median latencies for each engine; measured alternately.
 
-        Infinite for one that fails, with the reason among `reasons` and among the notes.
+        The sum is infinite for an engine that fails; the error is added to `reasons` and notes.
         """
         if len(engines) == 1:
-            return [math.nan]  # nothing to choose among
-        self._tell('measuring which engine is the fastest here')
+            return [math.nan]  # a single engine need not be measured
+        self._tell('measuring which engine is the fastest on this machine')
         totals = [0.0] * len(engines)
         for level in self.family.levels:
             tensor = probe_input(level.resolution)
@@ -449,7 +450,7 @@ class _Builder:
         if self._progress:
             try:
                 self._progress(text)
-            except Exception as error:  # the caller's way to stop; no engine's failure
+            except Exception as error:  # the caller interrupts; not an error of the engine
                 self._interruption = error
                 raise
 
@@ -457,7 +458,7 @@ class _Builder:
 def _candidates(
     family: Family, device: str, engine: str, precision: str, threads: int
 ) -> list[_Candidate]:
-    """Return the combinations to consider; raise EngineError for words that mean nothing."""
+    """Return the candidates; raise EngineError if an option is invalid."""
     if threads < 1:
         raise EngineError(f'threads is {threads}; it must be at least 1')
     if not re.fullmatch(r'auto|cpu|cuda(:\d+)?', device):
@@ -473,8 +474,8 @@ def _candidates(
     able = [n for n, kind in _ENGINES.items() if family.is_supernet or kind.runs_separate_networks]
     if engine != 'auto' and engine not in able:
         raise EngineError(
-            f'engine {engine} runs sub-networks of a supernet, but family {family.name} is of '
-            f'separate ONNX networks: use engine {", ".join(able)} or auto'
+            f'engine {engine} runs sub-networks of a supernet, but family {family.name} consists '
+            f'of separate ONNX networks: use engine {", ".join(able)} or auto'
         )
     devices = ['cpu'] if device == 'auto' else [device]
     if device == 'auto' and has_nvidia_device():
@@ -484,7 +485,7 @@ def _candidates(
     if not engines:
         able = [name for name, kind in _ENGINES.items() if precision in kind.precisions]
         raise EngineError(
-            f'engine {engine} does not compute in {precision}: use engine {", ".join(able)}, or '
+            f'engine {engine} does not support {precision}: use engine {", ".join(able)}, or '
             'precision fp32'
         )
     candidates = [
@@ -499,14 +500,12 @@ def _candidates(
         if device == 'auto':
             raise EngineError(f'{what}, and this machine has no NVIDIA GPU: use engine auto')
         instead = 'engine auto' if precision == 'fp32' else 'engine auto and precision fp32'
-        raise EngineError(
-            f"device '{device}' was asked for, but {what}: use device '{where}', or {instead}"
-        )
+        raise EngineError(f"device is '{device}', but {what}: use device '{where}', or {instead}")
     return candidates
 
 
 def _fastest(builder: _Builder, candidates: list[_Candidate], choice_file: str) -> Engine:
-    """Return the fastest engine that works: the remembered one, else by a trial."""
+    """Return the fastest working engine; use the stored choice if it is still valid."""
     conditions = _conditions(candidates)
     remembered = builder.cache.read_json(choice_file)
     if remembered.get('conditions') == conditions:
@@ -548,13 +547,13 @@ def _fastest(builder: _Builder, candidates: list[_Candidate], choice_file: str) 
 
 
 def _distinct(reasons: tuple[str, ...]) -> list[str]:
-    """Return each reason once, without those that another contains."""
+    """Return the reasons without duplicates and without those that another reason contains."""
     once = list(dict.fromkeys(reasons))
     return [one for one in once if not any(one in other for other in once if other != one)]
 
 
 def _conditions(candidates: list[_Candidate]) -> dict[str, str]:
-    """Return what a remembered choice depends on: the machine, the engines and their versions."""
+    """Return the conditions of a stored choice: the machine, the engines and their versions."""
     gpus = dict.fromkeys(one.device for one in candidates if one.device != 'cpu')
     return {
         'cpu': cpu_name(),
@@ -574,14 +573,14 @@ def _version(engine: str) -> str:
 
 
 def _shortened(device_name: str) -> str:
-    """Return the telling words of a device's name: 'jetson-xavier-nx'."""
+    """Return the significant words of a device's name, such as 'jetson-xavier-nx'."""
     words = filesystem_safe(device_name).split('-')
     kept = [word for word in words if word not in _NOISE]
     return '-'.join(kept or words)[:MAX_DEVICE_NAME]
 
 
 def _power_mode() -> list[str]:
-    """Return ['pm2'] for a Jetson in power mode 2; nothing elsewhere."""
+    """Return ['pm2'] for a Jetson in power mode 2, and an empty list for other machines."""
     try:
         text = POWER_MODE_FILE.read_text(encoding='utf-8')
     except OSError:

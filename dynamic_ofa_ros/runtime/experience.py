@@ -1,16 +1,17 @@
-"""What the frames since the device last changed say about every level's next frame.
+"""Forecast the latency of every level from the frames since the device last changed.
 
-No filter and no fitted distribution: the recent frames are the forecast. Each was measured at one
-level; what it would have taken at another follows from its slowdown, the factor on the level's
-uncontended latency. When frames stop looking like those before them the device has changed, and
-those before are forgotten.
+There is no filter and no parametric distribution: the recent frames are the forecast. Each frame
+was measured at one level; its latency at another level is estimated from its slowdown, the ratio
+to the uncontended latency. When frames differ from the frames before them, the device has changed,
+and the older frames are discarded.
 
-That factor is only a first guess: a stall of a time slice does not scale with the level. So what
-was seen at a level itself while the device was contended is kept beside it (`own` frames) and
-outweighs the guess; and a second, optimistic guess (stalls do not scale at all) says which levels
-are worth a try.
+This estimate is rough, because a stall by another program's time slice does not scale with the
+level. Therefore frames measured at a level itself while the device was contended (`own` frames)
+are also stored, and they outweigh the estimate. A second, optimistic estimate (stalls do not scale
+at all) shows which levels are worth a trial.
 
-Natural logarithms of slowdowns throughout: twice as slow and twice as fast are equally far.
+Slowdowns are represented by natural logarithms, so that twice as slow and twice as fast are
+equally far from 1.
 """
 
 from __future__ import annotations
@@ -29,56 +30,58 @@ from dynamic_ofa_ros.runtime.rhythm import Rhythm
 from dynamic_ofa_ros.runtime.series import WINDOW, Series
 
 HALF_LIFE, HALF_LIFE_SHARE = 6.0, 0.25
-"""After so many further frames a frame counts half: at least so many, or this share of all
-frames since the last change. A device that stays the same deserves a longer memory."""
+"""Half-life of a frame's weight, in frames: the first value, or the second one as a share of all
+frames since the last change, whichever is larger."""
 
 PRIOR_FRAMES = 4
-"""Frames that the profile's noise stands for in a forecast, fewer the more were seen."""
+"""Number of frames with the profile's noise in a forecast; it decreases with measured frames."""
 
 STEP_CHANCE, STEP_CHANCE_GAIN, CREDIBLE = 0.2, 0.25, 1 / 3
-"""Chance that a strong frame begins a step: at first, how fast it is learnt, and when believed."""
+"""Probability that a strong frame is the start of a step: initial value, learning rate, and the
+value from which a step is assumed at once."""
 
 CONTENDED_ABOVE = 1.2
-"""Slowdown from which on the device is called contended: above what a quiet machine shows."""
+"""Slowdown above which the device is contended; an idle machine stays below it."""
 
 OWN_FRAMES, OWN_HALF_LIFE_S, OWN_FEWEST = 32, 30.0, 3
-"""Contended frames kept of every level, when they count half, and how many say something."""
+"""Own frames of every level: maximum number, half-life of the weight, and minimum number to
+use."""
 
 GUESS_WEIGHT = 10.0
-"""What the guess from other levels weighs, in frames, against frames of the level itself."""
+"""Weight of the estimate from other levels, in frames, against own frames of the level."""
 
 LOG_CONTENDED = math.log(CONTENDED_ABOVE)
 
 OUTSIDE_GRAIN_MS, MIN_OUTSIDE_SPREAD = 0.5, 0.1
-"""Delays outside inference are compared by the logarithm of themselves plus so much."""
+"""Delays outside inference are compared by log(delay + grain); minimum spread of this value."""
 
 FRAME_GAIN, LONGEST_FRAME_NS = 0.1, 1e9
-"""Weight of the newest in the mean time between frames, and what is taken for a pause."""
+"""Weight of the newest value in the mean time between frames, and the maximum of a value."""
 
 MAX_FACTOR = 1000.0
-"""Slowdowns are taken as within 1/1000 and 1000: beyond that lies no contention but a fault."""
+"""Slowdowns are clipped to 1/1000 and 1000; more extreme ones are errors, not contention."""
 
 MIN_NOISE, MAX_NOISE, DEFAULT_NOISE = 0.005, 0.5, 0.02
-"""Bounds of a level's sd / mean, and what a profile that does not know it is taken to have."""
+"""Bounds of a level's sd / mean, and its default for a profile without it."""
 
 KNOWN_FOR_NS, FADING_NS, FORGOTTEN = 2_000_000_000, 3_000_000_000, 0.05
-"""Without frames what is known stands for the first time; then it fades with the second as time
-constant, until so little is left that nothing is."""
+"""Without new frames, estimates are valid for the first time; then they decay exponentially with
+the second time as time constant, and below the third value they are discarded."""
 
 Floats = npt.NDArray[np.float64]
 
 _GOLDEN = 0.6180339887498949
 _LOG, _FACTOR, _EXCESS, _OUTSIDE = 0, 1, 2, 3  # columns of a frame; _OUTSIDE: one per scope
 _COLUMNS = _OUTSIDE + len(LATENCY_SCOPES)
-# Where in the camera's period a frame arrives that has to wait: evenly spread over it.
+# Arrival times of waiting frames as fractions of the camera's period, evenly distributed.
 _PHASES: Floats = np.mod(np.arange(1, 2 * WINDOW + 1) * _GOLDEN, 1.0)
 
 
-class Seen(NamedTuple):
-    """One frame's latencies in ms.
+class FrameLatencies(NamedTuple):
+    """The latencies of one frame in ms.
 
-    node_ms, end_to_end_ms: from arrival, or from the stamp, to the answer; NaN when unknown.
-    wait_ms: what of that it waited for the frame before it; it depends on that frame's level.
+    node_ms, end_to_end_ms: from arrival, or from the stamp, to the result; NaN if unknown.
+    wait_ms: the part of it that the frame waited for the previous one.
     """
 
     inference_ms: float
@@ -87,7 +90,7 @@ class Seen(NamedTuple):
     wait_ms: float = 0.0
 
     def outside_ms(self) -> tuple[float, ...]:
-        """Return by scope what passed outside inference, without the wait; 0.0 where unknown."""
+        """Return the time outside inference, without the wait, by scope; 0.0 if unknown."""
         return tuple(
             max(ms - self.inference_ms - self.wait_ms, 0.0) if math.isfinite(ms) else 0.0
             for ms in (math.nan, self.node_ms, self.end_to_end_ms)
@@ -95,16 +98,17 @@ class Seen(NamedTuple):
 
 
 class Forecast(NamedTuple):
-    """The next frame's latency at every level, in the scope asked for, as a weighted sample.
+    """The distribution of the next frame's latency at every level, as a weighted sample.
 
-    latencies_ms: (frames, levels), from the slowdown of each frame; weights: (frames,), sum 1.
-    outside_ms: (frames,) what no level can change. frames_seen: how many
-    real frames stand behind it, since the last change.
-    Of a contended device only, else None: optimistic_ms, (frames, levels), of the last frames, if
-    what stalled them does not scale with the level; own_ms, own_weights, (levels, n), what the
-    levels themselves took while contended, weight 0 where nothing is known.
-    noises: (levels,) sd / mean. is_due: whether a load that comes regularly is expected; the
-    latencies then include it.
+    latencies_ms: in the requested scope, estimated from the slowdown of each frame, (frames,
+    levels). weights: (frames,), with the sum 1.
+    outside_ms: time that does not depend on the level, (frames,). frames_seen: number of measured
+    frames since the last change.
+    optimistic_ms: like latencies_ms, for the last measured frames, if stalls do not scale with the
+    level. own_ms, own_weights: latencies of own frames, (levels, n); weight 0 for none. These
+    three are None if the device is not contended.
+    noises: sd / mean of every level, (levels,). is_due: whether a periodic load is expected and
+    included in the latencies.
     """
 
     log_slowdown: float
@@ -126,13 +130,13 @@ class Forecast(NamedTuple):
 
     @property
     def is_contended(self) -> bool:
-        """Tell whether something else slows the device down."""
+        """Return whether the device is contended."""
         return self.log_slowdown > LOG_CONTENDED
 
     def late_shares(self, limit_ms: float, margin: float = 0.0) -> Floats:
-        """Return (levels,) the share of frames that would exceed the limit.
+        """Return the predicted share of late frames, (levels,).
 
-        margin: how far below the limit they must stay, in standard deviations of the profile.
+        margin: amount by which the limit is lowered, in standard deviations of the profile.
         """
         limits_ms = limit_ms * np.exp(-margin * self.noises) if margin else limit_ms
         shares: Floats = self.weights @ (self.latencies_ms > limits_ms)
@@ -145,7 +149,7 @@ class Forecast(NamedTuple):
         return blended
 
     def optimistic_late_shares(self, limit_ms: float) -> Floats:
-        """Return (levels,) the share of late frames if stalls do not scale with the level."""
+        """Return the share of late frames if stalls do not scale with the level, (levels,)."""
         if self.optimistic_ms is None:
             return np.ones(len(self.noises))
         weights = self.weights[-len(self.optimistic_ms) :]
@@ -153,19 +157,19 @@ class Forecast(NamedTuple):
         return shares
 
     def own_frames(self, level: int) -> float:
-        """Return how many contended frames of the level itself are known, the old ones less."""
+        """Return the number of own frames of a level, weighted by age."""
         return 0.0 if self.own_weights is None else float(self.own_weights[level - 1].sum())
 
     def outside_late_share(self, limit_ms: float) -> float:
-        """Return the share of frames that would be late if inference took no time at all."""
+        """Return the share of frames that would be late if inference took no time."""
         return float(self.weights @ (self.outside_ms > limit_ms))
 
     def outside_quantile_ms(self, quantile: float) -> float:
-        """Return what passes outside inference in this share of frames, at most."""
+        """Return a quantile of the time outside inference."""
         return _weighted_quantile(self.outside_ms, self.weights, quantile)
 
     def quantile_ms(self, level: int, quantile: float) -> float:
-        """Return the latency that this share of frames is predicted to stay below."""
+        """Return the predicted quantile of a level's latency."""
         values_ms, weights = self.latencies_ms[:, level - 1], self.weights
         if self.own_ms is not None and self.own_weights is not None:
             values_ms = np.append(values_ms, self.own_ms[level - 1])
@@ -173,12 +177,12 @@ class Forecast(NamedTuple):
         return _weighted_quantile(values_ms, weights, quantile)
 
     def inference_ms(self, level: int) -> float:
-        """Return what inference is expected to take (the middle of what was seen)."""
+        """Return the expected inference latency of a level, from the median slowdown."""
         return float(self.uncontended_ms[level - 1]) * self.slowdown
 
 
 class _Suspect(NamedTuple):
-    """A frame far slower than what is common, and what was known before it."""
+    """A frame far slower than usual, and the state before it."""
 
     frame: tuple[float, ...]
     middle: float
@@ -187,9 +191,9 @@ class _Suspect(NamedTuple):
 
 
 class Experience:
-    """The frames of one platform since it last changed.
+    """Stores the frames of one platform since it last changed, and forecasts latencies.
 
-    latencies_ms, noises: uncontended median and sd / mean of every level, level 1 first.
+    latencies_ms, noises: uncontended median and sd / mean of every level, from level 1.
     """
 
     def __init__(self, latencies_ms: Sequence[float], noises: Sequence[float]) -> None:
@@ -197,7 +201,7 @@ class Experience:
         self._noises = np.asarray([_noise(noise) for noise in noises], dtype=np.float64)
         self._rows = np.zeros((2 * WINDOW, _COLUMNS))
         self._first = self._end = 0
-        self._logs = Series(float(self._noises[0]))  # of the slowdown
+        self._logs = Series(float(self._noises[0]))  # log-slowdowns
         self._outside_logs = Series(MIN_OUTSIDE_SPREAD)
         self._suspect: _Suspect | None = None
         self._step_chance = STEP_CHANCE
@@ -208,9 +212,9 @@ class Experience:
         self._own_ns = np.zeros((len(self._base_ms), OWN_FRAMES))
         self._own_count = np.zeros(len(self._base_ms), dtype=np.int64)
 
-    def observe(self, time_ns: int, level: int, seen: Seen) -> None:
-        """Take one frame that ended at a time; a latency that is no number says nothing."""
-        inference_ms = seen.inference_ms
+    def observe(self, time_ns: int, level: int, latencies: FrameLatencies) -> None:
+        """Add a frame that ended at `time_ns`; ignore it if its inference latency is invalid."""
+        inference_ms = latencies.inference_ms
         if not 0.0 < inference_ms < math.inf:
             return
         self._fade(self._share_remembered(time_ns))
@@ -222,7 +226,7 @@ class Experience:
         base_ms = float(self._base_ms[level - 1])
         factor = min(max(inference_ms / base_ms, 1.0 / MAX_FACTOR), MAX_FACTOR)
         log = math.log(factor)
-        frame = (log, factor, inference_ms - base_ms, *seen.outside_ms())
+        frame = (log, factor, inference_ms - base_ms, *latencies.outside_ms())
         if self._suspect is not None:
             self._settle(frame)
         elif self._logs.is_strong(log):
@@ -234,7 +238,7 @@ class Experience:
         run = self._logs.changed()
         if run:
             self._keep(self._frames[-run:])
-        if len(self._logs.values) <= max(run, 1):  # only just changed
+        if len(self._logs.values) <= max(run, 1):  # changed in this frame
             self._rhythm.step(time_ns, middle_before, self._logs.middle, self._frame_ns)
         else:
             self._logs.learn_spread(log, float(self._noises[level - 1]))
@@ -244,10 +248,10 @@ class Experience:
     def forecast(
         self, time_ns: int, scope: str = 'inference', period_ms: float = math.nan
     ) -> Forecast:
-        """Return what to expect of a frame at this time; the profile where nothing is known.
+        """Return the forecast for a frame at `time_ns`; that of the profile without frames.
 
-        period_ms: time between two images. A level that is slower makes images wait for it, up to
-        a whole period: only the newest is classified. NaN or infinite when there is no such wait.
+        period_ms: time between two images. If a level takes longer, images wait for up to one
+        period, because only the newest image is classified. NaN or infinite: no wait.
         """
         known = self._share_remembered(time_ns)
         frames, column = self._frames, _OUTSIDE + LATENCY_SCOPES.index(scope)
@@ -301,23 +305,23 @@ class Experience:
         return self._rows[self._first : self._end]
 
     def _prior_ms(self, count: int, log_slowdown: float) -> Floats:
-        """Return (count, levels) latencies: the middle one with the noise of a device alone.
+        """Return latencies (count, levels): the median with the noise of an uncontended device.
 
-        Contention adds to a frame's time; it does not multiply its noise.
+        Contention adds to the latency and does not scale the noise.
         """
         noise = np.exp(np.outer(_normals(count), self._noises)) - 1.0
         prior_ms: Floats = self._base_ms * (math.exp(log_slowdown) + noise)
         return prior_ms
 
     def _keep(self, frames: Floats) -> None:
-        """Forget all but these frames."""
+        """Discard all frames except these."""
         frames = frames.copy()
         self._first, self._end = 0, len(frames)
         self._rows[: self._end] = frames
         self._logs.keep(frames[:, _LOG].tolist())
 
     def _take_outside(self, outside_ms: float) -> None:
-        """See whether what passes outside inference has changed; then only its last count."""
+        """Add a time outside inference; discard older values if it has changed."""
         log = math.log(outside_ms + OUTSIDE_GRAIN_MS)
         self._outside_logs.add(log)
         run = self._outside_logs.changed()
@@ -327,7 +331,7 @@ class Experience:
             self._outside_logs.learn_spread(log, MIN_OUTSIDE_SPREAD)
 
     def _outside_of(self, frames: Floats, column: int) -> Floats:
-        """Return (frames,) what passed outside inference, as it is since it last changed."""
+        """Return the time outside inference since it last changed, repeated to (frames,)."""
         valid = min(len(self._outside_logs.values), len(frames))
         if valid == len(frames):
             outside_ms: Floats = frames[:, column].copy()
@@ -337,7 +341,7 @@ class Experience:
         return outside_ms
 
     def _fade(self, remembered: float) -> None:
-        """Let what is known from before a pause count no more than it still did at its end."""
+        """Reduce the stored slowdowns to their remembered share after a pause."""
         if remembered < FORGOTTEN:
             self._keep(np.empty((0, _COLUMNS)))
             self._suspect = None
@@ -360,7 +364,7 @@ class Experience:
         self._logs.add(frame[_LOG])
 
     def _settle(self, frame: tuple[float, ...]) -> None:
-        """See whether the strong frame before this one began a step, and undo what was wrong."""
+        """Decide if the strong frame before this one started a step, and correct the state."""
         assert self._suspect is not None
         suspect, self._suspect = self._suspect, None
         log = frame[_LOG]
@@ -372,7 +376,7 @@ class Experience:
             self._keep(np.vstack((suspect.frames_before, suspect.frame))[-WINDOW:])
 
     def _note_own(self, time_ns: int, level: int, frame: tuple[float, ...]) -> None:
-        """Keep a contended frame for its level."""
+        """Store a frame as an own frame of its level if the device is contended."""
         if self._logs.middle <= LOG_CONTENDED:
             return
         row, place = level - 1, self._own_count[level - 1] % OWN_FRAMES
@@ -387,7 +391,7 @@ class Experience:
         return weights * (is_there & (self._own_count[:, None] >= OWN_FEWEST))
 
     def _share_remembered(self, time_ns: int) -> float:
-        """Return how much of what is known still stands, from 1 down to 0."""
+        """Return the share of the estimates that is still valid, in [0, 1]."""
         if self._last_ns is None:
             return 1.0
         age_ns = time_ns - self._last_ns - KNOWN_FOR_NS
@@ -395,7 +399,7 @@ class Experience:
 
 
 def _with_wait(latencies_ms: Floats, period_ms: float, phases: Floats) -> Floats:
-    """Return latencies with the wait of images that come while a slower level still works."""
+    """Add the waiting time of images that arrive during a latency longer than the period."""
     if latencies_ms.size == 0 or latencies_ms.max() <= period_ms:
         return latencies_ms
     return latencies_ms + (latencies_ms > period_ms) * (period_ms * phases)
@@ -410,7 +414,7 @@ def _weighted_quantile(values: Floats, weights: Floats, quantile: float) -> floa
 
 @lru_cache(maxsize=WINDOW + 1)
 def _weights(count: int) -> Floats:
-    """Return what so many frames count, the last one most."""
+    """Return the weights of `count` frames, ascending."""
     half_life = max(HALF_LIFE, HALF_LIFE_SHARE * count)
     weights: Floats = 0.5 ** (np.arange(count, 0, -1, dtype=np.float64) / half_life)
     return weights
@@ -418,7 +422,7 @@ def _weights(count: int) -> Floats:
 
 @lru_cache(maxsize=PRIOR_FRAMES + 1)
 def _normals(count: int) -> tuple[float, ...]:
-    """Return the middles of `count` equally likely parts of the standard normal distribution."""
+    """Return the medians of `count` equally likely parts of the standard normal distribution."""
     return tuple(NormalDist().inv_cdf((i + 0.5) / count) for i in range(count))
 
 

@@ -1,7 +1,7 @@
-"""Host: how busy, warm and hungry the machine is. Unknown is NaN, never 0.
+"""Load, temperature and power of the machine, and names of its devices. Unknown values are NaN.
 
-Sampled on a thread of its own about once a second: some of these files take milliseconds to read,
-and no frame waits for them.
+They are sampled about once per second on a separate thread, because reading some of the files
+takes milliseconds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 NAN = math.nan
 
-# Jetson's GPU load in per mille, by generation: Xavier and older, Orin, older kernels.
+# GPU load of a Jetson in per mille, by generation: Xavier and older, Orin, older kernels.
 _JETSON_GPU_LOAD = (
     'devices/gpu.0/load',
     'devices/platform/gpu.0/load',
@@ -27,16 +27,17 @@ _JETSON_GPU_LOAD = (
     'devices/platform/17000000.ga10b/load',
     'devices/57000000.gpu/load',
 )
-# On JetPack 6 the folder of the device is found by way of its clock: 17000000.gpu and its like.
+# On JetPack 6, the folder of the device is found through its clock, such as 17000000.gpu.
 _JETSON_GPU_CLOCKS = 'class/devfreq/*.g[vpa]*/device/load'
 _NVIDIA_NODES = ('/dev/nvidiactl', '/dev/nvhost-gpu', '/dev/nvgpu', '/dev/dxg')
 _NOT_TELLING = re.compile(
     r'\((R|TM)\)|\bCPU\b|\bProcessor\b|\b\d+th Gen\b|\b\d+-Core\b|(\bwith|\bw/) .*', re.IGNORECASE
 )
-"""What names of processors hold besides the model; the graphics beside it have numbers too."""
+"""Parts of a processor's name other than the model, including integrated graphics."""
 
 _MODEL_NUMBER = re.compile(r'\b(?!\w*xx)(?=\w{3})\w*[1-9]\w*\d')
-"""1165G7, 8481C, 7B13, N100; not the 2.5 of 'QEMU Virtual CPU version 2.5+', nor 'E312xx'."""
+"""Matches 1165G7, 8481C, 7B13 and N100, but not 2.5 in 'QEMU Virtual CPU version 2.5+' or E312xx.
+"""
 
 _CPU_NUMBERS = (
     'cpu family', 'model', 'stepping',
@@ -44,14 +45,15 @@ _CPU_NUMBERS = (
 )  # fmt: skip
 _DRIVER_UUIDS = ('GPU-', 'MIG-')
 _FADE_S, _FADE_STEP_S, _FADED = 1.2, 0.1, 0.1
-"""How long a GPU's load is read, how often, and what is no load: drivers average over a second."""
+"""Maximum time to wait for the load of a GPU to drop, period of readings, and load of an idle GPU.
+Drivers average the load over a second."""
 
 _CPU_SENSORS = ('coretemp', 'k10temp', 'cpu_thermal', 'zenpower', 'soc_thermal', 'cpu-thermal')
 
 
 @dataclass(frozen=True)
 class HostStatus:
-    """One sample. `load` is a fraction in [0, 1] of the device that runs inference."""
+    """One sample. `load` is that of the device that runs inference, a fraction in [0, 1]."""
 
     load: float = NAN
     temperature_celsius: float = NAN
@@ -59,7 +61,7 @@ class HostStatus:
 
 
 class HostMonitor:
-    """Samples the device's state in the background; `latest` never waits.
+    """Samples the device's state in the background; `latest` never blocks.
 
     device: 'cpu', or 'cuda' / 'cuda:N' for a GPU (NVML on a desktop, sysfs on a Jetson).
     """
@@ -79,17 +81,17 @@ class HostMonitor:
         return self._latest
 
     def start(self) -> None:
-        """Start to sample."""
+        """Start sampling."""
         self._thread.start()
 
     def stop(self, timeout_s: float = 2.0) -> None:
-        """Stop to sample."""
+        """Stop sampling."""
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
 
     def sample(self) -> HostStatus:
-        """Take a sample now, on this thread."""
+        """Take a sample on the calling thread."""
         self._latest = self._read()
         return self._latest
 
@@ -123,14 +125,14 @@ def _reader_of(device: str, sysfs: Path) -> Callable[[], HostStatus]:
 
 
 def _jetson_gpu_load(sysfs: Path) -> Path | None:
-    """Return the file with a Jetson's GPU load; None where there is none."""
+    """Return the file with a Jetson's GPU load; None if there is none."""
     paths = [sysfs / name for name in _JETSON_GPU_LOAD]
     paths += _sorted_glob(sysfs, _JETSON_GPU_CLOCKS)
     return next((path for path in paths if path.is_file()), None)
 
 
 class CpuLoad:
-    """The share of CPU time in use by anybody since the last sample; NaN for the first."""
+    """The share of CPU time used by all processes since the last sample; NaN for the first."""
 
     def __init__(self) -> None:
         self._before: tuple[float, float] | None = None
@@ -154,17 +156,18 @@ def _cpu_seconds() -> tuple[float, float] | None:
     except ImportError:
         return None
     times = psutil.cpu_times()
-    # Guest time is contained in user time: counting it again would make the total too long.
+    # Guest time is included in user time, so it must not be counted twice.
     total = sum(times) - getattr(times, 'guest', 0.0) - getattr(times, 'guest_nice', 0.0)
     idle = times.idle + getattr(times, 'iowait', 0.0)
     return total - idle, total
 
 
 class OthersLoad:
-    """How much of a device other processes use between its creation and `fraction`.
+    """Measures how much of a device other processes use, from creation to `fraction`.
 
-    device: as for engines. A GPU's driver does not say whose its load is, so it is read before and
-    after the work of this process: creation and `fraction` then take up to `_FADE_S` each.
+    device: as for engines. A GPU's driver does not report the load by process, so it is read
+    before and after the work of this process; creation and `fraction` then take up to `_FADE_S`
+    each.
     """
 
     def __init__(self, device: str = 'cpu') -> None:
@@ -174,7 +177,7 @@ class OthersLoad:
         self._own_before_s = time.process_time()
 
     def fraction(self) -> float:
-        """Return the share that others used, in [0, 1]; NaN when unknown."""
+        """Return the share that other processes used, in [0, 1]; NaN if unknown."""
         if self._gpu:
             readings = (self._gpu_before, _idle_load(self._gpu))
             return max((load for load in readings if not math.isnan(load)), default=NAN)
@@ -187,7 +190,7 @@ class OthersLoad:
 
 
 def _idle_load(read: Callable[[], HostStatus]) -> float:
-    """Return a GPU's load while this process leaves it alone; waits until its own has faded."""
+    """Return a GPU's load without this process; wait until the own load no longer counts."""
     load = read().load
     for _ in range(round(_FADE_S / _FADE_STEP_S)):
         if not load > _FADED:
@@ -207,7 +210,7 @@ class _EnergyCounter:
         self._before: tuple[float, float] | None = None
 
     def power_w(self) -> float:
-        """Return the mean power since the last call; NaN for the first or without a counter."""
+        """Return the mean power since the last call; NaN for the first, or without a counter."""
         energy_uj, now_s = _number(self._path), time.monotonic()
         before, self._before = self._before, (energy_uj, now_s)
         if before is None or math.isnan(energy_uj) or now_s <= before[1]:
@@ -262,7 +265,7 @@ def _ina_power_w(sysfs: Path) -> float:
 
 
 def nvml_device(index: int) -> tuple[Any, Any] | None:
-    """Return NVIDIA's management library and its handle of GPU `cuda:<index>`; None without."""
+    """Return NVIDIA's management library and its handle of GPU `cuda:<index>`, or None."""
     try:
         import pynvml
     except ImportError:
@@ -279,22 +282,22 @@ def nvml_device(index: int) -> tuple[Any, Any] | None:
 
 
 def _nvml_reader(index: int) -> Callable[[], HostStatus] | None:
-    """Return a function that asks NVIDIA's management library; None where there is none."""
+    """Return a function that reads NVIDIA's management library, or None without it."""
     device = nvml_device(index)
     if device is None:
         return None
     nvml, handle = device
 
-    def asked(question: Callable[[], float]) -> float:
+    def read(query: Callable[[], float]) -> float:
         try:
-            return float(question())
+            return float(query())
         except nvml.NVMLError:
             return NAN
 
     return lambda: HostStatus(
-        load=asked(lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100.0),
-        temperature_celsius=asked(lambda: nvml.nvmlDeviceGetTemperature(handle, 0)),
-        power_w=asked(lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000.0),
+        load=read(lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100.0),
+        temperature_celsius=read(lambda: nvml.nvmlDeviceGetTemperature(handle, 0)),
+        power_w=read(lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000.0),
     )
 
 
@@ -320,11 +323,11 @@ def _number(path: Path) -> float:
 
 
 def cpu_name(proc: Path = Path('/proc')) -> str:
-    """Return the model of the board or of the CPU: a name that processors of other speed lack.
+    """Return the model of the board or CPU, so that processors of different speed differ.
 
-    Virtual machines often say no more than 'Intel Xeon Processor', and ARM cores have numbers
-    only. Such a name gets the numbers that tell microarchitectures apart (Skylake and Cascade Lake
-    differ in the stepping alone), the clock where it is stated, and the last-level cache.
+    The name in a virtual machine is often just 'Intel Xeon Processor', and ARM cores have numbers
+    only. To such a name are added the numbers that identify the microarchitecture (Skylake and
+    Cascade Lake differ only in the stepping), the clock if stated, and the size of the cache.
     """
     board = _board(proc)
     if board:
@@ -345,12 +348,12 @@ def cpu_name(proc: Path = Path('/proc')) -> str:
 
 
 def _board(proc: Path) -> str:
-    """Return the name of the board, of a Jetson with its module's number; '' where none has one.
+    """Return the name of the board, with the module's number for a Jetson; '' if there is none.
 
-    The module tells an Orin NX with 16 GB from one with 8 GB, which is a slower one.
+    The module's number distinguishes an Orin NX with 16 GB from the slower one with 8 GB.
     """
     board = _text(proc / 'device-tree' / 'model').strip('\0')
-    if 'virt' in board:  # 'linux,dummy-virt': any virtual machine
+    if 'virt' in board:  # 'linux,dummy-virt' is the name of all virtual machines
         return ''
     modules = re.findall(
         r'p\d{4}-\d{4}', _text(proc / 'device-tree' / 'compatible').split('\0')[0]
@@ -359,7 +362,7 @@ def _board(proc: Path) -> str:
 
 
 def gpu_name(index: int, unknown: str = 'gpu', proc: Path = Path('/proc')) -> str:
-    """Return the name of the NVIDIA GPU `cuda:<index>`, or of its board; else `unknown`."""
+    """Return the name of the board, or else of the NVIDIA GPU `cuda:<index>`, or `unknown`."""
     board = _board(proc)
     if board:
         return board
@@ -376,15 +379,15 @@ def gpu_name(index: int, unknown: str = 'gpu', proc: Path = Path('/proc')) -> st
 
 
 def gpu_index(device: str) -> int:
-    """Return N of a device cuda:N; 0 for cuda."""
+    """Return N for a device cuda:N, and 0 for cuda."""
     return int(device.partition(':')[2] or 0)
 
 
 def gpu_uuid(index: int, proc: Path = Path('/proc')) -> str:
-    """Return what tells GPU `cuda:<index>` of this process from every other: 'GPU-5f2c...'.
+    """Return a unique identifier of GPU `cuda:<index>` of this process, such as 'GPU-5f2c...'.
 
-    The driver's UUID, as nvidia-smi prints it; `CUDA_VISIBLE_DEVICES` is obeyed. Where nobody
-    knows one (a Jetson) the board's serial number or, at last, the boot's id takes its place.
+    This is the driver's UUID as printed by nvidia-smi; `CUDA_VISIBLE_DEVICES` is considered. On a
+    machine without UUIDs (a Jetson), the board's serial number or else the boot id is used.
     """
     known = list(_driver_gpus(proc)) or _nvml_uuids()
     chosen = os.environ.get('CUDA_VISIBLE_DEVICES')
@@ -393,7 +396,7 @@ def gpu_uuid(index: int, proc: Path = Path('/proc')) -> str:
         name = names[index]
         if name.isdecimal() and int(name) < len(known):
             return known[int(name)]
-        if name.startswith(_DRIVER_UUIDS):  # may be shortened
+        if name.startswith(_DRIVER_UUIDS):  # may be abbreviated
             return next((uuid for uuid in known if uuid.startswith(name)), name)
     board = _text(proc / 'device-tree' / 'serial-number').strip('\0')
     boot = _text(proc / 'sys' / 'kernel' / 'random' / 'boot_id')
@@ -401,10 +404,10 @@ def gpu_uuid(index: int, proc: Path = Path('/proc')) -> str:
 
 
 def device_identity(device: str, proc: Path = Path('/proc')) -> str:
-    """Return what is the same for all processes that compute on this device, and only for them.
+    """Return an identifier that all processes on the same device, and only they, have in common.
 
-    device: cpu, cuda or cuda:N. The boot's id (containers of one host share it) and the processor
-    or the GPU's UUID.
+    It consists of the boot id, which containers share with their host, and 'cpu' or the GPU's
+    UUID. device: cpu, cuda or cuda:N.
     """
     boot = _text(proc / 'sys' / 'kernel' / 'random' / 'boot_id') or platform.node()
     if not device.startswith('cuda'):
@@ -413,7 +416,7 @@ def device_identity(device: str, proc: Path = Path('/proc')) -> str:
 
 
 def _driver_gpus(proc: Path) -> dict[str, str]:
-    """Return UUID and model of all GPUs by their place on the bus, as the driver's files say."""
+    """Return UUID and model of all GPUs in the order of the bus, from the driver's files."""
     found = {}
     for path in _sorted_glob(proc / 'driver' / 'nvidia' / 'gpus', '*/information'):
         text = _text(path)
@@ -425,7 +428,7 @@ def _driver_gpus(proc: Path) -> dict[str, str]:
 
 
 def _nvml_uuids() -> list[str]:
-    """Return the UUIDs of all GPUs by their place on the bus, as NVML has them."""
+    """Return the UUIDs of all GPUs in the order of the bus, from NVML."""
     try:
         import pynvml
 
@@ -434,18 +437,18 @@ def _nvml_uuids() -> list[str]:
             pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())
         ]
         uuids = [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
-    except Exception:  # a name is never worth failing for
+    except Exception:  # NVML is optional, so no error may stop the caller
         return []
     return [uuid.decode() if isinstance(uuid, bytes) else str(uuid) for uuid in uuids]
 
 
 def usable_cpus(cgroups: Path = Path('/sys/fs/cgroup'), proc: Path = Path('/proc')) -> int:
-    """Return how many processors this process may use: its affinity and its quota, at least 1.
+    """Return how many processors this process may use by its affinity and quota, at least 1.
 
-    A quota (Docker's --cpus, systemd's CPUQuota) stops all threads once it is used up, so there
-    should be no more threads than it has whole processors.
+    A quota (Docker's --cpus, systemd's CPUQuota) stops all threads when it is used up, so the
+    number of threads should not exceed the number of whole processors in it.
     """
-    has_affinity = hasattr(os, 'sched_getaffinity')  # not on macOS
+    has_affinity = hasattr(os, 'sched_getaffinity')  # missing on macOS
     count = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     group = re.search(r'^0::/(.*)$', _text(proc / 'self/cgroup'), re.MULTILINE)
     limit = re.match(r'(\d+) (\d+)', _text(cgroups / (group[1] if group else '') / 'cpu.max'))
@@ -453,5 +456,5 @@ def usable_cpus(cgroups: Path = Path('/sys/fs/cgroup'), proc: Path = Path('/proc
 
 
 def has_nvidia_device() -> bool:
-    """Tell whether this machine seems to have an NVIDIA GPU, without loading any library."""
+    """Return whether this machine seems to have an NVIDIA GPU; no library is loaded."""
     return any(Path(node).exists() for node in _NVIDIA_NODES)

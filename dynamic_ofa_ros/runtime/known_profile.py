@@ -1,4 +1,4 @@
-"""The latency profile that a platform starts with: known and checked, or measured."""
+"""Load and check the latency profile of a platform, or measure it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _Known:
 
     @property
     def was_busy(self) -> bool:
-        """Whether others used the device much while this was measured."""
+        """Whether other processes used the device during the measurement."""
         try:
             return float(self.profile.conditions.get('load_of_others', 'nan')) > BUSY_ABOVE
         except ValueError:
@@ -58,10 +58,11 @@ def load_or_measure_profile(
 ) -> LatencyProfile:
     """Return the latency profile of this platform, checked with a few frames.
 
-    The newer one of the family's and the build cache's that fits this machine. Where none does,
-    or others kept the device busy while it was measured, it is measured (seconds) and cached; on
-    a device that is busy now, it is corrected for this start, and the engine's notes say so. Where
-    a known profile could not be checked it is kept, and the notes say that.
+    This is the newest profile of the family or the build cache that matches this machine. If none
+    matches, or if the device was busy during its measurement, a new profile is measured, which
+    takes seconds, and cached. If the device is busy now, the profile is corrected for this start
+    instead, and the engine's notes say so. If the check fails, the profile is used unchecked, and
+    the notes say so.
     """
     cache = BuildCache(family, cache_dir)
     relative = f'profiles/{engine.platform}.yaml'
@@ -81,24 +82,24 @@ def load_or_measure_profile(
         for one, fault in zip(known, faults, strict=True):
             if not fault and not one.was_busy:
                 if not check.failures:
-                    _log.info('%s fits this machine', one)
+                    _log.info('%s matches this machine', one)
                 return one.profile
         if check.is_busy and not faults[0]:
-            _log.info('%s was measured while others were busy, as they are now: kept', known[0])
+            _log.info('%s was measured on a busy device, and it is busy now: it is used', known[0])
             return known[0].profile
-        reason = f'{known[0]} {faults[0] or "was measured while others were busy"}'
+        reason = f'{known[0]} {faults[0] or "was measured on a busy device"}'
         if check.is_busy:
-            _note(engine, f'{reason}: corrected until a quiet start')
+            _note(engine, f'{reason}: corrected until a start on an idle device')
             return replace(
                 check.corrected(known[0].profile),
                 conditions={**known[0].profile.conditions, 'corrected': reason},
             )
-        _log.warning('%s: measured again', reason)
+        _log.warning('%s: it is measured again', reason)
         conditions = {'replaces': reason}
     with cache.locked(relative):
         latest = _read_cached(cache, relative, engine, len(family.levels))
         if latest is not None and latest != cached:
-            return latest  # another process measured it while this one waited
+            return latest  # measured by another process in the meantime
         profile = profile_engine(
             engine, family, runs=runs, max_seconds=max_seconds, pause_s=pause_s, clock=clock
         )
@@ -106,8 +107,8 @@ def load_or_measure_profile(
         cache.write(relative, lambda path: write_profile(profile, path))
     if _Known('new', profile).was_busy:
         _log.warning(
-            'others used %s of the device while levels were measured: measured again at the next '
-            'quiet start',
+            'other processes used %s of the device during profiling; it is repeated at the next '
+            'start on an idle device',
             profile.conditions['load_of_others'],
         )
     return profile
@@ -126,9 +127,9 @@ def _read_cached(
     try:
         profile = read_profile(path)
     except FamilyError as error:
-        _log.warning('the cached profile is damaged and is measured again: %s', error)
+        _log.warning('the cached profile is damaged; it is measured again: %s', error)
         return None
     if profile.platform != engine.platform or len(profile.levels) != level_count:
-        _log.warning('%s belongs to something else and is measured again', path)
+        _log.warning('%s belongs to another platform or family; it is measured again', path)
         return None
     return profile

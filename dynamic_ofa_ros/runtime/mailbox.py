@@ -1,4 +1,4 @@
-"""Frame and Mailbox: what lies between the thread that receives images and the worker."""
+"""Frame and Mailbox, which pass images from the receiving thread to the worker."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ NAN = math.nan
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame on its way: the image, the caller's own header, when it came, how old it was then.
+    """An image with its header and times.
 
-    `header` is handed back untouched. `received_ns` (when the caller got it) and `arrived_ns`
-    (when it reached this process; None: when the caller got it) are from `time.perf_counter_ns`;
-    `input_age_ms` is the age of the image at arrival by the caller's clock, NaN when unknown.
+    header: passed to the callbacks unchanged. received_ns: time when the caller received the
+    image.
+    arrived_ns: time when it arrived in this process; None: the same as received_ns. Both are of
+    `time.perf_counter_ns`. input_age_ms: age of the image at arrival by the caller's clock; NaN if
+    unknown.
     """
 
     image: ImageSource
@@ -30,17 +32,17 @@ class Frame:
 
     @property
     def executor_wait_ms(self) -> float:
-        """Time from arrival to the caller; NaN when the arrival is unknown."""
+        """Time from arrival until the caller received the image; NaN if unknown."""
         return NAN if self.arrived_ns is None else (self.received_ns - self.arrived_ns) / 1e6
 
     def age_ms(self, time_ns: int) -> float:
-        """Return the time from arrival to a moment of `time.perf_counter_ns`."""
+        """Return the time from arrival to `time_ns`, a time of `time.perf_counter_ns`."""
         start_ns = self.received_ns if self.arrived_ns is None else self.arrived_ns
         return (time_ns - start_ns) / 1e6
 
 
 class Mailbox:
-    """Holds the newest frame only: a frame that nobody took in time is replaced, and counted."""
+    """Holds the newest frame; a new frame replaces one that has not been taken yet."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -51,16 +53,16 @@ class Mailbox:
 
     @property
     def received(self) -> int:
-        """Frames put in since start."""
+        """Number of frames since the start."""
         return self._received
 
     @property
     def replaced(self) -> int:
-        """Frames that a newer one replaced before they were taken."""
+        """Number of frames that were replaced before they were taken."""
         return self._replaced
 
     def put(self, frame: Frame) -> bool:
-        """Leave a frame; tell whether it replaced one. A closed mailbox takes none."""
+        """Store a frame; return whether it replaced one. A closed mailbox ignores it."""
         with self._condition:
             if self._is_closed:
                 return False
@@ -72,7 +74,7 @@ class Mailbox:
             return is_replacing
 
     def get(self, timeout_s: float | None = None) -> Frame | None:
-        """Wait for a frame and take it; None after the timeout or when the mailbox is closed."""
+        """Wait for a frame and take it; None after the timeout or if the mailbox is closed."""
         with self._condition:
             self._condition.wait_for(lambda: self._frame is not None or self._is_closed, timeout_s)
             if self._is_closed:
@@ -81,18 +83,13 @@ class Mailbox:
             return frame
 
     def clear(self) -> None:
-        """Throw away a waiting frame without counting it."""
+        """Discard a waiting frame; it is not counted as replaced."""
         with self._condition:
             self._frame = None
 
     def close(self) -> None:
-        """Wake whoever waits; from now on there are no frames."""
+        """Close the mailbox and wake waiting threads."""
         with self._condition:
             self._is_closed = True
             self._frame = None
             self._condition.notify_all()
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._is_closed

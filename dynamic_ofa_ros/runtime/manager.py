@@ -1,8 +1,8 @@
-"""RuntimeManager: monitors latency, asks the policy, switches the level.
+"""RuntimeManager: monitors latencies, calls the policy and switches levels.
 
-It reads no clock and knows no thread but the one that calls `observe`: the simulator drives the
-very same object with simulated time. Constraints and policy may be set from any thread; they swap
-one frozen snapshot, which the next frame reads.
+It reads no clock, so the simulator can run the same class in simulated time. Frames are processed
+on the thread that calls `observe`. Constraints and policy can be set from any thread: they are
+stored in an immutable object, which the next frame reads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.family import LatencyProfile
 from dynamic_ofa_ros.runtime.coordination import FRAMES_TOLD, Allowance, Frame, Status
 from dynamic_ofa_ros.runtime.decisions import Decision, ManagerState, Measurement
-from dynamic_ofa_ros.runtime.experience import CONTENDED_ABOVE, Experience, Seen
+from dynamic_ofa_ros.runtime.experience import CONTENDED_ABOVE, Experience, FrameLatencies
 from dynamic_ofa_ros.runtime.outages import Outages
 from dynamic_ofa_ros.runtime.policies import (
     Choice,
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
 
 NAN = math.nan
 OUTSIDE_FRAMES = 100
-"""Frames from which the quantile of what lies outside inference is taken."""
+"""Number of frames for the quantile of the time outside inference."""
 
 MINUTE_NS = 60_000_000_000
 
 
 @dataclass(frozen=True)
 class _Settings:
-    """Everything that another thread may change, swapped as one."""
+    """All settings that other threads can change; replaced as a whole."""
 
     constraints: Constraints
     policy: PolicySettings
@@ -60,7 +60,7 @@ class _Settings:
 
 
 class _Frame(NamedTuple):
-    """What a frame leaves behind; `state` is made of it when somebody asks."""
+    """The data after a frame from which `state` is computed on demand."""
 
     situation: Situation
     choice: Choice
@@ -71,10 +71,10 @@ class _Frame(NamedTuple):
 
 
 class RuntimeManager:
-    """Decides level and platform, frame by frame. `observe` costs microseconds, never blocks.
+    """Decides level and platform for every frame. `observe` takes microseconds and never blocks.
 
-    Given the profiles of several platforms it chooses among them too. What it knows of a platform
-    that is not in use fades, so one that was left because others used it is tried again.
+    With the profiles of several platforms, it also chooses the platform. Estimates about a
+    platform that is not in use decay, so a platform that was contended is tried again later.
     """
 
     def __init__(
@@ -109,33 +109,33 @@ class RuntimeManager:
         self._switch_count = 0
         self._option: Option | None = None
         situation = self._situation(0, is_changed=True)
-        choice = self._that_is_ready(situation, self._policy.decide(situation))
+        choice = self._ready_choice(situation, self._policy.decide(situation))
         self.initial_decision = self._decision(situation, None, choice)
         self._option = choice.option
         self._frame = self._new_frame(situation, choice)
 
     @property
     def active_level(self) -> int:
-        """The level that the next frame runs at, from 1."""
+        """The level for the next frame (1-based)."""
         return self._frame.choice.option.level
 
     @property
     def active_platform(self) -> str:
-        """The platform that the next frame runs on."""
+        """The platform for the next frame."""
         return self.table.platforms[self._frame.choice.option.platform]
 
     @property
     def wanted(self) -> tuple[int, str]:
-        """The level and the platform to run as soon as that level is in memory."""
+        """The level and platform to use as soon as the level is in memory."""
         return self._wanted.level, self.table.platforms[self._wanted.platform]
 
     def uncontended_ms(self, level: int, platform: str) -> float:
-        """Return the inference latency of a level on a platform that nobody else uses."""
+        """Return the uncontended inference latency of a level on a platform."""
         return self.table.latency_ms(Option(level, self.table.platforms.index(platform)))
 
     @property
     def state(self) -> ManagerState:
-        """The snapshot after the last frame; safe to read from any thread."""
+        """The state after the last frame; can be read from any thread."""
         frame, table = self._frame, self.table
         situation, choice = frame.situation, frame.choice
         level, platform = choice.option
@@ -160,33 +160,33 @@ class RuntimeManager:
 
     @property
     def constraints(self) -> Constraints:
-        """The constraints that the next frame obeys."""
+        """The constraints for the next frame."""
         return self._settings.constraints
 
     @property
     def policy_settings(self) -> PolicySettings:
-        """The policy settings that the next frame obeys."""
+        """The policy settings for the next frame."""
         return self._settings.policy
 
     def set_constraints(self, constraints: Constraints) -> None:
-        """Take new constraints; the next frame obeys them. Safe to call from any thread."""
+        """Set the constraints for the next frame; can be called from any thread."""
         with self._setting_lock:
             self._settings = replace(self._settings, constraints=constraints)
 
     def set_policy(self, policy: PolicySettings) -> None:
-        """Take a new policy or new settings of it; the next frame obeys them.
+        """Set the policy for the next frame; can be called from any thread.
 
-        Safe to call from any thread. Raises PolicyError when the policy cannot be set up for these
-        levels; the present one then stays.
+        Raise PolicyError if the settings are invalid for these levels; the policy is then
+        unchanged.
         """
         self._policy_factory(self.table, policy)
         with self._setting_lock:
             self._settings = replace(self._settings, policy=policy)
 
     def set_allowance(self, allowance: Allowance | None) -> None:
-        """Take the levels that other classifiers leave to this one; None leaves all.
+        """Set the range of levels allowed beside other classifiers; None allows all levels.
 
-        Safe to call from any thread. The next frame obeys.
+        It applies to the next frame; this method can be called from any thread.
         """
         with self._setting_lock:
             self._settings = replace(self._settings, allowance=allowance)
@@ -194,10 +194,11 @@ class RuntimeManager:
     def status(
         self, name: str, devices: Mapping[str, str], importance: float, interval_ms: float
     ) -> Status:
-        """Return what to tell the other classifiers on the device; safe from any thread.
+        """Return the status for other classifiers on the device; can be called from any thread.
 
-        It is about the platform in use now. name: unique among them; devices: the processor or
-        GPU behind each platform; interval_ms: mean time between frames, infinite when none come.
+        It refers to the platform in use. name: unique among the classifiers. devices: the
+        processor or GPU of each platform. interval_ms: mean time between frames; infinite if none
+        arrive.
         """
         level, platform = self._frame.choice.option
         settings = self._settings
@@ -220,9 +221,9 @@ class RuntimeManager:
         )
 
     def decide(self, time_ns: int) -> Decision | None:
-        """Obey settings that changed since the last frame; call before each frame.
+        """Apply settings that changed since the last frame; call this before each frame.
 
-        Returns the switch this causes, None (nearly always, at no cost) when there is none.
+        Return the resulting switch, or None if there is none.
         """
         settings = self._settings
         if settings is self._applied:
@@ -238,14 +239,14 @@ class RuntimeManager:
         return self._apply(situation, self._policy.decide(situation), is_new_policy=is_new_policy)
 
     def observe(self, measurement: Measurement) -> Decision | None:
-        """Take one frame's latencies; return the switch they cause, None when the level stays."""
+        """Process the latencies of one frame; return the resulting switch, or None."""
         time_ns, inference_ms = measurement.time_ns, measurement.inference_ms
         is_first, self._is_first_after_switch = self._is_first_after_switch, False
         option = self._option_of(measurement.level, measurement.platform)
         if self._outages:
             self._outages.work(option)
         self._period_ms = measurement.period_ms
-        seen = Seen(
+        seen = FrameLatencies(
             inference_ms, measurement.node_ms, measurement.end_to_end_ms, measurement.wait_ms
         )
         if not is_first:
@@ -263,10 +264,10 @@ class RuntimeManager:
     def observe_failure(
         self, time_ns: int, level: int, platform: str = '', *, is_whole_platform: bool = False
     ) -> Decision | None:
-        """Take note that inference raised; return the switch to what still works.
+        """Process a failure of inference; return the switch to an option that works, or None.
 
-        The option, or its whole platform when several of its levels fail, is tried again after a
-        wait that doubles. Where nothing else is left, everything is tried on.
+        The option (or its whole platform, if several of its levels fail) is tried again after a
+        waiting time, which doubles with every failure. If all options fail, all remain in use.
         """
         option = self._option_of(level, platform)
         self._outages.fail(option, self.table.rank, time_ns, is_whole_platform=is_whole_platform)
@@ -310,7 +311,7 @@ class RuntimeManager:
         )
 
     def _candidates(self, time_ns: int) -> Sequence[Option]:
-        """Return what may be chosen now: what works, and what the other classifiers leave."""
+        """Return the options that work and that are allowed beside other classifiers."""
         candidates: Sequence[Option] = self.table.ladder
         if self._outages:
             working = [o for o in candidates if not self._outages.is_out(o, time_ns)]
@@ -320,7 +321,7 @@ class RuntimeManager:
         return candidates
 
     def _is_allowed(self, option: Option) -> bool:
-        """Tell whether the others leave an option; what they say is about the platform in use."""
+        """Return whether the allowance, which refers to the platform in use, permits an option."""
         settings, accuracies = self._applied, self.table.accuracies
         allowance, at = settings.allowance, self._option
         if allowance is None or at is None or settings.policy.name == 'fixed':
@@ -329,16 +330,16 @@ class RuntimeManager:
             return True
         lowest, highest = accuracies[allowance.lowest - 1], accuracies[allowance.highest - 1]
         if settings.floor > 0.0 and settings.constraints.priority == 'accuracy':
-            # With priority over the others' limits too.
+            # The accuracy floor also has priority over the limits of other classifiers.
             accurate = [accuracy for accuracy in accuracies if accuracy >= settings.floor]
             highest = max(highest, min(accurate, default=highest))
         return lowest <= self.table.accuracy(option) <= highest
 
     def _outside_quantile_ms(self) -> float:
-        """Return what of the limited latency passed outside inference; 0 while it is unknown.
+        """Return the quantile of the time outside inference in the limit's scope; 0 if unknown.
 
-        The quantile of the last frames that the constraint asks for, not their mean: it has a tail
-        of its own. Rounded down, so that one slow frame (the first) does not decide.
+        The constraint's quantile is used instead of the mean, because this time has a long tail.
+        It is rounded down, so that a single slow frame (the first one) has no effect.
         """
         constraints = self._applied.constraints
         outside_ms = sorted(self._outside_ms.get(constraints.latency_scope, ()))
@@ -353,26 +354,26 @@ class RuntimeManager:
         else:
             self._consecutive_violations = 0
 
-    def _that_is_ready(self, situation: Situation, choice: Choice) -> Choice:
-        """Return the choice, or the next lower one in memory while that one is not."""
+    def _ready_choice(self, situation: Situation, choice: Choice) -> Choice:
+        """Return the choice if its level is in memory, or else the next lower one that is."""
         self._wanted = choice.option
-        if self._is_ready is None or self._is_there(choice.option):
+        if self._is_ready is None or self._is_loaded(choice.option):
             return choice
         rank = self.table.rank
         lower = [o for o in situation.candidates if rank[o] < rank[choice.option]]
-        there = [o for o in lower if self._is_there(o)]
-        if not there:
+        loaded = [o for o in lower if self._is_loaded(o)]
+        if not loaded:
             return choice
         name = self.table.name(choice.option)
-        instead = max(there, key=rank.__getitem__)
+        instead = max(loaded, key=rank.__getitem__)
         return Choice(instead, choice.is_feasible, f'{name} is being loaded; {choice.reason}')
 
-    def _is_there(self, option: Option) -> bool:
+    def _is_loaded(self, option: Option) -> bool:
         assert self._is_ready is not None
         return self._is_ready(option.level, self.table.platforms[option.platform])
 
     def _within_budget(self, situation: Situation, choice: Choice) -> Choice:
-        """Hold back a move up when the last minute had its share of them, whoever asked for it."""
+        """Defer a move up if the maximum number of moves up in the last minute is reached."""
         at, rank, time_ns = self._option, self.table.rank, situation.time_ns
         if at is None or rank[choice.option] <= rank[at] or at not in situation.candidates:
             return choice
@@ -380,7 +381,7 @@ class RuntimeManager:
             self._upward_ns.popleft()
         budget = self._applied.policy.max_switches_per_minute
         if len(self._upward_ns) + 1 > budget:
-            reason = f'held back: {budget:g} moves up in a minute; {choice.reason}'
+            reason = f'deferred: {budget:g} moves up per minute allowed; {choice.reason}'
             return Choice(at, choice.is_feasible, reason)
         self._upward_ns.append(time_ns)
         return choice
@@ -389,7 +390,7 @@ class RuntimeManager:
         self, situation: Situation, choice: Choice, *, is_new_policy: bool = False
     ) -> Decision | None:
         before = self._option
-        choice = self._that_is_ready(situation, choice)
+        choice = self._ready_choice(situation, choice)
         if choice.option != before and not is_new_policy:
             choice = self._within_budget(situation, choice)
         allowance = self._applied.allowance
@@ -437,7 +438,7 @@ class RuntimeManager:
 
 
 def _experience(profile: LatencyProfile) -> Experience:
-    """Return an experience of a platform that has seen nothing yet."""
+    """Return an empty experience of a platform."""
     return Experience(
         [level.median_ms for level in profile.levels],
         [level.sd_ms / level.mean_ms if level.mean_ms > 0.0 else NAN for level in profile.levels],

@@ -1,4 +1,4 @@
-"""Options whose engine fails: left at once, tried again after a wait that doubles."""
+"""Options whose inference fails: excluded at once, and tried again after increasing times."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dynamic_ofa_ros.runtime.policies import Option
 FIRST_WAIT_NS, LONGEST_WAIT_NS = 1_000_000_000, 300_000_000_000
 
 LEVELS_OF_A_BROKEN_PLATFORM = 2
-"""When so many of its levels fail, it is the platform that fails."""
+"""If this many levels of a platform fail, the whole platform is excluded."""
 
 
 @dataclass
@@ -20,17 +20,17 @@ class _Outage:
 
 
 class Outages:
-    """What cannot be used at present.
+    """Options that are currently excluded.
 
-    One level that fails (it may be too large for the memory that is left) is out by itself; when a
-    second level of the same platform fails, all of that platform are.
+    If a single level fails (it may be too large for the free memory), only this level is excluded;
+    if a second level of the same platform fails, the whole platform is excluded.
     """
 
     def __init__(self) -> None:
         self._outages: dict[Option, _Outage] = {}
 
     def __bool__(self) -> bool:
-        """Tell whether any option has failed and not worked again since."""
+        """Return whether any option has failed and has not worked since."""
         return bool(self._outages)
 
     def fail(
@@ -41,7 +41,7 @@ class Outages:
         *,
         is_whole_platform: bool = False,
     ) -> None:
-        """Take an option, or its platform, out of use. options: all there are."""
+        """Exclude an option or its whole platform. options: all options."""
         self._extend(option, time_ns)
         same_platform = [o for o in options if o.platform == option.platform]
         failed = [o for o in self._outages if o.platform == option.platform]
@@ -51,14 +51,14 @@ class Outages:
                 self._outages[other] = _Outage(longest.until_ns, longest.wait_ns)
 
     def work(self, option: Option) -> None:
-        """Note that an option works: it is no longer suspected, nor is its platform."""
+        """Record that an option works; end its outage, and that of its platform."""
         if option in self._outages:
             for other in [o for o in self._outages if o.platform == option.platform]:
                 if other == option or self._outages[other] == self._outages[option]:
                     del self._outages[other]
 
     def is_out(self, option: Option, time_ns: int) -> bool:
-        """Tell whether an option must not be used now."""
+        """Return whether an option is excluded at a time."""
         outage = self._outages.get(option)
         return outage is not None and time_ns < outage.until_ns
 

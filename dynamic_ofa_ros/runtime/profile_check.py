@@ -1,11 +1,12 @@
-"""Check with a few frames whether a latency profile is of this machine as it is today.
+"""Check with a few frames whether a latency profile matches the current state of this machine.
 
-Platforms of different speed may share a name, and machines change: another power mode, another
-release of an engine. Contention must not be mistaken for that. It only adds to a latency, and to
-a long one at least as much as to a short one, which a time slice of others meets less often:
-whatever else is seen tells of a wrong profile. Slower frames alone tell of one only while nobody
-else uses the device. Of each level the lower quartile and the median count: the truth may lie
-anywhere between them.
+Platforms of different speed can have the same name, and machines change, for instance by another
+power mode or another release of an engine. Contention must not be mistaken for such a change. It
+only increases latencies, and it increases long latencies at least as much as short ones, because
+time slices of other programs interrupt long frames more often. Any other deviation shows that the
+profile is wrong. If all frames are slower, the profile is wrong only if no other program uses the
+device. The lower quartile and the median of each level are considered, because the uncontended
+latency may be anywhere between them.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ if TYPE_CHECKING:
 BLOCKS = 2
 BLOCK_RUNS = 4
 MAX_SECONDS = 1.0
-"""No second block begins after this time: levels of a slow device take long enough."""
+"""After this time no further block is started, so that the check of a slow device is short."""
 
 TOLERANCE = 0.25
-"""Largest relative difference from a profile, and of two levels' differences, that is noise."""
+"""Relative deviations up to this, from a profile and between levels, are considered noise."""
 
 
 @dataclass(frozen=True)
 class LevelTimes:
-    """What the frames of one level took: the lower quartile and the median."""
+    """The lower quartile and the median of one level's latencies."""
 
     index: int
     low_ms: float
@@ -45,7 +46,7 @@ class LevelTimes:
 
 @dataclass(frozen=True)
 class Check:
-    """A few frames of some levels; `failures` say which levels could not be run, and why."""
+    """Latencies of a few frames of some levels; `failures` are the errors of failed levels."""
 
     levels: tuple[LevelTimes, ...]
     load_of_others: float
@@ -53,11 +54,11 @@ class Check:
 
     @property
     def is_busy(self) -> bool:
-        """Whether others use so much of the device that latencies are no truth."""
+        """Whether other processes use the device so much that latencies are not reliable."""
         return self.load_of_others > BUSY_ABOVE
 
     def fault(self, profile: LatencyProfile) -> str:
-        """Return what is wrong with a profile, to follow its name; '' when it may be right."""
+        """Return what is wrong with a profile, as the predicate of a sentence, or ''."""
         if not self.levels:
             return ''
         nominal_ms = np.array([profile.latency_ms(level.index) for level in self.levels])
@@ -72,11 +73,11 @@ class Check:
             return f'is {np.median(seen):.2g}x faster than this machine'
         is_uneven = self.is_busy and _falls(low[np.argsort(nominal_ms)])
         if is_too_slow.any() or is_too_fast.any() or is_uneven:
-            return f'does not fit this machine ({low.min():.2g}x to {low.max():.2g}x)'
+            return f'does not match this machine ({low.min():.2g}x to {low.max():.2g}x)'
         return ''
 
     def corrected(self, profile: LatencyProfile) -> LatencyProfile:
-        """Return the profile as this machine seems to be: scaled by the factors of its levels."""
+        """Return the profile scaled by the measured factors, which are interpolated by level."""
         indexes = [level.index for level in self.levels]
         factors = [level.low_ms / profile.latency_ms(level.index) for level in self.levels]
         scale = np.interp(range(1, len(profile.levels) + 1), indexes, factors)
@@ -91,17 +92,17 @@ def check_levels(
     pause_s: float = PAUSE_S,
     clock: Clock = time.perf_counter_ns,
 ) -> Check:
-    """Run a few frames of the lowest, the middle and the highest level, as a profile would."""
+    """Measure a few frames of the lowest, the middle and the highest level, as for a profile."""
     count = len(family.levels)
-    left = sorted({1, (count + 1) // 2, count})
-    samples_ms: dict[int, list[float]] = {index: [] for index in left}
+    indices = sorted({1, (count + 1) // 2, count})
+    samples_ms: dict[int, list[float]] = {index: [] for index in indices}
     failures = {}
     load = OthersLoad(engine.device)
     started_ns = clock()
     for block in range(BLOCKS):
         if block and (clock() - started_ns) / 1e9 > MAX_SECONDS:
             break
-        for index in left:
+        for index in indices:
             if index in failures:
                 continue
             tensor = input_of(family.level(index))
@@ -118,7 +119,10 @@ def check_levels(
 
 
 def _falls(factors: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> bool:
-    """Tell whether a level is slowed much more than a longer one: no contention does that."""
+    """Return whether a fast level is slowed down much more than a slower one.
+
+    factors: in ascending order of latency. Contention cannot have this effect.
+    """
     return bool((np.maximum.accumulate(factors) > factors * (1.0 + TOLERANCE) ** 2).any())
 
 

@@ -23,18 +23,18 @@ Clock = Callable[[], int]
 DEFAULT_RUNS = 60
 MIN_RUNS = 10
 BLOCK_RUNS = 5
-"""Timed runs of a level in a row, after one that is not timed and finds the caches cold."""
+"""Consecutive timed runs of a level, after a run that is not timed because the caches are cold."""
 
 PAUSE_S = 0.01
 """Idle time before each run, as between the frames of a camera.
 
-Back to back, a small level finds its data still in the caches and looks up to 1.4 times as fast as
-it ever is on a robot; every frame would then look contended.
+Without pauses, the data of a small level stays in the caches, and the level seems to be up to 1.4
+times as fast as on a robot; every frame would then seem to be contended.
 """
 
 MAX_SECONDS = 2.5
 BUSY_ABOVE = 0.25
-"""Share of the device that other processes may use while a profile that lasts is measured."""
+"""Maximum share of the device used by other processes during the measurement of a profile."""
 
 
 def profile_engine(
@@ -47,12 +47,12 @@ def profile_engine(
     pause_s: float = PAUSE_S,
     clock: Clock = time.perf_counter_ns,
 ) -> LatencyProfile:
-    """Measure every level, batch 1, and return median, mean, sd, p95 and p99.
+    """Measure every level with batch size 1; return median, mean, sd, p95 and p99.
 
-    Levels take turns in short blocks, so that drift of clocks and temperature hits all alike;
-    `pause_s` before each run makes them frames of a camera. Slow levels get fewer runs: the
-    measurement ends after about `max_seconds`, with at least `MIN_RUNS` (or `runs`, when that is
-    less) of each level.
+    The levels are measured alternately in short blocks, so that changes of clocks and temperature
+    affect all levels equally. There is a pause of `pause_s` before each run, as between camera
+    images. The measurement ends after about `max_seconds` with fewer than `runs` runs per level,
+    but at least `MIN_RUNS`.
     """
     inputs = [input_of(level) for level in family.levels]
     for level, tensor in zip(family.levels, inputs, strict=True):
@@ -85,7 +85,7 @@ def profile_engine(
 def time_block(
     engine: Engine, index: int, tensor: FloatArray, runs: int, pause_s: float, clock: Clock
 ) -> list[float]:
-    """Return the times of some runs of a level in ms, after one that is not timed."""
+    """Return the latencies of `runs` runs of a level in ms, after a run that is not timed."""
     engine.infer(index, tensor)
     samples_ms = []
     for _ in range(runs):
@@ -98,7 +98,7 @@ def time_block(
 
 
 def input_of(level: Level) -> FloatArray:
-    """Return what a level is timed on: (1, 3, r, r) float32."""
+    """Return the input for measuring a level: random noise, (1, 3, r, r) float32."""
     random = np.random.default_rng(level.index)
     return random.standard_normal((1, 3, level.resolution, level.resolution)).astype(np.float32)
 

@@ -1,8 +1,8 @@
-"""The reference answers: what every engine must return for a fixed input, level by level.
+"""Reference outputs: the logits of every level for a fixed input, to verify engines.
 
-PyTorch computes them when a family is made, with the plain networks of `ofa`, and the family
-holds them: a robot needs no PyTorch to know that its engine is right. For a family without them
-they are computed once and kept in the build cache.
+For a family of a supernet, PyTorch computes them with the networks of `ofa` when the family is
+built, and they are stored in the family, so that a robot can verify its engine without PyTorch. If
+a family has no reference outputs, they are computed once and stored in the build cache.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ REFERENCE_VERSION = 'reference-2'
 
 
 def probe_input(resolution: int) -> FloatArray:
-    """Return what engines are compared on: (1, 3, r, r) float32, fixed noise in [-2, 2)."""
+    """Return the input for comparing engines: fixed noise in [-2, 2), (1, 3, r, r) float32."""
     count = 3 * resolution * resolution
-    # Integer arithmetic: the same on every machine and with every release of numpy.
+    # Integer arithmetic gives the same result on every machine and with every release of numpy.
     scrambled = (
         np.arange(1, count + 1, dtype=np.uint64) * np.uint64(2654435761) % np.uint64(1 << 32)
     )
@@ -36,12 +36,12 @@ def probe_input(resolution: int) -> FloatArray:
 def reference_of(
     family: Family, cache: BuildCache, tell: Callable[[str], None]
 ) -> dict[int, FloatArray]:
-    """Return the (classes,) logits of every level for `probe_input`."""
+    """Return the logits (classes,) of every level for `probe_input`."""
     if family.reference_path.is_file():
         return _read(family.reference_path, family)
 
     def compute(folder: Path) -> None:
-        tell('computing the reference answers')
+        tell('computing the reference outputs')
         _write(_computed(family), folder / REFERENCE_FILE)
 
     folder = cache.folder('reference', REFERENCE_VERSION, compute)
@@ -49,7 +49,7 @@ def reference_of(
 
 
 def add_reference(directory: Path) -> Family:
-    """Put the reference answers into the family of a supernet that was just written; return it."""
+    """Compute the reference outputs, add them to the family in `directory`, and return it."""
     family = Family.load(directory)
     _write(_computed(family), family.reference_path)
     write_family(
@@ -70,7 +70,7 @@ def _computed(family: Family) -> dict[int, FloatArray]:
             'torch',
             'safetensors',
             'ofa',
-            reason=f'family {family.name} holds no {REFERENCE_FILE}, which PyTorch computes',
+            reason=f'family {family.name} has no {REFERENCE_FILE}, which PyTorch computes',
         )
         from dynamic_ofa_ros.runtime.engines.pytorch import reference_logits
     else:
@@ -96,8 +96,7 @@ def _read(path: Path, family: Family) -> dict[int, FloatArray]:
         if value is None or value.shape != shape or value.dtype != np.float32:
             found = 'nothing' if value is None else f'{value.dtype} of shape {value.shape}'
             raise FamilyError(
-                f'{path} holds {found} for level {level.index}, expected are float32 of shape '
-                f'{shape}'
+                f'{path} has {found} for level {level.index}, expected float32 of shape {shape}'
             )
         logits[level.index] = value
     return logits

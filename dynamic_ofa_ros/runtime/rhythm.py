@@ -1,8 +1,8 @@
-"""Rhythm: when a load that comes and goes regularly is due again.
+"""Predict the next start of a periodic load.
 
-Much of what shares a robot's processor runs on a timer: a planner, a map update, a log rotation.
-Nothing that only looks back can save the frame in which such a load comes. Who has seen it come
-at equal intervals can.
+Many programs on a robot's processor run on a timer, such as a planner or a map update. A policy
+that only reacts is always late for the first frame of such a load. If the load started at equal
+intervals before, its next start can be predicted.
 """
 
 from __future__ import annotations
@@ -10,47 +10,47 @@ from __future__ import annotations
 from collections import deque
 
 MIN_RISE = 0.05
-"""Rises of the log-slowdown below this are no load that comes."""
+"""Minimum rise of the log-slowdown at the start of a load."""
 
 FEWEST, MOST = 3, 8
-"""Rises that make a rhythm, and how many are remembered."""
+"""Minimum number of rises for a rhythm, and maximum number of stored rises."""
 
 MIN_FRAMES = 10.0
-"""Intervals of fewer frames are not told from chance."""
+"""Minimum period in frames; shorter periods could be random."""
 
 TOLERANCE_FRAMES = 0.5
-"""Rises that are off the beat by no more than this keep it: one is seen a frame early or late."""
+"""Maximum deviation of a rise from the rhythm, in frames."""
 
 GUARD_FRAMES = 1.5
-"""Beyond what the rises were off the beat, a load is expected so much earlier and later."""
+"""A load is expected this many frames earlier and later, in addition to the measured deviation."""
 
 
 class Rhythm:
-    """Learns from rises of the log-slowdown; times in nanoseconds.
-
-    frame_ns: the time between frames.
-    """
+    """Learns the period of a load from rises of the log-slowdown."""
 
     def __init__(self) -> None:
         self._rises_ns: deque[int] = deque(maxlen=MOST)
-        self._half_way = self._height = 0.0  # of the last rise
-        self._due_ns: float | None = None  # None while no rhythm is known
+        self._half_way = self._height = 0.0  # middle and height of the last rise
+        self._due_ns: float | None = None  # None if no rhythm is known
         self._spread_ns = 0.0
 
     def step(self, time_ns: int, before: float, after: float, frame_ns: float) -> None:
-        """Take a step of the log-slowdown, seen in the frame that ended then."""
+        """Add a step of the log-slowdown in the frame that ended at `time_ns`.
+
+        frame_ns: time between frames.
+        """
         if after - before < MIN_RISE:
             return
-        is_on_top = bool(self._rises_ns) and before > self._half_way  # of the last one
+        is_on_top = bool(self._rises_ns) and before > self._half_way  # the last load is still on
         self._half_way, self._height = 0.5 * (before + after), after - before
         if not is_on_top:
             self._rises_ns.append(time_ns)
             self._find(frame_ns)
 
     def due(self, time_ns: int, log_slowdown: float, frame_ns: float) -> float:
-        """Return by how much the log-slowdown of the next frame is expected to rise; mostly 0.
+        """Return the expected rise of the log-slowdown in the next frame; 0 if none is expected.
 
-        time_ns: now, the end of the last frame; the next one ends about `frame_ns` later.
+        time_ns: end of the last frame; the next one ends about `frame_ns` later.
         """
         if self._due_ns is None or log_slowdown > self._half_way:
             return 0.0
@@ -59,7 +59,7 @@ class Rhythm:
         return self._height if -guard_ns - frame_ns <= ahead_ns <= guard_ns else 0.0
 
     def _find(self, frame_ns: float) -> None:
-        """Fit a beat to the last rises, to as many of them as keep it."""
+        """Fit a period to as many of the last rises as possible."""
         self._due_ns = None
         while (count := len(self._rises_ns)) >= FEWEST:
             first_ns, middle = self._rises_ns[0], 0.5 * (count - 1)

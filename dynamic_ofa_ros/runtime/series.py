@@ -1,4 +1,4 @@
-"""The last values of something, and whether they have changed: a test without a distribution."""
+"""Detect changes in a series of values without assuming a distribution."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 
 WINDOW = 128
-"""Values that are remembered."""
+"""Maximum number of stored values."""
 
 RUNS = (2, 3, 4, 6, 9, 13, 19)
-"""Numbers of last values that are compared with those before them."""
+"""Lengths of the runs of last values that are compared with the values before them."""
 
 CHANCE = 2e-4
-"""A run of values less likely than this, had nothing changed, is a change."""
+"""A run is a change if its probability without a change is below this."""
 
 LONG_RUN = 9
-"""A longer one is compared with no fewer values before it."""
+"""A longer run is used only if there are at least as many values before it."""
 
 TIE = 0.1
-"""So many spreads off the middle is as good as on it."""
+"""Tolerance for ties with the assumed normal distribution, in spreads."""
 
 EXPECTED_FRAMES = 72
-"""Where fewer values came before a run, a normal distribution stands for the missing ones."""
+"""If there are fewer values before a run, the missing ones follow a normal distribution."""
 
 STRONG = 1.5
-"""A value this many times beyond what is common may be the first of a step by itself."""
+"""Factor over the usual deviation above which a single value may be the start of a step."""
 
 SPREAD_GAIN = 0.1
 """Weight of the newest value in the spread."""
@@ -34,9 +34,9 @@ _LIKELY = tuple(CHANCE ** (1.0 / run) for run in RUNS)
 
 
 class Series:
-    """The last values, in order and sorted.
+    """The last values.
 
-    middle: the median; spread: a standard deviation, learnt, of at least the least one.
+    middle: their median. spread: an estimate of their standard deviation, at least `least_spread`.
     """
 
     def __init__(self, least_spread: float) -> None:
@@ -46,13 +46,13 @@ class Series:
         self._ordered: list[float] = []
 
     def keep(self, values: Sequence[float]) -> None:
-        """Forget all but these values."""
+        """Discard all values except these."""
         self.values = list(values)
         self._ordered = sorted(values)
         self.middle = self._ordered[len(values) // 2] if values else 0.0
 
     def add(self, value: float) -> None:
-        """Take one more value; the oldest goes when the window is full."""
+        """Add a value; if the window is full, discard the oldest one."""
         if len(self.values) == WINDOW:
             del self._ordered[bisect_left(self._ordered, self.values.pop(0))]
         self.values.append(value)
@@ -60,28 +60,28 @@ class Series:
         self.middle = self._ordered[len(self._ordered) // 2]
 
     def learn_spread(self, value: float, least_spread: float) -> None:
-        """Let one value, after the middle has taken it in, tell how far values lie from it."""
+        """Update the spread with a value that has already been added."""
         off = min(abs(value - self.middle), 4.0 * self.spread)
         self.spread = max(self.spread + SPREAD_GAIN * (1.25 * off - self.spread), least_spread)
 
     def is_strong(self, value: float) -> bool:
-        """Tell whether a value is far above what is common."""
+        """Return whether a value is far higher than usual."""
         ordered = self._ordered
         common = ordered[-1 - len(ordered) // 10] - self.middle if len(ordered) >= 10 else 0.0
         return value - self.middle > STRONG * max(2.5 * self.spread, 1.25 * common)
 
     def changed(self) -> int:
-        """Return how many of the last values are unlike those before; 0 when all are alike."""
+        """Return how many of the last values differ from those before; 0 if there is no change."""
         ordered, values, count = self._ordered, self.values, len(self.values)
         lowest = highest = values[-1]
         at_least, at_most = count - bisect_left(ordered, lowest), bisect_right(ordered, highest)
-        done = 1  # values that `lowest` and `highest` are of
+        done = 1  # number of values included in `lowest` and `highest`
         for run, likely in zip(RUNS, _LIKELY, strict=True):
             if run > count or (run > LONG_RUN and 2 * run > count):
                 break
             before = count - run
             missing = max(0, EXPECTED_FRAMES - before)
-            # What the values looked at so far leave is the least that the whole run can leave.
+            # The counts so far are lower bounds of the counts for the whole run.
             if min(at_least, at_most) - run + 1 >= likely * (before + missing + 1):
                 continue
             rest, done = values[-run:-done], run

@@ -1,4 +1,4 @@
-"""Rolling statistics over recent frames and counters by cause."""
+"""Telemetry of frames: rolling statistics, counters by cause, and all values of a frame."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAN = math.nan
 
 
 class RollingStatistics:
-    """Percentiles and rate of the most recent frames; not thread-safe, one writer owns it."""
+    """Percentiles and rate of the most recent frames; not thread-safe."""
 
     def __init__(self, capacity: int = 100) -> None:
         if capacity < 1:
@@ -25,7 +25,7 @@ class RollingStatistics:
         self._count = 0
 
     def add(self, value: float, time_ns: int) -> None:
-        """Take one frame's value and the time at which it was finished."""
+        """Add the value of a frame and the time when it was finished."""
         slot = self._count % self._values.size
         self._values[slot] = value
         self._times_ns[slot] = time_ns
@@ -35,10 +35,7 @@ class RollingStatistics:
         return min(self._count, self._values.size)
 
     def percentiles(self, *fractions: float) -> tuple[float, ...]:
-        """Return the values below which these fractions of the frames lie; NaN without frames.
-
-        Linear between neighbours, as `numpy.percentile`.
-        """
+        """Return quantiles for these fractions, interpolated linearly; NaN without frames."""
         values = self._values[: len(self)]
         values = values[~np.isnan(values)]
         if not values.size:
@@ -46,7 +43,7 @@ class RollingStatistics:
         return tuple(float(value) for value in np.quantile(values, fractions))
 
     def rate_hz(self) -> float:
-        """Return the frames per second over the window; NaN with fewer than two frames."""
+        """Return the frame rate over the window; NaN with fewer than two frames."""
         size = len(self)
         if size < 2:
             return NAN
@@ -57,40 +54,40 @@ class RollingStatistics:
         return (size - 1) * 1e9 / (newest - oldest)
 
     def clear(self) -> None:
-        """Forget all frames."""
+        """Discard all frames."""
         self._count = 0
 
 
 class CauseCounter:
-    """Count events by a short word that names the cause; safe to use from several threads."""
+    """Counts events by cause, a short word; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
 
     def add(self, cause: str) -> int:
-        """Count one event and return how often this cause occurred."""
+        """Count one event; return the number of events with this cause."""
         with self._lock:
             self._counts[cause] += 1
             return self._counts[cause]
 
     @property
     def total(self) -> int:
-        """All events of all causes."""
+        """Number of events of all causes."""
         with self._lock:
             return sum(self._counts.values())
 
     def snapshot(self) -> Mapping[str, int]:
-        """Return a copy that does not change any more."""
+        """Return an immutable copy of the counts."""
         with self._lock:
             return MappingProxyType(dict(self._counts))
 
 
 @dataclass(frozen=True)
 class FrameTelemetry:
-    """Everything worth knowing about one processed frame; the fields of msg/Telemetry.msg.
+    """All values of one processed frame; the fields of msg/Telemetry.msg.
 
-    Not measured is NaN; `max_latency_ms` and `min_accuracy` are NaN where there is no constraint.
+    Values that were not measured are NaN; `max_latency_ms` and `min_accuracy` are NaN if not set.
     """
 
     sequence: int
@@ -133,7 +130,7 @@ class FrameTelemetry:
     platform: str
 
     def latency_ms(self, scope: str) -> float:
-        """Return the latency that a limit of this scope is about."""
+        """Return the latency in a scope; for end_to_end, node_ms if end_to_end_ms is NaN."""
         if scope == 'inference':
             return self.inference_ms
         if scope == 'end_to_end' and not math.isnan(self.end_to_end_ms):

@@ -1,1 +1,1 @@
-"""Simulation: the runtime manager of the node, on a device that exists in simulated time only."""
+"""Simulate the node's runtime manager on a device in simulated time."""

@@ -1,4 +1,4 @@
-"""A camera in simulated time, the newest-only mailbox behind it, and the noise of its pictures."""
+"""A camera in simulated time with a mailbox for the newest image, and the noise of its images."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _NOISE_BLOCK = 1024
 
 @dataclass(frozen=True)
 class Timing:
-    """How frames come, and what a switch costs.
+    """The timing of the camera, and the cost of a switch.
 
-    camera_period_ms: time between two pictures; 0 is back to back, a picture whenever one is
-    wanted. camera_phase_ms: when the first picture is made. transport_ms: from then until it
-    reaches the classifier.
-    switch_ms: what the first frame after a switch costs more. The node's measured cost is 0.2 ms
-    on a CPU (benchmarks/results/switching.json); 1 ms is careful.
+    camera_period_ms: time between two images; 0: an image is available at any time.
+    camera_phase_ms: time of the first image. transport_ms: time until an image reaches the
+    classifier.
+    switch_ms: additional latency of the first frame after a switch. The measured cost of the node
+    is 0.2 ms on a CPU (benchmarks/results/switching.json); 1 ms is a cautious assumption.
     """
 
     camera_period_ms: float = DEFAULT_CAMERA_PERIOD_MS
@@ -39,8 +39,8 @@ class Timing:
                 raise SimulationError(f'{name} is {value:g}; it must be finite and not negative')
 
 
-class Picture(NamedTuple):
-    """The number of a picture, when it reached the classifier, and when it is taken up."""
+class Image(NamedTuple):
+    """The number of an image, its arrival at the classifier, and the start of its processing."""
 
     number: int
     arrival_ms: float
@@ -48,42 +48,42 @@ class Picture(NamedTuple):
 
     @property
     def wait_ms(self) -> float:
-        """How long it waits for the frames before it."""
+        """Return how long the image waits for the previous frame."""
         return self.start_ms - self.arrival_ms
 
 
 class Camera:
-    """Says which picture is classified next, and when; a picture is classified once."""
+    """Determines which image is processed next, and when; each image is processed at most once."""
 
     def __init__(self, timing: Timing, begin_ms: float = 0.0) -> None:
         self._period_ms = timing.camera_period_ms
         self._phase_ms = begin_ms + timing.camera_phase_ms + timing.transport_ms
         self._last = -1
 
-    def next_picture(self, free_at_ms: float) -> Picture:
-        """Return the newest picture that has come, or the next one to come."""
+    def next_image(self, free_at_ms: float) -> Image:
+        """Return the newest image that has not been processed, or else the next one."""
         if self._period_ms == 0.0:
             self._last += 1
             start_ms = max(free_at_ms, self._phase_ms)
-            return Picture(self._last, start_ms, start_ms)
-        # The rounding of a time that should fall on a picture must not cost that picture.
+            return Image(self._last, start_ms, start_ms)
+        # The tolerance prevents an image from being skipped because of rounding.
         newest = math.floor((free_at_ms - self._phase_ms) / self._period_ms + 1e-9)
         self._last = max(newest, self._last + 1)
         arrival_ms = self._phase_ms + self._last * self._period_ms
         if newest < self._last:
-            return Picture(self._last, arrival_ms, arrival_ms)
-        return Picture(newest, min(arrival_ms, free_at_ms), free_at_ms)
+            return Image(self._last, arrival_ms, arrival_ms)
+        return Image(newest, min(arrival_ms, free_at_ms), free_at_ms)
 
 
 class FrameNoise:
-    """A standard normal number per picture of the camera, the same for every policy."""
+    """A standard normal random number for each image, the same for every policy."""
 
     def __init__(self, seed: int) -> None:
         self._random = np.random.default_rng([seed, *b'frames'])
         self._drawn: list[float] = []
 
     def of(self, camera_frame: int) -> float:
-        """Return the number of a picture."""
+        """Return the random number of an image."""
         while camera_frame >= len(self._drawn):
             self._drawn += self._random.standard_normal(_NOISE_BLOCK).tolist()
         return self._drawn[camera_frame]

@@ -1,4 +1,4 @@
-"""Who decides in a simulation: the node's policies, and those that only a simulator can run."""
+"""The policies of a simulation: the node's, and those that only a simulator can run."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from dynamic_ofa_ros.simulation.alert import TUNED_CONSTANTS, AlertPolicy
 from dynamic_ofa_ros.simulation.record import clairvoyant_level
 
 UNLIMITED = PolicySettings('fixed', max_switches_per_minute=float('inf'))
-"""For policies of the simulator: the manager's switch budget is none of theirs."""
+"""Settings for the simulator's own policies, which have no limit on switches."""
 
 
 @dataclass
 class Foresight:
-    """What every level will take for the next frame; the simulator writes it, the oracle reads."""
+    """The latency of every level for the next frame, set by the simulator for the oracle."""
 
     level_latencies_ms: tuple[float, ...] = ()
     limit_ms: float = math.inf
 
 
 class OraclePolicy:
-    """Clairvoyant: the most accurate level that will meet the limit, noise included."""
+    """Chooses the most accurate level that will meet the limit, from the known latencies."""
 
     def __init__(self, table: OptionTable, foresight: Foresight) -> None:
         self._table, self._foresight = table, foresight
 
     def decide(self, situation: Situation) -> Choice:
-        """Return the level that suits the coming frame; the fastest where none does."""
+        """Return the most accurate level that meets the limit, or else the fastest."""
         latencies_ms, limit_ms = self._foresight.level_latencies_ms, self._foresight.limit_ms
         accuracies = self._table.accuracies * len(self._table.platforms)
         place = clairvoyant_level(accuracies, latencies_ms, limit_ms) - 1
@@ -51,9 +51,10 @@ class OraclePolicy:
 
 @dataclass(frozen=True)
 class Contender:
-    """A policy under a name; `create` builds it for a manager.
+    """A named policy; `create` builds it for a manager.
 
-    pays_switches: whether its switches cost anything; the oracle's do not, it is a bound.
+    pays_switches: whether its switches have a cost; those of the oracle have none, because it is
+    an upper bound.
     """
 
     name: str
@@ -63,15 +64,14 @@ class Contender:
 
 
 def contender_names() -> tuple[str, ...]:
-    """Return the names that `contender` knows: the node's policies and the simulator's own."""
+    """Return the names of all contenders: the node's policies and the simulator's own."""
     return (*policy_names(), 'alert', 'alert_tuned', 'oracle')
 
 
 def contender(policy: str | PolicySettings, foresight: Foresight | None = None) -> Contender:
-    """Return the contender of a name, or of settings for one of the node's policies.
+    """Return the contender with a name, or with settings for one of the node's policies.
 
-    `oracle` needs a foresight. Raises SimulationError for a name that is not known, or for the
-    oracle where nothing can be foreseen.
+    Raise SimulationError if the name is unknown, or for `oracle` without a foresight.
     """
     if isinstance(policy, PolicySettings):
         return Contender(policy.name, policy, create_policy)
@@ -86,22 +86,22 @@ def contender(policy: str | PolicySettings, foresight: Foresight | None = None) 
         )
     if foresight is None:
         raise SimulationError(
-            'the oracle cannot decide here: what a frame will take depends on what others do; '
-            'it can on a trace'
+            'the oracle requires a trace: on a shared processor, the latency of a frame depends '
+            'on other models'
         )
     known = foresight
     return Contender(policy, UNLIMITED, lambda table, _: OraclePolicy(table, known), False)
 
 
 def with_options(policy: str, options: Mapping[str, float | int | None]) -> str | PolicySettings:
-    """Return settings of one of the node's policies with the options that are not None.
+    """Return the settings of one of the node's policies with the options that are not None.
 
-    Raises SimulationError for options of the simulator's own policies: they have none.
+    Raise SimulationError for options of the simulator's own policies, which have none.
     """
     given = {name: value for name, value in options.items() if value is not None}
     if not given:
         return policy
     if policy not in policy_names():
-        contender(policy, Foresight())  # a name that nobody knows is the greater mistake
-        raise SimulationError(f'policy {policy} has no option {" and no option ".join(given)}')
+        contender(policy, Foresight())  # raises an error if the name is unknown
+        raise SimulationError(f'policy {policy} has no options, found {", ".join(given)}')
     return replace(PolicySettings(policy), **given)  # type: ignore[arg-type]

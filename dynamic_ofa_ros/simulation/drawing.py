@@ -1,7 +1,6 @@
-"""Draw simulated runs: latency with its limit and top-1 over time, runs side by side.
+"""Plot simulated runs side by side: latency with its limit, and top-1, over time.
 
-As figures 6 to 8 of the paper: a point per frame, coloured by level. matplotlib's object interface
-only, like all our plots.
+As in figures 6 to 8 of the paper, each frame is a point in the colour of its level.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TOP_QUANTILE = 0.995
-"""This share of all frames lies within the latency axis; triangles mark the others."""
+"""Share of frames within the range of the latency axis; triangles mark the others."""
 
 _LATENCY_INCHES, _ACCURACY_INCHES, _MARGIN_INCHES = 1.75, 1.05, 2.05
 _MODEL_LINES: tuple[Any, ...] = ('-', (0, (3, 1.5)), (0, (1, 1)))
@@ -41,9 +40,9 @@ _MODEL_LINES: tuple[Any, ...] = ('-', (0, (3, 1.5)), (0, (1, 1)))
 
 @dataclass(frozen=True)
 class Column:
-    """Runs of one or several models that share a device, drawn below each other.
+    """Runs of models that share a device, plotted in one column.
 
-    phases: (begin in s, name). spans: (begin, end) in s when something else slows the device down.
+    phases: (begin in s, name). spans: (begin, end) in s of times with contention.
     """
 
     title: str
@@ -53,11 +52,11 @@ class Column:
 
 
 def draw_columns(columns: Sequence[Column], caption: str) -> Figure:
-    """Draw a column per policy: latency of each model, and below it the top-1 of all of them."""
+    """Plot one column per policy: the latency of each model, and the top-1 of all models."""
     from matplotlib.ticker import MaxNLocator
 
     if not columns or not all(record.frames for column in columns for record in column.records):
-        raise SimulationError('there is not a single frame to draw')
+        raise SimulationError('there are no frames to plot')
     models = len(columns[0].records)
     figure = new_figure(_MARGIN_INCHES + models * _LATENCY_INCHES + _ACCURACY_INCHES)
     figure.subplots_adjust(top=1.0 - 0.8 / figure.get_figheight())
@@ -99,12 +98,12 @@ def draw_columns(columns: Sequence[Column], caption: str) -> Figure:
             lower.set_ylabel('top-1 [%]')
     figure.align_ylabels(grid[:, 0])
     _draw_legend(figure, columns)
-    draw_caption(figure, f'{caption} Triangles: above the axis.' if is_cut else caption)
+    draw_caption(figure, f'{caption} Triangles: above the range.' if is_cut else caption)
     return figure
 
 
 def violations_text(record: Record) -> str:
-    """Return how many frames of a run were late, for a caption or a title."""
+    """Return the number and share of late frames as text, for a plot."""
     late = sum(frame.is_violation for frame in record.frames)
     return f'{late} of {len(record.frames)} frames late ({100 * late / len(record.frames):.1f} %)'
 
@@ -169,7 +168,7 @@ def _draw_latency(axes: Axes, record: Record, range_ms: tuple[float, float]) -> 
 
 
 def _draw_accuracy(axes: Axes, records: Sequence[Record]) -> None:
-    """Draw the top-1 of the levels over time; lines join the levels' colours."""
+    """Plot the top-1 of the levels over time, with one line per model."""
     lowest, highest = 1.0, 0.0
     for record, line in zip(records, _MODEL_LINES * len(records), strict=False):
         accuracies = record.platform.accuracies
@@ -198,7 +197,7 @@ def _draw_accuracy(axes: Axes, records: Sequence[Record]) -> None:
 
 
 def _draw_legend(figure: Figure, columns: Sequence[Column]) -> None:
-    """Name levels, limit and models in one line above everything."""
+    """Draw a legend of levels, limit and models in one line above all axes."""
     from matplotlib.lines import Line2D
 
     platform = columns[0].records[0].platform
@@ -235,13 +234,13 @@ def _draw_legend(figure: Figure, columns: Sequence[Column]) -> None:
 
 
 def _short_name(platform: SimulatedPlatform, level: int) -> str:
-    """Return a level's number, with its device where that is not the first one."""
+    """Return the number of a level, with its device unless it is the first one."""
     name = platform.levels[level - 1].name
     return name if ' on ' in name else str(level)
 
 
 def _latency_range_ms(records: Sequence[Record]) -> tuple[float, float]:
-    """Return the latency axis: nearly all frames and every limit in it, room for a line below."""
+    """Return the range of the latency axis, which includes nearly all frames and all limits."""
     latencies = [frame.latency_ms for record in records for frame in record.frames]
     limits = [f.limit_ms for r in records for f in r.frames if math.isfinite(f.limit_ms)]
     top_ms = max([float(np.quantile(latencies, TOP_QUANTILE)), *limits])

@@ -1,8 +1,8 @@
-"""The paper's figures, reproduced from its published levels in simulated time.
+"""Reproduce the paper's figures with its published levels in simulated time.
 
-Each figure is a shipped scenario played under two policies. What the paper does not publish (how
-much a training job or a second model takes of the GPU, how much latency varies) is assumed, and
-the captions say so.
+Each figure is a shipped scenario with two policies. Values that the paper does not publish are
+assumed, as the captions say: the GPU demand of a training job or a second model, and the variance
+of latencies.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FIGURE_3_LATENCIES = (
-    'Latencies as in figure 3 of the paper, 41.2-61.7 ms (its figure 4a says 48.8-79.6 ms for the '
-    'same levels: not used)'
+    'Latencies are those of figure 3 of the paper, 41.2-61.7 ms (figure 4a has 48.8-79.6 ms for '
+    'the same levels, which are not used)'
 )
 NOISE = 'simulated, with noise of 2 % (assumed)'
 TITLES = {
@@ -32,7 +32,7 @@ TITLES = {
 
 @dataclass(frozen=True)
 class PublishedFigure:
-    """A figure of the paper: which scenario shows it, and under which policies."""
+    """A figure of the paper, and the scenario and policies that reproduce it."""
 
     number: int
     scenario: str
@@ -41,7 +41,7 @@ class PublishedFigure:
 
     @property
     def file_name(self) -> str:
-        """Return the name of its picture."""
+        """Return the file name of the plot."""
         return f'figure_{self.number}_{self.scenario}.png'
 
 
@@ -50,40 +50,40 @@ FIGURES = (
         1,
         'fixed_network',
         ('fixed', 'predictive'),
-        'As figure 1: what contention and the clock rate do to a network that cannot adapt. '
-        'The second model asks for 60 % of the GPU for 45 of every 67 ms, the training job for '
+        'As figure 1: effect of contention and clock rate on a network that cannot adapt. '
+        'The second model uses 60 % of the GPU for 45 of every 67 ms, the training job uses '
         '75 % nearly always (assumed).',
     ),
     PublishedFigure(
         6,
         'limits',
         ('reactive', 'predictive'),
-        'As figure 6: the limit changes from 65 to 40 to 55 ms. By the latencies used no level '
-        'takes 40 ms or less: in the second phase the fastest level runs, the limit is exceeded '
-        'as little as possible, and the manager says that it is infeasible.',
+        'As figure 6: the limit changes from 65 to 40 to 55 ms. With the latencies used, no level '
+        'takes 40 ms or less. So the fastest level runs in the second phase, the limit is '
+        'exceeded as little as possible, and the manager reports that it is infeasible.',
     ),
     PublishedFigure(
         7,
         'training_job',
         ('reactive', 'predictive'),
-        'As figure 7: a training job arrives at 2.5 s, here it also leaves at 8.5 s. It asks for '
-        '75 % of the GPU (assumed), levels ask in proportion to their MACs per ms, the highest '
-        'for 80 %.',
+        'As figure 7: a training job starts at 2.5 s; here it also ends at 8.5 s. It uses '
+        '75 % of the GPU (assumed). The demand of a level is proportional to its MACs per ms; the '
+        'maximum is 80 %.',
     ),
     PublishedFigure(
         8,
         'two_models',
         ('reactive', 'predictive'),
-        'As figure 8: two models on one GPU, limits 65 and 55 ms. Levels ask for the GPU in '
-        'proportion to their MACs per ms, the highest for 80 % (assumed). Each manager decides '
-        'alone: it sees the other model only as contention.',
+        'As figure 8: two models on one GPU, limits 65 and 55 ms. The GPU demand of a level is '
+        'proportional to its MACs per ms; the maximum is 80 % (assumed). The managers are not '
+        'coordinated: each one observes the other model as contention.',
     ),
 )
 
 
 @dataclass(frozen=True)
 class DrawnFigure:
-    """A figure and the runs it shows, by policy."""
+    """A plotted figure and its runs, by policy."""
 
     published: PublishedFigure
     figure: Figure
@@ -91,13 +91,13 @@ class DrawnFigure:
 
 
 def draw_figures() -> Iterator[DrawnFigure]:
-    """Play and draw the figures, one after the other."""
+    """Simulate and plot all figures."""
     for published in FIGURES:
         yield draw_figure(published)
 
 
 def draw_figure(published: PublishedFigure) -> DrawnFigure:
-    """Play and draw one figure."""
+    """Simulate and plot one figure."""
     scenario = load_scenario(published.scenario)
     records = {policy: scenario.with_policy(policy).play() for policy in published.policies}
     caption = f'{published.caption} {FIGURE_3_LATENCIES}; {NOISE}.'
@@ -106,5 +106,5 @@ def draw_figure(published: PublishedFigure) -> DrawnFigure:
 
 
 def columns_of(scenario: Scenario, records: tuple[Record, ...], title: str) -> Column:
-    """Return a drawn column of a scenario that was played."""
+    """Return the column of a simulated scenario."""
     return Column(title, records, scenario.phases, tuple(scenario.busy_spans()))

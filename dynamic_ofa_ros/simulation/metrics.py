@@ -1,9 +1,10 @@
-"""What a simulated run is judged by; late, on time, reaction and recovery are `adaptation`'s.
+"""Metrics of a simulated run; late, on time, reaction and recovery are defined in `adaptation`.
 
-The oracle is counterfactual: for the very frames that the policy met (same picture, same start,
-same noise), it takes the most accurate level that meets the limit. So no policy can beat it there.
-What it cannot know is what a faster level would have spared the pictures after it; the best fixed
-level in hindsight, with all its waits, must be played (`run.run_fixed_levels`).
+The oracle is counterfactual: for each frame of the policy, with the same image, start and noise,
+it takes the most accurate level that meets the limit. So no policy can be better on these frames.
+It does not consider that a faster level would reduce the waiting time of later images. The best
+fixed level in hindsight, with its own waiting times, is simulated separately
+(`run.run_fixed_levels`).
 """
 
 from __future__ import annotations
@@ -22,18 +23,19 @@ from dynamic_ofa_ros.simulation.record import Record, SimulatedFrame
 
 @dataclass(frozen=True)
 class Metrics:
-    """The measures of one run; accuracies are fractions, None where there is nothing to measure.
+    """The metrics of one run; accuracies are fractions; None if there is nothing to measure.
 
-    violation_ratio: frames that were late, of all.
-    oracle_violation_ratio: frames that every level would have violated, taken up at once, of all.
-    on_time_accuracy: mean top-1 over the other frames; a late frame counts zero.
-    oracle_on_time_accuracy: the same of the oracle; best_fixed_on_time_accuracy: of the best fixed
-    level in hindsight, None where none was played.
-    reaction_frames: from the onset of a change of the device or of the limit that made the level
-    in use too slow, though some level would do, to the first of three frames on time; mean over
-    the changes that made a frame late.
-    recovery_frames: from when that level would do again until one as accurate ran; mean over the
-    changes that were recovered from.
+    violation_ratio: share of late frames.
+    oracle_violation_ratio: share of frames that would be late at every level, even without
+    waiting.
+    on_time_accuracy: mean top-1 over the other frames, with late frames counted as 0.
+    oracle_on_time_accuracy: the same for the oracle. best_fixed_on_time_accuracy: the same for the
+    best fixed level in hindsight; None if fixed levels were not simulated.
+    reaction_frames: frames from a change of the device or limit that makes the current level too
+    slow, while another level is fast enough, to the first of three frames on time; mean over all
+    changes that made a frame late.
+    recovery_frames: frames from the time when that level is fast enough again until an equally
+    accurate level runs; mean over all changes with a recovery.
     """
 
     frames: int
@@ -53,11 +55,11 @@ class Metrics:
 
     @property
     def excess_violation_ratio(self) -> float:
-        """Return the share of violations that some level would have saved."""
+        """Return the share of late frames that would be on time at another level."""
         return self.violation_ratio - self.oracle_violation_ratio
 
     def summary(self) -> dict[str, Any]:
-        """Return the measures that `dynamic-ofa simulate --json` prints."""
+        """Return the metrics that `dynamic-ofa simulate --json` prints."""
         return {name: getattr(self, name) for name in SUMMARY}
 
 
@@ -75,13 +77,13 @@ SUMMARY = (
 
 
 def measure(record: Record, fixed: Sequence[Record] = ()) -> Metrics:
-    """Compute the measures of a run; raise SimulationError when it has no frame.
+    """Compute the metrics of a run; raise SimulationError if it has no frames.
 
-    fixed: what the same classifier did at every fixed level.
+    fixed: runs of the same classifier at every fixed level.
     """
     frames = record.frames
     if not frames:
-        raise SimulationError(f'{record.name} is over before its first frame; let it last longer')
+        raise SimulationError(f'{record.name} ends before its first frame; make it longer')
     timed = _timed(record)
     reachable = [frame for frame in frames if frame.could_be_met]
     violations = sum(frame.is_late for frame in timed)
@@ -107,10 +109,10 @@ def measure(record: Record, fixed: Sequence[Record] = ()) -> Metrics:
 
 
 def find_reactions(record: Record) -> list[Delay]:
-    """Return how long each change was answered late that made a frame late.
+    """Return the reaction to each change that made a frame late.
 
-    A change during which no level would meet the limit is none: nothing can answer it. One that
-    the load's or the run's end cut short counts with the frames it had.
+    Changes after which no level meets the limit are ignored. A reaction that had not ended at the
+    end of the load or of the run is included with its duration until then.
     """
     frames, timed = record.frames, _timed(record)
     found = []
@@ -122,11 +124,11 @@ def find_reactions(record: Record) -> list[Delay]:
 
 
 def find_recoveries(record: Record) -> list[Delay]:
-    """Return how late the end of each change was answered.
+    """Return the recovery from each change.
 
-    It has ended when the level in use before the change would meet the limit again, and is
-    answered when a level as accurate runs. When contention returns before that, counting begins
-    anew; what is never answered is left out.
+    The recovery starts when the level that ran before the change would meet the limit again, and
+    ends when an equally accurate level runs. If contention returns before that, it starts again
+    later; a recovery that never ends is omitted.
     """
     frames, timed = record.frames, _timed(record)
     found = []
@@ -159,43 +161,43 @@ def _timed(record: Record) -> list[TimedFrame]:
 
 
 def _onsets(record: Record) -> Iterator[tuple[int, float]]:
-    """Find changes that made the level in use too slow: the first frame that met them, and when.
+    """Yield the first frame after, and the time of, each change that made the level too slow.
 
-    That is an onset even when the policy was quick enough for this very frame. A policy that went
-    up too far on a device that did not change has no onset: that is its own mistake.
+    It is an onset even if the policy has already switched for this frame. If a policy moves up too
+    far without a change of the device, this is not an onset.
     """
     frames = record.frames
     for index, frame in enumerate(frames):
         before = frames[max(0, index - 1)]
-        could_answer = min(before.level_expected_ms) <= before.limit_ms
+        was_feasible = min(before.level_expected_ms) <= before.limit_ms
         was_too_slow = before.level_expected_ms[before.level - 1] > before.limit_ms
-        is_met = min(frame.level_expected_ms) <= frame.limit_ms
+        is_feasible = min(frame.level_expected_ms) <= frame.limit_ms
         is_too_slow = frame.level_expected_ms[before.level - 1] > frame.limit_ms
-        if is_met and is_too_slow and (index == 0 or not (was_too_slow and could_answer)):
+        if is_feasible and is_too_slow and (index == 0 or not (was_too_slow and was_feasible)):
             yield index, _changed_ms(record, index)
 
 
 def _relief(frames: Sequence[SimulatedFrame], onset: int, since: int) -> int:
-    """Return the first frame at which the level before the onset would do again."""
-    found = (i for i in range(since, len(frames)) if _would_do(frames, onset, i))
+    """Return the first frame at which the level before the onset is fast enough again."""
+    found = (i for i in range(since, len(frames)) if _is_fast_enough(frames, onset, i))
     return next(found, len(frames))
 
 
 def _relapse(frames: Sequence[SimulatedFrame], onset: int, since: int) -> int:
-    """Return the first frame at which it would not."""
-    found = (i for i in range(since, len(frames)) if not _would_do(frames, onset, i))
+    """Return the first frame at which the level before the onset is too slow again."""
+    found = (i for i in range(since, len(frames)) if not _is_fast_enough(frames, onset, i))
     return next(found, len(frames))
 
 
-def _would_do(frames: Sequence[SimulatedFrame], onset: int, index: int) -> bool:
+def _is_fast_enough(frames: Sequence[SimulatedFrame], onset: int, index: int) -> bool:
     level = frames[max(0, onset - 1)].level
     return frames[index].level_expected_ms[level - 1] <= frames[index].limit_ms
 
 
 def _changed_ms(record: Record, index: int) -> float:
-    """Return when that changed which frame `index` met first: the last change before its start.
+    """Return the time of the last change before the start of frame `index`.
 
-    Where it is not known, or lies before the frame before it, the frame's own start.
+    If it is unknown or was before the start of the previous frame, return the start of the frame.
     """
     frames, changes_ms = record.frames, record.changes_ms
     start_ms = frames[index].start_ms
@@ -205,7 +207,7 @@ def _changed_ms(record: Record, index: int) -> float:
 
 
 def _on_time(record: Record) -> float | None:
-    """Return the on-time accuracy over the frames that some level could have met."""
+    """Return the on-time accuracy over the frames for which some level could meet the limit."""
     pairs = zip(_timed(record), record.frames, strict=True)
     return adaptation.on_time_accuracy([timed for timed, frame in pairs if frame.could_be_met])
 

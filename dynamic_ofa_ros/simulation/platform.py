@@ -1,7 +1,7 @@
-"""What is simulated: levels with accuracy, latency, noise and need of the device.
+"""Simulated platforms: levels with accuracy, latency, noise and demand.
 
-Either a published list of levels (config/levels/), whose latencies are facts and whose noise is
-assumed, or a family measured on one of its platforms.
+They are loaded from a published list of levels (config/levels/), whose noise is assumed, or from a
+family that was measured on a platform.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ from dataclasses import dataclass, replace
 
 from dynamic_ofa_ros.errors import FamilyError, LevelFileError, SimulationError
 from dynamic_ofa_ros.family import Family, LatencyProfile, Level, LevelLatency
+from dynamic_ofa_ros.space.spaces import search_space
 
 DEFAULT_LEVELS = 'ofa_mbv3_w12_xavier_nx_gpu'
 
 ASSUMED_NOISE = 0.02
-"""Standard deviation over mean of a published level, whose spread nobody published.
+"""Assumed standard deviation over mean of the latency of a published level.
 
-The published operator latencies of these levels spread by 1 % of their sum if they vary
-independently and by 3.3 to 4.5 % if they vary together.
+From the published operator latencies of these levels follows a standard deviation of 1 % if they
+vary independently, and of 3.3 to 4.5 % if they vary together.
 """
 
 PEAK_DEMAND = 0.8
-"""Share of the device that the most demanding level takes while it runs alone; assumed."""
+"""Assumed share of the device that the most demanding level uses while it runs alone."""
 
 _P95, _P99 = 1.645, 2.326
 
@@ -32,8 +33,8 @@ _P95, _P99 = 1.645, 2.326
 class SimulatedPlatform:
     """Levels and their uncontended latency on one platform.
 
-    demands: share of the device that each level takes while it runs alone, in (0, 1].
-    source: where the numbers come from, one line.
+    demands: share of the device that each level uses while it runs alone, in (0, 1].
+    source: the source of the values, one line.
     """
 
     name: str
@@ -63,9 +64,9 @@ class SimulatedPlatform:
     def with_latencies(
         self, latencies_ms: Sequence[float], source: str, device: str | None = None
     ) -> SimulatedPlatform:
-        """Return the same levels with other latencies; the noise stays in proportion.
+        """Return the same levels with other latencies and proportional noise.
 
-        device: name of the device that has them; this platform's unless given.
+        device: name of the device; by default, that of this platform.
         """
         noise = tuple(level.sd_ms / level.mean_ms for level in self.profile.levels)
         profile = replace(
@@ -77,10 +78,10 @@ class SimulatedPlatform:
 
 
 def joined(platforms: Sequence[SimulatedPlatform]) -> SimulatedPlatform:
-    """Return one set of levels on several devices: an entry per level and device.
+    """Join the same levels on several devices to one platform with an entry per device and level.
 
-    They are numbered device by device, as the runtime manager numbers its options. Raises
-    SimulationError when the levels differ or two devices have the same name.
+    They are numbered device by device, like the options of the runtime manager. Raise
+    SimulationError if the levels differ or two devices have the same name.
     """
     first = platforms[0]
     if len(platforms) == 1:
@@ -89,7 +90,7 @@ def joined(platforms: Sequence[SimulatedPlatform]) -> SimulatedPlatform:
     if len(set(names)) != len(names):
         raise SimulationError(f'two devices have the same name, among {", ".join(names)}')
     if any(platform.accuracies != first.accuracies for platform in platforms):
-        raise SimulationError(f'the levels on {", ".join(names)} differ; they must be the same')
+        raise SimulationError(f'the levels on {", ".join(names)} differ; they must be equal')
     options = [*first.levels] + [
         replace(level, name=f'{level.index} on {name}')
         for name in names[1:]
@@ -113,14 +114,14 @@ def joined(platforms: Sequence[SimulatedPlatform]) -> SimulatedPlatform:
 def load_platform(
     name_or_path: str = DEFAULT_LEVELS, platform: str | None = None, noise: float | None = None
 ) -> SimulatedPlatform:
-    """Load published levels (a level file) or a family, each by name or path.
+    """Load published levels (a level file) or a family, by name or path.
 
-    platform: which of a family's measured platforms; the only one, if there is one.
-    noise: standard deviation over mean of all latencies, instead of the profile's.
-    Raises SimulationError, LevelFileError or FamilyError when there is no such thing.
+    platform: one of the measured platforms of a family; required if there are several.
+    noise: standard deviation over mean of all latencies; by default, that of the profile. Raise
+    SimulationError, LevelFileError or FamilyError if they cannot be loaded.
     """
     if noise is not None and not 0.0 <= noise <= 1.0:
-        raise SimulationError(f'noise is {noise:g}; it must lie in [0, 1], a share of the latency')
+        raise SimulationError(f'noise is {noise:g}; it must lie in [0, 1] (share of the latency)')
     loaded = _load(name_or_path, platform)
     if noise is None:
         return loaded
@@ -133,8 +134,8 @@ def _load(name_or_path: str, platform: str | None) -> SimulatedPlatform:
         listed = _of_level_file(name_or_path)
         if platform is not None:
             raise SimulationError(
-                f'the levels {name_or_path} are listed for one platform, '
-                f'{listed.profile.platform}; only a family has several to choose from'
+                f'the level file {name_or_path} has only one platform, '
+                f'{listed.profile.platform}; a platform can be chosen only for a family'
             )
         return listed
     except LevelFileError as error:
@@ -151,7 +152,6 @@ def _load(name_or_path: str, platform: str | None) -> SimulatedPlatform:
 
 
 def _of_level_file(name_or_path: str) -> SimulatedPlatform:
-    from dynamic_ofa_ros.space.architecture import count_cost
     from dynamic_ofa_ros.supernet.published.level_file import read_levels
 
     listed = read_levels(name_or_path)
@@ -159,11 +159,14 @@ def _of_level_file(name_or_path: str) -> SimulatedPlatform:
     for index, entry in enumerate(listed.levels, start=1):
         if entry.accuracy is None or entry.latency_ms is None:
             raise SimulationError(
-                f'{listed.path}: level {index} states no '
+                f'{listed.path}: level {index} has no '
                 f'{"accuracy" if entry.accuracy is None else "latency_ms"}; '
-                'a simulation needs both of every level'
+                'a simulation requires both for every level'
             )
-        cost = count_cost(entry.architecture, listed.backbone.width_mult, listed.backbone.classes)
+        space = search_space(listed.backbone.kind, (entry.architecture.r,))
+        cost = space.count_cost(
+            entry.architecture, listed.backbone.width_mult, listed.backbone.classes
+        )
         levels.append(
             Level(
                 index,
@@ -186,13 +189,14 @@ def _of_family(family: Family, platform: str | None) -> SimulatedPlatform:
     if platform is None and len(family.platforms) != 1:
         raise SimulationError(
             f'family {family.name} was measured on {len(family.platforms)} platforms ({names}); '
-            'name one with --platform'
+            'choose one with --platform'
             if family.platforms
-            else f'family {family.name} was measured on no platform; run dynamic-ofa measure first'
+            else f'family {family.name} was not measured on any platform; run dynamic-ofa measure '
+            'first'
         )
     if platform is not None and platform not in family.platforms:
         raise SimulationError(
-            f'family {family.name} was not measured on {platform}; it was on: {names}'
+            f'family {family.name} was not measured on {platform}; its platforms are: {names}'
         )
     profile = family.platforms[platform or next(iter(family.platforms))]
     return SimulatedPlatform(
@@ -207,13 +211,13 @@ def _of_family(family: Family, platform: str | None) -> SimulatedPlatform:
 def _demands(
     levels: list[Level] | tuple[Level, ...], profile: LatencyProfile
 ) -> tuple[float, ...]:
-    """Return what each level asks of the device: its MACs per ms, the highest PEAK_DEMAND."""
+    """Return the demand of each level, proportional to its MACs per ms, at most PEAK_DEMAND."""
     rates = [level.macs / profile.latency_ms(level.index) for level in levels]
     return tuple(PEAK_DEMAND * rate / max(rates) for rate in rates)
 
 
 def _lognormal(median_ms: float, noise: float) -> LevelLatency:
-    """Return the summary of a log-normal latency with a given sd over mean."""
+    """Return the statistics of a log-normal latency; noise: standard deviation over mean."""
     sigma = math.sqrt(math.log1p(noise**2))
     mean_ms = median_ms * math.exp(sigma**2 / 2.0)
     return LevelLatency(

@@ -1,12 +1,12 @@
 """A processor that several workloads share, in simulated time.
 
-Each workload asks for a share of the device while it runs (its demand). The processor says how
-fast each one proceeds, 1 being as fast as alone; in between two events speeds are constant:
+Each workload has a demand, the share of the device that it uses while it runs alone. The processor
+determines the speed of each workload (1: as fast as alone), which is constant between two events:
 
-- proportional: all run side by side; when the demands add up to more than the device, each gets
-  the same fraction of what it asks for.
-- time slicing: one at a time, in turns of `slice_ms`, whatever it asks for. A short frame may find
-  its turn or wait for it, so latency is bimodal.
+- proportional: all workloads run at the same time. If the sum of their demands exceeds 1, each one
+  gets the same fraction of its demand.
+- time slicing: workloads run alternately for `slice_ms` each, whatever their demand. A short frame
+  may run at once or have to wait for its slice, so its latency is bimodal.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _SLOT_EPSILON = 1e-9
 class Processor:
     """A device with one clock.
 
-    sharing: one of SHARINGS. slice_ms: length of a turn when time slicing.
-    frequency: clock rate relative to the one the levels were profiled at, in (0, 1]; all work
-    slows down with it.
+    sharing: one of SHARINGS. slice_ms: length of a time slice.
+    frequency: clock rate relative to that of the profile, in (0, 1]; all speeds are proportional
+    to it.
     """
 
     sharing: str = 'proportional'
@@ -48,14 +48,14 @@ class Processor:
         for value in self.frequency.values:
             if not 0.0 < value <= 1.0:
                 raise SimulationError(
-                    f'frequency is {value:g}; it must lie in (0, 1], 1 = as profiled'
+                    f'frequency is {value:g}; it must lie in (0, 1] (1: clock of the profile)'
                 )
 
     def speeds(self, time_ms: float, demands: Sequence[float]) -> tuple[float, ...]:
-        """Return the speed of each workload from `time_ms` on, until `next_change_ms`.
+        """Return the speed of each workload from `time_ms` until `next_change_ms`.
 
-        demands: share of the device each asks for, 0 for one that is idle (its speed is 0). What
-        all of them use together, the sum of speed x demand, never exceeds the clock's rate.
+        demands: the demand of each workload; 0 if it is idle, and then its speed is 0. The sum of
+        speed x demand never exceeds the clock rate.
         """
         clock = self.frequency.at(time_ms)
         if self.sharing == 'proportional':
@@ -68,35 +68,35 @@ class Processor:
         return tuple(clock if index == turn else 0.0 for index in range(len(demands)))
 
     def next_change_ms(self, time_ms: float) -> float:
-        """Return when speeds may change although no workload comes or goes."""
+        """Return the next time when speeds may change without a change of demands."""
         change_ms = self.frequency.next_change_ms(time_ms)
         if self.sharing == 'time_slicing':
             change_ms = min(change_ms, (self._slot(time_ms) + 1) * self.slice_ms)
         return change_ms
 
     def _slot(self, time_ms: float) -> int:
-        # A time that should be the end of a slot belongs to the next one despite its rounding.
+        # With the tolerance, the end of a slot belongs to the next slot despite rounding.
         return math.floor(time_ms / self.slice_ms + _SLOT_EPSILON)
 
 
 class Unshared:
-    """Devices on which every workload proceeds as if it were alone."""
+    """Devices on which every workload runs as if it were alone."""
 
     def speeds(self, time_ms: float, demands: Sequence[float]) -> tuple[float, ...]:
         """Return the speed of each workload."""
         return (1.0,) * len(demands)
 
     def next_change_ms(self, time_ms: float) -> float:
-        """Return when speeds may change."""
+        """Return the next time when speeds may change."""
         return math.inf
 
 
 @dataclass(frozen=True)
 class Job:
-    """Work that no manager controls: another program.
+    """Another program, whose work is not controlled by a manager.
 
-    It is there from begin_ms to end_ms. With period_ms it works for busy_ms in every period and
-    pauses for the rest. demand: share of the device that it asks for while it works, in (0, 1].
+    It runs from begin_ms to end_ms. If period_ms is set, it works for busy_ms in every period and
+    pauses for the rest. demand: share of the device that it uses while it works, in (0, 1].
     """
 
     name: str
@@ -113,17 +113,17 @@ class Job:
             )
         if not 0.0 <= self.begin_ms < self.end_ms:
             raise SimulationError(
-                f'job {self.name} is there from {self.begin_ms:g} to {self.end_ms:g} ms; '
-                'it must begin at 0 or later, and end after that'
+                f'job {self.name} runs from {self.begin_ms:g} to {self.end_ms:g} ms; '
+                'it must begin at 0 or later and end after its begin'
             )
         if self.period_ms and not 0.0 < self.busy_ms <= self.period_ms < math.inf:
             raise SimulationError(
                 f'job {self.name} works {self.busy_ms:g} of every {self.period_ms:g} ms; '
-                'it must work for some of them, and not for more'
+                'busy_ms must be positive and at most period_ms'
             )
 
     def demand_at(self, time_ms: float) -> float:
-        """Return what the job asks for at a time; 0 while it pauses or is not there."""
+        """Return the demand of the job at a time; 0 if it pauses or does not run."""
         if not self.begin_ms <= time_ms < self.end_ms:
             return 0.0
         if self.period_ms == 0.0:
@@ -131,7 +131,7 @@ class Job:
         return self.demand if self._phase(time_ms)[1] < self.busy_ms else 0.0
 
     def next_change_ms(self, time_ms: float) -> float:
-        """Return when the demand changes after `time_ms`; infinite when it does not."""
+        """Return the time of the next change of the demand after `time_ms`; infinite if none."""
         if time_ms < self.begin_ms:
             return self.begin_ms
         if time_ms >= self.end_ms:
@@ -144,7 +144,7 @@ class Job:
         return min(self.end_ms, next_ms if next_ms > time_ms else start_ms + self.period_ms)
 
     def _phase(self, time_ms: float) -> tuple[int, float]:
-        """Return the number of the period, and how much of it is over."""
+        """Return the number of the current period, and the time since its start."""
         since_ms = time_ms - self.begin_ms
         period = math.floor(since_ms / self.period_ms + _SLOT_EPSILON)
         phase_ms = max(0.0, since_ms - period * self.period_ms)
@@ -152,19 +152,19 @@ class Job:
 
 
 def training_job(begin_ms: float, end_ms: float = math.inf, demand: float = 0.8) -> Job:
-    """Return a training job: steps of 120 ms on the device, 10 ms to fetch the next batch."""
+    """Return a training job: 120 ms of work per step, 10 ms to load the next batch."""
     return Job('training job', demand, begin_ms, end_ms, period_ms=130.0, busy_ms=120.0)
 
 
 class Timeline:
-    """What every workload asked for over time, as it was played; times ascend."""
+    """The demands of all workloads during a simulation, in ascending order of time."""
 
     def __init__(self) -> None:
         self.times_ms: list[float] = []
         self.demands: list[tuple[float, ...]] = []
 
     def append(self, time_ms: float, demands: tuple[float, ...]) -> None:
-        """Note the demands from `time_ms` on; nothing when they did not change."""
+        """Add the demands from `time_ms` on, if they have changed."""
         if self.times_ms and self.times_ms[-1] == time_ms:
             self.demands[-1] = demands
         elif not self.demands or self.demands[-1] != demands:
@@ -181,10 +181,10 @@ def alone_duration_ms(
     work_ms: float,
     demand: float,
 ) -> float:
-    """Return how long work takes from `start_ms` on when all others behave as in the timeline.
+    """Return the duration of work from `start_ms` if all other workloads follow the timeline.
 
-    segment: position in the timeline at `start_ms`. work_ms: how long it takes alone. workload:
-    whose place in the timeline it takes, and demand: what it asks for.
+    segment: index in the timeline at `start_ms`. workload: index of the workload that is replaced.
+    work_ms: duration of the work alone. demand: demand of the work.
     """
     times_ms, demands = timeline.times_ms, timeline.demands
     now_ms, left_ms = start_ms, work_ms
@@ -192,8 +192,8 @@ def alone_duration_ms(
         while segment + 1 < len(times_ms) and times_ms[segment + 1] <= now_ms:
             segment += 1
         others = demands[segment]
-        asked = (*others[:workload], demand, *others[workload + 1 :])
-        speed = processor.speeds(now_ms, asked)[workload]
+        all_demands = (*others[:workload], demand, *others[workload + 1 :])
+        speed = processor.speeds(now_ms, all_demands)[workload]
         until_ms = processor.next_change_ms(now_ms)
         if segment + 1 < len(times_ms):
             until_ms = min(until_ms, times_ms[segment + 1])
@@ -204,6 +204,6 @@ def alone_duration_ms(
 
 
 def first_change_ms(jobs: Iterable[Job], processor: Processor | Unshared, time_ms: float) -> float:
-    """Return when anything that no manager controls changes after `time_ms`."""
+    """Return the time of the next change of a job or the processor after `time_ms`."""
     changes = [job.next_change_ms(time_ms) for job in jobs]
     return min([processor.next_change_ms(time_ms), *changes])

@@ -1,4 +1,4 @@
-"""What a simulation leaves behind: every frame, and what each level would have done with it."""
+"""Records of simulations: every frame, with the latency that each level would have had."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ FRAME_COLUMNS = (
 
 @dataclass(frozen=True)
 class SimulatedFrame:
-    """One frame, and what the other levels would have done in its place.
+    """One frame, with the latencies that all levels would have had.
 
-    camera_frame: number of the picture; what the camera made while the last frame ran is skipped.
-    start_ms: when the classifier took it up and inference began.
-    latency_ms: in the scope of the limit, the cost of a switch included; inference_ms is part of
-    it, and so is wait_ms: how long the picture waited for the frames before it (0 where the scope
-    is inference).
-    limit_ms: the latency limit of this frame; infinite without one.
-    slowdown: of the device for this level, without noise.
-    level_latencies_ms: what every level would have taken for this picture, taken up at the same
-    time: with the same wait, noise and stalls, and without the cost of a switch; position 0 is
-    level 1. A slow level makes later pictures wait, or be skipped: that is not in these numbers.
-    level_expected_ms: the same without wait, noise and stalls.
-    reason: what the policy thought when it chose this level.
+    camera_frame: number of the image; older images that were not processed are skipped.
+    start_ms: start of inference.
+    latency_ms: in the scope of the limit, including the cost of a switch. It includes inference_ms
+    and wait_ms, the time that the image waited for the previous frame (0 if the scope is
+    inference).
+    limit_ms: latency limit of this frame; infinite without a limit.
+    slowdown: slowdown of the device for this level, without noise.
+    level_latencies_ms: latency of every level for this image with the same start, waiting time,
+    noise and stalls, without the cost of a switch; index 0 is level 1. It does not include that a
+    slow level makes later images wait or be skipped.
+    level_expected_ms: the same without waiting time, noise and stalls.
+    reason: the policy's reason for this level.
     """
 
     camera_frame: int
@@ -68,23 +68,24 @@ class SimulatedFrame:
 
     @property
     def is_violation(self) -> bool:
-        """Tell whether the frame was late."""
+        """Return whether the frame was late."""
         return is_late(self.latency_ms, self.limit_ms)
 
     @property
     def could_be_met(self) -> bool:
-        """Tell whether some level would have met the limit, had the picture not had to wait.
+        """Return whether some level would have met the limit if the image had not waited.
 
-        So a policy whose slow frames make the next picture late gets no pardon for that one.
+        So a frame that is late because of the previous slow frame counts as avoidable.
         """
         return min(self.level_latencies_ms) - self.wait_ms <= self.limit_ms
 
 
 @dataclass(frozen=True)
 class Record:
-    """One simulated run. `name` says what it ran on, `policy` who decided.
+    """One simulated run.
 
-    changes_ms: when the device or the constraints changed, ascending; empty where nobody can say.
+    name: name of the trace or model. policy: name of the policy. changes_ms: times of changes of
+    the device or the constraints, ascending; empty if unknown.
     """
 
     name: str
@@ -97,21 +98,21 @@ class Record:
 
     @property
     def switch_count(self) -> int:
-        """Return how often the level changed between two frames."""
+        """Return the number of switches."""
         return switch_count([frame.level for frame in self.frames])
 
     def accuracy(self, frame: SimulatedFrame) -> float:
-        """Return the top-1 accuracy of the level that a frame ran at."""
+        """Return the top-1 accuracy of the level of a frame."""
         return self.platform.levels[frame.level - 1].accuracy
 
     def oracle_level(self, frame: SimulatedFrame) -> int:
-        """Return the most accurate level that would have met the limit; the fastest if none."""
+        """Return the most accurate level that would have met the limit, or else the fastest."""
         return clairvoyant_level(
             self.platform.accuracies, frame.level_latencies_ms, frame.limit_ms
         )
 
     def oracle_accuracy(self, frame: SimulatedFrame) -> float:
-        """Return the top-1 accuracy of the oracle for a frame, zero where it would be late too."""
+        """Return the top-1 accuracy of the oracle for a frame; 0 if the oracle is late, too."""
         level = self.oracle_level(frame)
         if is_late(frame.level_latencies_ms[level - 1], frame.limit_ms):
             return 0.0
@@ -121,9 +122,10 @@ class Record:
 def clairvoyant_level(
     accuracies: tuple[float, ...], latencies_ms: tuple[float, ...], limit_ms: float
 ) -> int:
-    """Return the most accurate level (from 1) whose known latency meets the limit.
+    """Return the most accurate level (1-based) whose known latency meets the limit.
 
-    The fastest one when none does; of equally accurate ones the fastest.
+    Of equally accurate levels, return the fastest; if no level meets the limit, the fastest of
+    all.
     """
     met = [i for i, latency_ms in enumerate(latencies_ms) if latency_ms <= limit_ms]
     if not met:
@@ -132,7 +134,7 @@ def clairvoyant_level(
 
 
 def write_frames(records: Sequence[Record], path: str | Path) -> None:
-    """Write a CSV file with a row per frame, atomically; limit_ms is empty without a limit."""
+    """Write a CSV file with one row per frame atomically; limit_ms is empty without a limit."""
     with (
         replacing(Path(path)) as temporary,
         temporary.open('w', encoding='utf-8', newline='') as file,

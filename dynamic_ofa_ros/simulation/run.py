@@ -1,21 +1,22 @@
-"""Run the node's RuntimeManager in simulated time: on a trace, or with others on one processor.
+"""Run the node's RuntimeManager in simulated time, on a trace or on a shared processor.
 
-A frame at level i that starts at time t needs `latency_i * slowdown(t) * exp(sigma_i * z)` ms of
-inference: the profile's median, the trace, and log-normal noise with the profile's sd over mean. z
-is drawn per picture of the camera, so every policy meets the same noise in the same picture. The
-first frame after a switch costs `switch_ms` more. Then the trace's overhead passes, and the frame
-is answered. Only the newest picture is classified: others wait or are skipped.
+The inference of a frame at level i that starts at time t takes `latency_i * slowdown(t) *
+exp(sigma_i * z)` ms: the median of the profile, the slowdown of the trace, and log-normal noise
+with the standard deviation of the profile. z is drawn for each image, so all policies have the
+same noise for the same image. The first frame after a switch takes `switch_ms` longer. After the
+overhead of the trace, the result is available. Only the newest image is processed; others wait or
+are skipped.
 
-The latency that counts is that of the constraints' scope:
+The latency is measured in the scope of the constraints:
 
-- inference: inference alone.
-- node: from the picture's arrival at the classifier to the answer: wait, inference, overhead.
-- end_to_end: from when the picture was made; transport comes on top.
+- inference: inference only.
+- node: from the image's arrival at the classifier to the result: wait, inference, overhead.
+- end_to_end: from the time of the image to the result, which includes the transport.
 
-Everything is an event: a frame that starts or ends, a job that comes, goes, works or pauses, a
-turn of the time slicing, a change of the clock. In between, every workload proceeds at a constant
-speed. On a trace nothing is shared; on a processor, how the classifiers slow each other down
-follows from the levels that their managers choose.
+The simulation is event-driven. Events are the start and end of frames, changes of jobs, time
+slices, and changes of the clock; all speeds are constant between two events. On a trace, the
+device is not shared. On a processor, classifiers slow each other down depending on the levels that
+their managers choose.
 
     record = run(make_trace('burst'), load_platform(), 'predictive', Constraints(60.0))
     models = [SimulatedModel('a', platform, constraints=...), SimulatedModel('b', platform, ...)]
@@ -55,14 +56,14 @@ from dynamic_ofa_ros.simulation.traces import Trace
 
 
 class Exchange(Protocol):
-    """Something that happens between the managers, at times of its own."""
+    """Communication between managers at times of its choice."""
 
     @property
     def next_ms(self) -> float:
-        """Return when it happens next; infinite when it does not."""
+        """Return the time of the next communication; infinite if there is none."""
 
     def act(self, now_ms: float, managers: Sequence[RuntimeManager]) -> None:
-        """Do what is due; `next_ms` must then lie in the future."""
+        """Communicate; afterwards, `next_ms` must be in the future."""
 
 
 def run(
@@ -76,13 +77,13 @@ def run(
     stopwatch: Stopwatch | None = None,
     others: Sequence[Device] = (),
 ) -> Record:
-    """Simulate a classifier on a trace from 0 ms to its end; the same arguments, the same record.
+    """Simulate a classifier on a trace; the result is reproducible.
 
-    policy, constraints: as of a SimulatedModel.
-    stopwatch: takes the time of each decision; changes nothing else.
-    others: further devices that have the same levels, each with its own slowdown; the manager then
-    chooses the device too, and the record's levels are those of `joined`.
-    Raises SimulationError for arguments that make no sense.
+    policy, constraints: as for SimulatedModel.
+    stopwatch: measures the wall-clock time of each decision.
+    others: further devices with the same levels, each with its own slowdown. The manager then also
+    chooses the device, and the record has the levels of `joined`. Raise SimulationError if an
+    argument is invalid.
     """
     model = SimulatedModel(trace.name, platform, policy, constraints, timing or Timing())
     runner = Runner(model, seed, trace.duration_ms, ((platform, trace), *others), stopwatch)
@@ -100,7 +101,7 @@ def run_fixed_levels(
     seed: int = 1,
     timing: Timing | None = None,
 ) -> tuple[Record, ...]:
-    """Simulate every level as a fixed one, in order: each has waits of its own making."""
+    """Simulate every fixed level, in order; each run has its own waiting times."""
     return tuple(
         run(
             trace,
@@ -124,18 +125,18 @@ def play(
     exchange: Exchange | None = None,
     has_alternatives: bool = True,
 ) -> tuple[Record, ...]:
-    """Play classifiers, each with the node's manager, and other jobs on one processor.
+    """Simulate classifiers, each with the node's manager, and other jobs on one processor.
 
-    From 0 ms until no frame that starts before `duration_ms` runs; a record per model.
+    The simulation ends after the last frame that starts before `duration_ms`. Return one record
+    per model; the result is reproducible.
 
-    exchange: managers that talk to each other are given the word here.
-    has_alternatives: whether the record's frames tell what every level would have taken, the
-    others' behaviour as it was; without it (empty, NaN) a run takes a third of the time.
-    The same arguments give the same records. Raises SimulationError for arguments that make no
-    sense.
+    exchange: communication between the managers, if any.
+    has_alternatives: whether the frames of the records contain the latencies of all levels, given
+    the actual behaviour of the other models. Without them (empty, NaN), the simulation takes a
+    third of the time. Raise SimulationError if an argument is invalid.
     """
     if not models:
-        raise SimulationError('there is no model to play')
+        raise SimulationError('there is no model to simulate')
     if not 0.0 < duration_ms < math.inf:
         raise SimulationError(
             f'the duration is {duration_ms:g} ms; it must be finite and positive'
@@ -165,7 +166,7 @@ def _play(
     jobs: Sequence[Job] = (),
     exchange: Exchange | None = None,
 ) -> Timeline:
-    """Let everything happen, event by event; return what every workload asked for over time."""
+    """Process all events; return the demands of all workloads over time."""
     managers = [runner.manager for runner in runners]
     timeline = Timeline()
     now_ms = 0.0
@@ -196,7 +197,7 @@ def _play(
 def _with_alternatives(
     record: Record, processor: Processor, timeline: Timeline, workload: int, runner: Runner
 ) -> Record:
-    """Add what every level would have taken, had all others behaved as they did."""
+    """Add the latencies of all levels, given the actual behaviour of all other workloads."""
     platform = record.platform
 
     def inferences_ms(frame: SimulatedFrame, camera_frame: int | None) -> list[float]:

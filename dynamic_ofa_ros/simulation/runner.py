@@ -1,4 +1,4 @@
-"""A classifier in simulated time: its camera, its manager, and the frame it works on."""
+"""A classifier in simulated time: its camera, its manager and the current frame."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from dynamic_ofa_ros.simulation.steps import ALWAYS_ONE
 from dynamic_ofa_ros.simulation.traces import Trace
 
 MIN_FRAME_MS = 0.01
-"""Shorter inference is not simulated: a run must end."""
+"""Minimum duration of inference, to limit the length of a simulation."""
 
-MAX_PICTURES = 1_000_000
-"""Nor are more pictures: the frames would not fit into memory."""
+MAX_IMAGES = 1_000_000
+"""Maximum number of images, to limit the memory of a simulation."""
 
 MIN_WORK_MS = 1e-9
-"""Work that is left because of rounding is done."""
+"""Less remaining work than this is due to rounding and ignored."""
 
 ConstraintsOverTime = Constraints | Sequence[tuple[float, Constraints]] | None
-"""One for the whole run, or (time in ms, constraints from then on), ascending."""
+"""Constraints for the whole run, or a schedule of (time in ms, constraints), ascending."""
 
 Device = tuple[SimulatedPlatform, Trace]
 
 _ALONE = Trace('alone', ALWAYS_ONE, 1.0)
-"""Of a classifier on a shared processor, which alone slows it down."""
+"""The trace of a classifier on a shared processor, where only the processor slows it down."""
 
 
 @dataclass(frozen=True)
 class SimulatedModel:
-    """A classifier.
+    """A simulated classifier.
 
     policy: a name of `contender_names()`, or settings of one of the node's policies.
-    constraints: one for the whole run, or a schedule.
-    begin_ms, end_ms: when it is there; its camera starts with it.
+    constraints: for the whole run, or a schedule.
+    begin_ms, end_ms: the time during which it runs; its camera starts with it.
     """
 
     name: str
@@ -58,23 +58,23 @@ class SimulatedModel:
     def __post_init__(self) -> None:
         if not 0.0 <= self.begin_ms < self.end_ms:
             raise SimulationError(
-                f'model {self.name} is there from {self.begin_ms:g} to {self.end_ms:g} ms; '
-                'it must begin at 0 or later, and end after that'
+                f'model {self.name} runs from {self.begin_ms:g} to {self.end_ms:g} ms; '
+                'it must begin at 0 or later and end after its begin'
             )
 
 
 @dataclass
 class Stopwatch:
-    """Wall-clock time of every decision, in us: what a frame pays for the manager."""
+    """The wall-clock time of every decision of the manager, in us."""
 
     decision_us: list[float] = field(default_factory=list)
 
 
 class Runner:
-    """One classifier: its camera, its manager, and the frame it works on.
+    """One classifier: its camera, its manager and the current frame.
 
-    devices: platforms with their traces where nothing is shared; what every level will take is
-    then known beforehand, to the oracle too.
+    devices: platforms with traces; if given, the device is not shared, and the latencies of all
+    levels are known in advance, as required by the oracle.
     """
 
     def __init__(
@@ -116,28 +116,28 @@ class Runner:
 
     @property
     def demand(self) -> float:
-        """What the classifier asks of the device now."""
+        """Return the current demand of the classifier."""
         return self.platform.demands[self._level - 1] if self._frame else 0.0
 
     def event_ms(self, now_ms: float, speed: float) -> float:
-        """Return when the present frame ends at this speed, or when the next one starts."""
+        """Return the end of the current frame at this speed, or the start of the next one."""
         if self.is_over:
             return math.inf
         if not self._frame:
-            return self._picture.start_ms
+            return self._image.start_ms
         return now_ms + self._left_ms / speed if speed > 0.0 else math.inf
 
     def proceed(self, work_ms: float, *, is_done: bool) -> None:
-        """Do part of the present frame's work."""
+        """Process part of the current frame's work."""
         if self._frame:
             self._left_ms = 0.0 if is_done else self._left_ms - work_ms
 
     def start_if_due(self, now_ms: float) -> None:
-        """Take up the next picture when its time has come; the manager decides the level first."""
-        picture = self._picture
-        if self._frame or self.is_over or now_ms < picture.start_ms < self._end_ms:
+        """Start the next image if it is due; the manager chooses the level first."""
+        image = self._image
+        if self._frame or self.is_over or now_ms < image.start_ms < self._end_ms:
             return
-        if picture.start_ms >= self._end_ms:
+        if image.start_ms >= self._end_ms:
             self.is_over = True
             return
         constraints = self._constraints_at(now_ms)
@@ -150,12 +150,12 @@ class Runner:
         trace, scope = self._traces[index], constraints.latency_scope
         inference_ms = trace.duration_of_ms(
             now_ms,
-            self.works_ms(picture.number, now_ms)[index] + (self._switch_ms if is_first else 0.0),
+            self.works_ms(image.number, now_ms)[index] + (self._switch_ms if is_first else 0.0),
         )
         self._left_ms = inference_ms + trace.overhead_ms.at(now_ms)
-        wait_ms = picture.wait_ms if scope != 'inference' else 0.0
+        wait_ms = image.wait_ms if scope != 'inference' else 0.0
         self._frame = SimulatedFrame(
-            camera_frame=picture.number,
+            camera_frame=image.number,
             start_ms=now_ms,
             level=self._level,
             latency_ms=inference_ms + wait_ms + self._rest_ms(trace, scope, now_ms),
@@ -170,10 +170,10 @@ class Runner:
         )
 
     def finish_if_done(self, now_ms: float) -> None:
-        """Take the latency of a frame that is done to the manager, and see what comes next."""
+        """If the current frame is done, pass its latency to the manager; find the next image."""
         if not self._frame or self._left_ms > MIN_WORK_MS:
             return
-        frame, picture = self._frame, self._picture
+        frame, image = self._frame, self._image
         overhead_ms = self._traces[frame.level - 1].overhead_ms.at(frame.start_ms)
         if self._is_shared:
             inference_ms = now_ms - frame.start_ms - overhead_ms
@@ -182,7 +182,7 @@ class Runner:
         self._frame = None
         self._frames.append(frame)
         self._see_next(now_ms)
-        node_ms = frame.inference_ms + picture.start_ms - picture.arrival_ms + overhead_ms
+        node_ms = frame.inference_ms + image.start_ms - image.arrival_ms + overhead_ms
         device, level = divmod(frame.level - 1, len(self._model.platform.levels))
         measurement = Measurement(
             round(now_ms * 1e6),
@@ -191,7 +191,7 @@ class Runner:
             node_ms,
             node_ms + self._model.timing.transport_ms,
             self.devices[device][0].profile.platform,
-            wait_ms=picture.wait_ms,
+            wait_ms=image.wait_ms,
             period_ms=self._model.timing.camera_period_ms or math.nan,
         )
         began_ns = time.perf_counter_ns()
@@ -201,9 +201,9 @@ class Runner:
         self._note(decision)
 
     def works_ms(self, camera_frame: int | None, start_ms: float) -> tuple[float, ...]:
-        """Return the inference of every level if nothing is shared, stalls left aside.
+        """Return the inference time of every level on an unshared device, without stalls.
 
-        With the noise of a picture, or without noise for None.
+        camera_frame: the image whose noise is used; None: no noise.
         """
         z = 0.0 if camera_frame is None else self._noise.of(camera_frame)
         return tuple(
@@ -214,7 +214,7 @@ class Runner:
         )
 
     def record(self, seed: int, changes_ms: Iterable[float] = ()) -> Record:
-        """Return what was played; changes_ms: when something changed, the constraints aside."""
+        """Return the record of the run; changes_ms: times of changes other than constraints."""
         return Record(
             self._model.name,
             self._name,
@@ -226,20 +226,20 @@ class Runner:
         )
 
     def _see_next(self, free_ms: float) -> None:
-        """Find out which picture comes next; the oracle learns what it will take."""
-        self._picture = picture = self._camera.next_picture(free_ms)
+        """Determine the next image and, if the device is not shared, its latencies."""
+        self._image = image = self._camera.next_image(free_ms)
         self._expected_ms: tuple[float, ...] = ()
         if self._is_shared:
-            return  # it depends on what others do
-        constraints, start_ms = self._constraints_at(picture.start_ms), picture.start_ms
+            return  # its latencies depend on other workloads
+        constraints, start_ms = self._constraints_at(image.start_ms), image.start_ms
         scope = constraints.latency_scope
-        wait_ms = picture.wait_ms if scope != 'inference' else 0.0
+        wait_ms = image.wait_ms if scope != 'inference' else 0.0
         self._foresight.limit_ms = _limit_of(constraints)
         rests_ms = [self._rest_ms(trace, scope, start_ms) for trace in self._traces]
         self._foresight.level_latencies_ms = tuple(
             trace.duration_of_ms(start_ms, work_ms) + wait_ms + rest_ms
             for trace, work_ms, rest_ms in zip(
-                self._traces, self.works_ms(picture.number, start_ms), rests_ms, strict=True
+                self._traces, self.works_ms(image.number, start_ms), rests_ms, strict=True
             )
         )
         self._expected_ms = tuple(
@@ -259,7 +259,7 @@ class Runner:
         return self._schedule[max(0, upcoming - 1)][1]
 
     def _active_level(self) -> int:
-        """Return the present level, numbered as in `joined`."""
+        """Return the active level, numbered as in `joined`."""
         names = [platform.profile.platform for platform, _ in self.devices]
         device = names.index(self.manager.active_platform)
         return device * len(self._model.platform.levels) + self.manager.active_level
@@ -271,15 +271,15 @@ class Runner:
         )
         if fastest_ms < MIN_FRAME_MS:
             raise SimulationError(
-                f'inference would take {fastest_ms:g} ms, too little to simulate: is the '
-                f'slowdown of {self._model.name} right? 1 is alone on the device'
+                f'inference would take {fastest_ms:g} ms, which is too short to simulate: check '
+                f'the slowdown of {self._model.name} (1: alone on the device)'
             )
         length_ms = self._end_ms - self._model.begin_ms
         count = length_ms / (self._model.timing.camera_period_ms or fastest_ms)
-        if count > MAX_PICTURES:
+        if count > MAX_IMAGES:
             raise SimulationError(
-                f'{self._model.name} would see {count:.3g} pictures, too many to simulate (at '
-                f'most {MAX_PICTURES:g}); let it last shorter, or the camera be slower'
+                f'{self._model.name} would get {count:.3g} images, too many to simulate (at '
+                f'most {MAX_IMAGES:g}); shorten the run, or lower the camera rate'
             )
 
     def _note(self, decision: Decision | None) -> None:
@@ -288,18 +288,18 @@ class Runner:
 
 
 def _limit_of(constraints: Constraints) -> float:
-    """Return the latency limit, infinite without one."""
+    """Return the latency limit; infinite if there is none."""
     return constraints.max_latency_ms if constraints.has_latency else math.inf
 
 
 def _schedule(constraints: ConstraintsOverTime) -> Sequence[tuple[float, Constraints]]:
-    """Return a checked schedule; raise SimulationError for one that cannot be simulated."""
+    """Return the schedule of constraints; raise SimulationError if it is invalid."""
     if constraints is None or isinstance(constraints, Constraints):
         return [(0.0, constraints or Constraints())]
     schedule = list(constraints)
     if not schedule:
-        raise SimulationError('a schedule of constraints needs at least one entry')
+        raise SimulationError('a schedule of constraints requires at least one entry')
     times_ms = [time_ms for time_ms, _ in schedule]
     if times_ms != sorted(set(times_ms)) or not all(map(math.isfinite, times_ms)):
-        raise SimulationError(f'the times of the constraints must ascend, not be {times_ms}')
+        raise SimulationError(f'the times of the constraints must ascend, found {times_ms}')
     return schedule

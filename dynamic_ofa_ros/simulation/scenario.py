@@ -1,7 +1,7 @@
-"""Scenarios: YAML files that say what happens on a simulated device. See docs/simulation.md.
+"""Scenarios: YAML files that describe a simulation. See docs/simulation.md.
 
-A scenario has either a trace and one model, which may have other devices to choose from, or a
-processor that models and jobs share. What it may say is in config/scenario_schema.yaml.
+A scenario has either a trace and one model, optionally with further devices for it, or a processor
+that models and jobs share. The schema is in config/scenario_schema.yaml.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ CONSTRAINTS = {
 POLICY_OPTIONS = ('fixed_level', 'window', 'hold_s', 'max_switches_per_minute')
 
 Entry = dict[str, Any]
-"""A mapping of the file that the schema allows."""
+"""A mapping in the file, valid by the schema."""
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """What happens: either `trace` is given, with one model, or processor and jobs count.
+    """A simulation of one model on `trace`, or else of models and jobs on `processor`.
 
-    others: with a trace, devices that the model may go to, each with its own slowdown.
-    phases: (begin in s, name), ascending; they only name parts of the picture.
+    others: with a trace, further devices for the model, each with its own slowdown.
+    phases: (begin in s, name), ascending; labels for the plot.
     """
 
     path: Path
@@ -72,7 +72,7 @@ class Scenario:
         return replace(self, models=models)
 
     def play(self, seed: int | None = None) -> tuple[Record, ...]:
-        """Simulate it; a record per model, in their order."""
+        """Simulate the scenario; return one record per model, in their order."""
         seed = self.seed if seed is None else seed
         if self.trace is None:
             return play(
@@ -91,7 +91,7 @@ class Scenario:
         return (replace(record, name=model.name),)
 
     def busy_spans(self) -> list[tuple[float, float]]:
-        """Return (begin, end) in s of the times when something else slows the device down."""
+        """Return the times with contention, (begin, end) in s."""
         spans = [(job.begin_ms, job.end_ms) for job in self.jobs]
         spans += _spans(self.processor.frequency, lambda value: value < 1.0)
         if self.trace is not None:
@@ -105,12 +105,12 @@ class Scenario:
 
 
 def scenario_names() -> tuple[str, ...]:
-    """Return the names of the scenarios that the package ships."""
+    """Return the names of the shipped scenarios."""
     return tuple(sorted(path.stem for path in _folder().glob('*.yaml')))
 
 
 def load_scenario(path_or_name: str | Path) -> Scenario:
-    """Read a scenario, given by path or by the name of a shipped one; raise SimulationError."""
+    """Read a scenario, given as a path or as the name of a shipped one; raise SimulationError."""
     path = _resolve(path_or_name)
     try:
         return _read(path, parse_yaml(path, path.read_bytes()))
@@ -137,14 +137,14 @@ def _resolve(path_or_name: str | Path) -> Path:
     if shipped.is_file():
         return shipped
     raise SimulationError(
-        f'there is no scenario {path_or_name}: no such file, and the shipped ones are '
-        f'{", ".join(scenario_names()) or "none"}'
+        f'there is no scenario {path_or_name}: it is neither a file nor a shipped scenario '
+        f'({", ".join(scenario_names()) or "none"})'
     )
 
 
 @lru_cache(maxsize=1)
 def _validator() -> Any:
-    """Return what checks a document; JSON knows neither NaN nor infinity, YAML does."""
+    """Return the validator of the schema, which rejects NaN and infinity, as YAML has both."""
     from jsonschema import Draft7Validator, validators
 
     def is_number(_: Any, value: object) -> bool:
@@ -159,7 +159,7 @@ def _validator() -> Any:
 
 
 def _check(document: Any) -> None:
-    """Raise SimulationError for what the schema does not allow: where, what, what would do."""
+    """Raise SimulationError if the document does not match the schema."""
     from jsonschema.exceptions import best_match
 
     error = best_match(_validator().iter_errors(document))
@@ -170,7 +170,7 @@ def _check(document: Any) -> None:
     if len(message) > 200:
         message = f'{message[:100]}...{message[-100:]}'
     if error.validator == 'additionalProperties':
-        message += f'; known are {", ".join(error.schema["properties"])}'
+        message += f'; known keys are {", ".join(error.schema["properties"])}'
     elif 'description' in error.schema:
         message += f'; expected {error.schema["description"]}'
     raise SimulationError(f'{where.lstrip(".") or "the file"}: {message}')
@@ -185,24 +185,24 @@ def _read(path: Path, document: Any) -> Scenario:
     for model in models:
         if model.begin_ms >= duration_ms:
             raise SimulationError(
-                f'model {model.name} begins at {model.begin_ms / 1e3:g} s, when all is over; '
+                f'model {model.name} begins at {model.begin_ms / 1e3:g} s, after the end; '
                 f'duration_s is {duration_ms / 1e3:g}'
             )
     trace = None
     if 'trace' in document:
         if 'processor' in document or 'jobs' in document or len(models) > 1:
             raise SimulationError(
-                'a trace says how slow the device is whatever runs on it, so it goes with one '
-                'model and neither processor nor jobs; leave out the trace or these'
+                'a trace defines the slowdown of the device, so it requires exactly one model and '
+                'allows neither processor nor jobs; remove the trace or these'
             )
         if {'begin_s', 'end_s'} & document['models'][0].keys():
             raise SimulationError(
-                'on a trace the model is there throughout; leave out begin_s, end_s'
+                'on a trace, the model runs all the time; remove begin_s and end_s'
             )
         trace = _trace(path, 'trace', document['trace'], duration_ms)
     elif 'other_devices' in document:
         raise SimulationError(
-            'other_devices goes with a trace, which says how slow the first device is; add one'
+            'other_devices requires a trace, which defines the slowdown of the first device'
         )
     return Scenario(
         path=path,
@@ -249,19 +249,19 @@ def _model(entry: Entry) -> SimulatedModel:
 def _devices(
     path: Path, entries: Sequence[Entry], first: SimulatedPlatform, duration_ms: float
 ) -> tuple[tuple[SimulatedPlatform, Trace], ...]:
-    """Return devices that have the model's levels too; one is alone unless a trace is given."""
+    """Return further devices with the model's levels; without a trace, there is no contention."""
     devices = []
     for entry in entries:
         where = f'device {entry["name"]}'
         given = _one_of(entry, where, 'latency_factor', 'latencies_ms')
         if 'latencies_ms' not in entry:
-            source = f'assumed, {given:g} times as long'
+            source = f'assumed, {given:g} times the latency'
             given = [given * latency_ms for latency_ms in first.latencies_ms]
         elif len(given) == len(first.levels):
             source = 'given in the scenario'
         else:
             raise SimulationError(
-                f'latencies_ms of {where} is {given}; it must hold {len(first.levels)} numbers, '
+                f'latencies_ms of {where} is {given}; it must have {len(first.levels)} numbers, '
                 'one for each level'
             )
         is_alone = not {'kind', 'file', 'steps'} & entry.keys()
@@ -271,7 +271,7 @@ def _devices(
             else _trace(path, where, entry, duration_ms)
         )
         devices.append((first.with_latencies(given, source, entry['name']), trace))
-    joined([first, *(platform for platform, _ in devices)])  # refuses two of the same name
+    joined([first, *(platform for platform, _ in devices)])  # raises an error for equal names
     return tuple(devices)
 
 
@@ -301,25 +301,27 @@ def _job(entry: Entry) -> Job:
     if kind == 'training':
         return replace(training_job(begin_ms, end_ms, demand), name=name)
     if kind == 'constant' and {'period_ms', 'busy_ms'} & entry.keys():
-        raise SimulationError(f'{name} is constant; period_ms and busy_ms go with kind periodic')
+        raise SimulationError(
+            f'{name} is of kind constant; period_ms and busy_ms require kind periodic'
+        )
     return Job(
         name, demand, begin_ms, end_ms, entry.get('period_ms', 0.0), entry.get('busy_ms', 0.0)
     )
 
 
 def _one_of(entry: Entry, where: str, *names: str) -> Any:
-    """Return what stands at the one of some names that is given."""
+    """Return the value of the only one of `names` that is given; raise SimulationError."""
     given = [name for name in names if name in entry]
     if len(given) != 1:
         raise SimulationError(
-            f'{where} needs exactly one of {", ".join(names)}, '
-            f'not {" and ".join(given) or "none of them"}'
+            f'{where} requires exactly one of {", ".join(names)}, '
+            f'found {" and ".join(given) or "none of them"}'
         )
     return entry[given[0]]
 
 
 def _ascending(name: str, rows: Sequence[Any]) -> Sequence[Any]:
-    """Return rows whose first column, a time in s, ascends."""
+    """Return the rows; raise SimulationError unless their times (first column, in s) ascend."""
     for before, after in pairwise(rows):
         if after[0] <= before[0]:
             raise SimulationError(

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Steps:
-    """Each value holds from its time until the next; the first one also before its time.
+    """Each value is valid from its time until the next one; the first value also before its time.
 
-    times_ms: ascending, not empty; as many as values.
+    times_ms: ascending, not empty, one per value.
     """
 
     times_ms: tuple[float, ...]
@@ -20,7 +20,7 @@ class Steps:
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[float, float]]) -> Steps:
-        """Join (time in ms, value) pairs."""
+        """Build the steps from (time in ms, value) pairs."""
         return cls(tuple(time_ms for time_ms, _ in pairs), tuple(value for _, value in pairs))
 
     def at(self, time_ms: float) -> float:
@@ -28,7 +28,7 @@ class Steps:
         return self.values[max(0, bisect_right(self.times_ms, time_ms) - 1)]
 
     def next_change_ms(self, time_ms: float) -> float:
-        """Return the time of the next step after `time_ms`; infinite when none follows."""
+        """Return the time of the next step after `time_ms`; infinite if there is none."""
         position = bisect_right(self.times_ms, time_ms)
         return self.times_ms[position] if position < len(self.times_ms) else math.inf
 

@@ -1,13 +1,13 @@
-"""Traces: what happens to a device over time, generated with a seed or read from a CSV file.
+"""Traces: the contention of a device over time, generated from a seed or read from a CSV file.
 
-- The slowdown is the factor by which inference takes longer than alone on the device; a frame
-  meets the value that holds when it starts.
-- The overhead is what passes between arrival and answer besides waiting and inference.
-- In a stall the device belongs to somebody else: inference that has begun stands still, and one
-  that would begin waits. It costs every level the same, but a long frame meets more of them.
+- The slowdown is the ratio of the inference latency to the uncontended latency; that at the start
+  of a frame applies to the whole frame.
+- The overhead is the time between arrival and result other than waiting and inference.
+- During a stall, the device runs another program, and inference pauses or has to wait. A stall
+adds the same time at every level, but a long frame has more stalls.
 
-Every kind of trace draws its own times and heights from the seed, so a policy cannot be tuned to
-one of them.
+Every kind of trace draws its times and slowdowns from the seed, so that a policy cannot be tuned
+to a single trace.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ COLUMNS = ('time_ms', 'slowdown')
 OVERHEAD_COLUMN = 'overhead_ms'
 
 ONE_ROW_DURATION_MS = 10000.0
-"""How long a CSV trace of a single row lasts."""
+"""Duration of a CSV trace with a single row."""
 
 GRID_MS = 10.0
-"""Resolution of the kinds that change all the time."""
+"""Resolution of the kinds that change continuously."""
 
 SLOT_MS = 20.0
-"""Bimodal contention is drawn anew this often: shorter than a frame, so frames are independent."""
+"""Period of random values of bimodal contention; shorter than a frame, so that frames are
+independent."""
 
 GPU_CLOCKS_MHZ = (1109.25, 1007.25, 956.25, 905.25, 854.25, 803.25)
 """The upper clock rates of the Jetson Xavier NX's GPU (NVIDIA, Jetson Linux: nvpmodel)."""
@@ -49,10 +50,10 @@ Stalls = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True)
 class Trace:
-    """What happens to a device, from 0 ms to `duration_ms`.
+    """The contention of a device from 0 ms to `duration_ms`.
 
-    overhead_ms: over time; delay outside inference, after it and before the answer.
-    stalls_ms: (begin, end) of the stalls, ascending, one after the other.
+    overhead_ms: delay between inference and result. stalls_ms: (begin, end) of the stalls,
+    ascending and not overlapping.
     """
 
     name: str
@@ -69,7 +70,7 @@ class Trace:
         return self.slowdown.at(time_ms)
 
     def duration_of_ms(self, start_ms: float, work_ms: float) -> float:
-        """Return how long work takes from a time on that takes `work_ms` without stalls."""
+        """Return the duration of work that takes `work_ms` without stalls."""
         lasts_ms = work_ms
         index = bisect_right(self.stalls_ms, start_ms, key=lambda stall: stall[1])
         while index < len(self.stalls_ms) and self.stalls_ms[index][0] < start_ms + lasts_ms:
@@ -80,14 +81,14 @@ class Trace:
 
 
 def trace_kinds() -> tuple[str, ...]:
-    """Return the kinds that `make_trace` knows."""
+    """Return the kinds of traces that `make_trace` can generate."""
     return tuple(_KINDS)
 
 
 def make_trace(kind: str, seed: int = 1, duration_s: float = DEFAULT_DURATION_S) -> Trace:
-    """Generate a trace; the same kind, seed and duration give the same one.
+    """Generate a trace; the same kind, seed and duration give the same trace.
 
-    Raises SimulationError for an unknown kind or a duration that is not positive.
+    Raise SimulationError if the kind is unknown or the duration is invalid.
     """
     if kind not in _KINDS:
         raise SimulationError(
@@ -101,11 +102,11 @@ def make_trace(kind: str, seed: int = 1, duration_s: float = DEFAULT_DURATION_S)
 
 
 def read_trace(path: str | Path) -> Trace:
-    """Read a CSV file, UTF-8, a header first: time_ms, slowdown and, if there is, overhead_ms.
+    """Read a trace from a UTF-8 CSV file with the columns time_ms, slowdown and overhead_ms.
 
-    Other columns are ignored. Times count from the first row. Each row holds until the next, the
-    last one as long as the one before it; a single row lasts 10 s. Raises SimulationError: which
-    line, and what is wrong.
+    overhead_ms is optional, and other columns are ignored. Times are relative to the first row.
+    Each row is valid until the next one, the last row as long as the one before it; a single row
+    lasts 10 s. Raise SimulationError, with the number of the line, if the file is invalid.
     """
     path = Path(path)
     try:
@@ -135,8 +136,8 @@ def read_trace(path: str | Path) -> Trace:
 def _check_duration(name: str, duration_s: float) -> None:
     if not 0.0 < duration_s <= MAX_DURATION_S:
         raise SimulationError(
-            f'trace {name} lasts {duration_s:g} s; it must last longer than 0 s and at most '
-            f'{MAX_DURATION_S:g} s'
+            f'trace {name} lasts {duration_s:g} s; the duration must lie in '
+            f'(0, {MAX_DURATION_S:g}] s'
         )
 
 
@@ -144,12 +145,12 @@ def _read_rows(path: Path, rows: csv.DictReader[str]) -> list[tuple[float, float
     """Return (time, slowdown, overhead) of each row."""
     header = [name.strip() for name in rows.fieldnames or ()]
     if not header:
-        raise SimulationError(f'{path} is empty; a trace is a CSV file: time_ms,slowdown')
+        raise SimulationError(f'{path} is empty; a trace requires the columns time_ms,slowdown')
     missing = [name for name in COLUMNS if name not in header]
     if missing:
         raise SimulationError(
             f'{path}: the first line has no column {" and no column ".join(missing)}; '
-            f'it names {", ".join(header)}, a trace needs time_ms,slowdown'
+            f'it has {", ".join(header)}, but a trace requires time_ms,slowdown'
         )
     rows.fieldnames = header
     found: list[tuple[float, float, float]] = []
@@ -157,7 +158,7 @@ def _read_rows(path: Path, rows: csv.DictReader[str]) -> list[tuple[float, float
         where = f'{path}, line {rows.line_num}'
         time_ms = _number(where, 'time_ms', row['time_ms'])
         slowdown = _number(
-            where, 'slowdown', row['slowdown'], MIN_SLOWDOWN, MAX_SLOWDOWN, ', 1 = alone'
+            where, 'slowdown', row['slowdown'], MIN_SLOWDOWN, MAX_SLOWDOWN, ' (1: no contention)'
         )
         overhead_ms = (
             _number(where, OVERHEAD_COLUMN, row[OVERHEAD_COLUMN], 0.0, MAX_OVERHEAD_MS)
@@ -170,7 +171,7 @@ def _read_rows(path: Path, rows: csv.DictReader[str]) -> list[tuple[float, float
             )
         found.append((time_ms, slowdown, overhead_ms))
     if not found:
-        raise SimulationError(f'{path} has no row below its header; a trace needs at least one')
+        raise SimulationError(f'{path} has no row below its header; a trace requires at least one')
     return found
 
 
@@ -182,7 +183,7 @@ def _number(
     high: float = math.inf,
     note: str = '',
 ) -> float:
-    """Return a cell as a number; `text` is None where the row ends before it."""
+    """Return a cell as a number; `text` is None if the row is too short."""
     try:
         value = float(text or '')
     except ValueError:
@@ -203,14 +204,14 @@ def _none(random: np.random.Generator, duration_ms: float) -> Steps:
 
 
 def _step(random: np.random.Generator, duration_ms: float) -> Steps:
-    """Contention comes once, stays, and goes."""
+    """Return a single interval of contention."""
     begin, end = random.uniform(0.2, 0.4), random.uniform(0.6, 0.8)
     height = random.uniform(1.12, 1.4)
     return Steps.of([(0.0, 1.0), (begin * duration_ms, height), (end * duration_ms, 1.0)])
 
 
 def _ramp(random: np.random.Generator, duration_ms: float) -> Steps:
-    """Contention grows, stays and falls again, a third of the time each."""
+    """Return contention that rises, stays constant and falls, each for a third of the time."""
     times_ms = np.arange(0.0, duration_ms, GRID_MS)
     height = random.uniform(1.15, 1.4)
     begin, top = random.uniform(0.05, 0.15), random.uniform(0.35, 0.45)
@@ -220,7 +221,7 @@ def _ramp(random: np.random.Generator, duration_ms: float) -> Steps:
 
 
 def _burst(random: np.random.Generator, duration_ms: float) -> Steps:
-    """Short contention at random times, at times more than any level can bear."""
+    """Return short contention at random times, which is sometimes too high for every level."""
     pairs, time_ms = [(0.0, 1.0)], 0.0
     while True:
         time_ms += 500.0 + random.exponential(4000.0)
@@ -232,7 +233,7 @@ def _burst(random: np.random.Generator, duration_ms: float) -> Steps:
 
 
 def _periodic(random: np.random.Generator, duration_ms: float) -> Steps:
-    """A job that comes and goes regularly."""
+    """Return periodic contention."""
     period_ms, share = random.uniform(4000.0, 10000.0), random.uniform(0.4, 0.6)
     height = random.uniform(1.12, 1.4)
     starts_ms = np.arange(random.uniform(0.2, 0.8) * period_ms, duration_ms, period_ms)
@@ -243,7 +244,7 @@ def _periodic(random: np.random.Generator, duration_ms: float) -> Steps:
 
 
 def _random_walk(random: np.random.Generator, duration_ms: float) -> Steps:
-    """The logarithm of the slowdown walks between 0 and log 1.4, and is reflected there."""
+    """Return a random walk of the log-slowdown, reflected at 0 and log 1.4."""
     times_ms = np.arange(0.0, duration_ms, GRID_MS)
     top = math.log(1.4)
     walk = np.cumsum(random.normal(0.0, 0.009, times_ms.size)) + random.uniform(0.0, top)
@@ -252,16 +253,17 @@ def _random_walk(random: np.random.Generator, duration_ms: float) -> Steps:
 
 
 def _bimodal(random: np.random.Generator, duration_ms: float) -> Steps:
-    """A frame either collides with another process's time slice or it does not."""
+    """Return slowdowns of frames that do or do not collide with another process's time slice."""
     times_ms = np.arange(0.0, duration_ms, SLOT_MS)
     share, height = random.uniform(0.1, 0.4), random.uniform(1.12, 1.32)
     return _sampled(times_ms, np.where(random.random(times_ms.size) < share, height, 1.0))
 
 
 def _second_model(random: np.random.Generator, duration_ms: float) -> Steps:
-    """Another classifier comes and goes; while it works it takes part of the device.
+    """Return the slowdown by another classifier, which runs for part of the time.
 
-    A frame overlaps with a varying part of the other's frames: the mean over 50 ms.
+    The slowdown is averaged over 50 ms, because a frame overlaps with several frames of the other
+    classifier.
     """
     times_ms = np.arange(0.0, duration_ms, GRID_MS)
     period_ms, busy_ms = random.uniform(60.0, 110.0), random.uniform(35.0, 55.0)
@@ -277,7 +279,7 @@ def _second_model(random: np.random.Generator, duration_ms: float) -> Steps:
 
 
 def _frequency(random: np.random.Generator, duration_ms: float) -> Steps:
-    """The governor changes the clock rate every few seconds; latency follows it inversely."""
+    """Return slowdowns from a clock rate that changes every few seconds."""
     pairs, time_ms = [(0.0, 1.0)], 0.0
     while True:
         time_ms += random.uniform(2000.0, 8000.0)
@@ -288,9 +290,9 @@ def _frequency(random: np.random.Generator, duration_ms: float) -> Steps:
 
 
 def _stalls(random: np.random.Generator, duration_ms: float) -> Stalls:
-    """Another process takes its slices of the device, at random times, then it leaves.
+    """Return stalls at random times during an interval of at least 30 % of the duration.
 
-    2 to 8 stalls a second, all of one length between 4 and 15 ms, for a third of the time or more.
+    There are 2 to 8 stalls per second, all of the same length between 4 and 15 ms.
     """
     time_ms, leave_ms = (random.uniform(*part) * duration_ms for part in ((0.2, 0.3), (0.6, 0.8)))
     length_ms, gap_ms = random.uniform(4.0, 15.0), 1000.0 / random.uniform(2.0, 8.0)

@@ -1,1 +1,1 @@
-"""Points of a search space: architectures, their choices, what they cost."""
+"""Search spaces: architectures, their genes, and their cost."""

@@ -1,7 +1,7 @@
-"""Architectures: points of a search space, and the space they are drawn from.
+"""Architectures and the search space that they belong to.
 
-`SearchSpace` is OFA-MobileNetV3's; the spaces of other backbones derive from it (`spaces.py`) and
-say only what is different: which choices there are, how deep a stage is, what a network costs.
+`SearchSpace` is the search space of OFA-MobileNetV3. The spaces of other backbones are derived
+from it (`spaces.py`) and override what differs: the choices, the depths of stages and the cost.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from dynamic_ofa_ros.errors import ArchitectureError
 from dynamic_ofa_ros.space.cost import Cost, convolution, halved, make_divisible
 
-# The lists of an architecture; those of blocks have one entry a block, used or not.
+# The lists of an architecture; those in BLOCK_LISTS have one entry per block, active or not.
 LISTS = ('ks', 'e', 'd', 'w')
 BLOCK_LISTS = ('ks', 'e')
 
@@ -26,10 +26,10 @@ SQUEEZE_REDUCTION = 4
 
 @dataclass(frozen=True)
 class Genes:
-    """Choices of one kind that stand side by side in an architecture.
+    """Consecutive genes of an architecture that have the same choices.
 
-    field: the list they belong to, or `r`; choices: what each may be, smallest first; count: how
-    many there are.
+    field: the list that they belong to, or `r`; choices: allowed values, in ascending order;
+    count: the number of genes.
     """
 
     field: str
@@ -39,10 +39,10 @@ class Genes:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The choices an architecture is made of; by default those of OFA-MobileNetV3.
+    """The choices for every gene of an architecture; by default those of OFA-MobileNetV3.
 
-    `depths` are blocks per stage; every stage has room for the most, and the `ks` and `e` of
-    blocks beyond a stage's depth are carried along but unused.
+    `depths` are the numbers of active blocks in a stage. Every stage has entries in `ks` and `e`
+    for the largest depth; the entries of blocks beyond the stage's depth are ignored.
     """
 
     kernel_sizes: tuple[int, ...] = (3, 5, 7)
@@ -53,28 +53,28 @@ class SearchSpace:
 
     kind: ClassVar[str] = 'ofa_mobilenetv3'
 
-    # Channels of stem, first block and stages, then of the layers of the head (Howard et al. 2019,
-    # large): those before and those after global pooling.
+    # Channels of MobileNetV3-Large (Howard et al. 2019): stem, first block and stages; layers of
+    # the head before global pooling; layers of the head after global pooling.
     body_widths: ClassVar[tuple[int, ...]] = (16, 16, 24, 40, 80, 112, 160)
     head_widths: ClassVar[tuple[int, ...]] = (960,)
     pooled_widths: ClassVar[tuple[int, ...]] = (1280,)
     strides: ClassVar[tuple[int, ...]] = (2, 2, 2, 1, 2)
     has_squeeze: ClassVar[tuple[bool, ...]] = (False, True, False, True, True)
-    # Of the first block and the stages; then of stem and head.
+    # Activations of the first block and the stages; activation of stem and head.
     activations: ClassVar[tuple[str, ...]] = (*('relu',) * 3, *('h_swish',) * 3)
     head_activation: ClassVar[str] = 'h_swish'
-    first_block_adds: ClassVar[bool] = True  # its input to its output, where they are as wide
+    first_block_adds: ClassVar[bool] = True  # has a shortcut if input and output have equal width
     batch_norm_epsilon: ClassVar[float] = 1e-5
-    pads_one_side: ClassVar[bool] = False  # strided convolutions, as TensorFlow does
+    pads_one_side: ClassVar[bool] = False  # TensorFlow's padding of strided convolutions
 
     @cached_property
     def stage_blocks(self) -> tuple[int, ...]:
-        """Return the room for blocks in every stage."""
+        """Return the maximum number of blocks of every stage."""
         return (max(self.depths),) * self.stages
 
     @cached_property
     def genes(self) -> tuple[Genes, ...]:
-        """Return all choices, in the order of LISTS and the resolution last."""
+        """Return all genes in the order of LISTS, followed by the resolution."""
         return (
             Genes('ks', self.kernel_sizes, self.blocks),
             Genes('e', self.expand_ratios, self.blocks),
@@ -83,7 +83,7 @@ class SearchSpace:
         )
 
     def blocks_used(self, depths: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """Return (..., stages) blocks in use, for depths (..., entries of `d`)."""
+        """Return the numbers of active blocks (..., stages), for depths (..., entries of `d`)."""
         return np.asarray(depths, np.int64)
 
     def count_cost(
@@ -91,8 +91,8 @@ class SearchSpace:
     ) -> Cost:
         """Count MACs and parameters of a sub-network.
 
-        MACs are those of convolutions and linear layers, squeeze-and-excitation included;
-        parameters are the learnable ones. Both equal what forward hooks count on the extracted
+        MACs are those of convolutions and linear layers, including squeeze-and-excitation;
+        parameters are learnable ones only. Both equal the counts of forward hooks on the extracted
         network.
         """
         return sum(self.layers(architecture, width_mult, classes), Cost(0, 0))
@@ -100,7 +100,7 @@ class SearchSpace:
     def layers(
         self, architecture: SubnetArchitecture, width_mult: float, classes: int
     ) -> Iterator[Cost]:
-        """Yield the cost of every layer that has weights, in the order of the forward pass."""
+        """Yield the cost of every layer with weights, in the order of the forward pass."""
 
         def widths(base_widths: Sequence[int]) -> list[int]:
             return [make_divisible(width * width_mult) for width in base_widths]
@@ -132,16 +132,16 @@ class SearchSpace:
             channels = width
         yield convolution(channels, classes, 1, 1, norm=False, bias=True)
 
-    # What follows is the same in every space.
+    # The rest of the class is the same in every space.
 
     @property
     def blocks(self) -> int:
-        """Return the number of elastic blocks: the length of `e`."""
+        """Return the number of elastic blocks, which is the length of `e`."""
         return sum(self.stage_blocks)
 
     @cached_property
     def block_places(self) -> tuple[tuple[int, int], ...]:
-        """Return of every block its stage and its place in the stage, both from 0."""
+        """Return the stage of every block and its position in the stage, both 0-based."""
         return tuple(
             (stage, place) for stage, room in enumerate(self.stage_blocks) for place in range(room)
         )
@@ -151,12 +151,12 @@ class SearchSpace:
         return sum(self.stage_blocks[:stage])
 
     def active_blocks(self, depths: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-        """Return (..., blocks) bool, for depths (..., entries of `d`): which blocks are used."""
+        """Return which blocks are active: (..., blocks) bool, for depths (..., entries of `d`)."""
         stages, places = self._stages_and_places
         return np.asarray(places < self.blocks_used(depths)[..., stages])
 
     def active_positions(self, architecture: SubnetArchitecture) -> list[tuple[int, int]]:
-        """Return (stage, index of the block) of every block that is used, in order."""
+        """Return (stage, index of the block) of every active block, in order."""
         active = self.active_blocks(architecture.d)
         return [(self.block_places[i][0], int(i)) for i in np.flatnonzero(active)]
 
@@ -169,13 +169,13 @@ class SearchSpace:
         return self._assemble(lambda genes: (max(genes.choices),) * genes.count)
 
     def at_resolution(self, resolution: int) -> SearchSpace:
-        """Return this space with one resolution only."""
+        """Return this space with a single resolution."""
         return replace(self, resolutions=(resolution,))
 
     def sample(
         self, rng: np.random.Generator, resolution: int | None = None
     ) -> SubnetArchitecture:
-        """Draw an architecture, every choice uniform and independent."""
+        """Draw an architecture; every gene is uniform and independent."""
 
         def draw(genes: Genes) -> tuple[float, ...]:
             if genes.field == 'r' and resolution is not None:
@@ -186,10 +186,10 @@ class SearchSpace:
         return self._assemble(draw)
 
     def sample_leaning(self, rng: np.random.Generator, lean: float) -> SubnetArchitecture:
-        """Draw an architecture whose choices lean to the large (`lean` > 0) or small (< 0) ones.
+        """Draw an architecture with a bias to large (`lean` > 0) or small (`lean` < 0) choices.
 
-        A choice is exp(lean) times as likely as the next smaller one. Independent uniform choices
-        all cost about the average; draws of different `lean` cover the range of costs.
+        A choice is exp(lean) times as likely as the next smaller one. Uniform samples all have
+        about the average cost; samples with different values of `lean` cover the range of costs.
         """
 
         def draw(genes: Genes) -> tuple[float, ...]:
@@ -199,20 +199,8 @@ class SearchSpace:
 
         return self._assemble(draw)
 
-    def mutate(
-        self, architecture: SubnetArchitecture, rng: np.random.Generator, probability: float = 0.1
-    ) -> SubnetArchitecture:
-        """Redraw each choice with `probability`, independently (OFA's evolutionary search)."""
-        return _mix(architecture, self.sample(rng), rng, probability)
-
-    def crossover(
-        self, first: SubnetArchitecture, second: SubnetArchitecture, rng: np.random.Generator
-    ) -> SubnetArchitecture:
-        """Take each choice from either parent with equal probability."""
-        return _mix(first, second, rng, 0.5)
-
     def validate(self, architecture: SubnetArchitecture) -> None:
-        """Raise ArchitectureError unless `architecture` is a point of this space."""
+        """Raise ArchitectureError unless `architecture` is in this search space."""
         for name in (*LISTS, 'r'):
             values = architecture.values(name)
             allowed = [
@@ -223,7 +211,7 @@ class SearchSpace:
             ]
             if len(values) != len(allowed):
                 raise ArchitectureError(
-                    f'{name} has {len(values)} values where this search space has {len(allowed)}'
+                    f'{name} has {len(values)} values; this search space requires {len(allowed)}'
                 )
             for position, (value, choices) in enumerate(zip(values, allowed, strict=True)):
                 if value not in choices:
@@ -233,7 +221,7 @@ class SearchSpace:
                     )
 
     def assemble(self, values: Sequence[float]) -> SubnetArchitecture:
-        """Return the architecture of all its choices in one row, in the order of `genes`."""
+        """Return the architecture with the given values of all genes, in the order of `genes`."""
         rest = iter(values)
         return self._assemble(lambda genes: tuple(next(rest) for _ in range(genes.count)))
 
@@ -254,11 +242,12 @@ class SearchSpace:
 class SubnetArchitecture:
     """One point of a search space.
 
-    ks: kernel size of each block, stage by stage, empty where it is fixed (ResNet-50); e: expand
-    ratio of each block; d: depths (MobileNetV3, Proxyless: blocks of each stage; ResNet-50:
-    whether the stem has its middle layer, 0 or 2, then each stage's blocks beyond its least);
-    r: input height and width in pixels; w: index of the width multiplier of stem and stages, empty
-    where widths are fixed.
+    ks: kernel size of each block, stage by stage; empty if it is fixed (ResNet-50).
+    e: expand ratio of each block.
+    d: depths. MobileNetV3, Proxyless: active blocks of each stage. ResNet-50: 2 if the stem has a
+    middle layer, otherwise 0; then the active blocks of each stage in excess of `least_blocks`.
+    r: input height and width in pixels.
+    w: indices of the width multipliers of stem and stages; empty if the widths are fixed.
     """
 
     ks: tuple[int, ...]
@@ -269,9 +258,9 @@ class SubnetArchitecture:
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> SubnetArchitecture:
-        """Read `{ks, e, d, r}` or `{e, d, w, r}`; raise ArchitectureError on what is not one.
+        """Read `{ks, e, d, r}` or `{e, d, w, r}`; raise ArchitectureError if it is invalid.
 
-        `e` may hold fractions; everything else is whole.
+        `e` may contain fractions; all other values are integers.
         """
         lists = ('e', 'd', 'w') if isinstance(mapping, Mapping) and 'w' in mapping else LISTS[:3]
         try:
@@ -295,19 +284,22 @@ class SubnetArchitecture:
         )
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return lists and `r` of plain numbers, as YAML and JSON take them; no empty lists."""
+        """Return the non-empty lists and `r` as plain numbers, for YAML and JSON."""
         lists = {name: list(self.values(name)) for name in LISTS if self.values(name)}
         return {**lists, 'r': self.r}
 
     def values(self, field: str) -> tuple[float, ...]:
-        """Return one of LISTS, or the resolution as a tuple of one."""
+        """Return one of LISTS, or the resolution as a tuple with one element."""
         if field == 'r':
             return (self.r,)
         values: tuple[float, ...] = getattr(self, field)
         return values
 
     def canonical(self, space: SearchSpace) -> SubnetArchitecture:
-        """Return the same network, unused choices at their smallest: equal ones compare equal."""
+        """Return the same network with the smallest choices for blocks that are not active.
+
+        Two architectures of the same network have equal canonical forms.
+        """
         active = space.active_blocks(self.d)
         smallest = space.smallest()
 
@@ -321,30 +313,6 @@ class SubnetArchitecture:
         return replace(self, ks=kept('ks'), e=kept('e'))
 
 
-def count_cost(architecture: SubnetArchitecture, width_mult: float, classes: int) -> Cost:
-    """Count MACs and parameters of an OFA-MobileNetV3 sub-network; see SearchSpace.count_cost."""
-    return SearchSpace().count_cost(architecture, width_mult, classes)
-
-
-def _mix(
-    first: SubnetArchitecture,
-    second: SubnetArchitecture,
-    rng: np.random.Generator,
-    probability: float,
-) -> SubnetArchitecture:
-    """Take each choice from `second` with `probability`."""
-
-    def mixed(name: str) -> tuple[Any, ...]:
-        ours, theirs = first.values(name), second.values(name)
-        take_theirs = rng.random(len(ours)) < probability
-        return tuple(
-            b if take else a for a, b, take in zip(ours, theirs, take_theirs, strict=True)
-        )
-
-    lists = {name: mixed(name) for name in LISTS}
-    return SubnetArchitecture(**lists, r=mixed('r')[0])
-
-
 def _whole(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise ArchitectureError(f'{name} holds {value!r}, which is not an integer')
@@ -354,7 +322,7 @@ def _whole(name: str, value: Any) -> int:
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise ArchitectureError(f'{name} holds {value!r}, which is not a number')
-    # Ratios that are whole stay integers, so that they print and compare as they are written.
+    # Whole numbers become integers, so that 3 and 3.0 are printed in the same way.
     return int(value) if float(value).is_integer() else float(value)
 
 

@@ -1,4 +1,4 @@
-"""What one forward pass of a network takes, layer by layer."""
+"""The cost of a forward pass of a network, layer by layer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ def convolution(
     norm: bool = True,
     bias: bool = False,
 ) -> Cost:
-    """Return the cost of a convolution whose output is `side` x `side`; a linear layer has 1."""
+    """Return the cost of a convolution with an output of `side` x `side` pixels.
+
+    For a linear layer, kernel and side are 1.
+    """
     weights = inputs // groups * outputs * kernel * kernel
     return Cost(
         macs=weights * side * side,
@@ -37,11 +40,11 @@ def convolution(
 
 
 def halved(side: int) -> int:
-    """Return the side after a stride of 2, padded with kernel // 2."""
+    """Return the output size of a layer with stride 2 and padding of kernel // 2."""
     return (side + 1) // 2
 
 
 def make_divisible(value: float, divisor: int = CHANNEL_DIVISOR) -> int:
-    """Round to a multiple of `divisor`, never below 90 % of `value` (as MobileNet and OFA do)."""
+    """Round to a multiple of `divisor`, at least 90 % of `value` (as in MobileNet and OFA)."""
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded

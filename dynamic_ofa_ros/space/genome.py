@@ -1,7 +1,7 @@
-"""Populations: many architectures as one integer array, so that predictors work on all at once.
+"""Populations: many architectures as one integer array, for vectorised predictors.
 
 A genome is a row of indices into the choices of a search space, in the order of its `genes`: `ks`
-and `e` of every block, depths, widths, and the resolution last; what a space lacks is left out.
+and `e` of every block, depths, widths, resolution. Lists that a space does not have are omitted.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Genetics:
-    """How a search space maps to genomes: (N, genes) int64."""
+    """Converts between architectures of a search space and genomes, (N, genes) int64."""
 
     space: SearchSpace
 
     @cached_property
     def choices(self) -> Genomes:
-        """Return the number of choices of every gene."""
+        """Return the number of choices for every gene."""
         return np.array([len(choices) for choices in self._choices])
 
     def encode(self, architectures: Sequence[SubnetArchitecture]) -> Genomes:
-        """Turn architectures into genomes; raise ArchitectureError outside the space."""
+        """Convert architectures to genomes; raise ArchitectureError if one is not in the space."""
         fields = dict.fromkeys(genes.field for genes in self.space.genes)
         genomes = np.empty((len(architectures), len(self._choices)), np.int64)
         for genome, architecture in zip(genomes, architectures, strict=True):
@@ -43,49 +43,52 @@ class Genetics:
         return genomes
 
     def decode(self, genome: Genomes) -> SubnetArchitecture:
-        """Turn one genome into an architecture."""
+        """Convert one genome to an architecture."""
         return self.space.assemble(
             [choices[index] for choices, index in zip(self._choices, genome, strict=True)]
         )
 
     def indices(self, genomes: npt.NDArray[Scalar], field: str) -> npt.NDArray[Scalar]:
-        """Return (N, entries) genes of one list of an architecture, none where it has no such."""
+        """Return the genes (N, entries) of one of LISTS; (N, 0) if the space does not have it."""
         return genomes[:, self._columns[field]]
 
     def kernels(self, genomes: Genomes) -> Genomes:
-        """Return (N, blocks) indices of kernel sizes."""
+        """Return the indices of kernel sizes, (N, blocks)."""
         return self.indices(genomes, 'ks')
 
     def expands(self, genomes: Genomes) -> Genomes:
-        """Return (N, blocks) indices of expand ratios."""
+        """Return the indices of expand ratios, (N, blocks)."""
         return self.indices(genomes, 'e')
 
     def resolutions(self, genomes: Genomes) -> Genomes:
-        """Return (N,) resolutions in pixels."""
+        """Return the resolutions in pixels, (N,)."""
         pixels: Genomes = np.asarray(self.space.resolutions)[genomes[:, -1]]
         return pixels
 
     def active(self, genomes: Genomes) -> npt.NDArray[np.bool_]:
-        """Return (N, blocks): whether a block lies within its stage's depth."""
+        """Return which blocks are active, (N, blocks)."""
         depths = self._depths[np.arange(len(self._depths)), self.indices(genomes, 'd')]
         return self.space.active_blocks(depths)
 
     def canonical(self, genomes: Genomes) -> Genomes:
-        """Return the same networks with the genes of unused blocks at 0: equal ones are equal."""
+        """Return the same networks with the genes of inactive blocks set to 0.
+
+        Two genomes of the same network have equal canonical forms.
+        """
         result: Genomes = genomes.copy()
         unused = ~self.active(genomes)
         for field in BLOCK_LISTS:
-            genes = self.indices(result, field)  # a view, of no columns without such a list
+            genes = self.indices(result, field)  # a view; no columns if the space has no such list
             genes[unused[:, : genes.shape[1]]] = 0
         return result
 
     def sample(self, rng: np.random.Generator, count: int) -> Genomes:
-        """Draw genomes, every choice uniform and independent; canonical."""
+        """Draw canonical genomes; every gene is uniform and independent."""
         choices = self.choices
         return self.canonical(rng.integers(0, choices, (count, len(choices))))
 
     def neighbours(self, genome: Genomes) -> Genomes:
-        """Return every genome that differs from this one in a single gene; canonical."""
+        """Return the canonical form of every genome that differs from this one in one gene."""
         choices = self.choices
         genes = np.repeat(np.arange(len(choices)), choices)
         values = np.concatenate([np.arange(count) for count in choices])
@@ -95,11 +98,11 @@ class Genetics:
         return self.canonical(result)
 
     def features(self, genomes: Genomes) -> npt.NDArray[np.float32]:
-        """Return (N, F) float32, one-hot: the input of predictors fitted for this space.
+        """Return one-hot features (N, F) float32, the input of predictors for this space.
 
-        Kernel sizes and expand ratios of every block, all zeros where it is unused, which tells
-        the depths of the stages (OFA's encoding, Cai et al. 2020); then what the blocks do not
-        tell: other depths, widths, and the resolution.
+        These are kernel size and expand ratio of every block, all zeros for an inactive block
+        (OFA's encoding, Cai et al. 2020). So the depths of the stages need no features of their
+        own. Further features encode other depths, widths and the resolution.
         """
         used = np.ones_like(genomes, np.bool_)
         active = self.active(genomes)
@@ -114,9 +117,9 @@ class Genetics:
 
     @cached_property
     def one_hot(self) -> tuple[Genomes, Genomes]:
-        """Return the gene, and its choice, that every feature stands for."""
-        told_by_blocks = self._columns['d'].stop - np.arange(len(self.space.stage_blocks)) - 1
-        columns = np.setdiff1d(np.arange(len(self.choices)), told_by_blocks)
+        """Return the gene, and the choice of the gene, that every feature encodes."""
+        stage_depths = self._columns['d'].stop - np.arange(len(self.space.stage_blocks)) - 1
+        columns = np.setdiff1d(np.arange(len(self.choices)), stage_depths)
         choices = self.choices[columns]
         return np.repeat(columns, choices), np.concatenate([np.arange(n) for n in choices])
 
@@ -126,7 +129,7 @@ class Genetics:
 
     @cached_property
     def _columns(self) -> dict[str, slice]:
-        """Return where the genes of every list are; an empty slice for one that there is not."""
+        """Return the columns of each of LISTS; an empty slice if the space has no such list."""
         fields = [genes.field for genes in self.space.genes for _ in range(genes.count)]
         return {
             name: slice(fields.index(name), fields.index(name) + fields.count(name))
@@ -137,7 +140,7 @@ class Genetics:
 
     @cached_property
     def _depths(self) -> Genomes:
-        """Return (entries of `d`, most choices): the depth behind every index."""
+        """Return the depth for every index, (entries of `d`, most choices)."""
         choices = self._choices[self._columns['d']]
         most = max(len(c) for c in choices)
         return np.array([[*c, *[-1] * (most - len(c))] for c in choices], np.int64)

@@ -1,6 +1,6 @@
-"""The search space of every kind of backbone, by the kind's name in `BackboneSpec`.
+"""The search spaces of all kinds of backbones, by `kind` of `BackboneSpec`.
 
-Structures are those of the released code of Once-for-all (Cai et al., ICLR 2020): the classes
+The structures are those of the released code of Once-for-all (Cai et al., ICLR 2020): the classes
 OFAMobileNetV3, OFAProxylessNASNets and OFAResNets of the `ofa` package.
 """
 
@@ -21,7 +21,7 @@ from dynamic_ofa_ros.space.cost import Cost, convolution, halved, make_divisible
 
 @dataclass(frozen=True)
 class ProxylessSpace(SearchSpace):
-    """OFA-ProxylessNAS: five elastic stages, then one of a single block whose `d` is always 1."""
+    """OFA-ProxylessNAS: five elastic stages, and a stage with a single block and depth 1."""
 
     kind: ClassVar[str] = 'ofa_proxyless'
 
@@ -38,12 +38,12 @@ class ProxylessSpace(SearchSpace):
 
     @cached_property
     def stage_blocks(self) -> tuple[int, ...]:
-        """Return the room for blocks in every stage."""
+        """Return the maximum number of blocks of every stage."""
         return (*(max(self.depths),) * self.stages, 1)
 
     @cached_property
     def genes(self) -> tuple[Genes, ...]:
-        """Return all choices, in the order of LISTS and the resolution last."""
+        """Return all genes in the order of LISTS, followed by the resolution."""
         return (
             Genes('ks', self.kernel_sizes, self.blocks),
             Genes('e', self.expand_ratios, self.blocks),
@@ -55,9 +55,10 @@ class ProxylessSpace(SearchSpace):
 
 @dataclass(frozen=True)
 class EfficientNetLiteSpace(SearchSpace):
-    """EfficientNet-Lite0 and what can be cut out of it (Tan & Le, ICML 2019).
+    """EfficientNet-Lite0 and its sub-networks (Tan & Le, ICML 2019).
 
-    Elastic are depth, expand ratio and, where it is 5, the kernel size of each block.
+    The elastic dimensions are the depth of a stage, the expand ratio of a block, and the kernel
+    size of a block if it is 5 in EfficientNet-Lite0.
     """
 
     resolutions: tuple[int, ...] = tuple(range(96, 225, 16))
@@ -84,12 +85,12 @@ class EfficientNetLiteSpace(SearchSpace):
 
     @cached_property
     def stage_blocks(self) -> tuple[int, ...]:
-        """Return the room for blocks in every stage."""
+        """Return the maximum number of blocks of every stage."""
         return tuple(map(max, self.stage_depths))
 
     @cached_property
     def genes(self) -> tuple[Genes, ...]:
-        """Return all choices, in the order of LISTS and the resolution last."""
+        """Return all genes in the order of LISTS, followed by the resolution."""
         kernels = (tuple(k for k in ks if k in self.kernel_sizes) for ks in self.stage_kernels)
         return (
             *(Genes('ks', *stage) for stage in zip(kernels, self.stage_blocks, strict=True)),
@@ -103,9 +104,9 @@ class EfficientNetLiteSpace(SearchSpace):
 class ResNet50Space(SearchSpace):
     """OFA-ResNet-50: elastic depth, expand ratio and width; every kernel is 3x3.
 
-    `d` starts with the stem's: its middle layer is there at 2, skipped at 0. Then come each
-    stage's blocks beyond `least_blocks`. `w` holds indices into `width_mults`: of the stem's
-    middle, of its output, and of every stage.
+    The first entry of `d` is 2 if the stem has a middle layer, otherwise 0; the others are the
+    numbers of active blocks of each stage in excess of `least_blocks`. `w` contains indices into
+    `width_mults`: for the stem's middle layer, the stem's output, and every stage.
     """
 
     kernel_sizes: tuple[int, ...] = ()
@@ -117,19 +118,19 @@ class ResNet50Space(SearchSpace):
     width_mults: ClassVar[tuple[float, ...]] = (0.65, 0.8, 1.0)
     least_blocks: ClassVar[tuple[int, ...]] = (2, 2, 4, 2)
 
-    # Of the stem and the four stages (He et al. 2016), at width 1.
+    # Channels of the stem and the four stages at width 1 (He et al. 2016).
     stem_width: ClassVar[int] = 64
     stage_widths: ClassVar[tuple[int, ...]] = (256, 512, 1024, 2048)
     strides: ClassVar[tuple[int, ...]] = (1, 2, 2, 2)
 
     @cached_property
     def stage_blocks(self) -> tuple[int, ...]:
-        """Return the room for blocks in every stage."""
+        """Return the maximum number of blocks of every stage."""
         return tuple(least + max(self.depths) for least in self.least_blocks)
 
     @cached_property
     def genes(self) -> tuple[Genes, ...]:
-        """Return all choices, in the order of LISTS and the resolution last."""
+        """Return all genes in the order of LISTS, followed by the resolution."""
         return (
             Genes('e', self.expand_ratios, self.blocks),
             Genes('d', (0, max(self.depths)), 1),
@@ -139,14 +140,14 @@ class ResNet50Space(SearchSpace):
         )
 
     def blocks_used(self, depths: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """Return (..., stages) blocks in use, for depths (..., entries of `d`)."""
-        beyond = np.asarray(depths, np.int64)[..., 1:]
-        return np.asarray(beyond + np.array(self.least_blocks, np.int64))
+        """Return the numbers of active blocks (..., stages), for depths (..., entries of `d`)."""
+        additional = np.asarray(depths, np.int64)[..., 1:]
+        return np.asarray(additional + np.array(self.least_blocks, np.int64))
 
     def layers(
         self, architecture: SubnetArchitecture, width_mult: float, classes: int
     ) -> Iterator[Cost]:
-        """Yield the cost of every layer that has weights, in the order of the forward pass."""
+        """Yield the cost of every layer with weights, in the order of the forward pass."""
         middle_width, stem_width, *stage_widths = (
             self.width_mults[index] * width_mult for index in architecture.w
         )
@@ -182,13 +183,13 @@ SPACES: dict[str, type[SearchSpace]] = {
 
 
 def search_space(kind: str, resolutions: Sequence[int] | None = None) -> SearchSpace:
-    """Return the search space of a kind of backbone; raise BackboneError for an unknown one.
+    """Return the search space of a kind of backbone; raise BackboneError for an unknown kind.
 
-    Without `resolutions`: those that the published backbones were trained at.
+    resolutions: by default, those that the published backbones were trained for.
     """
     if kind not in SPACES:
         raise BackboneError(
-            f'there is no kind of backbone {kind!r}; this release knows {", ".join(SPACES)}'
+            f'unknown kind of backbone {kind!r}; known kinds are {", ".join(SPACES)}'
         )
     space = SPACES[kind]()
     return space if resolutions is None else replace(space, resolutions=tuple(resolutions))

@@ -1,1 +1,1 @@
-"""The supernet: build it, extract and write sub-networks of it, their batch-norm statistics."""
+"""The supernet: building it, extracting and exporting sub-networks, batch-norm statistics."""

@@ -1,8 +1,8 @@
-"""Batch-norm statistics of a level: recalculate them, store them for all levels, load them.
+"""Recalculate, store and load the batch-norm statistics of a level.
 
-A sub-network of a supernet has activations of its own, so the running mean and variance of the
-supernet are wrong for it; recalculating them on some images of the training split repairs that
-(Dynamic-OFA section 3.3; Cai et al. 2020; Yu & Huang 2019).
+The activations of a sub-network differ from those of the supernet, so the supernet's running means
+and variances are wrong for it. They are recalculated on images of the training split (Dynamic-OFA
+section 3.3; Cai et al. 2020; Yu & Huang 2019).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from dynamic_ofa_ros.supernet.weights import load_tensors, save_tensors
 DEFAULT_IMAGES = 2000
 FEWEST_IMAGES = 2
 SMALLEST_BATCH = 32
-"""Smaller batches are joined with their neighbour: at the end of a network of 32 px, where maps
-have a single point, one image has no variance at all, and that of a few is far off."""
+"""Smaller batches are merged with an adjacent batch. The last feature maps of a network for 32 px
+have a single pixel: one image then has no variance, and the variance of a few is inaccurate."""
 
 
 def batch_norms(module: nn.Module) -> dict[str, nn.BatchNorm2d]:
@@ -33,8 +33,8 @@ def batch_norms(module: nn.Module) -> dict[str, nn.BatchNorm2d]:
 def recalculate(module: nn.Module, batches: Iterable[torch.Tensor]) -> int:
     """Recalculate every running mean and variance of `module` in place; return the images used.
 
-    batches: (N, 3, r, r) float32 each, preprocessed as at evaluation. Every batch weighs by its
-    number of images. Raise DatasetError when there are fewer than FEWEST_IMAGES.
+    batches: (N, 3, r, r) float32 each, preprocessed as for evaluation. Every batch is weighted by
+    its number of images. Raise DatasetError if there are fewer than FEWEST_IMAGES images.
     """
     layers = batch_norms(module)
     momenta = {name: layer.momentum for name, layer in layers.items()}
@@ -49,7 +49,7 @@ def recalculate(module: nn.Module, batches: Iterable[torch.Tensor]) -> int:
             for batch in _large_enough(batches):
                 images += len(batch)
                 for layer in layers.values():
-                    layer.momentum = len(batch) / images  # a running average over images
+                    layer.momentum = len(batch) / images  # yields the average over all images
                 module(batch)
     finally:
         for name, layer in layers.items():
@@ -59,7 +59,7 @@ def recalculate(module: nn.Module, batches: Iterable[torch.Tensor]) -> int:
 
 
 def _large_enough(batches: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """Yield the same images in batches of at least SMALLEST_BATCH, where there are as many."""
+    """Yield the same images in batches of at least SMALLEST_BATCH, if there are that many."""
     waiting: torch.Tensor | None = None
     for batch in batches:
         if waiting is None:
@@ -72,25 +72,25 @@ def _large_enough(batches: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
     found = 0 if waiting is None else len(waiting)
     if waiting is None or found < FEWEST_IMAGES:
         raise DatasetError(
-            f'batch-norm statistics need {FEWEST_IMAGES} images or more, and the dataset gave '
-            f'{found or "none"}: add images to the training split'
+            f'batch-norm statistics require at least {FEWEST_IMAGES} images, but the dataset has '
+            f'{found}: add images to the training split'
         )
     yield waiting
 
 
 def statistics_of(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the running mean and variance of every batch norm, by tensor name."""
+    """Return the running mean and variance of every batch-norm layer, by tensor name."""
     tensors: dict[str, torch.Tensor] = {}
     for name, layer in batch_norms(module).items():
         if layer.running_mean is None or layer.running_var is None:
-            raise CheckpointError(f'batch norm {name} keeps no running statistics')
+            raise CheckpointError(f'batch-norm layer {name} has no running statistics')
         tensors[f'{name}.running_mean'] = layer.running_mean.detach().clone()
         tensors[f'{name}.running_var'] = layer.running_var.detach().clone()
     return tensors
 
 
 def save_statistics(per_level: Mapping[int, Mapping[str, torch.Tensor]], path: Path) -> None:
-    """Write the statistics of all levels into one safetensors file, atomically."""
+    """Write the statistics of all levels atomically to one safetensors file."""
     save_tensors(
         {
             f'level_{index}/{name}': value
@@ -102,7 +102,10 @@ def save_statistics(per_level: Mapping[int, Mapping[str, torch.Tensor]], path: P
 
 
 def load_statistics(module: nn.Module, path: Path, index: int) -> None:
-    """Load the statistics of level `index` into an extracted network; raise CheckpointError."""
+    """Load the statistics of level `index` into an extracted network.
+
+    Raise CheckpointError if the file is missing or damaged, or does not match the network.
+    """
     prefix = f'level_{index}/'
     stored = {
         name[len(prefix) :]: value
@@ -111,12 +114,12 @@ def load_statistics(module: nn.Module, path: Path, index: int) -> None:
     }
     expected = statistics_of(module)
     if not stored:
-        raise CheckpointError(f'{path} holds no batch-norm statistics for level {index}')
+        raise CheckpointError(f'{path} has no batch-norm statistics for level {index}')
     if stored.keys() != expected.keys():
-        odd = sorted(stored.keys() ^ expected.keys())
+        different = sorted(stored.keys() ^ expected.keys())
         raise CheckpointError(
-            f'{path}: level {index} does not fit its architecture: {odd[0]} and '
-            f'{len(odd) - 1} more are on one side only'
+            f'{path}: the statistics of level {index} do not match its architecture: '
+            f'{len(different)} tensors are missing or unknown, for instance {different[0]}'
         )
     state = dict(module.named_buffers())
     with torch.no_grad():

@@ -1,7 +1,8 @@
-"""A supernet whose largest network is EfficientNet-Lite0, built of the elastic layers of `ofa`.
+"""A supernet whose largest network is EfficientNet-Lite0, built from the elastic layers of `ofa`.
 
-EfficientNet-Lite (Tan & Le, ICML 2019; its Lite variants have ReLU6 and no squeeze-and-excitation)
-pads strided convolutions as TensorFlow does: on one side only where the input is even.
+EfficientNet-Lite (Tan & Le, ICML 2019; the Lite variants have ReLU6 and no squeeze-and-excitation)
+uses TensorFlow's padding of strided convolutions: if the input size is even, the padding at the
+end is larger than at the start.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ CLASS_NAME = 'OFAEfficientNetLite'
 
 
 class SamePaddedConv2d(nn.Conv2d):
-    """A convolution with TensorFlow's "same" padding, whatever the size of its input."""
+    """A convolution with TensorFlow's "same" padding for any input size."""
 
     @classmethod
     def like(cls, layer: nn.Conv2d) -> SamePaddedConv2d:
-        """Return one with the weights of another convolution, which has no bias."""
+        """Return a copy of a convolution without bias; the weights are shared."""
         made = cls(
             layer.in_channels,
             layer.out_channels,
@@ -44,7 +45,10 @@ class SamePaddedConv2d(nn.Conv2d):
 
 
 def same_padded(image: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
-    """Pad (N, C, H, W) for an output of ceil(size / stride); an odd zero goes to the end."""
+    """Pad (N, C, H, W) so that the output size is ceil(size / stride).
+
+    If the amount of padding is odd, the end gets one zero more than the start.
+    """
     padding: list[int] = []
     for size in (int(image.shape[-1]), int(image.shape[-2])):
         total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
@@ -60,7 +64,7 @@ def build(classes: int, width_mult: float, dropout_rate: float, batch_norm: Any)
 
 @cache
 def _supernet_class() -> Any:
-    """Return the class; `ofa` is imported when it is first needed."""
+    """Return the class, which is defined here so that `ofa` is imported only when needed."""
     layers = import_ofa('utils.layers')
     elastic = import_ofa('imagenet_classification.elastic_nn.modules.dynamic_layers')
     operators = import_ofa('imagenet_classification.elastic_nn.modules.dynamic_op')
@@ -102,11 +106,11 @@ def _supernet_class() -> Any:
             block = layers.MBConvLayer(stem, channels, 3, 1, expand_ratio=1, act_func='relu6')
             blocks = [layers.ResidualBlock(block, None)]
             groups: list[list[int]] = []
-            for stage, room in enumerate(space.stage_blocks):
-                groups.append(list(range(len(blocks), len(blocks) + room)))
-                for place in range(room):
+            for stage, count in enumerate(space.stage_blocks):
+                groups.append(list(range(len(blocks), len(blocks) + count)))
+                for position in range(count):
                     outputs = stages[stage]
-                    stride = 1 if place else space.strides[stage]
+                    stride = 1 if position else space.strides[stage]
                     kernels = list(space.stage_kernels[stage])
                     adds = stride == 1 and channels == outputs
                     shortcut = layers.IdentityLayer(channels, outputs) if adds else None

@@ -1,4 +1,4 @@
-"""The supernet: build it with the `ofa` package and extract static sub-networks from it."""
+"""Build supernets with the `ofa` package and extract static sub-networks from them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dynamic_ofa_ros.supernet.weights import load_weights
 
 MOBILENET_V3 = SearchSpace.kind
 
-# The classes that build the supernets, of `ofa` but for EfficientNet-Lite's.
+# Classes of the supernets. All are defined in `ofa`, except that of EfficientNet-Lite.
 _CLASSES = {
     MOBILENET_V3: 'OFAMobileNetV3',
     ProxylessSpace.kind: 'OFAProxylessNASNets',
@@ -34,11 +34,11 @@ _CLASSES = {
 }
 _BATCH_NORM_MOMENTUM = 0.1
 
-# Narrower, the first stage would be as wide as ResNet-50's stem, where `ofa` tells them apart by
-# their widths.
+# With a smaller width multiplier, the first stage of a ResNet-50 would be as wide as the stem, but
+# `ofa` distinguishes them by their widths.
 _NARROWEST_RESNET = 0.1
 
-# The supernets that `ofa.model_zoo.ofa_net` publishes, trained on ImageNet.
+# Supernets trained on ImageNet, as published by `ofa.model_zoo.ofa_net`.
 PUBLISHED = {
     name: BackboneSpec(name, kind, width_mult, 1000)
     for name, kind, width_mult in (
@@ -54,7 +54,7 @@ def build_supernet(backbone: BackboneSpec, dropout_rate: float = 0.0) -> nn.Modu
     """Build a supernet with random weights; raise BackboneError for an unknown kind."""
     if backbone.kind not in SPACES:
         raise BackboneError(
-            f'backbone {backbone.name} is of kind {backbone.kind!r}; this release builds '
+            f'backbone {backbone.name} is of the unknown kind {backbone.kind!r}; known kinds are '
             f'{", ".join(SPACES)}'
         )
     batch_norm = (_BATCH_NORM_MOMENTUM, SPACES[backbone.kind].batch_norm_epsilon)
@@ -73,7 +73,7 @@ def build_supernet(backbone: BackboneSpec, dropout_rate: float = 0.0) -> nn.Modu
 
 
 def published_backbone(name: str) -> BackboneSpec:
-    """Return the supernet published under `name` (the names of `ofa_net`)."""
+    """Return the supernet published under `name`, a name of `ofa_net`; raise BackboneError."""
     try:
         return PUBLISHED[name]
     except KeyError:
@@ -83,9 +83,10 @@ def published_backbone(name: str) -> BackboneSpec:
 
 
 def set_active(supernet: nn.Module, architecture: SubnetArchitecture) -> None:
-    """Make `architecture` the sub-network that the supernet's own dynamic forward computes.
+    """Select the sub-network that the forward pass of the supernet computes.
 
-    Raise ArchitectureError when it is none of this supernet's, whatever its resolution.
+    Raise ArchitectureError if `architecture` is not a sub-network of this supernet. Any resolution
+    is accepted.
     """
     class_name = type(supernet).__name__
     (kind,) = (kind for kind, name in _CLASSES.items() if name == class_name)
@@ -103,8 +104,8 @@ def set_active(supernet: nn.Module, architecture: SubnetArchitecture) -> None:
 def extract_subnet(supernet: nn.Module, architecture: SubnetArchitecture) -> nn.Module:
     """Return the static network of `architecture`, in eval mode, with its own copy of the weights.
 
-    Its output equals the supernet's with that architecture active. Batch-norm statistics are the
-    supernet's, cut to size: wrong for the sub-network until recalculated or loaded.
+    Its output equals that of the supernet with the same architecture selected. Its batch-norm
+    statistics are slices of the supernet's and wrong until they are recalculated or loaded.
     """
     try:
         set_active(supernet, architecture)
@@ -116,16 +117,16 @@ def extract_subnet(supernet: nn.Module, architecture: SubnetArchitecture) -> nn.
 
 
 def load_supernet(family: Family) -> nn.Module:
-    """Build a family's supernet and load its weights; float32, on the CPU."""
+    """Build a family's supernet and load its weights; float32, eval mode, on the CPU."""
     supernet = build_supernet(family.backbone)
     load_weights(supernet, family.weights_path)
     return supernet.eval()
 
 
 def load_level(family: Family, index: int, supernet: nn.Module | None = None) -> nn.Module:
-    """Return level `index` (from 1): extracted, with its own batch-norm statistics, eval, CPU.
+    """Return the network of level `index` (1-based), with its statistics; eval mode, on the CPU.
 
-    Give `supernet` (from `load_supernet`) when loading several levels, to read the weights once.
+    supernet: the result of `load_supernet`; pass it to read the weights once for several levels.
     """
     level = family.level(index)
     subnet = extract_subnet(supernet or load_supernet(family), level.architecture)
@@ -134,14 +135,14 @@ def load_level(family: Family, index: int, supernet: nn.Module | None = None) ->
 
 
 def state_in_half(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return a copy of a state dict with floating-point tensors in float16, for storage."""
+    """Return a copy of a state dict with floating-point tensors as float16, for storage."""
     return {
         name: value.half() if value.is_floating_point() else value for name, value in state.items()
     }
 
 
 def _structure(backbone: BackboneSpec) -> dict[str, Any]:
-    """Return what the classes of `ofa` call the choices of a search space."""
+    """Return the choices of the search space as arguments of the classes of `ofa`."""
     space = search_space(backbone.kind)
     structure: dict[str, Any] = {
         'expand_ratio_list': list(space.expand_ratios),
@@ -155,7 +156,7 @@ def _structure(backbone: BackboneSpec) -> dict[str, Any]:
         }
     if backbone.width_mult < _NARROWEST_RESNET:
         raise BackboneError(
-            f'backbone {backbone.name} has width {backbone.width_mult:g}; a ResNet-50 needs at '
+            f'backbone {backbone.name} has width {backbone.width_mult:g}; a ResNet-50 requires at '
             f'least {_NARROWEST_RESNET:g}'
         )
     widths = [width * backbone.width_mult for width in space.width_mults]

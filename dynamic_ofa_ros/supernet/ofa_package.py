@@ -1,10 +1,9 @@
-"""The one place that imports `ofa`, the authors' package.
+"""Import `ofa`, the package of the Once-for-all authors.
 
-`ofa` 0.1 imports torchvision and gdown when it is imported, for its data loaders and downloads
-only; we use neither. Where torchvision is absent or broken (a CPU-only torch has no matching
-build, so that its import fails with "operator torchvision::nms does not exist"), empty modules
-take its place while `ofa` is imported, and are removed afterwards. A torchvision that works is
-used.
+`ofa` 0.1 imports torchvision and gdown for its data loaders and downloads, which this package does
+not use. If one of them is missing or broken (for instance, with a CPU-only torch the import of
+torchvision can fail with "operator torchvision::nms does not exist"), it is replaced by empty
+modules while `ofa` is imported.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from types import ModuleType
 
 from dynamic_ofa_ros.errors import BackboneError
 
-_UNUSED_BY_US = {
+_NOT_NEEDED = {
     'torchvision': ('torchvision', 'torchvision.transforms', 'torchvision.datasets'),
     'gdown': ('gdown',),
 }
 
 
 class _Empty(ModuleType):
-    """A module whose every attribute is an empty class, good enough to subclass and never call."""
+    """A module that returns an empty class for every attribute, so that it can be subclassed."""
 
     def __getattr__(self, name: str) -> type:
         if name.startswith('__'):
@@ -34,9 +33,9 @@ class _Empty(ModuleType):
 
 
 def import_ofa(module: str) -> ModuleType:
-    """Import `ofa.<module>`; raise BackboneError with the reason when `ofa` cannot be imported."""
+    """Import `ofa.<module>`; raise BackboneError if `ofa` cannot be imported."""
     try:
-        with _stand_ins():
+        with _placeholders():
             return importlib.import_module(f'ofa.{module}')
     except ImportError as error:
         raise BackboneError(
@@ -45,19 +44,19 @@ def import_ofa(module: str) -> ModuleType:
 
 
 @contextmanager
-def _stand_ins() -> Iterator[None]:
+def _placeholders() -> Iterator[None]:
     added: list[str] = []
-    for package, names in _UNUSED_BY_US.items():
+    for package, names in _NOT_NEEDED.items():
         if _imports(package):
             continue
         for name in names:
-            stand_in = _Empty(name)
-            stand_in.__path__ = []
-            sys.modules[name] = stand_in
+            placeholder = _Empty(name)
+            placeholder.__path__ = []
+            sys.modules[name] = placeholder
             added.append(name)
             parent, _, child = name.rpartition('.')
             if parent:
-                setattr(sys.modules[parent], child, stand_in)
+                setattr(sys.modules[parent], child, placeholder)
     if 'torchvision' in added:
         functional = types.ModuleType('torchvision.transforms.functional')
         sys.modules[functional.__name__] = functional
@@ -74,10 +73,7 @@ def _imports(package: str) -> bool:
     before = set(sys.modules)
     try:
         importlib.import_module(package)
-    except (
-        ImportError,
-        RuntimeError,
-    ):  # a torchvision built for another torch raises RuntimeError
+    except (ImportError, RuntimeError):  # RuntimeError: a torchvision built for another torch
         for name in set(sys.modules) - before:
             if name.partition('.')[0] == package:
                 del sys.modules[name]

@@ -1,4 +1,4 @@
-"""Write a PyTorch network as ONNX: the one way in which this package does it."""
+"""Export a PyTorch network as ONNX."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ OPSET = 17
 def write_onnx(
     network: nn.Module, image: torch.Tensor, target: Any, free_sides: Sequence[str] = ()
 ) -> None:
-    """Export a network in eval mode to a path or a buffer, for an input such as `image`.
+    """Export a network in eval mode to a path or a buffer.
 
-    free_sides: names of its height and width, where they are to stay free.
+    image: an example of the input, (N, 3, H, W). free_sides: names for height and width if these
+    dimensions are to be variable.
     """
     arguments: dict[str, Any] = {
         'input_names': [NETWORK_INPUT],
@@ -30,9 +31,9 @@ def write_onnx(
     if free_sides:
         arguments['dynamic_axes'] = {NETWORK_INPUT: dict(enumerate(free_sides, start=2))}
     if 'dynamo' in inspect.signature(torch.onnx.export).parameters:
-        # The newer exporter takes ten times as long and needs more packages, for the same network.
+        # The newer exporter is ten times slower and needs more packages for the same result.
         arguments['dynamo'] = False
     with warnings.catch_warnings(), torch.no_grad():
-        # It announces its own deprecation, and warns of shapes that are constant by intent.
+        # Ignored: the deprecation of this exporter, and shapes that are intentionally constant.
         warnings.simplefilter('ignore')
         torch.onnx.export(network, (image,), target, **arguments)

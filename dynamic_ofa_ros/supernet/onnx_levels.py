@@ -1,9 +1,10 @@
-"""The levels of a family as ONNX networks, from its weights: without PyTorch, in milliseconds.
+"""Write the levels of a supernet family as ONNX networks without PyTorch, in milliseconds.
 
-A level is cut out of the supernet as `ofa` does it (Cai et al., Once-for-all, ICLR 2020): the
-first channels of every layer, and smaller kernels through learnt matrices. Its batch norms, with
-their own statistics, are folded into the convolutions. An activation is one operator, where
-PyTorch's exporter writes five: ONNX Runtime takes half to four fifths of the time.
+A level is extracted from the supernet in the same way as by `ofa` (Cai et al., Once-for-all, ICLR
+2020): it has the first channels of every layer, and smaller kernels are computed with learnt
+matrices. Batch norms, with the statistics of the level, are folded into the convolutions. An
+activation is a single operator, whereas PyTorch's exporter writes five; inference in ONNX Runtime
+takes 50 to 80 % of the time.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from dynamic_ofa_ros.space.spaces import ResNet50Space, search_space
 from dynamic_ofa_ros.tensor_file import read_arrays
 
 OPSET, IR_VERSION = 17, 8
-"""As old as the engines' oldest supported releases read."""
+"""Versions that the oldest supported releases of all engines can read."""
 
 Array = npt.NDArray[Any]
 
 
 class LevelWriter:
-    """Writes the levels of a family, whose files are read once."""
+    """Writes the levels of a family; reads the family's files once."""
 
     def __init__(self, family: Family) -> None:
         self._family = family
@@ -39,9 +40,10 @@ class LevelWriter:
         self._statistics = read_arrays(family.batch_norm_path)
 
     def network(self, level: Level) -> onnx.ModelProto:
-        """Return a level's network: (1, 3, side, side) to (1, classes) logits, float32.
+        """Return the network of a level.
 
-        Raise CheckpointError where the family's files do not fit the level.
+        Its input is (1, 3, side, side) float32, its output are logits, (1, classes) float32. Raise
+        CheckpointError if the family's files do not match the level.
         """
         prefix = f'level_{level.index}/'
         statistics = {
@@ -57,18 +59,19 @@ class LevelWriter:
                 _mobile(graph, self._space, level.architecture)
         except (LookupError, ValueError) as error:
             raise CheckpointError(
-                f'{self._family.weights_path} and {self._family.batch_norm_path.name} do not fit '
-                f'level {level.index}: {error}'
+                f'{self._family.weights_path} and {self._family.batch_norm_path.name} do not '
+                f'match level {level.index}: {error}'
             ) from None
         return graph.finished(level.resolution, self._family.backbone.classes)
 
 
 class _Graph:
-    """A network that grows at its end: `last` is the result there, with so many `channels`.
+    """A network under construction: operators are appended after the value `last`.
 
-    Layers are named as in the supernet. `ofa` wraps elastic layers, whose tensors are called
-    `conv.conv.weight` then. In a static network, whose batch norms `statistics` belong to, blocks
-    are counted anew: a layer's name there is given where it differs.
+    channels: the number of channels of `last`. Layers have the names of the supernet; a tensor of
+    an elastic layer can also be called `conv.conv.weight`, because `ofa` wraps such layers. The
+    `statistics` use the layer names of the static sub-network, in which inactive blocks are not
+    counted; methods take this name as an argument if it can differ.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class _Graph:
         self.last, self.channels = NETWORK_INPUT, 3
 
     def finished(self, side: int, classes: int) -> onnx.ModelProto:
-        """Return the network that ends here."""
+        """Return the completed network."""
         self._nodes[-1].output[0] = NETWORK_OUTPUT
         values = ((NETWORK_INPUT, (1, 3, side, side)), (NETWORK_OUTPUT, (1, classes)))
         inputs, outputs = (
@@ -95,13 +98,13 @@ class _Graph:
         )
 
     def add(self, operator: str, *others: str, **attributes: Any) -> str:
-        """Add an operator on the last result and `others`; return the name of its result."""
+        """Append an operator with the inputs `last` and `others`; return its result's name."""
         inputs, self.last = (self.last, *others), f'value_{len(self._nodes)}'
         self._nodes.append(helper.make_node(operator, inputs, [self.last], **attributes))
         return self.last
 
     def constant(self, value: npt.ArrayLike) -> str:
-        """Add a constant, as float32; return its name."""
+        """Add a constant as float32; return its name."""
         name = f'constant_{len(self._constants)}'
         array = np.ascontiguousarray(value, np.float32)
         self._constants.append(numpy_helper.from_array(array.reshape(np.shape(value)), name))
@@ -116,9 +119,10 @@ class _Graph:
         stride: int = 1,
         depthwise_kernel: int = 0,
     ) -> None:
-        """Add a convolution, the batch norm after it, an activation.
+        """Append a convolution with folded batch norm, and an activation.
 
-        depthwise_kernel: its size, where the convolution is depthwise.
+        static: the layer's name in the static sub-network, if it differs from `layer`.
+        depthwise_kernel: the kernel size of a depthwise convolution; 0 if it is not depthwise.
         """
         mean = self._statistic(f'{static or layer}.bn.running_mean')
         variance = self._statistic(f'{static or layer}.bn.running_var')
@@ -138,10 +142,12 @@ class _Graph:
     def convolution(
         self, filters: Array, bias: Array | None = None, stride: int = 1, groups: int = 1
     ) -> None:
-        """Add a convolution, padded with half its kernel or as TensorFlow does."""
+        """Append a convolution with a padding of kernel // 2, or with TensorFlow's padding."""
         outputs, inputs, kernel, _ = filters.shape
         if inputs * groups != self.channels:
-            raise ValueError(f'a layer takes {inputs * groups} channels and gets {self.channels}')
+            raise ValueError(
+                f'a layer expects {inputs * groups} channels, but its input has {self.channels}'
+            )
         others = [self.constant(filters)] + ([] if bias is None else [self.constant(bias)])
         padding: dict[str, Any] = {'pads': [kernel // 2] * 4}
         if stride > 1 and self._space.pads_one_side:
@@ -151,7 +157,7 @@ class _Graph:
         self.channels = outputs
 
     def activate(self, activation: str) -> None:
-        """Add one of `relu`, `relu6`, `h_swish`, `h_sigmoid`, or nothing."""
+        """Append `relu`, `relu6`, `h_swish` or `h_sigmoid`; nothing if `activation` is empty."""
         if activation == 'relu':
             self.add('Relu')
         elif activation == 'relu6':
@@ -162,7 +168,7 @@ class _Graph:
             self.add('HardSigmoid', alpha=1.0 / 6.0, beta=0.5)
 
     def squeeze(self, layer: str) -> None:
-        """Add squeeze-and-excitation."""
+        """Append squeeze-and-excitation."""
         before, channels = self.last, self.channels
         squeezed = make_divisible(channels // SQUEEZE_REDUCTION)
         self.add('GlobalAveragePool')
@@ -176,14 +182,14 @@ class _Graph:
         self.add('Mul', before)
 
     def classify(self) -> None:
-        """Add the classifier."""
+        """Append the classifier."""
         self.add('Flatten')
         weight = self.tensor('classifier.linear', 'weight')[:, : self.channels]
         bias = self.tensor('classifier.linear', 'bias')
         self.add('Gemm', self.constant(weight), self.constant(bias), transB=1)
 
     def tensor(self, module: str, name: str) -> Array:
-        """Return a tensor of the supernet, float64."""
+        """Return a tensor of the supernet as float64; raise LookupError if there is none."""
         wrapped = f'{module}.{module.rpartition(".")[2]}.{name}'
         found = self._weights.get(f'{module}.{name}', self._weights.get(wrapped))
         if found is None:
@@ -191,25 +197,25 @@ class _Graph:
         return found.astype(np.float64)
 
     def mark(self) -> tuple[str, int]:
-        """Return where the network ends, for `back_to`."""
+        """Return the current end of the network, for `back_to`."""
         return self.last, self.channels
 
     def back_to(self, mark: tuple[str, int]) -> None:
-        """Go on from an earlier result."""
+        """Continue after an earlier value."""
         self.last, self.channels = mark
 
     def has(self, module: str) -> bool:
-        """Tell whether the supernet has an elastic layer of this name."""
+        """Return whether the supernet has an elastic layer of this name."""
         return f'{module}.conv.conv.weight' in self._weights
 
     def _statistic(self, name: str) -> Array:
         try:
             return self._statistics[name].astype(np.float64)
         except KeyError:
-            raise LookupError(f'there are no statistics {name}') from None
+            raise LookupError(f'there is no tensor {name}') from None
 
     def _smaller(self, layer: str, filters: Array, kernel: int) -> Array:
-        """Return depthwise filters (channels, 1, k, k) as of the size `kernel`."""
+        """Reduce depthwise filters (channels, 1, k, k) to the size `kernel`."""
         size = filters.shape[-1]
         while size > kernel:
             middle = filters[:, :, 1:-1, 1:-1].reshape(len(filters), -1)
@@ -220,7 +226,7 @@ class _Graph:
 
 
 def _mobile(graph: _Graph, space: SearchSpace, architecture: SubnetArchitecture) -> None:
-    """Add a sub-network of OFAMobileNetV3, OFAProxylessNASNets or OFAEfficientNetLite."""
+    """Append a sub-network of OFAMobileNetV3, OFAProxylessNASNets or OFAEfficientNetLite."""
     graph.normed('first_conv', space.head_activation, stride=2)
     before, channels = graph.last, graph.channels
     _mobile_block(graph, 'blocks.0', 'blocks.0', space.activations[0], kernel=3)
@@ -272,7 +278,7 @@ def _mobile_block(
 
 
 def _resnet(graph: _Graph, space: ResNet50Space, architecture: SubnetArchitecture) -> None:
-    """Add a sub-network of OFAResNets."""
+    """Append a sub-network of OFAResNets."""
     graph.normed('input_stem.0', 'relu', stride=2)
     has_middle = architecture.d[0] == max(space.depths)
     if has_middle:

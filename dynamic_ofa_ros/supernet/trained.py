@@ -1,4 +1,4 @@
-"""What a training run hands on: `backbone.safetensors` and the `backbone.yaml` beside it."""
+"""The result of a training run: `backbone.safetensors` and `backbone.yaml`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ IMAGENET = 'imagenet'
 
 @dataclass(frozen=True)
 class TrainedBackbone:
-    """A trained supernet in a folder, with everything needed to build a family from it."""
+    """A trained supernet in a folder, with all information required to build a family from it."""
 
     directory: Path
     backbone: BackboneSpec
@@ -54,13 +54,13 @@ class TrainedBackbone:
         return search_space(self.backbone.kind, self.resolutions)
 
     def load(self) -> nn.Module:
-        """Build the supernet and load its weights; float32, eval, on the CPU."""
+        """Build the supernet and load its weights; float32, eval mode, on the CPU."""
         supernet = build_supernet(self.backbone)
         load_weights(supernet, self.directory / BACKBONE_FILE)
         return supernet.eval()
 
     def save(self, supernet: nn.Module) -> None:
-        """Write the weights and the document, each atomically, the document last."""
+        """Write the weights and then the YAML file, each atomically."""
         state: Mapping[str, torch.Tensor] = supernet.state_dict()
         save_tensors(state, self.directory / BACKBONE_FILE)
         document = {
@@ -80,10 +80,11 @@ class TrainedBackbone:
 
 
 def open_backbone(path_or_name: str | Path) -> TrainedBackbone:
-    """Read the folder of a training, of a fetched backbone (or its name), or of a family.
+    """Read a backbone from a training folder, from a published backbone, or from a family.
 
-    `imagenet` is EfficientNet-Lite0, made once from the packages of the extra of that name. Raise
-    CheckpointError when it is missing, unfinished or damaged.
+    path_or_name: a folder, or the name of a fetched backbone or of a family. `imagenet` is
+    EfficientNet-Lite0; it is built at first use from the packages of the extra `imagenet`. Raise
+    CheckpointError if the backbone is missing, incomplete or damaged.
     """
     folder = resolve_backbone(path_or_name)
     if str(path_or_name) == IMAGENET and not folder.exists():
@@ -104,14 +105,14 @@ def open_backbone(path_or_name: str | Path) -> TrainedBackbone:
     except FileNotFoundError:
         raise CheckpointError(
             f'{path} is missing: {folder} is not the output folder of a finished dynamic-ofa '
-            f'train, nor a family, nor a published backbone ({", ".join(published_names())})'
+            f'train, a family or a published backbone ({", ".join(published_names())})'
         ) from None
     except (yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f'{path} is damaged: {type(error).__name__}: {error}') from None
 
 
 def _imagenet_folder() -> Path:
-    """Return the folder of the backbone that anyone can have; write it where it is new."""
+    """Return the folder of the backbone `imagenet`; build it if it does not exist."""
     backbone = efficientnet_lite.LITE0_BACKBONE
     folder = fetched_folder(backbone.name)
     if not (folder / BACKBONE_DOCUMENT).is_file():
@@ -129,9 +130,10 @@ def _imagenet_folder() -> Path:
 
 
 def backbone_of(family: Family) -> TrainedBackbone:
-    """Return the backbone that a family carries, to build another family from it.
+    """Return the backbone of a family, to build another family from it.
 
-    Its resolutions are those the family was built with, or, where it does not say, its levels'.
+    Its resolutions are those that the family was built with; if they are not recorded, those of
+    its levels.
     """
     provenance = family.provenance
     resolutions = {level.resolution for level in family.levels}

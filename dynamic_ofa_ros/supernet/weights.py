@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors only, never pickles."""
+"""Store and load weights as safetensors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dynamic_ofa_ros.tensor_file import reading, writing
 
 
 def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write tensors as safetensors, atomically; raise CheckpointError on a full disk."""
+    """Write tensors atomically as safetensors; raise CheckpointError if the disk is full."""
     with writing(path) as temporary:
         save_file(
             {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
@@ -23,16 +23,16 @@ def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read a safetensors file; raise CheckpointError when it is missing or damaged."""
+    """Read a safetensors file; raise CheckpointError if it is missing or damaged."""
     with reading(path):
         tensors: dict[str, torch.Tensor] = load_file(path)
     return tensors
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Load a whole state dict into `module`, converting to its precision.
+    """Load a complete state dict into `module`, converted to its precision.
 
-    Raise CheckpointError naming the first tensors that are missing, unknown or of another shape.
+    Raise CheckpointError if tensors are missing, unknown or of another shape.
     """
     stored = load_tensors(path)
     expected = module.state_dict()
@@ -44,22 +44,22 @@ def load_weights(module: nn.Module, path: Path) -> None:
         if expected[name].shape != stored[name].shape
     )
     for problem, names in (
-        ('lacks', missing),
-        ('has unknown', unknown),
-        ('has other shapes for', misshapen),
+        ('missing', missing),
+        ('unknown', unknown),
+        ('of another shape', misshapen),
     ):
         if names:
             raise CheckpointError(
-                f'{path} does not fit this backbone: it {problem} {len(names)} tensors, '
+                f'{path} does not match this backbone: {len(names)} tensors are {problem}, '
                 f'for instance {names[0]}'
             )
     load_state(module, stored)
 
 
 def load_state(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """Copy every tensor of `state` into `module`, converting to its precision.
+    """Copy every tensor of `state` into `module`, converted to its precision.
 
-    Not through load_state_dict: `ofa` overrides it to rename the keys of its old checkpoints.
+    load_state_dict is not used, because `ofa` overrides it to rename keys of old checkpoints.
     """
     own = module.state_dict()
     with torch.no_grad():

@@ -11,13 +11,10 @@ import numpy as np
 import pytest
 from families import make_random_family
 from full_disk import files_up_to
-from offline.fake_device import pretend_device
+from offline.fake_device import pretend_device, profile_quickly
 from offline.pool_data import make_backbone
 
 from dynamic_ofa_ros.cli.main import main
-from dynamic_ofa_ros.family import LatencyProfile
-from dynamic_ofa_ros.offline.latency import device_profile
-from dynamic_ofa_ros.runtime import engine
 from dynamic_ofa_ros.supernet.trained import open_backbone
 
 FITS_BYTES = 100
@@ -39,10 +36,7 @@ def calibrate(folder: Path, output: Path, patch: pytest.MonkeyPatch) -> list[str
 
 
 def measure(folder: Path, output: Path, patch: pytest.MonkeyPatch) -> list[str]:
-    def profile(*args: object, **_: object) -> LatencyProfile:
-        return engine.profile_engine(*args, runs=4, pause_s=0.0)
-
-    patch.setattr(device_profile, 'profile_engine', profile)
+    profile_quickly(patch)
     make_random_family(output, levels=2, width_mult=0.1)
     return ['measure', str(output), '--device', 'cpu', '--engine', 'pytorch']
 

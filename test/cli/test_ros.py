@@ -13,11 +13,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from geometry_msgs.msg import PoseWithCovariance
+from programs import wait_until
 from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode
@@ -29,6 +31,7 @@ from std_srvs.srv import SetBool
 
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.demo.domain import own_domain
+from dynamic_ofa_ros.recordings.bag import Bag
 
 DEADLINE_S = 20.0
 PERIOD_S = 0.02
@@ -145,13 +148,6 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return run_command
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline_s
-        threading.Event().wait(0.01)
-
-
 def test_lists(run: Run, robot: Robot) -> None:
     assert run('node', 'list') == (0, '/robot/classifier\n', '')
     assert '/_dynamic_ofa_cli' not in run('node', 'list', '--all')[1]
@@ -205,14 +201,14 @@ def test_pub_fills_every_kind_of_field(run: Run, robot: Robot) -> None:
         "publisher: beginning loop\npublishing #1: std_msgs.msg.String(data='5')\n\n"
         "publishing #2: std_msgs.msg.String(data='5')\n\n"
     )
-    until(lambda: robot.received == ['5', '5'])
+    wait_until(lambda: robot.received == ['5', '5'], 'what was published')
     before_s = time.time()
     values = '{stamp: now, frame_id: map}'
     assert (
         run('topic', 'pub', '-1', '/robot/classifier/header', 'std_msgs/msg/Header', values)[0]
         == 0
     )
-    until(lambda: len(robot.headers) == 1)
+    wait_until(lambda: len(robot.headers) == 1, 'what was published')
     assert before_s - 1 <= robot.headers[0].stamp.sec <= time.time()
     values = '{level: "\\x02", values: [{key: a}, {value: b}]}'
     command = ('topic', 'pub', '-1', '-w', '0', '/other')
@@ -364,3 +360,40 @@ def test_values_of_the_wrong_type_never_reach_the_middleware(robot: Robot) -> No
     _, errors = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 1
     assert errors.startswith("Failed to populate field: The 'covariance' field must be")
+
+
+@pytest.mark.parametrize(
+    ('storage', 'topics', 'recorded'),
+    [
+        ('mcap', ['/robot/image', 'robot/labels'], {'/robot/image', '/robot/labels'}),
+        ('sqlite3', ['--all'], {'/robot/image', '/robot/labels', '/robot/pose', '/robot/status'}),
+    ],
+)
+def test_bag_record_until_ctrl_c(
+    robot: Robot, tmp_path: Path, storage: str, topics: list[str], recorded: set[str]
+) -> None:
+    folder = tmp_path / 'bag'
+    process = start('bag', 'record', '-o', str(folder), '-s', storage, *topics)
+    try:
+        lines = [process.stdout.readline() for _ in recorded]
+        assert all(line.startswith('Subscribed to topic') for line in lines)
+        threading.Event().wait(20 * PERIOD_S)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=DEADLINE_S)
+    finally:
+        process.kill()
+    assert (process.returncode, errors) == (0, '')
+    assert f"Recording stopped: '{folder}'" in output
+    with Bag(folder) as bag:
+        assert set(bag.topics) >= recorded
+        images = [message.value for message in bag.messages({'/robot/image'})]
+        assert len(images) >= 5
+        assert {(i.encoding, i.width, bytes(i.data)) for i in images} == {('rgb8', 10, bytes(300))}
+        # Latched before the recording began.
+        assert bag.first('/robot/labels').data == 'stop: go'
+
+
+def test_bag_record_refuses_what_it_cannot_do(run: Run, tmp_path: Path) -> None:
+    assert run('bag', 'record')[::2] == (1, 'Must specify either topics or -a\n')
+    status, _, errors = run('bag', 'record', '-a', '-o', str(tmp_path))
+    assert (status, errors) == (1, f"Output folder '{tmp_path}' already exists.\n")

@@ -6,8 +6,9 @@ import math
 import random
 from typing import Any
 
-from dynamic_ofa_ros.demo.comparison import HIGHEST, LOWEST, SWITCHING, Run
-from dynamic_ofa_ros.demo.recording import FrameRecord, SwitchRecord
+from dynamic_ofa_ros.demo.comparison import HIGHEST, LOWEST, SWITCHING
+from dynamic_ofa_ros.recordings.frames import FrameRecord, SwitchRecord
+from dynamic_ofa_ros.recordings.measures import Measures, Run, measure
 
 LIMIT_MS = 12.0
 LEVELS = 8
@@ -72,3 +73,8 @@ def three_runs() -> list[Run]:
         run_at(LOWEST, 1, 1),
         run_at(SWITCHING, LEVELS, MIDDLE),
     ]
+
+
+def measured() -> dict[str, Measures]:
+    """Return what each of them amounts to."""
+    return {run.title: measure(run) for run in three_runs()}

@@ -1,13 +1,9 @@
 """Messages of camera and classifier, joined by the image that they are about."""
 
-import csv
-import math
 import time
 from types import SimpleNamespace
 
-from demo.made_up import frame, unanswered
-
-from dynamic_ofa_ros.demo.recording import ANSWER_WITHIN_S, Recorder, write_frames
+from dynamic_ofa_ros.demo.recording import ANSWER_WITHIN_S, Recorder
 
 SECOND_NS = 10**9
 
@@ -67,12 +63,3 @@ def test_switches_have_reasons_and_the_start_is_none():
         recorder.add_switch(message)
     (switch,) = recorder.switches(0, 5 * SECOND_NS, 0)
     assert (switch.time_s, switch.from_level, switch.reason) == (1.0, 3, 'late')
-
-
-def test_the_csv_has_a_row_per_image_and_blanks_where_nothing_was_measured(tmp_path):
-    path = tmp_path / 'frames.csv'
-    write_frames([frame(label='yield', latency_ms=20.0), unanswered(limit_ms=math.nan)], path)
-    with path.open() as file:
-        wrong, missing = csv.DictReader(file)
-    assert (wrong['is_late'], wrong['is_right'], wrong['latency_ms']) == ('1', '0', '20')
-    assert missing['latency_ms'] == missing['inference_ms'] == missing['limit_ms'] == ''

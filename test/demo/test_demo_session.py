@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import statistics
-import subprocess
 import sys
 import time
 import urllib.request
@@ -15,10 +14,12 @@ import psutil
 import pytest
 from families import make_colour_family
 from onnx_networks import COLOURS, colour_folders
-from ros_harness import ROOT, ignore_sigint
+from programs import Program, ignore_sigint, wait_until
+from ros_harness import ROOT
 
-from dynamic_ofa_ros.demo.comparison import HIGHEST, LOWEST, SWITCHING, interval
+from dynamic_ofa_ros.demo.comparison import HIGHEST, LOWEST, SWITCHING
 from dynamic_ofa_ros.demo.two import MODELS, PICTURE_FILE, SHARES
+from dynamic_ofa_ros.recordings.measures import interval
 
 PREPARE_TIMEOUT_S, END_TIMEOUT_S = 120.0, 60.0
 PLAYING = r'nothing competes\n.*level \d'
@@ -30,7 +31,6 @@ class Demo:
 
     def __init__(self, folder, *arguments):
         self.output = folder / 'out'
-        self.log = folder / 'demo.txt'
         command = [sys.executable, '-m', 'dynamic_ofa_ros.cli.main', 'demo']
         command += ['--output', str(self.output), *arguments]
         if '--monitor' in command:
@@ -40,15 +40,15 @@ class Demo:
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get('PYTHONPATH', ''))))
         # The mark by which the demo's processes are found, whoever their parent is then.
         environment = {**os.environ, 'PYTHONPATH': path, MARK: str(folder)}
-        with self.log.open('wb') as file:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
-                env=environment, cwd=folder, preexec_fn=ignore_sigint,
-            )  # fmt: skip
+        self.program = Program.start(
+            command, folder / 'demo.txt', 'the demo',
+            env=environment, cwd=folder, preexec_fn=ignore_sigint,
+        )  # fmt: skip
+        self.process = self.program.process
 
     @property
     def text(self):
-        return self.log.read_text(errors='replace')
+        return self.program.output()
 
     @property
     def frames(self):
@@ -60,18 +60,11 @@ class Demo:
         return json.loads((self.output / 'summary.json').read_text())
 
     def wait(self, timeout_s=PREPARE_TIMEOUT_S + END_TIMEOUT_S):
-        try:
-            return self.process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f'the demo did not end:\n{self.text}') from None
+        return self.program.wait(timeout_s)
 
     def wait_for(self, pattern):
         """Wait until the demo has printed something."""
-        deadline_s = time.monotonic() + PREPARE_TIMEOUT_S
-        while not re.search(pattern, self.text):
-            assert self.process.poll() is None, self.text
-            assert time.monotonic() < deadline_s, f'no {pattern!r} in:\n{self.text}'
-            time.sleep(0.05)
+        self.program.wait_for(pattern, PREPARE_TIMEOUT_S)
 
     def parts(self):
         """Return the processes of this demo that live."""
@@ -199,10 +192,7 @@ def test_a_killed_demo_leaves_no_process(start):
     assert len(demo.parts()) >= 4
     demo.process.kill()
     demo.process.wait()
-    deadline_s = time.monotonic() + 15.0
-    while parts := demo.parts():
-        assert time.monotonic() < deadline_s, f'still there: {parts}'
-        time.sleep(0.05)
+    wait_until(lambda: not demo.parts(), 'the end of all parts', 15.0)
 
 
 def test_a_part_that_dies_ends_the_demo_and_is_named(start):

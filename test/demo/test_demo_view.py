@@ -10,7 +10,6 @@ import pytest
 from demo.made_up import frame, three_runs, unanswered
 from rich.console import Console
 
-from dynamic_ofa_ros.demo.comparison import Run
 from dynamic_ofa_ros.demo.view import (
     Scene,
     View,
@@ -18,6 +17,7 @@ from dynamic_ofa_ros.demo.view import (
     results_table,
     status_line,
 )
+from dynamic_ofa_ros.recordings.measures import Run
 
 
 def console(**options):

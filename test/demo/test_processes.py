@@ -7,6 +7,7 @@ import time
 
 import psutil
 import pytest
+from programs import wait_until
 
 from dynamic_ofa_ros.demo import processes
 from dynamic_ofa_ros.demo.processes import PartError, Supervisor, indented_tail
@@ -18,14 +19,6 @@ STUBBORN = f'import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{SLEEP
 
 def python(code):
     return [sys.executable, '-I', '-S', '-c', code]
-
-
-def wait_until(condition, what):
-    deadline_s = time.monotonic() + TIMEOUT_S
-    while not (result := condition()):
-        assert time.monotonic() < deadline_s, f'{what} did not happen in time'
-        time.sleep(0.01)
-    return result
 
 
 def is_alive(pid):

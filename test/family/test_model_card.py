@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import yaml
 from families import make_random_family
 
 from dynamic_ofa_ros.family import Family, LatencyProfile, LevelLatency, write_profile
+from dynamic_ofa_ros.family.family import resolve_family
 from dynamic_ofa_ros.family.model_card import UNKNOWN_LICENCE, write_model_card
 
 
-def test_the_card_says_what_the_family_says(tmp_path: Path) -> None:
+def test_the_card_describes_the_family(tmp_path: Path) -> None:
     folder = make_random_family(tmp_path / 'family', levels=2, width_mult=0.1)
     document = yaml.safe_load((folder / 'family.yaml').read_text())
     document['provenance'] = {
@@ -34,3 +36,10 @@ def test_the_card_says_what_the_family_says(tmp_path: Path) -> None:
         assert f' {level.accuracy * 100:.1f} ' in row
     assert 'on cpu-here, measured 2026-01-01' in text
     assert text.endswith('\nMIT\n')
+
+
+def test_the_shipped_family_has_its_card(tmp_path: Path) -> None:
+    shipped = resolve_family('signs')
+    copy = Path(shutil.copytree(shipped, tmp_path / 'signs'))
+    write_model_card(copy, 'Apache-2.0')
+    assert (copy / 'model_card.md').read_text() == (shipped / 'model_card.md').read_text()

@@ -18,8 +18,8 @@ EXTERNAL = TensorProto.EXTERNAL
 INT64 = np.int64
 
 
-def refused(model: onnx.ModelProto | bytes, **options: int) -> str:
-    """Return why a network is refused."""
+def rejection(model: onnx.ModelProto | bytes, **options: int) -> str:
+    """Return the error message that rejects a network."""
     data = model if isinstance(model, bytes) else model.SerializeToString()
     with pytest.raises(FamilyError) as caught:
         check_network(data, 'a.onnx', **options)
@@ -27,8 +27,8 @@ def refused(model: onnx.ModelProto | bytes, **options: int) -> str:
     return str(caught.value)
 
 
-def outside(tensor: onnx.TensorProto) -> onnx.TensorProto:
-    """Return the tensor with its contents in another file."""
+def stored_externally(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    """Return the tensor with its contents moved to another file."""
     tensor.ClearField('raw_data')
     tensor.data_location = EXTERNAL
     tensor.external_data.add(key='location', value='../../etc/passwd')
@@ -51,32 +51,32 @@ def test_a_plain_classifier_is_allowed(side: str | int) -> None:
     check_network(model.SerializeToString(), 'a.onnx')
 
 
-def test_a_truncated_empty_or_foreign_file_is_refused() -> None:
+def test_truncated_empty_and_other_files_are_rejected() -> None:
     data = onnx_models.classifier().SerializeToString()
     for damaged in (data[:-1], data[: len(data) // 2], b'\xff' * 100, b'<html>'):
-        assert 'truncated' in refused(damaged)
-    assert 'names that are no text' in refused(
+        assert 'truncated' in rejection(damaged)
+    assert 'names that are not UTF-8 text' in rejection(
         data.replace(b'GlobalAverage', b'Global\xff\xfferage')
     )
-    assert 'empty' in refused(b'')
-    assert 'empty' in refused(onnx.ModelProto(ir_version=8))
+    assert 'empty' in rejection(b'')
+    assert 'empty' in rejection(onnx.ModelProto(ir_version=8))
 
 
-def test_a_huge_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_huge_file_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_safety, 'MAX_FILE_BYTES', 2**10)
-    assert '0 MiB' in refused(b'\0' * 2**11)
+    assert '0 MiB' in rejection(b'\0' * 2**11)
 
 
-def test_contents_that_onnx_does_not_know_are_refused() -> None:
+def test_unknown_contents_are_rejected() -> None:
     data = onnx_models.classifier().SerializeToString()
     unknown_field = b'\xa2\x1f\x05hello'  # field 500
-    assert 'does not know' in refused(data + unknown_field)
+    assert 'does not know' in rejection(data + unknown_field)
 
 
 @pytest.mark.parametrize('place', ['initializer', 'constant', 'list', 'branch', 'location only'])
-def test_tensors_in_other_files_are_refused_wherever_they_are(place: str) -> None:
+def test_tensors_stored_in_other_files_are_rejected(place: str) -> None:
     model = onnx_models.classifier()
-    tensor = outside(numpy_helper.from_array(np.ones(3, np.float32), 'weights'))
+    tensor = stored_externally(numpy_helper.from_array(np.ones(3, np.float32), 'weights'))
     if place == 'initializer':
         model.graph.initializer.append(tensor)
     elif place == 'constant':
@@ -90,7 +90,7 @@ def test_tensors_in_other_files_are_refused_wherever_they_are(place: str) -> Non
         tensor.ClearField('data_location')
         tensor.raw_data = np.ones(3, np.float32).tobytes()
         model.graph.initializer.append(tensor)
-    assert 'refers to another file' in refused(model)
+    assert 'refers to another file' in rejection(model)
 
 
 def with_function(model: onnx.ModelProto) -> None:
@@ -148,11 +148,11 @@ def with_missing_contents(model: onnx.ModelProto) -> None:
     model.graph.initializer[0].dims[0] = 2**40
 
 
-def with_two_results_of_one_name(model: onnx.ModelProto) -> None:
+def with_two_results_of_the_same_name(model: onnx.ModelProto) -> None:
     model.graph.node.append(helper.make_node('Relu', ['x'], ['y']))
 
 
-def with_a_later_input(model: onnx.ModelProto) -> None:
+def with_an_input_computed_later(model: onnx.ModelProto) -> None:
     model.graph.node[0].input[0] = 'y'
 
 
@@ -181,25 +181,25 @@ def with_a_sequence(model: onnx.ModelProto) -> None:
         (with_compiled_part, 'com.microsoft.EPContext'),
         (with_segment, 'segments'),
         (with_negative_size, '-5'),
-        (with_missing_contents, 'bytes by its shape'),
-        (with_two_results_of_one_name, 'cannot run'),
-        (with_a_later_input, 'cannot run'),
+        (with_missing_contents, 'the file is damaged'),
+        (with_two_results_of_the_same_name, 'cannot run'),
+        (with_an_input_computed_later, 'cannot run'),
         (with_an_operator_without_inputs, 'cannot run'),
         (with_a_future_opset, 'opset 999'),
         (with_a_sequence, 'SequenceConstruct'),
     ],
 )
-def test_what_does_not_belong_into_a_classifier_is_named(
+def test_contents_that_are_not_allowed_are_named(
     change: Callable[[onnx.ModelProto], None], found: str
 ) -> None:
     model = onnx_models.classifier()
     change(model)
-    assert found in refused(model)
+    assert found in rejection(model)
 
 
-def test_too_many_operators_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_operators_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_safety, 'MAX_NODES', 3)
-    assert '5 operators; at most 3' in refused(onnx_models.classifier())
+    assert '5 operators; at most 3' in rejection(onnx_models.classifier())
 
 
 node = helper.make_node
@@ -252,7 +252,7 @@ BOMBS = {
         ],
         {'one': np.array([1], INT64)},
     ),
-    'size that arithmetic hides': (
+    'size from an operator that is not evaluated': (
         [
             node('Exp', ['s'], ['floats']),
             node('Cast', ['floats'], ['sizes'], to=TensorProto.INT64),
@@ -273,35 +273,35 @@ BOMBS = {
 
 
 @pytest.mark.parametrize('bomb', BOMBS)
-def test_small_files_cannot_take_all_memory_or_time(bomb: str) -> None:
+def test_small_files_that_need_much_memory_or_time_are_rejected(bomb: str) -> None:
     nodes, stored = BOMBS[bomb]
-    found = refused(onnx_models.of_nodes(nodes, stored))
-    assert 'at most' in found or 'depends on more than the input size' in found
+    found = rejection(onnx_models.of_nodes(nodes, stored))
+    assert 'at most' in found or 'does not depend on the input size alone' in found
 
 
-def test_shapes_that_the_file_claims_are_not_believed() -> None:
-    nodes, stored = BOMBS['size that arithmetic hides']
+def test_shapes_stated_in_the_file_are_ignored() -> None:
+    nodes, stored = BOMBS['size from an operator that is not evaluated']
     model = onnx_models.of_nodes(nodes, stored)
     claim = helper.make_tensor_value_info('logits', TensorProto.FLOAT, (1, 4))
     model.graph.output[0].CopyFrom(claim)
     model.graph.value_info.append(helper.make_tensor_value_info('sizes', TensorProto.INT64, (1,)))
-    refused(model)
+    rejection(model)
 
 
-def test_memory_is_reckoned_at_the_size_in_use() -> None:
+def test_memory_is_computed_for_the_given_input_size() -> None:
     model = onnx_models.classifier((1, 3, 'side', 'side'))
     data = model.SerializeToString()
     check_network(data, 'a.onnx', side=224)
-    assert '20000 px' in refused(data, side=20_000)
+    assert '20000 px' in rejection(data, side=20_000)
 
 
-def test_missing_onnx_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_onnx_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__('sys').modules, 'onnx', None)
     with pytest.raises(MissingPackageError, match=r'a.onnx .*pip install onnx'):
         check_network(b'', 'a.onnx')
 
 
-def test_an_onnx_that_is_too_old_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_onnx_that_is_too_old_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx, '__version__', '1.16.2')
     with pytest.raises(MissingPackageError, match=r'onnx 1\.16\.2 .*1\.17 or later'):
         check_network(b'', 'a.onnx')

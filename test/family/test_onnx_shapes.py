@@ -22,7 +22,7 @@ def ones(*shape: int) -> np.ndarray:
     return np.ones(shape, np.float32)
 
 
-def test_shapes_are_those_of_onnx() -> None:
+def test_shapes_equal_those_that_onnx_infers() -> None:
     model = onnx_models.branching((1, 3, 16, 16))
     expected = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph.value_info
     values = infer(model, 99)
@@ -33,7 +33,7 @@ def test_shapes_are_those_of_onnx() -> None:
     assert values['logits'].size_bytes == 4 * onnx_models.CLASSES
 
 
-def test_sizes_that_are_computed_in_the_graph() -> None:
+def test_sizes_computed_in_the_graph_are_evaluated() -> None:
     nodes = [
         node('Shape', ['input'], ['shape']),
         node('Gather', ['shape', 'two'], ['side'], axis=0),
@@ -54,7 +54,7 @@ def test_sizes_that_are_computed_in_the_graph() -> None:
 
 
 @pytest.mark.parametrize('opset', [11, 17])
-def test_operators_are_taken_as_their_opset_means_them(opset: int) -> None:
+def test_operators_are_interpreted_according_to_the_opset(opset: int) -> None:
     axes = {'axes': [0]} if opset < 13 else {}
     more = [] if opset < 13 else ['zero']
     nodes = [
@@ -67,25 +67,25 @@ def test_operators_are_taken_as_their_opset_means_them(opset: int) -> None:
     assert infer(model, 8)['logits'].shape == (1, 5)
 
 
-def test_macs_of_convolutions_and_products() -> None:
+def test_macs_of_convolutions_and_matrix_products() -> None:
     pixels = SIDE * SIDE
     assert macs_of([node('Conv', ['input', 'k'], ['logits'])], {'k': ones(8, 3, 1, 1)}) == (
         pixels * 8 * 3
     )
     grouped = node('Conv', ['input', 'k'], ['logits'], group=3, pads=[1] * 4)
     assert macs_of([grouped], {'k': ones(3, 1, 3, 3)}) == pixels * 3 * 9
-    upwards = node('ConvTranspose', ['input', 'k'], ['logits'], strides=[2, 2])
-    assert macs_of([upwards], {'k': ones(3, 5, 2, 2)}) == pixels * 3 * 5 * 4
+    transposed = node('ConvTranspose', ['input', 'k'], ['logits'], strides=[2, 2])
+    assert macs_of([transposed], {'k': ones(3, 5, 2, 2)}) == pixels * 3 * 5 * 4
     product = node('MatMul', ['input', 'w'], ['logits'])
     assert macs_of([product], {'w': ones(SIDE, 7)}) == 3 * pixels * 7
     flat = node('Flatten', ['input'], ['flat'])
     linear = node('Gemm', ['flat', 'w'], ['logits'], transB=1)
     assert macs_of([flat, linear], {'w': ones(7, 3 * pixels)}) == 3 * pixels * 7
-    turned = node('Gemm', ['w', 'w'], ['logits'], transA=1)
-    assert macs_of([turned], {'w': ones(6, 4)}) == 4 * 4 * 6
+    transposed = node('Gemm', ['w', 'w'], ['logits'], transA=1)
+    assert macs_of([transposed], {'w': ones(6, 4)}) == 4 * 4 * 6
 
 
-def test_parameters_are_weights_not_sizes() -> None:
+def test_parameters_include_weights_but_not_sizes() -> None:
     constant = helper.make_tensor('c', TensorProto.FLOAT, (4,), [1.0] * 4)
     nodes = [
         node('Constant', [], ['c'], value=constant),
@@ -96,7 +96,7 @@ def test_parameters_are_weights_not_sizes() -> None:
     assert len(list(messages(model, 'TensorProto'))) == 3
 
 
-def test_a_graph_that_contradicts_itself_is_named() -> None:
+def test_the_operator_of_an_inconsistent_graph_is_named() -> None:
     wrong = onnx_models.of_nodes(
         [node('Add', ['input', 'w'], ['logits'], name='sum')], {'w': ones(5)}
     )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 import cv2
 import numpy as np
 import pytest
+from bags import SECOND_NS, drive, drive_with_truth, write_bag
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Classification, LabelInfo
 
 from dynamic_ofa_ros.nodes import conversions, qos
+from dynamic_ofa_ros.recordings.messages import stamp_of
 
 BEST_EFFORT = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
 
@@ -56,10 +60,10 @@ def test_folder_is_published_with_the_truth_and_then_the_node_ends(domain, folde
     domain.wait_until(lambda: labels.last, 'the labels')
     assert [entry.class_name for entry in labels.last.class_map] == ['dark', 'light']
     assert 6 <= len(images.messages) <= 12  # best effort
-    truth_of = {(m.header.stamp.sec, m.header.stamp.nanosec): m for m in truths.messages}
+    truth_of = {stamp_of(m.header): m for m in truths.messages}
     for image in images.messages:
         assert (image.width, image.height, image.encoding) == (40, 30, 'mono8')
-        truth = truth_of[image.header.stamp.sec, image.header.stamp.nanosec]
+        truth = truth_of[stamp_of(image.header)]
         assert truth.header == image.header
         assert truth.header.frame_id == 'eye'
         assert truth.results[0].score == 1.0
@@ -76,7 +80,7 @@ def test_signs_come_at_640x480_and_the_rate_is_live(domain):
         is_in_background=True,
     )
     domain.wait_until(lambda: len(images.messages) >= 45, 'images')
-    stamps = [m.header.stamp.sec + m.header.stamp.nanosec / 1e9 for m in images.messages[15:]]
+    stamps = [stamp_of(m.header) / 1e9 for m in images.messages[15:]]
     rate_hz = (len(stamps) - 1) / (stamps[-1] - stamps[0])
     # How well the rate is kept is for benchmarks/node.py; a busy machine may be slower.
     assert 5.0 < rate_hz < 36.0
@@ -84,10 +88,91 @@ def test_signs_come_at_640x480_and_the_rate_is_live(domain):
     assert domain.set_parameter('/signs/camera', 'rate_hz', 5).successful
     images.messages.clear()
     domain.wait_until(lambda: len(images.messages) >= 4, 'slower images')
-    stamps = [m.header.stamp.sec + m.header.stamp.nanosec / 1e9 for m in images.messages[1:]]
+    stamps = [stamp_of(m.header) / 1e9 for m in images.messages[1:]]
     assert stamps[-1] - stamps[0] > 0.3
     refused = domain.set_parameter('/signs/camera', 'rate_hz', 0)
     assert not refused.successful
     assert 'rate_hz' in refused.reason
     assert camera.stop() == 0, camera.output()
+    assert 'Traceback' not in camera.output()
+
+
+def replay(domain, folder, messages, **parameters):
+    """Start a camera that replays a bag; each has a namespace of its own, named by the folder."""
+    path = write_bag(folder, messages)
+    return domain.start(
+        'camera_node',
+        {'source': 'bag', 'path': path, 'loop': False, **parameters},
+        arguments=('-r', f'__ns:=/{folder.name}'),
+    )
+
+
+def paused(messages, pause_ns=4 * SECOND_NS):
+    """Return a drive whose first image comes long before the others: listeners appear in it."""
+    first = next(index for index, item in enumerate(messages) if item[0] == '/image_raw')
+    time_ns = messages[first][2]
+    early = [(topic, message, time - pause_ns) for topic, message, time in messages[: first + 1]]
+    assert early[-1][2] == time_ns - pause_ns
+    return [*early, *messages[first + 1 :]]
+
+
+def test_a_bag_is_replayed_with_its_own_stamps_its_truth_and_its_pace(domain, tmp_path):
+    images, truths, labels = topics(domain, 'recorded')
+    messages = paused(drive_with_truth(60))
+    camera = replay(domain, tmp_path / 'recorded', messages, **{'bag.stamps': 'recorded'})
+    arrivals_s = []
+
+    def note():
+        while len(arrivals_s) < len(images.messages):
+            arrivals_s.append(time.monotonic())
+
+    domain.wait_until(lambda: not camera.is_running, 'the end of the camera', meanwhile=note)
+    assert camera.wait() == 0, camera.output()
+    assert 'ended after 60 images' in camera.output()
+    assert [entry.class_name for entry in labels.last.class_map] == ['stop', 'yield', 'works']
+    recorded = {stamp_of(m.header): m for topic, m, _ in messages if topic == '/image_raw'}
+    assert len(images.messages) >= 50  # best effort, and the first is on its way early
+    for message in images.messages:
+        assert message.header == recorded[stamp_of(message.header)].header
+        assert message.data == recorded[stamp_of(message.header)].data
+    numbers = {stamp: number for number, stamp in enumerate(recorded)}
+    for truth in truths.messages:
+        assert truth.results[0].class_id == str(numbers[stamp_of(truth.header)] % 3)
+    assert len(truths.messages) >= 50
+    # 59 images in 0.58 s; this machine may be busy, but they never come at once or at 30 Hz.
+    span_s = arrivals_s[-1] - arrivals_s[-50]
+    assert 0.3 < span_s < 1.4
+
+
+def test_a_bag_is_replayed_with_live_stamps_at_another_rate(domain, tmp_path):
+    images, _, _ = topics(domain, 'live')
+    camera = replay(domain, tmp_path / 'live', paused(drive(30)), **{'bag.rate': 2.0})
+    domain.wait_until(lambda: not camera.is_running, 'the end of the camera')
+    assert camera.wait() == 0, camera.output()
+    assert '2 times the speed of /image_raw' in camera.output()
+    assert len(images.messages) >= 25
+    assert images.last.header.frame_id == 'camera_optical_frame'
+    age_s = domain.node.get_clock().now().nanoseconds / 1e9 - stamp_of(images.last.header) / 1e9
+    assert 0.0 < age_s < 20.0
+
+
+@pytest.mark.parametrize(
+    ('messages', 'words'),
+    [(drive(0), 'no image topic'), (drive(1) + drive(1, '/other')[1:], 'several image topics')],
+)
+def test_a_bag_that_cannot_be_replayed_ends_the_node_with_a_sentence(
+    domain, tmp_path, messages, words
+):
+    camera = replay(domain, tmp_path / 'refused', messages)
+    assert camera.wait() == 2
+    assert words in camera.output()
+    assert 'Traceback' not in camera.output()
+
+
+def test_a_damaged_bag_ends_the_node_with_a_sentence(domain, tmp_path):
+    path = write_bag(tmp_path / 'drive', drive(5))
+    (path / 'drive.mcap').write_bytes(b'nothing like a bag')
+    camera = domain.start('camera_node', {'source': 'bag', 'path': path})
+    assert camera.wait() == 2
+    assert 'cannot be read' in camera.output()
     assert 'Traceback' not in camera.output()

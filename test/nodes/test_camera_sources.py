@@ -7,7 +7,7 @@ import threading
 import cv2
 import numpy as np
 import pytest
-from image_files import png_header
+from image_files import png_header, write_image
 
 from dynamic_ofa_ros.errors import DynamicOfaError
 from dynamic_ofa_ros.nodes import camera_sources
@@ -27,17 +27,16 @@ TIMEOUT_S = 10.0
 COLOURS = {'blue': (0, 0, 255), 'green': (0, 255, 0), 'red': (255, 0, 0)}
 
 
-def write_image(path, rgb=(10, 20, 30), size=(12, 16)):
+def write_colour(path, rgb=(10, 20, 30)):
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.full((*size, 3), rgb[::-1], np.uint8)
-    assert cv2.imwrite(str(path), pixels)
+    write_image(path, np.full((12, 16, 3), rgb[::-1], np.uint8))
 
 
 @pytest.fixture
 def class_folders(tmp_path):
     for name, colour in COLOURS.items():
         for number in range(4):
-            write_image(tmp_path / name / 'deeper' / f'{number}.png', colour)
+            write_colour(tmp_path / name / 'deeper' / f'{number}.png', colour)
     return tmp_path
 
 
@@ -93,7 +92,7 @@ def test_class_folders_give_the_truth(class_folders):
 def test_a_data_set_with_splits_gives_its_held_out_images(tmp_path):
     for split in ('Train', 'Val'):
         for name in COLOURS:
-            write_image(tmp_path / split / name / f'{split}.png')
+            write_colour(tmp_path / split / name / f'{split}.png')
     source = FolderSource(str(tmp_path), loop=False)
     assert source.labels == tuple(sorted(COLOURS))
     assert len(take(source, 100)) == 3
@@ -110,7 +109,7 @@ def test_class_folders_come_in_an_order_given_by_the_seed(class_folders):
 
 def test_flat_folder_is_sorted_recursive_and_without_truth(tmp_path):
     for number, name in enumerate(('b.png', 'a.jpg', 'sub/c.jpeg')):
-        write_image(tmp_path / name, (number * 50, 0, 0))
+        write_colour(tmp_path / name, (number * 50, 0, 0))
     (tmp_path / 'notes.txt').write_text('no image')
     source = FolderSource(str(tmp_path), loop=False)
     pictures = take(source, 10)

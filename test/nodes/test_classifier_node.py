@@ -9,7 +9,6 @@ import pytest
 import rclpy
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
-from families import make_random_family
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
@@ -28,11 +27,6 @@ PIXELS = np.zeros((48, 64, 3), np.uint8)
 def image(sec, nanosec=0):
     header = Header(stamp=Time(sec=sec, nanosec=nanosec), frame_id='camera')
     return conversions.image_message(PIXELS, header, 'rgb8')
-
-
-@pytest.fixture(scope='module')
-def family(tmp_path_factory):
-    return make_random_family(tmp_path_factory.mktemp('family'), levels=2)
 
 
 def test_ages_follow_simulated_time_and_diagnostics_do_not_wait_for_it(domain, family):

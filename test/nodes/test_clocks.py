@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
-from families import make_random_family
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
@@ -25,11 +24,6 @@ LOOPS = 2
 MAX_AGE_MS = 500.0
 TIMEOUT_S = 60.0
 PIXELS = np.zeros((48, 64, 3), np.uint8)
-
-
-@pytest.fixture(scope='module')
-def family(tmp_path_factory):
-    return make_random_family(tmp_path_factory.mktemp('family'), levels=2)
 
 
 def start(domain, family, namespace, **parameters):

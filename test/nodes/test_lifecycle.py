@@ -9,7 +9,6 @@ import psutil
 import pytest
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
-from families import make_random_family
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from sensor_msgs.msg import Image
@@ -24,11 +23,6 @@ PASSING = ('configuring', 'activating', 'deactivating', 'cleaningup')
 CYCLES = 10
 MAX_GROWTH_BYTES = 40 * 2**20
 """What ten cycles may add to the resident memory: allocators keep some of what is freed."""
-
-
-@pytest.fixture(scope='module')
-def family(tmp_path_factory):
-    return make_random_family(tmp_path_factory.mktemp('family'), levels=2)
 
 
 def state_of(ros, node):

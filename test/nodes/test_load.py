@@ -11,6 +11,7 @@ import time
 
 import psutil
 import pytest
+from programs import wait_until
 
 from dynamic_ofa_ros.nodes import contention_node
 from dynamic_ofa_ros.nodes.contention_node import (
@@ -24,14 +25,6 @@ from dynamic_ofa_ros.nodes.parameters import CONTENTION
 
 TIMEOUT_S = 20.0
 BUSY = ContentionSettings('busy', 1, 1.0, 'cpu', ())
-
-
-def wait_until(condition, what, timeout_s=TIMEOUT_S):
-    deadline_s = time.monotonic() + timeout_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline_s, what
-        time.sleep(0.01)
-    return value
 
 
 @pytest.fixture

@@ -6,14 +6,13 @@ A package is taken away by a finder that comes before all others in a process of
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from families import make_random_family
+from programs import Program
 
 from dynamic_ofa_ros.demo.domain import own_domain
 from dynamic_ofa_ros.family import Family
@@ -23,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60.0
 BAD_INPUT = 2
 DESIGN_TIME = (
-    'hypothesis', 'matplotlib', 'ofa', 'onnx', 'pymoo', 'ray', 'rich', 'scipy', 'torch',
+    'hypothesis', 'matplotlib', 'ofa', 'onnx', 'pymoo', 'ray', 'rich', 'rosbags', 'scipy', 'torch',
 )  # fmt: skip
 FINDER = """\
 import sys
@@ -61,42 +60,39 @@ def built_cache(tmp_path_factory, family):
 @pytest.fixture
 def start(tmp_path):
     """Start a script without some packages; its output, both streams, goes to a file."""
-    processes = []
+    programs = []
 
     def start_without(missing, script, *arguments, cache):
         folder = tmp_path / 'finder'
         folder.mkdir()
         (folder / 'sitecustomize.py').write_text(FINDER.format(names=set(missing)))
-        with (tmp_path / 'output').open('wb') as output:
-            process = subprocess.Popen(
-                [sys.executable, str(ROOT / 'scripts' / script), *map(str, arguments)],
-                env={
-                    **os.environ,
-                    'PYTHONPATH': os.pathsep.join(
-                        (str(folder), str(ROOT), os.environ.get('PYTHONPATH', ''))
-                    ),
-                    'DYNAMIC_OFA_CACHE': str(cache),
-                    'ROS_LOG_DIR': str(tmp_path),
-                },
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        processes.append(process)
-        return process, tmp_path / 'output'
+        program = Program.start(
+            [sys.executable, ROOT / 'scripts' / script, *arguments],
+            tmp_path / 'output',
+            script,
+            env={
+                **os.environ,
+                'PYTHONPATH': os.pathsep.join(
+                    (str(folder), str(ROOT), os.environ.get('PYTHONPATH', ''))
+                ),
+                'DYNAMIC_OFA_CACHE': str(cache),
+                'ROS_LOG_DIR': str(tmp_path),
+            },
+        )
+        programs.append(program)
+        return program
 
     yield start_without
-    for process in processes:
-        process.kill()
-        process.wait()
+    for program in programs:
+        program.process.kill()
+        program.process.wait()
 
 
-def refusal(process, output: Path) -> str:
-    """Return what a process printed that ended with the status for bad input."""
-    assert process.wait(DEADLINE_S) == BAD_INPUT, output.read_text()
-    text = output.read_text()
-    assert 'Traceback' not in text
-    return text
+def refusal(program: Program) -> str:
+    """Return what a program printed that ended with the status for bad input."""
+    assert program.wait(DEADLINE_S) == BAD_INPUT, program.output()
+    assert 'Traceback' not in program.output()
+    return program.output()
 
 
 @pytest.mark.parametrize(
@@ -111,14 +107,14 @@ def refusal(process, output: Path) -> str:
     ],
 )
 def test_a_node_names_what_is_missing(start, tmp_path, module, remedy):
-    text = refusal(*start([module], 'classifier_node', cache=tmp_path))
+    text = refusal(start([module], 'classifier_node', cache=tmp_path))
     assert text.startswith(f'classifier_node: {module} is missing: {remedy}')
     assert text.count('\n') == 1
 
 
 @pytest.mark.parametrize('script', ['camera_node', 'contention_node'])
 def test_every_node_does(start, tmp_path, script):
-    text = refusal(*start(['cv2'], script, cache=tmp_path))
+    text = refusal(start(['cv2'], script, cache=tmp_path))
     assert text.startswith(f'{script}: cv2 is missing: ')
 
 
@@ -151,8 +147,8 @@ def test_a_first_start_without_reference_answers_needs_pytorch_and_says_so(
     start, tmp_path, family, engine
 ):
     parameters = ('-p', f'family:={family}', '-p', 'device:=cpu', '-p', f'engine:={engine}')
-    text = refusal(*start(['torch'], 'classifier_node', '--ros-args', *parameters, cache=tmp_path))
-    expected = 'holds no reference.safetensors, which PyTorch computes, and torch is missing: pip'
+    text = refusal(start(['torch'], 'classifier_node', '--ros-args', *parameters, cache=tmp_path))
+    expected = 'has no reference.safetensors, which PyTorch computes, and torch is missing: pip'
     last = text.splitlines()[-1]
     assert expected in last
     assert last.count('torch is missing') == 1
@@ -161,25 +157,24 @@ def test_a_first_start_without_reference_answers_needs_pytorch_and_says_so(
 def test_a_missing_onnxruntime_is_named(start, family, built_cache):
     parameters = ('-p', f'family:={family}', '-p', 'device:=cpu', '-p', 'engine:=onnxruntime')
     text = refusal(
-        *start(['onnxruntime'], 'classifier_node', '--ros-args', *parameters, cache=built_cache)
+        start(['onnxruntime'], 'classifier_node', '--ros-args', *parameters, cache=built_cache)
     )
     assert "onnxruntime is missing: pip install onnxruntime (the extra 'cpu')" in text
+
+
+def test_a_bag_needs_a_library_that_is_named(start, tmp_path):
+    parameters = ('-p', 'source:=bag', '-p', f'path:={tmp_path}')
+    text = refusal(start(['rosbags'], 'camera_node', '--ros-args', *parameters, cache=tmp_path))
+    assert 'rosbags, and rosbags is missing: pip install rosbags' in text
 
 
 @pytest.mark.parametrize('engine', ['auto', 'onnxruntime'])
 def test_a_node_whose_engines_are_built_runs_without_the_rest(start, family, built_cache, engine):
     parameters = ('-p', f'family:={family}', '-p', 'device:=cpu', '-p', f'engine:={engine}')
-    process, output = start(
-        DESIGN_TIME, 'classifier_node', '--ros-args', *parameters, cache=built_cache
-    )
-    deadline_s = time.monotonic() + DEADLINE_S
-    while 'ready: family random at level' not in (text := output.read_text()):
-        assert process.poll() is None, text
-        assert time.monotonic() < deadline_s, text
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(DEADLINE_S) == 0, output.read_text()
-    assert 'missing' not in output.read_text()
+    node = start(DESIGN_TIME, 'classifier_node', '--ros-args', *parameters, cache=built_cache)
+    node.wait_for('ready: family random at level', DEADLINE_S)
+    assert node.stop() == 0, node.output()
+    assert 'missing' not in node.output()
 
 
 @pytest.mark.parametrize(
@@ -191,13 +186,13 @@ def test_a_node_whose_engines_are_built_runs_without_the_rest(start, family, bui
     ],
 )
 def test_the_command_names_what_is_missing(start, tmp_path, missing, arguments, sentence):
-    text = refusal(*start([missing], 'dynamic-ofa', *arguments, cache=tmp_path))
+    text = refusal(start([missing], 'dynamic-ofa', *arguments, cache=tmp_path))
     assert text.splitlines()[-1].startswith('dynamic-ofa: ')
     assert sentence in text.splitlines()[-1]
 
 
 def test_help_needs_no_package_but_numpy_and_yaml(start, tmp_path):
     missing = [*DESIGN_TIME, 'cv2', 'onnxruntime', 'psutil', 'rclpy']
-    process, output = start(missing, 'dynamic-ofa', '--help', cache=tmp_path)
-    assert process.wait(DEADLINE_S) == 0, output.read_text()
-    assert 'levels' in output.read_text()
+    command = start(missing, 'dynamic-ofa', '--help', cache=tmp_path)
+    assert command.wait(DEADLINE_S) == 0, command.output()
+    assert 'levels' in command.output()

@@ -9,9 +9,10 @@ import pytest
 from torch import nn
 
 from dynamic_ofa_ros.family import LatencyProfile, LevelLatency
-from dynamic_ofa_ros.offline.latency import profile
+from dynamic_ofa_ros.offline.latency import device_profile, profile
 from dynamic_ofa_ros.offline.latency.operator_layout import OperatorLayout
 from dynamic_ofa_ros.offline.latency.operators import Operator, Timing
+from dynamic_ofa_ros.runtime import engine
 from dynamic_ofa_ros.supernet.trained import TrainedBackbone
 
 OFFSET_MS, FACTOR = 3.0, 1.5
@@ -66,3 +67,12 @@ def pretend_device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
     monkeypatch.setattr(profile, 'time_operators', fake.time_operators)
     monkeypatch.setattr(profile, 'measure_architectures', fake.measure)
     return fake
+
+
+def profile_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the latencies of levels be measured by four frames each, without pauses."""
+
+    def profile_engine(*args: object, **_: object) -> LatencyProfile:
+        return engine.profile_engine(*args, runs=4, pause_s=0.0)
+
+    monkeypatch.setattr(device_profile, 'profile_engine', profile_engine)

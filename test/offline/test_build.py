@@ -20,7 +20,7 @@ import torch
 import yaml
 from families import make_random_family, randomise
 from full_disk import files_up_to
-from offline.fake_device import pretend_device
+from offline.fake_device import pretend_device, profile_quickly
 
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.family import (
@@ -39,7 +39,6 @@ from dynamic_ofa_ros.offline.latency.device_profile import Place
 from dynamic_ofa_ros.offline.latency.on_device import level_of
 from dynamic_ofa_ros.offline.latency.profile import profile_operators
 from dynamic_ofa_ros.offline.search.candidates import FINALIST, key_of, read_candidates
-from dynamic_ofa_ros.runtime import engine
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
 from dynamic_ofa_ros.space.genome import Genetics
 from dynamic_ofa_ros.supernet.network import build_supernet
@@ -487,10 +486,7 @@ def test_names_of_backbones_are_told_apart(tmp_path: Path) -> None:
 
 @pytest.fixture
 def quick_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    def profile(*args: object, **_: object) -> LatencyProfile:
-        return engine.profile_engine(*args, runs=4, pause_s=0.0)
-
-    monkeypatch.setattr(device_profile, 'profile_engine', profile)
+    profile_quickly(monkeypatch)
 
 
 def test_measure_adds_a_platform_and_does_not_replace_it_unasked(

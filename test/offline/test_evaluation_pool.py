@@ -34,14 +34,6 @@ from dynamic_ofa_ros.supernet.trained import TrainedBackbone
 DEADLINE_S = 120.0
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedBackbone:
     return make_backbone(tmp_path_factory.mktemp('pool') / 'backbone')

@@ -93,11 +93,11 @@ def test_a_file_that_changed_since_is_refused(
     assert not again.is_first_use
     server.files['tiny'] += b'x'
     for settings in (FetchSettings(), FetchSettings(url=server.url('tiny'))):
-        with pytest.raises(DownloadError, match=rf'expected was {sha256_of(file)}'):
+        with pytest.raises(DownloadError, match=rf'but {sha256_of(file)} is recorded'):
             fetch_backbone(published, tmp_path / 'out', settings, cache=cache)
     other = tmp_path / 'other.pth'
     other.write_bytes(server.files['tiny'])
-    with pytest.raises(DownloadError, match='is not the file that'):
+    with pytest.raises(DownloadError, match='is recorded in'):
         fetch_backbone(published, tmp_path / 'out', FetchSettings(file=other), cache=cache)
     assert other.is_file(), "a user's own file is never deleted"
     assert not (tmp_path / 'out').exists()
@@ -109,7 +109,7 @@ def test_a_checksum_that_is_given_goes_before_all(
 ) -> None:
     cache = tmp_path / 'cache'
     stated = replace(published, sha256='0' * 64)
-    with pytest.raises(DownloadError, match='is not the file that was given'):
+    with pytest.raises(DownloadError, match='is given; fetch the file from another address'):
         fetch_backbone(stated, tmp_path / 'out', cache=cache)
     settings = FetchSettings(sha256=sha256_of(file).upper())
     assert fetch_backbone(stated, tmp_path / 'out', settings, cache=cache).is_first_use
@@ -137,7 +137,7 @@ def test_what_does_not_fit_is_neither_trusted_nor_kept(
     with pytest.raises(CheckpointError, match=r'is not a checkpoint of tiny: classifier'):
         fetch_backbone(wider, tmp_path / 'out', cache=cache)
     server.files['tiny'] = file.read_bytes()[:10_000]
-    with pytest.raises(CheckpointError, match='no PyTorch checkpoint, or it is damaged'):
+    with pytest.raises(CheckpointError, match='is damaged or not a PyTorch checkpoint'):
         fetch_backbone(published, tmp_path / 'out', cache=cache)
     assert leftovers(tmp_path) == []
     server.files['tiny'] = file.read_bytes()
@@ -152,7 +152,7 @@ def test_an_existing_folder_and_a_second_process_are_left_alone(
         fetch_backbone(published, tmp_path / 'out', cache=tmp_path / 'cache')
     with (
         alone(tmp_path / 'cache' / 'downloads' / 'tiny'),
-        pytest.raises(DownloadError, match='another process is fetching tiny'),
+        pytest.raises(DownloadError, match='another process is downloading tiny'),
     ):
         fetch_backbone(published, tmp_path / 'new', cache=tmp_path / 'cache')
     assert server.requests == []
@@ -190,7 +190,7 @@ def test_the_accuracy_predictor_comes_along(
     own = FetchSettings(predictor_file=tmp_path / 'predictor.pth')
     assert fetch_backbone(published, tmp_path / 'c', own, cache=cache).predictor_path is not None
     del server.files['predictor']
-    with pytest.raises(DownloadError, match='there is nothing at'):
+    with pytest.raises(DownloadError, match='there is no file at'):
         fetch_backbone(whole, tmp_path / 'd', cache=cache)
     assert not (tmp_path / 'd').exists()
 

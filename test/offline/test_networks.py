@@ -320,13 +320,13 @@ def test_a_free_size_without_resolutions_and_a_file_given_twice_are_refused(
 @pytest.mark.parametrize(
     ('text', 'sentence'),
     [
-        ('networks: []', 'a list that is not empty'),
+        ('networks: []', 'a non-empty list'),
         ('networks: [{file: small.onnx, colour: red}]', 'colour is not known; the keys are file'),
         ('networks: [{file: small.onnx, resolutions: [x]}]', 'expected a positive integer'),
         ('networks: [{file: small.onnx, accuracy: {a: 1}}]', "given for 'a'"),
         ('networks: [{file: small.onnx, resize: squash}]', "resize is 'squash'"),
         ('networks: [{file: none.onnx}]', 'none.onnx'),
-        ('- a', 'should be a mapping'),
+        ('- a', 'must be a mapping'),
     ],
 )
 def test_a_wrong_list_is_explained(
@@ -414,7 +414,7 @@ def change_yaml(family: Path, change: Callable[[dict], object]) -> None:
         (lambda d: d['networks'].update(classes=4), 'has 3 labels; family has 4 classes'),
         (lambda d: d['preprocessing'].update(resize='squash'), 'expected one of crop, stretch'),
         (lambda d: d['preprocessing'].update(mean=[0, 0, float('inf')]), 'three numbers'),
-        (lambda d: d.update(levels=d['levels'] * 40), 'at most 64 are read'),
+        (lambda d: d.update(levels=d['levels'] * 40), 'at most 64 are allowed'),
     ],
 )
 def test_a_hostile_family_is_refused(
@@ -456,7 +456,7 @@ def test_what_needs_a_supernet_says_so(family: Path) -> None:
     loaded = Family.load(family)
     with pytest.raises(FamilyError, match='has no supernet'):
         _ = loaded.backbone
-    with pytest.raises(FamilyError, match='a network of its own'):
+    with pytest.raises(FamilyError, match='is a separate network'):
         _ = loaded.levels[0].architecture
     for command in (
         ['calibrate', '--family', str(family), '--data', 'signs', '--output', str(family) + '2'],

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -27,14 +26,6 @@ from dynamic_ofa_ros.offline.latency.operators import (
 )
 from dynamic_ofa_ros.space.spaces import search_space
 from dynamic_ofa_ros.supernet.network import build_supernet, extract_subnet
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def supernet_of(kind: str) -> nn.Module:

@@ -11,8 +11,8 @@ import torch
 from image_files import png_header, write_hues
 
 from dynamic_ofa_ros.cli.main import main
+from dynamic_ofa_ros.offline.training import curves, trainer
 from dynamic_ofa_ros.offline.training import train as training
-from dynamic_ofa_ros.offline.training import trainer
 from dynamic_ofa_ros.supernet.trained import open_backbone
 
 TRAIN = [
@@ -93,17 +93,17 @@ def test_a_full_disk_is_a_sentence(
     output = tmp_path / 'run'
     output.mkdir()
     arguments = [*TRAIN, '--data', str(data), '--output', str(output), '--epochs', '1']
-    append = training.append_metrics
+    append = curves.append_metrics
 
     def append_in_vain(directory: Path, row: dict[str, object]) -> None:
         (directory / 'metrics.csv').symlink_to(full)
         append(directory, row)
 
-    monkeypatch.setattr(training, 'append_metrics', append_in_vain)
+    monkeypatch.setattr(curves, 'append_metrics', append_in_vain)
     assert main(arguments) == 2
     assert f'{output}: No space left on device' in capsys.readouterr().err
     (output / 'metrics.csv').unlink()
-    monkeypatch.setattr(training, 'append_metrics', append)
+    monkeypatch.setattr(curves, 'append_metrics', append)
 
     def save(_: object, file: object) -> None:
         raise RuntimeError('unexpected pos 576 vs 534')

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from image_files import write_hues
+from offline.fake_device import profile_quickly
 
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.errors import CheckpointError
-from dynamic_ofa_ros.family import Family, LatencyProfile
-from dynamic_ofa_ros.offline.latency import device_profile
-from dynamic_ofa_ros.runtime import engine
+from dynamic_ofa_ros.family import Family
+from dynamic_ofa_ros.offline.training import train as training
 from dynamic_ofa_ros.supernet.trained import open_backbone
 
 TRAIN = [
@@ -67,9 +70,53 @@ def test_a_finished_training_run_again_does_nothing_more(
 def test_other_settings_do_not_go_on_from_the_checkpoint(
     run: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [*TRAIN, '--data', str(photos), '--output', str(run), '--epochs', '9']
-    assert main(arguments) == 2
-    assert 'other settings' in capsys.readouterr().err
+    arguments = [*TRAIN, '--data', str(photos), '--output', str(run), '--epochs', '4']
+    assert main([*arguments, '--mixup', '0.2']) == 2
+    assert 'other settings: mixup was 0.0, now 0.2' in capsys.readouterr().err
+
+
+def test_more_epochs_extend_a_finished_training_and_fewer_are_refused(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extended = Path(shutil.copytree(run, tmp_path / 'run'))
+    arguments = [*TRAIN, '--data', str(photos), '--output', str(extended), '--epochs']
+    assert main([*arguments, '5']) == 0
+    before, after = ((path / 'metrics.csv').read_text() for path in (run, extended))
+    assert after.startswith(before)
+    accumulator = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator')
+    events = accumulator.EventAccumulator(str(extended / 'tensorboard')).Reload()
+    steps = [event.step for event in events.Scalars('held_out_top1_largest')]
+    assert steps == sorted(set(steps)), 'no step is there twice'
+    assert len(steps) == 5
+    assert [float(row['epoch']) for row in csv.DictReader(after.splitlines())] == [1, 2, 3, 4, 5]
+    capsys.readouterr()
+    assert main([*arguments, '2']) == 2
+    assert 'has been trained for 5 epochs; --epochs 2 is less' in capsys.readouterr().err
+
+
+def test_training_stops_without_progress_and_keeps_the_best_epoch(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accuracies = iter((0.5, 0.7, 0.6, 0.6, 0.6, 0.6))
+    monkeypatch.setattr(training._HeldOut, 'top1', lambda *_: (next(accuracies),) * 2)
+    arguments = [*TRAIN, '--data', str(photos), '--output', str(tmp_path), '--epochs', '9']
+    assert main([*arguments, '--patience', '2']) == 0
+    rows = list(csv.DictReader((tmp_path / 'metrics.csv').read_text().splitlines()))
+    assert len(rows) == 4, 'two epochs after the best one'
+    kept = open_backbone(tmp_path).training
+    assert (kept['weights'], kept['epochs']) == ('averaged', 2.0)
+    assert kept['held_out_top1_largest'] == 0.7
+
+
+def test_a_run_shows_its_curves_and_what_is_mistaken_for_what(run: Path) -> None:
+    assert cv2.imread(str(run / 'curves.png')) is not None
+    for name in ('smallest', 'largest'):
+        rows = list(csv.reader((run / f'confusion_{name}.csv').read_text().splitlines()))
+        classes = rows[0][1:-1]
+        assert [row[0] for row in rows[1:]] == classes
+        counts = np.array([[int(cell) for cell in row[1:-1]] for row in rows[1:]])
+        recalls = [float(row[-1]) for row in rows[1:]]
+        assert recalls == pytest.approx(counts.diagonal() / counts.sum(axis=1), abs=1e-4)
 
 
 def test_a_killed_training_goes_on_and_ends_with_the_same_weights(
@@ -109,12 +156,8 @@ def test_a_damaged_checkpoint_is_named(
 def family(run: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp('built') / 'colours'
     arguments = ['build', '--backbone', str(run), '--data', str(photos), '--output', str(output)]
-
-    def profile(*args: object, **_: object) -> LatencyProfile:
-        return engine.profile_engine(*args, runs=4, pause_s=0.0)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device_profile, 'profile_engine', profile)
+        profile_quickly(patch)
         assert main([*arguments, *BUILD]) == 0
     return output
 

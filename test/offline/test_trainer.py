@@ -18,23 +18,22 @@ from dynamic_ofa_ros.offline.training.run_folder import (
     append_metrics,
     forget_metrics_after,
 )
-from dynamic_ofa_ros.offline.training.trainer import Batch, Trainer, TrainingSettings, augment
+from dynamic_ofa_ros.offline.training.trainer import Trainer, TrainingSettings
 
 SETTINGS = TrainingSettings(resolutions=(32,), batch_size=4, largest_only_epochs=0.0)
 BACKBONE = BackboneSpec('tiny', 'ofa_mobilenetv3', 0.1, 3)
 
 
-@pytest.fixture
-def trainer(tmp_path: Path) -> Trainer:
+def make_trainer(folder: Path, settings: TrainingSettings = SETTINGS) -> Trainer:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (12, 40, 40, 3)).astype(np.uint8)
-    return Trainer(
-        BACKBONE,
-        SETTINGS,
-        Preprocessing(),
-        ImageStore(('a', 'b', 'c'), images, rng.integers(0, 3, 12)),
-        tmp_path,
-    )
+    dataset = ImageStore(('a', 'b', 'c'), images, rng.integers(0, 3, 12))
+    return Trainer(BACKBONE, settings, Preprocessing(), dataset, folder)
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> Trainer:
+    return make_trainer(tmp_path)
 
 
 def test_a_short_training_is_not_judged_by_the_weights_it_started_from(trainer: Trainer) -> None:
@@ -147,15 +146,23 @@ def test_rows_of_a_killed_run_are_not_doubled(tmp_path: Path) -> None:
     assert not (tmp_path / METRICS_FILE).exists(), 'a new training begins'
 
 
-def test_crops_are_as_large_as_asked_and_in_their_light() -> None:
-    columns = np.tile(np.arange(200, dtype=np.uint8), (200, 1))
-    image = np.dstack([columns] * 3)
-    rng = np.random.default_rng(0)
-    crops = [augment(image, 40, rng, False, 0.81) for _ in range(50)]
-    spans = [int(crop.pixels[20, -1, 0]) - int(crop.pixels[20, 0, 0]) for crop in crops]
-    assert min(spans) > 0.9 * 200 - 10
-    assert max(spans) < 200
-    plain = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    lit = Batch.of([replace(crops[0], gain=2.0, offset=-10.0)]).network_input(plain)
-    expected = np.clip(crops[0].pixels.astype(np.float32) * 2.0 - 10.0, 0.0, 255.0) / 255.0
-    torch.testing.assert_close(lit[0].permute(1, 2, 0), torch.from_numpy(expected))
+def test_balanced_training_draws_all_classes_equally_often(tmp_path: Path) -> None:
+    labels = np.array([0] * 90 + [1] * 10)
+    dataset = ImageStore(('many', 'few'), np.zeros((100, 40, 40, 3), np.uint8), labels)
+    drawn = {}
+    for is_balanced in (False, True):
+        settings = replace(SETTINGS, is_balanced=is_balanced)
+        trainer = Trainer(BACKBONE, settings, Preprocessing(), dataset, tmp_path)
+        orders = np.concatenate([trainer._order(epoch) for epoch in range(20)])
+        drawn[is_balanced] = labels[orders].mean()
+    assert drawn[False] == pytest.approx(0.1)
+    assert drawn[True] == pytest.approx(0.5, abs=0.05)
+
+
+def test_mixup_mixes_images_and_their_labels(tmp_path: Path) -> None:
+    losses = {
+        alpha: next(make_trainer(tmp_path, replace(SETTINGS, mixup=alpha)).steps_until(1))
+        for alpha in (0.0, 0.4)
+    }
+    assert np.isfinite(losses[0.4]).all()
+    assert losses[0.4] != losses[0.0]

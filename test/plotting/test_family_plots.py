@@ -40,7 +40,7 @@ def family() -> Family:
 
 @pytest.fixture(scope='module')
 def candidates() -> list[Candidate]:
-    """Twelve: every third a finalist; of every fourth the latency is only predicted."""
+    """Return 12 candidates: every third is a finalist, every fourth has a predicted latency."""
     found = []
     for index, architecture in enumerate(sample_candidates(SPACE, 12, 1)):
         macs = SPACE.count_cost(architecture, 0.35, 28).macs
@@ -86,7 +86,7 @@ def test_candidates_front_and_levels_are_drawn(
     written = texts(figure)
     for text in (
         f'latency [ms], {platform}', 'MACs [M]', 'top-1 [%]', 'sampled (8)', '(4)',
-        'Pareto front', 'Dynamic-OFA (published)', 'latency of 3 sampled ones predicted',
+        'Pareto front', 'Dynamic-OFA (published)', 'latencies of 3 sampled ones are predicted',
     ):  # fmt: skip
         assert text in written
     (front,) = [line for line in scatter.lines if line.get_label() == 'Pareto front']
@@ -103,7 +103,7 @@ def test_a_family_without_candidates_or_platforms_can_be_drawn(family: Family) -
     assert len(plot_family(bare, {}).axes) == 2
 
 
-def test_every_platform_has_a_line(family: Family) -> None:
+def test_one_line_per_platform_is_drawn(family: Family) -> None:
     (name, profile), *_ = family.platforms.items()
     several = replace(family, platforms={name: profile, 'cuda-other': profile})
     figure = plot_family(several, {})
@@ -111,7 +111,7 @@ def test_every_platform_has_a_line(family: Family) -> None:
     assert 'cuda-other' in texts(figure)
 
 
-def test_candidates_survive_the_file(tmp_path: Path, candidates: list[Candidate]) -> None:
+def test_candidates_can_be_written_and_read(tmp_path: Path, candidates: list[Candidate]) -> None:
     write_candidates(tmp_path, 'somewhere', candidates)
     path = tmp_path / 'candidates' / 'somewhere.csv'
     for before, after in zip(candidates, read_candidates(path), strict=True):
@@ -123,9 +123,9 @@ def test_candidates_survive_the_file(tmp_path: Path, candidates: list[Candidate]
         read_candidates(path)
 
 
-def test_sampled_candidates_cover_the_range_and_begin_alike() -> None:
+def test_sampled_candidates_cover_the_range_and_are_reproducible() -> None:
     few, many = sample_candidates(SPACE, 20, 1), sample_candidates(SPACE, 60, 1)
-    assert many[:20] == few, 'more candidates keep those there were'
+    assert many[:20] == few, 'more candidates include the same first ones'
     assert len(set(many)) == 60
     macs = np.array([SPACE.count_cost(a, 0.35, 28).macs for a in many])
     ends = [SPACE.count_cost(a, 0.35, 28).macs for a in (SPACE.smallest(), SPACE.largest())]
@@ -134,7 +134,7 @@ def test_sampled_candidates_cover_the_range_and_begin_alike() -> None:
     assert np.diff(share).max() < 0.25, 'no large gap'
 
 
-def test_spread_takes_the_ends() -> None:
+def test_spread_includes_both_ends() -> None:
     assert spread([5.0, 1.0, 3.0, 2.0, 4.0], 3) == [1, 2, 0]
     assert spread([2.0, 1.0], 5) == [1, 0]
 
@@ -148,14 +148,14 @@ def test_the_published_curves_are_read() -> None:
     assert 'autoslim_mnasnet' in curves.cpu_ms
 
 
-def test_no_or_damaged_reference_data(tmp_path: Path) -> None:
+def test_missing_and_damaged_reference_data(tmp_path: Path) -> None:
     assert read_published_curves(tmp_path) is None
     (tmp_path / 'levels_xavier_nx.json').write_text('{"gpu": 3}')
     with pytest.raises(FamilyError, match='not the table of published levels'):
         read_published_curves(tmp_path)
 
 
-def test_levels_draws_a_picture(
+def test_the_command_levels_writes_a_plot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv('DYNAMIC_OFA_REFERENCE', str(tmp_path / 'nowhere'))
@@ -166,7 +166,7 @@ def test_levels_draws_a_picture(
     assert image.shape[1] == 1200
     assert image.std() > 10.0
     assert main(['levels', 'signs', '--plot', str(tmp_path / 'signs.jpg')]) == 2
-    assert 'end the name with one of .png' in capsys.readouterr().err
+    assert 'its name must end with .png' in capsys.readouterr().err
     assert main(['levels', 'signs', '--plot', str(picture), '--platform', 'moon']) == 2
     assert 'was not measured on moon' in capsys.readouterr().err
     assert main(['levels', 'signs', '--platform', 'moon']) == 2

@@ -1,4 +1,4 @@
-"""Fixtures of the runtime's tests: a small random family, and a fake engine."""
+"""Fixtures for the tests of the runtime: a small random family and a fake engine."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ def random_family(tmp_path_factory: pytest.TempPathFactory) -> Family:
 
 @pytest.fixture(scope='session')
 def warm_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A build cache shared by the tests that do not look at building."""
+    """Return a build cache shared by all tests that do not test the building."""
     return tmp_path_factory.mktemp('cache')

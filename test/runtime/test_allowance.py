@@ -1,4 +1,4 @@
-"""The levels that other classifiers leave to a manager: obeyed at the next frame."""
+"""The allowance of a manager beside other classifiers applies to the next frame."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def exactly(level):
 
 
 class Frames:
-    """Frames one after another, as the table says."""
+    """Runs consecutive frames with the latencies of the table."""
 
     def __init__(self, manager):
         self.manager = manager
         self.time_ns = 0
 
     def run(self, count):
-        """Return the decisions of so many frames, those between them included."""
+        """Return all decisions during and between `count` frames."""
         decisions = []
         for _ in range(count):
             self.time_ns += FRAME_NS
@@ -55,7 +55,7 @@ class Frames:
 
 
 @pytest.mark.parametrize('policy', ['predictive', 'reactive', 'table'])
-def test_a_lower_ceiling_is_obeyed_at_the_next_frame_and_says_why(policy):
+def test_a_lower_ceiling_applies_to_the_next_frame_with_its_reason(policy):
     manager = make_manager(policy=policy)
     frames = Frames(manager)
     assert not frames.run(3)
@@ -67,7 +67,7 @@ def test_a_lower_ceiling_is_obeyed_at_the_next_frame_and_says_why(policy):
     assert not frames.run(60), 'and stays'
 
 
-def test_a_higher_ceiling_leaves_the_pace_to_the_policy():
+def test_a_higher_ceiling_lets_the_policy_move_up():
     manager = make_manager()
     frames = Frames(manager)
     frames.run(3)
@@ -83,7 +83,7 @@ def test_a_higher_ceiling_leaves_the_pace_to_the_policy():
 
 
 @pytest.mark.parametrize('policy', ['predictive', 'reactive', 'table'])
-def test_what_is_agreed_is_run_at_once_up_and_down(policy):
+def test_an_agreed_level_applies_at_once_in_both_directions(policy):
     manager = make_manager(policy=policy)
     frames = Frames(manager)
     frames.run(3)
@@ -95,18 +95,18 @@ def test_what_is_agreed_is_run_at_once_up_and_down(policy):
         assert not frames.run(30), 'and stays'
 
 
-def test_the_policy_decides_below_the_highest_level_when_the_lowest_one_is_free_again():
+def test_the_policy_decides_when_the_lowest_level_is_allowed_again():
     manager = make_manager(constraints=Constraints(25.0))
     frames = Frames(manager)
     manager.set_allowance(exactly(3))
     frames.run(40)
-    assert manager.active_level == 3, 'level 3 takes 30 ms: it is for the coordinator to let go'
+    assert manager.active_level == 3, 'level 3 takes 30 ms; the coordinator has to lower it'
     manager.set_allowance(ceiling(3))
     frames.run(1)
     assert manager.active_level == 2
 
 
-def test_a_level_agreed_for_one_device_does_not_bind_on_another():
+def test_a_level_agreed_for_one_device_does_not_restrict_another():
     gpu = make_profile((5.0, 8.0, 12.0), platform='gpu')
     manager = make_manager((gpu, PROFILE), constraints=Constraints(25.0))
     manager.set_allowance(exactly(3))
@@ -117,20 +117,20 @@ def test_a_level_agreed_for_one_device_does_not_bind_on_another():
     assert (manager.active_level, manager.active_platform) == (2, PROFILE.platform)
 
 
-def test_a_floor_with_priority_beats_what_is_exactly():
+def test_a_floor_with_priority_overrides_an_exact_level():
     manager = make_manager(constraints=Constraints(min_accuracy=0.7, priority='accuracy'))
     manager.set_allowance(exactly(1))
     Frames(manager).run(10)
     assert LEVELS[manager.active_level - 1].accuracy >= 0.7
 
 
-def test_policy_fixed_ignores_what_is_exactly():
+def test_policy_fixed_ignores_an_exact_level():
     manager = make_manager(policy='fixed')
     manager.set_allowance(exactly(1))
     assert not Frames(manager).run(10)
 
 
-def test_none_lifts_the_ceiling():
+def test_none_removes_the_ceiling():
     manager = make_manager()
     frames = Frames(manager)
     manager.set_allowance(ceiling(1))
@@ -156,15 +156,15 @@ def test_policy_fixed_ignores_the_ceiling():
     assert manager.active_level == 3
 
 
-def test_a_floor_with_priority_beats_the_ceiling():
+def test_a_floor_with_priority_overrides_the_ceiling():
     manager = make_manager(constraints=Constraints(min_accuracy=0.7, priority='accuracy'))
     manager.set_allowance(ceiling(1))
     Frames(manager).run(10)
     assert LEVELS[manager.active_level - 1].accuracy >= 0.7
 
 
-def test_the_ceiling_is_one_of_accuracy_on_every_platform():
-    """Level 2 of either device is allowed: the faster one of them is taken under a limit."""
+def test_the_ceiling_limits_the_accuracy_on_every_platform():
+    """Level 2 is allowed on both devices; under a limit, the faster device is used."""
     fast = make_profile((5.0, 8.0, 12.0), platform='gpu')
     manager = make_manager((PROFILE, fast), constraints=Constraints(15.0))
     assert (manager.active_level, manager.active_platform) == (3, 'gpu')
@@ -174,7 +174,7 @@ def test_the_ceiling_is_one_of_accuracy_on_every_platform():
     assert (decision.to_level, decision.to_platform) == (2, 'gpu')
 
 
-def test_status_is_what_the_peers_need():
+def test_status_contains_the_data_for_peers():
     manager = make_manager(constraints=Constraints(25.0, min_accuracy=0.65))
     Frames(manager).run(5)
     status = manager.status('/a/classifier', DEVICES, 2.0, 33.0)
@@ -190,8 +190,8 @@ def test_status_is_what_the_peers_need():
     assert make_manager().status('a', DEVICES, 1.0, 33.0).limit_ms == math.inf
 
 
-def test_status_is_about_the_platform_in_use():
-    """After a move from GPU to CPU: the CPU's latencies, and the CPU as device."""
+def test_status_refers_to_the_platform_in_use():
+    """After a move from GPU to CPU, the status has the latencies and the device of the CPU."""
     gpu = make_profile((5.0, 8.0, 12.0), platform='gpu')
     manager = make_manager((gpu, PROFILE), constraints=Constraints(100.0))
     devices = {'gpu': 'boot/GPU-1', PROFILE.platform: 'boot/cpu'}

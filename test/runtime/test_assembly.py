@@ -16,7 +16,7 @@ LATENCIES_MS = {'cuda-fake': (1.0, 2.0, 4.0), 'cpu-fake': (5.0, 10.0, 20.0)}
 
 
 class Engines:
-    """A GPU's and a CPU's engine; `failing` cannot be profiled, `closed` were given up."""
+    """Fake engines of a GPU and a CPU; `failing` cannot be profiled, `closed` were closed."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *failing: str) -> None:
         self.closed: list[str] = []
@@ -59,13 +59,13 @@ def test_accuracies_that_were_not_measured_in_a_precision_are_noted(random_famil
     Engines(monkeypatch)
     parts = assembled(random_family, precision='bf16')
     assert parts.notes == (
-        'the accuracies are those of fp32: in bf16 none were measured; '
-        'dynamic-ofa measure --precision bf16 --data FOLDER does',
+        'accuracies are those of fp32, because none were measured in bf16: run '
+        'dynamic-ofa measure --precision bf16 --data FOLDER',
     )
     assert parts.family == random_family
 
 
-def test_images_are_prepared_on_as_many_threads_as_inference(random_family, monkeypatch):
+def test_preprocessing_uses_as_many_threads_as_inference(random_family, monkeypatch):
     monkeypatch.setattr(assembly.cv2, 'setNumThreads', (asked := []).append)
     Engines(monkeypatch)
     assembled(random_family)
@@ -76,7 +76,7 @@ def test_images_are_prepared_on_as_many_threads_as_inference(random_family, monk
     ('failing', 'left', 'device'),
     [('cuda-fake', 'cpu-fake', 'cpu'), ('cpu-fake', 'cuda-fake', 'cuda')],
 )
-def test_a_platform_that_fails_while_it_is_profiled_is_left(
+def test_a_platform_that_fails_during_profiling_is_not_used(
     random_family, monkeypatch, failing, left, device
 ):
     engines = Engines(monkeypatch, failing)
@@ -88,7 +88,7 @@ def test_a_platform_that_fails_while_it_is_profiled_is_left(
     assert parts.notes == (f'{failing} is not used: fake failed at level 3: out of memory',)
 
 
-def test_no_platform_that_can_be_profiled_is_an_error(random_family, monkeypatch):
+def test_an_error_is_raised_if_no_platform_can_be_profiled(random_family, monkeypatch):
     engines = Engines(monkeypatch, *LATENCIES_MS)
     with pytest.raises(EngineError, match='fake failed at level 3'):
         assembled(random_family)

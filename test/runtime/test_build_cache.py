@@ -14,7 +14,7 @@ DEADLINE_S = 60
 
 
 class Builder:
-    """Fills a folder with one file and counts how often it was asked to."""
+    """Fills a folder with one file and counts its calls."""
 
     def __init__(self, text: str = 'contents') -> None:
         self.calls = 0
@@ -29,11 +29,11 @@ def cache_at(path: Path) -> BuildCache:
     return BuildCache(FAMILY, path)  # type: ignore[arg-type]
 
 
-def test_is_keyed_by_the_family(tmp_path):
+def test_the_cache_folder_is_named_by_family_and_checksum(tmp_path):
     assert cache_at(tmp_path).directory == tmp_path / 'my-family-0123456789abcdef'
 
 
-def test_the_environment_names_the_cache(tmp_path, monkeypatch):
+def test_the_environment_variable_sets_the_cache_folder(tmp_path, monkeypatch):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'xdg'))
     monkeypatch.delenv('DYNAMIC_OFA_CACHE', raising=False)
     assert BuildCache(FAMILY).directory.parent == tmp_path / 'xdg' / 'dynamic_ofa_ros'
@@ -41,7 +41,7 @@ def test_the_environment_names_the_cache(tmp_path, monkeypatch):
     assert BuildCache(FAMILY).directory.parent == tmp_path / 'chosen'
 
 
-def test_builds_once(tmp_path):
+def test_a_folder_is_built_once(tmp_path):
     build = Builder()
     first = cache_at(tmp_path).folder('onnx', '1', build)
     second = cache_at(tmp_path).folder('onnx', '1', build)
@@ -73,7 +73,7 @@ def no_manifest(folder: Path) -> None:
 @pytest.mark.parametrize(
     'damage', [truncate, delete, garble_manifest, manifest_of_another_kind, no_manifest]
 )
-def test_damage_is_repaired(tmp_path, damage):
+def test_a_damaged_folder_is_built_again(tmp_path, damage):
     build = Builder()
     damage(cache_at(tmp_path).folder('onnx', '1', build))
     folder = cache_at(tmp_path).folder('onnx', '1', build)
@@ -98,7 +98,7 @@ def test_a_failed_build_leaves_nothing_behind(tmp_path):
     assert (cache.folder('onnx', '1', Builder()) / 'file').read_text() == 'contents'
 
 
-def test_a_cache_that_cannot_be_written_is_replaced_and_mentioned(tmp_path):
+def test_a_temporary_folder_replaces_a_read_only_cache_with_a_note(tmp_path):
     obstacle = tmp_path / 'cache'
     obstacle.write_text('a file where a folder should be')
     cache = cache_at(obstacle)
@@ -110,7 +110,7 @@ def test_a_cache_that_cannot_be_written_is_replaced_and_mentioned(tmp_path):
     assert 'DYNAMIC_OFA_CACHE' in cache.notes[0]
 
 
-def test_a_read_only_cache_that_is_complete_serves(tmp_path, monkeypatch):
+def test_a_complete_read_only_cache_is_used(tmp_path, monkeypatch):
     build = Builder()
     cache_at(tmp_path).folder('onnx', '1', build)
     cache_at(tmp_path).write_text('choice.json', '{"a": 1}')
@@ -127,7 +127,7 @@ def test_a_read_only_cache_that_is_complete_serves(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('text', ['', '{"a":', '[1]', '\xff'])
-def test_damaged_json_is_as_good_as_none(tmp_path, text):
+def test_damaged_json_is_treated_as_missing(tmp_path, text):
     cache = cache_at(tmp_path)
     cache.write_text('choice.json', text)
     assert cache.read_json('choice.json') == {}
@@ -153,7 +153,7 @@ print((BuildCache(family, Path(sys.argv[1])).folder('onnx', '1', build) / 'file'
 
 
 def test_two_processes_build_once(tmp_path):
-    """The second waits for the first, which builds until it is told to finish."""
+    """The second process waits for the first, which builds until it is signalled."""
     starts = [tmp_path / 'first', tmp_path / 'second']
     finish = tmp_path / 'finish'
     processes = [
@@ -182,5 +182,5 @@ def test_two_processes_build_once(tmp_path):
     ('text', 'expected'),
     [('Xeon(R) 8481C', 'xeon-r-8481c'), ('a/../b', 'a-..-b'), ('..', 'unknown'), ('', 'unknown')],
 )
-def test_names_are_safe_for_files(text, expected):
+def test_names_are_valid_file_names(text, expected):
     assert filesystem_safe(text) == expected

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from programs import wait_until
 from runtime_fakes import FakeEngine, make_profile
 
 from dynamic_ofa_ros.constraints import Constraints
@@ -48,8 +49,8 @@ def test_softmax_is_stable(logits):
 
 
 @pytest.mark.parametrize('bad', [math.nan, math.inf])
-def test_logits_that_are_not_finite_are_an_error(bad):
-    with pytest.raises(EngineError, match='not finite'):
+def test_infinite_and_nan_logits_raise_an_error(bad):
+    with pytest.raises(EngineError, match='NaN or infinite'):
         softmax(np.array([0.0, bad], dtype=np.float32))
 
 
@@ -63,7 +64,7 @@ def test_top_indices_equal_a_stable_sort(values, count):
 # Classifier
 
 
-def test_classifies_with_a_real_engine(random_family, warm_cache):
+def test_a_real_engine_classifies(random_family, warm_cache):
     engine = create_engine(random_family, device='cpu', engine='onnxruntime', cache_dir=warm_cache)
     classifier = Classifier(random_family, engine)
     for level in (1, 2, 3):
@@ -92,12 +93,12 @@ def test_top_k_and_threshold(random_family):
     assert nothing.top1 is None
 
 
-def test_an_engine_of_another_family_is_refused(random_family):
-    with pytest.raises(EngineError, match='2 levels, the family random 3'):
+def test_an_engine_of_another_family_is_rejected(random_family):
+    with pytest.raises(EngineError, match='2 levels, but the family random has 3'):
         Classifier(random_family, FakeEngine(2, 16))
 
 
-def test_a_level_outside_the_family_is_refused(random_family):
+def test_a_level_outside_the_family_is_rejected(random_family):
     with pytest.raises(FamilyError, match='levels 1 to 3, not 4'):
         Classifier(random_family, FakeEngine(3, 16)).classify(PIXELS, 4)
 
@@ -106,7 +107,7 @@ def test_a_level_outside_the_family_is_refused(random_family):
 
 
 class Harness:
-    """A worker on a fake engine that records what it reports, in order."""
+    """A worker on a fake engine; records all callbacks in order."""
 
     def __init__(self, family: Family, engine: FakeEngine, **arguments: Any) -> None:
         self.engine = engine
@@ -147,7 +148,7 @@ class Harness:
             assert self._changed.wait_for(condition, DEADLINE_S), self.events
 
     def process(self, image: Any = IMAGE, header: Any = None, **frame: Any) -> None:
-        """Submit one frame and wait until it was answered or refused."""
+        """Submit one frame and wait for its result or error."""
         before = len(self.of('telemetry')) + len(self.of('error'))
         self.worker.submit(Frame(image, header, **frame))
         self.wait(lambda: len(self.of('telemetry')) + len(self.of('error')) > before)
@@ -158,7 +159,7 @@ def engine() -> FakeEngine:
     return FakeEngine(3, 16)
 
 
-def test_a_frame_comes_back_with_its_own_header(random_family, engine):
+def test_a_result_has_the_header_of_its_frame(random_family, engine):
     header = object()
     with Harness(random_family, engine) as harness:
         harness.process(header=header, input_age_ms=7.0)
@@ -179,7 +180,7 @@ def test_a_frame_comes_back_with_its_own_header(random_family, engine):
     assert telemetry.feasible
 
 
-def test_the_result_is_out_before_the_manager_looks(random_family, engine):
+def test_the_result_is_reported_before_the_manager_runs(random_family, engine):
     observed_before: list[int] = []
     harness = Harness(
         random_family,
@@ -243,7 +244,7 @@ def test_the_worker_survives_an_engine_that_raises(random_family, error):
     assert harness.worker.failure is None
 
 
-def test_a_broken_callback_stops_the_worker_and_says_so(random_family, engine, caplog):
+def test_a_failing_callback_stops_the_worker_and_is_reported(random_family, engine, caplog):
     def broken(frame: Frame, result: Any) -> None:
         raise KeyError('a bug')
 
@@ -269,7 +270,7 @@ def test_constraints_switch_before_the_next_frame(random_family, engine):
     telemetry = harness.of('telemetry')[1]
     assert telemetry.switch_count == 1
     assert telemetry.level == 1
-    # The fake engine answers in no time where the profile says 10 ms: the frame cost no more.
+    # The fake engine is faster than the profile (10 ms), so the frame adds no cost.
     assert telemetry.last_switch_ms == pytest.approx(switch.switch_ms)
 
 
@@ -285,7 +286,7 @@ def test_contention_switches_between_frames(random_family, engine):
     assert not harness.of('telemetry')[0].feasible
 
 
-def test_a_crowded_device_is_left_for_the_other(random_family):
+def test_a_contended_device_is_left_for_the_other(random_family):
     gpu = FakeEngine(3, 16, platform='cuda-fake')
     cpu = FakeEngine(3, 16, platform='cpu-fake')
     profiles = [
@@ -297,7 +298,7 @@ def test_a_crowded_device_is_left_for_the_other(random_family):
         harness.process()
         assert harness.manager.active_platform == 'cuda-fake'
         assert gpu.levels_run == [3]
-        gpu.delay_s = 0.4  # others crowd the GPU: not even its fastest level takes 120 ms
+        gpu.delay_s = 0.4  # contention: even the fastest level on the GPU takes longer than 120 ms
         for _ in range(8):
             if not cpu.levels_run:
                 harness.process()
@@ -315,23 +316,16 @@ def test_old_frames_are_dropped(random_family, engine):
     with Harness(random_family, engine, settings=settings) as harness:
         now_ns = time.perf_counter_ns()
         harness.worker.submit(Frame(IMAGE, 'old by its stamp', input_age_ms=60.0))
-        poll(lambda: harness.worker.dropped_frames == 1)
+        wait_until(lambda: harness.worker.dropped_frames == 1, 'the dropped frame')
         harness.worker.submit(Frame(IMAGE, 'waited', received_ns=now_ns - 60_000_000))
-        poll(lambda: harness.worker.dropped_frames == 2)
+        wait_until(lambda: harness.worker.dropped_frames == 2, 'the dropped frame')
         harness.worker.set_settings(WorkerSettings(max_frame_age_ms=0.0))
         harness.process(header='fresh', input_age_ms=1e6)
     assert [frame.header for frame, _ in harness.of('result')] == ['fresh']
     assert harness.of('telemetry')[0].dropped_frames == 2
 
 
-def poll(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.001)
-
-
-def test_settings_act_on_the_next_frame(random_family, engine):
+def test_settings_apply_to_the_next_frame(random_family, engine):
     with Harness(random_family, engine) as harness:
         harness.worker.set_settings(WorkerSettings(top_k=2))
         harness.process()
@@ -343,7 +337,7 @@ def test_settings_act_on_the_next_frame(random_family, engine):
     assert math.isnan(nothing.top1_score)
 
 
-def test_disabled_means_no_frames(random_family, engine):
+def test_frames_are_ignored_while_disabled(random_family, engine):
     with Harness(random_family, engine) as harness:
         harness.worker.set_enabled(False)
         harness.worker.submit(Frame(IMAGE, header='ignored'))
@@ -353,7 +347,7 @@ def test_disabled_means_no_frames(random_family, engine):
     assert harness.worker.dropped_frames == 0
 
 
-def test_stops_cleanly_at_any_time(random_family, engine):
+def test_the_worker_can_be_stopped_at_any_time(random_family, engine):
     never_started = Harness(random_family, engine)
     assert never_started.worker.stop()
     with Harness(random_family, engine) as harness:
@@ -379,7 +373,7 @@ def test_rolling_statistics_follow_the_scope(random_family, engine):
     ('input_age_ms', 'is_known'),
     [(7.0, True), (math.nan, False), (-1.0, False), (10_001.0, False)],
 )
-def test_latencies_start_at_arrival_and_at_the_stamp(
+def test_latencies_are_measured_from_arrival_and_from_the_stamp(
     random_family, engine, input_age_ms, is_known
 ):
     received_ns = time.perf_counter_ns()
@@ -397,17 +391,17 @@ def test_latencies_start_at_arrival_and_at_the_stamp(
     assert telemetry.platform == engine.platform
     if is_known:
         assert telemetry.end_to_end_ms == pytest.approx(telemetry.node_ms + input_age_ms)
-    else:  # the stamp cannot be right: the limit is then about the node
+    else:  # the stamp is implausible, so the limit applies to the scope node
         assert math.isnan(telemetry.end_to_end_ms)
         assert telemetry.latency_ms('end_to_end') == telemetry.node_ms
 
 
-def test_the_age_of_a_dropped_frame_is_known(random_family, engine):
+def test_the_age_of_a_dropped_frame_is_reported(random_family, engine):
     with Harness(random_family, engine) as harness:
-        # So long that no frame grows too old by waiting on a busy machine.
+        # Long enough that no frame is too old after waiting on a busy machine.
         harness.worker.set_settings(WorkerSettings(max_frame_age_ms=1e5))
         harness.worker.submit(Frame(IMAGE, input_age_ms=1e6))
-        poll(lambda: harness.worker.dropped_old.total == 1)
+        wait_until(lambda: harness.worker.dropped_old.total == 1, 'the dropped frame')
         harness.process(header='young')
     assert harness.worker.dropped_old.total == 1
     assert harness.worker.dropped_age_ms == pytest.approx(1e6, rel=1e-2)
@@ -417,7 +411,7 @@ def test_the_age_of_a_dropped_frame_is_known(random_family, engine):
 
 
 class HangingEngine(FakeEngine):
-    """Does not answer until it is let go."""
+    """Does not return before `let_go` is set."""
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
@@ -432,7 +426,7 @@ def two_platforms() -> list[Any]:
     return [make_profile((10.0, 20.0, 30.0), 'cuda-fake'), make_profile((15.0, 25.0, 40.0))]
 
 
-def test_an_engine_that_fails_is_left_for_the_one_that_works(random_family, engine):
+def test_a_failing_engine_is_replaced_by_a_working_one(random_family, engine):
     broken = FakeEngine(3, 16, [EngineError('sticky CUDA error')] * 300, platform='cuda-fake')
     profile = two_platforms()
     with Harness(random_family, broken, others=[engine], profile=profile) as harness:
@@ -444,7 +438,7 @@ def test_an_engine_that_fails_is_left_for_the_one_that_works(random_family, engi
     assert 'inference fails at level 3 on cuda' in harness.of('switch')[0].decision.reason
 
 
-def test_an_engine_that_hangs_is_left_and_its_late_answer_ignored(random_family, engine):
+def test_a_hung_engine_is_replaced_and_its_late_result_ignored(random_family, engine):
     hanging, now_ns = HangingEngine(3, 16, platform='cuda-fake'), [0]
     profile = two_platforms()
     harness = Harness(
@@ -457,21 +451,22 @@ def test_an_engine_that_hangs_is_left_and_its_late_answer_ignored(random_family,
     with harness:
         harness.worker.submit(Frame(IMAGE, 'lost'))
         assert not harness.worker.leave_hanging_engine()
-        now_ns[0] += 6_000_000_000
-        deadline_s = time.monotonic() + DEADLINE_S
-        while not harness.worker.leave_hanging_engine() and time.monotonic() < deadline_s:
-            time.sleep(0.01)  # the worker may not have taken the frame yet
+
+        def is_left():
             now_ns[0] += 6_000_000_000
+            return harness.worker.leave_hanging_engine()
+
+        wait_until(is_left, 'the worker to take the frame')
         (_, error, cause) = harness.of('error')[0]
         assert cause == 'inference'
-        assert 'cuda-fake has not answered' in str(error)
+        assert 'cuda-fake has not finished' in str(error)
         harness.process(header='next')
         assert harness.of('result')[0][0].header == 'next'
         hanging.let_go.set()
     assert [frame.header for frame, _ in harness.of('result')] == ['next']
 
 
-def test_the_only_engine_is_not_left_while_it_hangs(random_family):
+def test_the_only_engine_is_kept_while_it_hangs(random_family):
     hanging, now_ns = HangingEngine(3, 16), [0]
     clock = lambda: time.perf_counter_ns() + now_ns[0]  # noqa: E731
     with Harness(random_family, hanging, clock_ns=clock) as harness:
@@ -482,7 +477,7 @@ def test_the_only_engine_is_not_left_while_it_hangs(random_family):
         harness.wait(lambda: bool(harness.of('telemetry')))
 
 
-def test_the_wait_for_the_frame_before_is_told_to_the_manager(random_family, engine):
+def test_the_manager_gets_the_wait_for_the_previous_frame(random_family, engine):
     measured = []
     engine.delay_s = 0.05
     with Harness(random_family, engine) as harness:
@@ -498,7 +493,7 @@ def test_the_wait_for_the_frame_before_is_told_to_the_manager(random_family, eng
     assert 5.0 < measured[-1].period_ms < 50.0
 
 
-def test_telemetry_is_made_for_those_who_want_it_only(random_family, engine):
+def test_telemetry_is_created_only_on_request(random_family, engine):
     with Harness(random_family, engine, wants_telemetry=lambda sequence: sequence == 2) as harness:
         for _ in range(3):
             harness.worker.submit(Frame(IMAGE))
@@ -508,7 +503,7 @@ def test_telemetry_is_made_for_those_who_want_it_only(random_family, engine):
     assert [telemetry.sequence for telemetry in harness.of('telemetry')] == [2]
 
 
-def test_only_the_worker_is_nicer(random_family, engine):
+def test_niceness_applies_to_the_worker_thread_only(random_family, engine):
     def niceness() -> int:
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
@@ -520,7 +515,9 @@ def test_only_the_worker_is_nicer(random_family, engine):
     assert (found, niceness()) == ([before + 3], before)
 
 
-def test_niceness_that_the_system_refuses_is_a_warning(random_family, engine, monkeypatch, caplog):
+def test_a_niceness_that_is_not_permitted_causes_a_warning(
+    random_family, engine, monkeypatch, caplog
+):
     def refuse(*_: object) -> None:
         raise PermissionError(13, 'Permission denied')
 
@@ -528,4 +525,4 @@ def test_niceness_that_the_system_refuses_is_a_warning(random_family, engine, mo
     with Harness(random_family, engine, nice=-5) as harness:
         harness.process()
     assert len(harness.of('result')) == 1
-    assert 'cannot have niceness -5: [Errno 13] Permission denied; allow it with' in caplog.text
+    assert 'classifier thread to -5: [Errno 13] Permission denied; allow it with' in caplog.text

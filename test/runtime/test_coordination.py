@@ -1,4 +1,4 @@
-"""Several managers on one device: the joint choice, who proposes it, who follows, and silence."""
+"""Several managers on one device: choice of levels, proposals, agreements, failing peers."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from dynamic_ofa_ros.simulation.steps import Steps
 
 SECOND_NS = 1_000_000_000
 LOSS = 0.01
-"""Weighted accuracy that the way down may lose against exhaustive search, on average."""
+"""Maximum mean loss of weighted accuracy of the greedy search against exhaustive search."""
 
 
 def known(count: int, demand: float = 1.0) -> Sharing:
-    """Return what is known of a device; a demand of 1 serves one at a time."""
+    """Return a device with known demands; with a demand of 1, models run one at a time."""
     sharing = Sharing(range(count))
     sharing.demands[:], sharing.powers[:] = demand, 0.0
     return sharing
@@ -52,9 +52,9 @@ def chosen(everyone: list[Status], demand: float = 1.0) -> list[int]:
 
 
 class Circle:
-    """Managers that obey at once and tell each other everything, on a device that serves in turn.
+    """Managers that switch at once and exchange all statuses, on a time-sliced device.
 
-    All cameras deliver with the statuses; everybody's frame waits for a fair part of the others'.
+    All cameras deliver images with the statuses, so all frames run at the same time.
     """
 
     def __init__(self, *everyone: Status, fixed: tuple[str, ...] = ()) -> None:
@@ -101,10 +101,10 @@ class Circle:
 
 @settings(deadline=None, max_examples=30)
 @given(st.data())
-def test_the_choice_keeps_limits_and_is_nearly_that_of_exhaustive_search(
+def test_the_choice_meets_limits_and_nearly_equals_exhaustive_search(
     data: st.DataObject,
 ) -> None:
-    """Also where a family has levels that are not worth running."""
+    """A family may have levels that are not Pareto-optimal."""
     numbers = st.floats(1.0, 50.0)
     everyone = [
         status(
@@ -127,7 +127,7 @@ def test_the_choice_keeps_limits_and_is_nearly_that_of_exhaustive_search(
         assert device.accuracy(levels) >= best - 2 * LOSS
 
 
-def test_importance_decides_who_gives_way() -> None:
+def test_the_less_important_model_gets_the_lower_level() -> None:
     for important, other in (('a', 'b'), ('b', 'a')):
         everyone = [
             status(name, importance=5.0 if name == important else 1.0, limit_ms=66.0)
@@ -137,19 +137,19 @@ def test_importance_decides_who_gives_way() -> None:
         assert levels[important] > levels[other]
 
 
-def test_where_demands_fit_side_by_side_nobody_gives_way() -> None:
+def test_all_models_keep_their_levels_if_demands_fit() -> None:
     everyone = [status(name, limit_ms=45.0) for name in 'ab']
     assert chosen(everyone, demand=0.5) == [4, 4]
     assert chosen(everyone, demand=1.0) < [4, 4]
 
 
-def test_floor_holds_when_accuracy_has_priority() -> None:
+def test_the_floor_is_kept_when_accuracy_has_priority() -> None:
     floor = status('a', floor=0.75, priority='accuracy', limit_ms=5.0)
     assert ladder(floor) == [3, 4]
     assert chosen([floor, status('b', limit_ms=15.0)]) == [3, 1], 'its fastest such level'
 
 
-def test_levels_slower_than_more_accurate_ones_are_left_out() -> None:
+def test_levels_slower_than_more_accurate_ones_are_omitted() -> None:
     odd = status('a', latencies_ms=(10.0, 30.0, 20.0, 20.0), accuracies=(0.5, 0.6, 0.7, 0.8))
     assert ladder(odd) == [1, 4]
 
@@ -163,7 +163,7 @@ def test_ten_models_meet_their_limits() -> None:
 
 
 @pytest.mark.parametrize('demand', [0.4, 0.7, 1.0])
-def test_the_demands_are_learnt_from_frames_that_overlap_more_or_less(demand: float) -> None:
+def test_demands_are_learnt_from_overlapping_frames(demand: float) -> None:
     works_ms, starts_ms = (40.0, 40.0), [np.arange(0, 2000, 100.0), np.arange(15, 2000, 103.0)]
     frames = shared_frames(works_ms, (demand, demand), starts_ms, (4, 4))
     everyone = [status('a', level=4), status('b', level=4)]
@@ -178,7 +178,7 @@ def test_the_demands_are_learnt_from_frames_that_overlap_more_or_less(demand: fl
     assert slow == pytest.approx(max(1.0, 2 * demand), abs=0.1)
 
 
-def test_alone_nothing_is_asked_and_other_devices_do_not_count() -> None:
+def test_there_is_no_allowance_without_peers_on_the_device() -> None:
     coordinator = Coordinator()
     assert coordinator.decide(status('a'), 0) is None
     assert coordinator.receive(status('b', device='boot/GPU-1'), 0)
@@ -186,7 +186,7 @@ def test_alone_nothing_is_asked_and_other_devices_do_not_count() -> None:
     assert coordinator.told(status('a'), 1).agreement is None
 
 
-def test_a_peer_that_moves_to_this_device_counts_from_then_on() -> None:
+def test_a_peer_that_moves_to_the_device_is_considered() -> None:
     coordinator = Coordinator()
     assert coordinator.receive(status('b', device='boot/GPU-1'), 0)
     assert coordinator.decide(status('a'), 1) is None
@@ -194,7 +194,7 @@ def test_a_peer_that_moves_to_this_device_counts_from_then_on() -> None:
     assert coordinator.decide(status('a'), 3) is not None
 
 
-def test_all_run_what_the_first_by_name_proposes() -> None:
+def test_all_models_run_the_proposal_of_the_first_by_name() -> None:
     circle = Circle(status('b', limit_ms=66.0, importance=9.0), status('a'), status('c'))
     circle.run(1.0)
     assert circle.levels['b'] > 1
@@ -204,7 +204,7 @@ def test_all_run_what_the_first_by_name_proposes() -> None:
         assert '2 others' in allowance.reason
 
 
-def test_what_is_agreed_stays_and_a_new_limit_is_answered_with_the_next_statuses() -> None:
+def test_an_agreement_is_stable_until_a_limit_changes() -> None:
     circle = Circle(status('a'), status('b'))
     circle.run(3.0)
     assert circle.levels == {'a': 4, 'b': 4}, 'no limits'
@@ -218,7 +218,7 @@ def test_what_is_agreed_stays_and_a_new_limit_is_answered_with_the_next_statuses
     assert circle.changes[0] - changed_ns <= 3 * STATUS_PERIOD_NS
 
 
-def test_a_limit_that_wavers_changes_nothing() -> None:
+def test_a_fluctuating_limit_does_not_change_the_agreement() -> None:
     circle = Circle(status('a', limit_ms=80.0), status('b', limit_ms=80.0))
     circle.run(10.0)
     circle.changes.clear()
@@ -228,7 +228,7 @@ def test_a_limit_that_wavers_changes_nothing() -> None:
     assert len(circle.changes) <= 2
 
 
-def test_the_next_one_proposes_when_the_first_falls_silent() -> None:
+def test_the_next_peer_proposes_when_the_first_fails() -> None:
     circle = Circle(
         status('a', limit_ms=66.0, importance=9.0), status('b'), status('c', limit_ms=100.0)
     )
@@ -242,7 +242,7 @@ def test_the_next_one_proposes_when_the_first_falls_silent() -> None:
     assert '2 others' in circle.allowances['c'].reason, 'a is back'
 
 
-def test_a_first_one_that_proposes_nothing_is_passed_over() -> None:
+def test_a_first_peer_without_proposals_is_skipped() -> None:
     coordinator = Coordinator()
     for time_ns in range(SECOND_NS, 2 * SECOND_NS, STATUS_PERIOD_NS):
         coordinator.receive(status('a', time_ns=time_ns), time_ns)
@@ -250,7 +250,7 @@ def test_a_first_one_that_proposes_nothing_is_passed_over() -> None:
     assert coordinator.told(status('b'), time_ns).agreement is not None
 
 
-def test_a_proposal_without_the_own_name_or_level_only_keeps_from_going_up() -> None:
+def test_an_unusable_proposal_only_prevents_moves_up() -> None:
     for levels in ((('a', 1),), (('a', 1), ('b', 99))):
         coordinator = Coordinator()
         coordinator.receive(status('a', agreement=Agreement(3, levels)), 1)
@@ -259,7 +259,7 @@ def test_a_proposal_without_the_own_name_or_level_only_keeps_from_going_up() -> 
         assert allowance[:2] == (1, 2)
 
 
-def test_news_are_answered_at_once_but_not_without_end() -> None:
+def test_new_agreements_are_answered_at_once_at_a_limited_rate() -> None:
     coordinator = Coordinator()
     coordinator.decide(status('b'), SECOND_NS)
     news = status('a', time_ns=SECOND_NS, agreement=Agreement(3, (('a', 1), ('b', 1))))
@@ -270,18 +270,18 @@ def test_news_are_answered_at_once_but_not_without_end() -> None:
     assert not coordinator.has_news(SECOND_NS + 90_000_000)
 
 
-def test_silent_peer_is_forgotten_and_who_is_left_goes_on_for_a_while() -> None:
+def test_a_silent_peer_is_removed_and_coordination_ends_later() -> None:
     circle = Circle(status('a', limit_ms=45.0), status('b'))
     circle.run(2.0)
     assert circle.levels['a'] < 4 or circle.levels['b'] < 4
     circle.run(SILENCE_NS / SECOND_NS + 1.5, silent=('b',))
-    assert circle.levels['a'] == 4, 'the room that b left is taken'
+    assert circle.levels['a'] == 4, 'the time that b leaves is used'
     circle.run(FAREWELL_NS / SECOND_NS, silent=('b',))
     assert circle.allowances['a'] is None
 
 
-def test_who_does_not_obey_is_taken_as_it_is() -> None:
-    """Whatever keeps it (policy `fixed`): the other must meet its limit without it."""
+def test_a_peer_that_does_not_switch_is_assumed_to_stay() -> None:
+    """With policy `fixed`, for example; the other model must meet its limit anyway."""
     fixed = status('fixed', importance=0.01)
     circle = Circle(fixed, status('own', limit_ms=66.0), fixed=('fixed',))
     circle.run(0.3)
@@ -295,7 +295,7 @@ def test_who_does_not_obey_is_taken_as_it_is() -> None:
 
 
 def test_a_level_that_would_have_met_the_limit_is_tried() -> None:
-    """Finding 9: the prediction is wrong (frames never meet); what is measured must win."""
+    """Regression: frames never overlap, so predictions are wrong and must be outweighed."""
     circle = Circle(status('a', limit_ms=60.0), status('b', limit_ms=60.0))
     circle.run(1.0)
     low = dict(circle.levels)
@@ -307,7 +307,7 @@ def test_a_level_that_would_have_met_the_limit_is_tried() -> None:
 
 
 def run_apart(circle: Circle, seconds: float) -> None:
-    """Frames of b come half a period after those of a: nobody is slowed down."""
+    """Frames of b start half a period after those of a, so there is no slowdown."""
     for _ in range(round(seconds * SECOND_NS / STATUS_PERIOD_NS)):
         for place, (name, own) in enumerate(circle.everyone.items()):
             taken_ms = own.latencies_ms[own.level - 1]
@@ -319,7 +319,7 @@ def run_apart(circle: Circle, seconds: float) -> None:
             circle._speak(name)
 
 
-def test_load_that_hits_every_level_is_left_behind_when_it_ends() -> None:
+def test_higher_levels_return_after_a_load_on_all_levels() -> None:
     circle = Circle(status('a', limit_ms=90.0), status('b', limit_ms=90.0))
     circle.run(8.0)
     before = dict(circle.levels)
@@ -330,8 +330,8 @@ def test_load_that_hits_every_level_is_left_behind_when_it_ends() -> None:
     assert sum(circle.levels.values()) >= sum(before.values()) - 1
 
 
-def test_stalls_that_hit_every_level_alike_cost_no_accuracy() -> None:
-    """Every eighth frame is late, whatever runs: the lowest levels would be no better."""
+def test_stalls_at_every_level_do_not_lower_the_accuracy() -> None:
+    """Every eighth frame is late at any level, so lower levels are not better."""
     circle = Circle(status('a', limit_ms=90.0), status('b', limit_ms=90.0))
     for count in range(300):
         circle.extra_ms = 200.0 * (count % 8 == 0)
@@ -339,7 +339,7 @@ def test_stalls_that_hit_every_level_alike_cost_no_accuracy() -> None:
     assert circle.levels == {'a': 4, 'b': 4}
 
 
-def test_limits_that_nothing_meets_are_not_restless() -> None:
+def test_limits_that_cannot_be_met_do_not_cause_switches() -> None:
     circle = Circle(status('a', limit_ms=5.0), status('b', limit_ms=5.0))
     circle.run(10.0)
     circle.changes.clear()
@@ -348,7 +348,7 @@ def test_limits_that_nothing_meets_are_not_restless() -> None:
     assert circle.changes == []
 
 
-def test_frame_interval_is_unknown_at_first_and_follows_the_camera() -> None:
+def test_the_frame_interval_is_first_unknown_then_that_of_the_camera() -> None:
     interval = FrameInterval()
     assert interval.update(0, 0) == math.inf
     assert interval.update(100_000_000, 2) == math.inf, 'too short to tell'
@@ -400,7 +400,7 @@ def test_frame_interval_is_unknown_at_first_and_follows_the_camera() -> None:
         {'agreement': Agreement(1, tuple((str(i), 1) for i in range(1000)))},
     ],
 )
-def test_senseless_status_is_ignored(changes: dict[str, Any]) -> None:
+def test_an_invalid_status_is_ignored(changes: dict[str, Any]) -> None:
     coordinator = Coordinator()
     assert not coordinator.receive(replace(status('b'), **changes), 0)
     assert coordinator.decide(status('a'), 1) is None
@@ -408,8 +408,8 @@ def test_senseless_status_is_ignored(changes: dict[str, Any]) -> None:
 
 @settings(deadline=None, max_examples=150)
 @given(st.data())
-def test_no_sound_status_makes_a_choice_fail(data: st.DataObject) -> None:
-    """Whatever a peer tells within the bounds, and however it changes its mind."""
+def test_every_valid_status_yields_a_choice(data: st.DataObject) -> None:
+    """Any sequence of valid statuses of peers is handled."""
     coordinator, time_ns = Coordinator(), SECOND_NS
     numbers = st.floats(1e-3, 1e5)
     for _ in range(data.draw(st.integers(1, 6))):
@@ -443,14 +443,14 @@ def test_no_sound_status_makes_a_choice_fail(data: st.DataObject) -> None:
         assert allowance is None or 1 <= allowance.lowest <= allowance.highest <= 4
 
 
-def test_a_crowd_of_peers_does_not_make_a_choice_slow() -> None:
+def test_a_choice_with_many_peers_is_fast() -> None:
     coordinator = Coordinator()
     taken = [coordinator.receive(status(f'peer {i}'), 0) for i in range(1000)]
     assert sum(taken) == MAX_PEERS
     assert coordinator.decide(status('a'), 1) is not None
 
 
-def test_frames_that_are_all_late_free_the_own_policy_until_something_else_is_agreed() -> None:
+def test_late_frames_release_the_policy_until_the_next_agreement() -> None:
     def decide(round: int, time_ns: int, *latencies_ms: float) -> tuple[int, int]:
         agreement = Agreement(round, (('a', 1), ('b', 3)))
         coordinator.receive(status('a', time_ns=time_ns, agreement=agreement), time_ns)
@@ -462,7 +462,7 @@ def test_frames_that_are_all_late_free_the_own_policy_until_something_else_is_ag
 
     coordinator, agreed_ns, late = Coordinator(), SECOND_NS, (50.0,) * 8
     assert decide(1, agreed_ns) == (3, 3)
-    assert decide(1, agreed_ns + OBEYED_NS, *late) == (3, 3), 'the others may not have obeyed yet'
+    assert decide(1, agreed_ns + OBEYED_NS, *late) == (3, 3), 'the peers may not have switched yet'
     assert decide(1, agreed_ns + SECOND_NS, *late[:5], 30.0, *late[:2]) == (3, 3), 'a stall'
     assert decide(1, agreed_ns + SECOND_NS, *late) == (1, 3)
     assert decide(1, agreed_ns + SECOND_NS + 1) == (1, 3), 'for good'
@@ -470,7 +470,7 @@ def test_frames_that_are_all_late_free_the_own_policy_until_something_else_is_ag
 
 
 def closed_loop(sharing: str, *, change: str, duration_ms: float = 20000.0):
-    """Play two models whose limits the middle of the run makes harder to meet."""
+    """Simulate two models with a lower clock or another program in the middle of the run."""
     frequency = Steps.of(
         [(0.0, 1.0), (4000.0, 0.7), (7000.0, 1.0)] if change == 'clock' else [(0.0, 1.0)]
     )
@@ -494,7 +494,7 @@ def closed_loop(sharing: str, *, change: str, duration_ms: float = 20000.0):
 
 
 @pytest.mark.parametrize('sharing', SHARINGS)
-def test_a_slower_clock_is_answered_and_its_end_too(sharing: str) -> None:
+def test_levels_follow_a_lower_clock_and_its_end(sharing: str) -> None:
     records = closed_loop(sharing, change='clock')
     for record in records:
         frames = [f for f in record.frames if 5000.0 <= f.start_ms < 7000.0]
@@ -517,7 +517,7 @@ def test_a_slower_clock_is_answered_and_its_end_too(sharing: str) -> None:
     assert accuracy(18000.0, 20000.0) > accuracy(2500.0, 4000.0) - 0.01
 
 
-def test_another_program_is_made_room_for() -> None:
+def test_levels_are_lowered_for_another_program() -> None:
     for record in closed_loop('proportional', change='job', duration_ms=7000.0):
         frames = [f for f in record.frames if 5000.0 <= f.start_ms < 7000.0]
         assert sum(f.is_violation for f in frames) <= 1

@@ -1,4 +1,4 @@
-"""CUDA graphs of the levels: the logic with a fake device, and on a real one if there is one."""
+"""CUDA graphs of the levels, with a fake device, and with a real one if there is one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA d
 
 
 class FakeGraphs:
-    """PyTorch's CUDA graphs as far as memory pools go; `asserted` counts uses of a dead one."""
+    """Fake CUDA graphs with memory pools; `asserted` counts uses of a deleted pool."""
 
     def __init__(self, monkeypatch) -> None:
         self.uses: dict[tuple[int, int], int] = {}
@@ -93,7 +93,7 @@ class FakeGraphs:
     @contextlib.contextmanager
     def capture(self, graph, *, pool, stream, capture_error_mode):
         assert capture_error_mode == 'thread_local'
-        self.current = stream  # stays current when the capture does not begin
+        self.current = stream  # remains current if the capture does not begin
         self.begins += 1
         if self.begins in self.failing_begins:
             raise RuntimeError(OUT_OF_MEMORY)
@@ -109,14 +109,14 @@ class FakeGraphs:
 
 
 class FakeStream:
-    """A stream on which all work is done at once."""
+    """A fake stream whose work is done immediately."""
 
     def synchronize(self) -> None:
         """Do nothing."""
 
 
 class FakeDevice(CudaDevice):
-    """A CUDA device on the CPU: a graph computes what was captured and writes it in place."""
+    """A fake CUDA device on the CPU; a graph runs the captured function and copies the result."""
 
     def __init__(self) -> None:
         super().__init__(torch.device('cpu'))
@@ -161,7 +161,7 @@ class FakeDevice(CudaDevice):
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """Let CUDA graphs be fakes; all must have used their pools and streams as they may."""
+    """Replace CUDA graphs by fakes; check the use of pools and streams at the end."""
     fake = FakeGraphs(monkeypatch)
     yield fake
     gc.collect()
@@ -171,7 +171,7 @@ def graphs(monkeypatch):
 
 @pytest.fixture
 def device(graphs, monkeypatch):
-    """Let PytorchEngine find a GPU that is a fake."""
+    """Provide a fake GPU for PytorchEngine."""
     fake = FakeDevice()
     monkeypatch.setattr(pytorch, '_checked_device', lambda _: torch.device('cuda', 0))
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda _: 'NVIDIA Fake 1')
@@ -194,7 +194,7 @@ def networks(family):
 
 
 def assert_right(engine, family, tolerance=LOGIT_TOLERANCE):
-    """Compare every level with the reference, in an order that mixes what the buffers hold."""
+    """Compare every level with the reference in mixed order, because levels share buffers."""
     reference = reference_logits(family, probe_input)
     indices = [level.index for level in family.levels]
     for index in (*indices, *reversed(indices)):
@@ -204,9 +204,7 @@ def assert_right(engine, family, tolerance=LOGIT_TOLERANCE):
         np.testing.assert_allclose(found, expected, atol=allowed, rtol=0)
 
 
-def test_each_level_is_one_graph_and_its_answers_are_right(
-    device, graphs, random_family, warm_cache
-):
+def test_each_level_is_one_graph_with_correct_results(device, graphs, random_family, warm_cache):
     engine = create_engine(random_family, device='cuda', engine='pytorch', cache_dir=warm_cache)
     assert engine.platform == 'cuda-fake-1-pytorch-fp32-t1'
     assert engine.notes == ()
@@ -219,7 +217,7 @@ def test_each_level_is_one_graph_and_its_answers_are_right(
     engine.close()
 
 
-def test_an_answer_is_not_overwritten_by_the_next(random_family, graphs):
+def test_a_result_is_not_overwritten_by_the_next(random_family, graphs):
     levels = CudaLevels(networks(random_family), [32, 48, 64], FakeDevice())
     first = levels.infer(1, probe_input(32))
     before = first.copy()
@@ -227,9 +225,11 @@ def test_an_answer_is_not_overwritten_by_the_next(random_family, graphs):
     np.testing.assert_array_equal(first, before)
 
 
-def test_another_size_is_refused(random_family, graphs):
+def test_an_input_of_another_size_is_rejected(random_family, graphs):
     levels = CudaLevels(networks(random_family), [32, 48, 64], FakeDevice())
-    with pytest.raises(EngineError, match=r'level 2 takes \(1, 3, 48, 48\), found \(1, 3, 64, 64'):
+    with pytest.raises(
+        EngineError, match=r'level 2 expects \(1, 3, 48, 48\), found \(1, 3, 64, 64'
+    ):
         levels.infer(2, probe_input(64))
 
 
@@ -239,7 +239,7 @@ def test_a_level_that_cannot_be_captured_runs_eagerly_and_is_noted(
     device.capture_errors = {4: torch.cuda.OutOfMemoryError(OUT_OF_MEMORY)}
     engine = create_engine(random_family, device='cuda', engine='pytorch', cache_dir=warm_cache)
     assert engine.notes == (
-        'level 2 runs without a CUDA graph, slower: '
+        'level 2 runs without a CUDA graph and is slower: '
         'CUDA out of memory. Tried to allocate 20.00 MiB.',
     )
     assert device.released
@@ -247,7 +247,7 @@ def test_a_level_that_cannot_be_captured_runs_eagerly_and_is_noted(
     engine.close()
 
 
-def test_where_no_graph_can_be_had_all_levels_run_eagerly(device, random_family, warm_cache):
+def test_all_levels_run_eagerly_if_no_graph_can_be_captured(device, random_family, warm_cache):
     error = RuntimeError('CUDA error: operation not permitted when stream is capturing')
     device.capture_errors = dict.fromkeys(range(1, 9), error)
     engine = create_engine(random_family, device='cuda', engine='pytorch', cache_dir=warm_cache)
@@ -257,7 +257,7 @@ def test_where_no_graph_can_be_had_all_levels_run_eagerly(device, random_family,
 
 
 @pytest.mark.parametrize('begin', [1, 3, 4])
-def test_a_capture_that_does_not_begin_spoils_no_other(
+def test_a_capture_that_fails_to_begin_does_not_affect_others(
     device, graphs, random_family, warm_cache, begin
 ):
     graphs.failing_begins = {begin}
@@ -267,7 +267,7 @@ def test_a_capture_that_does_not_begin_spoils_no_other(
     engine.close()
 
 
-def test_without_room_no_capture_begins(device, graphs, random_family, warm_cache):
+def test_no_capture_begins_without_free_memory(device, graphs, random_family, warm_cache):
     graphs.is_out_of_memory = True
     engine = create_engine(random_family, device='cuda', engine='pytorch', cache_dir=warm_cache)
     assert graphs.begins == 0
@@ -277,7 +277,7 @@ def test_without_room_no_capture_begins(device, graphs, random_family, warm_cach
     engine.close()
 
 
-def test_out_of_memory_is_an_engine_error_and_the_next_frame_is_tried(
+def test_after_running_out_of_memory_the_next_frame_is_tried(
     device, random_family, warm_cache, monkeypatch
 ):
     engine = create_engine(random_family, device='cuda', engine='pytorch', cache_dir=warm_cache)
@@ -292,7 +292,7 @@ def test_out_of_memory_is_an_engine_error_and_the_next_frame_is_tried(
     engine.close()
 
 
-def test_after_an_error_without_recovery_every_call_names_it(device, random_family, warm_cache):
+def test_after_a_permanent_error_every_call_raises_it(device, random_family, warm_cache):
     engine = create_engine(random_family, device='cuda', engine='pytorch', cache_dir=warm_cache)
     device.lost = RuntimeError(ILLEGAL)
     with pytest.raises(EngineError, match='failed at level 3: CUDA error: an illegal memory'):
@@ -301,15 +301,15 @@ def test_after_an_error_without_recovery_every_call_names_it(device, random_fami
     for _ in range(2):
         with pytest.raises(EngineError, match=r'lost the GPU: .*illegal memory access'):
             engine.infer(1, probe_input(random_family.level(1).resolution))
-    assert device.replayed == replayed  # a device that is lost is not asked any more
+    assert device.replayed == replayed  # a lost device is not used again
     engine.close()
 
 
 @pytest.mark.parametrize('where', ['get_device_name', 'to'])
-def test_a_build_of_pytorch_that_does_not_fit_is_left_for_the_cpu(
+def test_the_cpu_is_used_if_pytorch_does_not_support_the_gpu(
     device, random_family, warm_cache, monkeypatch, where
 ):
-    """Issue 10, finding 2: `device: auto` ended with a RuntimeError."""
+    """Regression: `device: auto` ended with a RuntimeError."""
     error = RuntimeError('CUDA error: no kernel image is available for execution on the device')
     if where == 'to':
         original = torch.nn.Module.to
@@ -337,7 +337,7 @@ def raising(error):
     return fail
 
 
-def test_auto_goes_on_with_the_cpu_where_pytorch_has_no_kernels(
+def test_auto_uses_the_cpu_if_pytorch_has_no_kernels(
     device, random_family, warm_cache, monkeypatch
 ):
     monkeypatch.setattr(engine_module, 'has_nvidia_device', lambda: True)
@@ -372,7 +372,7 @@ def test_on_cuda_graphs_equal_the_reference(random_family, warm_cache):
 
 
 @needs_cuda
-def test_on_cuda_memory_comes_back(random_family, warm_cache):
+def test_on_cuda_memory_is_freed(random_family, warm_cache):
     def build_and_close() -> int:
         engine = create_engine(
             random_family, device='cuda', engine='pytorch', cache_dir=warm_cache
@@ -389,7 +389,7 @@ def test_on_cuda_memory_comes_back(random_family, warm_cache):
 
 
 @needs_cuda
-def test_on_cuda_without_memory_for_graphs_levels_run_eagerly_or_say_so(random_family, warm_cache):
+def test_on_cuda_levels_run_eagerly_without_memory_for_graphs(random_family, warm_cache):
     code = f"""
 import gc, json, torch
 from pathlib import Path
@@ -429,7 +429,7 @@ for exponent in (11, 0, 1, 2, 3, 5, 6, 7, 9):
 
 
 def run_python(code):
-    """Run code in a process of its own: what it does to the device ends with it."""
+    """Run code in a separate process, because it changes the state of the device."""
     return subprocess.run(
         [sys.executable, '-c', code], capture_output=True, text=True, timeout=120, check=False
     )
@@ -446,8 +446,8 @@ def test_on_cuda_auto_has_both_platforms_and_they_agree(random_family, warm_cach
 
 
 @needs_cuda
-def test_on_cuda_a_lost_device_is_named_by_every_later_call(random_family):
-    """In a process of its own: nothing in it can use the device afterwards."""
+def test_on_cuda_every_call_after_losing_the_device_says_so(random_family):
+    """Runs in a separate process, which cannot use the device afterwards."""
     code = f"""
 import numpy as np, torch
 from dynamic_ofa_ros.errors import EngineError

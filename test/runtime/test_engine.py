@@ -38,10 +38,10 @@ CPU_ENGINES = ('onnxruntime', 'openvino', 'pytorch')
 
 
 def dynamic_network(family: Family, index: int) -> torch.nn.Module:
-    """Return the supernet with the level active and its statistics, for its own dynamic forward.
+    """Return the supernet with an active level and its statistics, for the dynamic forward pass.
 
-    The dynamic batch norm uses the first channels of the supernet's, so the level's statistics go
-    there; that is how `ofa` itself calibrates a sub-network in place.
+    The dynamic batch norm uses the first channels of the supernet's statistics, so those of the
+    level are copied there, as in `ofa`.
     """
     supernet = load_supernet(family)
     architecture = family.level(index).architecture
@@ -61,7 +61,7 @@ def dynamic_network(family: Family, index: int) -> torch.nn.Module:
 
 
 def dynamic_batch_norms(supernet: torch.nn.Module) -> list[torch.nn.BatchNorm2d]:
-    """Return the batch norms that the active sub-network runs through, in order."""
+    """Return the batch norms of the active sub-network in order."""
     found: list[torch.nn.BatchNorm2d] = []
     blocks = [supernet.blocks[0]]
     for stage, depth in zip(supernet.block_group_info, supernet.runtime_depth, strict=True):
@@ -80,13 +80,13 @@ def cpu_engine(request, random_family, warm_cache):
 
 @pytest.fixture(scope='module')
 def onnx_cache(random_family, warm_cache):
-    """The warm cache, with the ONNX files and what is compiled from them certainly in it."""
+    """Return the warm cache after building ONNX files and compiled networks."""
     for name in ('onnxruntime', 'openvino'):
         create_engine(random_family, device='cpu', engine=name, cache_dir=warm_cache).close()
     return warm_cache
 
 
-# Answers
+# Results
 
 
 @pytest.mark.parametrize('index', [1, 2, 3])
@@ -105,12 +105,12 @@ def test_engines_agree_with_the_dynamic_forward_of_the_supernet(cpu_engine, rand
         tolerance = LOGIT_TOLERANCE * float(np.ptp(expected))
         np.testing.assert_allclose(found, expected, atol=tolerance, rtol=0)
         answers.append(found)
-    # Networks that always answer the same would agree for nothing.
+    # The comparison would be meaningless if the logits did not depend on the input.
     assert np.abs(answers[0] - answers[1]).max() > CLEARLY_DIFFERENT
     assert np.ptp(answers[0]) > CLEARLY_DIFFERENT
 
 
-def test_answers_and_inputs_are_the_callers_own(cpu_engine, random_family):
+def test_results_and_inputs_belong_to_the_caller(cpu_engine, random_family):
     resolution = random_family.level(2).resolution
     first, second = probe_input(resolution), -probe_input(resolution)
     answer = cpu_engine.infer(2, first)
@@ -126,19 +126,19 @@ def test_answers_and_inputs_are_the_callers_own(cpu_engine, random_family):
         np.testing.assert_array_equal(cpu_engine.infer(2, buffer), kept)
 
 
-def test_levels_answer_differently(cpu_engine, random_family):
-    """Each index runs its own level: with another's answers the comparison must fail."""
+def test_levels_have_different_results(cpu_engine, random_family):
+    """The comparison must fail with the logits of another level."""
     reference = {
         level.index: cpu_engine.infer(level.index, probe_input(level.resolution))
         for level in random_family.levels
     }
     verify(cpu_engine, random_family, reference)
     swapped = {1: reference[1], 2: reference[3], 3: reference[2]}
-    with pytest.raises(EngineError, match='wrong answers at level 2'):
+    with pytest.raises(EngineError, match='wrong results at level 2'):
         verify(cpu_engine, random_family, swapped)
 
 
-def test_statistics_of_another_level_are_noticed(random_family, cpu_engine):
+def test_statistics_of_another_level_are_detected(random_family, cpu_engine):
     network = load_level(random_family, 2)
     with torch.inference_mode():
         for layer in network.modules():
@@ -156,7 +156,7 @@ def test_statistics_of_another_level_are_noticed(random_family, cpu_engine):
 @pytest.mark.parametrize(
     'wrong', [np.full(16, np.nan, np.float32), np.zeros(16, np.float32), np.zeros(3, np.float32)]
 )
-def test_nonsense_is_noticed(random_family, wrong):
+def test_wrong_results_are_detected(random_family, wrong):
     class Nonsense:
         name = 'nonsense'
 
@@ -178,7 +178,7 @@ def test_folding_batch_norms_is_exact_and_complete(random_family):
         torch.testing.assert_close(folded(images), expected, atol=1e-3, rtol=1e-4)
 
 
-def test_the_probe_is_the_same_everywhere():
+def test_the_probe_input_is_reproducible():
     probe = probe_input(4)
     assert probe.shape == (1, 3, 4, 4)
     np.testing.assert_allclose(probe.ravel()[:3], [0.47213595, -1.05572808, 1.41640786], atol=1e-6)
@@ -186,10 +186,10 @@ def test_the_probe_is_the_same_everywhere():
     assert probe.max() < 2.0
 
 
-# Names and refusals
+# Names and invalid options
 
 
-def test_the_platform_is_named_and_safe_for_files(cpu_engine):
+def test_the_platform_name_is_a_valid_file_name(cpu_engine):
     name = cpu_engine.platform
     assert name.startswith('cpu-')
     assert name.endswith(f'-{cpu_engine.name}-fp32-t1')
@@ -222,7 +222,7 @@ def test_platform_names(device_name, expected):
     assert len(set(PLATFORM_NAMES.values())) == len(PLATFORM_NAMES)
 
 
-def test_power_modes_of_a_jetson_are_platforms(tmp_path, monkeypatch):
+def test_each_power_mode_of_a_jetson_is_a_platform(tmp_path, monkeypatch):
     names = []
     for mode in (0, 12):
         (tmp_path / 'status').write_text(f'pmode:{mode:04d}\nfmode:fanNull\n')
@@ -241,36 +241,34 @@ def test_power_modes_of_a_jetson_are_platforms(tmp_path, monkeypatch):
         ({'precision': 'fp8'}, "precision is 'fp8'; it must be one of: fp32, bf16, fp16"),
         (
             {'precision': 'bf16', 'engine': 'onnxruntime'},
-            'engine onnxruntime does not compute in bf16: use engine openvino, or precision fp32',
+            'engine onnxruntime does not support bf16: use engine openvino, or precision fp32',
         ),
         (
             {'precision': 'bf16', 'device': 'cuda'},
-            "device 'cuda' was asked for, but openvino runs on cpu only: use device 'cpu'",
+            "device is 'cuda', but openvino runs on cpu only: use device 'cpu'",
         ),
     ],
 )
-def test_words_that_mean_nothing_are_refused(random_family, tmp_path, arguments, message):
+def test_invalid_options_are_rejected(random_family, tmp_path, arguments, message):
     with pytest.raises(EngineError, match=message):
         create_engine(random_family, cache_dir=tmp_path, **arguments)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')
 @pytest.mark.parametrize('engine', ['auto', *CPU_ENGINES])
-def test_a_gpu_that_is_not_there_is_an_error_that_says_what_to_do(
-    random_family, warm_cache, engine
-):
-    with pytest.raises(EngineError, match=r"(?s)device 'cuda' was asked for.*use device 'cpu'"):
+def test_the_error_for_a_missing_gpu_says_what_to_do(random_family, warm_cache, engine):
+    with pytest.raises(EngineError, match=r"(?s)device is 'cuda', but .*use device 'cpu'"):
         create_engine(random_family, device='cuda', engine=engine, cache_dir=warm_cache)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
-def test_pytorch_on_a_gpu_gives_the_right_answers(random_family, warm_cache):
+def test_pytorch_on_a_gpu_computes_correct_results(random_family, warm_cache):
     engine = create_engine(random_family, device='cuda', engine='pytorch', cache_dir=warm_cache)
     assert engine.platform.startswith('cuda-')
     engine.close()
 
 
-def test_an_engine_that_is_not_installed_says_how_to_install_it(
+def test_the_error_for_a_missing_engine_says_how_to_install_it(
     random_family, warm_cache, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
@@ -278,7 +276,7 @@ def test_an_engine_that_is_not_installed_says_how_to_install_it(
         create_engine(random_family, device='cpu', engine='onnxruntime', cache_dir=warm_cache)
 
 
-def test_failing_inference_is_an_engine_error(cpu_engine):
+def test_failing_inference_raises_an_engine_error(cpu_engine):
     with pytest.raises(EngineError, match='level 1'):
         cpu_engine.infer(1, np.zeros((1, 5, 32, 32), dtype=np.float32))
 
@@ -299,7 +297,7 @@ failures = pytest.mark.parametrize(
 
 
 @failures
-def test_whatever_inference_raises_is_an_engine_error(failure, sentence):
+def test_any_exception_of_inference_becomes_an_engine_error(failure, sentence):
     class Failing(EngineBase):
         name = 'failing'
 
@@ -312,7 +310,7 @@ def test_whatever_inference_raises_is_an_engine_error(failure, sentence):
     assert caught.value.__cause__ is failure
 
 
-def test_an_interrupt_is_no_engine_error(cpu_engine, monkeypatch):
+def test_an_interrupt_does_not_become_an_engine_error(cpu_engine, monkeypatch):
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -326,7 +324,7 @@ def test_an_interrupt_is_no_engine_error(cpu_engine, monkeypatch):
 
 @pytest.fixture
 def a_gpu(monkeypatch):
-    """A machine that seems to have a GPU; ONNX Runtime's engine on it is one on the CPU."""
+    """Simulate a machine with a GPU; ONNX Runtime uses the CPU for it."""
     right = OnnxRuntimeEngine.__init__
 
     def on_the_cpu(self: OnnxRuntimeEngine, *args: object, device: str, **kwargs: object) -> None:
@@ -339,7 +337,7 @@ def a_gpu(monkeypatch):
 
 
 def fail_on_gpu(monkeypatch: pytest.MonkeyPatch, name: str, failure: Exception) -> None:
-    """Let a method of ONNX Runtime's engine raise on the GPU, or on whatever `device` is yet."""
+    """Make a method of ONNX Runtime's engine raise an error on `device`."""
     right = getattr(OnnxRuntimeEngine, name)
 
     def wrong(self: OnnxRuntimeEngine, *args: object, **kwargs: object) -> object:
@@ -351,10 +349,10 @@ def fail_on_gpu(monkeypatch: pytest.MonkeyPatch, name: str, failure: Exception) 
 
 
 @failures
-def test_whatever_a_gpu_raises_the_cpu_takes_its_place(
+def test_the_cpu_replaces_a_gpu_that_raises_any_exception(
     random_family, onnx_cache, a_gpu, monkeypatch, failure, sentence
 ):
-    is_late = isinstance(failure, MemoryError)  # the others fail while the engine is built
+    is_late = isinstance(failure, MemoryError)  # the others occur while the engine is built
     fail_on_gpu(monkeypatch, '_infer' if is_late else '__init__', failure)
     engines = create_engines(random_family, engine='onnxruntime', cache_dir=onnx_cache)
     assert [engine.device for engine in engines] == ['cpu']
@@ -373,7 +371,7 @@ def test_a_gpu_and_a_cpu_are_two_engines(random_family, onnx_cache, a_gpu):
         engine.close()
 
 
-def test_a_cpu_that_fails_leaves_the_gpu(random_family, onnx_cache, a_gpu, monkeypatch):
+def test_the_gpu_is_used_if_the_cpu_fails(random_family, onnx_cache, a_gpu, monkeypatch):
     right = OnnxRuntimeEngine._infer
 
     def wrong(self: OnnxRuntimeEngine, *args: object) -> np.ndarray:
@@ -388,7 +386,9 @@ def test_a_cpu_that_fails_leaves_the_gpu(random_family, onnx_cache, a_gpu, monke
     gpu.close()
 
 
-def test_no_device_that_works_names_every_reason(random_family, onnx_cache, a_gpu, monkeypatch):
+def test_the_error_without_a_working_device_lists_all_reasons(
+    random_family, onnx_cache, a_gpu, monkeypatch
+):
     def wrong(*_: object) -> None:
         raise MemoryError
 
@@ -397,7 +397,7 @@ def test_no_device_that_works_names_every_reason(random_family, onnx_cache, a_gp
         create_engines(random_family, engine='onnxruntime', cache_dir=onnx_cache)
 
 
-def test_words_that_mean_nothing_are_no_failure_of_a_device(random_family, onnx_cache, a_gpu):
+def test_invalid_options_are_not_reported_as_device_failures(random_family, onnx_cache, a_gpu):
     for arguments, message in (
         ({'engine': 'x'}, "^there is no engine 'x'"),
         ({'threads': 0}, '^th'),
@@ -406,10 +406,10 @@ def test_words_that_mean_nothing_are_no_failure_of_a_device(random_family, onnx_
             create_engines(random_family, cache_dir=onnx_cache, **arguments)
 
 
-def test_auto_takes_the_cpu_when_the_gpu_fails_in_the_trial(
+def test_auto_uses_the_cpu_if_the_gpu_fails_when_measured(
     random_family, onnx_cache, tmp_path, a_gpu, monkeypatch
 ):
-    """It was right while it was verified, and ran out of memory later."""
+    """The GPU passes the verification and runs out of memory later."""
     shutil.copytree(onnx_cache, tmp_path / 'cache', dirs_exist_ok=True)
     right, calls = OnnxRuntimeEngine._infer, []
 
@@ -427,7 +427,7 @@ def test_auto_takes_the_cpu_when_the_gpu_fails_in_the_trial(
     engine.close()
 
 
-def test_who_stops_the_building_is_no_engine_that_fails(random_family, warm_cache):
+def test_interrupting_the_build_is_not_an_engine_failure(random_family, warm_cache):
     class ShutdownError(Exception):
         pass
 
@@ -443,7 +443,7 @@ def test_who_stops_the_building_is_no_engine_that_fails(random_family, warm_cach
 
 @pytest.fixture
 def a_tensorrt(a_gpu, monkeypatch):
-    """A GPU with TensorRT; what is opened there runs on the CPU. Returns what was opened with."""
+    """Simulate a GPU with TensorRT on the CPU; return the providers of all sessions."""
     opened: list[list] = []
     right_open, right_bound = onnx_module._open, onnx_module.BoundSession
 
@@ -461,7 +461,7 @@ def a_tensorrt(a_gpu, monkeypatch):
         opened.append(providers)
         return Opened(right_open(path, resolution, ['CPUExecutionProvider'], threads))
 
-    monkeypatch.undo()  # of a_gpu: this engine is built as it is
+    monkeypatch.undo()  # undo a_gpu to build the real engine
     monkeypatch.setattr(engine_module, 'has_nvidia_device', lambda: True)
     monkeypatch.setattr(
         onnx_module.onnxruntime,
@@ -476,7 +476,7 @@ def a_tensorrt(a_gpu, monkeypatch):
 
 
 @pytest.mark.parametrize('precision', ['fp32', 'fp16'])
-def test_tensorrt_keeps_what_it_builds_and_is_told_the_precision(
+def test_tensorrt_caches_engines_and_gets_the_precision(
     random_family, onnx_cache, a_tensorrt, cpu_engine, precision
 ):
     steps: list[str] = []
@@ -495,7 +495,7 @@ def test_tensorrt_keeps_what_it_builds_and_is_told_the_precision(
             engine.infer(level.index, tensor), cpu_engine.infer(level.index, tensor), atol=0.1
         )
     engine.close()
-    assert any('TensorRT, at the first start' in step for step in steps)
+    assert any('TensorRT (up to a minute per level' in step for step in steps)
     (name, options), cuda, cpu = a_tensorrt[0]
     assert (name, cuda[0], cpu) == (
         onnx_module.TENSORRT,
@@ -509,32 +509,30 @@ def test_tensorrt_keeps_what_it_builds_and_is_told_the_precision(
     assert cuda[1]['use_tf32'] == '0'
 
 
-def test_an_input_of_the_wrong_shape_never_reaches_a_bound_session(
-    random_family, onnx_cache, a_tensorrt
-):
+def test_a_bound_session_rejects_an_input_of_another_shape(random_family, onnx_cache, a_tensorrt):
     engine = create_engine(random_family, device='cuda', engine='tensorrt', cache_dir=onnx_cache)
     with pytest.raises(EngineError, match=r'level 1: ValueError: the input is \(1, 3, 8, 8\)'):
         engine.infer(1, np.zeros((1, 3, 8, 8), np.float32))
     engine.close()
 
 
-def test_tensorrt_without_a_gpu_says_so(random_family, tmp_path, monkeypatch):
+def test_tensorrt_without_a_gpu_is_reported(random_family, tmp_path, monkeypatch):
     monkeypatch.setattr(engine_module, 'has_nvidia_device', lambda: False)
     with pytest.raises(EngineError, match=r'tensorrt runs on cuda only, and this machine has no'):
         create_engine(random_family, engine='tensorrt', cache_dir=tmp_path)
 
 
-def test_a_gpu_without_tensorrt_is_nothing_to_note(random_family, onnx_cache, a_gpu):
+def test_a_gpu_without_tensorrt_is_not_noted(random_family, onnx_cache, a_gpu):
     with pytest.raises(EngineError, match='this ONNX Runtime has no TensorRT provider'):
         create_engine(random_family, device='cuda', engine='tensorrt', cache_dir=onnx_cache)
-    with pytest.raises(EngineError, match="device 'cpu' was asked for, but tensorrt runs on cuda"):
+    with pytest.raises(EngineError, match="device is 'cpu', but tensorrt runs on cuda"):
         create_engine(random_family, device='cpu', engine='tensorrt', cache_dir=onnx_cache)
 
 
 # auto
 
 
-def test_auto_takes_the_fastest_and_remembers_it(random_family, warm_cache, tmp_path):
+def test_auto_uses_and_stores_the_fastest_engine(random_family, warm_cache, tmp_path):
     shutil.copytree(warm_cache, tmp_path / 'cache', dirs_exist_ok=True)
     steps: list[str] = []
     engine = create_engine(
@@ -542,14 +540,14 @@ def test_auto_takes_the_fastest_and_remembers_it(random_family, warm_cache, tmp_
     )
     assert engine.notes == ()
     assert any('fastest' in step for step in steps)
-    assert not any('PyTorch' in step for step in steps)  # slow to begin, and never the fastest
+    assert not any('PyTorch' in step for step in steps)  # slow to load, and never the fastest
     choice_path = next((tmp_path / 'cache').glob('*/choice-*.json'))
     choice = json.loads(choice_path.read_text())
     assert choice['winner'].split(' on ')[0] == engine.name
     assert choice['trial_ms'][choice['winner']] == min(choice['trial_ms'].values())
     assert len(choice['trial_ms']) >= 2
 
-    # What is remembered is believed, even when it says the slower one ...
+    # The stored choice is used, even if it is the slower engine ...
     other = next(name for name in choice['trial_ms'] if name != choice['winner'])
     choice_path.write_text(json.dumps({**choice, 'winner': other}))
     steps.clear()
@@ -559,7 +557,7 @@ def test_auto_takes_the_fastest_and_remembers_it(random_family, warm_cache, tmp_
     assert remembered.name == other.split(' on ')[0]
     assert not any('fastest' in step for step in steps)
 
-    # ... until the machine or an engine's version is another.
+    # ... until the machine or the version of an engine changes.
     stale = {**choice, 'winner': other, 'conditions': {**choice['conditions'], 'cpu': 'another'}}
     choice_path.write_text(json.dumps(stale))
     again = create_engine(
@@ -570,7 +568,7 @@ def test_auto_takes_the_fastest_and_remembers_it(random_family, warm_cache, tmp_
         created.close()
 
 
-def test_auto_leaves_an_engine_with_wrong_answers_and_notes_it(
+def test_auto_skips_and_notes_an_engine_with_wrong_results(
     random_family, warm_cache, tmp_path, monkeypatch
 ):
     shutil.copytree(warm_cache, tmp_path / 'cache', dirs_exist_ok=True)
@@ -584,15 +582,15 @@ def test_auto_leaves_an_engine_with_wrong_answers_and_notes_it(
         engine = create_engine(random_family, device='cpu', cache_dir=tmp_path / 'cache')
         assert engine.name != 'onnxruntime'
         assert len(engine.notes) == 1
-        assert 'onnxruntime gives wrong answers at level 1' in engine.notes[0]
+        assert 'onnxruntime computes wrong results at level 1' in engine.notes[0]
         engine.close()
-    with pytest.raises(EngineError, match='wrong answers'):
+    with pytest.raises(EngineError, match='wrong results'):
         create_engine(
             random_family, device='cpu', engine='onnxruntime', cache_dir=tmp_path / 'cache'
         )
 
 
-def test_auto_does_without_pytorch_where_engines_are_built(
+def test_auto_needs_no_pytorch_if_engines_are_built(
     random_family, onnx_cache, tmp_path, monkeypatch
 ):
     shutil.copytree(onnx_cache, tmp_path / 'cache', dirs_exist_ok=True)
@@ -612,7 +610,7 @@ def test_auto_notes_that_onnxruntime_is_missing(random_family, warm_cache, tmp_p
 
 
 @pytest.mark.parametrize('module', ['safetensors', 'onnx'])
-def test_what_building_needs_is_named(random_family, tmp_path, monkeypatch, module):
+def test_a_package_required_for_building_is_named(random_family, tmp_path, monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(EngineError) as caught:
         create_engine(random_family, device='cpu', engine='onnxruntime', cache_dir=tmp_path)
@@ -622,7 +620,7 @@ def test_what_building_needs_is_named(random_family, tmp_path, monkeypatch, modu
 
 
 @pytest.mark.parametrize('module', ['torch', 'ofa'])
-def test_a_family_with_reference_answers_needs_no_pytorch(
+def test_a_family_with_reference_outputs_needs_no_pytorch(
     random_family, tmp_path, monkeypatch, module
 ):
     folder = tmp_path / 'family'
@@ -633,41 +631,43 @@ def test_a_family_with_reference_answers_needs_no_pytorch(
     with pytest.raises(EngineError) as caught:
         create_engine(random_family, device='cpu', engine='onnxruntime', cache_dir=tmp_path)
     assert str(caught.value).startswith(
-        'family random holds no reference.safetensors, which PyTorch computes, and '
+        'family random has no reference.safetensors, which PyTorch computes, and '
         f'{module} is missing: pip install'
     )
 
 
-def test_reference_answers_of_another_family_are_refused(random_family, tmp_path):
+def test_reference_outputs_of_another_family_are_rejected(random_family, tmp_path):
     folder = tmp_path / 'family'
     shutil.copytree(random_family.directory, folder)
     family = add_reference(folder)
     write_arrays({'level_1': np.zeros(3, np.float32)}, family.reference_path)
     with pytest.raises(FamilyError, match=r'reference.safetensors is damaged or was replaced'):
         Family.load(folder)
-    with pytest.raises(FamilyError, match=r'holds float32 of shape \(3,\) for level 1, expected'):
+    with pytest.raises(FamilyError, match=r'has float32 of shape \(3,\) for level 1, expected'):
         create_engine(family, device='cpu', engine='onnxruntime', cache_dir=tmp_path / 'a')
 
 
-def test_an_engine_that_answers_otherwise_than_the_family_says_is_refused(random_family, tmp_path):
+def test_an_engine_that_differs_from_the_reference_is_rejected(random_family, tmp_path):
     folder = tmp_path / 'family'
     shutil.copytree(random_family.directory, folder)
     family = add_reference(folder)
     answers = read_arrays(family.reference_path)
     answers['level_2'] = answers['level_2'][::-1]
     write_arrays(answers, family.reference_path)
-    with pytest.raises(EngineError, match='gives wrong answers at level 2'):
+    with pytest.raises(EngineError, match='computes wrong results at level 2'):
         create_engine(family, device='cpu', engine='onnxruntime', cache_dir=tmp_path / 'a')
 
 
-def test_no_engine_at_all_names_every_reason(random_family, warm_cache, monkeypatch):
+def test_the_error_without_a_working_engine_lists_all_reasons(
+    random_family, warm_cache, monkeypatch
+):
     for module in ('onnxruntime', 'openvino', 'torch'):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(EngineError, match=r'works here.*onnxruntime.*openvino.*torch is missing'):
         create_engine(random_family, device='cpu', cache_dir=warm_cache)
 
 
-# The cache, seen from the engine
+# The build cache of engines
 
 
 def onnx_file(cache: Path) -> Path:
@@ -694,7 +694,7 @@ def test_a_truncated_onnx_file_is_built_again(random_family, onnx_cache, tmp_pat
 
 @pytest.mark.parametrize('name', ['onnxruntime', 'openvino'])
 def test_a_warm_start_needs_no_pytorch(random_family, onnx_cache, name):
-    """Importing PyTorch takes seconds, most of what a start would take."""
+    """Importing PyTorch would take most of the time of a start."""
     code = (
         'import sys; from pathlib import Path;'
         'from dynamic_ofa_ros.runtime import Family, create_engine;'
@@ -714,7 +714,7 @@ def test_a_warm_start_needs_no_pytorch(random_family, onnx_cache, name):
     assert finished.stdout.strip() == 'False'
 
 
-def test_compiled_networks_serve_only_the_cpu_and_the_release_they_are_of(
+def test_compiled_networks_are_used_for_the_same_cpu_and_release(
     random_family, onnx_cache, tmp_path, monkeypatch
 ):
     shutil.copytree(onnx_cache, tmp_path / 'cache', dirs_exist_ok=True)
@@ -756,11 +756,11 @@ CAPABILITIES = openvino_module.shared_core().get_property('CPU', 'OPTIMIZATION_C
 
 
 @pytest.mark.parametrize('precision', ['bf16', 'fp16'])
-def test_lower_precision_is_another_platform_and_nearly_the_same_answer(
+def test_lower_precision_is_another_platform_with_similar_results(
     random_family, onnx_cache, cpu_engine, precision, monkeypatch
 ):
     if precision.upper() not in CAPABILITIES:
-        pytest.skip(f'this processor does not compute in {precision}')
+        pytest.skip(f'this processor does not support {precision}')
     monkeypatch.setitem(engine_module.TOLERANCES, precision, 0.25)  # weights are random
     engine = create_engine(random_family, device='cpu', precision=precision, cache_dir=onnx_cache)
     assert engine.platform.endswith(f'-openvino-{precision}-t1')
@@ -772,18 +772,18 @@ def test_lower_precision_is_another_platform_and_nearly_the_same_answer(
     engine.close()
 
 
-def test_a_precision_that_the_processor_lacks_is_an_error(random_family, onnx_cache, monkeypatch):
+def test_an_unsupported_precision_raises_an_error(random_family, onnx_cache, monkeypatch):
     class Core:
         def get_property(self, *_: str) -> list[str]:
             return ['FP32', 'INT8']
 
     monkeypatch.setattr(openvino_module, 'shared_core', Core)
-    with pytest.raises(EngineError, match=r'does not compute in bf16 .*FP32, INT8.* fp32$'):
+    with pytest.raises(EngineError, match=r'does not support bf16 .*FP32, INT8.* fp32$'):
         create_engine(random_family, device='cpu', precision='bf16', cache_dir=onnx_cache)
 
 
-def test_inference_runs_on_the_thread_that_asks_for_it(random_family, onnx_cache):
-    """So niceness, priority and affinity of the node's worker are those of inference."""
+def test_inference_runs_on_the_calling_thread(random_family, onnx_cache):
+    """So the niceness, priority and affinity of the worker apply to inference."""
     for name in CPU_ENGINES:
         engine = create_engine(random_family, device='cpu', engine=name, cache_dir=onnx_cache)
         tensor = probe_input(random_family.level(3).resolution)
@@ -813,19 +813,17 @@ def test_importing_the_runtime_imports_no_engine():
 
 
 @pytest.mark.parametrize('name', CPU_ENGINES)
-def test_there_are_no_more_threads_than_processors_that_may_be_used(
-    random_family, onnx_cache, monkeypatch, name
-):
+def test_threads_are_limited_to_usable_processors(random_family, onnx_cache, monkeypatch, name):
     monkeypatch.setattr(engine_module, 'usable_cpus', lambda: 1)
     engine = create_engine(
         random_family, device='cpu', engine=name, threads=4, cache_dir=onnx_cache
     )
     assert engine.platform.endswith('-t1')
-    assert engine.notes == ('threads is 4, but this process may use 1 of the processors only',)
+    assert engine.notes == ('threads is 4, but this process may use only 1 processors',)
     engine.close()
 
 
-def test_pytorch_uses_the_threads_it_is_given(random_family, warm_cache, monkeypatch):
+def test_pytorch_uses_the_given_number_of_threads(random_family, warm_cache, monkeypatch):
     monkeypatch.setattr(engine_module, 'usable_cpus', lambda: 2)
     asked: list[int] = []
     monkeypatch.setattr(torch, 'set_num_threads', asked.append)
@@ -838,7 +836,7 @@ def test_pytorch_uses_the_threads_it_is_given(random_family, warm_cache, monkeyp
     engine.close()
 
 
-def test_auto_goes_on_without_onnx_when_writing_fails(
+def test_auto_uses_another_engine_if_writing_onnx_fails(
     random_family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:

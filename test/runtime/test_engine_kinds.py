@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from families import make_random_family
 
 from dynamic_ofa_ros.family import Family
@@ -19,17 +17,8 @@ LOGIT_TOLERANCE = 1e-3  # a fraction of the logits' range
 CLEARLY_DIFFERENT = 0.2
 LEVELS = 3
 
-# MobileNetV3 is what test_engine.py is about.
+# MobileNetV3 is tested in test_engine.py.
 WIDTHS = {'ofa_proxyless': 0.35, 'efficientnet_lite': 0.35, 'ofa_resnet50': 0.2}
-
-
-@pytest.fixture(scope='module', autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small only wait for each other on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope='module', params=list(WIDTHS))
@@ -41,7 +30,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return Family.load(directory)
 
 
-def test_levels_are_of_the_kinds_space(family: Family) -> None:
+def test_levels_are_in_the_space_of_their_kind(family: Family) -> None:
     for level in family.levels:
         space = search_space(family.backbone.kind, (level.resolution,))
         space.validate(level.architecture)

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynamic_ofa_ros.runtime.experience import HALF_LIFE, WINDOW, Experience, Forecast, Seen
+from dynamic_ofa_ros.runtime.experience import (
+    HALF_LIFE,
+    WINDOW,
+    Experience,
+    Forecast,
+    FrameLatencies,
+)
 
 LATENCIES_MS = (10.0, 20.0, 40.0)
 NOISE = 0.02
@@ -26,10 +32,10 @@ class Device:
     def run(self, slowdown: float, frames: int, level: int = 2, noise: float = NOISE) -> Device:
         for _ in range(frames):
             factor = slowdown * math.exp(noise * self._random.standard_normal())
-            self.take(Seen(LATENCIES_MS[level - 1] * factor), level)
+            self.take(FrameLatencies(LATENCIES_MS[level - 1] * factor), level)
         return self
 
-    def take(self, seen: Seen, level: int = 2) -> None:
+    def take(self, seen: FrameLatencies, level: int = 2) -> None:
         self.time_ns += FRAME_NS
         self.experience.observe(self.time_ns, level, seen)
 
@@ -37,7 +43,7 @@ class Device:
         return self.experience.forecast(self.time_ns, **arguments)  # type: ignore[arg-type]
 
 
-def test_the_profile_stands_for_what_was_never_seen() -> None:
+def test_without_frames_the_forecast_is_the_profile() -> None:
     forecast = Device().forecast()
     assert forecast.slowdown == 1.0
     assert forecast.frames_seen == 0
@@ -48,21 +54,21 @@ def test_the_profile_stands_for_what_was_never_seen() -> None:
 
 def test_one_slow_frame_is_an_outlier_and_two_are_a_step() -> None:
     device = Device().run(1.0, 60)
-    device.take(Seen(100.0))
+    device.take(FrameLatencies(100.0))
     assert device.forecast().slowdown == pytest.approx(1.0, rel=0.05)
     device = Device().run(1.0, 60).run(3.0, 2)
     assert device.forecast().slowdown == pytest.approx(3.0, rel=0.1)
 
 
 @pytest.mark.parametrize('slowdown', [1.3, 2.0, 5.0])
-def test_a_step_is_known_within_a_few_frames_and_so_is_its_end(slowdown: float) -> None:
+def test_a_step_and_its_end_are_detected_within_a_few_frames(slowdown: float) -> None:
     device = Device().run(1.0, 60).run(slowdown, 3)
     assert device.forecast().slowdown == pytest.approx(slowdown, rel=0.1)
     device.run(slowdown, 60).run(1.0, 9)
     assert device.forecast().slowdown == pytest.approx(1.0, rel=0.1)
 
 
-def test_where_slow_frames_began_steps_the_next_one_is_believed_at_once() -> None:
+def test_after_several_steps_a_slow_frame_is_taken_as_a_step_at_once() -> None:
     device = Device()
     for _ in range(6):
         device.run(1.0, 30).run(3.0, 30)
@@ -70,7 +76,7 @@ def test_where_slow_frames_began_steps_the_next_one_is_believed_at_once() -> Non
     assert device.forecast().slowdown == pytest.approx(3.0, rel=0.1)
 
 
-def test_the_share_of_late_frames_is_that_of_the_frames_seen() -> None:
+def test_the_share_of_late_frames_equals_the_measured_one() -> None:
     device, random = Device(), np.random.default_rng(1)
     for _ in range(WINDOW):
         device.run(2.0 if random.random() < 0.3 else 1.0, 1)
@@ -80,7 +86,7 @@ def test_the_share_of_late_frames_is_that_of_the_frames_seen() -> None:
     assert shares[2] == pytest.approx(1.0)
 
 
-def test_newer_frames_count_more() -> None:
+def test_newer_frames_have_more_weight() -> None:
     forecast = Device().run(1.0, WINDOW + 20, noise=0.0).forecast()
     assert len(forecast.weights) == WINDOW
     assert (np.diff(forecast.weights) > 0.0).all()
@@ -88,47 +94,47 @@ def test_newer_frames_count_more() -> None:
     assert early[-1] / early[-1 - int(HALF_LIFE)] == pytest.approx(2.0)
 
 
-def test_any_level_tells_the_slowdown_of_all() -> None:
+def test_frames_of_any_level_give_the_slowdown_of_all() -> None:
     for level in (1, 2, 3):
         forecast = Device().run(1.0, 20).run(1.5, 40, level=level).forecast()
         assert forecast.inference_ms(3) == pytest.approx(60.0, rel=0.05)
 
 
-def test_what_a_contended_level_itself_took_outweighs_the_guess() -> None:
-    """A stall of 10 ms, whatever the level: three times slower at level 1, 1.25 at level 3."""
+def test_own_frames_outweigh_the_estimate_from_other_levels() -> None:
+    """A stall of 10 ms at every level is a slowdown of 3 at level 1 and of 1.25 at level 3."""
     device = Device().run(1.0, 40)
     for level in [1] * 40 + [3] * 40 + [1] * 40:
-        device.take(Seen(LATENCIES_MS[level - 1] + 20.0), level)
+        device.take(FrameLatencies(LATENCIES_MS[level - 1] + 20.0), level)
     forecast = device.forecast()
     assert forecast.slowdown == pytest.approx(3.0, rel=0.1)
     assert forecast.own_frames(3) > 8.0
-    assert forecast.late_shares(70.0)[2] < 0.5  # by the guess it takes 120 ms: 1.0
+    assert forecast.late_shares(70.0)[2] < 0.5  # the estimate is 120 ms (share 1.0)
     assert forecast.own_frames(2) == 0.0
-    assert forecast.late_shares(50.0)[1] > 0.9  # never seen: by the guess 60 ms
+    assert forecast.late_shares(50.0)[1] > 0.9  # no own frames; the estimate is 60 ms
     assert forecast.optimistic_late_shares(50.0)[1] == 0.0  # 40 ms if stalls do not scale
 
 
-def test_what_was_seen_under_contention_says_nothing_of_a_free_device() -> None:
+def test_own_frames_are_not_used_for_an_uncontended_device() -> None:
     device = Device().run(1.0, 40).run(3.0, 40).run(1.0, 40)
     assert device.forecast().own_ms is None
     assert device.forecast().late_shares(25.0)[1] == 0.0
 
 
-def test_contention_is_not_remembered_for_ever() -> None:
+def test_estimates_of_contention_decay() -> None:
     device = Device().run(1.0, 20).run(3.0, 40)
     now_ns, experience = device.time_ns, device.experience
     assert experience.forecast(now_ns + SECOND_NS).slowdown == pytest.approx(3.0, rel=0.1)
     assert 1.0 < experience.forecast(now_ns + 5 * SECOND_NS).slowdown < 2.5
     assert experience.forecast(now_ns + 60 * SECOND_NS).slowdown == pytest.approx(1.0, abs=0.01)
-    experience.observe(now_ns + 60 * SECOND_NS, 2, Seen(20.0))
+    experience.observe(now_ns + 60 * SECOND_NS, 2, FrameLatencies(20.0))
     assert experience.forecast(now_ns + 60 * SECOND_NS).slowdown == pytest.approx(1.0, abs=0.05)
 
 
-def test_every_frame_keeps_its_own_delay_outside_inference() -> None:
+def test_the_delay_outside_inference_is_kept_per_frame() -> None:
     device = Device()
     for frame in range(60):
         outside_ms = 30.0 if frame % 5 == 0 else 2.0
-        device.take(Seen(20.0, 20.0 + outside_ms, 20.0 + outside_ms + 5.0))
+        device.take(FrameLatencies(20.0, 20.0 + outside_ms, 20.0 + outside_ms + 5.0))
     inference, node = device.forecast(), device.forecast(scope='node')
     assert inference.late_shares(25.0)[1] == 0.0
     assert 0.1 < node.late_shares(25.0)[1] < 0.35
@@ -147,21 +153,21 @@ def test_a_level_slower_than_the_camera_makes_images_wait() -> None:
     assert waiting.max() <= 33.0
 
 
-def test_the_wait_behind_a_slow_level_is_not_expected_at_a_fast_one() -> None:
+def test_the_wait_for_a_slow_level_is_not_predicted_for_a_fast_one() -> None:
     device = Device()
     for frame in range(60):
         wait_ms = 33.0 * (0.618 * frame % 1.0)
-        device.take(Seen(40.0, 40.0 + wait_ms + 1.0, wait_ms=wait_ms), level=3)
+        device.take(FrameLatencies(40.0, 40.0 + wait_ms + 1.0, wait_ms=wait_ms), level=3)
     forecast = device.forecast(scope='node', period_ms=33.0)
     assert forecast.quantile_ms(1, 0.95) == pytest.approx(11.0, rel=0.1)
     assert forecast.quantile_ms(3, 0.95) == pytest.approx(41.0 + 0.95 * 33.0, rel=0.1)
 
 
 @pytest.mark.parametrize('noise', [math.nan, math.inf, -1.0, 0.0, 1e9])
-def test_a_profile_without_a_sensible_noise_is_no_obstacle(noise: float) -> None:
+def test_a_profile_with_an_invalid_noise_can_be_used(noise: float) -> None:
     experience = Experience(LATENCIES_MS, [noise] * 3)
     for frame in range(50):
-        experience.observe(frame * FRAME_NS, 2, Seen(30.0))
+        experience.observe(frame * FRAME_NS, 2, FrameLatencies(30.0))
     assert experience.forecast(50 * FRAME_NS).slowdown == pytest.approx(1.5, rel=0.02)
 
 
@@ -175,10 +181,10 @@ def test_a_profile_without_a_sensible_noise_is_no_obstacle(noise: float) -> None
         max_size=60,
     )
 )
-def test_finite_whatever_it_is_fed(frames: list[tuple[float, float, int]]) -> None:
+def test_the_forecast_is_finite_for_any_frames(frames: list[tuple[float, float, int]]) -> None:
     device = Device()
     for inference_ms, node_ms, level in frames:
-        device.take(Seen(inference_ms, node_ms), level)
+        device.take(FrameLatencies(inference_ms, node_ms), level)
     forecast = device.forecast(scope='node', period_ms=33.0)
     assert math.isfinite(forecast.slowdown)
     assert np.isfinite(forecast.late_shares(20.0)).all()
@@ -189,6 +195,6 @@ def test_finite_whatever_it_is_fed(frames: list[tuple[float, float, int]]) -> No
 def test_it_recovers_from_any_history(history: list[float], slowdown: float) -> None:
     device = Device()
     for factor in history:
-        device.take(Seen(20.0 * factor))
+        device.take(FrameLatencies(20.0 * factor))
     device.run(slowdown, 60, noise=0.01)
     assert device.forecast().slowdown == pytest.approx(slowdown, rel=0.05)

@@ -3,12 +3,11 @@ from __future__ import annotations
 import math
 import os
 import sys
-import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from programs import wait_until
 
 from dynamic_ofa_ros.runtime import host
 from dynamic_ofa_ros.runtime.host import CpuLoad, HostMonitor, HostStatus, OthersLoad
@@ -21,18 +20,18 @@ UUIDS = [
 
 
 def write(root: Path, **files: str) -> None:
-    """Write files whose names have __ for / (and hyphens as they are)."""
+    """Write files; in their names, __ stands for /."""
     for name, text in files.items():
         path = root / name.replace('__', '/')
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
 
-def test_unknown_is_nan_never_zero(tmp_path):
+def test_unknown_values_are_nan(tmp_path):
     status = HostMonitor('cpu', sysfs=tmp_path).sample()
     assert math.isnan(status.temperature_celsius)
     assert math.isnan(status.power_w)
-    assert math.isnan(status.load)  # the first sample has nothing to compare with
+    assert math.isnan(status.load)  # the first sample has no reference
     assert all(math.isnan(v) for v in (HostStatus().load, HostStatus().power_w))
 
 
@@ -75,7 +74,7 @@ def test_jetson_gpu_load_on_jetpack_6(tmp_path, name):
 
 
 @pytest.mark.parametrize('garbage', ['', 'N/A', '\x00\x00'])
-def test_garbage_in_sysfs_is_unknown(tmp_path, garbage):
+def test_invalid_values_in_sysfs_are_nan(tmp_path, garbage):
     write(
         tmp_path,
         class__thermal__thermal_zone0__type='cpu',
@@ -107,7 +106,7 @@ def test_cpu_load_is_that_of_the_interval(monkeypatch):
     assert math.isnan(load.sample())
 
 
-def test_the_load_of_others_leaves_this_process_out(monkeypatch):
+def test_the_load_of_others_excludes_this_process(monkeypatch):
     samples = iter([(100.0, 200.0), (108.0, 210.0)])
     own = iter([1.0, 4.0])
     monkeypatch.setattr(host, '_cpu_seconds', lambda: next(samples))
@@ -116,7 +115,7 @@ def test_the_load_of_others_leaves_this_process_out(monkeypatch):
 
 
 class Gpus:
-    """NVIDIA's management library with two GPUs; a GPU's loads are read one after the other."""
+    """A fake of NVIDIA's management library with two GPUs and sequences of loads."""
 
     class NVMLError(Exception):
         pass
@@ -162,10 +161,8 @@ def nvml(monkeypatch):
 @pytest.mark.parametrize(
     ('visible', 'expected'), [(None, ['NVIDIA L4', 'NVIDIA H200']), ('1', ['NVIDIA H200'])]
 )
-def test_name_and_load_of_a_gpu_are_those_of_the_one_that_is_used(
-    nvml, monkeypatch, visible, expected
-):
-    """NVML knows nothing of CUDA_VISIBLE_DEVICES."""
+def test_name_and_load_are_those_of_the_gpu_in_use(nvml, monkeypatch, visible, expected):
+    """NVML ignores CUDA_VISIBLE_DEVICES."""
     nvml.loads_percent = {UUIDS[0]: [10.0], UUIDS[1]: [90.0]}
     if visible is not None:
         monkeypatch.setenv('CUDA_VISIBLE_DEVICES', visible)
@@ -179,20 +176,20 @@ def test_name_and_load_of_a_gpu_are_those_of_the_one_that_is_used(
     ('before', 'after', 'expected'),
     [
         ([0.0], [5.0], 0.05),
-        ([90.0, 50.0, 20.0, 4.0], [80.0, 8.0], 0.08),  # this process's own, which fades
+        ([90.0, 50.0, 20.0, 4.0], [80.0, 8.0], 0.08),  # load of this process, which decays
         ([70.0], [70.0], 0.7),
-        ([0.0], [100.0, 95.0], 0.95),  # somebody came meanwhile
+        ([0.0], [100.0, 95.0], 0.95),  # another process started meanwhile
         ([80.0], [0.0], 0.8),
     ],
 )
-def test_the_load_of_others_on_a_gpu_is_what_is_left_when_we_pause(nvml, before, after, expected):
+def test_the_load_of_others_on_a_gpu_is_measured_without_own_work(nvml, before, after, expected):
     nvml.loads_percent[UUIDS[1]] = before
     load = OthersLoad('cuda:1')
     nvml.loads_percent[UUIDS[1]] = after
     assert load.fraction() == pytest.approx(expected)
 
 
-def test_a_gpu_that_nobody_knows_has_no_load_and_no_name(monkeypatch):
+def test_load_and_name_of_an_unknown_gpu_are_unknown(monkeypatch):
     monkeypatch.setitem(sys.modules, 'pynvml', None)
     monkeypatch.setattr(host, '_driver_gpus', lambda _: {})
     monkeypatch.setattr(host, '_jetson_gpu_load', lambda _: None)
@@ -203,12 +200,14 @@ def test_a_gpu_that_nobody_knows_has_no_load_and_no_name(monkeypatch):
 def test_the_real_cpu_load_is_a_fraction():
     load = CpuLoad()
     load.sample()
-    deadline = time.monotonic() + DEADLINE_S
-    value = math.nan
-    while math.isnan(value) and time.monotonic() < deadline:
-        sum(range(10000))
-        value = load.sample()
-    assert 0.0 <= value <= 1.0
+    samples = []
+
+    def is_known():
+        samples.append(load.sample())
+        return not math.isnan(samples[-1])
+
+    wait_until(is_known, 'a load')
+    assert 0.0 <= samples[-1] <= 1.0
 
 
 def test_samples_in_the_background(tmp_path):
@@ -221,16 +220,13 @@ def test_samples_in_the_background(tmp_path):
     assert math.isnan(monitor.latest.temperature_celsius)
     monitor.start()
     try:
-        deadline = time.monotonic() + DEADLINE_S
-        while math.isnan(monitor.latest.temperature_celsius):
-            assert time.monotonic() < deadline
-            threading.Event().wait(0.001)
+        wait_until(lambda: not math.isnan(monitor.latest.temperature_celsius), 'a temperature')
     finally:
         monitor.stop()
     assert monitor.latest.temperature_celsius == 40.0
 
 
-def test_stopping_what_never_started_is_fine():
+def test_a_monitor_that_never_started_can_be_stopped():
     HostMonitor('cpu').stop()
 
 
@@ -255,7 +251,7 @@ CPU_INFO = {
     cpu_info('AMD Ryzen 7 7840HS w/ Radeon 780M Graphics'): 'AMD Ryzen 7 7840HS',
     cpu_info('AMD EPYC 7B13'): 'AMD EPYC 7B13',
     cpu_info('Intel(R) N100'): 'Intel N100',
-    # Names that say too little.
+    # Names without a model.
     cpu_info('Intel(R) Xeon(R) Processor', 207, 2, '307200 KB'): 'Intel Xeon 6 207 2 300MB',
     cpu_info('Intel(R) Xeon(R) CPU @ 2.20GHz'): 'Intel Xeon 2.20GHz 6 85 7 38.5MB',
     cpu_info('Intel Xeon Processor (Cascadelake)'): 'Intel Xeon (Cascadelake) 6 85 7 38.5MB',
@@ -274,7 +270,7 @@ CPU_INFO = {
 
 
 @pytest.mark.parametrize(('text', 'expected'), CPU_INFO.items())
-def test_cpus_are_told_apart(tmp_path, monkeypatch, text, expected):
+def test_cpus_have_different_names(tmp_path, monkeypatch, text, expected):
     monkeypatch.setattr(host.platform, 'machine', lambda: 'aarch64')
     (tmp_path / 'cpuinfo').write_text(text)
     assert host.cpu_name(tmp_path) == expected
@@ -291,7 +287,7 @@ SKYLAKE = cpu_info('Intel(R) Xeon(R) Processor', 85, 4)
         cpu_info('Intel(R) Xeon(R) Processor @ 2.2GHz', 85, 4),
     ],
 )
-def test_virtual_machines_of_one_name_are_told_apart(tmp_path, other):
+def test_virtual_machines_with_the_same_cpu_name_are_distinguished(tmp_path, other):
     names = []
     for text in (SKYLAKE, other):
         (tmp_path / 'cpuinfo').write_text(text)
@@ -299,15 +295,15 @@ def test_virtual_machines_of_one_name_are_told_apart(tmp_path, other):
     assert names[0] != names[1]
 
 
-def test_a_board_is_named_after_itself(tmp_path):
+def test_the_name_of_a_board_is_used(tmp_path):
     (tmp_path / 'device-tree').mkdir()
     (tmp_path / 'device-tree/model').write_text('NVIDIA Jetson Xavier NX Developer Kit\0')
     assert host.cpu_name(tmp_path) == 'NVIDIA Jetson Xavier NX Developer Kit'
     assert host.gpu_name(0, proc=tmp_path) == 'NVIDIA Jetson Xavier NX Developer Kit'
 
 
-def test_modules_of_one_board_are_told_apart(tmp_path):
-    """An Orin NX with 16 GB and one with 8 GB are the same model to the device tree."""
+def test_modules_of_the_same_board_are_distinguished(tmp_path):
+    """An Orin NX with 16 GB and one with 8 GB have the same model in the device tree."""
     (tmp_path / 'device-tree').mkdir()
     (tmp_path / 'device-tree/model').write_text('NVIDIA Jetson Orin NX Developer Kit\0')
     (tmp_path / 'device-tree/compatible').write_text(
@@ -316,7 +312,7 @@ def test_modules_of_one_board_are_told_apart(tmp_path):
     assert host.cpu_name(tmp_path) == 'NVIDIA Jetson Orin NX Developer Kit p3767-0001'
 
 
-def test_a_virtual_board_says_nothing(tmp_path):
+def test_the_name_of_a_virtual_board_is_ignored(tmp_path):
     write(tmp_path, cpuinfo='CPU implementer\t: 0x41\nCPU part\t: 0xd0c\n')
     (tmp_path / 'device-tree').mkdir()
     (tmp_path / 'device-tree/model').write_text('linux,dummy-virt\0')
@@ -325,7 +321,7 @@ def test_a_virtual_board_says_nothing(tmp_path):
 
 @pytest.fixture
 def two_gpus(tmp_path, monkeypatch):
-    """A /proc as NVIDIA's driver makes it, the folders not in the order of creation."""
+    """Return a fake /proc with the files of NVIDIA's driver, not created in the order of names."""
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
     monkeypatch.setattr(host, '_nvml_uuids', list)
     for place, uuid in (('0000:af:00.0', UUIDS[1]), ('0000:3b:00.0', UUIDS[0])):
@@ -346,24 +342,24 @@ def two_gpus(tmp_path, monkeypatch):
         ('MIG-5c2a', ['MIG-5c2a']),
     ],
 )
-def test_gpus_are_known_by_their_uuid(two_gpus, monkeypatch, visible, expected):
+def test_gpus_are_identified_by_uuid(two_gpus, monkeypatch, visible, expected):
     if visible is not None:
         monkeypatch.setenv('CUDA_VISIBLE_DEVICES', visible)
     assert [host.gpu_uuid(index, two_gpus) for index in range(len(expected))] == expected
 
 
-def test_the_driver_knows_a_gpus_model_where_nvml_is_missing(two_gpus, monkeypatch):
+def test_the_model_of_a_gpu_is_read_from_the_driver_without_nvml(two_gpus, monkeypatch):
     monkeypatch.setitem(sys.modules, 'pynvml', None)
     assert host.gpu_name(1, proc=two_gpus) == 'Fake'
 
 
-def test_nvml_knows_the_uuid_where_the_driver_has_no_files(tmp_path, monkeypatch):
+def test_the_uuid_is_read_from_nvml_without_driver_files(tmp_path, monkeypatch):
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
     monkeypatch.setattr(host, '_nvml_uuids', lambda: UUIDS)
     assert host.gpu_uuid(1, tmp_path) == UUIDS[1]
 
 
-def test_a_gpu_without_a_uuid_is_known_by_its_board_or_the_boot(tmp_path, monkeypatch):
+def test_a_gpu_without_a_uuid_is_identified_by_board_or_boot(tmp_path, monkeypatch):
     monkeypatch.setattr(host, '_nvml_uuids', list)
     write(tmp_path, sys__kernel__random__boot_id='0b5e-11\n')
     assert host.gpu_uuid(0, tmp_path) == '0b5e-11-gpu0'
@@ -375,7 +371,7 @@ def test_a_gpu_without_a_uuid_is_known_by_its_board_or_the_boot(tmp_path, monkey
 
 
 @pytest.mark.parametrize('index', [0, 7])
-def test_a_gpu_always_has_a_name_of_its_own(index):
+def test_a_gpu_always_has_an_identifier(index):
     assert host.gpu_uuid(index)
     assert host.gpu_uuid(index) != host.gpu_uuid(index + 1)
 
@@ -388,7 +384,7 @@ def test_the_uuid_on_cuda_is_that_of_nvidia_smi():
 
 
 def test_device_identity_is_the_boot_and_the_processor_or_gpu(tmp_path, monkeypatch):
-    """Not the host's name, and not the words `cuda` and `cuda:0`."""
+    """It contains neither the host name nor `cuda` or `cuda:0`."""
     boot = tmp_path / 'sys' / 'kernel' / 'random' / 'boot_id'
     boot.parent.mkdir(parents=True)
     boot.write_text('0f3c-11\n')
@@ -407,7 +403,7 @@ def test_device_identity_is_the_boot_and_the_processor_or_gpu(tmp_path, monkeypa
     assert host.device_identity('cuda:0', tmp_path) == names['cuda:1']
 
 
-def test_processors_are_counted_by_what_the_process_may_use(tmp_path):
+def test_usable_processors_follow_the_affinity(tmp_path):
     may_use = sorted(os.sched_getaffinity(0))
     assert host.usable_cpus() == len(may_use) or (Path('/sys/fs/cgroup') / 'cpu.max').exists()
     os.sched_setaffinity(0, may_use[:1])
@@ -430,7 +426,9 @@ def test_processors_are_counted_by_what_the_process_may_use(tmp_path):
         ('', 'nonsense\n', 8),
     ],
 )
-def test_a_quota_leaves_whole_processors(tmp_path, monkeypatch, group, limit, expected):
+def test_a_quota_is_rounded_down_to_whole_processors(
+    tmp_path, monkeypatch, group, limit, expected
+):
     monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(8)))
     proc, cgroups = tmp_path / 'proc', tmp_path / 'cgroup'
     folder = cgroups / group.strip().removeprefix('0::/').removeprefix('1:cpu:/')

@@ -48,7 +48,7 @@ IDENTITY = Preprocessing(
 
 
 OPENCV = {
-    # channels or rows per row of pixels, and OpenCV's conversion; None: there is nothing to do
+    # channels or rows per row of pixels, and OpenCV's conversion; None: no conversion
     'rgb8': (3, None),
     'bgr8': (3, cv2.COLOR_BGR2RGB),
     '8UC3': (3, cv2.COLOR_BGR2RGB),
@@ -68,18 +68,18 @@ OPENCV = {
 
 
 def padded(rows: np.ndarray, padding: int) -> bytes:
-    """Return the rows, each followed by bytes that mean nothing."""
+    """Return the rows, each with padding bytes."""
     rows = rows.reshape(rows.shape[0], -1).view(np.uint8)
     return np.pad(rows, ((0, 0), (0, padding)), constant_values=77).tobytes()
 
 
-def test_all_encodings_of_the_interface_are_there():
+def test_all_documented_encodings_are_supported():
     assert set(ENCODINGS) >= INTERFACE_ENCODINGS
 
 
 @pytest.mark.parametrize('padding', [0, 6])
 @pytest.mark.parametrize('encoding', sorted(OPENCV))
-def test_every_encoding_becomes_what_opencv_makes_of_it(encoding, padding):
+def test_every_encoding_is_decoded_as_by_opencv(encoding, padding):
     width, height = 34, 22
     channels, code = OPENCV[encoding]
     rows, depth = (height * 3 // 2, 1) if channels == 1.5 else (height, channels)
@@ -93,7 +93,7 @@ def test_every_encoding_becomes_what_opencv_makes_of_it(encoding, padding):
 
 
 @pytest.mark.parametrize(('is_bigendian', 'dtype'), [(False, '<u2'), (True, '>u2')])
-def test_mono16_becomes_what_opencv_makes_of_it(is_bigendian, dtype):
+def test_mono16_is_decoded_as_by_opencv(is_bigendian, dtype):
     grey = np.random.default_rng(5).integers(0, 2**16, (22, 34), np.uint16)
     data = padded(grey.astype(dtype), 4)
     decoded = decode_image(
@@ -103,7 +103,7 @@ def test_mono16_becomes_what_opencv_makes_of_it(is_bigendian, dtype):
     assert np.abs(decoded.astype(int) - expected).max() <= 1  # rounded down, not to the nearest
 
 
-def test_no_encoding_of_the_interface_is_left_out_of_the_comparison():
+def test_the_comparison_includes_all_documented_encodings():
     assert {*OPENCV, 'mono16'} == INTERFACE_ENCODINGS
 
 
@@ -133,7 +133,7 @@ def test_grey_is_expanded(encoding):
 
 
 @pytest.mark.parametrize(('is_bigendian', 'dtype'), [(False, '<u2'), (True, '>u2')])
-def test_mono16_obeys_endianness(is_bigendian, dtype):
+def test_mono16_uses_the_endianness(is_bigendian, dtype):
     grey = np.array([[0, 0x1234, 0xFFFF], [0x0100, 0x00FF, 0x8000]], dtype=dtype)
     decoded = decode_image(
         padded(grey, 3), width=3, height=2, encoding='mono16', step=9, is_bigendian=is_bigendian
@@ -142,7 +142,7 @@ def test_mono16_obeys_endianness(is_bigendian, dtype):
 
 
 def smooth_rgb(width: int, height: int) -> np.ndarray:
-    """Return an image whose neighbours share their colours, so that chroma may be halved."""
+    """Return an image of blocks of equal colour, so that chroma subsampling loses nothing."""
     coarse = np.random.default_rng(3).integers(30, 220, (height // 4, width // 4, 3))
     return np.kron(coarse, np.ones((4, 4, 1))).astype(np.uint8)
 
@@ -188,7 +188,7 @@ def limited_range_yuv(rgb: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 @pytest.mark.parametrize('encoding', sorted(BAYER))
-def test_bayer_finds_the_colours_of_a_mosaic(encoding):
+def test_bayer_images_are_decoded_to_the_original_colours(encoding):
     colour = np.array([200, 120, 40], dtype=np.uint8)
     mosaic = np.tile(colour[np.array(BAYER[encoding])], (6, 8))
     decoded = decode_image(padded(mosaic, 5), width=16, height=12, encoding=encoding, step=21)
@@ -222,8 +222,8 @@ BAD_IMAGES = [
     ({'step': -30}, 'step', '-30'),
     ({'data': b''}, 'buffer', '0 bytes.*240'),
     ({'data': bytes(239)}, 'buffer', '239 bytes.*240'),
-    ({'data': [1, 2, 3]}, 'buffer', 'no contiguous buffer'),
-    ({'data': np.zeros((8, 60), np.uint8)[:, ::2]}, 'buffer', 'no contiguous buffer'),
+    ({'data': [1, 2, 3]}, 'buffer', 'not a contiguous buffer'),
+    ({'data': np.zeros((8, 60), np.uint8)[:, ::2]}, 'buffer', 'not a contiguous buffer'),
     ({'step': 31}, 'buffer', '240 bytes.*248'),
     ({'width': 0}, 'size', '0x8'),
     ({'height': 0}, 'size', '10x0'),
@@ -236,17 +236,17 @@ BAD_IMAGES = [
 
 
 @pytest.mark.parametrize(('changes', 'cause', 'message'), BAD_IMAGES)
-def test_bad_images_are_refused_with_their_cause(changes, cause, message):
+def test_invalid_images_are_rejected_with_their_cause(changes, cause, message):
     image = {'data': bytes(240), 'width': 10, 'height': 8, 'encoding': 'rgb8', 'step': 30}
     with pytest.raises(ImageError, match=message) as caught:
         RawImage(**{**image, **changes}).decode()
     assert caught.value.cause == cause
 
 
-def test_decoded_pixels_are_checked_too():
+def test_decoded_pixels_are_checked():
     with pytest.raises(ImageError, match='uint8'):
         RgbImage(np.zeros((4, 4), dtype=np.uint8)).decode()
-    with pytest.raises(ImageError, match='nothing to see'):
+    with pytest.raises(ImageError, match='image is empty'):
         RgbImage(np.zeros((0, 4, 3), dtype=np.uint8)).decode()
 
 
@@ -263,7 +263,7 @@ def test_preprocess_normalises_by_channel():
 @pytest.mark.parametrize('interpolation', ['area', 'bilinear'])
 @pytest.mark.parametrize('size', [(480, 640), (300, 300), (64, 48), (1080, 1920)])
 def test_preprocess_equals_resizing_before_cropping(size, interpolation):
-    """The contract's literal order, on a smooth image: a source pixel of shift is all there is."""
+    """On a smooth image, cropping first shifts the result by less than a source pixel."""
     height, width = size
     rows, columns = np.mgrid[0:height, 0:width]
     rgb = np.stack([255 * rows / height, 255 * columns / width, 0 * rows], -1).astype(np.uint8)
@@ -295,7 +295,7 @@ def test_preprocess_keeps_the_centre():
     resolution=st.sampled_from([16, 64, 224]),
 )
 @settings(max_examples=40, deadline=None)
-def test_preprocess_takes_any_size(height, width, resolution):
+def test_preprocess_accepts_any_size(height, width, resolution):
     tensor = preprocess(np.full((height, width, 3), 51, np.uint8), resolution, IDENTITY)
     assert tensor.shape == (1, 3, resolution, resolution)
     np.testing.assert_allclose(tensor, 0.2, atol=1e-6)
@@ -313,9 +313,7 @@ def test_grey_and_colour_of_the_same_scene_agree():
 @pytest.mark.parametrize('channels', ['rgb', 'bgr'])
 @pytest.mark.parametrize('resize', ['crop', 'stretch', 'pad'])
 @pytest.mark.parametrize('encoding', sorted(INTERFACE_ENCODINGS))
-def test_colours_are_the_same_whether_put_in_order_before_or_after_resizing(
-    encoding, resize, channels
-):
+def test_channel_order_does_not_change_the_result_of_resizing(encoding, resize, channels):
     width, height = 60, 44
     depth = 2 if encoding == 'mono16' else OPENCV[encoding][0]
     data = np.random.default_rng(7).integers(0, 256, int(width * height * depth), np.uint8)
@@ -327,7 +325,7 @@ def test_colours_are_the_same_whether_put_in_order_before_or_after_resizing(
     assert late.std() > 0.01
 
 
-def test_only_what_the_network_needs_is_worked_on():
+def test_only_the_cropped_region_is_processed():
     raw = RawImage(bytes(3000 * 4000 * 3), 4000, 3000, 'rgb8', 4000 * 3)
     rgb = raw.decode()
     tracemalloc.start()
@@ -384,7 +382,7 @@ def test_grey_and_16_bit_pngs_become_rgb():
         (huge_jpeg(), 'size'),
     ],
 )
-def test_damaged_compressed_images_are_refused_with_the_cause(data, cause):
+def test_damaged_compressed_images_are_rejected_with_their_cause(data, cause):
     with pytest.raises(ImageError) as error:
         CompressedImage(array.array('B', data), 'jpeg').decode()
     assert error.value.cause == cause

@@ -21,7 +21,7 @@ DEADLINE_S = 10.0
 
 
 class Machine:
-    """A machine whose levels take HERE_MS when it is quiet; `start` is a start of the node."""
+    """A machine whose levels take HERE_MS without contention; `start` starts the node."""
 
     def __init__(self, family: Any, cache: Path) -> None:
         self.family, self.cache = family, cache
@@ -37,17 +37,17 @@ class Machine:
         return tuple(level.median_ms for level in self.profile.levels)
 
     def ship(self, *latencies_ms: float, **changes: Any) -> None:
-        """Put a profile of this platform into the family."""
+        """Add a profile of this platform to the family."""
         profile = dataclasses.replace(make_profile(latencies_ms), **changes)
         self.family = dataclasses.replace(self.family, platforms={PLATFORM: profile})
 
     @property
     def path(self) -> Path:
-        """Return where the cached profile lies."""
+        """Return the path of the cached profile."""
         return BuildCache(self.family, self.cache).directory / 'profiles' / f'{PLATFORM}.yaml'
 
     def store(self, *latencies_ms: float, **changes: Any) -> None:
-        """Put a profile of this platform into the cache."""
+        """Store a profile of this platform in the cache."""
         write_profile(dataclasses.replace(make_profile(latencies_ms), **changes), self.path)
 
     @property
@@ -75,17 +75,17 @@ def machine(random_family, tmp_path, monkeypatch, caplog):
     return machine
 
 
-def test_measures_once_checks_ever_after(machine, caplog):
+def test_a_profile_is_measured_once_and_checked_at_later_starts(machine, caplog):
     assert machine.start() == pytest.approx(HERE_MS)
     assert machine.was_measured
     assert machine.start() == pytest.approx(HERE_MS)
     assert not machine.was_measured
     assert 'cpu: the cached profile of ' in caplog.messages[-1]
-    assert caplog.messages[-1].endswith(' fits this machine')
+    assert caplog.messages[-1].endswith(' matches this machine')
     assert machine.engine.notes == ()
 
 
-def test_a_profile_of_the_family_that_fits_serves(machine):
+def test_a_matching_profile_of_the_family_is_used(machine):
     machine.ship(1.1, 2.1, 4.2)
     assert machine.start() == (1.1, 2.1, 4.2)
     assert not machine.was_measured
@@ -95,31 +95,31 @@ def test_a_profile_of_the_family_that_fits_serves(machine):
 FOREIGN = {
     (2.0, 4.0, 8.0): 'is 2x slower than this machine',
     (0.5, 1.0, 2.0): 'is 2x faster than this machine',
-    (2.0, 2.0, 2.0): 'does not fit this machine (0.5x to 2x)',
+    (2.0, 2.0, 2.0): 'does not match this machine (0.5x to 2x)',
 }
 
 
 @pytest.mark.parametrize('foreign', FOREIGN)
-def test_a_foreign_table_is_measured_again_once(machine, caplog, foreign):
+def test_a_profile_of_another_machine_is_measured_again_once(machine, caplog, foreign):
     machine.ship(*foreign)
     assert machine.start() == pytest.approx(HERE_MS)
     sentence = f"cpu: the family's profile of 2026-01-01 {FOREIGN[foreign]}"
-    assert f'{sentence}: measured again' in caplog.messages
-    assert len(f'{sentence}: measured again') <= 120
+    assert f'{sentence}: it is measured again' in caplog.messages
+    assert len(f'{sentence}: it is measured again') <= 120
     assert read_profile(machine.path).conditions['replaces'] == sentence
-    assert machine.start() == pytest.approx(HERE_MS)  # the newer one, of the cache
+    assert machine.start() == pytest.approx(HERE_MS)  # the newer profile, from the cache
     assert not machine.was_measured
 
 
-def test_a_stale_cached_profile_is_measured_again(machine, caplog):
-    """The power mode is another one, say, or the engine a newer release."""
+def test_an_outdated_cached_profile_is_measured_again(machine, caplog):
+    """For example after a change of the power mode or a new release of the engine."""
     machine.start()
     machine.store(1.6, 3.2, 6.4)
     assert machine.start() == pytest.approx(HERE_MS)
     assert 'cached profile of 2026-01-01 is 1.6x slower than this machine' in caplog.text
 
 
-def test_the_newer_profile_wins(machine):
+def test_the_newest_profile_is_used(machine):
     machine.ship(1.1, 2.0, 4.0, measured_at='2026-03-01T00:00:00+00:00')
     machine.store(1.2, 2.0, 4.0, measured_at='2026-02-01T00:00:00+00:00')
     assert machine.start()[0] == 1.1
@@ -127,7 +127,7 @@ def test_the_newer_profile_wins(machine):
     assert machine.start()[0] == 1.2
 
 
-def test_an_older_profile_serves_where_the_newer_one_does_not_fit(machine):
+def test_an_older_profile_is_used_if_the_newer_one_does_not_match(machine):
     machine.ship(9.0, 9.0, 9.0, measured_at='2026-03-01T00:00:00+00:00')
     machine.store(1.2, 2.0, 4.0)
     assert machine.start()[0] == 1.2
@@ -137,7 +137,7 @@ def test_an_older_profile_serves_where_the_newer_one_does_not_fit(machine):
 # A busy machine
 
 
-def test_contention_is_no_wrong_table(machine):
+def test_contention_is_not_mistaken_for_a_wrong_profile(machine):
     machine.ship(*HERE_MS)
     machine.load, machine.slowed_by = BUSY, (1.5, 2.0, 2.5)
     assert machine.start() == HERE_MS
@@ -145,14 +145,14 @@ def test_contention_is_no_wrong_table(machine):
     assert machine.engine.notes == ()
 
 
-def test_a_foreign_table_is_corrected_until_a_quiet_start(machine):
+def test_a_wrong_profile_is_corrected_while_the_device_is_busy(machine):
     machine.ship(3.0, 6.0, 12.0)
     machine.load, machine.slowed_by = BUSY, (1.2, 1.2, 1.5)
     assert machine.start() == pytest.approx((1.2, 2.4, 6.0))
     assert not machine.was_measured
     assert not machine.path.exists()
     sentence = "cpu: the family's profile of 2026-01-01 is 2.5x slower than this machine"
-    assert machine.engine.notes == (f'{sentence}: corrected until a quiet start',)
+    assert machine.engine.notes == (f'{sentence}: corrected until a start on an idle device',)
     assert machine.profile.conditions['corrected'] == sentence
     machine.load, machine.slowed_by = QUIET, (1.0, 1.0, 1.0)
     assert machine.start() == pytest.approx(HERE_MS)
@@ -160,14 +160,14 @@ def test_a_foreign_table_is_corrected_until_a_quiet_start(machine):
 
 
 @pytest.mark.parametrize('place', ['ship', 'store'])
-def test_a_profile_taken_under_load_lasts_until_the_machine_is_quiet(machine, place, caplog):
+def test_a_profile_measured_under_load_is_used_until_the_device_is_idle(machine, place, caplog):
     getattr(machine, place)(1.1, 2.1, 4.2, conditions={'load_of_others': '0.80'})
     machine.load = BUSY
     assert machine.start() == (1.1, 2.1, 4.2)
-    assert 'was measured while others were busy, as they are now: kept' in caplog.text
+    assert 'was measured on a busy device, and it is busy now: it is used' in caplog.text
     machine.load = QUIET
     assert machine.start() == pytest.approx(HERE_MS)
-    assert 'was measured while others were busy: measured again' in caplog.text
+    assert 'was measured on a busy device: it is measured again' in caplog.text
     assert machine.start() == pytest.approx(HERE_MS)
     assert not machine.was_measured
 
@@ -175,18 +175,18 @@ def test_a_profile_taken_under_load_lasts_until_the_machine_is_quiet(machine, pl
 def test_a_first_measurement_under_load_is_repeated(machine, caplog):
     machine.load, machine.slowed_by = BUSY, (2.0, 2.0, 2.0)
     assert machine.start() == pytest.approx((2.0, 4.0, 8.0))
-    assert 'others used 0.80 of the device' in caplog.text
+    assert 'other processes used 0.80 of the device' in caplog.text
     machine.load, machine.slowed_by = QUIET, (1.0, 1.0, 1.0)
     assert machine.start() == pytest.approx(HERE_MS)
 
 
-def test_words_for_a_load_are_no_load(machine):
+def test_a_load_that_is_not_a_number_is_ignored(machine):
     machine.ship(*HERE_MS, conditions={'load_of_others': 'unknown'})
     assert machine.start() == HERE_MS
     assert not machine.was_measured
 
 
-# Faults
+# Damaged files and errors
 
 
 @pytest.mark.parametrize('damage', ['', 'levels: [', 'format: something else\n', '\x00'])
@@ -211,13 +211,13 @@ def test_a_profile_of_another_platform_is_measured_again(machine):
     assert machine.profile.platform == PLATFORM
 
 
-def test_a_cache_that_cannot_be_written_does_not_matter(machine, tmp_path):
+def test_a_profile_is_returned_if_the_cache_cannot_be_written(machine, tmp_path):
     machine.cache = tmp_path / 'file'
     machine.cache.touch()
     assert machine.start() == pytest.approx(HERE_MS)
 
 
-def test_a_good_profile_in_a_read_only_cache_serves(machine, monkeypatch):
+def test_a_matching_profile_in_a_read_only_cache_is_used(machine, monkeypatch):
     machine.store(1.1, 2.0, 4.0)
 
     def refuse(*_: object, **__: object) -> None:
@@ -237,7 +237,7 @@ def failing(machine: Machine, *indexes: int) -> Callable[[], TimedEngine]:
     return lambda: Failing(HERE_MS)
 
 
-def test_a_level_that_fails_in_the_check_is_told(machine, monkeypatch):
+def test_a_level_that_fails_in_the_check_is_noted(machine, monkeypatch):
     machine.ship(*HERE_MS)
     monkeypatch.setattr(machine, '_engine', failing(machine, 3))
     assert machine.start() == HERE_MS
@@ -247,7 +247,7 @@ def test_a_level_that_fails_in_the_check_is_told(machine, monkeypatch):
     )
 
 
-def test_an_engine_that_fails_altogether_keeps_what_is_known(machine, monkeypatch, caplog):
+def test_the_known_profile_is_used_if_all_levels_fail(machine, monkeypatch, caplog):
     machine.ship(9.0, 9.0, 9.0)
     monkeypatch.setattr(machine, '_engine', failing(machine, 1, 2, 3))
     assert machine.start() == (9.0, 9.0, 9.0)
@@ -255,14 +255,14 @@ def test_an_engine_that_fails_altogether_keeps_what_is_known(machine, monkeypatc
     assert 'fits' not in caplog.text
 
 
-def test_an_engine_that_fails_while_measured_says_so(machine, monkeypatch):
+def test_an_engine_failure_during_the_measurement_is_reported(machine, monkeypatch):
     monkeypatch.setattr(machine, '_engine', failing(machine, 2))
     with pytest.raises(EngineError, match='fake failed at level 2: out of memory'):
         machine.start()
 
 
-def test_two_starts_at_once_measure_once(machine, monkeypatch):
-    """The second waits for the first: they would be each other's load."""
+def test_simultaneous_starts_measure_once(machine, monkeypatch):
+    """The second one waits for the first, because they would slow each other down."""
     other = Machine(machine.family, machine.cache)
     has_begun, is_waiting = threading.Event(), threading.Event()
     measure = known_profile.profile_engine

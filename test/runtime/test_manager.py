@@ -19,7 +19,7 @@ from dynamic_ofa_ros.runtime.policies.settings import POLICY_NAMES
 LEVELS = make_levels((0.6, 0.7, 0.8))
 PROFILE = make_profile((10.0, 20.0, 30.0))
 FRAME_NS = 33_000_000
-DECISION_LIMIT_LOOPS = 7.0  # the aim of 50 us is about five on a quiet machine
+DECISION_LIMIT_LOOPS = 7.0  # the target of 50 us is about 5 loops on an idle machine
 
 
 def make_manager(**arguments: object) -> RuntimeManager:
@@ -40,7 +40,7 @@ def test_starts_at_the_best_level_that_meets_the_constraints():
     assert manager.state.switch_count == 0
 
 
-def test_constraints_act_on_the_next_frame():
+def test_constraints_apply_to_the_next_frame():
     manager = make_manager()
     run(manager, 30.0, 3)
     manager.set_constraints(Constraints(12.0))
@@ -54,7 +54,7 @@ def test_constraints_act_on_the_next_frame():
     assert manager.decide(5 * FRAME_NS) is None
 
 
-def test_a_new_policy_acts_on_the_next_frame():
+def test_a_new_policy_applies_to_the_next_frame():
     manager = make_manager()
     manager.set_policy(PolicySettings('fixed', fixed_level=2))
     decision = manager.decide(FRAME_NS)
@@ -63,7 +63,7 @@ def test_a_new_policy_acts_on_the_next_frame():
     assert manager.policy_settings.name == 'fixed'
 
 
-def test_a_policy_that_cannot_be_set_up_changes_nothing():
+def test_an_invalid_policy_changes_nothing():
     manager = make_manager()
     with pytest.raises(PolicyError, match='3 levels'):
         manager.set_policy(PolicySettings('fixed', fixed_level=4))
@@ -71,7 +71,7 @@ def test_a_policy_that_cannot_be_set_up_changes_nothing():
     assert manager.decide(FRAME_NS) is None
 
 
-def test_slowdown_is_shared_over_levels_and_skips_the_first_frame():
+def test_the_slowdown_applies_to_all_levels_without_the_first_frame():
     manager = make_manager()
     manager.observe(Measurement(FRAME_NS, 3, 900.0))
     assert manager.state.slowdown == 1.0
@@ -105,7 +105,7 @@ def test_no_limit_is_never_violated():
     ('scope', 'expected_level', 'predicted_ms'),
     [('inference', 2, 20.0), ('node', 2, 22.0), ('end_to_end', 1, 18.0)],
 )
-def test_the_scope_takes_what_no_level_can_change_from_the_limit(
+def test_the_time_outside_inference_is_subtracted_from_the_limit(
     scope, expected_level, predicted_ms
 ):
     """Processing adds 2 ms and queueing 6 more: end to end only level 1 meets 25 ms."""
@@ -127,18 +127,18 @@ def test_the_scope_decides_what_is_a_violation():
         assert manager.state.violations == violations
 
 
-def test_an_unmeasured_scope_is_no_violation():
+def test_a_latency_that_was_not_measured_is_not_a_violation():
     manager = make_manager(constraints=Constraints(5.0, latency_scope='end_to_end'))
     manager.observe(Measurement(FRAME_NS, 1, 100.0))
     assert manager.state.violations == 0
     assert math.isnan(manager.state.latency_ms)
 
 
-def test_upward_switches_have_a_budget_and_downward_ones_have_none():
+def test_only_moves_up_are_limited_per_minute():
     settings = PolicySettings('reactive', window=1, hold_s=0.0, max_switches_per_minute=2)
     manager = make_manager(policy=settings, constraints=Constraints(35.0))
     ups = downs = 0
-    for frame in range(1, 400):  # 13 s of contention that comes and goes every few frames
+    for frame in range(1, 400):  # 13 s of contention that changes every few frames
         slow = frame % 8 < 4
         level = manager.active_level
         inference_ms = PROFILE.latency_ms(level) * (4.0 if slow else 1.0)
@@ -148,12 +148,12 @@ def test_upward_switches_have_a_budget_and_downward_ones_have_none():
             downs += decision.to_level < decision.from_level
     assert ups == 2
     assert downs >= 3
-    assert 'held back' in manager.state.reason or manager.active_level == 1
+    assert 'deferred' in manager.state.reason or manager.active_level == 1
 
 
 @pytest.mark.parametrize('name', ['predictive', 'table', 'reactive'])
-def test_a_limit_that_wavers_does_not_make_the_level_waver(name):
-    """Issue 10, finding 3: by 5 %, ten times a second, 312 switches a minute."""
+def test_a_fluctuating_limit_does_not_cause_switches(name):
+    """Regression: a limit that changed by 5 % ten times per second caused 312 switches/min."""
     settings = PolicySettings(name, max_switches_per_minute=6)
     manager = make_manager(policy=settings, constraints=Constraints(30.5))
     for frame in range(1, 1800):
@@ -166,7 +166,7 @@ def test_a_limit_that_wavers_does_not_make_the_level_waver(name):
     assert manager.state.switch_count <= 1 if name == 'predictive' else 14
 
 
-def test_a_floor_that_wavers_does_not_make_the_level_waver():
+def test_a_fluctuating_floor_does_not_cause_switches():
     manager = make_manager(constraints=Constraints(15.0, min_accuracy=0.71, priority='accuracy'))
     for frame in range(1, 900):
         if frame % 3 == 0:
@@ -180,7 +180,7 @@ def test_a_floor_that_wavers_does_not_make_the_level_waver():
     assert manager.active_level == 3
 
 
-def test_infeasible_is_said():
+def test_infeasible_constraints_are_reported():
     manager = make_manager(constraints=Constraints(5.0))
     assert manager.active_level == 1
     assert not manager.initial_decision.is_feasible
@@ -200,8 +200,8 @@ def test_decisions_and_states_are_frozen():
         manager.initial_decision.to_level = 9  # type: ignore[misc]
 
 
-def test_settings_from_other_threads_never_tear():
-    """Constraints and policy are set at random from two threads while frames are observed."""
+def test_settings_from_other_threads_are_consistent():
+    """Two threads set constraints and policy at random times while frames are observed."""
     manager = make_manager()
     stopping = threading.Event()
     tight, loose = Constraints(12.0), Constraints(100.0)
@@ -228,7 +228,7 @@ def test_settings_from_other_threads_never_tear():
         stopping.set()
         for thread in threads:
             thread.join()
-    # Whatever was last is obeyed, both of it: neither setter lost the other's change.
+    # Both last settings apply: no setter has overwritten the change of the other.
     manager.set_constraints(tight)
     manager.set_policy(PolicySettings('table'))
     manager.decide(3000 * FRAME_NS)
@@ -237,7 +237,7 @@ def test_settings_from_other_threads_never_tear():
 
 
 def test_a_decision_costs_microseconds():
-    """Compared with a loop that takes about 10 us on a quiet core: a busy one slows both."""
+    """The time is relative to a loop of about 10 us, because a busy machine slows both down."""
     manager = make_manager(constraints=Constraints(35.0))
     decisions, loops = [], []
     for frame in range(1, 1500):
@@ -251,14 +251,14 @@ def test_a_decision_costs_microseconds():
     assert sorted(decisions)[tenth] < DECISION_LIMIT_LOOPS * sorted(loops)[tenth]
 
 
-# Several platforms: the manager chooses the device too.
+# Several platforms: the manager also chooses the device.
 
 GPU, CPU = 'gpu-fake', 'cpu-fake'
 GPU_MS, CPU_MS = (10.0, 20.0, 30.0), (25.0, 50.0, 75.0)
 
 
 class TwoDevices:
-    """A GPU and a slower CPU, each with a slowdown of its own; time is only a number."""
+    """A GPU and a slower CPU, each with its own slowdown, in simulated time."""
 
     def __init__(self, limit_ms: float, policy: PolicySettings | None = None) -> None:
         profiles = [
@@ -285,14 +285,14 @@ class TwoDevices:
             self.manager.observe(measurement)
 
 
-def test_starts_on_the_device_that_gives_the_most():
+def test_starts_on_the_device_with_the_highest_accuracy():
     devices = TwoDevices(35.0)
     assert (devices.manager.active_platform, devices.manager.active_level) == (GPU, 3)
     assert devices.manager.initial_decision.to_platform == GPU
     assert devices.manager.state.platform == GPU
 
 
-def test_a_contended_device_is_left_and_taken_again():
+def test_a_contended_device_is_left_and_used_again_later():
     devices = TwoDevices(35.0)
     devices.run(3.0)
     devices.visits.clear()
@@ -305,16 +305,16 @@ def test_a_contended_device_is_left_and_taken_again():
     assert devices.manager.state.is_feasible
 
 
-def test_trying_a_device_that_stays_contended_costs_little():
+def test_trials_of_a_contended_device_are_rare():
     devices = TwoDevices(35.0)
     devices.run(3.0)
     devices.run(120.0, gpu=6.0)
     tried = [visit for visit in devices.visits[200:] if visit[0] == GPU]
-    assert tried  # it is not given up for ever
+    assert tried  # the GPU is tried again
     assert devices.violations < 0.02 * len(devices.visits)
 
 
-def test_each_device_has_an_estimate_of_its_own():
+def test_each_device_has_a_separate_estimate():
     devices = TwoDevices(35.0)
     devices.run(2.0, gpu=6.0, cpu=1.1)
     assert devices.manager.state.platform == CPU
@@ -323,7 +323,7 @@ def test_each_device_has_an_estimate_of_its_own():
 
 @pytest.mark.parametrize('name', POLICY_NAMES)
 def test_every_policy_works_on_two_platforms(name):
-    """Issue 10, finding 6: `reactive` ended the node on every machine with a GPU."""
+    """Regression: `reactive` terminated the node on every machine with a GPU."""
     devices = TwoDevices(35.0, PolicySettings(name))
     assert (devices.manager.active_platform, devices.manager.active_level) == (GPU, 3)
     devices.run(3.0)
@@ -335,7 +335,7 @@ def test_every_policy_works_on_two_platforms(name):
 
 
 @pytest.mark.parametrize('name', ['reactive', 'fixed'])
-def test_a_policy_of_one_platform_uses_the_first_and_says_so(name):
+def test_a_policy_for_one_platform_uses_the_first_with_a_note(name):
     devices = TwoDevices(35.0)
     devices.run(3.0)
     devices.run(2.0, gpu=6.0)
@@ -352,12 +352,12 @@ def test_a_policy_of_one_platform_uses_the_first_and_says_so(name):
 
 
 @pytest.mark.parametrize('name', ['predictive', 'table'])
-def test_policies_of_all_platforms_have_nothing_to_note(name):
+def test_policies_for_all_platforms_have_no_note(name):
     assert platform_note(TwoDevices(35.0).manager.table, PolicySettings(name)) == ''
 
 
-def test_tables_name_the_level_of_the_family_and_its_platform():
-    """Issue 10, finding 6: policy `table` spoke of level 5 in a family of three."""
+def test_the_table_reason_names_level_and_platform():
+    """Regression: the reason of `table` named level 5 in a family with three levels."""
     devices = TwoDevices(55.0, PolicySettings('table'))
     assert devices.manager.initial_decision.reason.startswith('level 3 on gpu takes 30.00 ms')
 
@@ -368,7 +368,7 @@ def test_a_manager_needs_a_profile():
 
 
 @pytest.mark.parametrize('share_slow', [0.0, 0.04])
-def test_one_slow_frame_outside_inference_moves_nobody_and_a_tail_counts(share_slow):
+def test_a_tail_outside_inference_counts_but_one_slow_frame_does_not(share_slow):
     """A limit on the node's latency: level 3 (30 ms) and 2 ms of overhead meet 35 ms."""
     manager = make_manager(
         policy=PolicySettings('table'), constraints=Constraints(35.0, latency_scope='node')
@@ -385,7 +385,7 @@ def test_one_slow_frame_outside_inference_moves_nobody_and_a_tail_counts(share_s
         )
     assert manager.active_level == 3
     assert manager.state.is_feasible
-    for frame in range(frames + 1, 2 * frames):  # one in ten is slow: more than the 5 % allowed
+    for frame in range(frames + 1, 2 * frames):  # one in ten is slow, 5 % are allowed
         overhead_ms = 12.0 if frame % 10 == 0 else 2.0
         inference_ms = 10.0 * manager.active_level
         manager.observe(
@@ -396,11 +396,11 @@ def test_one_slow_frame_outside_inference_moves_nobody_and_a_tail_counts(share_s
     assert manager.active_level == 2
 
 
-# An engine that fails is left, and tried again
+# Failing engines
 
 
-def test_a_platform_whose_engine_always_fails_is_left_for_the_one_that_works():
-    """Issue 10, finding 2: 300 frames, 300 errors, none tried on the healthy CPU beside it."""
+def test_a_failing_platform_is_replaced_by_a_working_one():
+    """Regression: all 300 frames failed, and none was tried on the working CPU."""
     devices = TwoDevices(80.0)
     manager = devices.manager
     failed = []
@@ -417,12 +417,12 @@ def test_a_platform_whose_engine_always_fails_is_left_for_the_one_that_works():
             Measurement(frame * FRAME_NS, level, CPU_MS[level - 1], CPU_MS[level - 1] + 1.0)
         )
     assert failed[0] == 1
-    assert 3 <= len(failed) <= 8  # tried again, more and more rarely
+    assert 3 <= len(failed) <= 8  # tried again at increasing intervals
     assert manager.active_platform == CPU
     assert manager.state.is_feasible
 
 
-def test_a_level_that_does_not_fit_into_memory_is_left_alone():
+def test_a_level_that_does_not_fit_into_memory_is_excluded():
     manager = make_manager()
     failed = 0
     for frame in range(1, 1800):
@@ -437,7 +437,7 @@ def test_a_level_that_does_not_fit_into_memory_is_left_alone():
     assert manager.active_level == 2
 
 
-def test_a_level_that_works_again_is_taken_again():
+def test_a_level_that_works_again_is_used_again():
     manager = make_manager()
     manager.observe_failure(FRAME_NS, 3)
     assert manager.active_level == 2
@@ -447,7 +447,7 @@ def test_a_level_that_works_again_is_taken_again():
     assert manager.active_level == 3
 
 
-def test_where_everything_fails_it_says_so_and_goes_on_trying():
+def test_if_all_levels_fail_this_is_reported_and_they_are_tried_again():
     manager = make_manager()
     for frame in range(1, 30):
         manager.observe_failure(frame * FRAME_NS, manager.active_level)
@@ -456,7 +456,7 @@ def test_where_everything_fails_it_says_so_and_goes_on_trying():
 
 
 @pytest.mark.parametrize('name', POLICY_NAMES)
-def test_every_policy_leaves_a_platform_that_fails(name):
+def test_every_policy_excludes_a_failing_platform(name):
     devices = TwoDevices(80.0, PolicySettings(name))
     for frame in range(1, 4):
         if devices.manager.active_platform == GPU:
@@ -464,8 +464,8 @@ def test_every_policy_leaves_a_platform_that_fails(name):
     assert devices.manager.active_platform == CPU
 
 
-def test_a_platform_that_is_free_again_is_taken_although_no_more_accurate():
-    """Issue 10, finding 4: an hour later the node was still on the CPU, the GPU idle."""
+def test_an_uncontended_platform_is_preferred_at_equal_accuracy():
+    """Regression: after an hour, the node still used the CPU while the GPU was idle."""
     devices = TwoDevices(80.0)
     devices.run(2.0)
     devices.run(3.0, gpu=8.0)
@@ -474,7 +474,7 @@ def test_a_platform_that_is_free_again_is_taken_although_no_more_accurate():
     assert devices.visits[-1] == (GPU, 3)
 
 
-def test_moves_between_platforms_count_in_the_budget():
+def test_moves_between_platforms_are_limited_per_minute():
     devices = TwoDevices(80.0, PolicySettings('predictive', max_switches_per_minute=2))
     for _ in range(6):
         devices.run(2.0, gpu=8.0)
@@ -484,10 +484,10 @@ def test_moves_between_platforms_count_in_the_budget():
     assert len(to_gpu) <= 2
 
 
-# Scopes: what lies outside inference
+# Scopes: time outside inference
 
 
-def test_a_delay_beyond_the_limit_is_told_and_costs_no_accuracy():
+def test_a_delay_over_the_limit_is_reported_and_keeps_the_accuracy():
     manager = make_manager(constraints=Constraints(10.0, latency_scope='node'))
     for frame in range(1, 60):
         level = manager.active_level
@@ -500,12 +500,14 @@ def test_a_delay_beyond_the_limit_is_told_and_costs_no_accuracy():
         manager.observe(Measurement(frame * FRAME_NS, level, inference_ms, inference_ms + 60.0))
     assert manager.active_level == 3
     assert not manager.state.is_feasible
-    assert manager.state.reason.startswith('60.0 ms of the limit of 50.00 ms pass outside')
+    assert manager.state.reason.startswith(
+        '60.0 ms outside inference exceed the limit of 50.00 ms'
+    )
     assert manager.state.outside_ms == pytest.approx(60.0)
 
 
-def test_infeasible_is_never_said_beside_a_prediction_within_the_limit():
-    """Issue 10, finding 10: `feasible: false` beside 1.12 ms under a limit of 2.0."""
+def test_infeasible_is_not_reported_with_a_prediction_within_the_limit():
+    """Regression: `feasible: false` was reported with 1.12 ms and a limit of 2.0 ms."""
     random = np.random.default_rng(5)
     manager = make_manager(constraints=Constraints(31.5))
     for frame in range(1, 2000):
@@ -517,8 +519,8 @@ def test_infeasible_is_never_said_beside_a_prediction_within_the_limit():
         assert state.is_feasible or state.predicted_latency_ms > 31.5
 
 
-def test_sentences_are_not_composed_for_every_frame(monkeypatch):
-    """Issue 10, finding 11."""
+def test_reasons_are_not_formatted_for_every_frame(monkeypatch):
+    """Formatting a reason for every frame would be slow."""
     composed = []
     monkeypatch.setattr(
         'dynamic_ofa_ros.runtime.policies.predictive.PredictivePolicy._text',
@@ -534,7 +536,7 @@ def test_sentences_are_not_composed_for_every_frame(monkeypatch):
 # Levels that are not in memory
 
 
-def test_a_level_that_is_not_in_memory_is_wanted_and_the_next_lower_one_runs():
+def test_the_next_lower_level_runs_until_the_wanted_one_is_loaded():
     there = {1, 2}
     manager = make_manager(is_ready=lambda level, platform: level in there)
     assert (manager.active_level, manager.wanted[0]) == (2, 3)
@@ -546,7 +548,7 @@ def test_a_level_that_is_not_in_memory_is_wanted_and_the_next_lower_one_runs():
     assert (manager.active_level, manager.wanted[0]) == (3, 3)
 
 
-def test_on_the_way_down_no_frame_waits_for_a_level_to_be_loaded():
+def test_moves_down_do_not_wait_for_loading():
     manager = make_manager(is_ready=lambda level, platform: level != 2)
     assert manager.active_level == 3
     manager.set_constraints(Constraints(25.0))
@@ -555,7 +557,7 @@ def test_on_the_way_down_no_frame_waits_for_a_level_to_be_loaded():
     assert (decision.to_level, manager.wanted[0]) == (1, 2)
 
 
-def test_a_level_that_is_waited_for_takes_nothing_of_the_budget():
+def test_waiting_for_a_level_does_not_count_as_a_move_up():
     there = {1}
     manager = make_manager(
         policy=PolicySettings(max_switches_per_minute=2),

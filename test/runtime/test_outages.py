@@ -6,7 +6,7 @@ from dynamic_ofa_ros.runtime.policies import Option
 OPTIONS = [Option(level, platform) for platform in (0, 1) for level in (1, 2, 3)]
 
 
-def test_one_level_is_out_by_itself_and_two_are_the_platform() -> None:
+def test_two_failing_levels_exclude_the_platform() -> None:
     outages = Outages()
     assert not outages
     outages.fail(Option(3), OPTIONS, 0)
@@ -15,7 +15,7 @@ def test_one_level_is_out_by_itself_and_two_are_the_platform() -> None:
     assert [o for o in OPTIONS if outages.is_out(o, 2)] == OPTIONS[:3]
 
 
-def test_the_wait_doubles_with_every_failure_up_to_a_bound() -> None:
+def test_the_wait_doubles_with_every_failure_up_to_a_maximum() -> None:
     outages, now_ns, waits_ns = Outages(), 0, []
     for _ in range(12):
         outages.fail(Option(3), OPTIONS, now_ns)
@@ -27,7 +27,7 @@ def test_the_wait_doubles_with_every_failure_up_to_a_bound() -> None:
     assert waits_ns[-1] == LONGEST_WAIT_NS
 
 
-def test_a_platform_that_works_again_is_no_longer_suspected() -> None:
+def test_a_platform_that_works_again_is_no_longer_excluded() -> None:
     outages = Outages()
     outages.fail(Option(3), OPTIONS, 0)
     outages.fail(Option(2), OPTIONS, 0)
@@ -35,7 +35,7 @@ def test_a_platform_that_works_again_is_no_longer_suspected() -> None:
     assert not outages
 
 
-def test_a_level_that_works_does_not_vouch_for_one_that_failed_by_itself() -> None:
+def test_a_working_level_does_not_end_the_outage_of_another_level() -> None:
     outages = Outages()
     outages.fail(Option(3), OPTIONS, 0)
     outages.work(Option(2))

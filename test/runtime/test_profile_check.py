@@ -25,7 +25,7 @@ PROFILE = make_profile(NOMINAL_MS)
 
 
 def check_of(*factors: float, load: float = QUIET, spread: float = 0.0) -> Check:
-    """Return a check that found these factors of the profile; the median lies `spread` above."""
+    """Return a check with these factors of the profile; the median is higher by `spread`."""
     levels = tuple(
         LevelTimes(index, factor * ms, (factor + spread) * ms)
         for index, (factor, ms) in enumerate(zip(factors, NOMINAL_MS, strict=True), start=1)
@@ -53,64 +53,64 @@ FAULTS = {
     ),
     'another kind of machine': (
         check_of(0.7, 1.0, 1.6),
-        'does not fit this machine (0.7x to 1.6x)',
+        'does not match this machine (0.7x to 1.6x)',
     ),
-    'one level': (check_of(1.0, 1.0, 1.5), 'does not fit this machine (1x to 1.5x)'),
+    'one level': (check_of(1.0, 1.0, 1.5), 'does not match this machine (1x to 1.5x)'),
     'a faster machine, busy': (
         check_of(0.5, 0.5, 0.5, load=BUSY, spread=1.5),
         'is 2x slower than this machine',
     ),
     'one level faster, busy': (
         check_of(0.6, 1.2, 2.0, load=BUSY),
-        'does not fit this machine (0.6x to 2x)',
+        'does not match this machine (0.6x to 2x)',
     ),
     'short levels slowed more than long ones, busy': (
         check_of(3.0, 1.5, 1.0, load=BUSY),
-        'does not fit this machine (1x to 3x)',
+        'does not match this machine (1x to 3x)',
     ),
 }
 
 
 @pytest.mark.parametrize('name', FITTING)
-def test_noise_and_contention_are_no_fault(name):
+def test_noise_and_contention_are_not_faults(name):
     assert FITTING[name].fault(PROFILE) == ''
 
 
 @pytest.mark.parametrize('name', FAULTS)
-def test_what_no_contention_does_is_a_fault(name):
+def test_deviations_that_contention_cannot_cause_are_faults(name):
     check, sentence = FAULTS[name]
     assert check.fault(PROFILE) == sentence
 
 
-def test_longer_means_longer_in_the_profile_not_higher():
-    """On some platforms a higher level is the faster one; contention still hits the long one."""
+def test_levels_are_ordered_by_latency_not_by_index():
+    """On some platforms a higher level is faster; contention affects the slower level more."""
     profile = make_profile((4.0, 2.0, 1.0))
     levels = (LevelTimes(1, 12.0, 12.0), LevelTimes(2, 3.0, 3.0), LevelTimes(3, 1.0, 1.0))
     assert Check(levels, BUSY).fault(profile) == ''
 
 
-def test_nothing_seen_is_nothing_known():
+def test_without_measurements_there_is_no_fault():
     assert Check((), QUIET, ('fake failed',)).fault(PROFILE) == ''
 
 
-def test_corrects_levels_in_between_by_their_neighbours():
+def test_factors_of_other_levels_are_interpolated():
     profile = make_profile((1.0, 1.0, 1.0, 1.0, 1.0))
     levels = (LevelTimes(1, 0.5, 9.0), LevelTimes(3, 1.0, 9.0), LevelTimes(5, 2.0, 9.0))
     corrected = Check(levels, BUSY).corrected(profile)
     medians = [level.median_ms for level in corrected.levels]
     assert medians == pytest.approx([0.5, 0.75, 1.0, 1.5, 2.0])
-    assert {type(ms) for ms in medians} == {float}  # YAML knows no numbers of numpy
+    assert {type(ms) for ms in medians} == {float}  # YAML does not support numpy numbers
     last, factor = dataclasses.asdict(corrected.levels[4]), 2.0
     for name, value in dataclasses.asdict(profile.levels[4]).items():
         assert last[name] == pytest.approx(value if name == 'runs' else factor * value), name
 
 
-# Running the frames
+# Measuring the frames
 
 
 @pytest.fixture
 def loads(monkeypatch):
-    """The devices whose load was asked for; it is low."""
+    """Return the devices whose load was read; the load is low."""
     devices: list[str] = []
 
     def watch(device: str) -> SimpleNamespace:
@@ -130,7 +130,7 @@ def family_of(count: int) -> SimpleNamespace:
     ('count', 'expected'),
     [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (8, [1, 4, 8]), (13, [1, 7, 13])],
 )
-def test_runs_the_lowest_the_middle_and_the_highest_level(loads, count, expected):
+def test_the_lowest_the_middle_and_the_highest_level_are_measured(loads, count, expected):
     engine = TimedEngine([float(index) for index in range(1, count + 1)])
     engine.device = 'cuda:1'
     check = check_levels(engine, family_of(count), pause_s=0.0, clock=engine.clock)
@@ -138,7 +138,7 @@ def test_runs_the_lowest_the_middle_and_the_highest_level(loads, count, expected
     assert [level.median_ms for level in check.levels] == pytest.approx(expected)
     assert loads == ['cuda:1']
     assert (check.load_of_others, check.failures) == (QUIET, ())
-    # In turns, and each block begins with a frame that is not timed, as those of a profile.
+    # Alternately; each block starts with a frame that is not timed, as for a profile.
     block = [index for index in expected for _ in range(BLOCK_RUNS + 1)]
     assert engine.levels_run == BLOCKS * block
 
@@ -163,7 +163,7 @@ def test_a_level_that_fails_is_named_and_the_others_are_checked(loads):
     assert check.fault(make_profile((1.0, 2.0, 400.0))) == ''
 
 
-def test_pauses_like_a_camera_too(loads, monkeypatch):
+def test_the_check_pauses_like_a_camera(loads, monkeypatch):
     pauses: list[float] = []
     monkeypatch.setattr('dynamic_ofa_ros.runtime.profiling.time.sleep', pauses.append)
     engine = TimedEngine((1.0, 2.0, 4.0))

@@ -7,7 +7,7 @@ from dynamic_ofa_ros.runtime import profiling
 from dynamic_ofa_ros.runtime.profiling import BLOCK_RUNS, MIN_RUNS, profile_engine
 
 
-def test_measures_every_level(random_family):
+def test_every_level_is_measured(random_family):
     engine = TimedEngine((1.0, 2.0, 4.0))
     profile = profile_engine(engine, random_family, runs=20, pause_s=0.0, clock=engine.clock)
     assert profile.platform == PLATFORM
@@ -28,8 +28,8 @@ def test_percentiles_of_known_latencies(random_family):
     assert level.sd_ms > 0.1
 
 
-def test_levels_take_turns_so_that_drift_hits_all_alike(random_family):
-    """One after the other, the last level would look 50 % slower than the first here."""
+def test_levels_are_measured_alternately(random_family):
+    """Measured consecutively, the last level would seem 50 % slower than the first."""
     engine = TimedEngine((1.0, 1.0, 1.0), drift_per_run=0.002)
     levels = profile_engine(
         engine, random_family, runs=100, pause_s=0.0, clock=engine.clock
@@ -49,7 +49,7 @@ def test_slow_levels_get_fewer_runs(random_family):
     assert engine.now_ns / 1e9 < 12.0
 
 
-def test_the_load_is_that_of_the_engines_device(random_family, monkeypatch):
+def test_the_load_is_measured_on_the_device_of_the_engine(random_family, monkeypatch):
     class Load:
         def __init__(self, device: str) -> None:
             self._load = {'cuda:1': 0.8}[device]
@@ -64,7 +64,7 @@ def test_the_load_is_that_of_the_engines_device(random_family, monkeypatch):
     assert profile.conditions['load_of_others'] == '0.80'
 
 
-def test_pauses_like_a_camera(random_family, monkeypatch):
+def test_the_measurement_pauses_like_a_camera(random_family, monkeypatch):
     pauses: list[float] = []
     monkeypatch.setattr(profiling.time, 'sleep', pauses.append)
     engine = TimedEngine((1.0, 2.0, 4.0))

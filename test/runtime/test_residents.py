@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import numpy as np
 import pytest
+from programs import wait_until
 
 from dynamic_ofa_ros.runtime.engines import residents as residents_module
 from dynamic_ofa_ros.runtime.engines.residents import Residents
@@ -14,7 +14,7 @@ DEADLINE_S = 10.0
 
 
 class Memory:
-    """A process whose levels take 10 MB each; `loads` are those that were loaded, in order."""
+    """A process with levels of 10 MB each; `loads` are the loaded levels in order."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.loads: list[int] = []
@@ -38,14 +38,11 @@ def memory(monkeypatch):
     return Memory(monkeypatch)
 
 
-def settled(residents: Residents[str], *expected: int) -> bool:
-    end_s = time.monotonic() + DEADLINE_S
-    while residents.levels != expected and time.monotonic() < end_s:
-        time.sleep(0.002)
-    return residents.levels == expected
+def await_levels(residents: Residents[str], *expected: int) -> None:
+    wait_until(lambda: residents.levels == expected, f'levels {expected}')
 
 
-def test_without_a_budget_all_are_there_and_no_thread(memory):
+def test_without_a_budget_all_levels_are_in_memory(memory):
     before = threading.active_count()
     residents = Residents(memory.load, LEVELS)
     assert residents.levels == (1, 2, 3, 4, 5, 6)
@@ -67,54 +64,52 @@ def test_without_a_budget_all_are_there_and_no_thread(memory):
         (1000.0, 3, (1, 2, 3, 4, 5, 6)),
     ],
 )
-def test_the_nearest_that_fit_are_there(memory, budget_mb, wanted, expected):
+def test_the_nearest_levels_within_the_budget_are_in_memory(memory, budget_mb, wanted, expected):
     residents = Residents(memory.load, LEVELS, budget_mb)
     residents.approach(wanted, wanted)
-    assert settled(residents, *expected)
+    await_levels(residents, *expected)
     residents.close()
 
 
-def test_while_one_is_loaded_others_run(memory):
+def test_other_levels_run_while_one_is_being_loaded(memory):
     residents = Residents(memory.load, LEVELS, 25.0)
     residents.approach(2, 2)
-    assert settled(residents, 1, 2)
+    await_levels(residents, 1, 2)
     memory.gate.clear()
     residents.approach(5, 2)
     assert residents.get(2) == 'level 2'
     assert not residents.is_ready(5)
     memory.gate.set()
-    assert settled(residents, 1, 2, 5)  # the one in use stays, whatever the budget
+    await_levels(residents, 1, 2, 5)  # the level in use stays for any budget
     residents.approach(5, 5)
-    assert settled(residents, 1, 5)
+    await_levels(residents, 1, 5)
     residents.close()
 
 
-def test_what_cannot_be_loaded_is_done_without(memory, caplog):
+def test_a_level_that_cannot_be_loaded_is_skipped(memory, caplog):
     residents = Residents(memory.load, LEVELS, 35.0)
     residents.approach(1, 1)
-    assert settled(residents, 1, 2, 3)
+    await_levels(residents, 1, 2, 3)
     memory.failing = {5}
     residents.approach(5, 3)
-    end_s = time.monotonic() + DEADLINE_S
-    while 'level 5 cannot be loaded' not in caplog.text and time.monotonic() < end_s:
-        time.sleep(0.002)
+    wait_until(lambda: 'level 5 cannot be loaded' in caplog.text, 'the failure')
     assert not residents.is_ready(5)
     residents.approach(2, 2)
-    assert settled(residents, 1, 2, 3)
+    await_levels(residents, 1, 2, 3)
     residents.close()
 
 
-def test_one_that_is_not_there_is_loaded_for_who_insists(memory):
+def test_get_loads_a_level_that_is_not_in_memory(memory):
     residents = Residents(memory.load, LEVELS, 25.0)
     residents.approach(1, 1)
-    assert settled(residents, 1, 2)
+    await_levels(residents, 1, 2)
     assert residents.get(6) == 'level 6'
     assert residents.is_ready(6)
     residents.close()
 
 
 @pytest.mark.parametrize('name', ['onnxruntime', 'openvino'])
-def test_engines_answer_the_same_within_a_budget(random_family, warm_cache, name):
+def test_engines_compute_the_same_results_within_a_budget(random_family, warm_cache, name):
     from dynamic_ofa_ros.runtime.engine import create_engine, probe_input
 
     whole = create_engine(random_family, device='cpu', engine=name, cache_dir=warm_cache)
@@ -128,6 +123,6 @@ def test_engines_answer_the_same_within_a_budget(random_family, warm_cache, name
         )
     assert tight.residents is not None
     tight.residents.approach(2, 2)
-    assert settled(tight.residents, 1, 2)
+    await_levels(tight.residents, 1, 2)
     tight.close()
     whole.close()

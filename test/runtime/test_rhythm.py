@@ -1,4 +1,4 @@
-"""A load that comes regularly is expected; whatever else comes is not."""
+"""Periodic loads are predicted, other loads are not."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def after_rises(*times_s: float) -> Rhythm:
 
 
 def expected_at(rhythm: Rhythm, until_s: float, from_s: float) -> list[float]:
-    """Return when a load is expected, frame by frame, in s: the ends of the frames."""
+    """Return the ends of all frames at which a load is predicted, in s."""
     times_ns = range(round(from_s * SECOND_NS), round(until_s * SECOND_NS), FRAME_NS)
     return [
         (time_ns + FRAME_NS) / SECOND_NS
@@ -38,14 +38,14 @@ def expected_at(rhythm: Rhythm, until_s: float, from_s: float) -> list[float]:
 
 
 @given(st.floats(1.0, 20.0), st.integers(FEWEST, 20), st.randoms(use_true_random=False))
-def test_the_next_beat_is_expected_whatever_the_frames_miss_of_it(
+def test_the_next_load_is_predicted_for_any_frame_rate(
     period_s: float, count: int, chance: random.Random
 ) -> None:
-    """Rises are seen up to half a frame early or late."""
+    """Rises are observed up to half a frame early or late."""
     off = [chance.uniform(-0.5, 0.5) * FRAME_NS / SECOND_NS for _ in range(count)]
     rhythm = after_rises(*(beat * period_s + off[beat] for beat in range(count)))
     found = expected_at(rhythm, count * period_s + 1.0, (count - 1) * period_s + 0.2)
-    if found:  # with half a frame the first three may be off by more than is taken for a beat
+    if found:  # the deviation of the first three rises may exceed the tolerance
         assert found[0] < count * period_s + off[-1] + 0.5 * FRAME_NS / SECOND_NS
         assert found[-1] >= count * period_s - FRAME_NS / SECOND_NS
         assert len(found) <= 2 * (GUARD_FRAMES + 0.5) + 3
@@ -53,12 +53,12 @@ def test_the_next_beat_is_expected_whatever_the_frames_miss_of_it(
         assert found
 
 
-def test_two_rises_are_no_rhythm_yet() -> None:
+def test_two_rises_are_not_a_rhythm() -> None:
     assert expected_at(after_rises(0.0, 5.0), 12.0, 5.2) == []
     assert expected_at(after_rises(0.0, 5.0, 10.0), 16.0, 10.2) != []
 
 
-def test_what_comes_at_random_is_not_expected() -> None:
+def test_random_loads_are_not_predicted() -> None:
     assert expected_at(after_rises(0.0, 5.0, 11.0, 14.0), 25.0, 14.2) == []
 
 
@@ -68,17 +68,17 @@ def test_a_new_rhythm_replaces_the_old_one() -> None:
     assert first == pytest.approx(27.0, abs=0.2)
 
 
-def test_a_beat_that_fails_to_come_ends_the_rhythm() -> None:
+def test_a_missing_load_ends_the_rhythm() -> None:
     rhythm = after_rises(0.0, 5.0, 10.0)
     assert expected_at(rhythm, 16.0, 10.2) != []
     assert expected_at(rhythm, 60.0, 16.0) == []
 
 
-def test_nothing_is_expected_while_the_load_is_there() -> None:
+def test_no_rise_is_predicted_during_the_load() -> None:
     assert after_rises(0.0, 5.0, 10.0).due(15 * SECOND_NS, HEIGHT, FRAME_NS) == 0.0
 
 
-def test_more_load_on_top_is_no_beat_of_its_own() -> None:
+def test_a_further_rise_during_a_load_is_ignored() -> None:
     rhythm = Rhythm()
     for time_s in (0, 5, 10):
         rhythm.step(time_s * SECOND_NS, 0.0, HEIGHT, FRAME_NS)
@@ -87,32 +87,32 @@ def test_more_load_on_top_is_no_beat_of_its_own() -> None:
     assert first == pytest.approx(15.0, abs=0.2)
 
 
-def test_beats_of_a_few_frames_are_chance() -> None:
+def test_periods_of_a_few_frames_are_ignored() -> None:
     assert expected_at(after_rises(0.0, 0.3, 0.6, 0.9), 2.0, 0.95) == []
 
 
-def test_small_steps_are_no_load() -> None:
+def test_small_steps_are_ignored() -> None:
     rhythm = Rhythm()
     for time_s in (0, 5, 10):
         rhythm.step(time_s * SECOND_NS, 0.0, 0.02, FRAME_NS)
     assert expected_at(rhythm, 16.0, 10.2) == []
 
 
-def test_predictive_makes_room_before_a_regular_load_comes() -> None:
-    """On time from the fourth time on, give or take, and it says why it went down."""
+def test_predictive_moves_down_before_a_periodic_load() -> None:
+    """Frames are on time from about the fourth load on, and the reason names the load."""
     pairs = [(0.0, 1.0)]
     for start_ms in range(5000, 60000, 5000):
         pairs += [(start_ms, 1.3), (start_ms + 2000.0, 1.0)]
     platform = make_platform()
     limit_ms = 1.1 * platform.latencies_ms[-1]
     record = run(
-        Trace('regular', Steps.of(pairs), 60000.0),
+        Trace('periodic', Steps.of(pairs), 60000.0),
         platform,
         'predictive',
         Constraints(max_latency_ms=limit_ms),
     )
     late_s = [f.start_ms / 1e3 for f in record.frames if f.latency_ms > f.limit_ms]
     assert len([time_s for time_s in late_s if time_s < 16.0]) >= 3
-    assert len([time_s for time_s in late_s if time_s > 19.0]) <= 1, 'of eight times'
+    assert len([time_s for time_s in late_s if time_s > 19.0]) <= 1, 'one of eight loads'
     reasons = [decision.reason for decision in record.decisions if decision.time_ns > 19e9]
-    assert sum('regular load due' in reason for reason in reasons) >= 5
+    assert sum('periodic load expected' in reason for reason in reasons) >= 5

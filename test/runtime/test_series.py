@@ -19,7 +19,7 @@ NOISE = 0.02
 
 
 def run_that_changed(series: Series) -> int:
-    """Return what `changed` must, straight from its definition: every run, every value."""
+    """Return the result of `changed`, computed directly from its definition."""
     values, count = series.values, len(series.values)
     for run in RUNS:
         if run > count or (run > LONG_RUN and 2 * run > count):
@@ -39,7 +39,7 @@ def run_that_changed(series: Series) -> int:
 
 
 @pytest.mark.parametrize('seed', range(6))
-def test_every_change_is_found_and_no_other(seed):
+def test_all_changes_are_detected_without_false_alarms(seed):
     source, series, found = random.Random(seed), Series(NOISE), 0
     middle = 0.0
     for frame in range(1500):
@@ -57,7 +57,7 @@ def test_every_change_is_found_and_no_other(seed):
     assert 5 < found < 60
 
 
-def test_the_window_is_bounded_and_the_middle_is_its_median():
+def test_the_window_is_limited_and_the_middle_is_its_median():
     series = Series(NOISE)
     for value in range(3 * WINDOW):
         series.add(float(value))

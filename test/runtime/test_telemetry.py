@@ -34,7 +34,7 @@ def test_several_percentiles_at_once():
     assert statistics.percentiles(0.5, 0.95) == (50.0, 95.0)
 
 
-def test_nothing_is_known_without_frames():
+def test_statistics_are_nan_without_frames():
     statistics = RollingStatistics(10)
     assert all(math.isnan(value) for value in statistics.percentiles(0.5, 0.95))
     assert math.isnan(statistics.rate_hz())
@@ -58,7 +58,7 @@ def test_rate_is_that_of_the_window(frames):
     assert statistics.rate_hz() == pytest.approx(20.0)
 
 
-def test_clear_forgets():
+def test_clear_discards_all_frames():
     statistics = RollingStatistics(3)
     statistics.add(1.0, 0)
     statistics.clear()
@@ -71,7 +71,7 @@ def test_capacity_must_be_positive():
         RollingStatistics(0)
 
 
-def test_causes_are_counted_apart_and_across_threads():
+def test_causes_are_counted_separately_across_threads():
     counter = CauseCounter()
     threads = [
         threading.Thread(target=lambda: [counter.add('step') for _ in range(500)])

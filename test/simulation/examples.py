@@ -1,4 +1,4 @@
-"""Small platforms and records whose measures can be computed by hand."""
+"""Small platforms and records whose metrics can be computed by hand."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make_platform(
 def make_record(
     rows: Sequence[tuple[int, float]], limit_ms: float, noise: Sequence[float] | None = None
 ) -> Record:
-    """Return a record of (level, slowdown) rows on the example platform, frames back to back.
+    """Return a record of (level, slowdown) rows on the example platform, without pauses.
 
     noise: a factor per frame, 1 by default.
     """

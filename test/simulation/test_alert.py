@@ -14,7 +14,7 @@ TABLE = OptionTable.of(PLATFORM.levels, PLATFORM.profile)
 
 
 def situation(latency_ms, level=2, limit_ms=45.0, floor=0.0):
-    """Return what an AlertPolicy looks at of a `Situation`."""
+    """Return a `Situation` with the fields that an AlertPolicy uses."""
     return SimpleNamespace(
         option=Option(level),
         candidates=TABLE.ladder,
@@ -33,8 +33,8 @@ def test_one_step_of_the_filter_by_hand():
     assert policy._gain == pytest.approx(gain)
     assert policy._slowdown == pytest.approx(1.0 + gain * 0.5)
     assert policy._variance == pytest.approx((1.0 - gain) * 0.1 + 0.1)
-    chance = 0.5 * (1.0 + math.erf((1.8 - policy._slowdown) / math.sqrt(2 * policy._variance)))
-    assert policy._chance(Option(1), 18.0) == pytest.approx(chance)
+    expected = 0.5 * (1.0 + math.erf((1.8 - policy._slowdown) / math.sqrt(2 * policy._variance)))
+    assert policy._on_time(Option(1), 18.0) == pytest.approx(expected)
 
 
 def test_published_constants_follow_the_last_sample_and_better_ones_do_not():

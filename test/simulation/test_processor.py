@@ -28,7 +28,7 @@ CLOCKS = st.lists(st.floats(0.05, 1.0), min_size=1, max_size=4)
     clocks=CLOCKS,
     time_ms=TIMES_MS,
 )
-def test_no_more_than_the_device_is_handed_out(sharing, demands, clocks, time_ms):
+def test_the_total_use_never_exceeds_the_device(sharing, demands, clocks, time_ms):
     frequency = Steps(tuple(1e5 * i for i in range(len(clocks))), tuple(clocks))
     processor = Processor(sharing, frequency=frequency)
     speeds = processor.speeds(time_ms, demands)
@@ -38,7 +38,7 @@ def test_no_more_than_the_device_is_handed_out(sharing, demands, clocks, time_ms
     assert all(0.0 <= speed <= clock for speed in speeds)
     assert all(speed == 0.0 for speed, demand in zip(speeds, demands, strict=True) if not demand)
     if sum(demands) > 0.0:
-        assert max(speeds) > 0.0  # nobody idles while somebody waits
+        assert max(speeds) > 0.0  # the device is never idle while a workload waits
     if sharing == 'proportional' and sum(demands) > 1.0:
         assert used == pytest.approx(clock)
 
@@ -53,7 +53,7 @@ def test_proportional_sharing_by_hand():
     assert half.next_change_ms(0.0) == 100.0
 
 
-def test_time_slicing_gives_the_device_to_one_at_a_time():
+def test_time_slicing_runs_one_workload_at_a_time():
     processor = Processor('time_slicing', slice_ms=5.0)
     turns = [processor.speeds(t, (0.5, 0.0, 0.9)).index(1.0) for t in (0.0, 4.9, 5.0, 9.0, 10.0)]
     assert turns == [0, 0, 2, 2, 0]
@@ -68,13 +68,13 @@ def test_time_slicing_gives_the_device_to_one_at_a_time():
     share=st.floats(0.05, 1.0),
     time_ms=st.floats(0.0, 2e4),
 )
-def test_a_job_says_truly_when_it_changes(begin_ms, period_ms, share, time_ms):
+def test_the_next_change_of_a_job_is_correct(begin_ms, period_ms, share, time_ms):
     job = Job('job', 0.5, begin_ms, 1.5e4, period_ms, share * period_ms)
     next_ms = job.next_change_ms(time_ms)
     assert next_ms > time_ms
     until_ms = min(next_ms, 2e4)
     now = job.demand_at(time_ms)
-    # Away from the edges by more than the tolerance that rounding is given.
+    # Farther from the edges than the tolerance for rounding.
     for fraction in (0.25, 0.5, 0.75):
         between_ms = time_ms + fraction * (until_ms - time_ms)
         if until_ms - time_ms > 1e-3:
@@ -97,10 +97,10 @@ def test_jobs_by_hand():
     assert busy == 1200
 
 
-def test_work_beside_others_as_they_were_takes_what_it_takes():
+def test_alone_duration_equals_the_simulated_duration():
     timeline = Timeline()
     timeline.append(0.0, (0.8, 0.0))
-    timeline.append(20.0, (0.8, 0.8))  # the other arrives: speed 0.625
+    timeline.append(20.0, (0.8, 0.8))  # the other workload starts: speed 0.625
     timeline.append(52.0, (0.8, 0.0))
 
     def duration_ms(work_ms, start_ms=0.0, demand=0.8):
@@ -114,7 +114,7 @@ def test_work_beside_others_as_they_were_takes_what_it_takes():
     assert duration_ms(10.0, start_ms=20.0, demand=0.2) == pytest.approx(10.0)
 
 
-def test_the_timeline_notes_changes_only():
+def test_the_timeline_stores_changes_only():
     timeline = Timeline()
     for time_ms, demands in ((0.0, (0.0,)), (0.0, (0.5,)), (5.0, (0.5,)), (9.0, (0.0,))):
         timeline.append(time_ms, demands)
@@ -134,6 +134,6 @@ def test_the_timeline_notes_changes_only():
         (lambda: Job('x', 0.5, period_ms=10.0), 'works 0 of every 10 ms'),
     ],
 )
-def test_what_makes_no_sense_is_refused(make, message):
+def test_invalid_arguments_are_rejected(make, message):
     with pytest.raises(SimulationError, match=message):
         make()

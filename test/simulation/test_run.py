@@ -28,7 +28,7 @@ def levels_of(record):
 
 
 @pytest.mark.parametrize('kind', trace_kinds())
-def test_the_oracle_bounds_every_policy_on_every_trace(kind):
+def test_no_policy_is_better_than_the_oracle(kind):
     trace = make_trace(kind, seed=5, duration_s=4.0)
     for policy in contender_names():
         for limit_ms in (55.0, 65.0):
@@ -42,7 +42,7 @@ def test_the_oracle_bounds_every_policy_on_every_trace(kind):
 
 
 @pytest.mark.parametrize('policy', contender_names())
-def test_the_same_arguments_give_the_same_record(policy):
+def test_a_run_is_reproducible(policy):
     trace, limit = make_trace('burst', 1, 4.0), Constraints(max_latency_ms=60.0)
     first = run(trace, PUBLISHED, policy, limit, seed=7)
     assert first == run(trace, PUBLISHED, policy, limit, seed=7)
@@ -50,7 +50,7 @@ def test_the_same_arguments_give_the_same_record(policy):
     assert first.policy == policy
 
 
-def test_all_policies_meet_the_same_noise_in_the_same_picture():
+def test_all_policies_have_the_same_noise_for_the_same_image():
     trace, limit = make_trace('none', 1, 3.0), Constraints(max_latency_ms=60.0)
     by_picture = {}
     for policy in ('reactive', 'alert', PolicySettings('fixed', fixed_level=1)):
@@ -79,17 +79,17 @@ def test_latency_is_profile_times_slowdown_times_noise():
     assert math.sqrt(math.expm1(sigma**2)) == pytest.approx(0.02)
 
 
-def test_only_the_newest_picture_is_classified():
+def test_only_the_newest_image_is_processed():
     platform = make_platform(latencies_ms=(10.0, 20.0, 45.0))
     timing = Timing(camera_period_ms=20.0, switch_ms=0.0)
     record = run(replace(ALONE, duration_ms=200.0), platform, 'fixed', timing=timing)
-    # 45 ms each: pictures 1 and 3 are replaced by 2 and 4 while 0 and 2 are classified.
+    # 45 ms each: images 1 and 3 are replaced by 2 and 4 while 0 and 2 are classified.
     assert [(f.camera_frame, f.start_ms) for f in record.frames[:4]] == [
         (0, 0.0), (2, 45.0), (4, 90.0), (6, 135.0),
     ]  # fmt: skip
 
 
-def test_a_fast_classifier_waits_for_the_next_picture():
+def test_a_fast_classifier_waits_for_the_next_image():
     fixed = PolicySettings('fixed', fixed_level=1)
     timing = Timing(camera_period_ms=25.0, camera_phase_ms=5.0)
     record = run(replace(ALONE, duration_ms=100.0), make_platform(), fixed, timing=timing)
@@ -98,16 +98,16 @@ def test_a_fast_classifier_waits_for_the_next_picture():
     ]  # fmt: skip
 
 
-def test_a_picture_that_comes_as_the_last_frame_ends_is_not_lost_to_rounding():
+def test_an_image_is_not_skipped_because_of_rounding():
     period_ms = 100.0 / 3.0
     for count in range(2, 60):
         camera = Camera(Timing(camera_period_ms=period_ms))
-        camera.next_picture(0.0)
+        camera.next_image(0.0)
         free_at_ms = sum([period_ms] * count)  # not always exactly count x period_ms
-        assert camera.next_picture(free_at_ms)[::2] == (count, free_at_ms)
+        assert camera.next_image(free_at_ms)[::2] == (count, free_at_ms)
 
 
-def test_the_first_frame_after_a_switch_costs_more():
+def test_the_first_frame_after_a_switch_takes_longer():
     schedule = [(0.0, Constraints(max_latency_ms=45.0)), (400.0, Constraints(max_latency_ms=25.0))]
     timing = Timing(camera_period_ms=0.0, switch_ms=3.0)
     record = run(ALONE, make_platform(), 'table', schedule, timing=timing)
@@ -117,7 +117,7 @@ def test_the_first_frame_after_a_switch_costs_more():
     assert record.frames[0].is_first_after_switch is False
 
 
-def test_new_constraints_act_on_the_next_frame():
+def test_new_constraints_apply_to_the_next_frame():
     schedule = [(0.0, Constraints(max_latency_ms=45.0)), (401.0, Constraints(max_latency_ms=25.0))]
     record = run(ALONE, make_platform(), 'reactive', schedule, timing=BACK_TO_BACK)
     assert [(f.start_ms, f.level, f.limit_ms) for f in record.frames[9:12]] == [
@@ -131,7 +131,7 @@ def test_the_run_ends_with_the_trace():
     assert record.frames[-1].start_ms == 960.0
 
 
-def test_a_fixed_level_never_switches_and_is_the_one_asked_for():
+def test_policy_fixed_uses_the_given_level():
     trace = make_trace('burst', 2, 3.0)
     record = run(trace, PUBLISHED, PolicySettings('fixed', fixed_level=4))
     assert set(levels_of(record)) == {4}
@@ -155,7 +155,7 @@ def test_a_stopwatch_changes_nothing():
     assert min(stopwatch.decision_us) > 0.0
 
 
-def test_settings_that_make_no_sense_are_refused():
+def test_invalid_simulation_settings_are_rejected():
     platform = make_platform()
     for schedule, message in (
         ([], 'at least one entry'),
@@ -168,23 +168,23 @@ def test_settings_that_make_no_sense_are_refused():
     with pytest.raises(SimulationError, match='switch_ms is inf'):
         Timing(switch_ms=math.inf)
     too_fast = Trace('fast', Steps((0.0,), (0.01,)), 1000.0)
-    with pytest.raises(SimulationError, match='too little to simulate'):
+    with pytest.raises(SimulationError, match='too short to simulate'):
         run(too_fast, make_platform(latencies_ms=(0.1, 0.2, 0.3)), 'fixed')
     day = replace(ALONE, duration_ms=86.4e6)
-    with pytest.raises(SimulationError, match=r'alone would see 2.59e\+06 pictures, too many'):
+    with pytest.raises(SimulationError, match=r'alone would get 2.59e\+06 images, too many'):
         run(day, make_platform(latencies_ms=(40.0, 50.0, 60.0)), 'fixed')
 
 
 def test_names_of_policies():
     with pytest.raises(SimulationError, match=r"no policy 'best'.*reactive.*alert.*oracle"):
         contender('best')
-    with pytest.raises(SimulationError, match='the oracle cannot decide here'):
+    with pytest.raises(SimulationError, match='the oracle requires a trace'):
         contender('oracle')
     assert with_options('reactive', {'window': 5, 'hold_s': None}) == PolicySettings(
         'reactive', window=5
     )
     assert with_options('alert', {'window': None}) == 'alert'
-    with pytest.raises(SimulationError, match='policy alert has no option window'):
+    with pytest.raises(SimulationError, match='policy alert has no options, found window'):
         with_options('alert', {'window': 5})
     with pytest.raises(SimulationError, match="no policy 'best'"):
         with_options('best', {'window': 5})

@@ -32,20 +32,20 @@ BAD = {
     'an empty list': (HEAD + 'models: []\n', 'models: [] '),
     'unknown key': (
         HEAD + MODEL + 'modles: []\n',
-        "'modles' was unexpected); known are format, v",
+        "'modles' was unexpected); known keys are format, v",
     ),
     'unknown key of a model': (
         HEAD + 'models: [{name: a, limit: 65}]\n',
-        "models[0]: Additional properties are not allowed ('limit' was unexpected); known are",
+        "models[0]: Additional properties are not allowed ('limit' was unexpected); known keys",
     ),
     'a key that is no text': (HEAD + MODEL + '7: seven\n', '7 was unexpected'),
     'no limit': (
         HEAD + 'models: [{name: a}]\n',
-        'model a needs exactly one of limit_ms, limits_ms',
+        'model a requires exactly one of limit_ms, limits_ms',
     ),
     'both limits': (
         HEAD + 'models: [{name: a, limit_ms: 5, limits_ms: [[0, 5]]}]\n',
-        'not limit_ms and limits_ms',
+        'found limit_ms and limits_ms',
     ),
     'negative limit': (HEAD + 'models: [{name: a, limit_ms: -5}]\n', 'models[0].limit_ms: -5 is'),
     'huge limit': (HEAD + 'models: [{name: a, limit_ms: 1.0e+9}]\n', 'max_latency_ms is 1e+09'),
@@ -74,7 +74,7 @@ BAD = {
     ),
     'a trace, and a time at which the model is there': (
         HEAD + 'trace: {kind: step}\nmodels: [{name: a, limit_ms: 5, begin_s: 0.5}]\n',
-        'leave out begin_s',
+        'remove begin_s',
     ),
     'limits that do not ascend': (
         HEAD + 'models: [{name: a, limits_ms: [[0, 5], [0, 6]]}]\n',
@@ -95,11 +95,11 @@ BAD = {
     'twins': (HEAD + 'models: [{name: a, limit_ms: 6}, {name: a, limit_ms: 5}]\n', 'same name'),
     'trace and jobs': (
         HEAD + MODEL + 'trace: {kind: step}\njobs: [{kind: constant, demand: 0.5}]\n',
-        'leave out the trace or these',
+        'remove the trace or these',
     ),
     'trace without contents': (
         HEAD + MODEL + 'trace: {seed: 1}\n',
-        'trace needs exactly one of kind, file, steps, not none',
+        'trace requires exactly one of kind, file, steps, found none',
     ),
     'trace of an unknown kind': (HEAD + MODEL + 'trace: {kind: x}\n', "kind of trace 'x'"),
     'job of an unknown kind': (
@@ -108,11 +108,11 @@ BAD = {
     ),
     'a constant job with a period': (
         HEAD + MODEL + 'jobs: [{kind: constant, demand: 1, period_ms: 5}]\n',
-        'constant job is constant; period_ms and busy_ms go with kind periodic',
+        'constant job is of kind constant; period_ms and busy_ms require kind periodic',
     ),
     'a model that begins too late': (
         HEAD + 'models: [{name: a, limit_ms: 5, begin_s: 1}]\n',
-        'model a begins at 1 s, when all is over',
+        'model a begins at 1 s, after the end',
     ),
     'job that is too hungry': (
         HEAD + MODEL + 'jobs: [{kind: constant, demand: 2}]\n',
@@ -124,15 +124,15 @@ BAD = {
     ),
     'another device without a trace': (
         HEAD + MODEL + 'other_devices: [{name: CPU, latency_factor: 2}]\n',
-        'other_devices goes with a trace',
+        'other_devices requires a trace',
     ),
     'another device that is not described': (
         HEAD + MODEL + 'trace: {kind: step}\nother_devices: [{name: CPU}]\n',
-        'device CPU needs exactly one of latency_factor, latencies_ms',
+        'device CPU requires exactly one of latency_factor, latencies_ms',
     ),
     'another device with too few levels': (
         HEAD + MODEL + 'trace: {kind: step}\nother_devices: [{name: CPU, latencies_ms: [1, 2]}]\n',
-        'it must hold 6 numbers',
+        'it must have 6 numbers',
     ),
     'another device of the same name': (
         HEAD
@@ -160,12 +160,12 @@ def write(tmp_path):
     return _write
 
 
-def test_these_scenarios_are_shipped():
+def test_shipped_scenarios():
     assert scenario_names() == SHIPPED
 
 
 @pytest.mark.parametrize('name', SHIPPED)
-def test_a_shipped_scenario_plays(name, monkeypatch):
+def test_a_shipped_scenario_can_be_simulated(name, monkeypatch):
     policy = 'table' if name == 'gpu_and_cpu' else 'reactive'
     scenario = load_scenario(name).with_policy(policy)
     records = scenario.play()
@@ -180,7 +180,7 @@ def test_a_shipped_scenario_plays(name, monkeypatch):
         assert 0.0 < begin_s < end_s <= scenario.duration_ms / 1e3
 
 
-def test_spans_join_what_touches_and_end_with_the_scenario():
+def test_adjacent_spans_are_merged_and_end_with_the_scenario():
     assert load_scenario('fixed_network').busy_spans() == [(5.0, 20.0)]
     assert load_scenario('training_job').busy_spans() == [(2.5, 8.5)]
     assert load_scenario('two_models').busy_spans() == [(4.0, 12.0)]
@@ -188,7 +188,7 @@ def test_spans_join_what_touches_and_end_with_the_scenario():
     assert load_scenario('limits').busy_spans() == []
 
 
-def test_a_contended_device_is_left_for_another_and_taken_again():
+def test_a_contended_device_is_left_for_another_one_temporarily():
     (record,) = load_scenario('gpu_and_cpu').play()
     assert len(record.platform.levels) == 12
     is_on_gpu = {frame.start_ms: frame.level <= 6 for frame in record.frames}
@@ -205,14 +205,14 @@ def test_reactive_stays_on_the_first_of_two_devices():
     assert max(levels) <= len(record.platform.levels) // 2
 
 
-def test_limits_change_when_they_should(write):
+def test_limits_change_at_the_given_times(write):
     text = HEAD + 'models: [{name: a, limits_ms: [[0, 65], [0.5, 55]], policy: table}]\n'
     (record,) = load_scenario(write(text)).play()
     for frame in record.frames:
         assert frame.limit_ms == (65.0 if frame.start_ms < 500.0 else 55.0)
 
 
-def test_everything_a_model_can_say_is_heard(write):
+def test_all_keys_of_a_model_take_effect(write):
     text = HEAD + (
         'models: [{name: a, limit_ms: 65, min_accuracy: 0.75, quantile: 0.9, priority: accuracy, '
         'policy: fixed, fixed_level: 2, camera_period_ms: 100, switch_ms: 4, begin_s: 0.1, '
@@ -230,7 +230,7 @@ def test_everything_a_model_can_say_is_heard(write):
     assert {f.level for f in record.frames} == {2}
 
 
-def test_a_scope_and_the_overhead_that_goes_with_it(write):
+def test_scope_and_overhead(write):
     text = HEAD + (
         'models: [{name: a, limit_ms: 65, scope: end_to_end, policy: fixed, noise: 0, '
         'camera_period_ms: 100, transport_ms: 3, switch_ms: 0}]\n'
@@ -258,7 +258,7 @@ def test_every_key_is_documented():
     assert [key for key in sorted(found) if not re.search(rf'\b{key}\b', document)] == []
 
 
-def test_a_trace_may_lie_in_a_file_beside_the_scenario(write, tmp_path):
+def test_the_file_of_a_trace_is_relative_to_the_scenario(write, tmp_path):
     (tmp_path / 'slow.csv').write_text('time_ms,slowdown\n0,1\n400,1.2\n')
     scenario = load_scenario(write(HEAD + MODEL + 'trace: {file: slow.csv}\n'))
     (record,) = scenario.play()
@@ -266,14 +266,14 @@ def test_a_trace_may_lie_in_a_file_beside_the_scenario(write, tmp_path):
     assert scenario.duration_ms == 1000.0
 
 
-def test_the_seed_can_be_given_when_it_is_played(write):
+def test_the_seed_can_be_given_for_a_simulation(write):
     scenario = load_scenario(write(HEAD + MODEL + 'seed: 4\n'))
     assert scenario.play() == scenario.play(4)
     assert scenario.play() != scenario.play(5)
 
 
 @pytest.mark.parametrize('name', BAD)
-def test_a_bad_scenario_is_refused_with_a_sentence(name, write):
+def test_an_invalid_scenario_is_rejected_with_a_message(name, write):
     text, expected = BAD[name]
     path = write(text)
     with pytest.raises((SimulationError, FamilyError)) as error:
@@ -282,7 +282,7 @@ def test_a_bad_scenario_is_refused_with_a_sentence(name, write):
     assert str(path) in str(error.value)
 
 
-def test_a_scenario_that_is_not_there_is_refused(tmp_path):
+def test_an_unknown_scenario_is_rejected(tmp_path):
     with pytest.raises(SimulationError, match=r'no scenario absent: .*two_models'):
         load_scenario('absent')
     with pytest.raises(SimulationError, match='no scenario'):

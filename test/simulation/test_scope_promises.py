@@ -1,4 +1,4 @@
-"""The limit is kept in the scope that it is about: `predictive` on the simulator."""
+"""The policy `predictive` meets the limit in the limit's scope, in the simulator."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def play(trace: Trace, constraints: Constraints, timing: Timing = CAMERA_30HZ) -
 
 
 def best_on_time_level(trace: Trace, constraints: Constraints, timing: Timing) -> int:
-    """Return the most accurate level that, fixed, is late in no more than 5 % of frames."""
+    """Return the most accurate fixed level that is late for at most 5 % of frames."""
     records = run_fixed_levels(trace, PLATFORM, constraints, timing=timing)
     kept = [measure(record).violation_ratio <= 0.05 for record in records]
     return max(i for i, is_kept in enumerate(kept, start=1) if is_kept)
@@ -33,8 +33,8 @@ def best_on_time_level(trace: Trace, constraints: Constraints, timing: Timing) -
 
 @pytest.mark.parametrize('overhead_ms', [2.0, 6.0, 12.0])
 @pytest.mark.parametrize(('scope', 'limit_ms'), [('end_to_end', 60.0), ('node', 45.0)])
-def test_the_wait_behind_a_slow_level_is_foreseen(scope, limit_ms, overhead_ms):
-    """Issue 10, finding 1: 22.9 % late and 121 switches, although level 2 was always on time."""
+def test_the_wait_for_a_slow_level_is_predicted(scope, limit_ms, overhead_ms):
+    """Regression: 22.9 % of frames were late with 121 switches, but level 2 was always on time."""
     trace = Trace('even', Steps.of([(0.0, 1.3)]), DURATION_MS, Steps.of([(0.0, overhead_ms)]))
     constraints = Constraints(limit_ms, latency_scope=scope)
     record = play(trace, constraints)
@@ -46,8 +46,8 @@ def test_the_wait_behind_a_slow_level_is_foreseen(scope, limit_ms, overhead_ms):
     assert at_best >= 0.8 * len(record.frames)
 
 
-def test_an_overhead_that_comes_and_goes_is_answered():
-    """Issue 10, finding 1: overhead of 2 or 12 ms, 25.6 % late, no reaction."""
+def test_the_policy_reacts_to_a_temporary_overhead():
+    """Regression: with an overhead of 2 or 12 ms, 25.6 % of frames were late without reaction."""
     pairs = [(5000.0 * i, 2.0 if i % 2 else 12.0) for i in range(12)]
     trace = Trace('overhead', ALONE, DURATION_MS, Steps.of(pairs))
     record = play(trace, Constraints(33.0, latency_scope='node'))
@@ -57,8 +57,8 @@ def test_an_overhead_that_comes_and_goes_is_answered():
     assert sum(free) / len(free) > sum(loaded) / len(loaded) + 0.5
 
 
-def test_an_overhead_with_a_tail_counts_with_its_tail():
-    """One frame in ten has 12 ms of overhead: more than the 5 % that may be late."""
+def test_the_tail_of_an_overhead_is_considered():
+    """One frame in ten has an overhead of 12 ms, and 5 % of frames may be late."""
     period_ms = 1e3 / 30
     pairs = [(period_ms * i, 12.0 if i % 10 == 3 else 1.0) for i in range(1800)]
     trace = Trace('tail', ALONE, DURATION_MS, Steps.of(pairs))

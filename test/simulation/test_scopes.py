@@ -1,4 +1,4 @@
-"""What counts as a frame's latency: levels take 10, 20 and 40 ms, pictures come every 30 ms."""
+"""Latency scopes: levels take 10, 20 and 40 ms, images arrive every 30 ms."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def late(record):
     ('scope', 'before', 'after'),
     [('inference', 20.0, 20.0), ('node', 22.0, 27.0), ('end_to_end', 25.0, 30.0)],
 )
-def test_a_frame_that_need_not_wait(scope, before, after):
+def test_a_frame_without_waiting_time(scope, before, after):
     frames = fixed(2, scope).frames
     assert [f.start_ms for f in frames[:3]] == [3.0, 33.0, 63.0]
     assert {f.inference_ms for f in frames} == {20.0}
@@ -51,9 +51,9 @@ def test_a_frame_that_need_not_wait(scope, before, after):
     assert frames[0].level_expected_ms == frames[0].level_latencies_ms
 
 
-def test_a_level_slower_than_the_camera_makes_pictures_wait():
+def test_images_wait_for_a_level_slower_than_the_camera():
     frames = fixed(3, 'node').frames
-    # Busy for 42 ms a frame. Pictures arrive at 3, 33, 63, 93, ... ms.
+    # A frame takes 42 ms. Images arrive at 3, 33, 63, 93, ... ms.
     assert [(f.camera_frame, f.start_ms, f.wait_ms) for f in frames[:5]] == [
         (0, 3.0, 0.0), (1, 45.0, 12.0), (2, 87.0, 24.0), (4, 129.0, 6.0), (5, 171.0, 18.0),
     ]  # fmt: skip
@@ -69,17 +69,17 @@ def test_overhead_delays_the_next_frame_in_every_scope():
     assert not any(late(fixed(3, 'inference')))
 
 
-def test_a_policy_is_not_pardoned_for_the_wait_that_it_caused():
+def test_a_wait_caused_by_the_policy_counts_as_avoidable():
     record = fixed(3, 'node', limit_ms=30.0)
     hopeless = [f for f in record.frames if min(f.level_latencies_ms) > 30.0]
-    assert hopeless, 'pictures that waited so long that no level could have met the limit'
+    assert hopeless, 'images that waited so long that no level could have met the limit'
     found = measure(record)
     assert found.violation_ratio == 1.0
     assert found.oracle_violation_ratio == 0.0
     assert found.on_time_accuracy == 0.0
 
 
-def test_what_passes_outside_inference_can_break_the_limit_of_every_level():
+def test_time_outside_inference_can_exceed_the_limit_at_every_level():
     found = measure(fixed(1, 'node', limit_ms=16.0))
     assert found.oracle_violation_ratio == found.violation_ratio == pytest.approx(0.5, abs=0.05)
 
@@ -102,7 +102,7 @@ def test_every_latency_reaches_the_manager(monkeypatch):
     assert {(m.level, m.platform) for m in told} == {(3, make_platform().profile.platform)}
 
 
-def test_the_scope_may_change_with_the_constraints():
+def test_the_scope_can_change_with_the_constraints():
     schedule = [
         (0.0, Constraints(50.0)),
         (200.0, Constraints(50.0, latency_scope='end_to_end')),
@@ -132,7 +132,7 @@ def test_the_oracle_knows_every_part_of_the_next_frame(kind, scope):
                 assert frame.level == record.oracle_level(frame)
 
 
-def test_stalls_hit_long_frames_more_often_and_cost_all_the_same():
+def test_stalls_add_equal_times_and_affect_long_frames_more_often():
     stalls_ms = tuple((50.0 + 97.0 * i, 60.0 + 97.0 * i) for i in range(500))
     trace = Trace('stalls', Steps((0.0,), (1.0,)), 48_000.0, stalls_ms=stalls_ms)
     hit = {}
@@ -146,7 +146,7 @@ def test_stalls_hit_long_frames_more_often_and_cost_all_the_same():
         assert hit[level] == pytest.approx(length_ms / 97.0, abs=0.03)
 
 
-def test_every_fixed_level_has_waits_of_its_own():
+def test_every_fixed_level_has_its_own_waiting_times():
     limit = Constraints(45.0, latency_scope='node')
     records = run_fixed_levels(ALONE, make_platform(), limit, timing=CAMERA)
     assert [{f.level for f in record.frames} for record in records] == [{1}, {2}, {3}]

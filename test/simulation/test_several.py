@@ -1,4 +1,4 @@
-"""Classifiers that choose together in simulated time, and what the best combination does."""
+"""Coordinated classifiers in simulated time, compared with the best combination."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def late_share(record, from_ms):
     return sum(frame.is_violation for frame in frames) / len(frames)
 
 
-def test_one_makes_room_for_another_that_matters_more():
-    """Their frames start together: b meets its limit at a high level only if a is short."""
+def test_a_less_important_model_gets_a_lower_level():
+    """Their frames start together, so b meets its limit at a high level only if a is fast."""
     a, b = model('a'), model('b', limit_ms=112.0, importance=10.0)
     alone = play([a.model, b.model], SLICED, duration_ms=4000.0, has_alternatives=False)
     record_a, record_b = together(a, b)
@@ -64,7 +64,7 @@ def test_one_makes_room_for_another_that_matters_more():
     assert any('collective' in decision.reason for decision in record_a.decisions)
 
 
-def test_importance_decides_who_makes_room():
+def test_importance_decides_which_model_gets_a_lower_level():
     for important in (0, 1):
         models = [
             model(n, 112.0, 8.0 if i == important else 1.0, period_ms=130.0)
@@ -74,7 +74,7 @@ def test_importance_decides_who_makes_room():
         assert last[important] > last[1 - important]
 
 
-def test_who_dies_without_a_word_is_forgotten_and_who_comes_is_seen():
+def test_silent_models_are_removed_and_new_ones_are_added():
     dying = model('b', limit_ms=112.0, importance=10.0, end_ms=2500.0)
     (record, _) = together(model('a'), dying, duration_ms=6000.0)
     assert max(levels(record, 1500.0, 2500.0)) < 6
@@ -85,7 +85,7 @@ def test_who_dies_without_a_word_is_forgotten_and_who_comes_is_seen():
     assert max(levels(record, 4000.0)) < 6
 
 
-def test_without_messages_everyone_is_alone():
+def test_without_messages_models_are_not_coordinated():
     models = [model('a'), model('b', limit_ms=90.0)]
     found = together(*models, network=Network(loss=1.0))
     alone = play([m.model for m in models], SLICED, duration_ms=4000.0, has_alternatives=False)
@@ -93,7 +93,7 @@ def test_without_messages_everyone_is_alone():
     assert [f.latency_ms for f in found[1].frames] == [f.latency_ms for f in alone[1].frames]
 
 
-def test_the_same_arguments_give_the_same_records():
+def test_simulations_are_reproducible():
     models = [model('a', 80.0), model('b', 90.0, phase_ms=20.0)]
     network = Network(delay_ms=5.0, loss=0.3)
     first, second = (together(*models, network=network, seed=7)[1] for _ in range(2))
@@ -109,14 +109,14 @@ def test_the_same_arguments_give_the_same_records():
         (lambda: together(model('a'), model('a')), 'names'),
     ],
 )
-def test_what_makes_no_sense_is_refused(make, named):
+def test_invalid_arguments_are_rejected(make, named):
     with pytest.raises(SimulationError, match=named):
         make()
 
 
 @pytest.mark.parametrize('sharing', ['proportional', 'time_slicing'])
-def test_combinations_are_played_as_play_does(sharing):
-    """Every frame of every combination: also of models that come and go, and with noise."""
+def test_combinations_are_simulated_like_play(sharing):
+    """Compare all frames of all combinations, with noise and models that start and end."""
     platform = make_platform((21.0, 33.0, 47.0), noise=0.1, demands=(0.4, 0.6, 0.9))
     models = [
         SimulatedModel('a', platform, timing=Timing(40.0, 0.0, 0.0)),
@@ -144,8 +144,8 @@ def test_combinations_are_played_as_play_does(sharing):
 
 
 @pytest.mark.parametrize('seed', range(6))
-def test_limits_are_met_where_a_combination_clearly_meets_them(seed):
-    """Frames of one camera, two models: with 10 % to spare for some combination, none is late."""
+def test_limits_are_met_if_a_combination_clearly_meets_them(seed):
+    """If a combination of two models on one camera has a margin of 10 %, no frame is late."""
     rng = np.random.default_rng(seed)
     models = [
         model(name, float(rng.uniform(70.0, 120.0)), float(rng.uniform(0.5, 2.0)), period_ms=110.0)

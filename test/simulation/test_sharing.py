@@ -1,4 +1,4 @@
-"""Classifiers on one processor. Levels take 10, 20 and 40 ms and 0.25, 0.5 and 1 of the device."""
+"""Classifiers on one processor. Levels take 10, 20 and 40 ms with demands of 0.25, 0.5 and 1."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def latencies(record):
     return [round(frame.latency_ms, 6) for frame in record.frames]
 
 
-def test_a_model_alone_runs_as_on_a_quiet_trace():
+def test_a_single_model_runs_as_without_contention():
     (alone,) = play([fixed('a', 2)], Processor(), duration_ms=200.0)
     quiet = Trace('quiet', Steps((0.0,), (1.0,)), 200.0)
     on_trace = run(
@@ -51,17 +51,17 @@ def test_demands_that_fit_do_not_slow_each_other_down():
     assert set(latencies(b)) == {10.0}
 
 
-def test_demands_that_do_not_fit_share_the_loss():
+def test_too_high_demands_slow_all_models_down_equally():
     a, b = play([fixed('a', 3), fixed('b', 2)], Processor(), duration_ms=600.0)
-    assert set(latencies(a)) == {60.0}  # 1 + 0.5 of the device: 1.5 times slower
-    # b runs alone at last, when a starts no more.
+    assert set(latencies(a)) == {60.0}  # demands of 1 + 0.5: slowdown of 1.5
+    # At the end, b runs alone.
     assert set(latencies(b)) == {30.0}
     assert a.frames[0].slowdown == pytest.approx(1.5)
-    # Had a run at level 1 (0.25), both would have fitted; at level 2 too.
+    # With a at level 1 (0.25) or level 2, the demands would fit.
     assert a.frames[0].level_expected_ms == pytest.approx((10.0, 20.0, 60.0))
 
 
-def test_a_model_comes_and_goes():
+def test_a_model_can_start_and_end():
     a, b = play(
         [fixed('a', 3), fixed('b', 3, begin_ms=200.0, end_ms=400.0)], Processor(), duration_ms=800
     )
@@ -71,7 +71,7 @@ def test_a_model_comes_and_goes():
     assert latencies(a)[-3:] == [40.0] * 3
 
 
-def test_a_training_job_slows_a_classifier_down_while_it_is_there():
+def test_a_training_job_slows_a_classifier_down_while_it_runs():
     (record,) = play(
         [fixed('a', 3)], Processor(), [Job('job', 0.5, 200.0, 500.0)], duration_ms=1000.0
     )
@@ -96,13 +96,13 @@ def test_time_slicing_makes_latency_bimodal():
         [job],
         duration_ms=600.0,
     )
-    # Slot 0 (to 20 ms): our turn. Next picture at 30 ms: the job's turn until it pauses at 45.
+    # Slot 0 (to 20 ms) is ours. Next image at 30 ms: slot of the job until it pauses at 45 ms.
     assert latencies(record)[:2] == [10.0, pytest.approx(20.0)]
     assert 1 < len(set(latencies(record))) < 6
 
 
 @pytest.mark.parametrize('sharing', ['proportional', 'time_slicing'])
-def test_what_was_is_among_what_could_have_been(sharing):
+def test_the_actual_latency_is_among_the_alternatives(sharing):
     models = [
         SimulatedModel('a', PUBLISHED, 'reactive', Constraints(max_latency_ms=65.0)),
         SimulatedModel('b', PUBLISHED, 'reactive', Constraints(max_latency_ms=55.0)),
@@ -119,7 +119,7 @@ def test_what_was_is_among_what_could_have_been(sharing):
             assert found.on_time_accuracy <= found.oracle_on_time_accuracy
 
 
-def test_the_same_arguments_give_the_same_records():
+def test_simulations_are_reproducible():
     def once(seed):
         models = [
             SimulatedModel(name, PUBLISHED, 'reactive', Constraints(max_latency_ms=limit_ms))
@@ -131,7 +131,7 @@ def test_the_same_arguments_give_the_same_records():
     assert once(1)[0].frames != once(2)[0].frames
 
 
-def test_managers_that_talk_are_given_the_word_at_their_time():
+def test_the_exchange_acts_at_its_times():
     class Talk:
         next_ms = 90.0
 
@@ -147,12 +147,12 @@ def test_managers_that_talk_are_given_the_word_at_their_time():
     assert heard == [(90.0, 2)]
 
 
-def test_what_makes_no_sense_is_refused():
+def test_invalid_arguments_are_rejected():
     with pytest.raises(SimulationError, match='no model'):
         play([], Processor(), duration_ms=100.0)
     with pytest.raises(SimulationError, match='duration is 0 ms'):
         play([fixed('a', 1)], Processor(), duration_ms=0.0)
     with pytest.raises(SimulationError, match='from 5 to 5 ms'):
         fixed('a', 1, begin_ms=5.0, end_ms=5.0)
-    with pytest.raises(SimulationError, match='oracle cannot decide here'):
+    with pytest.raises(SimulationError, match='oracle requires a trace'):
         play([SimulatedModel('a', make_platform(), 'oracle')], Processor(), duration_ms=100.0)

@@ -17,14 +17,16 @@ every_kind = pytest.mark.parametrize('genetics', OF_EVERY_KIND, ids=list(SPACES)
 
 @settings(deadline=None)
 @given(GENETICS, SEEDS)
-def test_decoding_undoes_encoding(genetics: Genetics, seed: int) -> None:
+def test_decoding_is_the_inverse_of_encoding(genetics: Genetics, seed: int) -> None:
     architecture = genetics.space.sample(np.random.default_rng(seed))
     assert genetics.decode(genetics.encode([architecture])[0]) == architecture
 
 
 @settings(deadline=None)
 @given(GENETICS, SEEDS)
-def test_canonical_genomes_are_canonical_architectures(genetics: Genetics, seed: int) -> None:
+def test_canonical_genomes_decode_to_canonical_architectures(
+    genetics: Genetics, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     architectures = [genetics.space.sample(rng) for _ in range(5)]
     canonical = genetics.canonical(genetics.encode(architectures))
@@ -33,17 +35,17 @@ def test_canonical_genomes_are_canonical_architectures(genetics: Genetics, seed:
 
 
 @every_kind
-def test_active_blocks_are_those_of_the_architecture(genetics: Genetics) -> None:
+def test_active_blocks_equal_those_of_the_architecture(genetics: Genetics) -> None:
     architecture = genetics.space.sample(np.random.default_rng(4))
     active = genetics.active(genetics.encode([architecture]))[0]
     assert active.tolist() == genetics.space.active_blocks(architecture.d).tolist()
 
 
 @every_kind
-def test_neighbours_are_all_single_changes(genetics: Genetics) -> None:
+def test_neighbours_are_all_changes_of_one_gene(genetics: Genetics) -> None:
     genome = genetics.encode([genetics.space.largest()])[0]
     neighbours = genetics.neighbours(genome)
-    # With every block in use, each gene can change to each of its other choices.
+    # All blocks are active, so each gene can change to each of its other choices.
     assert len(neighbours) == int((genetics.choices - 1).sum())
     assert not (neighbours == genome).all(1).any()
     assert len(np.unique(neighbours, axis=0)) == len(neighbours)
@@ -58,7 +60,7 @@ def test_samples_are_canonical_and_in_range(genetics: Genetics) -> None:
 
 
 @every_kind
-def test_indices_are_those_of_one_list(genetics: Genetics) -> None:
+def test_indices_return_the_genes_of_one_list(genetics: Genetics) -> None:
     architecture = genetics.space.sample(np.random.default_rng(6))
     genomes = genetics.encode([architecture])
     for field in ('ks', 'e', 'w'):
@@ -102,7 +104,7 @@ def test_different_networks_have_different_features(genetics: Genetics) -> None:
     assert len(np.unique(genetics.features(genomes), axis=0)) == len(genomes)
 
 
-def test_mobilenet_features_are_ofas_encoding() -> None:
+def test_mobilenet_features_equal_the_encoding_of_ofa() -> None:
     genetics = Genetics(search_space('ofa_mobilenetv3', (128, 160)))
     architecture = genetics.decode(genetics.sample(np.random.default_rng(8), 1)[0])
     expected: list[int] = []

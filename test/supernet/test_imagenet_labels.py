@@ -1,4 +1,4 @@
-"""The 1,000 classes: as many, unique, ordered as the networks' outputs are."""
+"""The 1,000 classes: their number, uniqueness, and order (that of the networks' outputs)."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ def test_there_are_a_thousand_different_names():
     assert all(label == label.strip() and len(label) <= 32 for label in labels)
 
 
-def test_the_order_is_that_of_the_ids():
+def test_labels_are_in_the_order_of_the_wordnet_ids():
     wnids = imagenet_wnids()
     assert all(re.fullmatch(r'n\d{8}', wnid) for wnid in wnids)
     assert list(wnids) == sorted(set(wnids))
     assert len(wnids) == 1000
 
 
-def test_names_stand_where_the_networks_have_them():
+def test_labels_have_the_index_of_the_network_output():
     labels = imagenet_labels()
     known = {0: 'tench', 207: 'golden retriever', 504: 'coffee mug', 985: 'daisy'}
     assert {index: labels[index] for index in known} == known
     assert labels[999] == 'toilet tissue'
 
 
-def test_names_that_wordnet_shares_are_told_apart():
+def test_classes_with_the_same_wordnet_name_have_different_labels():
     labels = imagenet_labels()
     assert labels[134] == 'crane (bird)'
     assert labels[517] == 'crane (machine)'

@@ -19,7 +19,7 @@ from dynamic_ofa_ros.supernet.published.level_file import read_levels, resolve_l
 XAVIER = 'ofa_mbv3_w12_xavier_nx_gpu'
 
 
-def test_the_shipped_file_lists_the_papers_six_levels() -> None:
+def test_the_shipped_file_lists_the_six_levels_of_the_paper() -> None:
     found = read_levels(XAVIER)
     assert found.backbone == published_backbone('ofa_mbv3_d234_e346_k357_w1.2')
     assert 'CVPR Workshops 2021' in found.source
@@ -34,7 +34,7 @@ def test_the_shipped_file_lists_the_papers_six_levels() -> None:
     assert len({a.canonical(space) for a in found.architectures}) == 6
 
 
-def test_the_shipped_file_states_what_was_published() -> None:
+def test_the_shipped_file_states_the_published_values() -> None:
     published = json.loads(reference_file('levels_xavier_nx.json').read_text())['gpu']
     found = read_levels(XAVIER)
     space = search_space(found.backbone.kind)
@@ -47,7 +47,7 @@ def test_the_shipped_file_states_what_was_published() -> None:
 
 
 def write(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
-    """Write the shipped file, changed; `change` gets the document."""
+    """Write the shipped file after applying `change` to the document."""
     document = yaml.safe_load(resolve_level_file(XAVIER).read_text())
     change(document)
     path = tmp_path / 'levels.yaml'
@@ -64,7 +64,7 @@ def leave_only_architectures(document: dict[str, Any]) -> None:
     document['levels'] = [{'architecture': e['architecture']} for e in document['levels']]
 
 
-def test_accuracy_latency_and_cost_need_not_be_stated(tmp_path: Path) -> None:
+def test_accuracy_latency_and_cost_are_optional(tmp_path: Path) -> None:
     found = read_levels(write(tmp_path, leave_only_architectures))
     assert found.architectures == read_levels(XAVIER).architectures
     assert {(level.accuracy, level.latency_ms) for level in found.levels} == {(None, None)}
@@ -78,21 +78,21 @@ def test_accuracy_latency_and_cost_need_not_be_stated(tmp_path: Path) -> None:
         (lambda d: first(d)['architecture'].pop('e'), "level 1: .*'e'"),
         (lambda d: first(d)['architecture']['d'].__setitem__(0, 5), r'level 1: d\[0\] is 5'),
         (lambda d: first(d)['architecture'].update(r=180), 'level 1: macs is 235467152, but'),
-        (lambda d: first(d).update(parameters=1), 'level 1: parameters is 1, but .* mistyped'),
+        (lambda d: first(d).update(parameters=1), 'level 1: parameters is 1, but .* correct one'),
         (lambda d: first(d).update(accuracy=74.2), r'level 1: accuracy is 74\.2; .* fractions'),
         (lambda d: first(d).update(latency_ms=0), r'levels\[0\]\.latency_ms is 0'),
-        (lambda d: first(d).update(latency_ms=99), 'level 2 takes .* list the fastest first'),
+        (lambda d: first(d).update(latency_ms=99), 'level 2 takes .* from the fastest to'),
         (lambda d: first(d).pop('architecture'), r'levels\[0\]\.architecture is missing'),
         (lambda d: d.update(levels=[]), 'levels is '),
-        (lambda d: d['levels'].insert(0, d['levels'][0]), 'levels 1 and 2 are the same'),
-        (lambda d: d.update(levels=['all']), r'levels\[0\]\. should be a mapping'),
+        (lambda d: d['levels'].insert(0, d['levels'][0]), 'levels 1 and 2 are equal'),
+        (lambda d: d.update(levels=['all']), r'levels\[0\] must be a mapping'),
         (lambda d: d.pop('backbone'), 'backbone is missing'),
-        (lambda d: d['backbone'].update(kind='vit'), "there is no kind of backbone 'vit'"),
+        (lambda d: d['backbone'].update(kind='vit'), "unknown kind of backbone 'vit'"),
         (lambda d: d.update(format='dynamic_ofa_family'), "format is 'dynamic_ofa_family'"),
         (lambda d: d.update(version=2), 'version 2; this release reads'),
     ],
 )
-def test_mistakes_are_named(
+def test_invalid_values_are_named(
     tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
 ) -> None:
     path = write(tmp_path, change)
@@ -101,7 +101,7 @@ def test_mistakes_are_named(
     assert str(path) in str(caught.value) or 'kind of backbone' in message
 
 
-def test_files_that_are_not_there_or_no_yaml_are_named(tmp_path: Path) -> None:
+def test_missing_files_and_invalid_yaml_are_named(tmp_path: Path) -> None:
     with pytest.raises(LevelFileError, match=f'no level file nowhere; shipped ones are {XAVIER}'):
         read_levels('nowhere')
     with pytest.raises(LevelFileError, match='is a folder'):
@@ -112,12 +112,12 @@ def test_files_that_are_not_there_or_no_yaml_are_named(tmp_path: Path) -> None:
             read_levels(tmp_path / 'x.yaml')
 
 
-def test_levels_of_another_backbone_are_refused() -> None:
+def test_levels_of_another_backbone_are_rejected() -> None:
     found = read_levels(XAVIER)
     space = search_space('ofa_mobilenetv3')
     fine_tuned = BackboneSpec('mine', 'ofa_mobilenetv3', 1.2, 10)
     found.check_fits(fine_tuned, space)
     with pytest.raises(LevelFileError, match=r'mine is ofa_mobilenetv3, width 1: give the'):
         found.check_fits(BackboneSpec('mine', 'ofa_mobilenetv3', 1.0, 1000), space)
-    with pytest.raises(LevelFileError, match='level 1 is no sub-network of mine: r is 176'):
+    with pytest.raises(LevelFileError, match='level 1 is not a sub-network of mine: r is 176'):
         found.check_fits(fine_tuned, search_space('ofa_mobilenetv3', (160, 224)))

@@ -22,7 +22,7 @@ from dynamic_ofa_ros.supernet.network import load_level, load_supernet
 from dynamic_ofa_ros.supernet.onnx_levels import LevelWriter
 from dynamic_ofa_ros.tensor_file import read_arrays, write_arrays
 
-# The narrowest MobileNetV3 adds its first block's input, the narrowest Proxyless does not.
+# The first block of the narrowest MobileNetV3 has a shortcut, that of Proxyless has none.
 WIDTHS = {
     'ofa_mobilenetv3': (0.2, 0.5),
     'ofa_proxyless': (0.2, 0.5),
@@ -51,7 +51,7 @@ def test_every_level_equals_the_network_of_ofa(family: Family) -> None:
         with torch.inference_mode():
             expected = load_level(family, level.index, supernet)(torch.from_numpy(image)).numpy()
         assert found.shape == expected.shape
-        # Random networks amplify the rounding of float32; what is wrong is off by 0.1 and more.
+        # Random networks amplify rounding errors of float32; real errors are at least 0.1.
         assert np.abs(found - expected).max() <= 1e-4 * np.ptp(expected)
         assert np.ptp(expected) > 0.1
 
@@ -85,7 +85,7 @@ def test_writing_imports_no_pytorch() -> None:
     assert done.stdout.strip() == '[]'
 
 
-def test_statistics_of_another_network_are_named(family: Family, tmp_path: Path) -> None:
+def test_statistics_of_another_network_are_rejected(family: Family, tmp_path: Path) -> None:
     statistics = read_arrays(family.batch_norm_path)
     target = tmp_path / 'family'
     target.mkdir()
@@ -96,8 +96,8 @@ def test_statistics_of_another_network_are_named(family: Family, tmp_path: Path)
     del statistics[name]
     write_arrays(statistics, target / family.batch_norm_path.name)
     damaged = Family(**{**vars(family), 'directory': target})
-    with pytest.raises(CheckpointError, match=r'do not fit level 1: there are no statistics'):
+    with pytest.raises(CheckpointError, match=r'do not match level 1: there is no tensor'):
         LevelWriter(damaged).network(level)
     save_statistics({}, target / family.batch_norm_path.name)
-    with pytest.raises(CheckpointError, match='do not fit level 1'):
+    with pytest.raises(CheckpointError, match='do not match level 1'):
         LevelWriter(damaged).network(level)

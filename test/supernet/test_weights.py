@@ -21,15 +21,15 @@ def test_half_precision_is_read_back_as_float(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('tensors', 'message'),
     [
-        ({'weight': torch.zeros(2, 3)}, 'it lacks 1 tensors, for instance bias'),
+        ({'weight': torch.zeros(2, 3)}, '1 tensors are missing, for instance bias'),
         (
             {'weight': torch.zeros(2, 3), 'bias': torch.zeros(2), 'more': torch.zeros(1)},
-            'it has unknown 1 tensors, for instance more',
+            '1 tensors are unknown, for instance more',
         ),
-        ({'weight': torch.zeros(9, 3), 'bias': torch.zeros(2)}, 'other shapes for 1 tensors'),
+        ({'weight': torch.zeros(9, 3), 'bias': torch.zeros(2)}, '1 tensors are of another shape'),
     ],
 )
-def test_weights_that_do_not_fit_are_named(
+def test_weights_that_do_not_match_are_rejected(
     tmp_path: Path, tensors: dict[str, torch.Tensor], message: str
 ) -> None:
     path = tmp_path / 'w.safetensors'

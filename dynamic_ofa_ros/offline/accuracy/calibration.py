@@ -31,7 +31,7 @@ from dynamic_ofa_ros.family.model_card import write_model_card
 from dynamic_ofa_ros.files import creating_folder
 from dynamic_ofa_ros.offline.accuracy.evaluation import PreparedImages, calibration_subset, top1
 from dynamic_ofa_ros.offline.data.datasets import ImageDataset, report_damaged
-from dynamic_ofa_ros.offline.training.trainer import Augmented, Batch, TrainingSettings, augment
+from dynamic_ofa_ros.offline.training.augmentation import Augmentation, Augmented, Batch
 from dynamic_ofa_ros.runtime.reference import add_reference
 from dynamic_ofa_ros.supernet.batch_norm import (
     DEFAULT_IMAGES,
@@ -225,7 +225,7 @@ def _augmented(
 
     The same settings give the same crops, whatever the level.
     """
-    smallest_crop = TrainingSettings(resolutions=()).smallest_crop
+    augmentation = Augmentation(mirror=settings.mirror)
     damaged: list[str] = []
     images: list[Augmented] = []
     for index in range(len(dataset)):
@@ -235,7 +235,7 @@ def _augmented(
         except DatasetError as error:
             damaged.append(str(error))
             continue
-        images.append(augment(image, level.resolution, rng, settings.mirror, smallest_crop))
+        images.append(augmentation.draw(image, level.resolution, rng))
         if len(images) == BATCH:
             yield Batch.of(images).network_input(family.preprocessing)
             images.clear()

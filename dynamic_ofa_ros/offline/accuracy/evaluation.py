@@ -172,6 +172,19 @@ def top1(
     return right / total
 
 
+def confusion_matrix(
+    network: nn.Module, resolution: int, images: PreparedImages, classes: int
+) -> Int64Array:
+    """Return (classes, classes) counts of readable images: row true, column predicted."""
+    device = next(network.parameters()).device
+    counts = torch.zeros(classes * classes, dtype=torch.int64)
+    with torch.inference_mode():
+        for batch, labels in images.batches(resolution, device):
+            pairs = (labels * classes + network(batch).argmax(1)).cpu()
+            counts += torch.bincount(pairs, minlength=classes * classes)
+    return counts.reshape(classes, classes).numpy()
+
+
 def calibration_subset(
     training: ImageDataset, images: int = DEFAULT_IMAGES, seed: int = 1
 ) -> ImageDataset:

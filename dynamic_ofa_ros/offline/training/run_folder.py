@@ -84,6 +84,18 @@ def _step(row: str) -> float:
     return int(first) if first.isdecimal() else math.inf
 
 
+def read_metrics(directory: Path) -> list[dict[str, float]]:
+    """Return the rows of the run's metrics.csv, NaN where a cell is empty."""
+    path = directory / METRICS_FILE
+    if not path.is_file():
+        return []
+    with path.open(newline='', encoding='utf-8') as file:
+        return [
+            {name: float(value) if value else math.nan for name, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
 def append_metrics(directory: Path, row: dict[str, Any]) -> None:
     """Append a row to the run's metrics.csv, with a header if it is new."""
     path = directory / METRICS_FILE

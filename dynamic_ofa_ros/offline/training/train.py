@@ -1,7 +1,9 @@
 """A whole training run: data, trainer, evaluation, and the files it leaves.
 
-A run is a folder: `checkpoint.pt` to go on from, `metrics.csv`, `backbone.safetensors` and
-`backbone.yaml`, which together are what `dynamic-ofa build` starts from.
+A run is a folder: `checkpoint.pt` to resume from, `metrics.csv` and `curves.png`, TensorBoard
+files where that is installed, `confusion_largest.csv` and `confusion_smallest.csv`, and
+`backbone.safetensors` with `backbone.yaml`, which `dynamic-ofa build` starts from. The backbone
+is that of the best epoch so far: whenever a run is stopped, it can be used.
 
 Under `torchrun` several processes train together; the first one decodes, writes and reports. All
 of them must see the data and the run's folder at the same path.
@@ -13,7 +15,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,21 +27,26 @@ import torch
 from torch import nn
 
 from dynamic_ofa_ros.errors import CheckpointError, DatasetError
-from dynamic_ofa_ros.family import BACKBONE_FILE, BackboneSpec, sha256_of
+from dynamic_ofa_ros.family import BACKBONE_FILE, BackboneSpec, Preprocessing, sha256_of
 from dynamic_ofa_ros.files import naming, printable
 from dynamic_ofa_ros.offline.accuracy.evaluation import (
     Evaluator,
     PreparedImages,
     calibration_subset,
+    confusion_matrix,
+    load_as_stored,
 )
 from dynamic_ofa_ros.offline.data.datasets import ImageDataset, RenderedSigns, open_splits
 from dynamic_ofa_ros.offline.data.store import build_store, open_store, remove_store
+from dynamic_ofa_ros.offline.training.augmentation import Augmentation
+from dynamic_ofa_ros.offline.training.classes import describe_classes, write_confusion
+from dynamic_ofa_ros.offline.training.curves import Curves, best_row, epochs_without_progress
 from dynamic_ofa_ros.offline.training.distributed import World, joined, started_world
 from dynamic_ofa_ros.offline.training.fine_tuning import start_of
 from dynamic_ofa_ros.offline.training.run_folder import (
     DataIdentity,
-    append_metrics,
     forget_metrics_after,
+    read_metrics,
 )
 from dynamic_ofa_ros.offline.training.trainer import (
     CHECKPOINT_FILE,
@@ -79,7 +86,8 @@ _SHORT = {
 class TrainingRequest:
     """What the user asks of a training run; see `dynamic-ofa train --help`.
 
-    What is empty or None is the backbone's that it starts from, or the default.
+    What is empty or None is the backbone's that it starts from, or the default. patience: epochs
+    without progress before the run stops, 0: never.
     """
 
     data: str
@@ -100,6 +108,14 @@ class TrainingRequest:
     start_from: str = ''
     kind: str = ''
     body_rate: float | None = None
+    patience: int = 0
+    is_strong: bool = False
+    mixup: float = 0.0
+    is_balanced: bool = False
+    label_smoothing: float = TrainingSettings.label_smoothing
+    weight_decay: float = TrainingSettings.weight_decay
+    averaging: float = TrainingSettings.averaging
+    is_half: bool = True
 
 
 @dataclass(frozen=True)
@@ -188,9 +204,18 @@ def _train(request: TrainingRequest, directory: Path, device: str, world: World)
         random_subnets=request.random_subnets,
         batch_size=request.batch_size,
         learning_rate=request.learning_rate,
-        mirror=request.mirror,
-        # A far sign near the edge must stay in the picture.
-        smallest_crop=0.9 if request.data == SIGNS else TrainingSettings.smallest_crop,
+        weight_decay=request.weight_decay,
+        label_smoothing=request.label_smoothing,
+        augmentation=Augmentation(
+            request.mirror,
+            # A far sign near the edge must stay in the picture.
+            0.9 if request.data == SIGNS else Augmentation.smallest_crop,
+            request.is_strong,
+        ),
+        mixup=request.mixup,
+        is_balanced=request.is_balanced,
+        averaging=request.averaging,
+        is_half=request.is_half,
         seed=request.seed,
         start_from=sha256_of(start.backbone.directory / BACKBONE_FILE) if start.backbone else '',
         body_rate=start.body_rate(classes) if request.body_rate is None else request.body_rate,
@@ -210,32 +235,105 @@ def _train(request: TrainingRequest, directory: Path, device: str, world: World)
         identity,
     )
     if trainer.resume() and world.is_first:
-        logger.info('going on from step %d of %d', trainer.step, trainer.steps)
+        logger.info('resuming at step %d of %d', trainer.step, trainer.steps)
+    held_out_as = _HeldOut(trainer, training, held_out, preprocessing)
+
+    def save(kind: str, epochs: float, smallest: float, largest: float) -> None:
+        network = trainer.last if kind == 'last' else trainer.averaged
+        TrainedBackbone(
+            directory=directory,
+            backbone=backbone,
+            preprocessing=preprocessing,
+            labels=classes,
+            resolutions=resolutions,
+            training={
+                'data': printable(Path(request.data).name),
+                'images': len(training),
+                'epochs': round(epochs, 3),
+                'resolutions': list(resolutions),
+                'weights': kind,
+                **({'fine_tuned_from': dict(start.backbone.training)} if start.backbone else {}),
+                'held_out_top1_smallest': round(smallest, 5),
+                'held_out_top1_largest': round(largest, 5),
+            },
+        ).save(network)
+
+    _run_epochs(trainer, world, directory, request.patience, held_out_as, save)
+    if not world.is_first:
+        world.wait()
+        return TrainingReport(math.nan, math.nan, directory / BACKBONE_FILE)
+    smallest, largest = _keep_the_better(trainer, directory, held_out_as, save)
+    held_out_as.report_classes(open_backbone(directory), classes)
+    world.wait()
+    return TrainingReport(smallest, largest, directory / BACKBONE_FILE)
+
+
+class _HeldOut:
+    """Measures smallest and largest sub-network of a supernet on the held-out images."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        training: ImageDataset,
+        held_out: ImageDataset,
+        preprocessing: Preprocessing,
+    ) -> None:
+        self._ends = (trainer.space.smallest(), trainer.space.largest())
+        sizes = [architecture.r for architecture in self._ends]
+        self._calibration = PreparedImages(
+            calibration_subset(training, CALIBRATION_IMAGES), preprocessing, sizes
+        )
+        self._held_out = PreparedImages(held_out, preprocessing, sizes)
+        self._directory = trainer.directory
+
+    def top1(self, supernet: nn.Module) -> tuple[float, float]:
+        """Return the held-out top-1 of smallest and largest, as fractions."""
+        evaluator = Evaluator(supernet, self._calibration, self._held_out)
+        smallest, largest = (evaluator.judge(architecture).top1 for architecture in self._ends)
+        return smallest, largest
+
+    def report_classes(self, trained: TrainedBackbone, classes: Sequence[str]) -> None:
+        """Write the confusion matrices of smallest and largest; log the least accurate classes."""
+        evaluator = Evaluator(load_as_stored(trained), self._calibration, self._held_out)
+        for name, architecture in zip(('smallest', 'largest'), self._ends, strict=True):
+            subnet = evaluator.judge(architecture).subnet
+            matrix = confusion_matrix(subnet, architecture.r, self._held_out, len(classes))
+            write_confusion(matrix, classes, self._directory / f'confusion_{name}.csv')
+            logger.info('%s: %s', name, describe_classes(matrix, classes))
+
+
+SaveBackbone = Callable[[str, float, float, float], None]
+
+
+def _run_epochs(
+    trainer: Trainer,
+    world: World,
+    directory: Path,
+    patience: int,
+    held_out: _HeldOut,
+    save: SaveBackbone,
+) -> None:
+    """Train until all epochs are done, or held-out accuracy no longer rises."""
     if world.is_first:
         forget_metrics_after(directory, trainer.step)
-    ends = (trainer.space.smallest().r, trainer.space.largest().r)
-    calibration = PreparedImages(
-        calibration_subset(training, CALIBRATION_IMAGES), preprocessing, ends
-    )
-    judged_by = PreparedImages(held_out, preprocessing, ends)
-
-    def smallest_and_largest(supernet: nn.Module) -> tuple[float, float]:
-        evaluator = Evaluator(supernet, calibration, judged_by)
-        return (
-            evaluator.judge(trainer.space.smallest()).top1,
-            evaluator.judge(trainer.space.largest()).top1,
-        )
-
+    curves = Curves(directory, trainer.step) if world.is_first else None
     with _reporting(trainer.steps, world) as report:
         report.update(trainer.step)
         last_save = time.monotonic()
         while trainer.step < trainer.steps:
+            # All processes read the file that the first one writes before it goes on.
+            world.wait()
+            stalled = epochs_without_progress(read_metrics(directory))
+            if 0 < patience <= stalled:
+                if world.is_first:
+                    logger.info('no progress for %d epochs: the training stops', stalled)
+                break
             end_of_epoch = (trainer.step // trainer.steps_per_epoch + 1) * trainer.steps_per_epoch
             losses: list[tuple[float, float]] = []
             started = time.monotonic()
             for pair in trainer.steps_until(end_of_epoch):
                 losses.append(pair)
-                rate = _rate(losses, settings.batch_size, started)
+                rate = _rate(losses, trainer.settings.batch_size, started)
                 report.update(trainer.step, f'{_in_words(losses[-50:])}, {rate:.0f} img/s')
                 if time.monotonic() - last_save > SAVE_EVERY_S:
                     trainer.save()
@@ -247,63 +345,65 @@ def _train(request: TrainingRequest, directory: Path, device: str, world: World)
                     'the loss is not a number any more, the training has diverged; start again '
                     f'with a lower --learning-rate, without the old {CHECKPOINT_FILE}'
                 )
-            if not world.is_first:
+            if curves is None:
                 continue
-            rate = _rate(losses, settings.batch_size, started)
-            smallest, largest = smallest_and_largest(trainer.averaged)
-            append_metrics(
-                directory,
+            rate = _rate(losses, trainer.settings.batch_size, started)
+            smallest, largest = held_out.top1(trainer.averaged)
+            epochs = trainer.step / trainer.steps_per_epoch
+            before = best_row(read_metrics(directory))
+            curves.append(
                 {
                     'step': trainer.step,
-                    'epoch': round(trainer.step / trainer.steps_per_epoch, 3),
+                    'epoch': round(epochs, 3),
                     'loss_largest': of_largest,
                     'loss_smallest': of_smallest,
                     'held_out_top1_smallest': round(smallest, 5),
                     'held_out_top1_largest': round(largest, 5),
                     'images_per_s': round(rate, 1),
-                },
+                }
             )
             logger.info(
                 'epoch %.0f: held-out top-1 %.1f %% (smallest), %.1f %% (largest)',
-                trainer.step / trainer.steps_per_epoch,
+                epochs,
                 smallest * 100,
                 largest * 100,
             )
+            best = best_row(read_metrics(directory))
+            if best != before or not (directory / BACKBONE_FILE).is_file():
+                save('averaged', epochs, smallest, largest)
             trainer.save()
             last_save = time.monotonic()
-    if not world.is_first:
-        world.wait()
-        return TrainingReport(math.nan, math.nan, directory / BACKBONE_FILE)
-    candidates = {'averaged': trainer.averaged, 'last': trainer.last}
-    accuracies = {kind: smallest_and_largest(network) for kind, network in candidates.items()}
-    kept = max(accuracies, key=lambda kind: sum(accuracies[kind]))  # the average, if equal
-    smallest, largest = accuracies[kept]
-    for kind, (of_smallest, of_largest) in accuracies.items():
+    if curves is not None:
+        curves.close()
+
+
+def _keep_the_better(
+    trainer: Trainer, directory: Path, held_out: _HeldOut, save: SaveBackbone
+) -> tuple[float, float]:
+    """Save the last weights if they are more accurate than the best average; return top-1."""
+    best, epochs = best_row(read_metrics(directory)), trainer.step / trainer.steps_per_epoch
+    if best is None or not (directory / BACKBONE_FILE).is_file():  # someone removed the file
+        of_best, epoch = held_out.top1(trainer.averaged), epochs
+        save('averaged', epochs, *of_best)
+    else:
+        of_best = (best['held_out_top1_smallest'], best['held_out_top1_largest'])
+        epoch = best['epoch']
+    of_last = held_out.top1(trainer.last)
+    is_last_better = sum(of_last) > sum(of_best)
+    if is_last_better:
+        save('last', epochs, *of_last)
+    for name, (smallest, largest), is_kept in (
+        (f'averaged weights of epoch {epoch:g}', of_best, not is_last_better),
+        ('last weights', of_last, is_last_better),
+    ):
         logger.info(
-            '%s weights%s: held-out top-1 %.1f %% (smallest), %.1f %% (largest)',
-            kind,
-            ', kept' if kind == kept else '',
-            of_smallest * 100,
-            of_largest * 100,
+            '%s%s: held-out top-1 %.1f %% (smallest), %.1f %% (largest)',
+            name,
+            ', kept' if is_kept else '',
+            smallest * 100,
+            largest * 100,
         )
-    TrainedBackbone(
-        directory=directory,
-        backbone=backbone,
-        preprocessing=preprocessing,
-        labels=classes,
-        resolutions=resolutions,
-        training={
-            'data': printable(Path(request.data).name),
-            'images': len(training),
-            'epochs': request.epochs,
-            'resolutions': list(resolutions),
-            'weights': kept,
-            **({'fine_tuned_from': dict(start.backbone.training)} if start.backbone else {}),
-            'held_out_top1_largest': round(largest, 5),
-        },
-    ).save(candidates[kept])
-    world.wait()
-    return TrainingReport(smallest, largest, directory / BACKBONE_FILE)
+    return of_last if is_last_better else of_best
 
 
 @contextmanager
@@ -392,6 +492,19 @@ def _check(request: TrainingRequest) -> None:
         raise DatasetError(f'--width-mult is {request.width_mult:g}; it must be above 0')
     if request.body_rate is not None and not 0.0 <= request.body_rate <= 1.0:
         raise DatasetError(f'--body-rate is {request.body_rate:g}; it must be from 0 to 1')
+    for name, share in (
+        ('--label-smoothing', request.label_smoothing),
+        ('--averaging', request.averaging),
+    ):
+        if not 0.0 <= share < 1.0:
+            raise DatasetError(f'{name} is {share:g}; it must be from 0 to below 1')
+    for name, amount in (
+        ('--patience', request.patience),
+        ('--mixup', request.mixup),
+        ('--weight-decay', request.weight_decay),
+    ):
+        if not 0.0 <= amount < math.inf:
+            raise DatasetError(f'{name} is {amount:g}; it must be 0 or above')
     sizes = request.resolutions
     if sizes and (min(sizes) < 32 or max(sizes) > 512):
         raise DatasetError(f'--resolutions {sizes}: give sizes between 32 and 512 pixels')

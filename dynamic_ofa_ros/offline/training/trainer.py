@@ -10,13 +10,12 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -27,7 +26,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from dynamic_ofa_ros.errors import CheckpointError, DatasetError
 from dynamic_ofa_ros.family import BackboneSpec, Preprocessing
 from dynamic_ofa_ros.files import printable, replacing
-from dynamic_ofa_ros.offline.data.datasets import ImageDataset, report_damaged
+from dynamic_ofa_ros.offline.data.datasets import ImageDataset, UInt8, report_damaged
+from dynamic_ofa_ros.offline.training.augmentation import Augmentation, Batch
 from dynamic_ofa_ros.offline.training.distributed import World
 from dynamic_ofa_ros.offline.training.fine_tuning import CLASSIFIER
 from dynamic_ofa_ros.offline.training.run_folder import DataIdentity, change_of
@@ -45,8 +45,6 @@ MOST_THREADS = 8
 # Where training the largest sub-network alone would be all of a training, it is this share.
 LARGEST_ONLY_SHARE = 0.2
 
-UInt8 = npt.NDArray[np.uint8]
-
 
 @dataclass(frozen=True)
 class TrainingSettings:
@@ -54,8 +52,10 @@ class TrainingSettings:
 
     epochs: passes over the training split; largest_only_epochs: how many of them, at the start,
     train the largest sub-network alone (progressive shrinking's first phase); random_subnets:
-    sub-networks a step beside the largest and the smallest; mirror: whether images may be flipped
-    left to right; start_from: SHA-256 of the weights that a fine-tuning starts from;
+    sub-networks a step beside the largest and the smallest; mixup: alpha of the Beta distribution
+    that images are mixed by (Zhang et al., ICLR 2018), 0: none; is_balanced: draw all classes
+    equally often; averaging: decay of the averaged weights; is_half: half precision on a GPU;
+    start_from: SHA-256 of the weights that a fine-tuning starts from;
     body_rate: learning rate of all layers before the classifier, times the classifier's; at 0 they
     stay as they are.
     """
@@ -68,9 +68,11 @@ class TrainingSettings:
     learning_rate: float = 3e-3
     weight_decay: float = 0.02
     label_smoothing: float = 0.05
-    mirror: bool = True
-    smallest_crop: float = 0.7
+    augmentation: Augmentation = Augmentation()  # noqa: RUF009 - it cannot be changed
+    mixup: float = 0.0
+    is_balanced: bool = False
     averaging: float = 0.998
+    is_half: bool = True
     seed: int = 1
     start_from: str = ''
     body_rate: float = 1.0
@@ -114,10 +116,13 @@ class Trainer:
                 f'each of {world.size} processes'
             )
         self.backbone, self.settings, self.preprocessing = backbone, settings, preprocessing
-        self._dataset, self._directory = dataset, directory
+        self._dataset, self.directory = dataset, directory
         self._data = identity or DataIdentity.of(dataset)
         self._damaged: dict[int, str] = {}
         self._reported = 0
+        labels = np.array([dataset.label(i) for i in range(len(dataset))])
+        chances = 1.0 / np.bincount(labels)[labels]
+        self._chances = chances / chances.sum()  # of each image, where classes are balanced
         self._device, self._world = torch.device(device), world
         self.space = search_space(backbone.kind, settings.resolutions)
         torch.manual_seed(settings.seed)
@@ -136,7 +141,7 @@ class Trainer:
             _parameter_groups(self._supernet, settings), lr=settings.learning_rate
         )
         # AMP is for GPUs: on CPUs bfloat16 convolutions of these sizes are slower than float32.
-        self._amp = self._device.type == 'cuda'
+        self._amp = self._device.type == 'cuda' and settings.is_half
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=self._amp)
         # Threads: OpenCV decodes and resizes without the interpreter's lock.
         self._threads = min(MOST_THREADS, torch.get_num_threads())
@@ -193,12 +198,12 @@ class Trainer:
             'optimizer': self._optimizer.state_dict(),
             'scaler': self._scaler.state_dict(),
         }
-        path = self._directory / CHECKPOINT_FILE
+        path = self.directory / CHECKPOINT_FILE
         with replacing(path) as temporary, temporary.open('wb') as file:
             try:
                 torch.save(state, file)
             except RuntimeError as error:  # what torch makes of an OSError
-                free_mb = shutil.disk_usage(self._directory).free / 1e6
+                free_mb = shutil.disk_usage(self.directory).free / 1e6
                 raise CheckpointError(
                     f'{printable(path)} cannot be written, with {free_mb:.0f} MB free on its '
                     f'disk: {error}'
@@ -216,7 +221,7 @@ class Trainer:
 
         Raise CheckpointError when it is damaged or belongs to other data or settings.
         """
-        path = self._directory / CHECKPOINT_FILE
+        path = self.directory / CHECKPOINT_FILE
         if not path.is_file():
             return False
         try:
@@ -233,6 +238,12 @@ class Trainer:
                 f'{printable(path)} belongs to a training {change}; choose another output folder, '
                 'or delete the checkpoint to start again'
             )
+        if state['step'] > self.steps:
+            raise CheckpointError(
+                f'{printable(path)} has been trained for '
+                f'{state["step"] / self.steps_per_epoch:g} epochs; --epochs '
+                f'{self.settings.epochs:g} is less'
+            )
         load_state(self._supernet, state['supernet'])
         load_state(self._average, state['average'])
         self._optimizer.load_state_dict(state['optimizer'])
@@ -241,9 +252,14 @@ class Trainer:
         return True
 
     def _identity(self) -> dict[str, Any]:
-        """Return all that a checkpoint must agree with; the data folder may have another name."""
+        """Return what a checkpoint must agree with.
+
+        The data folder may have another name, and a training may be made longer.
+        """
         backbone = {'kind': self.backbone.kind, 'width_mult': self.backbone.width_mult}
-        return {'data': asdict(self._data), 'settings': {**backbone, **asdict(self.settings)}}
+        settings = asdict(self.settings)
+        del settings['epochs']
+        return {'data': asdict(self._data), 'settings': {**backbone, **settings}}
 
     def _train_step(self) -> tuple[float, float]:
         settings = self.settings
@@ -255,12 +271,19 @@ class Trainer:
             group['lr'] = learning_rate * group['share']
         batch = self._batch()
         images, labels = batch.network_input(self.preprocessing), batch.labels
+        kept = float(rng.beta(settings.mixup, settings.mixup)) if settings.mixup else 1.0
+        if kept < 1.0:
+            images = kept * images + (1.0 - kept) * images.flip(0)
         self._optimizer.zero_grad(set_to_none=True)
         with self._autocast():
             largest = self._forward(self.space.largest(), images)
-            loss_largest = functional.cross_entropy(
-                largest, labels, label_smoothing=settings.label_smoothing
-            )
+            smoothing = settings.label_smoothing
+            loss_largest = functional.cross_entropy(largest, labels, label_smoothing=smoothing)
+            if kept < 1.0:
+                loss_mixed_in = functional.cross_entropy(
+                    largest, labels.flip(0), label_smoothing=smoothing
+                )
+                loss_largest = kept * loss_largest + (1.0 - kept) * loss_mixed_in
         torch.autograd.backward(self._scaler.scale(loss_largest))
         losses = [loss_largest.detach(), torch.full_like(loss_largest.detach(), math.nan)]
         if self.step >= self._largest_only_steps:
@@ -320,7 +343,7 @@ class Trainer:
         """
         settings = self.settings
         epoch, position = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng([settings.seed, 77, epoch]).permutation(len(self._dataset))
+        order = self._order(epoch)
         whole = range(position * settings.batch_size, (position + 1) * settings.batch_size)
         mine = whole[self._world.rank :: self._world.size]
         images, labels = [], []
@@ -328,10 +351,18 @@ class Trainer:
             image, label = self._readable(order, place)
             rng = np.random.default_rng([settings.seed, 78, epoch, place])
             side = max(settings.resolutions)
-            images.append(augment(image, side, rng, settings.mirror, settings.smallest_crop))
+            images.append(settings.augmentation.draw(image, side, rng))
             labels.append(label)
         batch = Batch.of(images, labels)
         return batch.pinned() if self._device.type == 'cuda' else batch
+
+    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """Return the indices of an epoch's images, in random order."""
+        rng = np.random.default_rng([self.settings.seed, 77, epoch])
+        count = len(self._dataset)
+        if not self.settings.is_balanced:
+            return rng.permutation(count)
+        return rng.choice(count, count, p=self._chances)
 
     def _readable(self, order: npt.NDArray[np.int64], place: int) -> tuple[UInt8, int]:
         """Return the image and label at a place in an epoch's order, or the next that is good."""
@@ -344,71 +375,6 @@ class Trainer:
                     self._damaged[index] = str(error)
         sentence = next(iter(self._damaged.values()))
         raise DatasetError(f'all {len(order)} images are damaged, the first: {sentence}')
-
-
-@dataclass(frozen=True)
-class Augmented:
-    """A random crop, (side, side, 3) uint8, and the random light it is still to be seen in."""
-
-    pixels: UInt8
-    gain: float
-    offset: float
-
-
-def augment(
-    image: UInt8, side: int, rng: np.random.Generator, mirror: bool, smallest_crop: float
-) -> Augmented:
-    """Draw a crop of `image` of at least that share of its area, resize it, and draw a light."""
-    height, width = image.shape[:2]
-    least = math.sqrt(smallest_crop)
-    crop_h, crop_w = (max(1, round(edge * rng.uniform(least, 1.0))) for edge in (height, width))
-    top, left = rng.integers(height - crop_h + 1), rng.integers(width - crop_w + 1)
-    crop = image[top : top + crop_h, left : left + crop_w]
-    interpolation = cv2.INTER_AREA if crop_h > side else cv2.INTER_LINEAR
-    resized = np.asarray(cv2.resize(crop, (side, side), interpolation=interpolation), np.uint8)
-    if mirror and rng.random() < 0.5:
-        resized = resized[:, ::-1]
-    return Augmented(resized, rng.uniform(0.75, 1.25), rng.uniform(-20.0, 20.0))
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Augmented images on their way to the device: (N, r, r, 3) uint8, (N, 2) light, (N,)."""
-
-    pixels: torch.Tensor
-    light: torch.Tensor
-    labels: torch.Tensor
-
-    @classmethod
-    def of(cls, images: Sequence[Augmented], labels: Sequence[int] = ()) -> Batch:
-        """Put images together."""
-        return cls(
-            torch.from_numpy(np.stack([image.pixels for image in images])),
-            torch.tensor([(image.gain, image.offset) for image in images]),
-            torch.tensor(labels),
-        )
-
-    def pinned(self) -> Batch:
-        """Return a copy that can travel to a GPU while that computes."""
-        return Batch(self.pixels.pin_memory(), self.light.pin_memory(), self.labels.pin_memory())
-
-    def to(self, device: torch.device) -> Batch:
-        """Return a copy there."""
-        return Batch(
-            *(t.to(device, non_blocking=True) for t in (self.pixels, self.light, self.labels))
-        )
-
-    def network_input(self, preprocessing: Preprocessing) -> torch.Tensor:
-        """Return (N, 3, r, r) float32: the images in their light, normalised."""
-        # NHWC in memory, seen as NCHW: that is channels_last, and costs no transposition.
-        images = self.pixels.permute(0, 3, 1, 2).float()
-        gain, offset = self.light[:, :, None, None, None].unbind(1)
-        lit = (images * gain + offset).clamp_(0.0, 255.0)
-        mean, std = (
-            torch.tensor(values, device=lit.device).view(3, 1, 1) * 255.0
-            for values in (preprocessing.mean, preprocessing.std)
-        )
-        return (lit - mean) / std
 
 
 def _moving_average(decay: float) -> Callable[..., None]:

@@ -1,11 +1,12 @@
-"""Several classifiers on one device: a collective choice of levels, without a central node.
+"""Coordinate the levels of several classifiers on one device without a central node.
 
-Every manager tells the others its status ten times a second: levels, limit, importance, and its
-last frames with their times (`status`). From everybody's frames follows how the device is shared
-(`sharing`), from that the combination with the highest weighted accuracy that meets every limit
-(`choice`; Dynamic-OFA, section 4.4, switches two models collectively). The first of the living by
-name proposes it, and corrects it by what is measured (`proposer`); the others take it over, and
-leave it when their own frames speak against it (`coordinator`).
+Every manager publishes its status ten times per second: levels, limit, importance, and the times
+of its last frames (`status`). The frames of all managers show how the models share the device
+(`sharing`). From this, the combination of levels is computed that meets every limit with the
+highest weighted accuracy (`choice`; Dynamic-OFA, section 4.4, switches two models together). The
+manager with the alphabetically first name proposes the combination and corrects it according to
+measured latencies (`proposer`). The others adopt it, unless all their own frames are late
+(`coordinator`).
 """
 
 from dynamic_ofa_ros.runtime.coordination.coordinator import SILENCE_NS, Coordinator

@@ -1,8 +1,9 @@
-"""The choice of a combination of levels, from what is predicted of it.
+"""Choose a combination of levels by predicted latencies.
 
-Limits are judged from the critical instant on, as response-time analysis does: all cameras deliver
-at once. A frame then takes its uncontended latency times the demands of all that work beside it,
-each counted for the part of the frame that it works; see `sharing`.
+Latencies are predicted for the critical instant of response-time analysis: all cameras deliver an
+image at the same time. The latency of a frame is then its uncontended latency times the sum of the
+demands of all models, each weighted by the share of the frame during which the model runs; see
+`sharing`.
 """
 
 from __future__ import annotations
@@ -16,18 +17,19 @@ from dynamic_ofa_ros.runtime.coordination.sharing import FloatArray, Sharing
 from dynamic_ofa_ros.runtime.coordination.status import Status
 
 TAIL = 1.65
-"""Standard deviations from the mean of a frame's latency to the quantile that the limit is for."""
+"""Distance of the limited quantile of the latency from its mean, in standard deviations."""
 
 MAX_FRAMES, NEVER_MS = 1e3, 1e9
-"""Bound of the frames of a peer that fit into a limit; the interval of who has no frames."""
+"""Maximum number of frames of a peer within a limit; frame interval of a model without frames."""
 
 Levels = list[int]
 
 
 def ladder(status: Status) -> Levels:
-    """Return the levels worth running, ascending: none is slower than a more accurate one.
+    """Return the Pareto-optimal levels, in ascending order: a slower level is more accurate.
 
-    When accuracy has priority only those that meet the floor, if any does.
+    If accuracy has priority, return only the levels that meet the accuracy floor; if there are
+    none, the most accurate level.
     """
     found: Levels = []
     order = zip(status.latencies_ms, (-accuracy for accuracy in status.accuracies), strict=True)
@@ -40,7 +42,7 @@ def ladder(status: Status) -> Levels:
 
 
 class Device:
-    """The models on a device, by name, and what is known of how they share it."""
+    """The models on a device, and the model of how they share it."""
 
     def __init__(self, everyone: Sequence[Status], sharing: Sharing) -> None:
         self._everyone = everyone
@@ -51,14 +53,15 @@ class Device:
         self._share /= self._share.sum()
         self._longest_ms = np.array([max(s.latencies_ms) for s in everyone])
         interval_ms = np.array([s.interval_ms for s in everyone])
-        # Of each peer (second axis) whole intervals fit into a limit (first axis), and some rest.
+        # How many whole frame intervals of each peer (second axis) fit into each limit (first
+        # axis), and the remaining time.
         finite_ms = np.minimum(interval_ms, NEVER_MS)
         window_ms = np.minimum(limit_ms, MAX_FRAMES * finite_ms.min())[:, None]
         self._whole = np.floor(window_ms / finite_ms)
         self._rest_ms = np.where(np.isinf(interval_ms), 0.0, window_ms - self._whole * finite_ms)
 
     def latencies_ms(self, levels: Sequence[int]) -> FloatArray:
-        """Return (models,) the uncontended latencies of a combination."""
+        """Return the uncontended latencies of a combination, (models,)."""
         pairs = zip(self._everyone, levels, strict=True)
         return np.array([s.latencies_ms[level - 1] for s, level in pairs])
 
@@ -68,7 +71,7 @@ class Device:
         return math.fsum(share * s.accuracies[level - 1] for share, s, level in pairs)
 
     def excess(self, own_ms: FloatArray) -> FloatArray:
-        """Return (..., models): the quantile of latency over the limit, log."""
+        """Return the log of the ratio of the latency quantile to the limit, (..., models)."""
         demand = self._sharing.demands * (own_ms / self._longest_ms) ** self._sharing.powers
         peers_ms = own_ms[..., None, :]
         beside_ms = self._whole * peers_ms + np.minimum(peers_ms, self._rest_ms)
@@ -80,15 +83,15 @@ class Device:
         return found
 
     def late(self, own_ms: FloatArray, margin: float) -> FloatArray:
-        """Return (...): how late (log) all are in sum, with limits moved by a margin."""
+        """Return the sum of all positive excesses (log) over limits raised by a margin, (...)."""
         found: FloatArray = np.maximum(self.excess(own_ms) - margin, 0.0).sum(axis=-1)
         return found
 
     def choose(self, ladders: Sequence[Levels], margin: float) -> Levels:
-        """Return the levels with the most accuracy that meet the limits; else the least late.
+        """Return the most accurate levels that meet the limits, or else the least late ones.
 
-        Down from the top by the least accuracy lost per millisecond freed, then up again where
-        that delays nobody.
+        Greedy search: go down from the highest levels in steps that lose the least accuracy per
+        millisecond; then raise single levels as long as this makes no model later.
         """
         way = self._way_down([choices[-1] for choices in ladders], ladders)
         late = self.late(np.array([self.latencies_ms(levels) for levels in way]), margin)
@@ -101,7 +104,7 @@ class Device:
     def _steps_up(
         self, levels: Levels, ladders: Sequence[Levels], margin: float, late: float
     ) -> list[Levels]:
-        """Return the combinations that are a step of one model higher and no later than this."""
+        """Return the combinations with one model a level higher that are at most this late."""
         steps = [
             [*levels[:i], choices[choices.index(levels[i]) + 1], *levels[i + 1 :]]
             for i, choices in enumerate(ladders)
@@ -113,13 +116,16 @@ class Device:
         return [step for step, excess in zip(steps, after, strict=True) if excess <= late]
 
     def lighter(self, levels: Levels, ladders: Sequence[Levels], factor: float) -> Levels:
-        """Return the first combination on the way down that is so much lighter; else the last."""
+        """Return the first combination in steps down whose latency sum is `factor` of `levels`'.
+
+        If there is none, return the lowest levels.
+        """
         way = self._way_down(levels, ladders)
         enough_ms = factor * self.latencies_ms(levels).sum()
         return next((w for w in way if self.latencies_ms(w).sum() <= enough_ms), way[-1])
 
     def ladders_below(self, ladders: Sequence[Levels], levels: Levels) -> list[Levels]:
-        """Return only the levels that are not slower than these."""
+        """Return the ladders without the levels that are slower than `levels`."""
         found = []
         for s, choices, level in zip(self._everyone, ladders, levels, strict=True):
             limit_ms = s.latencies_ms[level - 1]
@@ -127,7 +133,7 @@ class Device:
         return found
 
     def _way_down(self, levels: Levels, ladders: Sequence[Levels]) -> list[Levels]:
-        """Return combinations, each a step down from the last, to everyone's lowest level."""
+        """Return combinations from `levels` to the lowest levels, each one step below the last."""
         places = [ns.index(n) if n in ns else 0 for n, ns in zip(levels, ladders, strict=True)]
         prices = [self._price(i, ladders[i], place) for i, place in enumerate(places)]
         way = [levels]
@@ -139,7 +145,7 @@ class Device:
         return way
 
     def _price(self, i: int, choices: Levels, place: int) -> float:
-        """Return the weighted accuracy that a step down costs for each millisecond it frees."""
+        """Return the weighted accuracy that a step down loses per millisecond."""
         if place == 0:
             return math.inf
         s, level, lower = self._everyone[i], choices[place] - 1, choices[place - 1] - 1

@@ -1,7 +1,8 @@
-"""One manager's part in the collective: listen, agree, follow.
+"""Coordinate one manager with its peers.
 
-The first by name of those that propose does so for all, from everybody's statuses; the others
-follow. When it falls silent the next one does: all of them know the same.
+The manager with the alphabetically first name proposes levels for all from the statuses of all;
+the others follow. If it fails, the next one by name takes over: all managers have the same
+information.
 """
 
 from __future__ import annotations
@@ -14,24 +15,25 @@ from dynamic_ofa_ros.runtime.coordination.proposer import Proposer
 from dynamic_ofa_ros.runtime.coordination.status import Agreement, Allowance, Status
 
 SILENCE_NS = 1_000_000_000
-"""A peer that says nothing for so long is forgotten: the others take its room."""
+"""A peer without a status for this long is removed."""
 
 FAREWELL_NS = 10_000_000_000
-"""Who is left alone goes on like this for so long: its policy still remembers the contention."""
+"""Coordination goes on for this long after the last peer left, because the policy's estimates
+still contain the contention."""
 
 MAX_PEERS = 15
-"""Those that come later are ignored: a choice must stay quick."""
+"""Further peers are ignored, to limit the computing time of a choice."""
 
 ANSWER_NS = 20_000_000
-"""The least time between two statuses, however much there is to answer."""
+"""Minimum time between two decisions."""
 
 LATE_FOR_NS, LATE_FRAMES, OBEYED_NS = 500_000_000, 2, 300_000_000
-"""When all frames have been late for so long, and so many at least, the own policy decides. All
-are given so long to obey an agreement: frames of that time do not count."""
+"""If all frames were late for this long, and at least this many, the own policy decides. Frames
+within the third time after an agreement are ignored: the peers may not have switched yet."""
 
 
 class Coordinator:
-    """One manager's part in the collective; it keeps what the peers said and what was measured."""
+    """Coordinates one manager with its peers; stores the peers' statuses and the agreement."""
 
     def __init__(self) -> None:
         self._peers: dict[str, tuple[int, Status]] = {}
@@ -42,7 +44,7 @@ class Coordinator:
         self._last_company_ns = -FAREWELL_NS - 1
 
     def receive(self, status: Status, time_ns: int) -> bool:
-        """Take a peer's status; return False and ignore it when it makes no sense."""
+        """Store a peer's status; return False and ignore it if it is invalid."""
         for name, (heard_ns, _) in list(self._peers.items()):
             if time_ns - heard_ns > SILENCE_NS:
                 del self._peers[name]
@@ -53,7 +55,7 @@ class Coordinator:
         return True
 
     def has_news(self, time_ns: int) -> bool:
-        """Tell whether something newer has been agreed: then decide and tell at once."""
+        """Return whether a peer has a newer agreement; then decide and publish at once."""
         rounds = (s.agreement.round for _, s in self._peers.values() if s.agreement is not None)
         return (
             time_ns - self._decided_ns >= ANSWER_NS
@@ -61,7 +63,7 @@ class Coordinator:
         )
 
     def decide(self, own: Status, time_ns: int) -> Allowance | None:
-        """Return what is left to this manager; None when there is nobody to care for."""
+        """Return the range of levels for this manager; None if there are no peers."""
         own = replace(own, time_ns=time_ns)
         self._decided_ns = time_ns
         peers = [
@@ -83,8 +85,8 @@ class Coordinator:
         names = _named(peers)
         level = dict(self._agreement.levels).get(own.name, 0)
         if not 1 <= level <= len(own.accuracies):
-            return Allowance(1, own.level, f'collective with {names}: measures')
-        if self._speaks_against(own, level):
+            return Allowance(1, own.level, f'collective with {names}: no agreement yet')
+        if self._is_late_at(own, level):
             self._left_round = self._agreement.round
         reason = f'collective with {names}: level {level}'
         if own.accuracies[level - 1] < own.accuracies[own.level - 1]:
@@ -93,13 +95,13 @@ class Coordinator:
         return Allowance(1 if is_left else level, level, reason)
 
     def told(self, own: Status, time_ns: int) -> Status:
-        """Return the own status as the peers shall hear it: with what is agreed."""
+        """Return the own status for the peers, with the agreement."""
         agreement = self._agreement if self._agreement.levels else None
         return replace(own, time_ns=time_ns, agreement=agreement)
 
     def _agree(self, own: Status, peers: Sequence[Status], time_ns: int) -> None:
         everyone = sorted([own, *peers], key=lambda status: status.name)
-        # Who tells no agreement does not propose: it has only just come, or never will.
+        # A peer without an agreement does not propose: it has just started, or it never proposes.
         first = next(s for s in everyone if s is own or s.agreement is not None)
         if first is own:
             rounds = [s.agreement.round for s in peers if s.agreement is not None]
@@ -108,15 +110,15 @@ class Coordinator:
         elif first.agreement is not None:
             self._agreement = first.agreement
 
-    def _speaks_against(self, own: Status, level: int) -> bool:
-        """Tell whether all the last frames have been late at the agreed level.
+    def _is_late_at(self, own: Status, level: int) -> bool:
+        """Return whether all recent frames were late at the agreed level.
 
-        Then the own policy decides, below that level, until something else is agreed: a peer that
-        is wrong can cost accuracy, but not the own limit for long.
+        Then the own policy chooses a level up to the agreed one until the next agreement. So an
+        incorrect proposal can cost accuracy, but can break the own limit for a short time only.
         """
         begin_ns = own.time_ns - LATE_FOR_NS
         if begin_ns < self._agreed_ns + OBEYED_NS:
-            return False  # the others may not have obeyed yet
+            return False  # the peers may not have switched yet
         last = [frame for frame in own.frames if frame.end_ns > begin_ns]
         return len(last) >= LATE_FRAMES and all(
             frame.level == level and is_late(frame.latency_ms, own.limit_ms) for frame in last
@@ -124,8 +126,8 @@ class Coordinator:
 
 
 def _named(peers: Sequence[Status]) -> str:
-    """Return the peers for a sentence: one by name, more by number, so that it stays short."""
+    """Return the name of a single peer, or the number of peers, to keep a message short."""
     if len(peers) == 1:
         name = peers[0].name
         return name if len(name) <= 40 else f'...{name[-37:]}'
-    return f'{len(peers)} others' if peers else 'nobody any more'
+    return f'{len(peers)} others' if peers else 'no other model'

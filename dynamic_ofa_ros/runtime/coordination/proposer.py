@@ -1,10 +1,11 @@
-"""The levels that all shall run: found, kept, left when they are late, tried again.
+"""Propose the levels of all models on a device.
 
-Right after a change from outside (a model, a limit, an importance, a camera) the combination that
-is predicted to be best is tried, and the next one as soon as the frames have told more. When
-frames are late more often than allowed it is left for a lighter one, at once. Later a better one
-is tried after a hold that doubles with every trial that fails. What is measured counts more than
-what is predicted: as long as all are on time, ever more is dared.
+After an external change (of a model, a limit, an importance, or a frame rate), the combination
+with the best prediction is used; new frames improve the prediction and thus the combination. If
+frames are late more often than allowed, a lighter combination is used at once. Later, a better
+combination is tried after a hold time, which doubles with every failed trial. Measurements
+outweigh predictions: as long as all frames are on time, combinations with higher predicted
+latencies are tried.
 """
 
 from __future__ import annotations
@@ -20,53 +21,53 @@ from dynamic_ofa_ros.runtime.coordination.sharing import FloatArray, Sharing
 from dynamic_ofa_ros.runtime.coordination.status import Agreement, Status
 
 EARLY_NS, EARLY_HOLD_NS = 1_000_000_000, 300_000_000
-"""How long after a change from outside any better combination is tried, and how long each is kept
-at least."""
+"""Initial time after an external change, and the minimum hold time of combinations during it."""
 
 HOLD_NS, MAX_HOLD_NS = 5_000_000_000, 60_000_000_000
-"""How long a combination is kept later, before a step up is tried; each that fails doubles it."""
+"""Hold time of a combination after the initial time; a failed trial doubles it up to a maximum."""
 
 FAILED_NS = 3_000_000_000
-"""A trial that is late within this time has failed; otherwise the next one may come."""
+"""A trial fails if frames are late within this time."""
 
 STEP, MAX_MARGIN, DARE_AFTER_NS, DARE_NS = 0.05, 0.5, 6_000_000_000, 200_000_000
-"""When all have been on time for so long, the prediction is taken to be too high, by a step (log)
-more every so often, up to a bound."""
+"""If all models are on time for DARE_AFTER_NS, the tolerated predicted excess over the limits
+grows by STEP (log) every DARE_NS, up to MAX_MARGIN."""
 
 LIGHTER = 0.8
-"""How much lighter (sum of latencies) the next combination is when nothing better is predicted."""
+"""Factor on the sum of latencies for the next combination if no better one is predicted."""
 
 ENOUGH_FRAMES, SLACK = 20, 0.04
-"""So many frames tell how often the lowest levels are late; others may be so much more often."""
+"""Number of frames for measuring the share of late frames at the lowest levels, and the additional
+share that is allowed at other levels."""
 
 WORTHWHILE = 0.001
-"""Weighted accuracy (a fraction) that a trial must promise."""
+"""Minimum gain of weighted accuracy (a fraction) for a trial."""
 
 STUBBORN_AFTER_NS, STUBBORN_NS = 800_000_000, 30_000_000_000
-"""Who is not where it was agreed after this long is taken to stay where it is, for so long."""
+"""A model that does not run its agreed level after the first time is assumed to stay at its level
+for the second time."""
 
 LIMIT_CHANGE, INTERVAL_CHANGE = 1.1, 1.5
-"""A limit that changes by a larger factor is another one; frames that come so much more or less
-often are another camera."""
+"""Changes of a limit or of a frame interval by larger factors are external changes."""
 
 
 class Proposer:
-    """Finds the levels for all; of use in the one that is first by name."""
+    """Finds the levels for all models; used by the manager with the first name."""
 
     def __init__(self) -> None:
         self._sharing = Sharing([])
-        self._known: Sequence[Status] = ()  # as they were at the last change
+        self._known: Sequence[Status] = ()  # statuses at the last change
         self._target: Levels = []
-        self._stubborn: dict[str, tuple[int, int]] = {}  # its level, until when
+        self._stubborn: dict[str, tuple[int, int]] = {}  # level and end of the time, by name
         self._round = self._moved_ns = self._off_since_ns = 0
-        self._start_afresh(0)
+        self._reset(0)
 
     def propose(self, everyone: Sequence[Status], time_ns: int, last_round: int) -> Agreement:
-        """Return what all shall do now. last_round: of any agreement heard of."""
+        """Return the agreement for all models. last_round: the highest known round."""
         self._round = max(self._round, last_round)
-        is_changed = self._recognise(everyone, time_ns)
+        is_changed = self._detect_change(everyone, time_ns)
         self._sharing.take(everyone)
-        is_changed |= self._is_disobeyed(everyone, time_ns)
+        is_changed |= self._detect_stubborn(everyone, time_ns)
         best, is_trial = self._choose(everyone, time_ns, is_changed)
         if best != self._target:
             self._target, self._is_trial, self._round = best, is_trial, self._round + 1
@@ -74,15 +75,15 @@ class Proposer:
         names = (s.name for s in everyone)
         return Agreement(self._round, tuple(zip(names, self._target, strict=True)))
 
-    def _start_afresh(self, time_ns: int) -> None:
+    def _reset(self, time_ns: int) -> None:
         self._changed_ns, self._dared_ns = time_ns, 0
         self._hold_ns, self._margin = HOLD_NS, 0.0
         self._is_trial = False
         self._unavoidable: dict[str, float] = {}
         self._learnt_ns = 0
 
-    def _recognise(self, everyone: Sequence[Status], time_ns: int) -> bool:
-        """See what has changed from outside; return whether the choice must be made afresh."""
+    def _detect_change(self, everyone: Sequence[Status], time_ns: int) -> bool:
+        """Detect external changes; return whether a new choice is required."""
         members = [(s.name, s.accuracies) for s in everyone]
         if members != self._sharing.names:
             self._sharing = Sharing(members, self._sharing)
@@ -96,11 +97,11 @@ class Proposer:
             for s, known in zip(everyone, self._known, strict=True)
         ):
             self._known = everyone
-            self._start_afresh(time_ns)
+            self._reset(time_ns)
         return is_changed
 
-    def _is_disobeyed(self, everyone: Sequence[Status], time_ns: int) -> bool:
-        """Return whether somebody, as turns out now, will not come to where it was agreed."""
+    def _detect_stubborn(self, everyone: Sequence[Status], time_ns: int) -> bool:
+        """Detect models that do not switch to their agreed level; return whether one was found."""
         if not self._target:
             return False
         at = {s.name: s.level for s in everyone}
@@ -117,7 +118,7 @@ class Proposer:
         return is_stuck
 
     def _at_target_ms(self, everyone: Sequence[Status]) -> list[list[float]]:
-        """Return the latencies of each model's frames since all run the target; none before."""
+        """Return the latencies of each model's frames since all models run the target levels."""
         if any(s.level != n for s, n in zip(everyone, self._target, strict=True)):
             return [[] for _ in everyone]
         frames = [
@@ -130,7 +131,7 @@ class Proposer:
     def _choose(
         self, everyone: Sequence[Status], time_ns: int, is_changed: bool
     ) -> tuple[Levels, bool]:
-        """Return the levels to run, present, lighter or better ones, and whether to try them."""
+        """Return the levels to run (the same, lighter or better ones), and if this is a trial."""
         device = Device(everyone, self._sharing)
         ladders = [
             [self._stubborn[s.name][0]] if s.name in self._stubborn else ladder(s)
@@ -156,7 +157,7 @@ class Proposer:
             error = float((measured[exceeds] - predicted[exceeds]).max())
             lower = device.ladders_below(ladders, now)
             best = device.choose(ladders if is_early else lower, -max(error, 0.0))
-            if best == now:  # the prediction knows nothing better
+            if best == now:  # no better combination is predicted
                 best = device.lighter(now, lower, LIGHTER)
             return best, False
         if self._is_trial and held_ns > FAILED_NS:
@@ -175,9 +176,10 @@ class Proposer:
     def _measured_excess(
         self, everyone: Sequence[Status], at_target_ms: Sequence[Sequence[float]]
     ) -> FloatArray:
-        """Return (models,) the quantile of latency over the limit, log; -inf with too few frames.
+        """Return the log of the ratio of the latency quantile to the limit, (models,).
 
-        The longest latency is an outlier.
+        The longest latency is ignored as an outlier. The result is -inf if there are too few
+        frames.
         """
         found = np.full(len(everyone), -np.inf)
         for i, (s, ms) in enumerate(zip(everyone, at_target_ms, strict=True)):
@@ -190,9 +192,9 @@ class Proposer:
     def _learn_unavoidable(
         self, everyone: Sequence[Status], at_target_ms: Sequence[Sequence[float]], time_ns: int
     ) -> None:
-        """Note how often frames are late at the lowest levels: no level is to be blamed for that.
+        """Measure how often frames are late at the lowest levels, which no choice can avoid.
 
-        What was left because of it is tried once more.
+        Combinations that were left because of such frames can be tried again.
         """
         if min(map(len, at_target_ms)) < ENOUGH_FRAMES:
             return

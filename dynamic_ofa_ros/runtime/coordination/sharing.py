@@ -1,11 +1,12 @@
-"""How the device is shared: what each model asks of it while it works, learnt from the frames.
+"""Estimate how the models share the device: the demand of each model, learnt from frames.
 
-As long as the demands of those at work fit (their sum is at most 1), nobody is slowed down;
-beyond, all proceed at the same reduced speed. Two single-threaded models on one core ask for 1
-each, on two cores for 0.5; on a GPU a light level may ask for less than a heavy one.
+The demand is the share of the device that a model uses while it runs. If the sum of the demands of
+all running models is at most 1, no model is slowed down; otherwise all are slowed down by this
+sum. The demand of a single-threaded model is 1 on one core and 0.5 on two cores; on a GPU, the
+demand of a light level can be lower than that of a heavy one.
 
-All peers are processes of one host, so they share its monotonic clock: the times of their frames
-tell which ran side by side.
+All peers are processes of one host and share its monotonic clock, so the times of their frames
+show which frames ran at the same time.
 """
 
 from __future__ import annotations
@@ -23,33 +24,37 @@ from dynamic_ofa_ros.runtime.coordination.status import Frame, Status
 FloatArray = npt.NDArray[np.float64]
 
 DEMAND, DEMAND_SD, POWER, POWER_SD = 0.5, 0.3, 0.7, 0.6
-"""What is believed of a model's demand at its slowest level, and of how it falls with latency."""
+"""Prior (mean and standard deviation) of a model's demand at its slowest level, and of the
+exponent with which the demand decreases with the latency of the level."""
 
 POWERS, DEMANDS = np.array([0.0, 0.5, 1.0, 1.8]), np.linspace(0.1, 1.0, 13)
 GRID = np.stack([np.tile(DEMANDS, len(POWERS)), np.repeat(POWERS, len(DEMANDS))])
-"""Demands and powers that are compared."""
+"""Candidates for demands and powers."""
 
 SPREAD, MIN_SPREAD, MAX_SPREAD, SPREAD_FRAMES = 0.03, 0.02, 0.3, 4.0
-"""Spread of a frame's log-latency at first, its bounds, and what the first is worth in frames."""
+"""Spread of a frame's log-latency: initial value, bounds, and weight of the initial value in
+frames."""
 
 KEPT_FRAMES, KEPT_SAMPLES, KEPT_COMBINATIONS, REMEMBERED_NS = 64, 4, 4, 8_000_000_000
-"""What is kept of each model: frames; samples of a combination; combinations; for how long."""
+"""Maximum numbers of frames per model, of samples per combination, and of combinations per model;
+maximum age of a sample."""
 
 MAX_WORK, MAX_SAMPLES = 4, 48
-"""Models that are looked at each time, and samples that they are learnt from."""
+"""Maximum numbers of models that are fitted in one call, and of samples used for it."""
 
 ALONE = 0.05
-"""A frame is alone when peers work in less than this part of it: it tells nothing."""
+"""Frames are ignored if peers run during less than this share of them."""
 
 OUTLIER_SD = 3.0
-"""Frames further off than this pull no harder."""
+"""Deviations are clipped to this number of standard deviations."""
 
 
 class Sample(NamedTuple):
-    """A frame, cut where a peer's frame starts or ends.
+    """A frame, divided into parts at the times when a frame of a peer starts or ends.
 
-    parts: (parts,) in units of its uncontended latency; light: (parts, models) log of the latency
-    of the level that a model is at, relative to its slowest; -inf while it does not work.
+    parts: duration of each part divided by the frame's uncontended latency, (parts,). light: log
+    of the latency of a model's level relative to its slowest level, (parts, models); -inf if the
+    model does not run during the part.
     """
 
     model: int
@@ -59,10 +64,11 @@ class Sample(NamedTuple):
 
 
 class Sharing:
-    """What is known of the device; arrays are (models,), in the order of the names.
+    """The estimated demands of all models; arrays are (models,), in the order of the names.
 
-    demands: of the slowest level, in (0, 1]; powers: demand = demands * (latency / slowest's) **
-    powers; spread: standard deviation of the log-latency of a frame around what the rest explains.
+    demands: of the slowest level, in (0, 1]. powers: the demand of a level is demands * (latency /
+    latency of the slowest level) ** powers. spread: standard deviation of the log-latency of a
+    frame around its prediction.
     """
 
     def __init__(self, names: Sequence[Hashable], before: Sharing | None = None) -> None:
@@ -72,7 +78,7 @@ class Sharing:
         self.spread = np.full(count, SPREAD)
         self.frames: list[deque[Frame]] = [deque(maxlen=KEPT_FRAMES) for _ in names]
         self._samples: dict[tuple[int, ...], deque[Sample]] = {}
-        self._place: npt.NDArray[np.int64] | None = None  # in the grid
+        self._place: npt.NDArray[np.int64] | None = None  # index in GRID
         self._known_ns, self._looked_ns = 0, [0] * count
         for i, name in enumerate(names):
             if before is not None and name in before.names:
@@ -81,14 +87,14 @@ class Sharing:
                 self.frames[i] = before.frames[j]
 
     def take(self, everyone: Sequence[Status]) -> None:
-        """Learn from what the models tell, in the order of the names."""
+        """Learn from the statuses of all models, given in the order of the names."""
         for frames, s in zip(self.frames, everyone, strict=True):
             last_ns = frames[-1].end_ns if frames else 0
             frames.extend(frame for frame in s.frames if frame.end_ns > last_ns)
-        # A frame is looked at when all that ran beside it have ended and been told.
+        # A frame is used when all frames that ran at the same time are known.
         longest_ms = max((f.latency_ms for frames in self.frames for f in frames), default=0.0)
         until_ns = min(s.time_ns for s in everyone) - round(1e6 * longest_ms)
-        if not self._known_ns:  # before, there may have been others
+        if not self._known_ns:  # other models may have run before
             self._known_ns = until_ns
         due = []
         for i, frames in enumerate(self.frames):
@@ -97,12 +103,12 @@ class Sharing:
         self._known_ns = max(self._known_ns, until_ns)
         for _, i, frame in sorted(due)[:MAX_WORK]:
             self._looked_ns[i] = frame.end_ns
-            self._look(everyone, i, frame)
+            self._add_sample(everyone, i, frame)
         if due:
             self._fit([i for _, i, _ in sorted(due)[:MAX_WORK]])
 
-    def _look(self, everyone: Sequence[Status], model: int, frame: Frame) -> None:
-        """Cut a frame where a peer's frame starts or ends."""
+    def _add_sample(self, everyone: Sequence[Status], model: int, frame: Frame) -> None:
+        """Add a sample: a frame, divided at the times when a frame of a peer starts or ends."""
         beside = [(model, frame)]
         for j, frames in enumerate(self.frames):
             for other in reversed(frames):
@@ -124,12 +130,12 @@ class Sharing:
         levels = (model, *(frames[-1].level if frames else 0 for frames in self.frames))
         samples = self._samples.pop(levels, deque(maxlen=KEPT_SAMPLES))
         samples.append(Sample(model, frame.end_ns, parts, light))
-        self._samples[levels] = samples  # the last one visited comes last
+        self._samples[levels] = samples  # the most recent combination comes last
         while len(self._samples) > min(KEPT_COMBINATIONS * len(everyone), MAX_SAMPLES):
             del self._samples[next(iter(self._samples))]
 
     def _fit(self, models: Sequence[int]) -> None:
-        """Find the demands that explain the samples: one for all, then these models' own."""
+        """Fit the demands to the samples: a common one for all models, then those of `models`."""
         since_ns = self._known_ns - REMEMBERED_NS
         samples = [s for kept in self._samples.values() for s in kept if s.end_ns > since_ns]
         samples = samples[-MAX_SAMPLES:]
@@ -139,29 +145,30 @@ class Sharing:
         light = np.concatenate([s.light for s in samples])
         parts = np.concatenate([s.parts for s in samples])
         starts = np.cumsum([0, *(len(s.parts) for s in samples[:-1])])
-        # (parts, models, grid): what each asks for, with every demand and power.
+        # Demand of each model for each candidate, (parts, models, grid).
         works = np.isfinite(light)
         shares = np.exp(POWERS * np.where(works, light, 0.0)[..., None]) * works[..., None]
-        asked = (shares[..., None] * DEMANDS).reshape(*light.shape, -1)
+        demand = (shares[..., None] * DEMANDS).reshape(*light.shape, -1)
 
         def errors(total: FloatArray) -> FloatArray:
             explained = np.add.reduceat(parts[:, None] / np.maximum(total, 1.0), starts, axis=0)
             found: FloatArray = np.log(np.maximum(explained, 1e-9))
             return found
 
-        def best(total: FloatArray, demand: float, power: float) -> int:
-            off = np.minimum(np.abs(errors(total)) / self.spread[model, None], OUTLIER_SD)
-            belief = ((GRID[0] - demand) / DEMAND_SD) ** 2 + ((GRID[1] - power) / POWER_SD) ** 2
-            return int(np.argmin((off**2).sum(axis=0) + belief))
+        def best(total: FloatArray, mean_demand: float, mean_power: float) -> int:
+            residual = np.minimum(np.abs(errors(total)) / self.spread[model, None], OUTLIER_SD)
+            prior = ((GRID[0] - mean_demand) / DEMAND_SD) ** 2
+            prior += ((GRID[1] - mean_power) / POWER_SD) ** 2
+            return int(np.argmin((residual**2).sum(axis=0) + prior))
 
-        common = best(asked.sum(axis=1), DEMAND, POWER)
+        common = best(demand.sum(axis=1), DEMAND, POWER)
         if self._place is None:
             self._place = np.full(len(self.names), common)
-        now = np.take_along_axis(asked, self._place[None, :, None], axis=2)[..., 0]
+        now = np.take_along_axis(demand, self._place[None, :, None], axis=2)[..., 0]
         for j in models:
             others = now.sum(axis=1) - now[:, j]
-            self._place[j] = best(others[:, None] + asked[:, j], *GRID[:, common])
-            now[:, j] = asked[:, j, self._place[j]]
+            self._place[j] = best(others[:, None] + demand[:, j], *GRID[:, common])
+            now[:, j] = demand[:, j, self._place[j]]
         self.demands, self.powers = GRID[:, self._place]
         squares = errors(now.sum(axis=1)[:, None])[:, 0] ** 2
         count = len(self.names)

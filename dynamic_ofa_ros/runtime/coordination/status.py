@@ -1,4 +1,4 @@
-"""What managers on one device tell each other, and what they agree on."""
+"""The status that managers on one device exchange, and their agreement."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from itertools import pairwise
 from typing import NamedTuple
 
 STATUS_PERIOD_NS = 100_000_000
-"""How often a manager tells its status."""
+"""Period of a manager's status."""
 
 FRAMES_TOLD = 16
-"""Frames that a status repeats: enough to survive a few lost messages."""
+"""Number of last frames in a status, so that a few messages can be lost."""
 
 MAX_COUNT, MAX_NAME, MAX_ROUND = 64, 256, 2**31
 MIN_VALUE, MAX_VALUE = 1e-3, 1e5
 MAX_AHEAD_NS, MAX_AGE_NS = 1_000_000_000, 10_000_000_000
-"""Bounds of what a peer may say: of lists, names, rounds, numbers (ms, importance) and times."""
+"""Limits for a peer's status: lengths of lists and names, rounds, numbers (ms, importance), times.
+"""
 
 RATE_WINDOW_NS, MIN_RATE_WINDOW_NS = 2_000_000_000, 500_000_000
-"""Time over which arriving frames are counted; at first."""
+"""Time over which arriving frames are counted; its minimum after the start."""
 
 
 class Frame(NamedTuple):
-    """One frame: when it ended (the host's monotonic clock), its latency, its level."""
+    """One frame: its end (by the host's monotonic clock), latency and level."""
 
     end_ns: int
     latency_ms: float
@@ -32,13 +33,13 @@ class Frame(NamedTuple):
 
     @property
     def start_ns(self) -> int:
-        """Return when its latency began."""
+        """Return the start of the frame's latency."""
         return self.end_ns - round(self.latency_ms * 1e6)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """The levels, from 1, that all shall run, by name; round counts the agreements."""
+    """The agreed levels (1-based) of all models, by name; `round` counts the agreements."""
 
     round: int
     levels: tuple[tuple[str, int], ...]
@@ -46,15 +47,16 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Status:
-    """What one manager tells the others. Latencies are in the scope of its own limit.
+    """The status of one manager. Latencies are in the scope of its own limit.
 
-    name: unique among the peers; device: the processor or GPU in use now.
-    time_ns: when it was told, by the host's monotonic clock.
-    level: the active one, from 1; latencies_ms and accuracies: of every level, uncontended.
-    limit_ms: infinite without a limit; quantile: the share of frames that must meet it.
-    floor: accuracy wanted, 0 = none; priority: the constraint that holds when both cannot.
-    interval_ms: mean time between frames that arrive, processed or not; infinite for none.
-    frames: the last ones, ascending. agreement: what the teller takes to be agreed.
+    name: unique among the peers. device: the processor or GPU in use.
+    time_ns: time of the status by the host's monotonic clock.
+    level: the active level (1-based). latencies_ms, accuracies: of every level, uncontended.
+    limit_ms: infinite without a limit. quantile: the share of frames that must meet the limit.
+    floor: minimum accuracy; 0: none. priority: the constraint to keep if both cannot be met.
+    interval_ms: mean time between arriving frames, processed or not; infinite if none arrive.
+    frames: the last frames in ascending order of time. agreement: the agreement known to the
+    manager.
     """
 
     name: str
@@ -73,7 +75,7 @@ class Status:
     agreement: Agreement | None = None
 
     def is_sound(self, time_ns: int) -> bool:
-        """Tell whether a peer's status makes sense at a time: it is not to be trusted."""
+        """Return whether an (untrusted) status is valid at a time."""
         count = len(self.latencies_ms)
         positive = [self.importance, *self.latencies_ms, *(f.latency_ms for f in self.frames)]
         positive += [ms for ms in (self.limit_ms, self.interval_ms) if ms != math.inf]
@@ -96,12 +98,12 @@ class Status:
 
     @property
     def wishes(self) -> tuple[object, ...]:
-        """Return what is wanted beside the limit: when it changes, the choice is made afresh."""
+        """Return the requirements other than the limit; a change requires a new choice."""
         return self.name, self.quantile, self.floor, self.priority, self.importance
 
 
 class Allowance(NamedTuple):
-    """The levels that the others leave to a manager, from lowest to highest, and why."""
+    """The range of levels that a manager may use beside its peers, and the reason."""
 
     lowest: int
     highest: int
@@ -115,7 +117,7 @@ class FrameInterval:
         self._counts: deque[tuple[int, int]] = deque()
 
     def update(self, time_ns: int, count: int) -> float:
-        """Take how many frames have come so far; return the interval in ms, infinite for none."""
+        """Add the number of frames so far; return the interval in ms, infinite if none arrive."""
         counts = self._counts
         counts.append((time_ns, count))
         while time_ns - counts[0][0] > RATE_WINDOW_NS:

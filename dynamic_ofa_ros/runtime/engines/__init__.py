@@ -1,1 +1,1 @@
-"""Inference engines, one a file."""
+"""Inference engines, one per file."""

@@ -1,4 +1,4 @@
-"""The levels of the PyTorch engine on a CUDA device: a CUDA graph each, all in one memory pool."""
+"""Run the levels of the PyTorch engine as CUDA graphs that share one memory pool."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dynamic_ofa_ros.runtime.image import FloatArray
 WARM_UP_RUNS = 3
 LAYOUT_TRIALS = 10
 ROOM_FOR_A_GRAPH_BYTES = 64 * 2**20
-"""Free memory without which no capture begins: more than the graph of a level takes."""
+"""Free memory required for a capture; it is larger than the graph of a level."""
 
 LAYOUTS = (torch.channels_last, torch.contiguous_format)
 
@@ -29,9 +29,9 @@ Run = Callable[[], torch.Tensor]
 
 
 class CudaDevice:
-    """What the levels need of a CUDA device; tests put another one in its place.
+    """The operations of a CUDA device that the levels use; tests replace it by a fake.
 
-    All work goes to the caller's current stream, so its order is that of the calls.
+    All work is submitted to the caller's current stream, so it is executed in the order of calls.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -39,22 +39,23 @@ class CudaDevice:
         self._first: torch.cuda.CUDAGraph | None = None
 
     def pinned(self, size: int) -> torch.Tensor:
-        """Return a float32 buffer in page-locked host memory: copies from it need not wait."""
+        """Return a float32 buffer in page-locked host memory, for asynchronous copies."""
         return torch.zeros(size, pin_memory=True)
 
     def capture(self, run: Run, *, is_trial: bool = False) -> Run:
-        """Return `run` as a CUDA graph: one launch, the result always in the same place.
+        """Capture `run` as a CUDA graph, which has one launch and a fixed output buffer.
 
-        Graphs share their memory: the activations of one lie where another's did. The memory of
-        a trial is its own and can be freed with it. Raises RuntimeError, mostly for want of
-        memory; the device can be used afterwards.
+        Graphs share a memory pool, in which they overwrite each other's activations. A trial has
+        its own memory, which is freed with it. Raise RuntimeError if the capture fails, usually
+        for lack of memory; the device can still be used afterwards.
         """
         self._rehearse(run)
         graph = torch.cuda.CUDAGraph()
-        # A pool dies with its last graph and cannot be used again: the first graph is kept.
+        # A pool cannot be used after its last graph is deleted, so the first graph is kept.
         pool = None if is_trial or self._first is None else self._first.pool()
         try:
-            # A capture that does not begin would leave its stream current: the outer one restores.
+            # If the capture does not begin, torch.cuda.graph leaves its stream current; the outer
+            # context manager restores the previous one.
             with (
                 torch.cuda.stream(torch.cuda.current_stream(self.device)),
                 torch.cuda.graph(
@@ -78,15 +79,15 @@ class CudaDevice:
         return replay
 
     def synchronise(self) -> None:
-        """Wait for the device; raise RuntimeError when its work failed."""
+        """Wait for the device; raise RuntimeError if its work failed."""
         torch.cuda.current_stream(self.device).synchronize()
 
     def release(self) -> None:
-        """Give back memory that is not in use."""
+        """Free unused memory."""
         torch.cuda.empty_cache()
 
     def _rehearse(self, run: Run) -> None:
-        """Run without capture: libraries allocate what they keep, a want of memory shows."""
+        """Run without capture, so that libraries allocate memory, and check the free memory."""
         with torch.cuda.stream(_capture_stream(self.device)):
             run()
             self.synchronise()
@@ -97,16 +98,16 @@ class CudaDevice:
 
 @functools.cache
 def _capture_stream(device: torch.device) -> torch.cuda.Stream:
-    """Return the one stream of all captures: cuBLAS keeps a workspace for each it was used on."""
+    """Return the stream for all captures; cuBLAS would keep a workspace for every stream."""
     stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     return stream
 
 
 def _keep_unless_ended(graph: torch.cuda.CUDAGraph) -> None:
-    """Keep a graph for ever whose capture did not end: its destructor may abort the process.
+    """Never delete a graph whose capture did not end: its destructor may abort the process.
 
-    It does when memory ran out while the capture began (PyTorch 2.11: the graph takes itself off
-    a list it is not yet on, and a destructor must not throw).
+    This happens if memory ran out when the capture began (PyTorch 2.11: the destructor removes the
+    graph from a list that does not contain it yet, and raises an exception).
     """
     try:
         graph.pool()
@@ -129,9 +130,9 @@ class _Level:
 class CudaLevels:
     """Runs each level as one CUDA graph, captured after a warm-up.
 
-    An image goes through a page-locked buffer to a fixed place on the device and the logits come
-    back through another: one copy, one launch, one copy, one wait. Where a graph cannot be had
-    (out of memory, mostly) the level runs eagerly, and `notes` says so.
+    Input and output are copied through page-locked buffers: inference is one copy, one launch, one
+    copy and one synchronisation. If a level cannot be captured (usually for lack of memory), it
+    runs eagerly and `notes` says so.
     """
 
     def __init__(
@@ -156,13 +157,13 @@ class CudaLevels:
         cuda.release()
 
     def infer(self, index: int, tensor: FloatArray) -> FloatArray:
-        """Run level `index` (from 1) on (1, 3, r, r) float32; return (classes,) float32 logits.
+        """Run level `index` (1-based) on (1, 3, r, r) float32; return (classes,) float32 logits.
 
-        Returns when the device has finished. Raises RuntimeError when it fails.
+        Return when the device has finished. Raise RuntimeError if inference fails.
         """
         level = self.levels[index - 1]
         if tensor.shape != level.shape:
-            raise EngineError(f'level {index} takes {level.shape}, found {tensor.shape}')
+            raise EngineError(f'level {index} expects {level.shape}, found {tensor.shape}')
         np.copyto(level.host_input, tensor)
         level.device_input.copy_(level.pinned_input, non_blocking=True)
         self._pinned_output.copy_(level.run()[0], non_blocking=True)
@@ -171,7 +172,7 @@ class CudaLevels:
         return logits
 
     def recover(self) -> None:
-        """Free unused memory after an error; raise RuntimeError when the device is lost."""
+        """Free unused memory after an error; raise RuntimeError if the device is lost."""
         self._cuda.synchronise()
         self._cuda.release()
 
@@ -203,16 +204,16 @@ class CudaLevels:
         except RuntimeError as error:
             self.recover()
             reason = str(error).partition('\n')[0]
-            note = f'level {index} runs without a CUDA graph, slower: {reason}'
+            note = f'level {index} runs without a CUDA graph and is slower: {reason}'
             self.notes = (*self.notes, note)
 
     def _warm_up(self, level: _Level) -> None:
-        for _ in range(WARM_UP_RUNS):  # the first looks for the fastest algorithms
+        for _ in range(WARM_UP_RUNS):  # cuDNN searches for the fastest algorithms in the first run
             level.run()
         self._cuda.synchronise()
 
     def _faster_layout(self, level: _Level) -> torch.memory_format:
-        """Return the memory format in which a level's graph is faster; NCHW when none can run."""
+        """Return the memory format in which a level's graph is faster; NCHW if none can run."""
         median_ns: dict[torch.memory_format, float] = {}
         for self.layout in LAYOUTS:
             try:
@@ -222,7 +223,7 @@ class CudaLevels:
                 median_ns[self.layout] = statistics.median(
                     self._replay_ns(replay) for _ in range(LAYOUT_TRIALS)
                 )
-            except RuntimeError:  # out of memory, mostly: `_prepare` meets it again and notes it
+            except RuntimeError:  # usually out of memory; `_prepare` notes it
                 self.recover()
         return min(median_ns, key=lambda layout: median_ns[layout], default=LAYOUTS[-1])
 
@@ -234,9 +235,9 @@ class CudaLevels:
 
 
 def use_exact_arithmetic() -> None:
-    """Turn TF32 off for the whole process: what is called fp32 computes in fp32."""
+    """Disable TF32 for the whole process, so that fp32 means fp32."""
     with warnings.catch_warnings():
-        # Newer releases recommend other names for the same; old ones do not have them.
+        # Newer releases recommend other names for these flags, which older ones do not have.
         warnings.simplefilter('ignore')
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
@@ -244,7 +245,7 @@ def use_exact_arithmetic() -> None:
 
 @contextmanager
 def _search_of_algorithms() -> Iterator[None]:
-    """Let cuDNN time its algorithms for every new shape; a graph keeps those that were found."""
+    """Let cuDNN measure its algorithms for every new shape; a graph keeps the fastest ones."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
     try:
@@ -254,6 +255,6 @@ def _search_of_algorithms() -> Iterator[None]:
 
 
 def arrange(network: nn.Module, layout: torch.memory_format) -> None:
-    """Put a network's weights into a memory format, in place."""
+    """Convert a network's weights to a memory format, in place."""
     # Module.to with a memory format is missing from PyTorch's type information.
     network.to(memory_format=layout)  # type: ignore[call-overload]

@@ -1,7 +1,7 @@
-"""The ONNX file of every level, which several engines run.
+"""The ONNX files of the levels, which several engines use.
 
-Sub-networks of a supernet are written once into the build cache. Separate networks run from the
-family's own files, once those have been found to be safe.
+Sub-networks of a supernet are written to the build cache. Separate networks are used from the
+family's directory after a safety check.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from dynamic_ofa_ros.runtime.build_cache import BuildCache
 
 EXPORT_VERSION = 'onnx-2'
-"""Changes when `_export` does, so that older files are built again."""
+"""To be changed with `_export`, so that older files are built again."""
 
 CHECK_VERSION = 'check-1'
-"""Changes when `onnx_safety.check_network` does, so that networks are checked again."""
+"""To be changed with `onnx_safety.check_network`, so that networks are checked again."""
 
 FILES_VERSION = f'{EXPORT_VERSION} {CHECK_VERSION}'
-"""For what is made of the files: changes when one of the above does."""
+"""Version for anything that is built from the files."""
 
 
 def level_files(
@@ -44,19 +44,19 @@ def level_files(
     def check(folder: Path) -> None:
         _check_networks(family, folder, progress)
 
-    # The cache belongs to this very family: its name holds the checksum of all its files.
+    # The name of the cache folder contains the family's checksum, so the files are the same.
     cache.folder('checked', CHECK_VERSION, check)
     return [network_path(family, level) for level in family.levels]
 
 
 def network_path(family: Family, level: Level) -> Path:
-    """Return the file of a level that is a network of its own."""
+    """Return the file of a level that is a separate network."""
     assert not isinstance(level.network, SubnetArchitecture)
     return family.network_path(level.network)
 
 
 def _check_networks(family: Family, folder: Path, progress: Callable[[str], None] | None) -> None:
-    """Refuse networks that could do more than compute; leave a list of those that are safe."""
+    """Check that all networks are safe (raise FamilyError if not), and write a list of them."""
     largest_px: dict[Path, int] = {}
     for level in family.levels:
         path = network_path(family, level)
@@ -74,7 +74,7 @@ def _file_name(index: int) -> str:
 
 
 def _export(family: Family, folder: Path, progress: Callable[[str], None] | None) -> None:
-    """Write every level as an ONNX file into `folder`."""
+    """Write every level as an ONNX file to `folder`."""
     reason = f'the engines of family {family.name} are not built yet'
     requirements.check('onnx', 'safetensors', reason=reason)
     from dynamic_ofa_ros.supernet.onnx_levels import LevelWriter

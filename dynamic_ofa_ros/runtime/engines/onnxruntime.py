@@ -1,4 +1,4 @@
-"""Engines on ONNX Runtime: a warm session for every level, on the CPU, with CUDA or TensorRT."""
+"""Engines on ONNX Runtime, for the CPU, CUDA or TensorRT: one session per level."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ QUIET = 3  # ONNX Runtime's log level: errors only
 
 
 class OnnxRuntimeEngine(EngineBase):
-    """Runs each level in a session of its own, on the CPU or through the CUDA provider.
+    """Runs each level in a separate session, on the CPU or with the CUDA provider.
 
-    Sessions hold their own copy of a level's weights, arranged for the device: sub-networks take
-    slices and transforms of the backbone's weights, so there is nothing they could share.
+    Each session has its own copy of the weights: a sub-network uses slices and transforms of the
+    backbone's weights, so they cannot be shared.
     """
 
     name = 'onnxruntime'
     slow_step = ''
-    """What is told before each level is loaded."""
+    """Message before each level is loaded; empty for none."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class OnnxRuntimeEngine(EngineBase):
         providers = self._providers(device, precision, cache)
         is_cpu = device == 'cpu'
         if not is_cpu and hasattr(onnxruntime, 'preload_dlls'):
-            onnxruntime.preload_dlls()  # cuDNN of PyTorch's wheels, though PyTorch is not imported
+            onnxruntime.preload_dlls()  # finds cuDNN in PyTorch's wheels without importing PyTorch
         self.platform = platform_name(
             device.partition(':')[0],
             cpu_name() if is_cpu else gpu_name(gpu_index(device)),
@@ -76,8 +76,8 @@ class OnnxRuntimeEngine(EngineBase):
             wanted, found = providers[0][0], session.get_providers()[0]
             if found != wanted:
                 raise EngineError(
-                    f"device '{device}' was asked for, but ONNX Runtime could not start its "
-                    f'{wanted}: check that CUDA, cuDNN and TensorRT match its version, or use '
+                    f"device is '{device}', but ONNX Runtime could not start its {wanted}: check "
+                    'that CUDA, cuDNN and TensorRT match its version, or use '
                     "device 'cpu'"
                 )
             return BoundSession(session, resolution, 'cuda', gpu_index(device))
@@ -95,25 +95,25 @@ class OnnxRuntimeEngine(EngineBase):
 
 
 class TensorRtEngine(OnnxRuntimeEngine):
-    """Runs each level through ONNX Runtime's TensorRT provider, in fp32 or fp16, on a GPU.
+    """Runs each level with ONNX Runtime's TensorRT provider on a GPU, in fp32 or fp16.
 
-    TensorRT builds an engine for every level, which takes up to a minute each; it keeps them, and
-    the timings that it chose by, in the build cache.
+    TensorRT builds an engine for every level, which takes up to a minute each. The engines and the
+    timing cache are stored in the build cache.
     """
 
     name = 'tensorrt'
-    slow_step = 'TensorRT, at the first start up to a minute a level'
+    slow_step = 'TensorRT (up to a minute per level at the first start)'
 
     def _providers(self, device: str, precision: str, cache: BuildCache) -> list[Any]:
         others = execution_providers(device)
         available = onnxruntime.get_available_providers()
         if TENSORRT not in available:
             raise MissingPackageError(
-                'engine tensorrt was asked for, but this ONNX Runtime has no TensorRT provider '
+                'engine is tensorrt, but this ONNX Runtime has no TensorRT provider '
                 f"(it has {', '.join(available)}): use engine auto, or install NVIDIA's build"
             )
         if precision == 'fp32':
-            os.environ.setdefault('NVIDIA_TF32_OVERRIDE', '0')  # TF32 is none: 1e-3 off
+            os.environ.setdefault('NVIDIA_TF32_OVERRIDE', '0')  # TF32 has errors of 1e-3
         folder = cache.directory / 'tensorrt'
         folder.mkdir(parents=True, exist_ok=True)
         options = {
@@ -141,7 +141,7 @@ class Session:
 
 
 class BoundSession(Session):
-    """A session whose input stays in a device's memory: an image is one copy, nothing is made."""
+    """A session with a fixed input buffer in device memory, into which an image is copied."""
 
     def __init__(self, session: Any, resolution: int, device: str, device_index: int) -> None:
         super().__init__(session)
@@ -166,10 +166,10 @@ class BoundSession(Session):
 def reference_logits(
     family: Family, input_of: Callable[[int], FloatArray]
 ) -> dict[int, FloatArray]:
-    """Return the logits of every level by its plain network, nothing optimised, on the CPU.
+    """Return the logits of every level of separate networks, as a reference for all engines.
 
-    For separate networks. `input_of` gives the input for a resolution. This is what every engine
-    is compared with.
+    They are computed on the CPU without graph optimisations. input_of: returns the input for a
+    resolution.
     """
     plain = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     logits = {}
@@ -195,13 +195,13 @@ def _open(
         options.graph_optimization_level = optimisation
     try:
         return onnxruntime.InferenceSession(path, options, providers=providers)
-    except Exception as error:  # its exceptions share no base but this
+    except Exception as error:  # ONNX Runtime raises exceptions of any type
         raise EngineError(f'ONNX Runtime cannot load {path}: {described(error)}') from error
 
 
 @lru_cache
 def _share_arena() -> None:
-    """Let activations of all sessions of this process lie in one arena: a sixth less memory."""
+    """Use one memory arena for the activations of all sessions, which saves a sixth of memory."""
     memory = onnxruntime.OrtMemoryInfo(
         'Cpu',
         onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR,
@@ -212,20 +212,20 @@ def _share_arena() -> None:
 
 
 def execution_providers(device: str) -> list[Any]:
-    """Return what ONNX Runtime calls a device; raise EngineError where it cannot use it."""
+    """Return the execution providers for a device; raise EngineError if it is not supported."""
     if device == 'cpu':
         return [CPU]
     available = onnxruntime.get_available_providers()
     if CUDA not in available:
         raise EngineError(
-            f"device '{device}' was asked for, but this ONNX Runtime has no CUDA provider "
+            f"device is '{device}', but this ONNX Runtime has no CUDA provider "
             f"(it has {', '.join(available)}): use device 'cpu' or 'auto', "
             'or install onnxruntime-gpu'
         )
     options = {
         'device_id': str(gpu_index(device)),
-        'arena_extend_strategy': 'kSameAsRequested',  # not by powers of two: a GPU is shared
-        'cudnn_conv_algo_search': 'HEURISTIC',  # trying all takes minutes, at every start
-        'use_tf32': '0',  # fp32 is meant
+        'arena_extend_strategy': 'kSameAsRequested',  # saves memory on a shared GPU
+        'cudnn_conv_algo_search': 'HEURISTIC',  # an exhaustive search takes minutes at every start
+        'use_tf32': '0',  # compute in fp32
     }
     return [(CUDA, options), CPU]

@@ -1,4 +1,4 @@
-"""Engine on OpenVINO: a compiled network and one reused request for every level, on the CPU."""
+"""Engine on OpenVINO for the CPU: a compiled network and one request per level."""
 
 from __future__ import annotations
 
@@ -25,26 +25,27 @@ if TYPE_CHECKING:
     from dynamic_ofa_ros.runtime.build_cache import BuildCache
 
 COMPILED_VERSION = 'openvino-1'
-"""Changes when `compile_network` does, so that older compiled networks are built again."""
+"""To be changed with `compile_network`, so that older compiled networks are built again."""
 
 _TYPES = {'fp32': 'f32', 'bf16': 'bf16', 'fp16': 'f16'}
 
 
 @lru_cache
 def shared_core() -> openvino.Core:
-    """Return the one core of this process, which stays.
+    """Return the OpenVINO core of this process, which is never deleted.
 
-    On a processor with AMX, OpenVINO gives the thread of the first core a stack for signals, and
-    frees it with the last core, maybe on another thread: the next signal would end the process.
+    On a processor with AMX, OpenVINO sets a signal stack for the thread that creates the first
+    core, and frees it with the last core, possibly on another thread. The next signal would then
+    crash the process.
     """
     return openvino.Core()
 
 
 class OpenvinoEngine(EngineBase):
-    """Runs each level as a network compiled for this CPU, kept in the build cache.
+    """Runs each level as a network compiled for this CPU; stored in the build cache.
 
-    In the precision asked for: left alone, OpenVINO takes bfloat16 where the CPU has it. Inference
-    runs on the caller's thread, and on `threads` - 1 others.
+    The precision is set explicitly, because by default OpenVINO uses bfloat16 on CPUs that support
+    it. Inference runs on the caller's thread and `threads` - 1 other threads.
     """
 
     name = 'openvino'
@@ -87,22 +88,22 @@ class OpenvinoEngine(EngineBase):
         return self._levels.get(index).infer(tensor)
 
     def buffer(self, index: int) -> FloatArray:
-        """Return the array that a level reads its input from."""
+        """Return the input array of a level."""
         return self._levels.get(index).input
 
 
 class Request:
-    """A network that runs again and again on the same input array; its shape is the network's."""
+    """A compiled network with a fixed input array."""
 
     def __init__(self, network: Any) -> None:
         self._request = network.create_infer_request()
         self.input: FloatArray = np.zeros(tuple(network.input(0).shape), np.float32)
-        # OpenVINO does not keep the array alive: this object does.
+        # OpenVINO holds no reference to the array, so this object must.
         self._request.set_input_tensor(openvino.Tensor(self.input, shared_memory=True))
         self._output = self._request.get_output_tensor(0).data
 
     def infer(self, tensor: FloatArray) -> FloatArray:
-        """Return the first row of the output, a copy; `tensor` is copied unless it is `input`."""
+        """Return a copy of the output's first row; `tensor` is copied unless it is `input`."""
         if tensor is not self.input:
             if tensor.shape != self.input.shape:
                 raise ValueError(f'the input is {tensor.shape}, expected {self.input.shape}')
@@ -115,19 +116,19 @@ class Request:
 def compile_network(
     onnx: Path | io.BytesIO, shape: Sequence[int], threads: int, precision: str = 'fp32'
 ) -> Any:
-    """Return a network compiled as the engine does it, for inputs of one shape."""
+    """Compile a network with the engine's settings, for inputs of one shape."""
     network = shared_core().read_model(onnx)
     network.reshape(list(shape))
     return shared_core().compile_model(network, 'CPU', _settings(precision, threads))
 
 
 def _check_precision(precision: str) -> None:
-    """Raise EngineError where the processor would compute in fp32, whatever is asked for."""
+    """Raise EngineError if the processor does not support the precision (it would use fp32)."""
     capabilities = shared_core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
     if precision.upper() not in capabilities:
         raise EngineError(
-            f'this processor does not compute in {precision} '
-            f'(OpenVINO finds {", ".join(capabilities)}): use precision fp32'
+            f'this processor does not support {precision} '
+            f'(OpenVINO reports {", ".join(capabilities)}): use precision fp32'
         )
 
 
@@ -136,7 +137,7 @@ def _settings(precision: str, threads: int) -> dict[str, str]:
         'INFERENCE_PRECISION_HINT': _TYPES[precision],
         'INFERENCE_NUM_THREADS': str(threads),
         'NUM_STREAMS': '1',
-        'ENABLE_CPU_PINNING': 'NO',  # where this process runs is its user's decision
+        'ENABLE_CPU_PINNING': 'NO',  # the user decides on which processors this process runs
     }
 
 
@@ -152,7 +153,7 @@ def _compile_levels(
     threads: int,
     progress: Callable[[str], None] | None,
 ) -> None:
-    """Write every level, compiled, into `folder`; takes about 0.3 seconds each."""
+    """Compile every level and write it to `folder`; this takes about 0.3 seconds per level."""
 
     def compile_level(level: Level, path: Path) -> None:
         if progress:
@@ -161,7 +162,7 @@ def _compile_levels(
         try:
             compiled = compile_network(path, shape, threads, precision).export_model()
         except RuntimeError as error:
-            raise EngineError(f'OpenVINO cannot compile {path}: {_told(error)}') from error
+            raise EngineError(f'OpenVINO cannot compile {path}: {_cause(error)}') from error
         (folder / _file_name(level.index)).write_bytes(compiled.getvalue())
 
     paths = level_files(family, cache, progress)
@@ -169,8 +170,8 @@ def _compile_levels(
         list(pool.map(compile_level, family.levels, paths))
 
 
-def _told(error: RuntimeError) -> str:
-    """Return what happened, without the places in OpenVINO's source that come first."""
+def _cause(error: RuntimeError) -> str:
+    """Return the first line of an error's message that is not a location in OpenVINO's source."""
     lines = [line.strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line and not line.startswith(('Exception from', 'Check '))]
-    return (told or lines or ['RuntimeError'])[0]
+    causes = [line for line in lines if line and not line.startswith(('Exception from', 'Check '))]
+    return (causes or lines or ['RuntimeError'])[0]

@@ -1,4 +1,4 @@
-"""Engine on PyTorch: every level extracted, its batch norms folded into its convolutions."""
+"""Engine on PyTorch: extracted levels with batch norms folded into convolutions."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ LAYOUT_TRIALS = 5
 
 
 class PytorchEngine(EngineBase):
-    """Runs each level as a static network of PyTorch, on the CPU or a CUDA device.
+    """Runs each level as a static PyTorch network, on the CPU or a CUDA device.
 
-    On a CUDA device each level is one CUDA graph, in fp32 without TF32: settings of the whole
-    process in PyTorch. On the CPU the number of threads is (`torch.set_num_threads`): the last
-    engine created wins.
+    On a CUDA device, each level is one CUDA graph, and TF32 is disabled for the whole process. On
+    the CPU, the number of threads also applies to the whole process (`torch.set_num_threads`), so
+    that of the last created engine is used.
     """
 
     name = 'pytorch'
@@ -52,13 +52,13 @@ class PytorchEngine(EngineBase):
         self._device = _checked_device(device)
         torch.set_num_threads(threads)
         self.notes: tuple[str, ...] = (
-            ('engine pytorch keeps every level in memory, whatever max_resident_mb is',)
+            ('engine pytorch ignores max_resident_mb and keeps every level in memory',)
             if max_resident_mb
             else ()
         )
         self._levels: list[nn.Module] = []
         self._cuda_levels: CudaLevels | None = None
-        self._lost = ''  # what the device was lost to
+        self._lost = ''  # the error that made the device unusable
         try:
             device_name = (
                 cpu_name()
@@ -70,7 +70,7 @@ class PytorchEngine(EngineBase):
             )
             self._load(family, progress)
         except RuntimeError as error:
-            # A build of PyTorch for other GPUs, too little memory, a driver too old, ...
+            # PyTorch was built for other GPUs, memory is too small, the driver is too old, ...
             self.close()
             raise EngineError(
                 f"PyTorch {torch.__version__} cannot use device '{device}': {described(error)}; "
@@ -102,9 +102,9 @@ class PytorchEngine(EngineBase):
         return len(self._levels)
 
     def _infer(self, index: int, tensor: FloatArray) -> FloatArray:
-        """Run a level and wait for the device, so that the time around the call is inference's.
+        """Run a level and wait for the device, so that the time of the call is the inference time.
 
-        After an error that a CUDA device does not recover from, every call raises that error.
+        After an error that a CUDA device cannot recover from, every call raises that error.
         """
         if self._lost:
             raise EngineError(f'PyTorch lost the GPU: {self._lost}; restart this process')
@@ -115,7 +115,7 @@ class PytorchEngine(EngineBase):
                 images = torch.from_numpy(tensor).contiguous(memory_format=self._layout)
                 logits: FloatArray = self._levels[index - 1](images)[0].numpy()
         except RuntimeError as error:
-            self._look_after_device(error)
+            self._check_device(error)
             raise
         return logits
 
@@ -124,16 +124,16 @@ class PytorchEngine(EngineBase):
         self._levels = []
         self._cuda_levels = None
         if self._device.type == 'cuda':
-            with contextlib.suppress(RuntimeError):  # of a device that is lost
+            with contextlib.suppress(RuntimeError):  # raised if the device is lost
                 torch.cuda.empty_cache()
 
-    def _look_after_device(self, error: RuntimeError) -> None:
-        """Find out whether a CUDA device survived an error, and free what nobody uses."""
+    def _check_device(self, error: RuntimeError) -> None:
+        """Check whether a CUDA device is usable after an error, and free unused memory."""
         if self._cuda_levels is None:
             return
         try:
             self._cuda_levels.recover()
-        except RuntimeError:  # it answers every call with the first error
+        except RuntimeError:  # a lost device raises its first error again in every call
             self._lost = described(error)
 
     def _faster_layout(self, resolution: int) -> torch.memory_format:
@@ -155,8 +155,8 @@ class PytorchEngine(EngineBase):
 def fold_batch_norms(network: nn.Module) -> nn.Module:
     """Fold every batch norm that directly follows a convolution into it, in place; eval mode only.
 
-    Children that follow each other in a module are taken to run one after the other, which holds
-    for `ofa`'s layers; the comparison with the reference logits would catch a network where not.
+    Consecutive children of a module are assumed to run one after the other, as in the layers of
+    `ofa`; otherwise the comparison with the reference logits fails.
     """
     for parent in network.modules():
         previous_name, previous = '', nn.Module()
@@ -171,9 +171,9 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
 def reference_logits(
     family: Family, input_of: Callable[[int], FloatArray]
 ) -> dict[int, FloatArray]:
-    """Return the logits of every level by the plain networks, nothing folded, on the CPU.
+    """Return the logits of every level of a supernet, as a reference for all engines.
 
-    `input_of` gives the input for a resolution. This is what every engine is compared with.
+    They are computed on the CPU without folding. input_of: returns the input for a resolution.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -198,14 +198,14 @@ def _checked_device(device: str) -> torch.device:
         return torch.device(device)
     if not torch.cuda.is_available():
         raise EngineError(
-            f"device '{device}' was asked for, but PyTorch {torch.__version__} sees no CUDA "
+            f"device is '{device}', but PyTorch {torch.__version__} finds no CUDA "
             "device: use device 'cpu' or 'auto', or install a CUDA build of PyTorch and the "
             "GPU's driver"
         )
     index = gpu_index(device)
     if index >= torch.cuda.device_count():
         raise EngineError(
-            f"device '{device}' was asked for, but there are {torch.cuda.device_count()} CUDA "
-            f'devices: cuda:0 to cuda:{torch.cuda.device_count() - 1}'
+            f"device is '{device}', but there are {torch.cuda.device_count()} CUDA devices: "
+            f'cuda:0 to cuda:{torch.cuda.device_count() - 1}'
         )
     return torch.device('cuda', index)

@@ -1,4 +1,4 @@
-"""Which levels of an engine are in memory: all, or those nearest to the one in use."""
+"""Keep the levels of an engine in memory: all, or as many as a memory budget allows."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ T = TypeVar('T')
 _log = logging.getLogger(__name__)
 
 LEAST_MB = 0.1
-"""A level is taken to need at least so much: memory that was freed before hides what it takes."""
+"""Minimum size assumed for a level; reused memory can hide the size of a level."""
 
 
 class Residents(Generic[T]):
-    """Holds what runs each level, within a budget of memory; 0 is no budget, and holds all.
+    """Holds a runner object for each level, within a memory budget; 0 means no budget.
 
-    With a budget: the lowest level and the one in use, then the neighbours of the one that is
-    wanted, the nearest first, as far as it goes. They are loaded on a thread of its own when that
-    changes. Nobody needs to wait: `is_ready` says what is there.
+    With a budget, these levels are in memory: the lowest one, the one in use, the wanted one, and
+    then the neighbours of the wanted one, the nearest first, as far as the budget allows. A
+    background thread loads them; `is_ready` returns whether a level is loaded.
 
-    load: returns what runs a level, from 1; called on that thread, on the callers', and at first,
-    without a budget, on `workers` others.
+    load: returns the runner of a level (1-based). It is called on the background thread and on the
+    callers' threads; without a budget, on `workers` threads at the start.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Residents(Generic[T]):
         if not budget_mb:
             self._take_all(workers)
         else:
-            load(1)  # what a library takes once, when it first works, is no level's
+            load(1)  # so that memory that a library allocates once is not counted for a level
             _return_freed_memory()
             for index in range(1, count + 1):
                 self.get(index)
@@ -58,7 +58,7 @@ class Residents(Generic[T]):
             self._thread.start()
 
     def get(self, index: int) -> T:
-        """Return what runs a level; one that is not in memory is loaded now, which takes long."""
+        """Return the runner of a level; if it is not in memory, load it first, which is slow."""
         level = self._levels.get(index)
         if level is not None:
             return level
@@ -71,11 +71,11 @@ class Residents(Generic[T]):
             return self._levels[index]
 
     def is_ready(self, index: int) -> bool:
-        """Tell whether a level is in memory."""
+        """Return whether a level is in memory."""
         return index in self._levels
 
     def approach(self, wanted: int, in_use: int) -> None:
-        """Say which level runs, and which one is to run as soon as it is there."""
+        """Set the level in use and the level to load, with its neighbours, in the background."""
         if self._thread is None or (wanted, in_use) == (self._centre, self._in_use):
             return
         with self._changed:
@@ -93,12 +93,12 @@ class Residents(Generic[T]):
 
     @property
     def levels(self) -> tuple[int, ...]:
-        """The levels that are in memory."""
+        """The levels in memory, ascending."""
         return tuple(sorted(self._levels))
 
     @property
     def resident_mb(self) -> float:
-        """The memory that the levels took when they were loaded."""
+        """The memory of the levels, measured when they were loaded."""
         return sum(self._sizes_mb[index - 1] for index in tuple(self._levels))
 
     def _run(self) -> None:
@@ -119,11 +119,11 @@ class Residents(Generic[T]):
                     with self._loading:
                         if index not in self._levels:
                             self._take(index)
-                except Exception as error:  # of a library; the manager does without the level
+                except Exception as error:  # of a library; the manager uses other levels
                     _log.warning('level %d cannot be loaded: %s', index, error)
 
     def _chosen(self) -> list[int]:
-        """Return the levels to have in memory, the most urgent first."""
+        """Return the levels to keep in memory, the most urgent first."""
         centre = self._centre
         chosen = list(dict.fromkeys((self._in_use, 1, centre)))
         used_mb = sum(self._sizes_mb[index - 1] for index in chosen)
@@ -142,7 +142,7 @@ class Residents(Generic[T]):
         self._sizes_mb = [max(LEAST_MB, (_process_mb() - before_mb) / self.count)] * self.count
 
     def _take(self, index: int) -> None:
-        """Load a level after what is no longer wanted has gone."""
+        """Load a level after unloading those that are no longer needed."""
         self._make_room()
         before = _process_mb()
         self._levels[index] = self._load(index)
@@ -152,23 +152,23 @@ class Residents(Generic[T]):
 
     def _make_room(self) -> None:
         kept = self._chosen()
-        gone = [index for index in self._levels if index not in kept]
-        for index in gone:
+        unneeded = [index for index in self._levels if index not in kept]
+        for index in unneeded:
             del self._levels[index]
-        if gone:
+        if unneeded:
             _return_freed_memory()
 
 
 def _close(reference: weakref.ref[Residents[Any]]) -> None:
-    """End the thread before the interpreter does: a library may be at work on it."""
+    """End the thread before the interpreter exits, because a library may be running on it."""
     residents = reference()
     if residents is not None:
         residents.close()
 
 
 def _return_freed_memory() -> None:
-    """Give back what loading left behind, which glibc keeps: a fifth of what was taken."""
-    with contextlib.suppress(OSError, AttributeError):  # another system, another C library
+    """Return freed memory, which glibc keeps, to the system; this saves a fifth of the memory."""
+    with contextlib.suppress(OSError, AttributeError):  # raised without glibc
         ctypes.CDLL(None).malloc_trim(0)
 
 

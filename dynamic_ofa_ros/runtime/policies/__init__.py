@@ -1,7 +1,7 @@
-"""Policies: which level to run, given what was measured and what is wanted.
+"""Policies choose the level from measurements and constraints.
 
-A policy is a small class with one method, `decide`, in a module of its own, and a line in
-`_POLICIES`. It reads no clock: time comes with the situation, so a simulator can drive it.
+A policy is a class with the method `decide`, in its own module, and an entry in `_POLICIES`. It
+reads no clock: the situation contains the time, so that a simulator can run it.
 """
 
 from __future__ import annotations
@@ -59,18 +59,18 @@ def policy_names() -> tuple[str, ...]:
 
 
 def add_policy(name: str, factory: PolicyFactory) -> None:
-    """Add a policy to try out; a node takes it when this comes before the node's import."""
+    """Add an experimental policy; to use it in a node, call this before importing the node."""
     _POLICIES[name] = factory
     known.POLICY_NAMES = (*known.POLICY_NAMES, name)
 
 
 def create_policy(table: OptionTable, settings: PolicySettings) -> Policy:
-    """Build the policy that the settings name; raise PolicyError when it cannot be set up."""
+    """Build the policy named by the settings; raise PolicyError if the settings are invalid."""
     return _POLICIES[settings.name](table, settings)
 
 
 def platform_note(table: OptionTable, settings: PolicySettings) -> str:
-    """Return, for the user, that the policy uses one of several platforms; '' if it uses all."""
+    """Return a message if the policy uses only one of several platforms; otherwise ''."""
     if len(table.platforms) == 1 or settings.name not in _OF_ONE_PLATFORM:
         return ''
     others = ', '.join(table.platforms[1:])

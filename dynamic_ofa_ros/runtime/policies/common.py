@@ -1,4 +1,4 @@
-"""What all policies share: what they know, what they are asked and what they answer."""
+"""Types and functions of all policies: options, situation, choice."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class PolicyError(DynamicOfaError, ValueError):
-    """A policy that does not exist or cannot be set up like this."""
+    """A policy does not exist or its settings are invalid."""
 
 
 class Option(NamedTuple):
-    """What can be chosen: a level of the family, from 1, on one of the platforms, from 0."""
+    """A level of the family (1-based) on a platform (0-based index)."""
 
     level: int
     platform: int = 0
@@ -28,11 +28,12 @@ class Option(NamedTuple):
 
 @dataclass(frozen=True)
 class OptionTable:
-    """What a policy knows of the options.
+    """Accuracies and uncontended latencies of all options.
 
     accuracies: by level. latencies_ms: by platform and level, uncontended.
-    ladder: the options worth running, ascending in accuracy, of equal ones the fastest last; one
-    that is no faster than a more accurate one on the same platform is left out.
+    ladder: the options in ascending order of accuracy; of equally accurate ones, the fastest is
+    the last. An option that is not faster than a more accurate one on the same platform is
+    omitted.
     """
 
     accuracies: tuple[float, ...]
@@ -42,14 +43,14 @@ class OptionTable:
 
     @classmethod
     def of(cls, levels: Sequence[Level], *profiles: LatencyProfile) -> OptionTable:
-        """Join the levels of a family with their uncontended latency on one or more platforms."""
+        """Build a table from the levels of a family and the profiles of one or more platforms."""
         if not profiles:
-            raise PolicyError('there is no profile; give the latencies of at least one platform')
+            raise PolicyError('there is no profile; give the profile of at least one platform')
         for profile in profiles:
             if len(levels) != len(profile.levels):
                 raise PolicyError(
                     f'the profile of {profile.platform} has {len(profile.levels)} levels, '
-                    f'the family {len(levels)}'
+                    f'but the family has {len(levels)}'
                 )
         accuracies = tuple(level.accuracy for level in levels)
         latencies_ms = tuple(
@@ -58,7 +59,7 @@ class OptionTable:
         ladder = [
             Option(level, platform)
             for platform, of_platform_ms in enumerate(latencies_ms)
-            for level in _worth_running(accuracies, of_platform_ms)
+            for level in _pareto_optimal(accuracies, of_platform_ms)
         ]
         ladder.sort(
             key=lambda o: (accuracies[o.level - 1], -latencies_ms[o.platform][o.level - 1])
@@ -67,12 +68,12 @@ class OptionTable:
 
     @property
     def level_count(self) -> int:
-        """Return how many levels the family has."""
+        """Return the number of levels of the family."""
         return len(self.accuracies)
 
     @cached_property
     def rank(self) -> dict[Option, tuple[float, float]]:
-        """Return what every option is worth: more accurate is higher, of equal ones the faster."""
+        """Return a sort key for every option: by accuracy, then the faster one is higher."""
         return {
             option: (self.accuracy(option), -self.latency_ms(option))
             for platform in range(len(self.platforms))
@@ -80,10 +81,10 @@ class OptionTable:
         }
 
     def name(self, option: Option) -> str:
-        """Return the option for a sentence."""
+        """Return the name of an option for messages."""
         if len(self.platforms) == 1:
             return f'level {option.level}'
-        kind = self.platforms[option.platform].partition('-')[0]  # the whole name is long
+        kind = self.platforms[option.platform].partition('-')[0]  # the full name is long
         return f'level {option.level} on {kind}'
 
     def latency_ms(self, option: Option) -> float:
@@ -95,21 +96,22 @@ class OptionTable:
         return self.accuracies[option.level - 1]
 
 
-class Situation(NamedTuple):  # made for every frame: a frozen dataclass takes three times as long
-    """What a policy decides on, once per frame.
+class Situation(NamedTuple):  # created per frame; a frozen dataclass takes three times as long
+    """The input of a policy for one decision.
 
-    option: the present one; None at the very start.
-    candidates: what may be chosen, ascending as in the table's ladder; never empty. Options whose
-    engine fails, and those that other classifiers need the room of, are left out.
-    latency_ms, limit_ms: of the frame just measured, in the scope that the limit is about; NaN
-    when there is no frame, infinite without a limit.
-    inference_ms, inference_limit_ms: the same of inference alone: the limit less what lately
-    passed outside.
-    floor: the accuracy wanted, 0.0 without one. priority: which of the two constraints holds.
+    option: the current option; None at the start.
+    candidates: the allowed options, in the order of the table's ladder; never empty. Options whose
+    inference fails, and options not allowed beside other classifiers, are omitted.
+    latency_ms: latency of the last frame in the limit's scope; NaN if there is no frame. limit_ms:
+    infinite without a limit.
+    inference_ms: inference latency of the last frame. inference_limit_ms: the limit minus the
+    recent time outside inference.
+    floor: minimum accuracy; 0.0 if not set. priority: the constraint to keep if both cannot be
+    met.
     quantile: share of frames that must meet the limit.
-    forecasts: by platform, what to expect of the next frames, in the scope of the limit.
-    is_first_after_switch: the sample includes the cost of a switch: it is not contention.
-    is_changed: constraints or policy are new since the last decision.
+    forecasts: forecasts for the next frames in the limit's scope, by platform.
+    is_first_after_switch: the latency includes the cost of a switch, so it is not contention.
+    is_changed: constraints or policy have changed since the last decision.
     """
 
     time_ns: int
@@ -128,19 +130,19 @@ class Situation(NamedTuple):  # made for every frame: a frozen dataclass takes t
 
     @property
     def slowdown(self) -> float:
-        """Return the factor on every level's uncontended latency, on the platform in use."""
+        """Return the slowdown of the platform in use."""
         return self.forecasts[self.option.platform if self.option else 0].slowdown
 
 
 MAX_REASON = 120
-"""Characters of a reason: `ros2 topic echo` cuts longer strings."""
+"""Maximum number of characters of a reason; `ros2 topic echo` truncates longer strings."""
 
 
 class Choice(NamedTuple):
-    """What a policy wants: an option, whether it keeps the constraints, and why.
+    """The output of a policy: an option, whether it meets the constraints, and the reason.
 
-    why: the sentence, of at most MAX_REASON characters, or what makes it: most frames nobody
-    reads it.
+    why: the reason, at most MAX_REASON characters, or a function that returns it. A function saves
+    time, because the reason is not needed for most frames.
     """
 
     option: Option
@@ -149,15 +151,15 @@ class Choice(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """Return why, a sentence."""
+        """Return the reason, a sentence."""
         return (self.why if isinstance(self.why, str) else self.why())[:MAX_REASON]
 
 
 class Policy(Protocol):
-    """Chooses an option; keeps whatever history it needs."""
+    """Chooses an option for every frame; may store a history."""
 
     def decide(self, situation: Situation) -> Choice:
-        """Return the option to run next; the present one to stay."""
+        """Return the option for the next frame."""
 
 
 def best_option(
@@ -168,10 +170,10 @@ def best_option(
     floor: float,
     priority: str,
 ) -> tuple[Option, bool]:
-    """Return the most accurate candidate that meets both constraints, and whether one does.
+    """Return the most accurate candidate that meets both constraints, and whether there is one.
 
-    When none does, the constraint with priority holds and the other is violated as little as
-    possible; when that cannot hold either, it too is violated as little as possible.
+    If there is none, keep the constraint with priority and violate the other as little as
+    possible; if the former cannot be met either, violate it as little as possible.
     """
     accurate = [option for option in candidates if table.accuracy(option) >= floor]
     fast = [option for option in candidates if table.latency_ms(option) * slowdown <= limit_ms]
@@ -184,13 +186,13 @@ def best_option(
 
 
 def on_one_platform(candidates: Sequence[Option]) -> list[Option]:
-    """Return the candidates on the first platform that has any, for policies that know one."""
+    """Return the candidates on the first available platform, for policies that use only one."""
     first = min(option.platform for option in candidates)
     return [option for option in candidates if option.platform == first]
 
 
-def _worth_running(accuracies: Sequence[float], latencies_ms: Sequence[float]) -> list[int]:
-    """Return the levels of one platform that are faster than every more accurate one."""
+def _pareto_optimal(accuracies: Sequence[float], latencies_ms: Sequence[float]) -> list[int]:
+    """Return the levels of one platform that are faster than all more accurate levels."""
     levels = range(1, len(accuracies) + 1)
     found: list[int] = []
     for level in sorted(levels, key=lambda i: (-accuracies[i - 1], latencies_ms[i - 1])):
@@ -200,16 +202,16 @@ def _worth_running(accuracies: Sequence[float], latencies_ms: Sequence[float]) -
 
 
 def limit_text(limit_ms: float) -> str:
-    """Return a limit for a sentence."""
+    """Return a limit as text for messages."""
     if math.isinf(limit_ms):
         return 'no limit'
     if limit_ms <= 0.0:
-        return 'the limit: it passes outside inference'
+        return 'the limit, which is used up outside inference'
     return f'the limit of {limit_ms:.2f} ms'
 
 
 def constraints_text(limit_ms: float, floor: float) -> str:
-    """Return limit and floor for a sentence."""
+    """Return limit and accuracy floor as text for messages."""
     if floor <= 0.0:
         return limit_text(limit_ms)
     return f'{limit_text(limit_ms)} and accuracy {floor:.3f}'

@@ -1,4 +1,4 @@
-"""Policy `fixed`: one level for ever."""
+"""Policy `fixed`: always the same level."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from dynamic_ofa_ros.runtime.policies.settings import PolicySettings
 
 
 class FixedPolicy:
-    """One level for ever: a baseline, and a way to look at a level.
+    """Always uses the same level, as a baseline or to examine a level.
 
-    It runs on the first platform that works; no other classifier can lower it.
+    It uses the first platform that works; coordination with other classifiers does not change it.
     """
 
     def __init__(self, table: OptionTable, settings: PolicySettings) -> None:
@@ -29,7 +29,7 @@ class FixedPolicy:
         self._level = settings.fixed_level or level_count
 
     def decide(self, situation: Situation) -> Choice:
-        """Return the fixed level; it counts as infeasible only when no level would do."""
+        """Return the fixed level; it is infeasible only if no level meets the constraints."""
         _, is_feasible = best_option(
             self._table,
             situation.candidates,

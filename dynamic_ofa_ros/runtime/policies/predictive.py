@@ -1,4 +1,4 @@
-"""Policy `predictive`: the most accurate level that is late no more often than allowed."""
+"""Policy `predictive`: the most accurate level whose predicted share of late frames is allowed."""
 
 from __future__ import annotations
 
@@ -19,48 +19,52 @@ from dynamic_ofa_ros.runtime.policies.common import (
 from dynamic_ofa_ros.runtime.policies.settings import PolicySettings
 
 STAY = 2.5
-"""The level in use is left when this many times the allowed share of late frames is predicted:
-a share is known from few frames, and to go down and up again costs more than it saves."""
+"""The level in use is left if the predicted share of late frames exceeds this multiple of the
+allowed share. The prediction is based on few frames, and an unnecessary switch is expensive."""
 
 MARGIN_SD = 0.25
-"""How far below the limit a higher level must stay, in standard deviations of its profile."""
+"""Margin below the limit for moves up, in standard deviations of the level's profile."""
 
 LONGEST_HOLD, SHORTEST_HOLD = 4.0, 0.2
-"""Bounds of the hold, in `hold_s`. Not longer: under time slices a low level sees nothing of the
-load, so only a move up tells that it has gone."""
+"""Bounds of the hold time, as multiples of `hold_s`. It must not be too long: with time slices, a
+low level does not notice the load, so only a move up shows that the load has ended."""
 
 FIRST_TRIAL_HOLDS, TRIAL_GROWTH, LONGEST_TRIAL_S = 2.0, 4, 60.0
-"""How long before a level is tried against the prediction: in `hold_s` at first, how much longer
-after every trial that failed, and at most."""
+"""Waiting time before a trial: initial value as a multiple of `hold_s`, growth factor after every
+failed trial, and maximum in seconds."""
 
 KNOWN_FRAMES = 8.0
-"""Of a level with so many contended frames of its own the prediction is believed: no trial."""
+"""A level with at least this many own contended frames needs no trial: its prediction is reliable.
+"""
 
 GOOD_FRAMES = 20
-"""After so many frames with no more late ones than allowed, the level's hold is halved."""
+"""After this many frames with an allowed share of late ones, the hold time of a level is
+halved."""
 
 LATE_TOLERANCE = 0.02
-"""Share of late frames that a level may have beyond the least late one and count as equal."""
+"""Levels whose shares of late frames differ by less than this are equally late."""
 
 HOPELESS = 0.5
-"""When inference makes even the least late level late this often, the fastest one runs."""
+"""If inference makes at least this share of frames late at every level, the fastest level is used.
+"""
 
 
 class PredictivePolicy:
-    """The most accurate level whose predicted share of late frames is allowed.
+    """Chooses the most accurate level whose predicted share of late frames is allowed.
 
-    Down at once and directly to the right level. Up after a higher level has been predicted to be
-    on time for its hold of wall-clock time, `hold_s` at first. A stay that ended with more late
-    frames than allowed doubles the hold of that level and of those above; a good one halves it.
+    It moves down at once and directly to the best level. It moves up when a higher level has been
+    predicted to be on time for the hold time of that level, initially `hold_s` of wall-clock time.
+    If a level is left because too many frames were late, the hold time of this level and all
+    higher ones is doubled; after a good time at a level, it is halved.
 
-    A level that was never seen under this load is only guessed, and the guess may be too high: a
-    stall need not scale with the level. So the next level up is tried where it would be on time if
-    stalls do not scale at all, rarely, and much more rarely after every trial that failed. A move
-    to a platform that nothing is known of is such a trial too.
+    The latency of a level that has not run under the current load is an estimate, which can be too
+    high, because stalls may not scale with the level. So the next higher level is tried if it
+    would be on time in the optimistic estimate. Trials are rare, and rarer after every failed
+    trial. A move to a platform without measurements is also a trial.
 
-    When no level is on time often enough, the most accurate of those that are late least often
-    runs: a delay that no level can change is no reason to give up accuracy. A floor with priority
-    leaves out the levels below it.
+    If no level is on time often enough, it chooses the most accurate of the levels that are late
+    least often: a delay that does not depend on the level is no reason for a lower accuracy. If
+    accuracy has priority, levels below the accuracy floor are excluded.
     """
 
     def __init__(self, table: OptionTable, settings: PolicySettings) -> None:
@@ -73,16 +77,16 @@ class PredictivePolicy:
         self._trial_ns = dict.fromkeys(table.rank, self._first_trial_ns)
         self._safe_since_ns: dict[Option, int] = {}
         self._floor, self._lower_floor_since_ns = 0.0, 0
-        self._stay: Option | None = None  # the option whose frames are counted
+        self._stay: Option | None = None  # option whose frames are counted
         self._is_trial = False
         self._frames = self._late = 0
 
     def hold_s(self, option: Option) -> float:
-        """Return how long an option must look safe at present before a move up to it."""
+        """Return the current hold time of an option before a move up to it."""
         return self._hold_ns[option] / 1e9
 
     def decide(self, situation: Situation) -> Choice:
-        """Return the option to run next."""
+        """Return the option for the next frame."""
         at, allowed = situation.option, 1.0 - situation.quantile + 1e-9
         candidates = self._above_floor(situation)
         shares = self._late_shares(situation, 0.0)
@@ -101,12 +105,13 @@ class PredictivePolicy:
             return choose(at, '')
         held_s = (situation.time_ns - self._safe_since_ns[risen]) / 1e9
         self._begin_stay(is_trial=is_trial, is_rise=True)
-        return choose(risen, f'{"a try" if is_trial else "safe"} after {held_s:.1f} s: ')
+        return choose(risen, f'{"trial" if is_trial else "safe"} after {held_s:.1f} s: ')
 
     def _above_floor(self, situation: Situation) -> Sequence[Option]:
-        """Return the candidates that a floor with priority leaves.
+        """Return the candidates above the accuracy floor, if it has priority.
 
-        A lower floor counts after a hold: one that wavers must not make the level waver.
+        A lower floor takes effect after a hold time, so that a fluctuating floor does not make the
+        level fluctuate.
         """
         floor = situation.floor if situation.priority == 'accuracy' else 0.0
         if floor >= self._floor:
@@ -119,7 +124,7 @@ class PredictivePolicy:
         return [o for o in candidates if table.accuracy(o) >= self._floor] or candidates[-1:]
 
     def _late_shares(self, situation: Situation, margin: float) -> dict[Option, float]:
-        """Return for every candidate which share of frames is predicted to be late."""
+        """Return the predicted share of late frames of every candidate."""
         by_platform = [
             forecast.late_shares(situation.limit_ms, margin).tolist()
             for forecast in situation.forecasts
@@ -133,7 +138,7 @@ class PredictivePolicy:
         shares: Mapping[Option, float],
         allowed: float,
     ) -> Option:
-        """Return the best candidate by prediction."""
+        """Return the candidate with the best prediction."""
         at, rank = situation.option, self._table.rank
         for option in reversed(candidates):
             if shares[option] <= allowed:
@@ -145,7 +150,7 @@ class PredictivePolicy:
         if at is None or at not in candidates:
             bound = least + LATE_TOLERANCE
         elif shares[at] <= max(STAY * allowed, least + 2.0 * LATE_TOLERANCE):
-            bound = shares[at]  # good enough to stay, unless a higher one is late no more often
+            bound = shares[at]  # stay, unless a higher option is not late more often
         else:
             bound = least + LATE_TOLERANCE
         is_hopeless = least - outside >= HOPELESS and bound >= HOPELESS
@@ -164,7 +169,7 @@ class PredictivePolicy:
         shares: Mapping[Option, float],
         allowed: float,
     ) -> bool:
-        """Tell whether the present option must be left now: down, or to a free platform."""
+        """Return whether to leave the option at once: to move down, or to a better platform."""
         at, rank = situation.option, self._table.rank
         assert at is not None
         if rank[target] < rank[at]:
@@ -191,7 +196,7 @@ class PredictivePolicy:
         target: Option,
         allowed: float,
     ) -> tuple[Option | None, bool]:
-        """Return the best of the higher options whose hold is over, and whether it is a trial."""
+        """Return the best higher option whose hold time is over, and whether it is a trial."""
         at, now_ns, rank = situation.option, situation.time_ns, self._table.rank
         if at is None or rank[at] >= rank[candidates[-1]]:
             return None, False
@@ -203,7 +208,7 @@ class PredictivePolicy:
                 continue
             is_elsewhere = option.platform != at.platform
             is_safe = cautious[option] <= allowed or (
-                # Where nothing is on time, one that is late no more often is as good.
+                # If no option is on time, one that is not late more often is acceptable.
                 rank[option] <= highest_safe and cautious[at] > allowed
             )
             is_trial = is_elsewhere and not situation.forecasts[option.platform].frames_seen
@@ -220,7 +225,7 @@ class PredictivePolicy:
         return held, is_held_trial
 
     def _is_worth_a_try(self, situation: Situation, option: Option) -> bool:
-        """Tell whether an option is unknown under this load and might be on time."""
+        """Return whether an option has not run under this load and might be on time."""
         forecast = situation.forecasts[option.platform]
         if not forecast.is_contended or forecast.own_frames(option.level) >= KNOWN_FRAMES:
             return False
@@ -228,7 +233,7 @@ class PredictivePolicy:
         return bool(share <= 1.0 - situation.quantile + 1e-9)
 
     def _count(self, situation: Situation, allowed: float) -> None:
-        """Count the frame; a level that does well is taken again sooner."""
+        """Count the frame; shorten the hold time of a level that is on time."""
         option = situation.option
         if option is None or math.isnan(situation.latency_ms):
             return
@@ -244,11 +249,11 @@ class PredictivePolicy:
 
     def _begin_stay(self, *, is_trial: bool, is_rise: bool = False) -> None:
         self._is_trial = is_trial
-        if is_trial or not is_rise:  # after a rise the next level's hold goes on
+        if is_trial or not is_rise:  # after a move up, the hold times of higher levels continue
             self._safe_since_ns.clear()
 
     def _end_stay(self, allowed: float) -> None:
-        """End a stay that the prediction, or a new limit, speaks against."""
+        """End a stay; extend the hold times if too many frames were late or a trial failed."""
         left, was_trial = self._stay, self._is_trial
         self._begin_stay(is_trial=False)
         was_late = self._late > allowed * self._frames
@@ -288,7 +293,7 @@ class PredictivePolicy:
         quantile = situation.quantile
         outside_ms = forecast.outside_quantile_ms(quantile)
         if outside_ms > limit_ms:
-            return f'{why}{outside_ms:.1f} ms of {limit_text(limit_ms)} pass outside inference'
+            return f'{why}{outside_ms:.1f} ms outside inference exceed {limit_text(limit_ms)}'
         predicted_ms = forecast.quantile_ms(option.level, quantile)
         text = f'{why}{name} predicted {predicted_ms:.2f} ms'
         if not is_feasible:
@@ -296,14 +301,14 @@ class PredictivePolicy:
         elif predicted_ms <= limit_ms:
             text += f', within {limit_text(limit_ms)}'
         else:
-            text += f', {share:.0%} beyond {limit_text(limit_ms)}'
+            text += f', {share:.0%} of frames over {limit_text(limit_ms)}'
         slowdown = f', slowdown {forecast.slowdown:.2f}'
         return text + slowdown if len(text + slowdown) <= MAX_REASON else text
 
 
 def _cause_text(situation: Situation, at: Option) -> str:
     if situation.forecasts[at.platform].is_due:
-        return 'regular load due: '
+        return 'periodic load expected: '
     if math.isnan(situation.latency_ms):
         return ''
     return f'measured {situation.latency_ms:.2f} ms: '

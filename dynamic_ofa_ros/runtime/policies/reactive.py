@@ -1,4 +1,4 @@
-"""Policy `reactive`: the paper's, a sliding window of frames and one level at a time."""
+"""Policy `reactive`, from the paper: a sliding window of frames and steps of one level."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from dynamic_ofa_ros.runtime.policies.common import (
 from dynamic_ofa_ros.runtime.policies.settings import PolicySettings
 
 RECOVERY_MARGIN = 0.10
-"""How far below the limit a higher level must be predicted before `reactive` moves up."""
+"""Margin below the limit, as a fraction, for the predicted latency of the next higher level."""
 
 GAP_NS = 2_000_000_000
-"""After a pause as long as this (camera stopped), older samples say nothing about the device."""
+"""After a pause of this length (stopped camera), older samples are discarded."""
 
 
 class ReactivePolicy:
-    """The paper's second scenario: a sliding window of frames, one level at a time.
+    """The second scenario of the paper: a sliding window of frames, steps of one level.
 
-    When the mean over the window breaks the limit, one level down and a new window. What the paper
-    leaves open: one level up when the next level's *predicted* latency (the window's mean times
-    the ratio of the profile) has met the limit with a margin for `hold_s` of wall-clock time.
-    Every sample counts, however slow, except the first frame after a switch: not contention.
-    New constraints are answered at once, by the table scaled with the present slowdown.
-    It judges inference only, and knows one platform: of several it uses the first that works.
+    If the mean latency of the window exceeds the limit, it moves one level down and starts a new
+    window. The paper does not specify moves up. Here, it moves one level up when the predicted
+    latency of the next level (the window's mean times the ratio of the profile's latencies) has
+    met the limit with a margin for `hold_s` of wall-clock time. All samples count except the first
+    frame after a switch, whose latency is not contention. New constraints take effect at once: the
+    level is chosen from the table, scaled by the current slowdown. The policy considers inference
+    latency only and uses the first platform that works.
     """
 
     def __init__(self, table: OptionTable, settings: PolicySettings) -> None:
@@ -44,22 +45,22 @@ class ReactivePolicy:
         self._is_feasible = True
 
     def decide(self, situation: Situation) -> Choice:
-        """Return the option to run next."""
+        """Return the option for the next frame."""
         at = situation.option
         candidates = on_one_platform(situation.candidates)
         if at is None or situation.is_changed or at not in candidates:
-            choice = self._decide_anew(situation)
-        elif self._take_sample(situation):
+            choice = self._decide_by_table(situation)
+        elif self._add_sample(situation):
             mean_ms = sum(self._window) / len(self._window)
             is_broken = mean_ms > situation.inference_limit_ms
             step = self._step_down if is_broken else self._maybe_step_up
             choice = step(situation, at, mean_ms)
-        else:  # what was feasible before the window began is the best guess until it is full
-            choice = Choice(at, self._is_feasible, 'watching a new window of frames')
+        else:  # until the window is full, feasibility is assumed to be unchanged
+            choice = Choice(at, self._is_feasible, 'collecting a new window of frames')
         self._is_feasible = choice.is_feasible
         return choice
 
-    def _decide_anew(self, situation: Situation) -> Choice:
+    def _decide_by_table(self, situation: Situation) -> Choice:
         candidates = on_one_platform(situation.candidates)
         slowdown = situation.forecasts[candidates[0].platform].slowdown
         limit_ms = situation.inference_limit_ms
@@ -76,8 +77,8 @@ class ReactivePolicy:
         )
         return Choice(option, is_feasible, f'new constraints: {outcome}')
 
-    def _take_sample(self, situation: Situation) -> bool:
-        """Add the frame to the window and tell whether the window is full."""
+    def _add_sample(self, situation: Situation) -> bool:
+        """Add the frame to the window and return whether the window is full."""
         if situation.time_ns - self._last_ns > GAP_NS:
             self._restart()
         self._last_ns = situation.time_ns
@@ -107,10 +108,10 @@ class ReactivePolicy:
         is_feasible = self._can_be_met(situation, at, mean_ms)
         frames = len(self._window)
 
-        def watching() -> str:
+        def reason() -> str:
             return f'mean of {frames} frames {mean_ms:.2f} ms'
 
-        stay = Choice(at, is_feasible, watching)
+        stay = Choice(at, is_feasible, reason)
         higher = [
             option
             for option in on_one_platform(situation.candidates)
@@ -135,7 +136,7 @@ class ReactivePolicy:
         return Choice(higher[0], is_feasible, text)
 
     def _allowed(self, situation: Situation) -> list[Option]:
-        """Return the options contention may push down to: above the floor if that has priority."""
+        """Return the options for moves down: those above the accuracy floor if it has priority."""
         candidates = on_one_platform(situation.candidates)
         if situation.priority != 'accuracy':
             return candidates

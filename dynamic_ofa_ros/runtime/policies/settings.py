@@ -1,4 +1,4 @@
-"""What a user can set of a policy."""
+"""Settings of the policies."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ MAX_HOLD_S = 3600.0
 
 @dataclass(frozen=True)
 class PolicySettings:
-    """What a user can set of the policy; the node's `manager.*` parameters.
+    """Settings of the policy; the node's `manager.*` parameters.
 
-    fixed_level: the level of policy `fixed`; 0 is the highest.
-    window: frames that `reactive` averages over.
-    hold_s: how long a higher level must look safe before the first move up to it, in wall-clock
-    time; `predictive` makes it shorter for a level that proves good, longer for one that was late.
-    max_switches_per_minute: bound of the moves up, whoever asks for them.
+    fixed_level: level of the policy `fixed`; 0 is the highest level.
+    window: number of frames that `reactive` averages.
+    hold_s: wall-clock time for which a higher level must be predicted on time before the first
+    move up to it; `predictive` shortens it for levels that were on time and extends it for late
+    ones.
+    max_switches_per_minute: maximum number of moves up.
     """
 
     name: str = DEFAULT_POLICY
@@ -35,7 +36,7 @@ class PolicySettings:
             )
         if self.fixed_level < 0:
             raise PolicyError(
-                f'fixed_level is {self.fixed_level}; levels count from 1, 0 = highest'
+                f'fixed_level is {self.fixed_level}; levels start at 1, and 0 is the highest level'
             )
         if self.window < 1:
             raise PolicyError(f'window is {self.window} frames; it must be at least 1')

@@ -1,4 +1,4 @@
-"""Policy `table`: the look-up table answers, whatever is measured."""
+"""Policy `table`: the level from the look-up table, independent of measured latencies."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from dynamic_ofa_ros.runtime.policies.common import (
 from dynamic_ofa_ros.runtime.policies.settings import PolicySettings
 
 LIMIT_DEADBAND = 0.05
-"""`table` looks again only when the limit left for inference moved by more than this fraction."""
+"""The choice is repeated only if the limit for inference changes by more than this fraction."""
 
 
 class TablePolicy:
-    """The paper's first scenario: the look-up table answers, whatever is measured."""
+    """The first scenario of the paper: the level from the look-up table.
+
+    Measured inference latencies are not considered.
+    """
 
     def __init__(self, table: OptionTable, settings: PolicySettings) -> None:
         self._table = table
@@ -28,7 +31,7 @@ class TablePolicy:
         self._choice: Choice | None = None
 
     def decide(self, situation: Situation) -> Choice:
-        """Return the table's answer; it changes only with the constraints."""
+        """Return the best option by the table; it changes only with constraints or candidates."""
         limit_ms, choice = situation.inference_limit_ms, self._choice
         moved = abs(limit_ms - self._limit_ms) > LIMIT_DEADBAND * self._limit_ms
         if (
@@ -52,7 +55,7 @@ class TablePolicy:
 
     def _reason(self, situation: Situation, option: Option, is_feasible: bool) -> str:
         latency = f'{self._table.latency_ms(option):.2f} ms'
-        nominal = f'{self._table.name(option)} takes {latency} by the table'
+        nominal = f'{self._table.name(option)} takes {latency} according to the table'
         limit_ms = situation.inference_limit_ms
         if is_feasible:
             return f'{nominal}, within {limit_text(limit_ms)}'

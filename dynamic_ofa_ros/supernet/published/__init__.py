@@ -1,1 +1,1 @@
-"""The published supernets: names, downloads, level files."""
+"""Published supernets and networks: names, downloads, level files."""

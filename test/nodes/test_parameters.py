@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from dynamic_ofa_ros.nodes import parameters
+from dynamic_ofa_ros.nodes import parameter_table, parameters
 from dynamic_ofa_ros.runtime.policies import DEFAULT_POLICY, policy_names
 
 TABLES = {
@@ -103,5 +103,5 @@ def test_zero_removes_a_constraint():
 
 
 def test_markdown_table_lists_every_parameter():
-    table = parameters.markdown_table()
+    table = parameter_table.markdown_table(parameters.CLASSIFIER)
     assert all(f'| `{name}` |' in table for name in DEFAULTS)

@@ -4,7 +4,6 @@ import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +25,7 @@ from dynamic_ofa_ros.supernet.network import (
 )
 from dynamic_ofa_ros.supernet.ofa_package import import_ofa
 
-# 72 px makes the last stages of a ResNet-50 halve odd sides.
+# At 72 px, the last stages of a ResNet-50 have odd input sizes.
 RESOLUTIONS = (32, 48, 72)
 TOLERANCE = 1e-5
 SMALL = {
@@ -38,15 +37,6 @@ SMALL = {
         ('ofa_resnet50', 0.2),
     )
 }
-
-
-@pytest.fixture(scope='module', autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small only wait for each other on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
@@ -99,8 +89,8 @@ def test_extracted_network_equals_the_supernet(supernet: Supernet, seed: int) ->
     torch.testing.assert_close(found / scale, expected / scale, rtol=TOLERANCE, atol=TOLERANCE)
 
 
-def test_another_architecture_gives_other_answers(supernet: Supernet) -> None:
-    """Every list of an architecture matters to the network that is extracted."""
+def test_another_architecture_has_other_outputs(supernet: Supernet) -> None:
+    """Every list of an architecture changes the extracted network."""
     space = supernet.space.at_resolution(32)
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     largest = space.largest().to_mapping()
@@ -115,7 +105,7 @@ def test_another_architecture_gives_other_answers(supernet: Supernet) -> None:
 
 
 @pytest.mark.parametrize('seed', range(3))
-def test_cost_equals_what_hooks_count(supernet: Supernet, seed: int) -> None:
+def test_cost_equals_the_count_of_hooks(supernet: Supernet, seed: int) -> None:
     architecture = supernet.space.sample(np.random.default_rng(100 + seed))
     subnet = extract_subnet(supernet.network, architecture)
     backbone = supernet.backbone
@@ -125,10 +115,10 @@ def test_cost_equals_what_hooks_count(supernet: Supernet, seed: int) -> None:
 
 
 @pytest.mark.parametrize('name', PUBLISHED)
-def test_published_backbones_cost_what_hooks_count(name: str) -> None:
+def test_cost_of_published_backbones_equals_the_count_of_hooks(name: str) -> None:
     backbone = published_backbone(name)
     space = search_space(backbone.kind)
-    with torch.device('meta'):  # shapes only: a whole ResNet-50 in a moment
+    with torch.device('meta'):  # shapes only, which is fast even for a ResNet-50
         supernet = build_supernet(backbone)
         architecture = space.sample(np.random.default_rng(1))
         subnet = extract_subnet(supernet, architecture)
@@ -137,7 +127,7 @@ def test_published_backbones_cost_what_hooks_count(name: str) -> None:
         assert cost.macs == count_with_hooks(subnet, architecture.r)
 
 
-def test_published_level_costs_what_hooks_count() -> None:
+def test_cost_of_a_published_level_equals_the_count_of_hooks() -> None:
     level = json.loads(reference_file('levels_xavier_nx.json').read_text())['gpu'][0]
     with torch.device('meta'):
         supernet = build_supernet(published_backbone('ofa_mbv3_d234_e346_k357_w1.2'))
@@ -147,8 +137,8 @@ def test_published_level_costs_what_hooks_count() -> None:
 
 
 @pytest.mark.parametrize('name', PUBLISHED)
-def test_published_names_are_those_that_ofa_builds(name: str) -> None:
-    """Tensor names and shapes are those of the network that `ofa.model_zoo` builds."""
+def test_published_backbones_equal_those_of_ofa(name: str) -> None:
+    """Tensor names and shapes equal those of the network built by `ofa.model_zoo`."""
     with torch.device('meta'):
         ours = build_supernet(published_backbone(name))
         theirs = import_ofa('model_zoo').ofa_net(name, pretrained=False)
@@ -170,31 +160,31 @@ def test_extraction_copies_the_weights(supernet: Supernet) -> None:
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
-def test_an_architecture_outside_the_space_is_refused(supernet: Supernet) -> None:
+def test_an_architecture_outside_the_space_is_rejected(supernet: Supernet) -> None:
     wrong = {**supernet.space.smallest().to_mapping(), 'e': [9] * supernet.space.blocks}
     with pytest.raises(ArchitectureError, match=r'e\[0\] is 9'):
         extract_subnet(supernet.network, SubnetArchitecture.from_mapping(wrong))
 
 
-def test_an_architecture_of_another_kind_is_refused(supernet: Supernet) -> None:
+def test_an_architecture_of_another_kind_is_rejected(supernet: Supernet) -> None:
     for kind in SMALL.keys() - {supernet.backbone.kind}:
-        with pytest.raises(ArchitectureError, match='where this search space has'):
+        with pytest.raises(ArchitectureError, match='values; this search space requires'):
             extract_subnet(supernet.network, search_space(kind).smallest())
 
 
-def test_a_resnet_too_narrow_for_its_stages_is_refused() -> None:
-    with pytest.raises(BackboneError, match=r'width 0.05; a ResNet-50 needs at least 0.1'):
+def test_a_resnet_that_is_too_narrow_is_rejected() -> None:
+    with pytest.raises(BackboneError, match=r'width 0.05; a ResNet-50 requires at least 0.1'):
         build_supernet(BackboneSpec('x', 'ofa_resnet50', 0.05, 10))
 
 
-def test_unknown_backbones_are_named() -> None:
-    with pytest.raises(BackboneError, match="kind 'vit'"):
+def test_unknown_backbones_are_rejected() -> None:
+    with pytest.raises(BackboneError, match="unknown kind 'vit'"):
         build_supernet(BackboneSpec('x', 'vit', 1.0, 10))
     with pytest.raises(BackboneError, match='known are ofa_mbv3'):
         published_backbone('ofa_huge')
 
 
-def test_importing_ofa_leaves_no_stand_in_behind() -> None:
+def test_importing_ofa_leaves_no_placeholder_modules() -> None:
     code = (
         'import sys\n'
         'from dynamic_ofa_ros.supernet.ofa_package import import_ofa\n'

@@ -27,7 +27,7 @@ def run(capsys, *arguments):
     return status, printed.out, printed.err
 
 
-def test_json_holds_exactly_the_promised_measures(capsys, trace):
+def test_json_contains_the_documented_metrics(capsys, trace):
     options = ('--policy', 'reactive', '--limit-ms', '60', '--seed', '1', '--json')
     status, out, _ = run(capsys, 'simulate', '--trace', trace, *options)
     assert status == 0
@@ -38,7 +38,7 @@ def test_json_holds_exactly_the_promised_measures(capsys, trace):
     assert run(capsys, 'simulate', '--trace', trace, *options)[1] == out
 
 
-def test_the_measures_follow_from_the_frames_in_the_file(capsys, trace, tmp_path):
+def test_the_metrics_can_be_computed_from_the_frames_in_the_file(capsys, trace, tmp_path):
     frames = tmp_path / 'frames.csv'
     status, out, _ = run(
         capsys, 'simulate', '--trace', trace, '--policy', 'reactive', '--limit-ms', '60',
@@ -55,7 +55,7 @@ def test_the_measures_follow_from_the_frames_in_the_file(capsys, trace, tmp_path
     assert found['violation_ratio'] == pytest.approx(sum(late) / len(rows))
     accuracies = [float(row['accuracy']) for row in rows]
     assert found['mean_accuracy'] == pytest.approx(sum(accuracies) / len(rows))
-    # 1.3 times 41.2 ms is below 60: some level always meets the limit here.
+    # 1.3 times 41.2 ms is below 60 ms, so some level always meets the limit.
     assert found['oracle_violation_ratio'] == 0.0
     on_time = [0.0 if is_late else a for is_late, a in zip(late, accuracies, strict=True)]
     assert found['on_time_accuracy'] == pytest.approx(sum(on_time) / len(rows))
@@ -63,7 +63,7 @@ def test_the_measures_follow_from_the_frames_in_the_file(capsys, trace, tmp_path
     assert found['switches'] == sum(a != b for a, b in pairwise(levels))
 
 
-def test_the_overhead_of_a_trace_counts_in_the_scope_that_it_is_part_of(capsys, tmp_path):
+def test_the_overhead_of_a_trace_counts_in_its_scopes(capsys, tmp_path):
     path = tmp_path / 'trace.csv'
     path.write_text('time_ms,slowdown,overhead_ms\n0,1,1\n2000,1,8\n4000,1,1\n')
     shares = [
@@ -79,7 +79,7 @@ def test_the_overhead_of_a_trace_counts_in_the_scope_that_it_is_part_of(capsys, 
     assert shares[1] == pytest.approx(1 / 3, abs=0.05)
 
 
-def test_a_table_and_a_picture_of_a_trace(capsys, trace, tmp_path):
+def test_a_table_and_a_plot_of_a_trace(capsys, trace, tmp_path):
     picture = tmp_path / 'run.png'
     status, out, _ = run(
         capsys, 'simulate', '--trace', trace, '--policy', 'oracle', '--limit-ms', '60',
@@ -104,7 +104,7 @@ def test_options_change_the_run(capsys):
     assert found(*at_15_hz)['violation_ratio'] < 0.05
     late = found(*at_15_hz, '--scope', 'end_to_end', '--transport-ms', '5')
     assert late['violation_ratio'] > 0.95
-    # At 30 Hz even the fastest level makes pictures wait.
+    # At 30 Hz, images wait even with the fastest level.
     assert found('--policy', 'fixed', '--fixed-level', '1', '--limit-ms', '60')['violations'] == 0
     waited = found(
         '--policy', 'fixed', '--fixed-level', '1', '--limit-ms', '60', '--scope', 'node'
@@ -123,7 +123,7 @@ def test_options_change_the_run(capsys):
     assert found('--policy', 'fixed', '--limit-ms', '61.7', '--noise', '0')['violation_ratio'] == 1
 
 
-def test_a_scenario_is_played_and_drawn(capsys, tmp_path):
+def test_a_scenario_is_simulated_and_plotted(capsys, tmp_path):
     picture = tmp_path / 'two.svg'
     status, out, _ = run(
         capsys, 'simulate', 'two_models', '--policy', 'reactive', '--json', '--output', picture
@@ -144,34 +144,37 @@ def test_a_scenario_is_played_and_drawn(capsys, tmp_path):
         (('--trace', 'absent.csv'), 'absent.csv cannot be read'),
         (('--kind', 'steep'), "no kind of trace 'steep'"),
         (('--kind', 'step', '--policy', 'best'), "no policy 'best'"),
-        (('--kind', 'step', '--policy', 'alert', '--window', '3'), 'alert has no option window'),
+        (
+            ('--kind', 'step', '--policy', 'alert', '--window', '3'),
+            'alert has no options, found window',
+        ),
         (('--kind', 'step', '--limit-ms', '-5'), 'max_latency_ms is -5 ms'),
         (('--kind', 'step', '--seed', '-1'), 'the seed is -1'),
         (('--kind', 'step', '--duration-s', '0'), 'lasts 0 s'),
-        (('--kind', 'step', '--duration-s', '1e9'), 'lasts 1e+09 s; it must last longer than 0 s'),
+        (('--kind', 'step', '--duration-s', '1e9'), 'lasts 1e+09 s; the duration must lie in'),
         (('--kind', 'step', '--limit-ms', 'nan'), '--limit-ms is nan; it must be a number'),
         (('--kind', 'step', '--scope', 'camera'), "latency_scope is 'camera'; it must be one of"),
         (
             ('--kind', 'step', '--hold-s', '1e300'),
             '--hold-s is 1e+300; it must be a number, at mo',
         ),
-        (('--kind', 'step', '--rate-hz', '1e9'), 'pictures, too many to simulate'),
+        (('--kind', 'step', '--rate-hz', '1e9'), 'images, too many to simulate'),
         (('--kind', 'step', '--output', 'run.abc'), 'its name must end with .png, .pdf, .svg'),
-        (('--kind', 'step', '--platform', 'x'), 'only a family has several to choose from'),
+        (('--kind', 'step', '--platform', 'x'), 'a platform can be chosen only for a family'),
         (('--kind', 'step', '--rate-hz', '0'), '--rate-hz is 0; it must be positive'),
         (('--kind', 'step', '--rate-hz', '30', '--period-ms', '9'), 'say the same; give one'),
         (('--kind', 'step', '--transport-ms', '-1'), 'transport_ms is -1'),
-        (('--kind', 'none', '--duration-s', '86400'), 'pictures, too many to simulate'),
+        (('--kind', 'none', '--duration-s', '86400'), 'images, too many to simulate'),
         (('--kind', 'step', '--period-ms', '-1'), 'camera_period_ms is -1'),
         (('--kind', 'step', '--noise', '2'), 'noise is 2'),
         (('--kind', 'step', '--family', 'nothing'), 'neither a level file nor a family'),
         (('--kind', 'step', '--policy', 'fixed', '--fixed-level', '9'), 'fixed_level is 9'),
         (('nothing',), 'there is no scenario nothing'),
         (('step', '--limit-ms', '60'), '--limit-ms goes with a trace'),
-        (('two_models', '--policy', 'oracle'), 'the oracle cannot decide here'),
+        (('two_models', '--policy', 'oracle'), 'the oracle requires a trace'),
     ],
 )
-def test_bad_input_is_answered_with_a_sentence(capsys, tmp_path, monkeypatch, arguments, expected):
+def test_invalid_arguments_are_reported(capsys, tmp_path, monkeypatch, arguments, expected):
     monkeypatch.chdir(tmp_path)
     status, out, err = run(capsys, 'simulate', *arguments)
     assert status == 2
@@ -182,7 +185,7 @@ def test_bad_input_is_answered_with_a_sentence(capsys, tmp_path, monkeypatch, ar
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_trace_with_thirty_thousand_rows_is_no_trouble(capsys, tmp_path):
+def test_a_trace_with_thirty_thousand_rows_is_read(capsys, tmp_path):
     path = tmp_path / 'long.csv'
     rows = ''.join(f'{i / 5:.1f},{1 + (i % 7) / 20}\n' for i in range(30_000))
     path.write_text('time_ms,slowdown\n' + rows, encoding='utf-8')
@@ -191,7 +194,7 @@ def test_a_trace_with_thirty_thousand_rows_is_no_trouble(capsys, tmp_path):
     assert json.loads(out)['frames'] == 84
 
 
-def test_the_help_names_what_there_is(capsys):
+def test_the_help_lists_scenarios_and_policies(capsys):
     with pytest.raises(SystemExit) as ended:
         main(['simulate', '--help'])
     assert ended.value.code == 0

@@ -11,7 +11,7 @@ import torch
 
 from dynamic_ofa_ros.errors import DatasetError
 from dynamic_ofa_ros.family import Preprocessing
-from dynamic_ofa_ros.offline.accuracy import evaluation as accuracy
+from dynamic_ofa_ros.offline.accuracy import evaluation
 from dynamic_ofa_ros.offline.accuracy.evaluation import (
     PreparedImages,
     calibration_subset,
@@ -41,7 +41,7 @@ class FirstPixelIsBright(torch.nn.Module):
 def test_images_are_prepared_as_on_the_robot(
     monkeypatch: pytest.MonkeyPatch, cache_bytes: int
 ) -> None:
-    monkeypatch.setattr(accuracy, 'LARGEST_CACHE_BYTES', cache_bytes)
+    monkeypatch.setattr(evaluation, 'LARGEST_CACHE_BYTES', cache_bytes)
     dataset = store()
     batches = list(PreparedImages(dataset, PREPROCESSING, (32, 40)).batches(32))
     images = torch.cat([b[0] for b in batches]).numpy()

@@ -1,4 +1,4 @@
-"""The demo's picture: the same load under several policies, side by side.
+"""Runs side by side: the latency of every image with the limit, and the level below.
 
 matplotlib's object interface and the Agg canvas: no global state is changed, no display needed.
 """
@@ -9,8 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dynamic_ofa_ros.demo.comparison import Measures, Run, interval, measure, percent
-from dynamic_ofa_ros.demo.recording import FrameRecord
+from dynamic_ofa_ros import adaptation
 from dynamic_ofa_ros.plotting.style import (
     INK,
     LIMIT,
@@ -22,6 +21,8 @@ from dynamic_ofa_ros.plotting.style import (
     new_figure,
     style_axes,
 )
+from dynamic_ofa_ros.recordings.frames import FrameRecord
+from dynamic_ofa_ros.recordings.measures import Measures, Run, interval, measure, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,8 +34,9 @@ KINDS = (
     ('on time, but wrong', '#f0a22e', 'X', 16.0),
     ('late', LIMIT, 'o', 6.0),
     ('no answer', LIMIT, '^', 16.0),
+    ('on time', '#8fb8d4', 'o', 6.0),
 )
-"""Of images: name, colour, marker and size, drawn in this order."""
+"""Of images: name, colour, marker and size, drawn in this order; the last: right or wrong."""
 
 
 def plot_runs(runs: Sequence[Run], caption: str) -> Figure:
@@ -49,7 +51,10 @@ def plot_runs(runs: Sequence[Run], caption: str) -> Figure:
         squeeze=False,
         gridspec_kw={'height_ratios': (3.0, 1.0), 'hspace': 0.12, 'wspace': 0.06},
     )
-    low_ms, high_ms = _range_ms([frame for run in runs for frame in run.frames])
+    frames = [frame for run in runs for frame in run.frames]
+    low_ms, high_ms = _range_ms(frames)
+    kinds = sorted({*_kinds_of(frames), 2, 3})
+    level_count = max(run.level_count for run in runs)
     for column, run in enumerate(runs):
         upper, lower = grid[0][column], grid[1][column]
         for axes in (upper, lower):
@@ -58,8 +63,8 @@ def plot_runs(runs: Sequence[Run], caption: str) -> Figure:
                 axes.axvspan(
                     begin_s, min(end_s, run.seconds), color=SHADE, linewidth=0, zorder=0.5
                 )
-        _draw_latency(upper, run, high_ms)
-        _draw_levels(lower, run)
+        _draw_latency(upper, run, high_ms, kinds)
+        _draw_levels(lower, run, level_count)
         _write_heading(upper, run, measure(run))
         lower.set_xlabel('time [s]')
     first = grid[0][0]
@@ -73,9 +78,10 @@ def plot_runs(runs: Sequence[Run], caption: str) -> Figure:
     return figure
 
 
-def _draw_latency(axes: Axes, run: Run, high_ms: float) -> None:
+def _draw_latency(axes: Axes, run: Run, high_ms: float, kinds: Sequence[int]) -> None:
     """Draw a mark for each image; those without an answer at the upper end of the axis."""
-    for kind, (name, colour, marker, size) in enumerate(KINDS):
+    for kind in kinds:
+        name, colour, marker, size = KINDS[kind]
         frames = [frame for frame in run.frames if _kind_of(frame) == kind]
         axes.scatter(
             [frame.time_s for frame in frames],
@@ -99,7 +105,7 @@ def _draw_latency(axes: Axes, run: Run, high_ms: float) -> None:
     )
 
 
-def _draw_levels(axes: Axes, run: Run) -> None:
+def _draw_levels(axes: Axes, run: Run, level_count: int) -> None:
     answered = [frame for frame in run.frames if frame.is_answered]
     axes.plot(
         [frame.time_s for frame in answered],
@@ -109,15 +115,19 @@ def _draw_levels(axes: Axes, run: Run) -> None:
         drawstyle='steps-post',
     )
     axes.set_xlim(0.0, run.seconds)
-    axes.set_ylim(0.5, run.level_count + 0.5)
-    axes.set_yticks(
-        sorted({1, run.level_count}), ['lowest', 'highest'][-min(2, run.level_count) :]
-    )
+    axes.set_ylim(0.5, level_count + 0.5)
+    axes.set_yticks(sorted({1, level_count}), ['lowest', 'highest'][-min(2, level_count) :])
 
 
 def _write_heading(axes: Axes, run: Run, measures: Measures) -> None:
     """Write above a column what it shows, and what came of it."""
-    low, high = interval(measures.right_on_time, measures.images)
+    if math.isnan(measures.right_on_time):
+        share = adaptation.on_time_accuracy([frame.by_level for frame in run.frames])
+        result = f'{percent(share or 0.0)} top-1 of the levels, late images counting 0'
+    else:
+        low, high = interval(measures.right_on_time, measures.images)
+        ends = f'{100 * low:.0f}-{100 * high:.0f}'
+        result = f'{percent(measures.right_on_time)} right and on time ({ends})'
     axes.annotate(
         run.title,
         (0.0, 1.0),
@@ -129,8 +139,7 @@ def _write_heading(axes: Axes, run: Run, measures: Measures) -> None:
         color=INK,
     )
     axes.annotate(
-        f'{percent(measures.late)} late\n{percent(measures.right_on_time)} right and on time '
-        f'({100 * low:.0f}-{100 * high:.0f})',
+        f'{percent(measures.late)} late\n{result}',
         (0.0, 1.0),
         xycoords='axes fraction',
         xytext=(0, 4),
@@ -155,7 +164,15 @@ def _kind_of(frame: FrameRecord) -> int:
         return 3
     if frame.is_late:
         return 2
+    if not frame.truth:
+        return 4
     return 0 if frame.is_right else 1
+
+
+def _kinds_of(frames: Sequence[FrameRecord]) -> set[int]:
+    """Return the kinds that a legend needs: right and wrong together."""
+    kinds = {_kind_of(frame) for frame in frames}
+    return kinds | {0, 1} if kinds & {0, 1} else kinds
 
 
 def _range_ms(frames: Sequence[FrameRecord]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The demo's picture, from made-up runs."""
+"""The picture of several runs, from made-up ones."""
 
 import math
 import sys
@@ -8,9 +8,9 @@ import pytest
 from demo.made_up import LIMIT_MS, frame, three_runs, unanswered
 from matplotlib.colors import to_hex
 
-from dynamic_ofa_ros.demo.comparison import Run, measure
-from dynamic_ofa_ros.demo.picture import KINDS, plot_runs
 from dynamic_ofa_ros.plotting.style import save_figure
+from dynamic_ofa_ros.recordings.measures import Run, measure
+from dynamic_ofa_ros.recordings.picture import KINDS, plot_runs
 
 
 def points(axes, kind):
@@ -34,7 +34,7 @@ def test_every_image_is_a_point_on_a_logarithmic_axis_with_the_limit():
     figure = plot_runs(runs, 'The caption.')
     for run, axes in zip(runs, figure.axes[:3], strict=True):
         assert axes.get_yscale() == 'log'
-        assert sum(len(points(axes, kind)) for kind in range(len(KINDS))) == len(run.frames)
+        assert sum(len(points(axes, kind)) for kind in range(4)) == len(run.frames)
         assert len(points(axes, 2)) == round(measure(run).late * len(run.frames))
         low, high = axes.get_ylim()
         assert low < min(f.latency_ms for f in run.frames)
@@ -44,7 +44,7 @@ def test_every_image_is_a_point_on_a_logarithmic_axis_with_the_limit():
     written = texts(figure)
     for word in ('highest level', 'lowest level', 'switching', '41.2 % late', 'The caption.'):
         assert word in written
-    for name, *_ in KINDS:
+    for name, *_ in KINDS[:4]:
         assert name in written
 
 
@@ -76,3 +76,13 @@ def test_a_figure_is_written_without_a_display(tmp_path, suffix):
     assert 'matplotlib.pyplot' not in sys.modules
     if suffix == 'png':
         assert cv2.imread(str(path)).shape[1] == 1200
+
+
+def test_without_the_truth_images_are_on_time_or_late_and_the_levels_accuracy_counts():
+    frames = [frame(truth='', level_accuracy=0.9), frame(truth='', latency_ms=LIMIT_MS + 1.0)]
+    figure = plot_runs([Run('unknown', 2.0, frames)], '')
+    axes = figure.axes[0]
+    assert len(points(axes, 4)) == len(points(axes, 2)) == 1
+    written = texts(figure)
+    assert '45.0 % top-1 of the levels, late images counting 0' in written
+    assert 'right and on time' not in written

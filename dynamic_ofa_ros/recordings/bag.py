@@ -1,0 +1,192 @@
+"""Bags of rosbag2, MCAP or SQLite, read message by message by the library rosbags; no ROS 2."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dynamic_ofa_ros import requirements
+from dynamic_ofa_ros.errors import RecordingError
+from dynamic_ofa_ros.files import share_directory
+
+MCAP_END = b'\x89MCAP0\r\n'
+STORAGES = ('.mcap', '.db3')
+MAX_WORDS = 120  # of what the library says
+
+DEFINITIONS = {
+    'vision_msgs/msg/ObjectHypothesis': 'string class_id\nfloat64 score\n',
+    'vision_msgs/msg/Classification': (
+        'std_msgs/Header header\nvision_msgs/ObjectHypothesis[] results\n'
+    ),
+    'vision_msgs/msg/VisionClass': 'uint16 class_id\nstring class_name\n',
+    'vision_msgs/msg/LabelInfo': (
+        'std_msgs/Header header\nvision_msgs/VisionClass[] class_map\nfloat32 threshold\n'
+    ),
+}
+"""Of messages that rosbags does not know, for bags without definitions (SQLite up to Humble)."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message; `value` has the fields of its type, `time_ns` is when it was recorded."""
+
+    topic: str
+    time_ns: int
+    value: Any
+
+
+class Bag:
+    """A folder with metadata.yaml, or a single .mcap or .db3 file; close it, or use `with`.
+
+    topics: name to type. Raises RecordingError, one sentence, here and while messages are read,
+    and MissingPackageError without rosbags.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        requirements.check('rosbags', reason='bags are read by the library rosbags')
+        self.path = Path(path).expanduser()
+        self._check()
+        with self._sentences():
+            from rosbags.rosbag2 import Reader
+
+            self._reader = Reader(self.path)
+            self._reader.open()
+        self.topics: Mapping[str, str] = {
+            connection.topic: connection.msgtype for connection in self._reader.connections
+        }
+        self._stores: dict[str, Any] = {}
+
+    def __enter__(self) -> Bag:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files."""
+        if self._reader.is_open:
+            self._reader.close()
+
+    def of_type(self, *types: str) -> list[str]:
+        """Return the sorted topics of some types, such as `sensor_msgs/msg/Image`."""
+        return sorted(topic for topic, kind in self.topics.items() if kind in types)
+
+    def messages(self, topics: Collection[str]) -> Iterator[Message]:
+        """Return the messages of some topics, oldest first; few are in memory at a time."""
+        connections = [each for each in self._reader.connections if each.topic in topics]
+        if not connections:
+            return
+        found = self._reader.messages(connections)
+        while True:
+            with self._sentences():
+                item = next(found, None)
+                if item is None:
+                    return
+                connection, time_ns, data = item
+                value = _deserialized(self._store(connection), connection.msgtype, data)
+            yield Message(connection.topic, time_ns, value)
+
+    def first(self, topic: str) -> Any:
+        """Return the first message of a topic; None where there is none."""
+        return next((message.value for message in self.messages([topic])), None)
+
+    def _check(self) -> None:
+        """Find what is common and easily named."""
+        path = self.path
+        if not path.exists():
+            raise RecordingError(f'there is no bag {path}')
+        if path.is_dir() and not (path / 'metadata.yaml').is_file():
+            files = sorted(f.name for f in path.iterdir() if f.suffix in STORAGES)
+            if not files:
+                raise RecordingError(f'{path} is no bag: it has no metadata.yaml')
+            raise RecordingError(
+                f'{path} has no metadata.yaml: name its file {files[0]} instead, or run '
+                f"'ros2 bag reindex {path}'"
+            )
+        if path.is_file() and path.suffix not in STORAGES:
+            raise RecordingError(
+                f'{path} is no bag: a folder with metadata.yaml, or a .mcap or .db3 file is one'
+            )
+
+    @contextlib.contextmanager
+    def _sentences(self) -> Iterator[None]:
+        """Turn what the library raises into one sentence; damaged bytes can make it raise all."""
+        try:
+            yield
+        except Exception as error:
+            raise RecordingError(self._problem(error)) from error
+
+    def _problem(self, error: Exception) -> str:
+        files = sorted(self.path.iterdir()) if self.path.is_dir() else [self.path]
+        for file in files:
+            if file.suffix == '.mcap' and _is_cut_short(file):
+                return f"{file} was cut short: 'mcap recover {file}' saves what is there"
+        words = ' '.join(str(error).split())[:MAX_WORDS].rstrip('.') or type(error).__name__
+        return f'{self.path} cannot be read, it is damaged or of an unsupported kind: {words}'
+
+    def _store(self, connection: Any) -> Any:
+        """Return the types of a connection: as the bag defines them, otherwise as known here."""
+        kind = connection.msgtype
+        if kind not in self._stores:
+            self._stores[kind] = _types(connection) or self._known_types
+        return self._stores[kind]
+
+    @cached_property
+    def _known_types(self) -> Any:
+        from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+        texts = dict(DEFINITIONS)
+        for file in sorted((share_directory() / 'msg').glob('*.msg')):
+            texts[f'dynamic_ofa_ros/msg/{file.stem}'] = file.read_text(encoding='utf-8')
+        store = get_typestore(Stores.LATEST)
+        store.register(
+            {k: v for kind, t in texts.items() for k, v in get_types_from_msg(t, kind).items()}
+        )
+        return store
+
+
+def _deserialized(store: Any, kind: str, data: bytes) -> Any:
+    """Return a message from its bytes, whatever follows them.
+
+    `serialize_message` of rclpy leaves some, and what it returned is in many bags; the library's
+    own `deserialize_cdr` takes that for damage.
+    """
+    little_endian = {b'\0\1': True, b'\0\0': False}.get(bytes(data[:2]))
+    if little_endian is None:
+        raise ValueError(f'a message is not in plain CDR: it begins with {bytes(data[:2])!r}')
+    definition = store.get_msgdef(kind)
+    name = 'deserialize_cdr_le' if little_endian else 'deserialize_cdr_be'
+    value, _ = getattr(definition, name)(data[4:], 0, definition.cls, store)
+    return value
+
+
+def _types(connection: Any) -> Any:
+    """Return the types that a bag itself defines for a connection; None where it does not."""
+    from rosbags.interfaces import MessageDefinitionFormat
+    from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
+
+    definition = connection.msgdef
+    if definition.format == MessageDefinitionFormat.NONE or not definition.data:
+        return None
+    store = get_typestore(Stores.EMPTY)
+    if definition.format == MessageDefinitionFormat.MSG:
+        store.register(get_types_from_msg(definition.data, connection.msgtype))
+        return store
+    for part in definition.data.split('=' * 80 + '\n'):
+        text = part.partition('\n')[2] if part.startswith('IDL: ') else part
+        if text:
+            store.register(get_types_from_idl(text))
+    return store
+
+
+def _is_cut_short(file: Path) -> bool:
+    """Tell whether an MCAP file begins as one and does not end as one."""
+    with contextlib.suppress(OSError), file.open('rb') as opened:
+        begin = opened.read(len(MCAP_END))
+        opened.seek(-len(MCAP_END), 2)
+        return begin == MCAP_END != opened.read()
+    return False

@@ -1,0 +1,22 @@
+"""What messages say, whoever made the objects: rclpy, or a library that reads bags."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def stamp_of(header: Any) -> int:
+    """Return a header's stamp in nanoseconds."""
+    return int(header.stamp.sec) * 10**9 + int(header.stamp.nanosec)
+
+
+def class_id_of(message: Any) -> int:
+    """Return the best class of a vision_msgs/Classification; -1 where there is none."""
+    text = message.results[0].class_id if message.results else ''
+    return int(text) if text.isdecimal() else -1
+
+
+def named_labels(message: Any) -> tuple[str, ...]:
+    """Return the names of a vision_msgs/LabelInfo by class id; its class ids where unnamed."""
+    names = {int(entry.class_id): str(entry.class_name) for entry in message.class_map}
+    return tuple(names.get(index, str(index)) for index in range(max(names, default=-1) + 1))
