@@ -119,7 +119,7 @@ def test_every_node_does(start, tmp_path, script):
 
 
 def test_the_monitor_names_its_extra(start, tmp_path):
-    text = refusal(*start(['tornado'], 'monitor_node', cache=tmp_path))
+    text = refusal(start(['tornado'], 'monitor_node', cache=tmp_path))
     assert text == (
         'monitor_node: tornado is missing: apt install python3-tornado, or pip install tornado '
         "(the extra 'monitor')\n"
