@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 SET_UP := $(PYTHON) scripts/set_up.py --venv $(VENV) --wheels $(ROS_WHEELS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-pictures documents imagenet test test-long lint format benchmarks gpu-check clean
+.PHONY: help setup demo demo-pictures monitor-pictures documents imagenet test test-long lint format benchmarks gpu-check clean
 
 help:
 	@echo 'make demo        what switching is good for, in a minute; a picture in demo_output/'
@@ -32,12 +32,16 @@ demo: setup
 # result (a test compares them): on a machine that does nothing else.
 demo-pictures: setup
 	rm -rf build/demo
-	$(BIN)/dynamic-ofa demo --two --output build/demo/two
-	$(BIN)/dynamic-ofa demo --output build/demo/one
+	$(BIN)/dynamic-ofa demo --no-monitor --two --output build/demo/two
+	$(BIN)/dynamic-ofa demo --no-monitor --output build/demo/one
 	cp build/demo/one/comparison.png docs/images/demo.png
 	cp build/demo/one/summary.json benchmarks/results/demo.json
 	cp build/demo/two/two_models.png docs/images/two_models.png
 	$(BIN)/python -m benchmarks.tables
+
+# The pictures of docs/monitor.md; needs Chromium, and a machine that does nothing else.
+monitor-pictures: setup
+	MONITOR_PICTURES=docs/images $(BIN)/python -m pytest --order-seed 0 test/test_monitor_in_browser.py
 
 # Everything in the documentation that is simulated, or copied from benchmarks/results/.
 documents: setup

@@ -24,6 +24,8 @@ PYTORCH = [*NETWORKS, 'ofa', 'torch']
 DEMO = ['matplotlib', 'plotext>=5.3,<6', 'scipy']
 OFFLINE = [*PYTORCH, 'jsonschema', 'matplotlib', 'pymoo', 'scipy']
 CPU = [*NETWORKS, 'onnxruntime', 'openvino']
+# The page of monitor_node.
+MONITOR = ['tornado>=6.1']
 OPENCV = ['opencv-python-headless']
 # Recorded drives: camera_node's source `bag`, and `dynamic-ofa compare`.
 BAG = ['rosbags']
@@ -61,6 +63,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
+    package_data={f'{PACKAGE}.monitor': ['page/*']},
     data_files=shared_files(),
     # The exact versions that are tested together: constraints.txt.
     install_requires=BASE,
@@ -75,6 +78,7 @@ setup(
         'demo': DEMO,
         'bag': BAG,
         'imagenet': ['onnx', 'torch', *IMAGENET],
+        'monitor': MONITOR,
         'offline': OFFLINE,
         'ray': ['ray'],
         'tensorboard': ['tensorboard'],
@@ -82,10 +86,12 @@ setup(
             *CPU,
             *OPENCV,
             *DEMO,
+            *MONITOR,
             *BAG,
             *OFFLINE,
             'hypothesis',
             'mypy',
+            'playwright',
             'pytest>=7',
             'ray',
             'ruff',
@@ -99,6 +105,7 @@ setup(
             f'camera_node = {PACKAGE}.nodes.start:camera_node',
             f'classifier_node = {PACKAGE}.nodes.start:classifier_node',
             f'contention_node = {PACKAGE}.nodes.start:contention_node',
+            f'monitor_node = {PACKAGE}.nodes.start:monitor_node',
         ]
     },
 )

@@ -581,13 +581,35 @@ def _parameter_table(name: str) -> str:
     return parameter_table.markdown_table(getattr(parameters, name))
 
 
+def monitor_parameters() -> str:
+    """Return the parameters of monitor_node."""
+    return _parameter_table('MONITOR')
+
+
+def monitor() -> str:
+    """Return what monitor_node costs."""
+    document = results('monitor')
+    rows = [
+        (row['classifiers'], row['pages'], f'{row["cpu_percent"]:.1f}', f'{row["kb_per_s"]:.0f}')
+        for row in document['results']['cases']
+    ]
+    memory = document['results']['memory']
+    first, last = memory[0], memory[-1]
+    headers = ('classifiers', 'open pages', '% of a core', 'KB per second and page')
+    return (
+        f'{table(headers, rows)}\n\n'
+        f'Memory with two pages: {first["mb"]:.0f} MB at first, {last["mb"]:.0f} MB after '
+        f'{last["s"] / 60.0:.0f} minutes. {source(document, "monitor")}'
+    )
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     make.__name__: make
     for make in (
         demo, demo_sentence, signs, imagenet, node_losses, node_stages, calibration,
         latency_models, search, contention, coordination, targets, traces, engines,
         engine_targets, switching, start, memory, precision, scheduling, backbones, parameters,
-        camera_parameters,
+        camera_parameters, monitor_parameters, monitor,
     )
 }  # fmt: skip
 

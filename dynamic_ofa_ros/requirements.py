@@ -33,6 +33,7 @@ _REMEDIES = {
     'safetensors': "pip install safetensors (it is part of the extras 'cpu' and 'gpu')",
     'scipy': "apt install python3-scipy, or pip install scipy (the extra 'demo' or 'offline')",
     'torch': "pip install torch (the extra 'pytorch'; on a Jetson NVIDIA's build)",
+    'tornado': "apt install python3-tornado, or pip install tornado (the extra 'monitor')",
     'yaml': 'apt install python3-yaml, or pip install pyyaml',
 }
 _MESSAGES = (
@@ -43,6 +44,9 @@ _ROS_PACKAGES = (*_MESSAGES, 'ament_index_python', 'domain_coordinator', 'launch
 
 NODE = ('numpy', 'yaml', 'cv2', 'rclpy', *_MESSAGES, 'dynamic_ofa_ros.msg')
 """Modules that every node imports."""
+
+MONITOR = ('tornado',)
+"""What monitor_node imports beside."""
 
 
 def check(*modules: str, reason: str = '') -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
@@ -125,6 +126,20 @@ def generate_launch_description() -> LaunchDescription:
             description=f'Whether to restart the node {RESPAWN_DELAY_S:g} s after it ends.',
         ),
         DeclareLaunchArgument(
+            'monitor',
+            default_value='false',
+            choices=['true', 'false'],
+            description='Whether to start monitor_node, a web page that shows all classifiers.',
+        ),
+        DeclareLaunchArgument(
+            'monitor_address',
+            default_value='127.0.0.1',
+            description='IP address of that page; 0.0.0.0 = all, with a token that is logged.',
+        ),
+        DeclareLaunchArgument(
+            'monitor_port', default_value='8090', description='Port of that page.'
+        ),
+        DeclareLaunchArgument(
             'log_level',
             default_value='info',
             choices=['debug', 'info', 'warn', 'error', 'fatal'],
@@ -132,7 +147,12 @@ def generate_launch_description() -> LaunchDescription:
         ),
     ]
     return LaunchDescription(
-        [*arguments, *_fast_dds_profile(config), OpaqueFunction(function=_classifier)]
+        [
+            *arguments,
+            *_fast_dds_profile(config),
+            OpaqueFunction(function=_classifier),
+            _monitor(),
+        ]
     )
 
 
@@ -167,3 +187,21 @@ def _classifier(context: LaunchContext) -> list[Node]:
         output='screen',
     )
     return [node]
+
+
+def _monitor() -> Node:
+    """Return the monitor, outside the namespace: it shows every classifier there is."""
+    return Node(
+        package=PACKAGE,
+        executable='monitor_node',
+        name='monitor',
+        parameters=[
+            {
+                'address': ParameterValue(LaunchConfiguration('monitor_address'), value_type=str),
+                'port': ParameterValue(LaunchConfiguration('monitor_port'), value_type=int),
+            }
+        ],
+        arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
+        condition=IfCondition(LaunchConfiguration('monitor')),
+        output='screen',
+    )

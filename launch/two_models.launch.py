@@ -34,6 +34,12 @@ def generate_launch_description() -> LaunchDescription:
             choices=['none', 'collective'],
             description='Whether the classifiers choose their levels together.',
         ),
+        DeclareLaunchArgument(
+            'monitor',
+            default_value='false',
+            choices=['true', 'false'],
+            description='Whether to start monitor_node, a web page that shows both.',
+        ),
         *_arguments_of('a'),
         *_arguments_of('b'),
     ]
@@ -90,5 +96,7 @@ def _classifier(letter: str) -> IncludeLaunchDescription:
             'importance': LaunchConfiguration(f'importance_{letter}'),
             'use_sim_time': 'false',
             'respawn': 'false',
+            # One page shows both.
+            'monitor': LaunchConfiguration('monitor') if letter == 'a' else 'false',
         }.items(),
     )

@@ -553,6 +553,12 @@ def test_damaged_family_is_refused(system, tmp_path, file, damage):
         ('classifier_node', {'threads': 0}, 'threads is 0; it must lie in [1, 64]'),
         ('camera_node', {'source': 'folder', 'path': '/nowhere/at/all'}, '/nowhere/at/all'),
         ('camera_node', {'source': 'video', 'path': '/nowhere.mp4'}, '/nowhere.mp4'),
+        (
+            'monitor_node',
+            {'address': 'robot'},
+            "address is 'robot'; it must be localhost or an IP",
+        ),
+        ('monitor_node', {'token': 'short'}, 'token has 5 characters; it must have 16 or more'),
         ('contention_node', {'workload': 'sloth'}, "workload is 'sloth'; it must be one of"),
     ],
 )

@@ -22,7 +22,9 @@ from dynamic_ofa_ros.nodes.parameters import CLASSIFIER
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = 'dynamic_ofa_ros'
-EXECUTABLES = {'camera_node', 'classifier_node', 'contention_node', 'dynamic-ofa'}
+EXECUTABLES = {
+    'camera_node', 'classifier_node', 'contention_node', 'dynamic-ofa', 'monitor_node',
+}  # fmt: skip
 ROS_PACKAGES = {
     'ament_index_python', 'builtin_interfaces', 'cv_bridge', 'diagnostic_msgs',
     'domain_coordinator', 'geometry_msgs', 'launch', 'launch_ros', 'lifecycle_msgs',
@@ -233,7 +235,11 @@ def test_wheel_holds_modules_shared_files_and_commands(tmp_path):
         (entry_points,) = (name for name in names if name.endswith('entry_points.txt'))
         commands = archive.read(entry_points).decode()
     data = f'{wheel.name.rsplit("-", 3)[0]}.data/data/share/{PACKAGE}'
-    for module in ('nodes/classifier_node.py', 'nodes/load.py', 'runtime/engines/pytorch.py'):
+    for module in (
+        'nodes/classifier_node.py', 'nodes/load.py', 'runtime/engines/pytorch.py',
+        'monitor/page/index.html', 'monitor/page/monitor.css', 'monitor/page/monitor.js',
+        'monitor/page/icon.svg',
+    ):  # fmt: skip
         assert f'{PACKAGE}/{module}' in names
     for file in ('package.xml', 'msg/Telemetry.msg', 'launch/demo.launch.py'):
         assert f'{data}/{file}' in names

@@ -54,6 +54,11 @@ def add_parser(subparsers: Any) -> None:
         '--two', action='store_true',
         help='two classifiers on one CPU instead: they choose their levels together',
     )  # fmt: skip
+    parser.add_argument(
+        '--no-monitor', action='store_true',
+        help="no web page beside the terminal; there is none without the extra 'monitor', nor "
+        'where there is a single CPU',
+    )  # fmt: skip
     parser.add_argument('--no-plots', action='store_true', help='write no picture')
     parser.add_argument(
         '--prepare-timeout-s', type=float, default=300.0,
@@ -66,6 +71,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the demo; 0 when it went to its end, 1 when a part died, 128 + n after signal n."""
     import sys
+    from importlib.util import find_spec
 
     from rich.console import Console
 
@@ -93,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
         seconds=args.seconds,
         rate_hz=args.rate_hz,
         has_plots=not args.no_plots,
+        has_monitor=not args.no_monitor and find_spec('tornado') is not None,
         prepare_timeout_s=args.prepare_timeout_s,
         labels=labels,
         source=str(Path(args.source).expanduser().resolve()) if args.source else '',

@@ -6,9 +6,11 @@ import contextlib
 import math
 import os
 import platform
+import re
 import signal
 import sys
 import time
+import webbrowser
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -66,6 +68,7 @@ TICK_S = 0.25
 """Between two drawings: often enough to look alive, seldom enough not to compete."""
 
 CAMERA_WIDTH = 640
+PAGE_URL = re.compile(r'http://\S+')
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FRAMES_FILE, SUMMARY_FILE, PICTURE_FILE = 'frames.csv', 'summary.json', 'comparison.png'
 
@@ -82,6 +85,7 @@ class DemoOptions:
     seconds: float
     rate_hz: float
     has_plots: bool
+    has_monitor: bool
     prepare_timeout_s: float
     labels: Sequence[str]
     source: str = ''
@@ -111,6 +115,7 @@ class Session:
         self.links: list[Link] = []
         self.recorders: list[Recorder] = []
         self.stage = ''
+        self.monitor_url = ''
         self._received: list[int] = []
         self._view = View(console)
         usable = os.sched_getaffinity(0)
@@ -146,10 +151,26 @@ class Session:
             os.sched_setaffinity(0, self._other_cpus)
             try:
                 with self._view, Supervisor(self.output) as self.supervisor:
+                    self.start_monitor()
                     self.play()
             except PartError as error:
                 status, message = error.status, str(error)
             return self.finish(status, message)
+
+    def start_monitor(self) -> None:
+        """Start the web page, off the classifier's CPU; open it where there is a display."""
+        if not self.options.has_monitor or self._other_cpus & self.cpus:
+            return
+        self._start_node('monitor', 'monitor_node', {'port': 0}, self._other_cpus)
+        log = self.supervisor.log_path('monitor')
+        self._wait('monitor', 'monitor', lambda: bool(PAGE_URL.search(log.read_text())))
+        found = PAGE_URL.search(log.read_text())
+        assert found is not None
+        self.monitor_url = found[0]
+        self.stage = f'a page shows the same in a browser: {self.monitor_url}'
+        self._view.show(self.scene())
+        if any(os.environ.get(name) for name in ('DISPLAY', 'WAYLAND_DISPLAY')):
+            webbrowser.open(self.monitor_url)
 
     def start_classifier(
         self, name: str, parameters: Mapping[str, object], namespace: str = ''
@@ -188,6 +209,11 @@ class Session:
                 raise PartError(f'ended early by {signal.Signals(number).name}', 128 + number)
             self.supervisor.check()
             self._view.show(self.scene())
+
+    @property
+    def whereabouts(self) -> str:
+        """Where the demo can be looked at: for the heading."""
+        return f'ROS_DOMAIN_ID={self.domain_id}   {self.monitor_url}'.rstrip()
 
     def conditions(self, message: str) -> dict[str, object]:
         """Return what a summary says of machine and demo."""
@@ -297,7 +323,7 @@ class Comparison(Session):
         """Return the finished runs and the one that is played."""
         playing = self._playing()
         family = Path(self.options.family).name
-        heading = f'Dynamic-OFA demo   family {family}   ROS_DOMAIN_ID={self.domain_id}'
+        heading = f'Dynamic-OFA demo   family {family}   {self.whereabouts}'
         return Scene(heading, self.stage, [*self._runs, *playing], playing)
 
     def _playing(self) -> list[Run]:

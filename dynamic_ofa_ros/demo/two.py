@@ -73,9 +73,7 @@ class TwoModels(Session):
     def scene(self) -> Scene:
         """Return both models so far."""
         runs = self._runs()
-        return Scene(
-            f'two models on one CPU   ROS_DOMAIN_ID={self.domain_id}', self.stage, runs, runs
-        )
+        return Scene(f'two models on one CPU   {self.whereabouts}', self.stage, runs, runs)
 
     def _begin(self, phase: str) -> None:
         if phase == 'limits':

@@ -357,6 +357,46 @@ CONTENTION = (
     ParameterSpec('cpus', '', 'CPUs for the load processes, such as `0,2-3`; empty = all.'),
 )
 
+MONITOR = (
+    ParameterSpec(
+        'address',
+        '127.0.0.1',
+        'IP address that the page is served on; `0.0.0.0` = all of this machine, with a token',
+        is_live=False,
+    ),
+    ParameterSpec(
+        'port',
+        8090,
+        'port of the page; 0 = any that is free',
+        lowest=0,
+        highest=65535,
+        is_live=False,
+    ),
+    ParameterSpec(
+        'token',
+        '',
+        'what a browser must present, 16 characters or more; empty = none on a loopback address, '
+        'a new one at each start on any other',
+        is_live=False,
+    ),
+    ParameterSpec(
+        'picture.rate_hz',
+        5.0,
+        'most pictures per second and classifier; 0 = none',
+        lowest=0.0,
+        highest=30.0,
+        is_live=False,
+    ),
+    ParameterSpec(
+        'picture.max_width',
+        640,
+        'most width of the pictures in px; smaller images stay as they are',
+        lowest=64,
+        highest=1920,
+        is_live=False,
+    ),
+)
+
 
 @dataclass(frozen=True)
 class ClassifierSettings:

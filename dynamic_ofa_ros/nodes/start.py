@@ -30,14 +30,20 @@ def contention_node() -> int:
     return start('contention_node')
 
 
-def start(name: str) -> int:
+def monitor_node() -> int:
+    """Run monitor_node; return the exit status."""
+    return start('monitor_node', *requirements.MONITOR)
+
+
+def start(name: str, *others: str) -> int:
     """Run the node of a module; return its exit status, or 2 if a package is missing.
 
+    others: modules that this node needs in addition to those of all nodes.
     Ctrl-C during the imports ends the process immediately with status 0, as it does for a node.
     """
     signal.signal(signal.SIGINT, _leave)
     try:
-        requirements.check(*requirements.NODE)
+        requirements.check(*requirements.NODE, *others)
     except MissingPackageError as error:
         sys.stderr.write(f'{name}: {error}\n')
         return EXIT_BAD_INPUT

@@ -8,6 +8,7 @@ import signal
 import statistics
 import sys
 import time
+import urllib.request
 
 import psutil
 import pytest
@@ -32,6 +33,10 @@ class Demo:
         self.output = folder / 'out'
         command = [sys.executable, '-m', 'dynamic_ofa_ros.cli.main', 'demo']
         command += ['--output', str(self.output), *arguments]
+        if '--monitor' in command:
+            command.remove('--monitor')
+        else:
+            command.append('--no-monitor')
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get('PYTHONPATH', ''))))
         # The mark by which the demo's processes are found, whoever their parent is then.
         environment = {**os.environ, 'PYTHONPATH': path, MARK: str(folder)}
@@ -86,6 +91,18 @@ def start(tmp_path):
         for process in demo.parts():
             process.kill()
         demo.process.wait()
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason='needs a CPU for the page')
+def test_a_page_shows_the_demo_in_a_browser(start):
+    demo = start('--monitor')
+    demo.wait_for(r'in a browser: http://127\.0\.0\.1:\d+/\n')
+    url = re.search(r'http://\S+', demo.text)[0]
+    with urllib.request.urlopen(url, timeout=10.0) as answer:
+        assert b'Dynamic-OFA monitor' in answer.read()
+    demo.process.send_signal(signal.SIGTERM)
+    assert demo.wait() == 128 + signal.SIGTERM
+    assert not demo.parts()
 
 
 @pytest.mark.long

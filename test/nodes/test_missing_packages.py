@@ -118,6 +118,14 @@ def test_every_node_does(start, tmp_path, script):
     assert text.startswith(f'{script}: cv2 is missing: ')
 
 
+def test_the_monitor_names_its_extra(start, tmp_path):
+    text = refusal(start(['tornado'], 'monitor_node', cache=tmp_path))
+    assert text == (
+        'monitor_node: tornado is missing: apt install python3-tornado, or pip install tornado '
+        "(the extra 'monitor')\n"
+    )
+
+
 def test_a_library_that_cannot_be_loaded_is_named_with_the_reason(tmp_path):
     (tmp_path / 'cv2.py').write_text(
         "raise ImportError('libGL.so.1: cannot open shared object file', name='cv2')"

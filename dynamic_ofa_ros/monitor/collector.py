@@ -1,0 +1,178 @@
+"""Finds the classifiers of the ROS graph and keeps their records up to date."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from rcl_interfaces.msg import ParameterEvent
+from rclpy.clock import Clock, ClockType
+from rclpy.qos import qos_profile_parameter_events
+
+from dynamic_ofa_ros.monitor.parameter_client import Answer, value_of
+from dynamic_ofa_ros.monitor.records import Records
+from dynamic_ofa_ros.monitor.watch import IMAGE_TYPES, Watch
+
+TELEMETRY_TYPE = 'dynamic_ofa_ros/msg/Telemetry'
+DISCOVERY_PERIOD_S = 1.0
+MAX_CLASSIFIERS = 16
+FORGET_AFTER_S = 300.0
+"""How long a classifier that has gone stays on the page."""
+
+
+class Collector:
+    """Watches every node that publishes telemetry. Use on the executor's thread.
+
+    `set_watching` and `set_parameter` may be called on any thread.
+    """
+
+    def __init__(
+        self, node: Any, records: Records, picture_width: int, picture_rate_hz: float
+    ) -> None:
+        self._node = node
+        self._records = records
+        self._picture_width = picture_width
+        self._picture_period_s = 1.0 / picture_rate_hz if picture_rate_hz > 0.0 else 0.0
+        self._watches: dict[str, Watch] = {}
+        self._is_watching = False
+        self._events: Any = None
+        self._pace: Any = None
+        self._commands: deque[Callable[[], None]] = deque()
+        self._wake = node.create_guard_condition(self._on_wake)
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        node.create_timer(DISCOVERY_PERIOD_S, self.discover, clock=self._steady)
+
+    def set_watching(self, is_watching: bool) -> None:
+        """Say whether anybody looks: without, telemetry, images and parameters are left alone."""
+        self._command(lambda: self._watch(is_watching))
+
+    def set_parameter(self, name: str, parameter: str, value: Any, answer: Answer) -> None:
+        """Set a parameter of a classifier; `answer` is called once, on the executor's thread."""
+        self._command(lambda: self._set(name, parameter, value, answer))
+
+    def close(self) -> None:
+        """End all subscriptions."""
+        self._watch(False)
+        for watch in self._watches.values():
+            watch.close()
+        self._watches.clear()
+
+    def discover(self) -> None:
+        """Look for classifiers that have come or gone, and for what they subscribe to."""
+        now_s = time.monotonic()
+        found = self._publishers()
+        for name, (node_name, namespace, topic) in found.items():
+            watch = self._watches.get(name) or self._add(name)
+            if watch is None:
+                continue
+            watch.seen_s = now_s
+            self._revive(watch)
+            self._connect(watch, node_name, namespace, topic)
+        for name, watch in list(self._watches.items()):
+            if name not in found:
+                with self._records.lock:
+                    watch.record.is_alive = False
+            if now_s - watch.seen_s > FORGET_AFTER_S:
+                self._remove(name)
+            elif self._is_watching and watch.parameters is not None:
+                watch.parameters.update()
+
+    def _publishers(self) -> dict[str, tuple[str, str, str]]:
+        """Return node name, namespace and topic of all that publish telemetry, by full name."""
+        found = {}
+        for topic, types in self._node.get_topic_names_and_types():
+            if TELEMETRY_TYPE in types:
+                for info in self._node.get_publishers_info_by_topic(topic):
+                    full_name = f'{info.node_namespace.rstrip("/")}/{info.node_name}'
+                    found[full_name] = info.node_name, info.node_namespace, topic
+        return found
+
+    def _add(self, name: str) -> Watch | None:
+        if len(self._watches) >= MAX_CLASSIFIERS:
+            gone = [n for n, watch in self._watches.items() if not watch.record.is_alive]
+            if not gone:
+                return None
+            self._remove(min(gone, key=lambda n: self._watches[n].seen_s))
+        watch = Watch(
+            self._node,
+            self._records,
+            self._records.create(name),
+            self._picture_width,
+            self._picture_period_s,
+        )
+        self._watches[name] = watch
+        self._node.get_logger().info(f'found {name}')
+        return watch
+
+    def _remove(self, name: str) -> None:
+        self._watches.pop(name).close()
+        self._records.remove(name)
+
+    def _revive(self, watch: Watch) -> None:
+        with self._records.lock:
+            was_alive, watch.record.is_alive = watch.record.is_alive, True
+        if not was_alive and watch.parameters is not None:
+            watch.parameters.ask_again()
+
+    def _connect(self, watch: Watch, node_name: str, namespace: str, topic: str) -> None:
+        try:
+            published = self._node.get_publisher_names_and_types_by_node(node_name, namespace)
+            watch.find_latched({kind: name for name, types in published for kind in types})
+            if not self._is_watching:
+                return
+            watch.open(topic)
+            subscribed = self._node.get_subscriber_names_and_types_by_node(node_name, namespace)
+        except RuntimeError:  # it has just gone: rclpy's NodeNameNonExistentError is one
+            return
+        images = [
+            (name, kind) for name, types in subscribed for kind in types if kind in IMAGE_TYPES
+        ]
+        watch.watch_images(*(images[0] if images else ('', '')))
+
+    def _watch(self, is_watching: bool) -> None:
+        if is_watching == self._is_watching:
+            return
+        self._is_watching = is_watching
+        if is_watching:
+            self._events = self._node.create_subscription(
+                ParameterEvent, '/parameter_events', self._on_event, qos_profile_parameter_events
+            )
+            if self._picture_period_s:
+                # Wakes the executor, which then asks whether images are due.
+                self._pace = self._node.create_timer(
+                    self._picture_period_s, lambda: None, clock=self._steady
+                )
+            self.discover()
+            return
+        for watch in self._watches.values():
+            watch.pause()
+        self._node.destroy_subscription(self._events)
+        if self._pace is not None:
+            self._node.destroy_timer(self._pace)
+            self._pace = None
+
+    def _on_event(self, event: Any) -> None:
+        watch = self._watches.get(event.node)
+        if watch is not None:
+            changed = [*event.new_parameters, *event.changed_parameters]
+            values = [(item.name, value_of(item.name, item.value)) for item in changed]
+            with self._records.lock:
+                watch.record.set_values(values)
+
+    def _set(self, name: str, parameter: str, value: Any, answer: Answer) -> None:
+        watch = self._watches.get(name)
+        known = self._records.parameter(name, parameter)
+        if watch is None or watch.parameters is None or known is None:
+            answer(False, f'{name[:80]} has no parameter {parameter[:80]} that can be set')
+        else:
+            watch.parameters.set(known, value, answer)
+
+    def _command(self, command: Callable[[], None]) -> None:
+        self._commands.append(command)
+        self._wake.trigger()
+
+    def _on_wake(self) -> None:
+        while self._commands:
+            self._commands.popleft()()

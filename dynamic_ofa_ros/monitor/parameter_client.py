@@ -1,0 +1,182 @@
+"""The parameters of one node: what they are, their values, and setting them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rcl_interfaces.msg import Parameter as ParameterMessage
+from rcl_interfaces.srv import (
+    DescribeParameters,
+    GetParameters,
+    ListParameters,
+    SetParametersAtomically,
+)
+from rclpy.parameter import Parameter
+
+from dynamic_ofa_ros.monitor.records import clean
+
+ANSWER_TIMEOUT_S = 5.0
+MAX_PENDING = 16
+"""Requests that may wait for their answer; more are refused."""
+
+MAX_TEXT = 256
+CHOICES = 'One of: '
+"""How our descriptors begin the list of a string's values."""
+
+HIDDEN = ('qos_overrides.', 'use_sim_time', 'start_type_description_service')
+KINDS = {
+    Parameter.Type.BOOL.value: 'bool',
+    Parameter.Type.INTEGER.value: 'int',
+    Parameter.Type.DOUBLE.value: 'float',
+    Parameter.Type.STRING.value: 'str',
+}
+
+Answer = Callable[[bool, str], None]
+"""Takes whether a value was taken and, where it was not, why."""
+
+
+class ParameterClient:
+    """Asks a node for its parameters, and sets them. Use on the executor's thread.
+
+    on_parameters: takes all that can be set, by name, each time they were asked for.
+    """
+
+    def __init__(
+        self, node: Any, name: str, on_parameters: Callable[[dict[str, dict[str, Any]]], None]
+    ) -> None:
+        self._node = node
+        self._on_parameters = on_parameters
+        self._pending: dict[Any, tuple[Any, float, Answer | None]] = {}
+        self._is_asked = False
+        self._list = node.create_client(ListParameters, f'{name}/list_parameters')
+        self._describe = node.create_client(DescribeParameters, f'{name}/describe_parameters')
+        self._get = node.create_client(GetParameters, f'{name}/get_parameters')
+        self._set = node.create_client(
+            SetParametersAtomically, f'{name}/set_parameters_atomically'
+        )
+
+    def update(self) -> None:
+        """Ask for the parameters once the node is there; give up what it does not answer."""
+        now_s = time.monotonic()
+        for future, (client, deadline_s, answer) in list(self._pending.items()):
+            if now_s > deadline_s:
+                del self._pending[future]
+                client.remove_pending_request(future)
+                self._is_asked = False
+                if answer is not None:
+                    answer(False, f'no answer from the node within {ANSWER_TIMEOUT_S:g} s')
+        if not self._is_asked and self._list.service_is_ready() and self._get.service_is_ready():
+            self._is_asked = True
+            self._call(self._list, ListParameters.Request(), self._on_names)
+
+    def ask_again(self) -> None:
+        """Ask for everything anew at the next update: the node has been started again."""
+        self._is_asked = False
+
+    def set(self, parameter: Mapping[str, Any], value: Any, answer: Answer) -> None:
+        """Set a parameter, as it was described; `answer` is called once."""
+        problem = problem_of(parameter, value)
+        if problem:
+            answer(False, problem)
+        elif len(self._pending) >= MAX_PENDING:
+            answer(False, 'too many changes at once')
+        elif not self._set.service_is_ready():
+            answer(False, 'the node does not answer')
+        else:
+            kind = Parameter.Type(parameter['type'])
+            if kind is Parameter.Type.DOUBLE:
+                value = float(value)
+            message = Parameter(parameter['name'], kind, value).to_parameter_msg()
+            request = SetParametersAtomically.Request(parameters=[message])
+
+            def finish(response: Any) -> None:
+                result = response.result
+                answer(bool(result.successful), str(result.reason))
+
+            self._call(self._set, request, finish, answer)
+
+    def close(self) -> None:
+        """Give up all requests."""
+        for client in (self._list, self._describe, self._get, self._set):
+            self._node.destroy_client(client)
+        pending, self._pending = self._pending, {}
+        for _, _, answer in pending.values():
+            if answer is not None:
+                answer(False, 'the node has gone')
+
+    def _call(
+        self,
+        client: Any,
+        request: Any,
+        finish: Callable[[Any], None],
+        answer: Answer | None = None,
+    ) -> None:
+        future = client.call_async(request)
+        self._pending[future] = client, time.monotonic() + ANSWER_TIMEOUT_S, answer
+
+        def done(future: Any) -> None:
+            if self._pending.pop(future, None) is not None and future.result() is not None:
+                finish(future.result())
+
+        future.add_done_callback(done)
+
+    def _on_names(self, response: Any) -> None:
+        names = sorted(name for name in response.result.names if not name.startswith(HIDDEN))
+        request = DescribeParameters.Request(names=names)
+        self._call(self._describe, request, lambda found: self._on_descriptors(found.descriptors))
+
+    def _on_descriptors(self, descriptors: Sequence[Any]) -> None:
+        live = [descriptor for descriptor in descriptors if not descriptor.read_only]
+        request = GetParameters.Request(names=[descriptor.name for descriptor in live])
+
+        def finish(response: Any) -> None:
+            pairs = zip(live, response.values, strict=True)
+            found = (described(descriptor, value) for descriptor, value in pairs)
+            self._on_parameters({item['name']: item for item in found if item is not None})
+
+        self._call(self._get, request, finish)
+
+
+def described(descriptor: Any, value: Any) -> dict[str, Any] | None:
+    """Return a parameter as pages get it; None for a list and for one that has no value."""
+    kind = KINDS.get(value.type)
+    if kind is None:
+        return None
+    ranges = [*descriptor.floating_point_range, *descriptor.integer_range]
+    constraints = descriptor.additional_constraints
+    choices = constraints[len(CHOICES) :].split(', ') if constraints.startswith(CHOICES) else []
+    return {
+        'name': descriptor.name,
+        'kind': kind,
+        'type': value.type,
+        'value': clean(value_of(descriptor.name, value)),
+        'lowest': ranges[0].from_value if ranges else None,
+        'highest': ranges[0].to_value if ranges else None,
+        'choices': choices,
+        'description': descriptor.description,
+    }
+
+
+def value_of(name: str, value: Any) -> Any:
+    """Return the Python value of rcl_interfaces/ParameterValue."""
+    return Parameter.from_parameter_msg(ParameterMessage(name=name, value=value)).value
+
+
+def problem_of(parameter: Mapping[str, Any], value: Any) -> str:
+    """Return why a value from a page cannot be sent as a parameter; empty where it can.
+
+    Only its type counts: whether it makes sense the node says.
+    """
+    kind = parameter['kind']
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_fit = {
+        'bool': isinstance(value, bool),
+        'int': is_number and isinstance(value, int) and -(2**63) <= value < 2**63,
+        'float': is_number and abs(value) <= 1e300 and math.isfinite(value),
+        'str': isinstance(value, str) and len(value) <= MAX_TEXT,
+    }[kind]
+    words = {'bool': 'true or false', 'int': 'an integer', 'float': 'a number', 'str': 'a text'}
+    return '' if is_fit else f'{parameter["name"]} takes {words[kind]}'

@@ -1,0 +1,299 @@
+"""What is known of the classifiers, bounded, and what a page has not seen of it yet.
+
+Written on ROS's thread, read on the web server's. Times are seconds of the system's clock.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import threading
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+MAX_FRAMES = 3600
+MAX_SWITCHES = 100
+RECENT_FRAMES = 30
+"""Frames over which the part of the latency outside inference is taken (median)."""
+
+STAGES = (
+    'input_age_ms', 'executor_wait_ms', 'queue_wait_ms', 'preprocess_ms', 'inference_ms',
+    'postprocess_ms',
+)  # fmt: skip
+"""The stages of a frame that telemetry measures, in order; `publish_ms` is what is left."""
+
+FRAME_FIELDS = (
+    'time_s', *STAGES, 'publish_ms', 'node_ms', 'end_to_end_ms', 'max_latency_ms', 'level',
+)  # fmt: skip
+"""The columns of a frame as pages get it."""
+
+LATEST_FIELDS = (
+    'sequence', 'latency_p50_ms', 'latency_p95_ms', 'throughput_hz', 'lost_frames',
+    'dropped_frames', 'rejected_frames', 'failed_frames', 'violations', 'max_latency_ms',
+    'min_accuracy', 'level', 'level_count', 'level_accuracy', 'predicted_latency_ms', 'slowdown',
+    'contended', 'feasible', 'switch_count', 'last_switch_ms', 'device_load',
+    'device_temperature_celsius', 'device_power_w', 'top1_label', 'top1_score', 'policy',
+    'platform',
+)  # fmt: skip
+LATENCY_OF_SCOPE = {'inference': 'inference_ms', 'node': 'node_ms', 'end_to_end': 'end_to_end_ms'}
+SCOPE_PARAMETER = 'constraints.latency_scope'
+
+Cursor = dict[str, tuple[int, int, int, int]]
+"""By classifier: how many frames and switches a page has seen, and which levels and parameters."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A camera image as JPEG, with the stamp by which its frame is found."""
+
+    jpeg: bytes
+    stamp: tuple[int, int]
+
+
+@dataclass
+class Record:
+    """All that is known of one classifier. Use under the lock of its Records."""
+
+    name: str
+    is_alive: bool = True
+    image_topic: str = ''
+    family: str = ''
+    platforms: tuple[str, ...] = ()
+    levels: list[dict[str, Any]] = field(default_factory=list)
+    latencies_ms: dict[str, list[float]] = field(default_factory=dict)
+    parameters: dict[str, dict[str, Any]] = field(default_factory=dict)
+    frames: deque[tuple[Any, ...]] = field(default_factory=lambda: deque(maxlen=MAX_FRAMES))
+    answers: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=RECENT_FRAMES))
+    switches: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MAX_SWITCHES))
+    latest: Any = None
+    picture: Picture | None = None
+    pictures: int = 0
+    frame_count: int = 0
+    switch_count: int = 0
+    level_revision: int = 0
+    parameter_revision: int = 0
+
+    def add_telemetry(self, message: Any, time_s: float) -> None:
+        """Add a frame: dynamic_ofa_ros/Telemetry."""
+        self.frames.append(frame_of(message, time_s))
+        self.frame_count += 1
+        self.latest = message
+        stamp = message.header.stamp
+        self.answers.append(
+            {
+                'stamp': (stamp.sec, stamp.nanosec),
+                'label': message.top1_label if message.top1_class_id >= 0 else '',
+                'score': finite(message.top1_score),
+                'level': message.level,
+            }
+        )
+
+    def add_levels(self, message: Any) -> None:
+        """Take the look-up table: dynamic_ofa_ros/LevelArray."""
+        self.family, self.platforms = message.family, tuple(message.platforms)
+        self.levels = [
+            {
+                'index': level.index,
+                'name': level.name,
+                'resolution': level.resolution,
+                'accuracy': finite(level.accuracy),
+                'latency_ms': finite(level.latency_ms),
+            }
+            for level in message.levels
+        ]
+        self.latencies_ms = {
+            platform: [level.latencies_ms[i] for level in message.levels]
+            for i, platform in enumerate(message.platforms)
+            if all(i < len(level.latencies_ms) for level in message.levels)
+        }
+        self.level_revision += 1
+
+    def add_switch(self, message: Any, time_s: float) -> None:
+        """Add a switch: dynamic_ofa_ros/ActiveLevel."""
+        self.switches.append(
+            {
+                'time_s': time_s,
+                'from': message.from_level,
+                'to': message.to_level,
+                'from_platform': message.from_platform,
+                'to_platform': message.to_platform,
+                'reason': message.reason,
+                'policy': message.policy,
+                'feasible': bool(message.feasible),
+                'switch_ms': finite(message.switch_ms),
+                'slowdown': finite(message.slowdown),
+            }
+        )
+        self.switch_count += 1
+
+    def set_parameters(self, parameters: dict[str, dict[str, Any]]) -> None:
+        """Take all parameters anew, by name."""
+        self.parameters = parameters
+        self.parameter_revision += 1
+
+    def set_values(self, values: Iterable[tuple[str, Any]]) -> None:
+        """Take changed values of parameters that are known."""
+        for name, value in values:
+            if name in self.parameters:
+                self.parameters[name]['value'] = clean(value)
+                self.parameter_revision += 1
+
+    def set_picture(self, picture: Picture) -> None:
+        """Take the newest camera image."""
+        self.picture = picture
+        self.pictures += 1
+
+    def predictions_ms(self) -> list[float | None]:
+        """Return the latency that each level is estimated to have now, in the limit's scope.
+
+        The node predicts that of the active level. Inference at another level is taken to change
+        as it does in the profile; what passes outside inference is taken to stay.
+        """
+        latest = self.latest
+        own = self.latencies_ms.get(latest.platform) if latest is not None else None
+        if own is None or not 1 <= latest.level <= len(own):
+            return [None] * len(self.levels)
+        scope = self.parameters.get(SCOPE_PARAMETER, {}).get('value', 'node')
+        column = FRAME_FIELDS.index(LATENCY_OF_SCOPE.get(scope, 'node_ms'))
+        inference = FRAME_FIELDS.index('inference_ms')
+        outside = [
+            frame[column] - frame[inference]
+            for frame in islice(reversed(self.frames), RECENT_FRAMES)
+            if frame[column] is not None and frame[inference] is not None
+        ]
+        outside_ms = max(0.0, statistics.median(outside)) if outside else 0.0
+        active_ms, predicted_ms = own[latest.level - 1], latest.predicted_latency_ms
+        inside_ms = max(0.0, predicted_ms - outside_ms)
+        if not active_ms > 0.0 or math.isnan(predicted_ms):
+            return [None] * len(self.levels)
+        return [finite(inside_ms * level_ms / active_ms + outside_ms) for level_ms in own]
+
+    def answer_to(self, stamp: tuple[int, int]) -> dict[str, Any]:
+        """Return label, score and level of the frame with a stamp, else of the newest."""
+        newest: dict[str, Any] = self.answers[-1] if self.answers else {}
+        if stamp == (0, 0):
+            return newest
+        found = (answer for answer in reversed(self.answers) if answer['stamp'] == stamp)
+        return next(found, newest)
+
+
+class Records:
+    """The records of all classifiers, by name; hold `lock` while using one."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._records: dict[str, Record] = {}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def create(self, name: str) -> Record:
+        """Return a new record."""
+        record = Record(name)
+        with self.lock:
+            self._records[name] = record
+        return record
+
+    def remove(self, name: str) -> None:
+        """Forget a classifier."""
+        with self.lock:
+            self._records.pop(name, None)
+
+    def parameter(self, name: str, parameter: str) -> dict[str, Any] | None:
+        """Return what is known of a parameter that can be set; None where there is none."""
+        with self.lock:
+            record = self._records.get(name)
+            found = record.parameters.get(parameter) if record is not None else None
+            return dict(found) if found is not None else None
+
+    def update(self, cursor: Cursor) -> list[dict[str, Any]]:
+        """Return what a page has not seen, one entry a classifier, and advance its cursor."""
+        with self.lock:
+            entries = [
+                _entry(record, cursor.get(record.name, (0, 0, 0, 0)))
+                for record in sorted(self._records.values(), key=lambda record: record.name)
+            ]
+            cursor.clear()
+            cursor.update(
+                (
+                    record.name,
+                    (
+                        record.frame_count,
+                        record.switch_count,
+                        record.level_revision,
+                        record.parameter_revision,
+                    ),
+                )
+                for record in self._records.values()
+            )
+        return entries
+
+    def pictures(self, seen: dict[str, int]) -> list[tuple[dict[str, Any], bytes]]:
+        """Return the pictures that a page has not seen, each with the answer to it."""
+        found = []
+        with self.lock:
+            for record in self._records.values():
+                if record.picture is not None and seen.get(record.name) != record.pictures:
+                    seen[record.name] = record.pictures
+                    answer = record.answer_to(record.picture.stamp)
+                    header = {'name': record.name, 'answer': answer}
+                    found.append((header, record.picture.jpeg))
+        return found
+
+
+def _entry(record: Record, seen: tuple[int, int, int, int]) -> dict[str, Any]:
+    frames, switches, level_revision, parameter_revision = seen
+    latest = record.latest
+    entry: dict[str, Any] = {
+        'name': record.name,
+        'alive': record.is_alive,
+        'image_topic': record.image_topic,
+        'frames': _last(record.frames, record.frame_count - frames),
+        'switches': _last(record.switches, record.switch_count - switches),
+        'latest': None,
+    }
+    if latest is not None:
+        entry['latest'] = {name: clean(getattr(latest, name)) for name in LATEST_FIELDS}
+        entry['predictions_ms'] = record.predictions_ms()
+    if record.level_revision != level_revision:
+        entry |= {'family': record.family, 'levels': record.levels}
+    if record.parameter_revision != parameter_revision:
+        entry['parameters'] = list(record.parameters.values())
+    return entry
+
+
+def _last(items: Sequence[Any] | deque[Any], count: int) -> list[Any]:
+    """Return the last items, at most as many as there are."""
+    count = min(max(0, count), len(items))
+    return list(islice(items, len(items) - count, len(items)))
+
+
+def frame_of(message: Any, time_s: float) -> tuple[Any, ...]:
+    """Return the columns FRAME_FIELDS of dynamic_ofa_ros/Telemetry; None = not measured."""
+    stages = [finite(getattr(message, name)) for name in STAGES]
+    # Wait and processing are contiguous from arrival on: the rest is publishing.
+    inside = sum(value or 0.0 for value in stages[1:])
+    node_ms = finite(message.node_ms)
+    publish_ms = None if node_ms is None else round(max(0.0, node_ms - inside), 3)
+    return (
+        round(time_s, 3),
+        *stages,
+        publish_ms,
+        node_ms,
+        finite(message.end_to_end_ms),
+        finite(message.max_latency_ms),
+        message.level,
+    )
+
+
+def finite(value: float) -> float | None:
+    """Return a number, three decimals; None for NaN and infinity, which JSON does not have."""
+    return round(value, 3) if math.isfinite(value) else None
+
+
+def clean(value: Any) -> Any:
+    """Return a field of a message as JSON can hold it."""
+    return finite(value) if isinstance(value, float) else value

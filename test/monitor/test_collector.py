@@ -1,0 +1,265 @@
+"""The monitor finds classifiers on a real ROS graph, and asks nothing of them unless watched."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import pytest
+import rclpy
+from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor, SetParametersResult
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import qos_profile_sensor_data
+from ros_harness import ros
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from dynamic_ofa_ros.monitor import collector as module
+from dynamic_ofa_ros.monitor.collector import Collector
+from dynamic_ofa_ros.monitor.parameter_client import MAX_PENDING, problem_of
+from dynamic_ofa_ros.monitor.records import Records
+from dynamic_ofa_ros.msg import ActiveLevel, LevelArray, Telemetry
+from dynamic_ofa_ros.nodes import conversions, qos
+
+NAN = math.nan
+LIMIT = 'constraints.max_latency_ms'
+IMAGES = '/camera/image_raw'
+TIMEOUT_S = 20.0
+
+# Of a service whose client has not been discovered yet; the collector asks again.
+pytestmark = pytest.mark.filterwarnings('ignore:failed to send response:RuntimeWarning')
+
+
+class Classifier:
+    """A node with the topics and parameters of a classifier, in the test's own hands."""
+
+    def __init__(self, graph, name):
+        self._graph = graph
+        self.node = rclpy.create_node(name, context=graph.context, namespace='/robot')
+        graph.executor.add_node(self.node)
+        self.telemetry = self.node.create_publisher(Telemetry, '~/telemetry', qos.TELEMETRY)
+        self.levels = self.node.create_publisher(LevelArray, '~/levels', qos.LATCHED)
+        self.active = self.node.create_publisher(ActiveLevel, '~/active_level', qos.LATCHED)
+        self.node.create_subscription(Image, IMAGES, lambda message: None, 1)
+        descriptor = ParameterDescriptor(
+            description='a limit',
+            floating_point_range=[FloatingPointRange(from_value=0.0, to_value=100.0)],
+        )
+        self.node.declare_parameter(LIMIT, 5.0, descriptor)
+        choice = ParameterDescriptor(additional_constraints='One of: table, fixed')
+        self.node.declare_parameter('manager.policy', 'table', choice)
+        self.node.declare_parameter('family', 'signs', ParameterDescriptor(read_only=True))
+        self.node.declare_parameter('weights', [1.0, 2.0])
+        self.node.add_on_set_parameters_callback(self._on_set)
+
+    def _on_set(self, parameters):
+        is_good = all(p.name != 'manager.policy' or p.value == 'fixed' for p in parameters)
+        return SetParametersResult(successful=is_good, reason='' if is_good else 'only fixed')
+
+    def close(self):
+        self._graph.executor.remove_node(self.node)
+        self.node.destroy_node()
+
+
+class Graph:
+    """A domain with the monitor's collector, spun by the test."""
+
+    def __init__(self, session):
+        self.context = session.context
+        self.executor = SingleThreadedExecutor(context=session.context)
+        self.node = rclpy.create_node('monitor', context=session.context)
+        self.executor.add_node(self.node)
+        self.records = Records()
+        self.collector = Collector(self.node, self.records, 64, 20.0)
+        self.classifiers = []
+
+    def add(self, name):
+        self.classifiers.append(Classifier(self, name))
+        return self.classifiers[-1]
+
+    def record(self, name):
+        return next(
+            (r for r in self.records._records.values() if r.name == f'/robot/{name}'), None
+        )
+
+    def wait_until(self, condition, meanwhile=lambda: None):
+        deadline_s = time.monotonic() + TIMEOUT_S
+        while not (found := condition()):
+            assert time.monotonic() < deadline_s
+            meanwhile()
+            self.executor.spin_once(timeout_sec=0.02)
+        return found
+
+    def subscriptions(self):
+        return {subscription.topic_name for subscription in self.node.subscriptions}
+
+    def set(self, *arguments):
+        """Set a parameter; return the answer."""
+        answers = []
+        self.collector.set_parameter(*arguments, lambda *answer: answers.append(answer))
+        self.wait_until(lambda: answers)
+        return answers[0]
+
+    def close(self):
+        self.collector.close()
+        for classifier in self.classifiers:
+            classifier.close()
+        self.executor.shutdown()
+        self.node.destroy_node()
+
+
+@pytest.fixture(scope='module')
+def session(tmp_path_factory):
+    with ros(tmp_path_factory.mktemp('ros')) as found:
+        yield found
+
+
+@pytest.fixture
+def graph(session):
+    found = Graph(session)
+    yield found
+    found.close()
+
+
+def test_without_a_page_only_levels_and_switches_are_taken(graph):
+    classifier = graph.add('quiet')
+    classifier.active.publish(ActiveLevel(to_level=3, reason='start'))
+    graph.wait_until(lambda: graph.record('quiet') and graph.record('quiet').switches)
+    topics = {'/robot/quiet/levels', '/robot/quiet/active_level'}
+    assert {t for t in graph.subscriptions() if t.startswith('/robot')} == topics
+    assert IMAGES not in graph.subscriptions()
+    graph.collector.set_watching(True)
+    graph.wait_until(lambda: {IMAGES, '/robot/quiet/telemetry'} <= graph.subscriptions())
+    graph.wait_until(lambda: graph.record('quiet').parameters)
+    graph.collector.set_watching(False)
+    graph.wait_until(lambda: IMAGES not in graph.subscriptions())
+    assert {t for t in graph.subscriptions() if t.startswith('/robot')} == topics
+
+
+def test_opening_and_closing_leaves_nothing_behind(graph):
+    graph.add('often')
+    graph.wait_until(lambda: graph.record('often'))
+    counts = set()
+    for _ in range(3):
+        graph.collector.set_watching(True)
+        graph.wait_until(lambda: IMAGES in graph.subscriptions())
+        graph.collector.set_watching(False)
+        graph.wait_until(lambda: IMAGES not in graph.subscriptions())
+        entities = (graph.node.subscriptions, graph.node.clients, graph.node.timers)
+        counts.add(tuple(len(list(kind)) for kind in entities))
+    assert len(list(graph.node.clients)) == 4
+    assert len(counts) == 1
+
+
+def test_telemetry_with_nan_and_pictures_reach_the_record(graph):
+    classifier = graph.add('busy')
+    image = conversions.image_message(np.full((60, 80, 3), 90, np.uint8), Header(), 'rgb8')
+    damaged = Image(width=9999, height=9999, encoding='rgb8', step=1)
+    images = classifier.node.create_publisher(Image, IMAGES, qos_profile_sensor_data)
+
+    def publish():
+        classifier.telemetry.publish(Telemetry(slowdown=NAN, max_latency_ms=NAN, level=2))
+        images.publish(damaged)
+        images.publish(image)
+
+    graph.collector.set_watching(True)
+    graph.wait_until(lambda: graph.record('busy'))
+    record = graph.record('busy')
+    graph.wait_until(lambda: record.frames and record.pictures >= 2, publish)
+    assert record.image_topic == IMAGES
+    assert record.picture.jpeg.startswith(b'\xff\xd8')
+    entries = {entry['name']: entry for entry in graph.records.update({})}
+    assert entries['/robot/busy']['latest']['slowdown'] is None
+
+
+def test_parameters_are_found_set_and_refused_with_the_nodes_reason(graph):
+    classifier = graph.add('steered')
+    graph.collector.set_watching(True)
+    graph.wait_until(lambda: graph.record('steered') and graph.record('steered').parameters)
+    record, name = graph.record('steered'), '/robot/steered'
+    limit = record.parameters[LIMIT]
+    assert (limit['kind'], limit['value'], limit['highest']) == ('float', 5.0, 100.0)
+    assert record.parameters['manager.policy']['choices'] == ['table', 'fixed']
+    assert {'family', 'weights', 'use_sim_time'}.isdisjoint(record.parameters)
+    assert graph.set(name, LIMIT, 7) == (True, '')
+    assert classifier.node.get_parameter(LIMIT).value == 7.0
+    graph.wait_until(lambda: record.parameters[LIMIT]['value'] == 7.0)
+    assert graph.set(name, 'manager.policy', 'table') == (False, 'only fixed')
+    is_taken, reason = graph.set(name, LIMIT, 101.0)
+    assert not is_taken
+    assert LIMIT in reason
+    assert graph.set(name, LIMIT, 'fast') == (False, f'{LIMIT} takes a number')
+    for parameter in ('family', 'nothing', 'use_sim_time'):
+        assert not graph.set(name, parameter, 'x')[0]
+    assert not graph.set('/somebody', LIMIT, 1.0)[0]
+    assert classifier.node.get_parameter(LIMIT).value == 7.0
+
+
+def test_a_flood_of_changes_is_refused(graph):
+    graph.add('flooded')
+    graph.collector.set_watching(True)
+    graph.wait_until(lambda: graph.record('flooded') and graph.record('flooded').parameters)
+    answers = []
+    for _ in range(3 * MAX_PENDING):
+        graph.collector.set_parameter(
+            '/robot/flooded', LIMIT, 1.0, lambda *answer: answers.append(answer)
+        )
+    graph.wait_until(lambda: len(answers) == 3 * MAX_PENDING)
+    assert answers.count((False, 'too many changes at once')) == 2 * MAX_PENDING
+    assert answers.count((True, '')) == MAX_PENDING
+
+
+def test_a_classifier_that_goes_is_marked_comes_back_and_is_forgotten_in_the_end(
+    graph, monkeypatch
+):
+    classifier = graph.add('fickle')
+    graph.collector.set_watching(True)
+    graph.wait_until(lambda: graph.record('fickle') and graph.record('fickle').parameters)
+    record = graph.record('fickle')
+    graph.classifiers.remove(classifier)
+    classifier.close()
+    graph.wait_until(lambda: not record.is_alive)
+    again = graph.add('fickle')
+    again.node.set_parameters([rclpy.parameter.Parameter(LIMIT, value=9.0)])
+    graph.wait_until(lambda: record.is_alive)
+    graph.wait_until(lambda: record.parameters[LIMIT]['value'] == 9.0)
+    graph.wait_until(
+        lambda: record.frames, lambda: again.telemetry.publish(Telemetry(slowdown=1.0))
+    )
+    graph.classifiers.remove(again)
+    again.close()
+    graph.wait_until(lambda: not record.is_alive)
+    monkeypatch.setattr(module, 'FORGET_AFTER_S', 0.0)
+    graph.wait_until(lambda: graph.record('fickle') is None)
+    assert not [t for t in graph.subscriptions() if 'fickle' in t]
+
+
+def test_no_more_classifiers_are_watched_than_fit(graph, monkeypatch):
+    monkeypatch.setattr(module, 'MAX_CLASSIFIERS', 1)
+    first = graph.add('first')
+    graph.wait_until(lambda: graph.record('first'))
+    graph.add('surplus')
+    graph.wait_until(
+        lambda: any('surplus' in name for name, _ in graph.node.get_topic_names_and_types())
+    )
+    graph.collector.discover()
+    assert len(graph.records) == 1
+    graph.classifiers.remove(first)
+    first.close()
+    graph.wait_until(lambda: graph.record('surplus'))
+    assert len(graph.records) == 1
+
+
+@pytest.mark.parametrize(
+    ('kind', 'value', 'is_fit'),
+    [
+        ('bool', True, True), ('bool', 1, False), ('int', 3, True), ('int', 3.0, False),
+        ('int', True, False), ('int', 2**70, False), ('float', 1, True), ('float', 1.5, True),
+        ('float', NAN, False), ('float', math.inf, False), ('float', 10**400, False),
+        ('float', '1', False), ('float', None, False), ('str', 'x', True), ('str', 1, False),
+        ('str', 'x' * 1000, False), ('str', ['x'], False),
+    ],
+)  # fmt: skip
+def test_values_of_the_wrong_type_are_never_sent(kind, value, is_fit):
+    assert (problem_of({'name': 'p', 'kind': kind}, value) == '') is is_fit

@@ -1,0 +1,185 @@
+"""What the monitor remembers of classifiers: bounded, and JSON whatever the messages hold."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from dynamic_ofa_ros.monitor.records import (
+    FRAME_FIELDS,
+    MAX_FRAMES,
+    MAX_SWITCHES,
+    RECENT_FRAMES,
+    Picture,
+    Records,
+    frame_of,
+)
+from dynamic_ofa_ros.msg import ActiveLevel, Level, LevelArray, Telemetry
+
+NAN = math.nan
+NAME = '/front/classifier'
+PLATFORM = 'cpu-test'
+
+
+def telemetry(**fields):
+    message = Telemetry(level=2, level_count=3, platform=PLATFORM, top1_label='stop')
+    for name, value in fields.items():
+        setattr(message, name, value)
+    return message
+
+
+def all_nan():
+    fields = Telemetry.get_fields_and_field_types()
+    return telemetry(**{name: NAN for name, kind in fields.items() if kind == 'double'})
+
+
+def table(latencies_ms=(2.0, 4.0, 10.0)):
+    levels = [
+        Level(index=i, accuracy=0.1 * i, latency_ms=ms, latencies_ms=[ms, 2.0 * ms])
+        for i, ms in enumerate(latencies_ms, start=1)
+    ]
+    return LevelArray(family='test', platforms=[PLATFORM, 'gpu-test'], levels=levels)
+
+
+@pytest.fixture
+def records():
+    return Records()
+
+
+@pytest.fixture
+def record(records):
+    return records.create(NAME)
+
+
+def updated(records, cursor):
+    """Return what a page gets, as it arrives."""
+    return json.loads(json.dumps(records.update(cursor), allow_nan=False))
+
+
+def test_a_page_gets_everything_once(records, record):
+    record.add_levels(table())
+    record.set_parameters({'x': {'name': 'x', 'value': 1.0}})
+    record.add_telemetry(telemetry(sequence=1), 100.0)
+    record.add_switch(ActiveLevel(from_level=1, to_level=2, reason='safe'), 100.0)
+    cursor = {}
+    (first,) = updated(records, cursor)
+    assert first['name'] == NAME
+    assert [level['index'] for level in first['levels']] == [1, 2, 3]
+    assert first['parameters'] == [{'name': 'x', 'value': 1.0}]
+    assert len(first['frames']) == len(first['switches']) == 1
+    (second,) = updated(records, cursor)
+    assert second['frames'] == second['switches'] == []
+    assert {'levels', 'parameters'}.isdisjoint(second)
+    record.add_telemetry(telemetry(sequence=2), 100.1)
+    (third,) = updated(records, cursor)
+    assert [frame[0] for frame in third['frames']] == [100.1]
+    assert third['latest']['sequence'] == 2
+
+
+def test_pages_are_independent(records, record):
+    record.add_telemetry(telemetry(), 100.0)
+    early, late = {}, {}
+    updated(records, early)
+    assert len(updated(records, late)[0]['frames']) == 1
+
+
+def test_nothing_grows_without_end(records, record):
+    for number in range(2 * MAX_FRAMES):
+        record.add_telemetry(telemetry(sequence=number), float(number))
+        record.add_switch(ActiveLevel(to_level=1), float(number))
+    assert len(record.frames) == MAX_FRAMES
+    assert len(record.switches) == MAX_SWITCHES
+    assert len(record.answers) == RECENT_FRAMES
+    (entry,) = updated(records, {})
+    assert len(entry['frames']) == MAX_FRAMES
+    assert entry['frames'][-1][0] == 2 * MAX_FRAMES - 1
+    cursor = {NAME: (5, 5, 0, 0)}  # a page that was away for long
+    (entry,) = updated(records, cursor)
+    assert len(entry['frames']) == MAX_FRAMES
+    assert len(entry['switches']) == MAX_SWITCHES
+
+
+def test_nan_becomes_null(records, record):
+    record.add_levels(table((NAN, math.inf, 1.0)))
+    record.set_parameters({'x': {'name': 'x', 'value': 1.0}})
+    record.set_values([('x', NAN), ('unknown', 1.0)])
+    record.add_telemetry(all_nan(), 100.0)
+    record.add_switch(ActiveLevel(switch_ms=NAN, slowdown=math.inf), 100.0)
+    (entry,) = updated(records, {})
+    values = dict(zip(FRAME_FIELDS, entry['frames'][0], strict=True))
+    assert {name for name, value in values.items() if value is not None} == {'time_s', 'level'}
+    assert entry['latest']['slowdown'] is None
+    assert entry['parameters'] == [{'name': 'x', 'value': None}]
+    assert entry['predictions_ms'] == [None, None, None]
+
+
+def test_stages_of_a_frame_add_up_to_its_latency():
+    message = telemetry(
+        input_age_ms=3.0, executor_wait_ms=1.0, queue_wait_ms=0.5, preprocess_ms=2.0,
+        inference_ms=5.0, postprocess_ms=0.25, node_ms=9.0, end_to_end_ms=12.0,
+    )  # fmt: skip
+    frame = dict(zip(FRAME_FIELDS, frame_of(message, 0.0), strict=True))
+    assert frame['publish_ms'] == 0.25
+    stages = [value for name, value in frame.items() if name.endswith('_ms')][:7]
+    assert sum(stages) == frame['end_to_end_ms']
+    without_arrival = telemetry(executor_wait_ms=NAN, inference_ms=5.0, node_ms=5.5)
+    assert frame_of(without_arrival, 0.0)[FRAME_FIELDS.index('publish_ms')] == 0.5
+
+
+@pytest.mark.parametrize(
+    ('scope', 'expected'), [('node', [11.0, 19.0, 43.0]), ('inference', [9.5, 19.0, 47.5])]
+)
+def test_predictions_scale_with_inference_only(record, scope, expected):
+    """Level 2 of 4 ms is predicted to take 19 ms, of which 3 ms pass outside inference."""
+    record.add_levels(table())
+    parameter = 'constraints.latency_scope'
+    record.set_parameters({parameter: {'name': parameter, 'value': scope}})
+    frame = telemetry(inference_ms=8.0, node_ms=11.0, predicted_latency_ms=19.0)
+    record.add_telemetry(frame, 100.0)
+    assert record.predictions_ms() == expected
+
+
+def test_predictions_take_the_platform_that_runs(record):
+    record.add_levels(table())
+    record.add_telemetry(telemetry(platform='gpu-test', predicted_latency_ms=8.0), 100.0)
+    assert record.predictions_ms() == [4.0, 8.0, 20.0]
+    record.add_telemetry(telemetry(platform='unknown', predicted_latency_ms=8.0), 100.0)
+    assert record.predictions_ms() == [None, None, None]
+
+
+def test_a_level_beyond_the_table_has_no_predictions(record):
+    record.add_levels(table())
+    record.add_telemetry(telemetry(level=9, predicted_latency_ms=8.0), 100.0)
+    assert record.predictions_ms() == [None, None, None]
+
+
+def test_a_picture_has_the_answer_of_its_frame(records, record):
+    for second, label in ((1, 'stop'), (2, 'yield'), (3, 'left')):
+        message = telemetry(top1_label=label, top1_score=0.5)
+        message.header.stamp.sec = second
+        record.add_telemetry(message, float(second))
+    seen = {}
+    for stamp, label in (((2, 0), 'yield'), ((7, 0), 'left'), ((0, 0), 'left')):
+        record.set_picture(Picture(b'jpeg', stamp))
+        ((header, jpeg),) = records.pictures(seen)
+        assert (header['name'], header['answer']['label'], jpeg) == (NAME, label, b'jpeg')
+        assert records.pictures(seen) == []
+
+
+def test_no_class_above_the_threshold_is_no_label(record):
+    record.add_telemetry(telemetry(top1_class_id=-1), 1.0)
+    assert record.answer_to((0, 0))['label'] == ''
+
+
+def test_a_classifier_that_is_forgotten_is_gone(records, record):
+    record.set_parameters({'x': {'name': 'x', 'value': 1.0}})
+    assert records.parameter(NAME, 'x') == {'name': 'x', 'value': 1.0}
+    assert records.parameter(NAME, 'y') is None
+    cursor = {}
+    updated(records, cursor)
+    records.remove(NAME)
+    assert updated(records, cursor) == []
+    assert cursor == {}
+    assert records.parameter(NAME, 'x') is None

@@ -1,0 +1,320 @@
+"""The page of monitor_node in Chromium, with a real camera and real classifiers.
+
+Skipped where there is no Chromium. It writes the pictures of docs/monitor.md into the folder that
+the environment variable MONITOR_PICTURES names: `make monitor-pictures`.
+"""
+
+from __future__ import annotations
+
+import http.server
+import os
+import re
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from ros_harness import ros
+
+from dynamic_ofa_ros.msg import Telemetry
+from dynamic_ofa_ros.nodes import qos
+
+playwright = pytest.importorskip('playwright.sync_api', reason='needs pip install playwright')
+expect = playwright.expect
+CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason='needs Chromium: apt install chromium (Debian)'
+)
+
+ARGUMENTS = [
+    '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+    '--disable-background-networking', '--disable-component-update', '--disable-sync',
+]  # fmt: skip
+START_TIMEOUT_S = 120.0
+"""Until a classifier answers; the first start on a machine builds its engines."""
+
+TIMEOUT_MS = 30_000.0
+WIDE = {'width': 1440, 'height': 1010}
+TABLET = {'width': 820, 'height': 1180}
+PHONE = {'width': 390, 'height': 844}
+BROWSER_NICE = 10
+RATE_HZ = 15
+PICTURE_WAIT_MS = 45_000 if os.environ.get('MONITOR_PICTURES') else 1000
+"""For a picture with a history."""
+
+LIMIT = 'constraints.max_latency_ms'
+
+
+@pytest.fixture(scope='module')
+def session(tmp_path_factory):
+    """A camera, two classifiers and the monitor."""
+    with ros(tmp_path_factory.mktemp('ros')) as found:
+        found.start('camera_node', {'rate_hz': RATE_HZ, 'scene_period_s': 2.0})
+        remapped = ['-r', '__ns:=/second', '-r', 'image_raw:=/image_raw']
+        for name, arguments in (('/classifier', ()), ('/second/classifier', remapped)):
+            telemetry = found.listen(Telemetry, f'{name}/telemetry', qos.TELEMETRY)
+            found.start('classifier_node', arguments=arguments)
+            found.wait_until(lambda t=telemetry: t.messages, name, START_TIMEOUT_S)
+        yield found
+
+
+@pytest.fixture(scope='module')
+def monitor(session):
+    process = session.start('monitor_node', {'port': 0})
+    session.wait_until(lambda: 'open http' in process.output(), 'the monitor')
+    return process
+
+
+@pytest.fixture(scope='module')
+def url(monitor):
+    return re.search(r'http://\S+', monitor.output())[0]
+
+
+@pytest.fixture(scope='module')
+def browser():
+    expect.set_options(timeout=TIMEOUT_MS)
+    with playwright.sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        for process in psutil.Process().children(recursive=True):
+            if 'chrom' in process.name():
+                process.nice(BROWSER_NICE)
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def page(browser, url):
+    """The page, without errors until the end."""
+    errors = []
+    with browser.new_context(viewport=WIDE) as context:
+        found = context.new_page()
+        found.set_default_timeout(TIMEOUT_MS)
+        found.on('pageerror', lambda error: errors.append(str(error)))
+        found.on(
+            'console',
+            lambda message: errors.append(message.text) if message.type == 'error' else None,
+        )
+        found.goto(url)
+        yield found
+    assert errors == []
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Where pictures go."""
+    folder = Path(os.environ.get('MONITOR_PICTURES') or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def section(page, name):
+    """Return the part of the page that is about a classifier, once it shows a level."""
+    found = page.locator(f'[data-classifier="{name}"]')
+    expect(found.locator('.ladder tr.active')).to_have_count(1)
+    return found
+
+
+def level(found):
+    return int(found.locator('.ladder tr.active').get_attribute('data-level'))
+
+
+def enter(found, parameter, value):
+    """Type a value into a parameter's field."""
+    field = found.get_by_label(parameter, exact=True)
+    field.fill(str(value))
+    field.press('Enter')
+    return field
+
+
+def subscribers(session):
+    """Return who takes the camera's images."""
+    infos = session.node.get_subscriptions_info_by_topic('/image_raw')
+    return sorted(info.node_name for info in infos)
+
+
+def wait_on_page(page, condition, what):
+    """Wait while the browser's events go on."""
+    deadline_s = time.monotonic() + TIMEOUT_MS / 1e3
+    while not condition():
+        assert time.monotonic() < deadline_s, what
+        page.wait_for_timeout(50)
+
+
+def test_a_limit_that_is_set_on_the_page_changes_the_level_on_the_page(page, pictures):
+    found = section(page, '/classifier')
+    enter(found, LIMIT, 0)
+    wait_on_page(page, lambda: level(found) == 8, 'the highest level without a limit')
+    expect(found.locator('.state')).to_have_text('no latency limit')
+    enter(found, LIMIT, 6)
+    wait_on_page(page, lambda: level(found) < 8, 'a lower level within a limit')
+    expect(found.locator('.switches li').first.locator('.reason')).to_contain_text('6.00 ms')
+    expect(found.locator('.switches li').first.locator('.move')).to_contain_text('→')
+    expect(found.locator('.legend')).to_contain_text('limit 6.0 ms')
+    enter(found, LIMIT, 25)
+    page.wait_for_timeout(PICTURE_WAIT_MS)
+    second = page.locator('[data-classifier="/second/classifier"]')
+    second.evaluate('node => node.style.display = "none"')
+    page.wait_for_timeout(500)
+    page.screenshot(path=pictures / 'monitor.png')
+    assert (pictures / 'monitor.png').stat().st_size > 50_000
+
+
+def test_what_the_node_refuses_is_shown_with_its_reason(page):
+    found = section(page, '/classifier')
+    row = found.locator('[data-parameter="manager.fixed_level"]')
+    field = enter(found, 'manager.fixed_level', 99)
+    expect(row.locator('.refused')).to_have_text(
+        'manager.fixed_level is 99; it must lie in [0, 8]'
+    )
+    expect(field).to_have_value('0')
+    enter(found, LIMIT, -3)
+    refusal = found.locator(f'[data-parameter="{LIMIT}"] .refused')
+    expect(refusal).to_contain_text(LIMIT)
+    enter(found, LIMIT, 30)
+    expect(refusal).to_have_text('')
+
+
+def test_sliders_lists_and_switches_set_parameters(page, session):
+    found = section(page, '/classifier')
+    found.get_by_label('constraints.quantile slider').focus()
+    page.keyboard.press('Home')
+    wait_on_page(
+        page,
+        lambda: session.get_parameter('/classifier', 'constraints.quantile') == 0.5,
+        'the quantile',
+    )
+    found.get_by_label('manager.policy', exact=True).select_option('fixed')
+    wait_on_page(
+        page,
+        lambda: session.get_parameter('/classifier', 'manager.policy') == 'fixed',
+        'the policy',
+    )
+    found.get_by_label('enabled', exact=True).uncheck()
+    expect(found.locator('.state')).to_have_text('disabled')
+    found.get_by_label('enabled', exact=True).check()
+    for name, value in (('constraints.quantile', 0.95), ('manager.policy', 'predictive')):
+        assert session.set_parameter('/classifier', name, value).successful
+        # What others set is shown, too.
+        expect(found.get_by_label(name, exact=True)).to_have_value(str(value))
+
+
+def test_picture_numbers_and_losses_are_shown(page):
+    found = section(page, '/classifier')
+    image = found.locator('.picture img')
+    expect(image).to_be_visible()
+    wait_on_page(page, lambda: image.evaluate('i => i.naturalWidth') == 640, 'a picture')
+    expect(found.locator('.picture .label')).to_have_text(re.compile(r'\w+ +\d+ %'))
+    expect(found.locator('.picture .level')).to_have_text(re.compile(r'level \d'))
+    for tile, unit in (('accuracy', '%'), ('p95', 'ms'), ('rate', 'Hz'), ('late', '%')):
+        expect(found.locator(f'[data-tile={tile}] b')).to_have_text(re.compile(rf'^\d.* {unit}$'))
+    expect(found.locator('[data-count=sequence] td').last).to_have_text(re.compile(r'^[\d,]+$'))
+    expect(found.locator('.ladder tbody tr')).to_have_count(8)
+    expect(found.locator('.ladder tr.active td').last).to_have_text(re.compile(r'^[\d.]+ ms$'))
+    is_drawn = found.locator('canvas.latency').evaluate(
+        'c => c.getContext("2d").getImageData(0, 0, c.width, c.height).data.some(v => v > 0)'
+    )
+    assert is_drawn
+
+
+def test_two_classifiers_stand_side_by_side_and_are_set_apart(page, session, pictures):
+    first, second = section(page, '/classifier'), section(page, '/second/classifier')
+    expect(page.locator('.classifier h2')).to_have_text(['/classifier', '/second/classifier'])
+    boxes = first.bounding_box(), second.bounding_box()
+    assert boxes[0]['y'] == boxes[1]['y']
+    assert boxes[0]['x'] + boxes[0]['width'] <= boxes[1]['x']
+    enter(second, 'constraints.min_accuracy', 0.5)
+    wait_on_page(
+        page,
+        lambda: session.get_parameter('/second/classifier', 'constraints.min_accuracy') == 0.5,
+        'the accuracy of the second',
+    )
+    assert session.get_parameter('/classifier', 'constraints.min_accuracy') == 0.0
+    page.emulate_media(color_scheme='dark')
+    page.wait_for_timeout(PICTURE_WAIT_MS)
+    page.set_viewport_size({'width': 1440, 'height': 1400})
+    page.wait_for_timeout(1000)
+    page.screenshot(path=pictures / 'monitor_two.png')
+
+
+@pytest.mark.parametrize('size', [PHONE, TABLET, WIDE], ids=['phone', 'tablet', 'wide'])
+def test_nothing_sticks_out_on_any_screen(page, size):
+    page.set_viewport_size(size)
+    section(page, '/classifier')
+    page.get_by_text('More parameters').first.click()
+    assert page.evaluate('document.documentElement.scrollWidth') <= size['width']
+
+
+def test_it_can_be_read_on_a_telephone(page, pictures):
+    page.set_viewport_size(PHONE)
+    found = section(page, '/classifier')
+    expect(found.locator('.picture img')).to_be_visible()
+    page.wait_for_timeout(1000)
+    page.screenshot(path=pictures / 'monitor_phone.png')
+    sizes = found.locator('.tile b').evaluate_all(
+        'all => all.filter(n => !n.parentNode.hidden).map(n => n.scrollWidth <= n.clientWidth)'
+    )
+    assert all(sizes)
+
+
+def test_images_are_taken_only_while_a_page_is_open(browser, url, session):
+    session.wait_until(lambda: 'monitor' not in subscribers(session), 'nobody to look')
+    page = browser.new_page()
+    page.goto(url)
+    session.wait_until(lambda: subscribers(session).count('monitor') == 2, 'one a classifier')
+    page.close()
+    session.wait_until(lambda: 'monitor' not in subscribers(session), 'nobody to look again')
+
+
+class Hello(http.server.BaseHTTPRequestHandler):
+    """Another program's page."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header('Content-Type', 'text/html')
+        self.end_headers()
+        self.wfile.write(b'<h1>hello</h1>')
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def attacker():
+    """Another site, on this machine: what is elsewhere Chromium itself keeps away."""
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Hello) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f'http://127.0.0.1:{server.server_port}'
+        server.shutdown()
+        thread.join()
+
+
+def test_a_page_of_another_site_can_neither_read_nor_set(browser, monitor, url, session, attacker):
+    """The robot's operator opens a page of an attacker's in the same browser."""
+    before = session.get_parameter('/classifier', LIMIT)
+    attack = f"""() => new Promise((resolve) => {{
+        const socket = new WebSocket('{url.replace('http', 'ws')}updates');
+        const request = {{ id: 1, classifier: '/classifier', parameter: '{LIMIT}', value: 1 }};
+        socket.onopen = () => {{ socket.send(JSON.stringify(request)); resolve('open'); }};
+        socket.onerror = () => resolve('refused');
+    }})"""
+    page = browser.new_page()
+    page.goto(attacker)
+    assert page.evaluate(attack) == 'refused'
+    page.close()
+    assert session.get_parameter('/classifier', LIMIT) == before
+    # It was the monitor that refused, not Chromium.
+    assert f'a page of {attacker} may not connect' in monitor.output()
+
+
+def test_a_classifier_that_ends_is_shown_as_gone_and_one_that_comes_is_found(page, session):
+    arguments = ['-r', '__ns:=/third', '-r', 'image_raw:=/image_raw']
+    third = session.start('classifier_node', arguments=arguments)
+    found = section(page, '/third/classifier')
+    expect(found.locator('.state')).not_to_have_text('gone')
+    third.stop()
+    expect(found.locator('.state')).to_have_text('gone')
+    expect(found.locator('.grid')).to_have_css('opacity', '0.5')
+    section(page, '/classifier')
