@@ -17,6 +17,9 @@ from dynamic_ofa_ros.monitor.watch import IMAGE_TYPES, Watch
 
 TELEMETRY_TYPE = 'dynamic_ofa_ros/msg/Telemetry'
 DISCOVERY_PERIOD_S = 1.0
+UNKNOWN_NODE_NAME = '_NODE_NAME_UNKNOWN_'
+"""The name that rmw gives to nodes that it has not discovered yet."""
+
 MAX_CLASSIFIERS = 16
 FORGET_AFTER_S = 300.0
 """How long a classifier that has gone stays on the page."""
@@ -85,6 +88,8 @@ class Collector:
         for topic, types in self._node.get_topic_names_and_types():
             if TELEMETRY_TYPE in types:
                 for info in self._node.get_publishers_info_by_topic(topic):
+                    if info.node_name == UNKNOWN_NODE_NAME:
+                        continue  # the middleware learns a publisher before its node
                     full_name = f'{info.node_namespace.rstrip("/")}/{info.node_name}'
                     found[full_name] = info.node_name, info.node_namespace, topic
         return found

@@ -289,7 +289,7 @@ def _devices(
 def _check_count(latencies_ms: Sequence[float], platform: SimulatedPlatform, where: str) -> None:
     if len(latencies_ms) != len(platform.levels):
         raise SimulationError(
-            f'latencies_ms of {where} is {latencies_ms}; it must hold {len(platform.levels)} '
+            f'latencies_ms of {where} is {latencies_ms}; it must have {len(platform.levels)} '
             'numbers, one for each level'
         )
 

@@ -263,3 +263,20 @@ def test_no_more_classifiers_are_watched_than_fit(graph, monkeypatch):
 )  # fmt: skip
 def test_values_of_the_wrong_type_are_never_sent(kind, value, is_fit):
     assert (problem_of({'name': 'p', 'kind': kind}, value) == '') is is_fit
+
+
+def test_a_publisher_of_a_node_not_yet_discovered_is_left_out(graph, monkeypatch):
+    graph.add('early')
+    graph.wait_until(graph.collector._publishers)
+    node = graph.collector._node
+    publishers = node.get_publishers_info_by_topic
+
+    def undiscovered(topic):
+        found = publishers(topic)
+        for info in found:
+            info.node_name = '_NODE_NAME_UNKNOWN_'
+            info.node_namespace = '_NODE_NAMESPACE_UNKNOWN_'
+        return found
+
+    monkeypatch.setattr(node, 'get_publishers_info_by_topic', undiscovered)
+    assert graph.collector._publishers() == {}

@@ -98,7 +98,7 @@ def test_own_statistics_raise_the_accuracy_and_can_be_stored() -> None:
 
     without = top1(extract_subnet(supernet, level.architecture), level.resolution, held_out)
     stored = top1(load_level(family, level.index, supernet), level.resolution, held_out)
-    in_place = Evaluator(supernet, calibration, held_out).judge(level.architecture).top1
+    in_place = Evaluator(supernet, calibration, held_out).evaluate(level.architecture).top1
 
     assert stored > without + 0.1
     assert abs(stored - in_place) < 0.05
