@@ -60,7 +60,11 @@ from dynamic_ofa_ros.offline.training.trainer import (
 from dynamic_ofa_ros.progress import ProgressReport, progress
 from dynamic_ofa_ros.runtime.host import usable_cpus
 from dynamic_ofa_ros.supernet.network import MOBILENET_V3
-from dynamic_ofa_ros.supernet.trained import TrainedBackbone, open_backbone
+from dynamic_ofa_ros.supernet.trained import (
+    BACKBONE_DOCUMENT,
+    TrainedBackbone,
+    open_backbone,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -374,7 +378,7 @@ def _run_epochs(
                 largest * 100,
             )
             best = best_row(read_metrics(directory))
-            if best != before or not (directory / BACKBONE_FILE).is_file():
+            if best != before or not _is_saved(directory):
                 save('averaged', epochs, smallest, largest)
             trainer.save()
             last_save = time.monotonic()
@@ -382,12 +386,16 @@ def _run_epochs(
         curves.close()
 
 
+def _is_saved(directory: Path) -> bool:
+    return all((directory / name).is_file() for name in (BACKBONE_FILE, BACKBONE_DOCUMENT))
+
+
 def _keep_the_better(
     trainer: Trainer, directory: Path, held_out: _HeldOut, save: SaveBackbone
 ) -> tuple[float, float]:
     """Save the last weights if they are more accurate than the best average; return top-1."""
     best, epochs = best_row(read_metrics(directory)), trainer.step / trainer.steps_per_epoch
-    if best is None or not (directory / BACKBONE_FILE).is_file():  # someone removed the file
+    if best is None or not _is_saved(directory):  # someone removed the file
         of_best, epoch = held_out.top1(trainer.averaged), epochs
         save('averaged', epochs, *of_best)
     else:
