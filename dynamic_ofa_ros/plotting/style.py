@@ -21,7 +21,6 @@ DPI = 150
 TEXT_SIZE = 8.0
 INK, QUIET, SHADE, LIMIT = '#222222', '#767676', '#ebebeb', '#c1272d'
 CAPTION_COLUMNS = 140
-MOST_WIDE_ENTRIES = 9  # entries of a legend that fit in one line with the usual space between them
 PICTURES = ('.png', '.pdf', '.svg')
 
 
@@ -89,7 +88,7 @@ def draw_legend(figure: Figure, axes: Axes) -> None:
         frameon=False,
         handlelength=1.3,
         handletextpad=0.3,
-        columnspacing=1.0 if len(handles) <= MOST_WIDE_ENTRIES else 0.5,
+        columnspacing=1.0,
         markerscale=1.6,
         borderaxespad=0.0,
     )

@@ -226,9 +226,9 @@ def _draw_legend(figure: Figure, columns: Sequence[Column]) -> None:
         ncol=len(handles),
         fontsize=TEXT_SIZE,
         frameon=False,
-        handlelength=1.4,
+        handlelength=1.4 if len(handles) < 10 else 1.2,
         handletextpad=0.3,
-        columnspacing=0.9,
+        columnspacing=0.9 if len(handles) < 10 else 0.6,
         borderaxespad=0.0,
     )
 
