@@ -1,4 +1,4 @@
-"""Images of a recorded bag at their recorded times; it does not depend on ROS."""
+"""Images of a recorded bag at their recorded times."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from dynamic_ofa_ros.errors import ImageError
+from dynamic_ofa_ros.nodes import conversions
 from dynamic_ofa_ros.nodes.camera_sources import Picture, SourceError, resized
 from dynamic_ofa_ros.recordings.bag import Bag
 from dynamic_ofa_ros.recordings.messages import class_id_of, named_labels, stamp_of
-from dynamic_ofa_ros.runtime.image import CompressedImage, ImageArray, RawImage
+from dynamic_ofa_ros.runtime.image import ImageArray
 
 IMAGE, COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
 ONLY_IMAGE_S = 1.0
@@ -122,13 +123,6 @@ def _chosen_topic(bag: Bag, topic: str) -> str:
 
 
 def _decoded(message: Any) -> ImageArray:
-    if hasattr(message, 'format'):
-        return CompressedImage(message.data, message.format).decode()
-    return RawImage(
-        data=message.data,
-        width=message.width,
-        height=message.height,
-        encoding=message.encoding,
-        step=message.step,
-        is_bigendian=bool(message.is_bigendian),
-    ).decode()
+    is_compressed = hasattr(message, 'format')
+    convert = conversions.compressed_image if is_compressed else conversions.raw_image
+    return convert(message).decode()

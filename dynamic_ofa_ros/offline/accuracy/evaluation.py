@@ -147,13 +147,18 @@ class Evaluator:
         self._calibration, self._held_out = calibration, held_out
         self._device = next(supernet.parameters()).device
 
-    def evaluate(self, architecture: SubnetArchitecture) -> Evaluation:
-        """Extract, calibrate and measure one architecture."""
+    def calibrated(self, architecture: SubnetArchitecture) -> nn.Module:
+        """Extract one architecture and recalculate its batch norm."""
         subnet = extract_subnet(self._supernet, architecture)
         recalculate(
             subnet,
             (images for images, _ in self._calibration.batches(architecture.r, self._device)),
         )
+        return subnet
+
+    def evaluate(self, architecture: SubnetArchitecture) -> Evaluation:
+        """Extract, calibrate and measure one architecture."""
+        subnet = self.calibrated(architecture)
         return Evaluation(subnet, top1(subnet, architecture.r, self._held_out, self._device))
 
 

@@ -304,7 +304,7 @@ class _HeldOut:
         """Write the confusion matrices of smallest and largest; log the least accurate classes."""
         evaluator = Evaluator(load_as_stored(trained), self._calibration, self._held_out)
         for name, architecture in zip(('smallest', 'largest'), self._ends, strict=True):
-            subnet = evaluator.evaluate(architecture).subnet
+            subnet = evaluator.calibrated(architecture)
             matrix = confusion_matrix(subnet, architecture.r, self._held_out, len(classes))
             draw_confusion(matrix, classes, self._directory / f'confusion_{name}.png')
             write_confusion(matrix, classes, self._directory / f'confusion_{name}.csv')
@@ -395,7 +395,7 @@ def _keep_the_better(
 ) -> tuple[float, float]:
     """Save the last weights if they are more accurate than the best average; return top-1."""
     best, epochs = best_row(read_metrics(directory)), trainer.step / trainer.steps_per_epoch
-    if best is None or not _is_saved(directory):  # someone removed the file
+    if best is None or not _is_saved(directory):  # its files were removed, or a kill left only one
         of_best, epoch = held_out.top1(trainer.averaged), epochs
         save('averaged', epochs, *of_best)
     else:

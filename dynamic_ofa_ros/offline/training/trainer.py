@@ -12,7 +12,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class TrainingSettings:
     learning_rate: float = 3e-3
     weight_decay: float = 0.02
     label_smoothing: float = 0.05
-    augmentation: Augmentation = Augmentation()  # noqa: RUF009 - it cannot be changed
+    augmentation: Augmentation = field(default_factory=Augmentation)
     mixup: float = 0.0
     is_balanced: bool = False
     averaging: float = 0.998
