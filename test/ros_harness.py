@@ -18,6 +18,7 @@ from programs import DEADLINE_S, Program, ignore_sigint
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.srv import GetParameters, SetParameters
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from dynamic_ofa_ros.demo.domain import own_domain
@@ -52,9 +53,15 @@ class Ros:
         }
         self.context = rclpy.Context()
         rclpy.init(context=self.context, domain_id=domain_id)
-        self.node = rclpy.create_node('tester', context=self.context)
+        self._nodes: list[Node] = []
+        self.node = self.create_node('tester')
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
+
+    def create_node(self, name: str, **options: Any) -> Node:
+        """Create a node that is destroyed at the end, so that it is gone from the graph."""
+        self._nodes.append(rclpy.create_node(name, context=self.context, **options))
+        return self._nodes[-1]
 
     def start(
         self,
@@ -173,7 +180,8 @@ class Ros:
             with contextlib.suppress(AssertionError):
                 node.wait(5.0)
         self._executor.shutdown()
-        self.node.destroy_node()
+        for node in self._nodes:
+            node.destroy_node()
         self.context.try_shutdown()
 
 

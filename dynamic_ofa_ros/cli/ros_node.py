@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+import sys
 from typing import Any
 
 import yaml
@@ -11,7 +13,7 @@ from rclpy.parameter import get_parameter_value, parameter_value_to_python
 
 from dynamic_ofa_ros.cli.ros import RosCommandError
 from dynamic_ofa_ros.cli.ros_message import filled, interface
-from dynamic_ofa_ros.cli.ros_support import DISCOVERY_S, CommandNode, command_node
+from dynamic_ofa_ros.cli.ros_support import ANSWER_S, DISCOVERY_S, CommandNode, command_node
 
 # By the number of the type in rcl_interfaces/msg/ParameterType.
 _TYPES = ('not set', 'boolean', 'integer', 'double', 'string', 'byte array', 'boolean array',
@@ -48,22 +50,34 @@ def _ask(ros: CommandNode, node: str, service: str, **fields: Any) -> Any:
     client = ros.create_client(kind, f'{name}/{service}')
     if not ros.spin_until(client.service_is_ready, DISCOVERY_S):
         raise RosCommandError(f"Wait for service timed out waiting for '{name}/{service}'")
-    return ros.response(client, kind.Request(**fields))
+    # What a transition does may take long; whoever waits for it can press Ctrl-C.
+    timeout_s = math.inf if service == 'change_state' else ANSWER_S
+    return ros.response(client, kind.Request(**fields), timeout_s)
 
 
 def param_list(args: argparse.Namespace) -> None:
-    """List the parameters of a node, or of all nodes."""
+    """List the parameters of a node, or of all nodes that answer."""
     with command_node() as ros:
-        if not args.node_name:
-            ros.discover(lambda: bool(ros.nodes()))
-        for node in [args.node_name] if args.node_name else ros.nodes():
-            names = sorted(_ask(ros, node, 'list_parameters').result.names)
-            descriptors = _ask(ros, node, 'describe_parameters', names=names).descriptors
-            if names and not args.node_name:
-                print(f'{node}:')
-            for name, descriptor in zip(names, descriptors, strict=True):
-                kind = f' (type: {_TYPES[descriptor.type]})' if args.param_type else ''
-                print(f'  {name}{kind}')
+        if args.node_name:
+            print(*_parameters(ros, args.node_name, args.param_type), sep='\n')
+            return
+        ros.discover(lambda: bool(ros.nodes()))
+        for node in ros.nodes():
+            try:
+                lines = _parameters(ros, node, args.param_type)
+            except RosCommandError as error:  # killed, or stopped: the others still answer
+                print(f'{node}: {error}', file=sys.stderr)
+                continue
+            if lines:
+                print(f'{node}:', *lines, sep='\n')
+
+
+def _parameters(ros: CommandNode, node: str, with_types: bool) -> list[str]:
+    """Return a line for each parameter of a node, sorted."""
+    names = sorted(_ask(ros, node, 'list_parameters').result.names)
+    descriptors = _ask(ros, node, 'describe_parameters', names=names).descriptors
+    kinds = [f' (type: {_TYPES[each.type]})' if with_types else '' for each in descriptors]
+    return [f'  {name}{kind}' for name, kind in zip(names, kinds, strict=True)]
 
 
 def param_get(args: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ from dynamic_ofa_ros.cli.ros import RosCommandError
 POLL_S = 0.05
 DISCOVERY_S = 5.0  # Fast DDS announces a process every 3 s, and announcements get lost
 RESEND_S = 3.0
+ANSWER_S = 20.0  # of a node that is alive, however busy
 MORE_S = 0.5  # for what else there is once the first thing is found
 
 
@@ -57,14 +58,19 @@ class CommandNode(Node):  # type: ignore[misc]  # rclpy is untyped
         names.discard(self.get_fully_qualified_name())
         return sorted(name for name in names if hidden or '/_' not in name)
 
-    def response(self, client: Any, request: Any) -> Any:
+    def response(self, client: Any, request: Any, timeout_s: float = math.inf) -> Any:
         """Return the response of a service that is ready.
 
         A server that has not discovered this client yet cannot answer: the request is sent again,
         unless that would change more than once.
+
+        Raises RosCommandError if there is no response in time.
         """
         future = client.call_async(request)
+        deadline_s = time.monotonic() + timeout_s
         while not self.spin_until(future.done, RESEND_S):
+            if time.monotonic() > deadline_s:
+                raise RosCommandError(f"No response from '{client.srv_name}' in {timeout_s:g} s")
             if not client.srv_name.endswith('change_state'):
                 future = client.call_async(request)
         return future.result()

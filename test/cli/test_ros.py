@@ -260,6 +260,21 @@ def test_errors_are_the_sentences_of_ros2(
     assert 'Traceback' not in errors
 
 
+def test_silent_node_is_named_and_the_others_are_listed(
+    run: Run, robot: Robot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('dynamic_ofa_ros.cli.ros_node.ANSWER_S', 0.5)
+    monkeypatch.setattr('dynamic_ofa_ros.cli.ros_support.RESEND_S', 0.2)
+    silent = rclpy.create_node('a_silent_one', context=robot.context)  # nobody spins it
+    try:
+        status, output, errors = run('param', 'list')
+    finally:
+        silent.destroy_node()
+    assert status == 0
+    assert output.startswith('/robot/classifier:\n  device\n')
+    assert errors == "/a_silent_one: No response from '/a_silent_one/list_parameters' in 0.5 s\n"
+
+
 def test_parameters(run: Run, robot: Robot) -> None:
     listed = run('param', 'list', '--param-type', '/robot/classifier')[1].splitlines()
     assert '  device (type: string)' in listed

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-import rclpy
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
@@ -34,10 +33,9 @@ class Receiver:
         self.ros = domain
         self.frames, self.missing = [], []
         override = f'qos_overrides./{name}/image_raw.subscription.reliability'
-        self.node = rclpy.create_node(
+        self.node = domain.create_node(
             name,
             namespace=name,
-            context=domain.context,
             parameter_overrides=[Parameter(override, value=reliability)] if reliability else [],
         )
         domain._executor.add_node(self.node)

@@ -5,7 +5,6 @@ import math
 from dataclasses import dataclass
 
 import pytest
-import rclpy
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.parameter import Parameter
 
@@ -55,9 +54,8 @@ class HumbleNode:
 
 def declared(domain, overrides=None, *, is_humble=False):
     """Return a node with the table declared, its parameters, and the list of changes."""
-    node = rclpy.create_node(
+    node = domain.create_node(
         f'table_{next(_names)}',
-        context=domain.context,
         parameter_overrides=[Parameter(k, value=v) for k, v in (overrides or {}).items()],
     )
     changes = []
@@ -216,9 +214,8 @@ def test_bad_override_at_start_is_refused_with_the_reason(domain, is_humble, ove
 
 
 def test_integer_override_of_a_string_is_taken_as_text(domain):
-    node = rclpy.create_node(
+    node = domain.create_node(
         f'table_{next(_names)}',
-        context=domain.context,
         parameter_overrides=[Parameter('cpus', value=1)],
     )
     parameters = NodeParameters(node, dict, lambda before, after: None)
