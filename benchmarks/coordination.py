@@ -43,7 +43,7 @@ from benchmarks.common import checksum, print_table, write_results
 from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.family import LatencyProfile, Level, LevelLatency
 from dynamic_ofa_ros.progress import progress
-from dynamic_ofa_ros.runtime.coordination import Coordinator, choice, proposer, sharing
+from dynamic_ofa_ros.runtime.coordination import Coordinator, proposer, sharing
 from dynamic_ofa_ros.simulation.camera import Timing
 from dynamic_ofa_ros.simulation.platform import SimulatedPlatform, load_platform
 from dynamic_ofa_ros.simulation.processor import SHARINGS, Processor
@@ -64,34 +64,39 @@ CONTENDERS = ('collective', 'predictive', 'reactive')
 Patch = tuple[Any, str, Any]
 
 
-def _one_demand(self: sharing.Sharing, _: Sequence[int], fit: Any = sharing.Sharing._fit) -> None:
-    self._place = None
-    fit(self, [])
-
-
-def _no_error(
-    self: choice.Device, ladders: Any, margin: float, choose: Any = choice.Device.choose
+def _search_without_margin(
+    sharing: Any,
+    everyone: Any,
+    ladders: Any,
+    excluded: Any = (),
+    margin: Any = 0.0,
+    optimism: float = 0.0,
+    search: Any = proposer.search,
 ) -> Any:
-    return choose(self, ladders, max(margin, 0.0))
+    return search(sharing, everyone, ladders, excluded, 0.0, optimism)
 
 
 ABLATIONS: dict[str, tuple[Patch, ...]] = {
-    'demands not learnt': ((sharing.Sharing, '_fit', lambda *_: None),),
-    'one demand for all models': ((sharing.Sharing, '_fit', _one_demand),),
-    'demand the same at every level': (
-        (sharing, 'POWERS', np.zeros(1)),
-        (sharing, 'GRID', np.stack([sharing.DEMANDS, np.zeros_like(sharing.DEMANDS)])),
+    'demands not learnt': ((sharing.Sharing, '_learn', lambda *_: None),),
+    'demands of all models equal': ((sharing, 'MODEL_SD', 0.0), (sharing, 'MODEL_POWER_SD', 0.0)),
+    'demands of the levels on a curve': ((sharing, 'LEVEL_SD', 1e-3),),
+    'exponent of the demands known': (
+        (sharing, 'COMMON_POWER_SD', 0.0),
+        (sharing, 'MODEL_POWER_SD', 0.0),
     ),
+    'pace not learnt': ((sharing, 'PACE_SD', 1e-6), (sharing, 'PACE_DRIFT', 0.0)),
     'scatter of frames not learnt': (
         (sharing, 'MIN_SPREAD', sharing.SPREAD),
         (sharing, 'MAX_SPREAD', sharing.SPREAD),
     ),
-    'error of the prediction not fed back': ((choice.Device, 'choose', _no_error),),
-    'nothing lighter than predicted': ((proposer, 'LIGHTER', 1.0),),
+    'outliers not clipped': ((sharing, 'OUTLIER_SD', 1e6),),
+    'no optimism in trials': ((proposer, 'OPTIMISM', 0.0),),
+    'an outlier accepted in trials': ((proposer, 'TRIAL_FRAMES', 0),),
+    'late combinations not excluded': ((proposer, 'EXCLUDED_NS', 0),),
+    'error of the prediction not fed back': ((proposer, 'search', _search_without_margin),),
     'no quick succession after a change': ((proposer, 'EARLY_NS', 0),),
     'agreements not answered at once': ((Coordinator, 'has_news', lambda *_: False),),
     'own frames do not speak against': ((Coordinator, '_is_late_at', lambda *_: False),),
-    'nothing dared': ((proposer, 'MAX_MARGIN', 0.0),),
     'what no level cures not learnt': (
         (proposer.Proposer, '_learn_unavoidable', lambda *_: None),
     ),
