@@ -19,10 +19,10 @@ def add_parser(subparsers: Any) -> None:
     """Add the verb, its two commands and their options."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         'predictor',
-        help='fit a predictor of accuracy for a backbone, or check one',
-        description='A predictor tells the top-1 of any sub-network in microseconds, where '
-        'measuring takes seconds to minutes: dynamic-ofa search needs one. It is learned from '
-        'some sub-networks whose accuracy was measured.',
+        help='fit an accuracy predictor for a backbone, or check one',
+        description='An accuracy predictor estimates the top-1 of a sub-network in microseconds, '
+        'while a measurement takes seconds to minutes. dynamic-ofa search requires a predictor. '
+        'It is fitted to sub-networks whose accuracy was measured.',
     )
     commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
     _add_fit(commands)
@@ -33,35 +33,37 @@ def _add_fit(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         'fit',
         help='measure sampled sub-networks and fit a predictor to them',
-        description='Measure the top-1 of sampled sub-networks, each with batch-norm statistics '
-        'of its own, and fit a predictor. Every measurement is kept beside the output, in '
-        'OUTPUT.pairs.jsonl: run the same command again after a kill and it goes on. The error '
-        'that is printed comes from a cross-validation: of sub-networks not learned from.',
+        description='Measure the top-1 of sampled sub-networks, each with its own batch-norm '
+        'statistics, and fit a predictor. The measurements are kept in OUTPUT.pairs.jsonl; run '
+        'the same command again to resume an interrupted run. The printed error is that of a '
+        'cross-validation.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
         '--backbone',
         default='',
         metavar='FOLDER|NAME',
-        help='the output of dynamic-ofa train, or the name of a fetched backbone',
+        help='a folder written by dynamic-ofa train, or the name of a fetched backbone',
     )
     parser.add_argument(
         '--data',
         default='',
         metavar='FOLDER|signs',
-        help='the data it was trained on: calibration uses the training split, accuracy one half '
-        'of the other, so that levels can be reported on the rest',
+        help='the data the backbone was trained on: the training split calibrates, one half of '
+        'the held-out split measures accuracy; the other half is kept to report levels on',
     )
     parser.add_argument(
         '--pairs',
         default='',
         metavar='FILE',
-        help='fit pairs that are measured already, JSON lines {"architecture": {"ks": [...], '
-        '"e": [...], "d": [...], "r": 160}, "top1": 0.765} or CSV with columns ks, e, d, r and '
-        'top1; then --data is not needed',
+        help='fit measured pairs of this file instead of measuring: JSON lines {"architecture": '
+        '{"ks": [...], "e": [...], "d": [...], "r": 160}, "top1": 0.765} or CSV with the columns '
+        'ks, e, d, r and top1',
     )
     parser.add_argument(
-        '--kind', default='', help=f'with --pairs and no --backbone; default: {DEFAULT_KIND}'
+        '--kind',
+        default='',
+        help=f'kind of backbone, with --pairs and without --backbone; default: {DEFAULT_KIND}',
     )
     parser.add_argument('--output', required=True, metavar='FILE', help='the predictor, .npz')
     parser.add_argument('--samples', type=int, default=200, help='sub-networks to measure')
@@ -69,28 +71,32 @@ def _add_fit(commands: Any) -> None:
         '--resolutions',
         default='',
         metavar='PX,PX,...',
-        help='input sizes to sample from; default: those of the training',
+        help='input sizes to sample from; default: the training resolutions',
     )
     parser.add_argument(
         '--calibration-images', type=int, default=500, help='images for batch-norm statistics'
     )
     parser.add_argument(
-        '--evaluation-images', type=int, default=10000, help='held-out images to use, at most'
+        '--evaluation-images', type=int, default=10000, help='maximum number of held-out images'
     )
-    parser.add_argument('--images', type=int, default=56000, help='signs: training scenes')
-    parser.add_argument('--held-out-images', type=int, default=8000, help='signs: test scenes')
+    parser.add_argument(
+        '--images', type=int, default=56000, help='signs: number of training scenes'
+    )
+    parser.add_argument(
+        '--held-out-images', type=int, default=8000, help='signs: number of held-out scenes'
+    )
     parser.add_argument(
         '--workers',
         type=int,
         default=0,
-        help='processes that measure; 0 = this one alone (with --ray: one for each core)',
+        help='processes that measure; 0 = only this process (with --ray: one per core)',
     )
     parser.add_argument(
         '--ray',
         default='',
         metavar='ADDRESS',
-        help='measure on a Ray cluster: host:port, auto, or local to start one here; backbone '
-        'and images are sent to its workers',
+        help='measure on a Ray cluster: host:port, auto, or local to start one on this machine; '
+        'the backbone and the images are sent to its workers',
     )
     parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N')
     parser.add_argument(
@@ -105,8 +111,9 @@ def _add_check(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         'check',
         help='compare a predictor with measured accuracies',
-        description='Print how far a predictor is from measured accuracies and how well it orders '
-        'them (Kendall tau: 1 = the same order). For a search the order matters; a bias does not.',
+        description='Print the error of a predictor against measured accuracies, and how well it '
+        'ranks them (Kendall tau: 1 = the same order). A search depends on the ranking, not on a '
+        'constant bias.',
     )
     parser.add_argument('predictor', metavar='FILE', help='the predictor, .npz')
     parser.add_argument(
@@ -117,7 +124,7 @@ def _add_check(commands: Any) -> None:
 
 
 def run_fit(args: argparse.Namespace) -> int:
-    """Measure or read pairs, fit, save, print the held-out error."""
+    """Measure or read pairs, fit and save a predictor, print its cross-validation error."""
     from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import save_predictor
     from dynamic_ofa_ros.offline.accuracy.predictor_fit import encode_pairs, fit_predictor
     from dynamic_ofa_ros.offline.build.pairs import read_pairs
@@ -146,8 +153,8 @@ def run_fit(args: argparse.Namespace) -> int:
         )
         return 0
     print(
-        f'{report.pairs} sub-networks, accuracy spread {report.spread * 100:.2f} points; error '
-        f'of sub-networks not learned from ({report.folds}-fold), in points of top-1:'
+        f'{report.pairs} sub-networks, accuracy spread {report.spread * 100:.2f} points; '
+        f'{report.folds}-fold cross-validation error in points of top-1:'
     )
     print(f'{"":2}{"model":<10} {"mean":>7} {"rms":>7} {"Kendall tau":>12}')
     for name, agreement in report.held_out.items():
@@ -155,12 +162,12 @@ def run_fit(args: argparse.Namespace) -> int:
             f'{"*" if name == report.model else "":<2}{name:<10} {agreement.mae * 100:>7.3f} '
             f'{agreement.rmse * 100:>7.3f} {agreement.kendall_tau:>12.3f}'
         )
-    print(f'* kept: {output}')
+    print(f'* written to {output}')
     return 0
 
 
 def run_check(args: argparse.Namespace) -> int:
-    """Compare a predictor's values with measured ones and print the agreement."""
+    """Compare predicted with measured accuracies and print the agreement."""
     from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import read_predictor
     from dynamic_ofa_ros.offline.accuracy.agreement import Agreement
     from dynamic_ofa_ros.offline.accuracy.predictor_fit import check_accuracies, encode_pairs
@@ -188,7 +195,7 @@ def run_check(args: argparse.Namespace) -> int:
 
 
 def _space_of(args: argparse.Namespace, pairs: list[Pair]) -> SearchSpace:
-    """Return the space that given pairs are of, with the resolutions that they have."""
+    """Return the search space of the pairs, with the resolutions that occur in them."""
     from dynamic_ofa_ros.space.spaces import search_space
     from dynamic_ofa_ros.supernet.trained import open_backbone
 
@@ -216,7 +223,7 @@ def _measure(args: argparse.Namespace, output: Path) -> tuple[list[Pair], Search
 
     if not (args.backbone and args.data):
         raise PredictorError(
-            'give --backbone and --data to measure sub-networks, or --pairs with what is measured'
+            'give --backbone and --data to measure sub-networks, or --pairs to use measured ones'
         )
     for option, least in (('calibration_images', FEWEST_IMAGES), ('evaluation_images', 1)):
         if getattr(args, option) < least:
@@ -224,7 +231,7 @@ def _measure(args: argparse.Namespace, output: Path) -> tuple[list[Pair], Search
             raise PredictorError(f'--{name} is {getattr(args, option)}; give {least} or more')
     if args.samples < FEWEST_PAIRS:
         raise PredictorError(
-            f'--samples is {args.samples}; {FEWEST_PAIRS} are the fewest that can be fitted'
+            f'--samples is {args.samples}; a predictor requires {FEWEST_PAIRS} or more'
         )
     trained = open_backbone(args.backbone)
     if args.resolutions:

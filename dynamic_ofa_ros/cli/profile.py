@@ -1,4 +1,4 @@
-"""`dynamic-ofa profile`: a look-up table of operator latencies on this device."""
+"""`dynamic-ofa profile`: measure a look-up table of operator latencies on this device."""
 
 from __future__ import annotations
 
@@ -18,50 +18,52 @@ def add_parser(subparsers: Any) -> None:
     """Add the verb and its options."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         'profile',
-        help='time the operators of a backbone on this device: the table that search needs',
-        description='Time every operator of a backbone here, one by one, so that the latency of '
-        'any of its sub-networks can be summed up from the table; then measure a few whole '
-        'networks and correct the sums by them. The file goes to dynamic-ofa search --lut. '
-        'Run the same command again after a kill and it goes on. Use a quiet machine of the kind '
-        'that the networks are for.',
+        help='measure the operator latencies of a backbone on this device, for a search',
+        description='Measure the latency of each operator of a backbone on this device, so that '
+        'the latency of any sub-network is a sum of table entries. Then measure a few whole '
+        'networks and correct the sums. The table is the file for dynamic-ofa search --lut. Run '
+        'the same command again to resume an interrupted run. Use a quiet machine of the kind '
+        'that will run the networks.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
         '--backbone',
         required=True,
         metavar='FOLDER|NAME',
-        help='the output of dynamic-ofa train, the name of a backbone that dynamic-ofa fetch got, '
-        'or a family (a folder or its name): its backbone is meant',
+        help='a folder written by dynamic-ofa train, the name of a fetched backbone, or a family, '
+        'whose backbone is profiled',
     )
     parser.add_argument('--output', required=True, metavar='FILE', help='the table, JSON')
     parser.add_argument(
         '--resolutions',
         metavar='PX,PX,...',
-        help='input sizes to profile; default: all of the backbone, for a family those of its '
-        'levels',
+        help='input sizes to profile; default: all of the backbone, or those of the levels of a '
+        'family',
     )
     parser.add_argument(
         '--whole-networks',
         type=int,
         metavar='N',
         help='measure N whole networks (about 100) instead of operators, and fit a predictor: '
-        'for devices on which the table takes too long, and engines that cannot run operators '
-        'alone',
+        'for devices on which the table takes too long, and for engines that cannot run a single '
+        'operator',
     )
     parser.add_argument(
-        '--networks', type=int, default=12, help='whole networks to correct the table by'
+        '--networks', type=int, default=12, help='whole networks that correct the table'
     )
     add_place(parser)
-    parser.add_argument('--seed', type=int, default=1, help='which whole networks are measured')
     parser.add_argument(
-        '--fresh', action='store_true', help='start anew instead of going on after a kill'
+        '--seed', type=int, default=1, help='random seed for the choice of whole networks'
+    )
+    parser.add_argument(
+        '--fresh', action='store_true', help='start again instead of resuming an interrupted run'
     )
     parser.add_argument('--json', action='store_true', help='print JSON instead of sentences')
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Profile, write the file and say how far it can be trusted."""
+    """Profile, write the file and print its prediction error."""
     from pathlib import Path
 
     from dynamic_ofa_ros.cli.train import parse_resolutions
@@ -98,14 +100,14 @@ def run(args: argparse.Namespace) -> int:
         f'networks:  {summary["networks"]} measured; error {quality["mean_error"]:.1%} on '
         f'average, {quality["largest_error"]:.1%} at most, '
         f'{quality["within_10_percent"]:.0%} within 10 %, '
-        f"Kendall's tau {quality['kendall_tau']:.2f} (leave one out)"
+        f"Kendall's tau {quality['kendall_tau']:.2f} (leave-one-out)"
     )
     print(f'written:   {output}')
     return 0
 
 
 def _summary(document: Mapping[str, Any], output: str) -> dict[str, Any]:
-    """Return what is worth printing of a table's or a predictor's document."""
+    """Return the fields of a table's or a predictor's document that are printed."""
     summary: dict[str, Any] = {
         'output': output,
         'format': document['format'],

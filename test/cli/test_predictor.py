@@ -1,4 +1,4 @@
-"""`dynamic-ofa predictor`: measure and fit, fit given pairs, check; what it says of bad input."""
+"""`dynamic-ofa predictor`: measure and fit, fit given pairs, check; errors for bad input."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope='module')
 def measuring(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Return options that measure 20 tiny sub-networks on 20 images of noise, one damaged."""
+    """Return options that measure 20 tiny sub-networks on noise, with some damaged images."""
     root = tmp_path_factory.mktemp('predictor')
     make_backbone(root / 'backbone')
     rng = np.random.default_rng(1)
@@ -83,12 +83,12 @@ def test_measured_sub_networks_are_kept_and_fitted(fitted: Path) -> None:
     assert all(0 <= pair.top1 <= 1 for pair in pairs)
 
 
-def test_a_stopped_measurement_goes_on(
+def test_an_interrupted_measurement_resumes(
     fitted: Path, measuring: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = fitted.with_suffix('.pairs.jsonl').read_text()
     lines = whole.splitlines(keepends=True)
-    marked = {**json.loads(lines[1]), 'top1': 0.123}  # measured again it would be another
+    marked = {**json.loads(lines[1]), 'top1': 0.123}  # a new measurement would differ
     again = tmp_path / 'p.pairs.jsonl'
     again.write_text(''.join([lines[0], json.dumps(marked) + '\n', *lines[2:18], lines[18][:30]]))
     assert main([*measuring, '--output', str(tmp_path / 'p.npz'), '--json']) == 0
@@ -99,7 +99,7 @@ def test_a_stopped_measurement_goes_on(
     assert found == {**expected, first: 0.123}
 
 
-def test_measurements_of_something_else_are_not_mixed_in(
+def test_measurements_with_other_settings_are_not_mixed(
     fitted: Path, measuring: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = fitted.with_suffix('.pairs.jsonl').read_text()
@@ -124,10 +124,12 @@ def test_given_pairs_are_fitted_and_checked(
     assert main(['predictor', 'check', str(output), '--pairs', str(pairs), '--json']) == 0
     check = json.loads(capsys.readouterr().out)
     assert check['pairs'] == 40
-    assert check['kendall_tau'] > fit['kendall_tau'], 'these it has learned from'
+    assert check['kendall_tau'] > fit['kendall_tau'], (
+        'training pairs are easier than held-out ones'
+    )
 
 
-def test_csv_holds_the_same_pairs(tmp_path: Path) -> None:
+def test_csv_and_json_lines_give_the_same_pairs(tmp_path: Path) -> None:
     pairs = pairs_of('ofa_resnet50', 5)
     rows = ['e,d,w,r,top1']
     for pair in pairs:
@@ -139,8 +141,10 @@ def test_csv_holds_the_same_pairs(tmp_path: Path) -> None:
     assert read_pairs(tmp_path / 'pairs.csv') == read_pairs(write(tmp_path / 'p.jsonl', pairs))
 
 
-def test_a_bias_is_told_from_the_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The published predictor is right in order and some points too high."""
+def test_bias_and_ranking_are_reported_separately(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The published predictor ranks correctly but predicts some points too much."""
     file = reference_file('acc_predictor.npz')
     space = search_space('ofa_mobilenetv3', (160, 176))
     architectures = sample_candidates(space, 30, 1)
@@ -168,7 +172,7 @@ def test_a_bias_is_told_from_the_order(tmp_path: Path, capsys: pytest.CaptureFix
         ('[1, 2]', 'line 3: not a JSON object'),
     ],
 )
-def test_a_line_that_is_no_pair_is_named(
+def test_an_invalid_line_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, message: str
 ) -> None:
     path = write(tmp_path / 'pairs.jsonl', pairs_of('ofa_mobilenetv3', 2))
@@ -179,7 +183,7 @@ def test_a_line_that_is_no_pair_is_named(
     assert not (tmp_path / 'p.npz').exists()
 
 
-def test_percent_and_no_number_are_explained(
+def test_invalid_accuracies_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for top1, message in ((76.5, '0.765, not 76.5'), ('high', "top1 is 'high'"), (None, 'None')):
@@ -199,7 +203,7 @@ def test_percent_and_no_number_are_explained(
         (['check', 'nowhere.npz', '--pairs', 'x'], 'nowhere.npz is missing'),
     ],
 )
-def test_missing_input_is_explained(
+def test_missing_input_is_reported(
     capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert main(['predictor', *arguments]) == 2
@@ -209,13 +213,13 @@ def test_missing_input_is_explained(
 @pytest.mark.parametrize(
     ('option', 'message'),
     [
-        (['--samples', '5'], '--samples is 5; 20 are the fewest'),
+        (['--samples', '5'], '--samples is 5; a predictor requires 20 or more'),
         (['--evaluation-images', '0'], '--evaluation-images is 0; give 1 or more'),
-        (['--resolutions', 'x'], "--resolutions 'x'"),
+        (['--resolutions', 'x'], "--resolutions is 'x'"),
         (['--data', 'signs'], 'has 28 classes'),
     ],
 )
-def test_bad_options_are_explained(
+def test_bad_options_are_reported(
     measuring: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -227,7 +231,7 @@ def test_bad_options_are_explained(
 
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full here')
-def test_a_full_disk_is_named(
+def test_a_full_disk_is_reported(
     measuring: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], fitted: Path
 ) -> None:
     header, *_ = fitted.with_suffix('.pairs.jsonl').read_text().splitlines()
