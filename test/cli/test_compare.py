@@ -47,7 +47,7 @@ def test_a_table_shows_both_and_a_picture_is_drawn(bags, capsys):
     assert found['right %'] == ['100.0', '-']
     assert found['node ms, p50/p95/p99'] == ['6.00 / 6.00 / 6.00', '6.00 / 30.00 / 30.00']
     assert 'reaction' not in found
-    assert 'Note: what the images show is known in A only.' in output
+    assert 'Note: the ground truth is known in A only.' in output
     assert 'drawn: compared.png' in output
     assert cv2.imread('compared.png').shape[1] == 1200
 
@@ -58,7 +58,7 @@ def test_json_has_the_same_and_nothing_else_is_printed(bags, capsys):
     assert document['B']['late'] == pytest.approx(0.25)
     assert document['A']['right_on_time'] == 1.0
     assert document['B']['right_on_time'] is None
-    assert document['differences'] == ['what the images show is known in A only']
+    assert document['differences'] == ['the ground truth is known in A only']
 
 
 def test_runs_of_the_demo_have_reaction_and_recovery(tmp_path, capsys, monkeypatch):
