@@ -23,7 +23,7 @@ With a larger share, a single outlier among the few measured images would decide
 
 @dataclass(frozen=True)
 class Trial:
-    """Latencies [ms] from arrival to label, beside a number of busy processes.
+    """Latencies [ms] from arrival to label, with a number of busy processes.
 
     middle: the level, between the lowest and the highest one, that was measured.
     """
@@ -79,7 +79,7 @@ def choose(free_ms: Sequence[float], trials: Sequence[Trial]) -> Calibration:
     free_limit_ms = float(np.quantile(free_ms, ON_TIME_SHARE))
     limit_ms = max(1.1 * free_limit_ms, math.sqrt(free_limit_ms * highest_ms))
     problem = (
-        f'No limit separates the levels here: beside {processes(trial.workers)}, the highest '
+        f'No limit separates the levels here: with {processes(trial.workers)}, the highest '
         f'level has a median latency of {highest_ms:.1f} ms, but a limit must be at least '
         f'{needed_ms:.1f} ms for {ON_TIME_SHARE:.0%} of the images of level {trial.middle} under '
         'load and of the highest level without load.'

@@ -344,8 +344,8 @@ class Comparison(Session):
         return choose(free_ms, trials)
 
     def _measured_ms(self, level: int, workers: int) -> list[float]:
-        """Return the latencies of some images at a level, beside a number of busy processes."""
-        self.stage = f'calibrating: level {level} beside {processes(workers)}'
+        """Return the latencies of some images at a level, with a number of busy processes."""
+        self.stage = f'calibrating: level {level} with {processes(workers)}'
         self.supervisor.set_busy(workers)
         self.links[0].set_parameters({'manager.policy': 'fixed', 'manager.fixed_level': level})
         self.spin_for(TICK_S)
@@ -364,7 +364,7 @@ class Comparison(Session):
         onset_s, relief_s = (share * self._seconds for share in LOAD_SHARE)
         self.stage = f'{title}: no load'
         self.spin_for(onset_s)
-        self.stage = f'{title}: beside {processes(workers)}'
+        self.stage = f'{title}: with {processes(workers)}'
         self.supervisor.set_busy(workers)
         self._loads = [(self._now_s, math.inf)]
         self.spin_for(relief_s - self._now_s)
