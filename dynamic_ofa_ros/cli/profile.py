@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from dynamic_ofa_ros.cli.place import add_place
+from dynamic_ofa_ros.cli.device_options import add_device_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -51,7 +51,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         '--networks', type=int, default=12, help='whole networks to correct the table by'
     )
-    add_place(parser)
+    add_device_options(parser)
     parser.add_argument('--seed', type=int, default=1, help='which whole networks are measured')
     parser.add_argument(
         '--fresh', action='store_true', help='start anew instead of going on after a kill'
@@ -65,15 +65,18 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from dynamic_ofa_ros.cli.train import parse_resolutions
-    from dynamic_ofa_ros.offline.latency.profile import profile_networks, profile_operators
+    from dynamic_ofa_ros.offline.latency.measure_model import (
+        measure_latency_predictor,
+        measure_operator_table,
+    )
     from dynamic_ofa_ros.offline.latency.table import read_document
     from dynamic_ofa_ros.supernet.trained import open_backbone
 
     output = Path(args.output).expanduser()
-    profile: Callable[..., LatencyModel] = profile_operators
+    profile: Callable[..., LatencyModel] = measure_operator_table
     networks = args.networks
     if args.whole_networks is not None:
-        profile, networks = profile_networks, args.whole_networks
+        profile, networks = measure_latency_predictor, args.whole_networks
     profile(
         open_backbone(args.backbone),
         output,

@@ -71,7 +71,7 @@ class WorkFolder:
                 shutil.rmtree(entry, ignore_errors=True)
 
 
-class Rows:
+class Journal:
     """A table that grows by a line of JSON at a time and survives a kill at any moment.
 
     `key` names the field that identifies a row. A torn last line is dropped when the file is read.

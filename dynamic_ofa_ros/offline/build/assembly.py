@@ -28,7 +28,11 @@ from dynamic_ofa_ros.offline.accuracy.evaluation import (
 )
 from dynamic_ofa_ros.offline.build.build_context import BuildContext, accuracy_device
 from dynamic_ofa_ros.offline.build.stages import check_some_are_right
-from dynamic_ofa_ros.offline.latency.device_profile import place_of, profile_family, warn_when_busy
+from dynamic_ofa_ros.offline.latency.family_profile import (
+    profile_family,
+    settings_of,
+    warn_when_busy,
+)
 from dynamic_ofa_ros.offline.latency.on_device import level_of
 from dynamic_ofa_ros.offline.search.candidates import (
     CANDIDATES_FOLDER,
@@ -37,7 +41,7 @@ from dynamic_ofa_ros.offline.search.candidates import (
     write_candidates,
 )
 from dynamic_ofa_ros.offline.search.pareto import front
-from dynamic_ofa_ros.offline.work_folder import Rows
+from dynamic_ofa_ros.offline.work_folder import Journal
 from dynamic_ofa_ros.progress import progress
 from dynamic_ofa_ros.runtime.reference import add_reference
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
@@ -68,7 +72,7 @@ def calibrate_levels(
     """
     trained, images = context.trained, context.settings.calibration_images
     depends_on = context.accuracy_id(images, context.report)
-    rows = Rows(context.work.path('reported', depends_on, '.jsonl'), 'architecture')
+    rows = Journal(context.work.path('reported', depends_on, '.jsonl'), 'architecture')
     paths = {
         key_of(a): context.work.path('level', {**depends_on, 'level': key_of(a)}, '.safetensors')
         for a in architectures
@@ -135,7 +139,7 @@ def without_dominated(context: BuildContext, members: Sequence[Member]) -> list[
 
     Latency is measured again, all in turns; top-1 is that of the report images.
     """
-    profile = context.profile([m.architecture for m in members])
+    profile = context.measure_latency([m.architecture for m in members])
     latency_ms = [level.median_ms for level in profile.levels]
     top1 = [member.top1 for member in members]
     kept = front(latency_ms, top1)
@@ -229,7 +233,7 @@ def write_platforms(
     A platform that is not here lacks the new levels: its file is left out, saying so, and that
     machine measures itself at its first start.
     """
-    profile = context.profile([m.architecture for m in members])
+    profile = context.measure_latency([m.architecture for m in members])
     if context.settings.times_here:
         warn_when_busy(profile, 'run dynamic-ofa measure --force on the family when it is quiet')
     # What a table predicts was not measured: the robot does that at its first start.
@@ -237,11 +241,13 @@ def write_platforms(
     for platform, earlier in (other.platforms if other is not None else {}).items():
         if platform == profile.platform:
             continue
-        place = place_of(earlier)
+        device_settings = settings_of(earlier)
         found = None
-        if place is not None:
+        if device_settings is not None:
             try:
-                found = profile_family(Family.load(folder), place, context.work.folder / 'cache')
+                found = profile_family(
+                    Family.load(folder), device_settings, context.work.folder / 'cache'
+                )
             except EngineError as error:
                 logger.info('%s', error)
         if found is None or found.platform != platform:

@@ -14,11 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dynamic_ofa_ros.errors import DatasetError, FamilyError, SearchError
+from dynamic_ofa_ros.errors import FamilyError, SearchError
 from dynamic_ofa_ros.family import MAX_LEVELS, Family, LatencyProfile
 from dynamic_ofa_ros.family.model_card import write_model_card
 from dynamic_ofa_ros.files import creating_folder, naming
-from dynamic_ofa_ros.offline.accuracy.evaluation import halves, load_as_stored
 from dynamic_ofa_ros.offline.build.assembly import (
     calibrate_levels,
     merged,
@@ -28,7 +27,12 @@ from dynamic_ofa_ros.offline.build.assembly import (
     write_platforms,
     write_scatter,
 )
-from dynamic_ofa_ros.offline.build.build_context import BuildContext, BuildSettings, backbone_id
+from dynamic_ofa_ros.offline.build.build_context import (
+    BuildContext,
+    BuildSettings,
+    check_data,
+    open_context,
+)
 from dynamic_ofa_ros.offline.build.stages import (
     SEARCHES,
     BuildCandidates,
@@ -36,7 +40,7 @@ from dynamic_ofa_ros.offline.build.stages import (
     hopeful_candidates,
     stage,
 )
-from dynamic_ofa_ros.offline.data.datasets import ImageDataset, Subset, check_classes, fingerprint
+from dynamic_ofa_ros.offline.data.datasets import ImageDataset, fingerprint
 from dynamic_ofa_ros.offline.latency.measured import read_measured
 from dynamic_ofa_ros.offline.latency.on_device import write_candidate_family
 from dynamic_ofa_ros.offline.search.candidates import FINALIST, Candidate
@@ -92,23 +96,11 @@ def build_family(
     """
     _check(trained, training, held_out, output, settings)
     _check_robot(trained, settings, merge_with, candidates_to)
-    selection, report = halves(held_out)
-    if settings.architectures:
-        report = held_out
     work = WorkFolder(
         work_folder or output.with_name(f'.{output.name}.build'), is_kept=work_folder is not None
     )
-    context = BuildContext(
-        trained=trained,
-        supernet=load_as_stored(trained),
-        training=training,
-        selection=Subset(selection, tuple(range(min(len(selection), settings.selection_images)))),
-        report=report,
-        work=work,
-        settings=settings,
-        backbone_id=backbone_id(trained),
-    )
     with naming(work.folder):
+        context = open_context(trained, training, held_out, work, settings)
         if candidates_to is not None:
             _write_candidates(context, candidates_to)
             return None
@@ -233,10 +225,7 @@ def _check(
         raise SearchError(f'--span is {settings.span * 100:g}; it must be above 0')
     if settings.search not in SEARCHES:
         raise SearchError(f'--search {settings.search!r}: give one of {", ".join(SEARCHES)}')
-    for classes, split in ((training.classes, 'training'), (held_out.classes, 'held-out')):
-        check_classes(trained.labels, classes, split)
-    if len(held_out) < 2:
-        raise DatasetError(f'{len(held_out)} held-out images are too few to choose levels by')
+    check_data(trained, training, held_out)
 
 
 def _choose(candidates: Sequence[Candidate], settings: BuildSettings) -> list[SubnetArchitecture]:

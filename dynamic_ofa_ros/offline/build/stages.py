@@ -19,7 +19,7 @@ import numpy.typing as npt
 from dynamic_ofa_ros.errors import DatasetError
 from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import AccuracyPredictor
 from dynamic_ofa_ros.offline.build.build_context import BuildContext, open_table
-from dynamic_ofa_ros.offline.latency.device_profile import warn_when_busy
+from dynamic_ofa_ros.offline.latency.family_profile import warn_when_busy
 from dynamic_ofa_ros.offline.latency.measured import read_measured
 from dynamic_ofa_ros.offline.search.candidates import (
     FINALIST,
@@ -42,8 +42,6 @@ Predict = Callable[[Genomes], FloatArray]
 STAGES = 8
 SEARCHES = ('nsga2', 'algorithm1', 'none')
 
-# Sampled sub-networks only teach a predictor, so fewer calibration images do than for a level.
-SAMPLED_CALIBRATION_IMAGES = 500
 # A predictor fitted to fewer than this knows less than the measurements themselves.
 FEWEST_PAIRS_TO_FIT = 30
 # Whole networks timed to fit a latency predictor.
@@ -143,7 +141,8 @@ def measure_sampled(context: BuildContext) -> list[Candidate]:
     """Stage 1: measure the accuracy of sampled sub-networks on the selection images."""
     space, settings = context.trained.space, context.settings
     architectures = sample_candidates(space, settings.candidates, settings.seed)
-    top1 = context.measure_accuracy(architectures, SAMPLED_CALIBRATION_IMAGES, 'sampled')
+    images = settings.sampled_calibration_images
+    top1 = context.measure_accuracy(architectures, images, 'sampled')
     check_some_are_right(top1, len(context.selection))
     return [
         Candidate(a, SAMPLED, context.macs(a), t) for a, t in zip(architectures, top1, strict=True)
@@ -205,8 +204,8 @@ def latency_model(
     )
     macs = [context.macs(a) for a in architectures]
     chosen = [architectures[i] for i in spread(macs, TIMED_NETWORKS)]
-    timed = context.time_networks(chosen)
-    measured_ms = np.array([timed[key_of(a)] for a in chosen])
+    measured_ms = np.array(context.time_networks(chosen))
+    timed = {key_of(a): float(ms) for a, ms in zip(chosen, measured_ms, strict=True)}
     fitted = fit_latency_predictor(GenomeEncoding(space).encode(chosen), measured_ms, space)
     rounded = {name: round(float(value), 4) for name, value in asdict(fitted.report).items()}
     facts = {'networks': len(chosen), **rounded}
@@ -296,7 +295,7 @@ def measure_finalists(context: BuildContext, chosen: Sequence[Candidate]) -> lis
     images = context.settings.calibration_images
     top1 = context.measure_accuracy(architectures, images, 'candidates')
     check_some_are_right(top1, len(context.selection))
-    profile = context.profile(architectures)
+    profile = context.measure_latency(architectures)
     if context.settings.times_here:
         warn_when_busy(profile, 'a build on a quiet machine may choose other levels')
     return [

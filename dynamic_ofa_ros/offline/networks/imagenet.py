@@ -11,7 +11,7 @@ from pathlib import Path
 from dynamic_ofa_ros.errors import FamilyError
 from dynamic_ofa_ros.family import FAMILY_FILE, IMAGENET_FAMILY
 from dynamic_ofa_ros.offline.data.labelled import open_labelled
-from dynamic_ofa_ros.offline.latency.device_profile import Place
+from dynamic_ofa_ros.offline.latency.family_profile import DeviceSettings
 from dynamic_ofa_ros.offline.networks.networks import (
     Candidate,
     KnownAccuracy,
@@ -37,7 +37,7 @@ def build_imagenet_family(
     data: str | None = None,
     most_images: int = 0,
     precisions: Sequence[str] = ('fp32',),
-    place: Place = Place(),  # noqa: B008 - it cannot be changed
+    device_settings: DeviceSettings = DeviceSettings(),  # noqa: B008 - it cannot be changed
     is_forced: bool = False,
 ) -> NetworksReport:
     """Make the family into `output`; with `data`, measure every level's top-1 on those images.
@@ -60,7 +60,7 @@ def build_imagenet_family(
         images,
         new,
         IMAGENET_FAMILY,
-        place=place,
+        device_settings=device_settings,
         description=DESCRIPTION,
         provenance={'source': SOURCE},
     )

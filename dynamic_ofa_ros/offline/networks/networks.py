@@ -33,10 +33,14 @@ from dynamic_ofa_ros.family import (
 from dynamic_ofa_ros.family.model_card import write_model_card
 from dynamic_ofa_ros.files import creating_folder, naming
 from dynamic_ofa_ros.offline.data.datasets import ImageDataset, fingerprint, report_damaged
-from dynamic_ofa_ros.offline.latency.device_profile import Place, profile_family, warn_when_busy
+from dynamic_ofa_ros.offline.latency.family_profile import (
+    DeviceSettings,
+    profile_family,
+    warn_when_busy,
+)
 from dynamic_ofa_ros.offline.networks.onnx_import import ImportedNetwork, check_resolution
 from dynamic_ofa_ros.offline.search.pareto import front
-from dynamic_ofa_ros.offline.work_folder import Rows, WorkFolder
+from dynamic_ofa_ros.offline.work_folder import Journal, WorkFolder
 from dynamic_ofa_ros.progress import progress
 from dynamic_ofa_ros.runtime.classifier import Classifier
 from dynamic_ofa_ros.runtime.engine import create_engine
@@ -97,7 +101,7 @@ def build_networks_family(
     output: Path,
     name: str,
     *,
-    place: Place = Place(),  # noqa: B008 - it cannot be changed
+    device_settings: DeviceSettings = DeviceSettings(),  # noqa: B008 - it cannot be changed
     description: str = '',
     provenance: Mapping[str, Any] | None = None,
 ) -> NetworksReport:
@@ -113,9 +117,12 @@ def build_networks_family(
     spec = NetworksSpec(description or name, len(labels))
     with naming(output), _working(output) as work:
         trial = _trial_family(work.fresh_folder('family'), candidates, labels, spec)
-        measured = _accuracies(trial, candidates, images, work, place)
+        measured = _accuracies(trial, candidates, images, work, device_settings)
         profile = profile_family(
-            trial, place, work.folder / 'cache', progress=lambda text: logger.info('%s', text)
+            trial,
+            device_settings,
+            work.folder / 'cache',
+            progress=lambda text: logger.info('%s', text),
         )
         warn_when_busy(profile, 'run dynamic-ofa measure --force on the family when it is quiet')
         kept, left_out = _choose(candidates, measured.accuracies, profile)
@@ -244,7 +251,7 @@ def _accuracies(
     candidates: Sequence[Candidate],
     images: ImageDataset | None,
     work: WorkFolder,
-    place: Place,
+    device_settings: DeviceSettings,
 ) -> _Measured:
     """Measure every candidate on the same images, or take what is known of it."""
     if images is None:
@@ -261,11 +268,11 @@ def _accuracies(
             for candidate in candidates
         ],
     }
-    rows = Rows(work.path('accuracy', depends_on, '.jsonl'), 'chunk')
+    rows = Journal(work.path('accuracy', depends_on, '.jsonl'), 'chunk')
     engine = create_engine(
         trial,
-        device=place.device,
-        engine=place.engine,
+        device=device_settings.device,
+        engine=device_settings.engine,
         threads=usable_cpus(),
         cache_dir=work.folder / 'cache',
         progress=lambda text: logger.info('%s', text),

@@ -25,7 +25,7 @@ FEWEST_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Place:
+class DeviceSettings:
     """Where latency is measured: device and engine (each may be auto), threads, precision."""
 
     device: str = 'auto'
@@ -36,7 +36,7 @@ class Place:
 
 def profile_family(
     family: Family,
-    place: Place,
+    settings: DeviceSettings,
     cache: Path | None = None,
     seconds_a_level: float = SECONDS_A_LEVEL,
     progress: Callable[[str], None] | None = None,
@@ -48,10 +48,10 @@ def profile_family(
     """
     engine = create_engine(
         family,
-        device=place.device,
-        engine=place.engine,
-        precision=place.precision,
-        threads=place.threads,
+        device=settings.device,
+        engine=settings.engine,
+        precision=settings.precision,
+        threads=settings.threads,
         cache_dir=cache,
         progress=progress,
     )
@@ -65,20 +65,20 @@ def profile_family(
         profile = profile_engine(
             engine, family, max_seconds=max(FEWEST_SECONDS, seconds_a_level * len(family.levels))
         )
-        device = place.device
+        device = settings.device
         if device == 'auto':
             device = engine.platform.partition('-')[0]
-        used = replace(place, device=device, engine=engine.name)
+        used = replace(settings, device=device, engine=engine.name)
     finally:
         engine.close()
     again = {name: str(value) for name, value in asdict(used).items()}
     return replace(profile, conditions={**profile.conditions, **again})
 
 
-def place_of(profile: LatencyProfile) -> Place | None:
+def settings_of(profile: LatencyProfile) -> DeviceSettings | None:
     """Return where a profile was measured; None for one that does not say."""
     try:
-        return Place(
+        return DeviceSettings(
             profile.conditions['device'],
             profile.conditions['engine'],
             int(profile.conditions['threads']),
@@ -109,14 +109,14 @@ def warn_when_busy(profile: LatencyProfile, advice: str) -> None:
 
 def add_platform(
     family: Family,
-    place: Place,
+    settings: DeviceSettings,
     is_forced: bool,
     progress: Callable[[str], None] | None = None,
-    accuracies: Callable[[Place], tuple[float, ...]] | None = None,
+    accuracies: Callable[[DeviceSettings], tuple[float, ...]] | None = None,
 ) -> LatencyProfile:
     """Measure a family here and write the platform's file into it; return the profile.
 
-    accuracies: measures them at the place that `place` turned out to be.
+    accuracies: measures them at the settings that `settings` turned out to be.
     Raise FamilyError where the family has this platform already, unless `is_forced`.
     """
 
@@ -128,8 +128,8 @@ def add_platform(
                 f'{earlier.measured_at}; --force measures and replaces them'
             )
 
-    profile = profile_family(family, place, progress=progress, check_platform=check)
-    used = place_of(profile)
+    profile = profile_family(family, settings, progress=progress, check_platform=check)
+    used = settings_of(profile)
     if accuracies is not None and used is not None:
         profile = replace(profile, accuracies=accuracies(used))
     path = family.directory / PLATFORMS_FOLDER / f'{profile.platform}.yaml'
