@@ -114,8 +114,8 @@ def _add_levels(group: Any) -> None:
         '--predictor', default='', metavar='FILE', help='accuracy predictor to use, not fit one'
     )
     group.add_argument(
-        '--lut', default='', metavar='FILE', help='table of operator latencies (dynamic-ofa '
-        'profile) to search with, instead of a predictor fitted to whole networks',
+        '--lut', default='', metavar='FILE', help='latency model (dynamic-ofa '
+        'latency-model) to search with, instead of a predictor fitted to whole networks',
     )  # fmt: skip
 
 

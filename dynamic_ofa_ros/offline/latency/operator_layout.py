@@ -129,7 +129,7 @@ def _slots(space: SearchSpace) -> tuple[Slot, ...]:
     if space.kind not in _AFTER:
         raise LatencyTableError(
             f'the operators of a backbone of kind {space.kind!r} are not known; fit a latency '
-            'predictor on whole networks instead: dynamic-ofa profile --whole-networks 100'
+            'predictor on whole networks instead: dynamic-ofa latency-model --whole-networks 100'
         )
     return (
         *map(Slot, _BEFORE),

@@ -166,7 +166,7 @@ class OperatorEngine:
             raise EngineError(
                 f'operators cannot be timed one by one with engine {engine!r}; use '
                 f'{", ".join(ENGINES)}, or measure whole networks: '
-                'dynamic-ofa profile --whole-networks 100'
+                'dynamic-ofa latency-model --whole-networks 100'
             )
         self._engine, self._device, self._threads = engine, device, threads
         self._exported: dict[str, bytes] = {}

@@ -4,7 +4,7 @@ A network's latency is the sum of its operators': stem, first block, the active 
 head. The sum of operators timed one by one is off by a factor and an offset, alike for all
 networks; a `Correction` fitted on a handful of whole networks repairs that.
 
-`read_table` reads our own tables (`dynamic-ofa profile`), those of the paper's authors, and
+`read_table` reads our own tables (`dynamic-ofa latency-model`), those of the paper's authors, and
 predictors fitted on whole networks (`latency_predictor.py`).
 """
 
@@ -185,7 +185,7 @@ def space_of(document: Mapping[str, Any], path: Path) -> SearchSpace:
     if document.get('version') != VERSION:
         raise LatencyTableError(
             f'{path}: version is {document.get("version")!r}; this release reads version '
-            f'{VERSION}: profile again, or install a release that matches'
+            f'{VERSION}: measure it again, or install a matching release'
         )
     backbone = document.get('backbone')
     kind = backbone.get('kind') if isinstance(backbone, dict) else None
