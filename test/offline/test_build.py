@@ -478,7 +478,7 @@ def test_a_table_of_another_space_is_refused(
 
     table = ['--lut', str(reference_file('lut_xavier_nx_gpu.json'))]
     assert build(backbone, photos, tmp_path / 'family', *SEARCHED, *table) == 2
-    assert 'it lacks resolutions 32, 48' in capsys.readouterr().err
+    assert 'lacks resolutions 32, 48' in capsys.readouterr().err
 
 
 def test_names_of_backbones_are_told_apart(tmp_path: Path) -> None:
