@@ -22,6 +22,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.ensemble import GradientBoostingRegressor
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, DotProduct, WhiteKernel
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold
 from sklearn.neural_network import MLPRegressor
@@ -63,7 +65,7 @@ class RidgeAndNetworks:
         self.scale = max(float(residual.std()), 1e-6)
         self.networks = [
             MLPRegressor(
-                hidden_layer_sizes=(80, 80, 80), alpha=1.0, learning_rate_init=2e-3, max_iter=400,
+                hidden_layer_sizes=(80, 80, 80), alpha=0.1, learning_rate_init=2e-3, max_iter=400,
                 early_stopping=True, validation_fraction=0.15, n_iter_no_change=40,
                 random_state=seed,
             ).fit(inputs, residual / self.scale)
@@ -122,6 +124,9 @@ THEIRS: dict[str, Fit] = {
     ).fit(x, y),
     'SVR': lambda x, y: Standardised(
         make_pipeline(StandardScaler(), SVR(C=3.0, gamma=0.002, epsilon=0.05))
+    ).fit(x, y),
+    'GaussianProcessRegressor': lambda x, y: GaussianProcessRegressor(
+        1.0 * DotProduct() + 1.0 * RBF(10.0, (1.0, 1e3)) + WhiteKernel(0.1), normalize_y=True
     ).fit(x, y),
     'RidgeCV and 5 MLPRegressor': lambda x, y: RidgeAndNetworks().fit(x, y),
 }

@@ -117,9 +117,7 @@ def encode_resolutions(
     """
     lowest, highest = known[0], known[-1]
     if pixels.min() < lowest:
-        raise PredictorError(
-            f'the predictor is valid from {lowest} px, not for {pixels.min()} px'
-        )
+        raise PredictorError(f'the predictor is valid from {lowest} px, not for {pixels.min()} px')
     if is_interpolating and pixels.max() > highest:
         raise PredictorError(
             f'the predictor is valid up to {highest} px, not for {pixels.max()} px'

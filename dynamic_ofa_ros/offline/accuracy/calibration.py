@@ -134,9 +134,7 @@ def calibrate_family(
     if output.exists():
         raise FamilyError(f'{output} exists already; choose another folder, or remove it first')
     if settings.images < FEWEST_IMAGES:
-        raise DatasetError(
-            f'--images is {settings.images}; at least {FEWEST_IMAGES} are required'
-        )
+        raise DatasetError(f'--images is {settings.images}; at least {FEWEST_IMAGES} are required')
     held_out = Relabelled.to(family.labels, held_out)
     subset = calibration_subset(training, settings.images, settings.seed)
     resolutions = [level.resolution for level in family.levels]
