@@ -76,7 +76,7 @@ def fetch_backbone(
     """Write a published backbone into the new folder `output`, in the format of `train`.
 
     Raise CheckpointError if `output` exists or the checkpoint does not match, and DownloadError
-    if the file cannot be downloaded or is not the expected one. Partial downloads are kept in `cache`.
+    if the file cannot be downloaded or is not the expected one. Partial downloads are in `cache`.
     """
     settings = settings or FetchSettings()
     cache = cache or cache_directory()

@@ -1,4 +1,4 @@
-"""Measure a family's latencies on this machine with the real engine."""
+"""Measure the latency profile of a family on this machine with the engine of the runtime."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FEWEST_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class DeviceSettings:
-    """Where latency is measured: device and engine (each may be auto), threads, precision."""
+    """The device and the engine (`auto`: chosen by the runtime), threads, and precision."""
 
     device: str = 'auto'
     engine: str = 'auto'
@@ -42,9 +42,9 @@ def profile_family(
     progress: Callable[[str], None] | None = None,
     check_platform: Callable[[str], None] | None = None,
 ) -> LatencyProfile:
-    """Measure every level of a family; the conditions say how to measure there again.
+    """Measure every level of a family; the conditions contain the settings that were used.
 
-    `check_platform` gets the platform's name before the measurement, and may raise.
+    `check_platform` is called with the name of the platform before the measurement; it may raise.
     """
     engine = create_engine(
         family,
@@ -76,7 +76,7 @@ def profile_family(
 
 
 def settings_of(profile: LatencyProfile) -> DeviceSettings | None:
-    """Return where a profile was measured; None for one that does not say."""
+    """Return the settings that a profile was measured with; None if it does not contain them."""
     try:
         return DeviceSettings(
             profile.conditions['device'],
@@ -89,7 +89,7 @@ def settings_of(profile: LatencyProfile) -> DeviceSettings | None:
 
 
 def others_load(profile: LatencyProfile) -> float:
-    """Return the share of the device that other programs used meanwhile; 0.0 when unknown."""
+    """Return the fraction of the device that other programs used; 0.0 if it is unknown."""
     try:
         return float(profile.conditions.get('load_of_others', '0'))
     except ValueError:
@@ -97,10 +97,10 @@ def others_load(profile: LatencyProfile) -> float:
 
 
 def warn_when_busy(profile: LatencyProfile, advice: str) -> None:
-    """Warn that latencies may be too high when other programs were busy meanwhile."""
+    """Warn that latencies may be too high if other programs were busy during the measurement."""
     if others_load(profile) > BUSY_ABOVE:
         logger.warning(
-            'other programs used %.0f %% of the device while latencies were measured, so they may '
+            'other programs used %.0f %% of the device during the measurement, so latencies may '
             'be too high: %s',
             others_load(profile) * 100,
             advice,
@@ -114,18 +114,18 @@ def add_platform(
     progress: Callable[[str], None] | None = None,
     accuracies: Callable[[DeviceSettings], tuple[float, ...]] | None = None,
 ) -> LatencyProfile:
-    """Measure a family here and write the platform's file into it; return the profile.
+    """Measure a family here and write the profile of the platform into it; return the profile.
 
-    accuracies: measures them at the settings that `settings` turned out to be.
-    Raise FamilyError where the family has this platform already, unless `is_forced`.
+    accuracies: returns the accuracies of the levels with the settings that were used. Raise
+    FamilyError if the family already has this platform, unless `is_forced`.
     """
 
     def check(platform: str) -> None:
         earlier = family.platforms.get(platform)
         if earlier is not None and not is_forced:
             raise FamilyError(
-                f'{family.name} has latencies of {platform} already, measured at '
-                f'{earlier.measured_at}; --force measures and replaces them'
+                f'{family.name} already has latencies of {platform}, measured at '
+                f'{earlier.measured_at}; --force replaces them'
             )
 
     profile = profile_family(family, settings, progress=progress, check_platform=check)
