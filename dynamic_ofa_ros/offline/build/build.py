@@ -264,7 +264,8 @@ def _provenance(
             **facts,
             'seconds': dict(sorted(context.work.times_s.items())),
         },
-        # The accuracies decide which levels are dominated, so the report images do take part in that.
+        # The accuracies decide which levels are dominated, so the report images do take part in
+        # that.
         'accuracy': f'top-1 on {len(context.report)} held-out images that were not used '
         'for training, calibration or search; levels that are dominated on them are omitted',
         **({'merged': dict(merge_with.provenance)} if merge_with is not None else {}),

@@ -44,7 +44,7 @@ class MeasuredNetworks:
                 ) from None
 
     def of(self, architectures: Sequence[SubnetArchitecture]) -> LatencyProfile:
-        """Return the latencies of these sub-networks; raise LatencyTableError if any is missing."""
+        """Return the latencies of these sub-networks; raise LatencyTableError if any is absent."""
         known = dict(zip(self.architectures, self.latencies.levels, strict=True))
         missing = [a for a in architectures if a not in known]
         if missing:

@@ -172,7 +172,7 @@ class OperatorEngine:
             self._layout = self._faster_layout(largest, resolution)
 
     def prepare(self, framed: Framed, side: int) -> Call:
-        """Return a function that runs `framed` on an image of side x side and waits for the end."""
+        """Return a function that runs `framed` on a square image and waits for the end."""
         image = torch.randn(1, IMAGE_CHANNELS, side, side)
         if self._engine == 'onnxruntime':
             return self._session(framed, image)

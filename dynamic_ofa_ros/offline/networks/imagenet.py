@@ -40,15 +40,15 @@ def build_imagenet_family(
     device_settings: DeviceSettings = DeviceSettings(),  # noqa: B008 - it cannot be changed
     is_forced: bool = False,
 ) -> NetworksReport:
-    """Make the family into `output`; with `data`, measure every level's top-1 on those images.
+    """Write the family to `output`; with `data`, measure the top-1 of every level on those images.
 
-    `precisions`: see `with_precisions`. `is_forced`: replace a family that is there. Raises
-    FamilyError where one is and it is not.
+    `precisions`: see `with_precisions`. `is_forced`: replace an existing family. Raise FamilyError
+    if `output` exists and is not replaced.
     """
     if output.exists() and not (output / FAMILY_FILE).is_file():
-        raise FamilyError(f'{output} exists and is no family; choose another folder')
+        raise FamilyError(f'{output} exists and is not a family; choose another folder')
     if output.exists() and not is_forced:
-        raise FamilyError(f'{output} is built already; --force builds it again')
+        raise FamilyError(f'{output} exists already; --force builds it again')
     labels = imagenet_labels()
     images = None if data is None else open_labelled(data, labels, most_images)
     candidates, images = with_precisions(_candidates(), images, precisions)

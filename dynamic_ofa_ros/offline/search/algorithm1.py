@@ -42,8 +42,8 @@ Evaluated = tuple[Genomes, FloatArray, FloatArray]
 class Algorithm1Settings:
     """The parameters of Algorithm 1.
 
-    min_accuracy, max_accuracy: the window, fractions; latency_step_ms (Lat_add): added to the limit
-    after step_every (itr_n) consecutive draws without success, up to latency_cap_ms. None:
+    min_accuracy, max_accuracy: the window, fractions; latency_step_ms (Lat_add): added to the
+    limit after step_every (itr_n) consecutive draws without success, up to latency_cap_ms. None:
     STEP_SHARE of the range of latencies, and CAP_STEPS steps above the limit.
     """
 
@@ -205,8 +205,8 @@ class _Run:
     ) -> Evaluated:
         """Draw until `count` new genomes are accepted, or until no progress or evaluation is left.
 
-        Below the cap, the limit is relaxed by a step after a number of draws without success, for one
-        genome; at the cap, drawing then ends.
+        Below the cap, the limit is relaxed by a step after a number of draws without success, for
+        one genome; at the cap, drawing then ends.
         """
         settings = self.settings
         nothing = np.empty((0, len(self.objectives.encoding.choices)), np.int64)

@@ -116,8 +116,8 @@ def read_candidates(path: Path) -> list[Candidate]:
         raise FamilyError(f'{path} cannot be read: {error.strerror or error}') from None
     except (KeyError, TypeError, ValueError, ArchitectureError, csv.Error) as error:
         raise FamilyError(
-            f'{path} is damaged ({type(error).__name__}: {error}); delete it; only the plot of the '
-            'candidates requires it'
+            f'{path} is damaged ({type(error).__name__}: {error}); delete it; only the plot of '
+            'the candidates requires it'
         ) from None
 
 

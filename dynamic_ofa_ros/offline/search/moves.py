@@ -27,8 +27,8 @@ RATES = np.linspace(0.05, 0.95, 8)
 class Moves:
     """The moves from one genome.
 
-    genes, choices: (M,) the changes, gene by gene; cost_ms, gain: (M,) estimated changes of latency
-    and top-1.
+    genes, choices: (M,) the changes, gene by gene; cost_ms, gain: (M,) estimated changes of
+    latency and top-1.
     """
 
     genome: Genomes
@@ -40,8 +40,8 @@ class Moves:
     def propose(self, slack_ms: float, batch: int) -> Genomes:
         """Return up to three batches of genomes that increase the latency by at most `slack_ms`.
 
-        Their order mixes single moves, pairs and larger combinations in fixed proportions; within each
-        kind they are sorted by estimated gain.
+        Their order mixes single moves, pairs and larger combinations in fixed proportions; within
+        each kind they are sorted by estimated gain.
         """
         kinds = [
             self._singles(slack_ms, batch),
@@ -77,8 +77,8 @@ class Moves:
     def _larger(self, slack_ms: float, count: int) -> Genomes:
         """Return combinations of three and more moves, chosen greedily for several exchange rates.
 
-        Each rate defines the best move of every gene. In the order of their value, either the first
-        few are taken, or all that fit one after the other.
+        Each rate defines the best move of every gene. In the order of their value, either the
+        first few are taken, or all that fit one after the other.
         """
         moving = self.cost_ms != 0
         if not moving.any():

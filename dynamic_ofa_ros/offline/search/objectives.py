@@ -25,8 +25,8 @@ EFFECTS_COST = 3
 class Bound:
     """A constraint on a quantity other than accuracy: `smallest <= measure(genomes) <= largest`.
 
-    measure: maps (N, genes) genomes to (N,) values of `name` in `unit`; without it, the bound is on
-    latency.
+    measure: maps (N, genes) genomes to (N,) values of `name` in `unit`; without it, the bound is
+    on latency.
     """
 
     name: str

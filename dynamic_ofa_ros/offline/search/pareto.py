@@ -32,7 +32,7 @@ def hypervolume(
     accuracy: Sequence[float],
     reference: tuple[float, float],
 ) -> float:
-    """Return the area dominated by the points, up to `reference`, the worst (latency, accuracy)."""
+    """Return the area that the points dominate, up to the worst (latency, accuracy)."""
     worst_latency, worst_accuracy = reference
     area, floor = 0.0, worst_accuracy
     for index in front(latency_ms, accuracy):

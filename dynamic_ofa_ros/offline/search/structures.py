@@ -36,7 +36,7 @@ class Structures:
 
     @cached_property
     def genes(self) -> Genomes:
-        """Return which genes determine the active blocks, and the resolution, which is the last one."""
+        """Return the genes that determine the active blocks, and the resolution (the last one)."""
         choices = self.encoding.choices
         deciding = []
         for gene, count in enumerate(choices):
@@ -74,7 +74,7 @@ class Structures:
         return genes, choices, genomes
 
     def free_in_use(self, genome: Genomes) -> npt.NDArray[np.bool_]:
-        """Return (genes,): the genes that are active in this genome and not part of the structure."""
+        """Return (genes,): the active genes of this genome that are not part of the structure."""
         key = genome[self.genes].tobytes()
         if key not in self._in_use:
             self._in_use[key] = self.used(genome[None])[0] & self.free
@@ -91,9 +91,9 @@ class Structures:
     ) -> Genomes:
         """Return up to `count` genomes that are optimal for sums fitted to the given ones.
 
-        For every structure, Lagrange multipliers find the optimum of the sums at the limit, and their
-        bound ranks the structures. The multiplier of each is the smallest one whose genome satisfies
-        the limit, as given by `latency`.
+        For every structure, Lagrange multipliers find the optimum of the sums at the limit, and
+        their bound ranks the structures. The multiplier of each is the smallest one whose genome
+        satisfies the limit, as given by `latency`.
         """
         one_hot = self.used(genomes)[:, self._gene] & (genomes[:, self._gene] == self._choice)
         features = np.column_stack([one_hot, np.ones(len(genomes))]).astype(np.float64)
