@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.common import RESULTS, print_table, reference_directory, write_results
 from dynamic_ofa_ros.offline.data.datasets import ImageDataset, fingerprint, open_splits
-from dynamic_ofa_ros.offline.latency.device_profile import Place
+from dynamic_ofa_ros.offline.latency.family_profile import DeviceSettings
 from dynamic_ofa_ros.offline.latency.on_device import level_of, measure_architectures
 from dynamic_ofa_ros.offline.training.augmentation import Augmentation, Augmented, Batch
 from dynamic_ofa_ros.runtime.host import OthersLoad, usable_cpus
@@ -171,8 +171,8 @@ def ends(run: Path, scratch: Path) -> dict[str, Any]:
     """Return multiply-accumulates and latency of the smallest and the largest sub-network."""
     backbone = open_backbone(run)
     architectures = (backbone.space.smallest(), backbone.space.largest())
-    place = Place('cpu', 'onnxruntime', 1)
-    profile = measure_architectures(backbone, backbone.load(), architectures, place, scratch)
+    settings = DeviceSettings('cpu', 'onnxruntime', 1)
+    profile = measure_architectures(backbone, backbone.load(), architectures, settings, scratch)
     return {
         name: {
             'resolution': architecture.r,

@@ -41,10 +41,10 @@ def measure(folder: Path, output: Path, patch: pytest.MonkeyPatch) -> list[str]:
     return ['measure', str(output), '--device', 'cpu', '--engine', 'pytorch']
 
 
-def profile(folder: Path, output: Path, patch: pytest.MonkeyPatch) -> list[str]:
+def latency_model(folder: Path, output: Path, patch: pytest.MonkeyPatch) -> list[str]:
     make_backbone(folder / 'backbone')
     pretend_device(patch)
-    return ['profile', '--backbone', str(folder / 'backbone'), '--output', str(output)]
+    return ['latency-model', '--backbone', str(folder / 'backbone'), '--output', str(output)]
 
 
 def predictor(folder: Path, output: Path, patch: pytest.MonkeyPatch) -> list[str]:
@@ -59,7 +59,7 @@ def predictor(folder: Path, output: Path, patch: pytest.MonkeyPatch) -> list[str
     return ['predictor', 'fit', '--pairs', str(folder / 'pairs.jsonl'), '--output', str(output)]
 
 
-@pytest.mark.parametrize('prepare', [calibrate, measure, profile, predictor])
+@pytest.mark.parametrize('prepare', [calibrate, measure, latency_model, predictor])
 def test_a_full_disk_is_a_sentence(
     prepare: Callable[[Path, Path, pytest.MonkeyPatch], list[str]],
     tmp_path: Path,

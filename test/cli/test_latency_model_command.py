@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dynamic_ofa_ros.cli.main import EXIT_BAD_INPUT, main
-from dynamic_ofa_ros.offline.latency import profile
+from dynamic_ofa_ros.offline.latency import measure_model
 
 QUALITY = {
     'mean_error': 0.021,
@@ -34,8 +34,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         document = {'leave_one_out': QUALITY, 'networks': [0] * options['networks']}
         output.write_text(json.dumps({**HEAD, **document}))
 
-    monkeypatch.setattr(profile, 'profile_operators', operators)
-    monkeypatch.setattr(profile, 'profile_networks', networks)
+    monkeypatch.setattr(measure_model, 'measure_operator_table', operators)
+    monkeypatch.setattr(measure_model, 'measure_latency_predictor', networks)
     return asked
 
 
@@ -44,7 +44,7 @@ def test_a_table_is_summed_up(
 ) -> None:
     output = str(tmp_path / 'lut.json')
     arguments = ['--backbone', 'signs', '--output', output, '--resolutions', '48,32']
-    assert main(['profile', *arguments, '--engine', 'pytorch', '--threads', '2']) == 0
+    assert main(['latency-model', *arguments, '--engine', 'pytorch', '--threads', '2']) == 0
     assert asked['what'] == 'operators'
     assert asked['kind'] == 'ofa_mobilenetv3'
     assert sorted(asked['resolutions']) == [32, 48]
@@ -59,7 +59,7 @@ def test_whole_networks_and_json(
     asked: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ['--backbone', 'signs', '--output', str(tmp_path / 'p.json'), '--fresh', '--json']
-    assert main(['profile', *arguments, '--whole-networks', '50']) == 0
+    assert main(['latency-model', *arguments, '--whole-networks', '50']) == 0
     assert (asked['what'], asked['networks'], asked['resume']) == ('networks', 50, False)
     summary = json.loads(capsys.readouterr().out)
     assert summary['networks'] == 50
@@ -68,6 +68,6 @@ def test_whole_networks_and_json(
 
 def test_no_backbone_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ['--backbone', str(tmp_path), '--output', str(tmp_path / 'lut.json')]
-    assert main(['profile', *arguments]) == EXIT_BAD_INPUT
+    assert main(['latency-model', *arguments]) == EXIT_BAD_INPUT
     assert 'is not the output folder' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
