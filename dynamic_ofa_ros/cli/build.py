@@ -115,7 +115,7 @@ def _add_levels(group: Any) -> None:
     )
     group.add_argument(
         '--lut', default='', metavar='FILE', help='latency model (dynamic-ofa '
-        'latency-model) to search with, instead of a predictor fitted to whole networks',
+        'profile) to search with, instead of a predictor fitted to whole networks',
     )  # fmt: skip
 
 

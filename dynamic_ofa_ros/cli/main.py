@@ -17,7 +17,7 @@ from dynamic_ofa_ros.errors import DynamicOfaError
 
 # One module a verb, in the order in which `--help` lists them.
 VERBS = (
-    'demo', 'train', 'fetch', 'latency-model', 'predictor', 'search', 'build', 'family',
+    'demo', 'train', 'fetch', 'profile', 'predictor', 'search', 'build', 'family',
     'calibrate', 'measure', 'levels', 'export', 'simulate', 'figures', 'compare', 'ros',
 )  # fmt: skip
 

@@ -28,7 +28,7 @@ def add_parser(subparsers: Any) -> None:
         '--lut',
         required=True,
         metavar='FILE',
-        help='latency model, written by dynamic-ofa latency-model',
+        help='latency model, written by dynamic-ofa profile',
     )
     parser.add_argument(
         '--predictor', required=True, metavar='FILE', help='accuracy predictor, .npz'

@@ -44,7 +44,7 @@ def measure(folder: Path, output: Path, patch: pytest.MonkeyPatch) -> list[str]:
 def latency_model(folder: Path, output: Path, patch: pytest.MonkeyPatch) -> list[str]:
     make_backbone(folder / 'backbone')
     pretend_device(patch)
-    return ['latency-model', '--backbone', str(folder / 'backbone'), '--output', str(output)]
+    return ['profile', '--backbone', str(folder / 'backbone'), '--output', str(output)]
 
 
 def predictor(folder: Path, output: Path, patch: pytest.MonkeyPatch) -> list[str]:

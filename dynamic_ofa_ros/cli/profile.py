@@ -1,4 +1,4 @@
-"""`dynamic-ofa latency-model`: predict the latency of any sub-network on this device."""
+"""`dynamic-ofa profile`: predict the latency of any sub-network on this device."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def add_parser(subparsers: Any) -> None:
     """Add the verb and its options."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
-        'latency-model',
+        'profile',
         help='measure a latency model of a backbone on this device, for search and build',
         description='Time every operator of a backbone on this device and write a table. The '
         'latency of a sub-network is the sum of its operators, corrected by a line that is fitted '
