@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynamic_ofa_ros.cli.place import add_place
+from dynamic_ofa_ros.cli.device_options import add_device_options
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.offline.build.build import BuildReport
@@ -119,8 +119,8 @@ def _add_levels(group: Any) -> None:
         help='accuracy predictor to use; default: fit one',
     )
     group.add_argument(
-        '--lut', default='', metavar='FILE', help='table of operator latencies (dynamic-ofa '
-        'profile) for the search; default: a latency predictor fitted to whole networks',
+        '--lut', default='', metavar='FILE', help='latency model (dynamic-ofa '
+        'profile) for the search; default: a predictor fitted to whole networks',
     )  # fmt: skip
 
 
@@ -172,7 +172,7 @@ def _add_images(group: Any) -> None:
 
 
 def _add_machine(group: Any) -> None:
-    add_place(group)
+    add_device_options(group)
     group.add_argument(
         '--workers',
         type=int,

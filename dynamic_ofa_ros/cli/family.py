@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynamic_ofa_ros.cli.place import add_place
+from dynamic_ofa_ros.cli.device_options import add_device_options
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.offline.networks.network_files import NetworkFile, NetworkSettings
@@ -117,7 +117,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group('where latency is measured')
-    add_place(group)
+    add_device_options(group)
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
 
 
@@ -166,7 +166,7 @@ def run_from_onnx(args: argparse.Namespace) -> int:
         images,
         output,
         args.name or output.name,
-        place=_place(args),
+        device_settings=_device_settings(args),
     )
     _print_report(report, args.json)
     return 0
@@ -191,7 +191,7 @@ def run_imagenet(args: argparse.Namespace) -> int:
         data=args.data,
         most_images=args.images,
         precisions=args.precisions.split(','),
-        place=_place(args),
+        device_settings=_device_settings(args),
         is_forced=args.force,
     )
     _print_report(report, args.json)
@@ -301,10 +301,10 @@ def _images(data: str | None, most: int, labels: Sequence[str]) -> Any:
     return None if data is None else open_labelled(data, labels, most)
 
 
-def _place(args: argparse.Namespace) -> Any:
-    from dynamic_ofa_ros.offline.latency.device_profile import Place
+def _device_settings(args: argparse.Namespace) -> Any:
+    from dynamic_ofa_ros.offline.latency.family_profile import DeviceSettings
 
-    return Place(args.device, args.engine, args.threads)
+    return DeviceSettings(args.device, args.engine, args.threads)
 
 
 def _print_report(report: NetworksReport, as_json: bool) -> None:

@@ -17,8 +17,8 @@ from dynamic_ofa_ros.errors import DynamicOfaError
 
 # One module per verb, in the order of `--help`.
 VERBS = (
-    'demo', 'train', 'fetch', 'profile', 'predictor', 'search', 'build', 'family', 'calibrate',
-    'measure', 'levels', 'export', 'simulate', 'figures', 'compare', 'ros',
+    'demo', 'train', 'fetch', 'profile', 'predictor', 'search', 'build', 'family',
+    'calibrate', 'measure', 'levels', 'export', 'simulate', 'figures', 'compare', 'ros',
 )  # fmt: skip
 
 EXIT_BAD_INPUT = 2
@@ -97,7 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--debug', action='store_true', help='show tracebacks and debug messages')
     subparsers = parser.add_subparsers(dest='verb', metavar='VERB')
     for verb in VERBS:
-        importlib.import_module(f'dynamic_ofa_ros.cli.{verb}').add_parser(subparsers)
+        importlib.import_module(f'dynamic_ofa_ros.cli.{verb.replace("-", "_")}').add_parser(
+            subparsers
+        )
     return parser
 
 

@@ -9,11 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynamic_ofa_ros.cli.place import add_place
+from dynamic_ofa_ros.cli.device_options import add_device_options
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.family import Family
-    from dynamic_ofa_ros.offline.latency.device_profile import Place
+    from dynamic_ofa_ros.offline.latency.family_profile import DeviceSettings
 
 RENDERED_IMAGES = 2000
 
@@ -31,7 +31,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         'family', nargs='?', help='directory or name of a family; default: the shipped one'
     )
-    add_place(parser)
+    add_device_options(parser)
     parser.add_argument(
         '--precision',
         default='fp32',
@@ -60,17 +60,21 @@ def run(args: argparse.Namespace) -> int:
     """Measure, write, and print the table."""
     from dynamic_ofa_ros.cli.levels import print_levels
     from dynamic_ofa_ros.family import PLATFORMS_FOLDER, Family, default_family
-    from dynamic_ofa_ros.offline.latency.device_profile import Place, add_platform, warn_when_busy
+    from dynamic_ofa_ros.offline.latency.family_profile import (
+        DeviceSettings,
+        add_platform,
+        warn_when_busy,
+    )
 
-    def accuracies(place: Place) -> tuple[float, ...]:
-        return _accuracies(family, place, args.data, args.images)
+    def accuracies(settings: DeviceSettings) -> tuple[float, ...]:
+        return _accuracies(family, settings, args.data, args.images)
 
     family = Family.load(args.family or default_family())
     if args.output:
         _ = family.backbone  # raises FamilyError before measuring if a build cannot use the family
     profile = add_platform(
         family,
-        Place(args.device, args.engine, args.threads, args.precision),
+        DeviceSettings(args.device, args.engine, args.threads, args.precision),
         is_forced=args.force,
         progress=lambda text: print(text, file=sys.stderr),
         accuracies=accuracies if args.data else None,
@@ -103,8 +107,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _accuracies(family: Family, place: Place, data: str, most: int) -> tuple[float, ...]:
-    """Return the measured accuracy of every level; print how the precision changes it."""
+def _accuracies(
+    family: Family, settings: DeviceSettings, data: str, most: int
+) -> tuple[float, ...]:
+    """Measure the accuracy of every level, say what the precision changed, return it."""
     from dynamic_ofa_ros.offline.accuracy.precision import measure_precision
     from dynamic_ofa_ros.offline.data.datasets import ImageDataset, RenderedSigns
     from dynamic_ofa_ros.offline.data.labelled import open_labelled
@@ -116,13 +122,13 @@ def _accuracies(family: Family, place: Place, data: str, most: int) -> tuple[flo
     else:
         images = open_labelled(data, family.labels, most)
     with progress('classifying images', len(images)) as bar:
-        report = measure_precision(family, place, images, bar.update)
+        report = measure_precision(family, settings, images, bar.update)
     mean, in_fp32 = (
         100.0 * sum(shares) / len(shares) for shares in (report.accuracies, report.in_fp32)
     )
     print(
-        f'{place.precision} on {report.images} images: {mean:.2f} % top-1, mean of all levels '
-        f'(fp32 {in_fp32:.2f} %); {100.0 * report.agreement:.2f} % of answers agree with fp32',
+        f'{settings.precision} on {report.images} images: {mean:.2f} % right, levels averaged '
+        f'(fp32 {in_fp32:.2f} %); the same answer as fp32 in {100.0 * report.agreement:.2f} %',
         file=sys.stderr,
     )
     return report.accuracies

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dynamic_ofa_ros.offline.build.pairs import Pair
+    from dynamic_ofa_ros.offline.accuracy.pairs import Pair
     from dynamic_ofa_ros.space.architecture import SearchSpace
 
 DEFAULT_KIND = 'ofa_mobilenetv3'
@@ -34,9 +34,9 @@ def _add_fit(commands: Any) -> None:
         'fit',
         help='measure sampled sub-networks and fit a predictor to them',
         description='Measure the top-1 of sampled sub-networks, each with its own batch-norm '
-        'statistics, and fit a predictor. The measurements are kept in OUTPUT.pairs.jsonl; run '
-        'the same command again to resume an interrupted run. The printed error is that of a '
-        'cross-validation.',
+        'statistics, and fit a predictor to these pairs, which are also written to '
+        'OUTPUT.pairs.jsonl. An interrupted measurement is resumed by the same command. The '
+        'printed error is that of a cross-validation.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
@@ -77,30 +77,29 @@ def _add_fit(commands: Any) -> None:
         '--calibration-images', type=int, default=500, help='images for batch-norm statistics'
     )
     parser.add_argument(
-        '--evaluation-images', type=int, default=10000, help='maximum number of held-out images'
-    )
-    parser.add_argument(
-        '--images', type=int, default=56000, help='signs: number of training scenes'
-    )
-    parser.add_argument(
-        '--held-out-images', type=int, default=8000, help='signs: number of held-out scenes'
+        '--selection-images',
+        type=int,
+        default=4000,
+        help='held-out images that top-1 is measured on; at most one half of them',
     )
     parser.add_argument(
         '--workers',
         type=int,
         default=0,
-        help='processes that measure; 0 = only this process (with --ray: one per core)',
+        help='processes that measure accuracy; 0 = one per core if that is faster',
     )
     parser.add_argument(
         '--ray',
         default='',
         metavar='ADDRESS',
-        help='measure on a Ray cluster: host:port, auto, or local to start one on this machine; '
-        'the backbone and the images are sent to its workers',
+        help='measure accuracy on a Ray cluster: host:port, auto, or local',
     )
-    parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument(
-        '--threads', type=int, default=0, help='CPU threads of each worker; 0 = its share of cores'
+        '--work',
+        metavar='FOLDER',
+        help='folder of intermediate results, which is kept; a build with the same folder does '
+        'not measure these sub-networks again. Default: a temporary folder beside the output',
     )
     parser.add_argument('--seed', type=int, default=1)
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
@@ -126,8 +125,8 @@ def _add_check(commands: Any) -> None:
 def run_fit(args: argparse.Namespace) -> int:
     """Measure or read pairs, fit and save a predictor, print its cross-validation error."""
     from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import save_predictor
+    from dynamic_ofa_ros.offline.accuracy.pairs import read_pairs
     from dynamic_ofa_ros.offline.accuracy.predictor_fit import encode_pairs, fit_predictor
-    from dynamic_ofa_ros.offline.build.pairs import read_pairs
 
     output = Path(args.output).expanduser()
     if args.pairs:
@@ -170,8 +169,8 @@ def run_check(args: argparse.Namespace) -> int:
     """Compare predicted with measured accuracies and print the agreement."""
     from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import read_predictor
     from dynamic_ofa_ros.offline.accuracy.agreement import Agreement
+    from dynamic_ofa_ros.offline.accuracy.pairs import read_pairs
     from dynamic_ofa_ros.offline.accuracy.predictor_fit import check_accuracies, encode_pairs
-    from dynamic_ofa_ros.offline.build.pairs import read_pairs
     from dynamic_ofa_ros.space.spaces import search_space
 
     predictor, pairs = read_predictor(args.predictor), read_pairs(args.pairs)
@@ -206,61 +205,59 @@ def _space_of(args: argparse.Namespace, pairs: list[Pair]) -> SearchSpace:
 
 
 def _measure(args: argparse.Namespace, output: Path) -> tuple[list[Pair], SearchSpace]:
+    """Measure sampled sub-networks, as the first stage of a build does; keep the pairs."""
     from dataclasses import replace
 
     from dynamic_ofa_ros.cli.train import parse_resolutions
     from dynamic_ofa_ros.errors import PredictorError
-    from dynamic_ofa_ros.family import BACKBONE_FILE, sha256_of
-    from dynamic_ofa_ros.offline.accuracy.evaluation import calibration_subset, halves
-    from dynamic_ofa_ros.offline.accuracy.evaluation_pool import EvaluationPool
+    from dynamic_ofa_ros.files import naming
+    from dynamic_ofa_ros.offline.accuracy.pairs import Pair, write_pairs
     from dynamic_ofa_ros.offline.accuracy.predictor_fit import FEWEST_PAIRS
-    from dynamic_ofa_ros.offline.build.pairs import PairsFile, measure_pairs
-    from dynamic_ofa_ros.offline.data.datasets import Subset, check_classes
-    from dynamic_ofa_ros.offline.search.candidates import sample_candidates
+    from dynamic_ofa_ros.offline.build.build_context import (
+        BuildSettings,
+        check_data,
+        open_context,
+    )
+    from dynamic_ofa_ros.offline.build.stages import measure_sampled
     from dynamic_ofa_ros.offline.training.train import open_data
+    from dynamic_ofa_ros.offline.work_folder import WorkFolder
     from dynamic_ofa_ros.supernet.batch_norm import FEWEST_IMAGES
     from dynamic_ofa_ros.supernet.trained import open_backbone
 
     if not (args.backbone and args.data):
         raise PredictorError(
-            'give --backbone and --data to measure sub-networks, or --pairs to use measured ones'
+            'give --backbone and --data to measure sub-networks, or --pairs with measured ones'
         )
-    for option, least in (('calibration_images', FEWEST_IMAGES), ('evaluation_images', 1)):
+    for option, least in (
+        ('samples', FEWEST_PAIRS),
+        ('calibration_images', FEWEST_IMAGES),
+        ('selection_images', 1),
+    ):
         if getattr(args, option) < least:
             name = option.replace('_', '-')
             raise PredictorError(f'--{name} is {getattr(args, option)}; give {least} or more')
-    if args.samples < FEWEST_PAIRS:
-        raise PredictorError(
-            f'--samples is {args.samples}; a predictor requires {FEWEST_PAIRS} or more'
-        )
     trained = open_backbone(args.backbone)
     if args.resolutions:
         trained = replace(trained, resolutions=parse_resolutions(args.resolutions))
     training, held_out = open_data(args.data, args.images, args.held_out_images)
-    check_classes(trained.labels, training.classes, 'training')
-    check_classes(trained.labels, held_out.classes, 'held-out')
-    selection, _ = halves(held_out)
-    used = range(min(args.evaluation_images, len(selection)))
-    calibration = calibration_subset(training, args.calibration_images)
-    file = PairsFile(
-        output.with_suffix('.pairs.jsonl'),
-        {
-            'backbone': sha256_of(trained.directory / BACKBONE_FILE),
-            'data': Path(args.data).name,
-            'training_images': len(training),
-            'held_out_images': len(held_out),
-            'evaluation_images': len(used),
-            'calibration_images': len(calibration),
-        },
-    )
-    with EvaluationPool(
-        trained,
-        calibration,
-        Subset(selection, tuple(used)),
-        workers=args.workers if args.ray else max(1, args.workers),
-        ray_address=args.ray,
+    check_data(trained, training, held_out)
+    settings = BuildSettings(
+        candidates=args.samples,
+        calibration_images=args.calibration_images,
+        sampled_calibration_images=args.calibration_images,
+        selection_images=args.selection_images,
         device=args.device,
-        threads=args.threads or None,
-    ) as pool:
-        architectures = sample_candidates(trained.space, args.samples, args.seed)
-        return measure_pairs(pool, architectures, file), trained.space
+        workers=args.workers,
+        ray=args.ray,
+        seed=args.seed,
+    )
+    work = WorkFolder(
+        Path(args.work).expanduser() if args.work else output.with_name(f'.{output.name}.work'),
+        is_kept=bool(args.work),
+    )
+    with naming(work.folder):
+        sampled = measure_sampled(open_context(trained, training, held_out, work, settings))
+    pairs = [Pair(c.architecture, c.top1) for c in sampled]
+    write_pairs(pairs, output.with_suffix('.pairs.jsonl'))
+    work.finish()
+    return pairs, trained.space

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import os
 import shutil
 import sys
@@ -77,7 +78,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Run a command; return 0, or 1 after printing the error message of ros2."""
-    if shutil.which('ros2'):
+    # A ROS 2 installation may lack commands: bag, for example, is part of rosbag2.
+    if shutil.which('ros2') and importlib.util.find_spec(f'ros2{args.ros_group}'):
         command = f'ros2 {args.ros_group} {args.ros_verb}'
         raise DynamicOfaError(f"ros2 is installed here: use '{command}' instead.")
     # Messages check assigned values only if this variable is set when they are imported.

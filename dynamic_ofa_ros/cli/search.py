@@ -25,7 +25,10 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
-        '--lut', required=True, metavar='FILE', help='latencies, as written by dynamic-ofa profile'
+        '--lut',
+        required=True,
+        metavar='FILE',
+        help='latency model, written by dynamic-ofa profile',
     )
     parser.add_argument(
         '--predictor', required=True, metavar='FILE', help='accuracy predictor, .npz'

@@ -41,7 +41,7 @@ def measure(folder: Path, output: Path, patch: pytest.MonkeyPatch) -> list[str]:
     return ['measure', str(output), '--device', 'cpu', '--engine', 'pytorch']
 
 
-def profile(folder: Path, output: Path, patch: pytest.MonkeyPatch) -> list[str]:
+def latency_model(folder: Path, output: Path, patch: pytest.MonkeyPatch) -> list[str]:
     make_backbone(folder / 'backbone')
     pretend_device(patch)
     return ['profile', '--backbone', str(folder / 'backbone'), '--output', str(output)]
@@ -59,7 +59,7 @@ def predictor(folder: Path, output: Path, patch: pytest.MonkeyPatch) -> list[str
     return ['predictor', 'fit', '--pairs', str(folder / 'pairs.jsonl'), '--output', str(output)]
 
 
-@pytest.mark.parametrize('prepare', [calibrate, measure, profile, predictor])
+@pytest.mark.parametrize('prepare', [calibrate, measure, latency_model, predictor])
 def test_a_full_disk_is_reported_with_the_file(
     prepare: Callable[[Path, Path, pytest.MonkeyPatch], list[str]],
     tmp_path: Path,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dynamic_ofa_ros.cli.main import EXIT_BAD_INPUT, main
-from dynamic_ofa_ros.offline.latency import profile
+from dynamic_ofa_ros.offline.latency import measure_model
 
 QUALITY = {
     'mean_error': 0.021,
@@ -34,8 +34,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         document = {'leave_one_out': QUALITY, 'networks': [0] * options['networks']}
         output.write_text(json.dumps({**HEAD, **document}))
 
-    monkeypatch.setattr(profile, 'profile_operators', operators)
-    monkeypatch.setattr(profile, 'profile_networks', networks)
+    monkeypatch.setattr(measure_model, 'measure_operator_table', operators)
+    monkeypatch.setattr(measure_model, 'measure_latency_predictor', networks)
     return asked
 
 

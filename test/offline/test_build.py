@@ -34,10 +34,10 @@ from dynamic_ofa_ros.offline.accuracy import evaluation, predictor_fit
 from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import save_predictor
 from dynamic_ofa_ros.offline.accuracy.evaluation_pool import EvaluationPool
 from dynamic_ofa_ros.offline.build import build_context, stages
-from dynamic_ofa_ros.offline.latency import device_profile
-from dynamic_ofa_ros.offline.latency.device_profile import Place
+from dynamic_ofa_ros.offline.latency import family_profile, on_device
+from dynamic_ofa_ros.offline.latency.family_profile import DeviceSettings
+from dynamic_ofa_ros.offline.latency.measure_model import measure_operator_table
 from dynamic_ofa_ros.offline.latency.on_device import level_of
-from dynamic_ofa_ros.offline.latency.profile import profile_operators
 from dynamic_ofa_ros.offline.search.candidates import FINALIST, key_of, read_candidates
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
 from dynamic_ofa_ros.space.genome import GenomeEncoding
@@ -107,7 +107,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         trained: TrainedBackbone,
         _supernet: object,
         architectures: Sequence[SubnetArchitecture],
-        place: Place,
+        settings: DeviceSettings,
         _scratch: Path,
         *_: object,
         **__: object,
@@ -115,10 +115,11 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         calls.append(len(architectures))
         macs = [level_of(1, trained, a, 0.5).macs for a in architectures]
         levels = [LevelLatency(*[0.5 + m / 1e6] * 2, 0.0, *[0.5 + m / 1e6] * 2, 9) for m in macs]
-        conditions = {name: str(value) for name, value in asdict(place).items()}
+        conditions = {name: str(value) for name, value in asdict(settings).items()}
         return LatencyProfile(PLATFORM, tuple(levels), '2026-01-01T00:00:00+00:00', conditions)
 
-    monkeypatch.setattr(build_context, 'measure_architectures', measure)
+    for module in (build_context, on_device):
+        monkeypatch.setattr(module, 'measure_architectures', measure)
     monkeypatch.setattr(predictor_fit, 'STEPS', 20)
     monkeypatch.setattr(stages, 'FEWEST_PAIRS_TO_FIT', 20)
     return calls
@@ -454,7 +455,7 @@ def test_a_table_and_a_predictor_that_exist_are_used(
     trained = open_backbone(backbone)
     with monkeypatch.context() as patch:
         pretend_device(patch)
-        profile_operators(trained, tmp_path / 'lut.json')
+        measure_operator_table(trained, tmp_path / 'lut.json')
     rng = np.random.default_rng(1)
     genomes = GenomeEncoding(trained.space).encode([trained.space.sample(rng) for _ in range(40)])
     predictor, _ = predictor_fit.fit_predictor(genomes, genomes.mean(axis=1) / 9, trained.space)
@@ -477,7 +478,7 @@ def test_a_table_of_another_space_is_refused(
 
     table = ['--lut', str(reference_file('lut_xavier_nx_gpu.json'))]
     assert build(backbone, photos, tmp_path / 'family', *SEARCHED, *table) == 2
-    assert 'it lacks resolutions 32, 48' in capsys.readouterr().err
+    assert 'lacks resolutions 32, 48' in capsys.readouterr().err
 
 
 def test_names_of_backbones_are_told_apart(tmp_path: Path) -> None:
@@ -517,7 +518,7 @@ def test_measure_adds_a_platform_and_does_not_replace_it_unasked(
     (profile,) = Family.load(family).platforms.values()
     assert profile.platform == printed['platform']
     assert profile.levels[0].median_ms == pytest.approx(printed['levels'][0]['median_ms'])
-    assert device_profile.place_of(profile) == Place('cpu', 'pytorch', 1)
+    assert family_profile.settings_of(profile) == DeviceSettings('cpu', 'pytorch', 1)
     assert Family.load(family).checksum == checksum
     before = Path(printed['file']).read_text()
     assert main(arguments) == 2
@@ -573,7 +574,7 @@ def test_levels_are_chosen_by_the_table_of_a_robot(
 ) -> None:  # fmt: skip
     with monkeypatch.context() as patch:
         pretend_device(patch)
-        profile_operators(open_backbone(backbone), tmp_path / 'lut.json')
+        measure_operator_table(open_backbone(backbone), tmp_path / 'lut.json')
     assert build(backbone, photos, tmp_path / 'mine', *PLAIN, '--by-table') == 2
     assert '--by-table needs --lut' in capsys.readouterr().err
     given = ['--lut', str(tmp_path / 'lut.json'), '--by-table']

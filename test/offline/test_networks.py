@@ -18,7 +18,7 @@ from onnx_networks import COLOURS, colour_folders, colour_network
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.errors import EngineError, FamilyError
 from dynamic_ofa_ros.family import Family, LatencyProfile, LevelLatency, Preprocessing, sha256_of
-from dynamic_ofa_ros.offline.latency import device_profile
+from dynamic_ofa_ros.offline.latency import family_profile
 from dynamic_ofa_ros.offline.networks import networks
 from dynamic_ofa_ros.offline.networks.quantization import CALIBRATION_IMAGES
 from dynamic_ofa_ros.runtime.classifier import Classifier
@@ -40,7 +40,7 @@ def latency_by_macs(monkeypatch: pytest.MonkeyPatch) -> None:
             '2026-01-01T00:00:00+00:00',
         )
 
-    monkeypatch.setattr(device_profile, 'profile_engine', profile)
+    monkeypatch.setattr(family_profile, 'profile_engine', profile)
 
 
 @pytest.fixture
