@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynamic_ofa_ros.cli.device_options import add_device_options
+from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.offline.build.build import BuildReport
@@ -31,7 +32,7 @@ def add_parser(subparsers: Any) -> None:
         'device: measure sampled sub-networks, fit predictors of accuracy and latency, search, '
         'measure the networks found, choose levels from the Pareto front, calibrate their batch '
         'norm and measure them again. Run the same command again to resume an interrupted build.',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsHelpFormatter,
     )
     parser.add_argument(
         '--backbone',
@@ -59,7 +60,7 @@ def add_parser(subparsers: Any) -> None:
         help='input sizes to choose from; default: the training resolutions. Larger sizes are '
         'often more accurate, because random crops enlarge the objects in training images',
     )
-    parser.add_argument('--seed', type=int, default=1)
+    parser.add_argument('--seed', type=int, default=1, help='random seed')
     parser.add_argument('--json', action='store_true', help='print JSON instead of tables')
     _add_levels(parser.add_argument_group('levels'))
     _add_images(parser.add_argument_group('images'))

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
+
 if TYPE_CHECKING:
     from dynamic_ofa_ros.offline.data.datasets import ImageDataset
 
@@ -19,7 +21,7 @@ def add_parser(subparsers: Any) -> None:
         description='Recompute the batch-norm statistics of every level of a family, on images of '
         'your camera or on more images than the build used, and measure top-1 on held-out images '
         'before and after. The result is a new family with the same latencies.',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsHelpFormatter,
     )
     parser.add_argument(
         '--family', help='directory or name of a family; default: the shipped one', default=''

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynamic_ofa_ros.cli.device_options import add_device_options
+from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.family import Family
@@ -26,7 +27,7 @@ def add_parser(subparsers: Any) -> None:
         description='Measure the latency of every level on this machine and write it to the '
         'family as platforms/<platform>.yaml, so that one family serves several devices. Run it '
         'on a quiet machine. Without this file, a node measures the latencies when it starts.',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsHelpFormatter,
     )
     parser.add_argument(
         'family', nargs='?', help='directory or name of a family; default: the shipped one'

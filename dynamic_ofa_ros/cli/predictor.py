@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
+
 if TYPE_CHECKING:
     from dynamic_ofa_ros.offline.accuracy.pairs import Pair
     from dynamic_ofa_ros.space.architecture import SearchSpace
@@ -37,7 +39,7 @@ def _add_fit(commands: Any) -> None:
         'statistics, and fit a predictor to these pairs, which are also written to '
         'OUTPUT.pairs.jsonl. An interrupted measurement is resumed by the same command. The '
         'printed error is that of a cross-validation.',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsHelpFormatter,
     )
     parser.add_argument(
         '--backbone',
@@ -101,7 +103,7 @@ def _add_fit(commands: Any) -> None:
         help='folder of intermediate results, which is kept; a build with the same folder does '
         'not measure these sub-networks again. Default: a temporary folder beside the output',
     )
-    parser.add_argument('--seed', type=int, default=1)
+    parser.add_argument('--seed', type=int, default=1, help='random seed')
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
     parser.set_defaults(run=run_fit)
 

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
+
 if TYPE_CHECKING:
     from dynamic_ofa_ros.offline.latency.table import LatencyModel
     from dynamic_ofa_ros.offline.search.objectives import Objectives
@@ -22,7 +24,7 @@ def add_parser(subparsers: Any) -> None:
         description='Search a space with a table of operator latencies and an accuracy predictor. '
         'All limits share one search and its evaluations. Without a limit, the whole Pareto front '
         'is printed. The same seed gives the same result.',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsHelpFormatter,
     )
     parser.add_argument(
         '--lut',

@@ -6,6 +6,8 @@ import argparse
 import math
 from typing import Any
 
+from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the verb and its options."""
@@ -17,7 +19,7 @@ def add_parser(subparsers: Any) -> None:
         'to resume an interrupted training, or with more --epochs to extend a finished one. On '
         'several GPUs or machines: torchrun --nproc-per-node 4 --no-python dynamic-ofa train ...; '
         'the number of processes may change when a training is resumed.',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsHelpFormatter,
     )
     parser.add_argument(
         '--data',
@@ -62,8 +64,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         '--random-subnets', type=int, default=1, help='random sub-networks per step'
     )
-    parser.add_argument('--batch-size', type=int, default=128)
-    parser.add_argument('--learning-rate', type=float, default=3e-3)
+    parser.add_argument('--batch-size', type=int, default=128, help='images per step')
+    parser.add_argument('--learning-rate', type=float, default=3e-3, help='learning rate of AdamW')
     parser.add_argument(
         '--patience',
         type=int,
@@ -72,7 +74,13 @@ def add_parser(subparsers: Any) -> None:
         help='stop after this many epochs without progress on the held-out images; 0 = never',
     )
     parser.add_argument('--weight-decay', type=float, default=0.02, help='weight decay of AdamW')
-    parser.add_argument('--label-smoothing', type=float, default=0.05, metavar='SHARE')
+    parser.add_argument(
+        '--label-smoothing',
+        type=float,
+        default=0.05,
+        metavar='SHARE',
+        help='share of each label that is spread over all classes',
+    )
     parser.add_argument(
         '--averaging',
         type=float,
@@ -122,7 +130,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--threads', type=int, default=0, help='CPU threads; 0 = one per core')
-    parser.add_argument('--seed', type=int, default=1)
+    parser.add_argument('--seed', type=int, default=1, help='random seed')
     parser.set_defaults(run=run)
 
 
