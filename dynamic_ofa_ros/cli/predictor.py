@@ -85,6 +85,12 @@ def _add_fit(commands: Any) -> None:
         help='held-out images that top-1 is measured on; at most one half of them',
     )
     parser.add_argument(
+        '--images', type=int, default=56000, help='signs: number of training scenes'
+    )
+    parser.add_argument(
+        '--held-out-images', type=int, default=8000, help='signs: number of held-out scenes'
+    )
+    parser.add_argument(
         '--workers',
         type=int,
         default=0,
