@@ -23,10 +23,6 @@ TIMEOUT_S = 120.0
 NOT_RUN = {
     'ros2 launch': 'launch is not among the wheels of ROS 2',
     'ros2 run': 'starts a node; the nodes of this test run already',
-    'ros2 topic hz': 'does not end by itself',
-    'CONFIG=': 'only for the windows below',
-    'rviz2': 'a window, not among the wheels',
-    'rqt': 'a window, not among the wheels',
     'sudo apt': 'installs packages of the system',
     'git clone': 'there is no address to clone from',
     'cd ~/ros2_ws': 'needs apt and rosdep',
