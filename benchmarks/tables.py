@@ -226,6 +226,42 @@ def calibration() -> str:
     return f'{text}\n\n{source(document, "calibration")}'
 
 
+def fine_tuning() -> str:
+    """Return top-1 after fine-tuning a supernet, training it from scratch, or one network."""
+    document = results('fine_tuning')
+    names = {
+        'fine_tuned': '**supernet, from `imagenet`**',
+        'scratch': 'supernet, from random weights',
+        'single': 'largest network alone, from `imagenet`',
+    }
+    sets = document['results']['sets']
+    rows = [
+        (
+            f'{int(images):,}',
+            found['epochs'],
+            names[name],
+            percent(run['top1_largest']),
+            percent(run['top1_smallest']) if name != 'single' else '',
+            f'{run["minutes"]:.0f}',
+        )
+        for images, found in sorted(sets.items(), key=lambda item: int(item[0]))
+        for name, run in found['runs'].items()
+    ]
+    any_set = next(iter(sets.values()))
+    threads = any_set['threads']
+    largest, smallest = (any_set['ends'][end] for end in ('largest', 'smallest'))
+    headers = (
+        'images', 'epochs', 'training', 'largest, %', 'smallest, %',
+        f'minutes on {threads} CPU thread{"s" * (threads > 1)}',
+    )  # fmt: skip
+    ratio = largest['median_ms'] / smallest['median_ms']
+    return (
+        f'{table(headers, rows)}\n\n'
+        f'The smallest sub-network ({smallest["resolution"]} px) is {ratio:.1f} times as fast as '
+        f'the largest ({largest["resolution"]} px). {source(document, "fine_tuning")}'
+    )
+
+
 def latency_models() -> str:
     """Return the errors of latency models on held-out networks."""
     document = results('latency_models')
@@ -607,7 +643,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     make.__name__: make
     for make in (
         demo, demo_sentence, signs, imagenet, node_losses, node_stages, calibration,
-        latency_models, search, contention, coordination, targets, traces, engines,
+        fine_tuning, latency_models, search, contention, coordination, targets, traces, engines,
         engine_targets, switching, start, memory, precision, scheduling, backbones, parameters,
         camera_parameters, monitor_parameters, monitor,
     )

@@ -370,7 +370,7 @@ def test_arguments_of_included_files_are_shown(file, session):
 @pytest.mark.parametrize(
     ('name', 'argument', 'words'),
     [
-        ('classifier', 'engine:=tensorrt', "Valid options are: ['', 'auto'"),
+        ('classifier', 'engine:=darknet', "Valid options are: ['', 'auto'"),
         ('classifier', 'image_transport:=theora', "Valid options are: ['', 'raw'"),
         ('classifier', 'autostart:=maybe', "Valid options are: ['', 'true'"),
         ('classifier', 'max_latency_ms:=fast', "could not convert string to float: 'fast'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import os
 import shutil
 import sys
@@ -77,7 +78,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Run a command: 0, or 1 with the sentence that ros2 gives."""
-    if shutil.which('ros2'):
+    # Not every ROS 2 has every command: bag comes with rosbag2, for instance.
+    if shutil.which('ros2') and importlib.util.find_spec(f'ros2{args.ros_group}'):
         command = f'ros2 {args.ros_group} {args.ros_verb}'
         raise DynamicOfaError(f"ros2 is installed here: use '{command}' instead.")
     # Messages check what is assigned to them only if this is set when they are imported.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import select
@@ -319,9 +320,18 @@ def test_lifecycle(run: Run, robot: Robot) -> None:
 
 def test_sourced_ros2_is_used_instead(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, 'which', {'ros2': '/opt/ros2'}.get)
+    monkeypatch.setattr(importlib.util, 'find_spec', {'ros2topic': True}.get)
     status, _, errors = run('topic', 'echo', '/x')
     assert status == 2
     assert "use 'ros2 topic echo' instead" in errors
+
+
+def test_command_that_a_sourced_ros2_lacks_is_ours(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, 'which', {'ros2': '/opt/ros2'}.get)
+    monkeypatch.setattr(importlib.util, 'find_spec', {'ros2topic': True}.get)
+    assert run('bag', 'record') == (1, '', 'Must specify either topics or -a\n')
 
 
 def test_missing_rclpy_is_a_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
