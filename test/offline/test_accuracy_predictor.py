@@ -85,14 +85,14 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(PredictorError, match=r'p\.npz is not an accuracy predictor'):
         read_predictor(tmp_path / 'p.npz')
     np.savez(tmp_path / 'q.npz', w0=np.zeros((2, 3)), b0=np.zeros(2))
-    with pytest.raises(PredictorError, match='does not end in one output'):
+    with pytest.raises(PredictorError, match='does not have exactly one output'):
         read_predictor(tmp_path / 'q.npz')
 
 
 def test_resolutions_below_the_predictors_are_refused(published: AccuracyPredictor) -> None:
     space = SearchSpace(resolutions=(64,))
     genomes = GenomeEncoding(space).sample(np.random.default_rng(0), 1)
-    with pytest.raises(PredictorError, match='knows resolutions from 112 px, not 64'):
+    with pytest.raises(PredictorError, match='valid from 112 px, not for 64'):
         published.predict(genomes, space)
 
 
@@ -101,8 +101,8 @@ def test_resolutions_below_the_predictors_are_refused(published: AccuracyPredict
     [
         ({'b0': np.zeros(3)}, 'layer 0 has shape'),
         ({'w1': np.zeros((1, 5))}, 'layer 1 has shape'),
-        ({'w0': np.full((4, 128), np.nan)}, 'no numbers'),
-        ({'resolutions': np.array([64, 32])}, 'do not rise'),
+        ({'w0': np.full((4, 128), np.nan)}, 'contains NaN'),
+        ({'resolutions': np.array([64, 32])}, 'are not ascending'),
         ({'b1': np.array([{}], object)}, 'is not an accuracy predictor'),
     ],
 )

@@ -85,7 +85,7 @@ def test_damaged_images_are_left_out_and_not_counted(
             CalibrationSettings(images=30, augment=augmented),
         )
         assert (report.calibration_images, report.held_out_images) == (28, 63)
-    assert '2 of 30 images are damaged and left out' in caplog.text
+    assert '2 of 30 images are damaged and skipped' in caplog.text
 
 
 def test_a_last_batch_of_one_image_is_no_hindrance(family: Family, tmp_path: Path) -> None:
@@ -102,10 +102,10 @@ def test_what_cannot_be_calibrated_is_a_sentence(family: Family, tmp_path: Path)
     (tmp_path / 'there').mkdir()
     with pytest.raises(FamilyError, match='exists already'):
         calibrate_family(family, Noise(8), Noise(8), tmp_path / 'there', settings)
-    with pytest.raises(DatasetError, match='--images is 1; statistics need 2 images or more'):
+    with pytest.raises(DatasetError, match='--images is 1; at least 2 are required'):
         calibrate_family(family, Noise(8), Noise(8), tmp_path / 'x', CalibrationSettings(1))
     strange = Noise(8, classes=('class 1', 'cow', 'emu'))
-    with pytest.raises(DatasetError, match='that the family does not know: cow, emu; it knows'):
+    with pytest.raises(DatasetError, match='that the family lacks: cow, emu; it has'):
         calibrate_family(family, Noise(8), strange, tmp_path / 'x', settings)
     # One picture under two names: no network can be right about both.
     refused = []
@@ -115,7 +115,7 @@ def test_what_cannot_be_calibrated_is_a_sentence(family: Family, tmp_path: Path)
             calibrate_family(family, Noise(8), once, tmp_path / label, settings)
         except DatasetError as error:
             refused.append(label)
-            assert 'classifies none of the 1 held-out images rightly' in str(error)  # noqa: PT017
+            assert 'classifies all 1 held-out images wrongly' in str(error)  # noqa: PT017
     assert refused
     assert not any((tmp_path / label).exists() for label in refused)
 

@@ -100,7 +100,7 @@ def test_damaged_images_are_left_out_counted_and_listed(
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             batches = list(prepared.batches(32))
-    assert caplog.text.count('2 of 120 images are damaged and left out') == 1, 'once, not a pass'
+    assert caplog.text.count('2 of 120 images are damaged and skipped') == 1, 'once, not a pass'
     assert 'cat/03.jpg' in caplog.text
     assert 'dog/59.jpg' in caplog.text
     assert len(prepared.damaged) == 2

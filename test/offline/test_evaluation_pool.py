@@ -108,7 +108,7 @@ def test_more_ray_workers_than_gpus_do_not_hang(
     with EvaluationPool(
         trained, Noise(8), Noise(8), workers=3, ray_address='local', device='cuda:1'
     ) as pool:
-        assert 'has room for 1 workers, not for 3' in caplog.text
+        assert 'can run 1 of 3 workers' in caplog.text
         if not torch.cuda.is_available():
             with pytest.raises(EvaluationError, match='could not evaluate'):
                 list(pool.evaluate_many(candidates(trained, 3)))
@@ -174,14 +174,14 @@ def test_a_worker_that_dies_once_is_replaced(
     ):
         found = dict(pool.evaluate_many(candidates(trained, 2)))
     assert found == {i: alone[i] for i in (0, 1)}
-    assert caplog.text.count('a worker ended with exit code 3; another one tries') == 1
+    assert caplog.text.count('a worker died with exit code 3; its architecture') == 1
 
 
 def test_an_architecture_that_ends_two_workers_is_named(trained: TrainedBackbone) -> None:
     deadly = Noise(8, fault='exit always')
     with (
         EvaluationPool(trained, Noise(8), deadly, workers=2) as pool,
-        pytest.raises(EvaluationError, match=r"two workers ended .*'ks': .* with exit code 3"),
+        pytest.raises(EvaluationError, match=r"two workers died .*'ks': .* with exit code 3"),
     ):
         list(pool.evaluate_many([trained.space.smallest()]))
 

@@ -75,7 +75,7 @@ def test_half_a_split_is_explained(tmp_path: Path, files: tuple[str, ...], messa
 def test_a_class_whose_name_cannot_be_a_label_is_refused(tmp_path: Path, name: bytes) -> None:
     (tmp_path / os.fsdecode(name)).mkdir()
     with pytest.raises(
-        DatasetError, match='a name that is not UTF-8, or of several lines'
+        DatasetError, match='a name that is not UTF-8 or has several lines'
     ) as caught:
         class_folders(tmp_path)
     str(caught.value).encode()

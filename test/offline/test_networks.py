@@ -170,7 +170,7 @@ def test_a_free_input_size_gives_several_levels_of_one_file(
     document = json.loads(capsys.readouterr().out)
     assert [level['accuracy_source'] for level in document['levels']] == ['stated', 'stated']
     assert document['left_out'] == [
-        'net_r64 is left out: it takes 0.43 ms for a top-1 of 65.0%, net_r48 0.29 ms for 70.0%'
+        'net_r64 is omitted: it takes 0.43 ms for a top-1 of 65.0%, net_r48 0.29 ms for 70.0%'
     ]
     family = Family.load(output)
     assert [level.resolution for level in family.levels] == [32, 48]
@@ -243,7 +243,7 @@ def test_two_at_once_do_not_disturb_each_other(
     options = ['--data', data, '--values', 'unit', '--output', str(output)]
     with networks._working(output):
         assert from_onnx(*files, *options) == 2
-    assert 'another process is making' in capsys.readouterr().err
+    assert 'another process builds' in capsys.readouterr().err
     assert from_onnx(*files, *options) == 0
     assert from_onnx(*files, *options) == 2
     assert 'exists already; choose another folder' in capsys.readouterr().err
@@ -252,7 +252,7 @@ def test_two_at_once_do_not_disturb_each_other(
 @pytest.mark.parametrize(
     ('arguments', 'sentence'),
     [
-        ([], 'does not say which values its input takes: give --values'),
+        ([], 'is unknown: give --values'),
         (['--values', 'unit'], 'the accuracy of small_r32 is not known'),
         (['--values', 'half'], 'values is .half.; give one of imagenet, unit'),
         (['--values', 'unit', '--mean', '0', '--std', '1'], 'give one or the others'),
@@ -262,7 +262,7 @@ def test_two_at_once_do_not_disturb_each_other(
         (['--mean', '0', '--std', '0'], 'every value must be above 0'),
         (['--values', 'unit', '--accuracy', '0.5'], 'has 1 values for 2 networks'),
         (['--values', 'unit', '--accuracy', '50,60'], 'accuracy of 50 was given'),
-        (['--values', 'unit', '--resolutions', '64'], 'is fixed at 32 px: leave --resolutions'),
+        (['--values', 'unit', '--resolutions', '64'], 'is fixed at 32 px: omit --resolutions'),
         (['--values', 'unit', '--crop-fraction', '2'], r'crop_fraction is 2; it must be in'),
         (['--values', 'unit', '--data', 'nowhere'], 'nowhere is not a directory'),
         (['--values', 'unit', '--accuracy', '.5,.6', '--engine', 'pytorch'], 'use engine onnx'),
@@ -299,7 +299,7 @@ def test_labels_that_are_missing_or_of_another_number_are_refused(
     labels = tmp_path / 'labels.txt'
     labels.write_text('one\ntwo\n', encoding='utf-8')
     assert from_onnx(*files, *options, '--labels', str(labels)) == 2
-    assert 'tells 3 classes apart, but there are 2 labels' in capsys.readouterr().err
+    assert 'has 3 outputs, but there are 2 labels' in capsys.readouterr().err
     labels.write_bytes(b'\xff\xfe1')
     assert from_onnx(*files, *options, '--labels', str(labels)) == 2
     assert 'not UTF-8' in capsys.readouterr().err
@@ -312,16 +312,16 @@ def test_a_free_size_without_resolutions_and_a_file_given_twice_are_refused(
     options = ['--data', data, '--values', 'unit', '--output', str(tmp_path / 'family')]
 
     assert from_onnx(network, *options) == 2
-    assert 'may have any size: say which with --resolutions' in capsys.readouterr().err
+    assert 'is variable: give --resolutions' in capsys.readouterr().err
     assert from_onnx(network, network, *options, '--resolutions', '32') == 2
-    assert 'would both be called net' in capsys.readouterr().err
+    assert 'would have the same name net' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ('text', 'sentence'),
     [
         ('networks: []', 'a non-empty list'),
-        ('networks: [{file: small.onnx, colour: red}]', 'colour is not known; the keys are file'),
+        ('networks: [{file: small.onnx, colour: red}]', 'colour is unknown; the keys are file'),
         ('networks: [{file: small.onnx, resolutions: [x]}]', 'expected a positive integer'),
         ('networks: [{file: small.onnx, accuracy: {a: 1}}]', "given for 'a'"),
         ('networks: [{file: small.onnx, resize: squash}]', "resize is 'squash'"),
@@ -350,7 +350,7 @@ def test_folders_of_other_classes_are_refused(
     options = ['--labels', str(labels), '--values', 'unit', '--output', str(tmp_path / 'family')]
 
     assert from_onnx(*files, '--data', data, *options) == 2
-    assert 'folders that are no label: pink' in capsys.readouterr().err
+    assert 'folders that are not labels: pink' in capsys.readouterr().err
 
 
 def test_folders_may_be_called_by_the_number_of_the_output(

@@ -115,7 +115,7 @@ def test_a_resolution_between_two_measured_lies_between_them() -> None:
     at = predictor.predict(genomes, finer)
     assert at[0] < at[1] < at[2] < at[3]
     outside = search_space('ofa_mobilenetv3', (96, 128))
-    with pytest.raises(PredictorError, match='knows resolutions up to 96 px, not 128'):
+    with pytest.raises(PredictorError, match='valid up to 96 px, not for 128'):
         predictor.predict(GenomeEncoding(outside).encode([outside.largest()]), outside)
 
 
@@ -162,5 +162,5 @@ def test_another_kind_of_backbone_is_refused() -> None:
     space = search_space('ofa_mobilenetv3', RESOLUTIONS)
     predictor, _ = fit_predictor(*measured(space.kind, 30), space)
     other = search_space('ofa_proxyless', RESOLUTIONS)
-    with pytest.raises(PredictorError, match='is one for ofa_mobilenetv3, not for ofa_proxyless'):
+    with pytest.raises(PredictorError, match='is for ofa_mobilenetv3, not for ofa_proxyless'):
         predictor.predict(GenomeEncoding(other).encode([other.largest()]), other)

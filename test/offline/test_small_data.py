@@ -58,7 +58,7 @@ def test_files_that_cannot_be_read_end_no_training(
     output = tmp_path / 'run'
     arguments = ['--data', str(data), '--output', str(output), '--epochs', '1']
     assert main([*TRAIN, *arguments]) == 0
-    assert r'\xe9.png is refused by OpenCV' in caplog.text
+    assert r'\xe9.png is rejected by OpenCV' in caplog.text
     assert 'empty.webp is damaged' in caplog.text
     assert (output / 'held_out.npy').is_file() == is_stored
     assert open_backbone(output).labels == ('blue', 'green', 'red')

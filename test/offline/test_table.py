@@ -102,10 +102,13 @@ def test_latency_counts_fixed_operators_and_active_blocks(tmp_path: Path) -> Non
         (lambda d: d.pop('ops'), 'no "ops"'),
         (lambda d: d['ops'].pop('stem'), 'lacks operator stem'),
         (lambda d: d['ops'].pop('s4.b1.k7.e6'), 'lacks operator s4.b1.k7.e6'),
-        (lambda d: d['ops']['stem'].update(mean=[1.0]), 'should hold 2 positive milliseconds'),
-        (lambda d: d['ops']['stem'].update(mean=[1.0, -1.0]), 'should hold 2 positive'),
-        (lambda d: d['ops']['stem'].update(mean='fast'), 'stem: "mean" should list milliseconds'),
-        (lambda d: d.update(resolutions='all'), '"resolutions" should list'),
+        (lambda d: d['ops']['stem'].update(mean=[1.0]), 'must contain 2 positive milliseconds'),
+        (lambda d: d['ops']['stem'].update(mean=[1.0, -1.0]), 'must contain 2 positive'),
+        (
+            lambda d: d['ops']['stem'].update(mean='fast'),
+            'stem: "mean" must be a list of milliseconds',
+        ),
+        (lambda d: d.update(resolutions='all'), '"resolutions" must be a list'),
     ],
 )
 def test_damaged_tables_are_explained(tmp_path: Path, change, message: str) -> None:
@@ -157,10 +160,16 @@ def test_our_own_tables_are_of_any_kind_of_backbone(tmp_path: Path) -> None:
         (lambda d: d.update(version=7), 'version is 7; this release reads version 1'),
         (lambda d: d.update(backbone='big'), "unknown kind of backbone 'None'"),
         (lambda d: d['operators'].pop('s5.b0.k7.e6'), r'lacks operator s5\.b0\.k7\.e6'),
-        (lambda d: d['operators']['stem'].update(median_ms=[1.0]), 'should hold 2 positive'),
-        (lambda d: d['operators']['stem'].update(median_ms=[1.0, -1.0]), 'should hold 2 positive'),
-        (lambda d: d.update(correction='none'), '"correction" should hold the numbers'),
-        (lambda d: d.update(correction={'offset_ms': []}), '"correction" should hold the numbers'),
+        (lambda d: d['operators']['stem'].update(median_ms=[1.0]), 'must contain 2 positive'),
+        (
+            lambda d: d['operators']['stem'].update(median_ms=[1.0, -1.0]),
+            'must contain 2 positive',
+        ),
+        (lambda d: d.update(correction='none'), '"correction" must contain the numbers'),
+        (
+            lambda d: d.update(correction={'offset_ms': []}),
+            '"correction" must contain the numbers',
+        ),
     ],
 )
 def test_damaged_tables_of_ours_are_explained(tmp_path: Path, change, message: str) -> None:

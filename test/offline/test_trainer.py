@@ -84,7 +84,7 @@ def test_damaged_images_are_left_out_counted_and_named(
     monkeypatch.setattr(ImageStore, 'image', image)
     assert len(list(trainer.steps_until(2 * trainer.steps_per_epoch))) == 6
     trainer.report_damaged()
-    assert '2 of 12 images are damaged and left out: image' in caplog.text
+    assert '2 of 12 images are damaged and skipped: image' in caplog.text
     caplog.clear()
     trainer.report_damaged()
     assert not caplog.text, 'each is told once'
@@ -108,7 +108,7 @@ def test_a_short_training_is_not_all_of_the_largest(
     dataset = ImageStore(('a',), np.zeros((12, 40, 40, 3), np.uint8), np.zeros(12, np.int64))
     trainer = Trainer(BACKBONE, settings, Preprocessing(), dataset, tmp_path)
     losses = list(trainer.steps_until(6))
-    assert '--largest-only-epochs 4 would be all of --epochs 2' in caplog.text
+    assert '--largest-only-epochs 4 is not less than --epochs 2' in caplog.text
     assert 'alone for 1 of 6 steps' in caplog.text
     assert [math.isnan(smallest) for _, smallest in losses] == [True] + 5 * [False]
 
