@@ -28,7 +28,7 @@ def published() -> AccuracyPredictor:
 
 
 @pytest.mark.parametrize('device', ['gpu', 'cpu'])
-def test_predictions_are_the_published_ones(published: AccuracyPredictor, device: str) -> None:
+def test_predictions_equal_the_published_ones(published: AccuracyPredictor, device: str) -> None:
     found = json.loads(reference_file(f'published_search_{device}.json').read_text())['found']
     genomes = GENETICS.encode(
         [SubnetArchitecture.from_mapping({**f['arch'], 'r': f['arch']['r'][0]}) for f in found]
@@ -37,7 +37,7 @@ def test_predictions_are_the_published_ones(published: AccuracyPredictor, device
     np.testing.assert_allclose(predicted, [f['pred_acc'] for f in found], atol=1e-6)
 
 
-def test_torch_agrees(published: AccuracyPredictor) -> None:
+def test_predictions_equal_those_of_torch(published: AccuracyPredictor) -> None:
     genomes = GENETICS.sample(np.random.default_rng(1), 200)
     layers: list[torch.nn.Module] = []
     for weight, bias in zip(published.weights, published.biases, strict=True):
@@ -70,7 +70,7 @@ def test_features_are_the_published_encoding(published: AccuracyPredictor) -> No
         (90, False, [0, 0, 1]),
     ],
 )
-def test_resolutions_are_shared_out(
+def test_a_resolution_is_interpolated(
     pixels: int, is_interpolating: bool, encoded: list[float]
 ) -> None:
     assert encode_resolutions(np.array([pixels]), (32, 48, 64), is_interpolating).tolist() == [
@@ -78,7 +78,7 @@ def test_resolutions_are_shared_out(
     ]
 
 
-def test_bad_files_are_named(tmp_path: Path) -> None:
+def test_damaged_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(PredictorError, match='is missing'):
         read_predictor(tmp_path / 'p.npz')
     (tmp_path / 'p.npz').write_bytes(b'garbage')
@@ -89,7 +89,9 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         read_predictor(tmp_path / 'q.npz')
 
 
-def test_resolutions_below_the_predictors_are_refused(published: AccuracyPredictor) -> None:
+def test_resolutions_below_those_of_the_predictor_are_rejected(
+    published: AccuracyPredictor,
+) -> None:
     space = SearchSpace(resolutions=(64,))
     genomes = GenomeEncoding(space).sample(np.random.default_rng(0), 1)
     with pytest.raises(PredictorError, match='valid from 112 px, not for 64'):
@@ -106,7 +108,7 @@ def test_resolutions_below_the_predictors_are_refused(published: AccuracyPredict
         ({'b1': np.array([{}], object)}, 'is not an accuracy predictor'),
     ],
 )
-def test_layers_that_do_not_fit_are_named(
+def test_inconsistent_layers_are_named(
     tmp_path: Path, changed: dict[str, np.ndarray], message: str
 ) -> None:
     arrays = {'w0': np.zeros((4, 128)), 'b0': np.zeros(4), 'w1': np.zeros((1, 4)), 'b1': [0.5]}
@@ -117,7 +119,7 @@ def test_layers_that_do_not_fit_are_named(
         read_predictor(tmp_path / 'p.npz')
 
 
-def test_the_published_predictor_survives_saving(
+def test_the_published_predictor_can_be_saved(
     published: AccuracyPredictor, tmp_path: Path
 ) -> None:
     save_predictor(published, tmp_path / 'p.npz')

@@ -162,7 +162,7 @@ def level_file(tmp_path_factory: pytest.TempPathFactory, backbone: Path) -> Path
     return path
 
 
-def test_a_build_with_search_leaves_everything(
+def test_a_build_with_search_writes_all_results(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -205,7 +205,7 @@ def test_a_build_with_algorithm_1(
     assert not np.isnan(predicted).all(), 'some were found by the search'
 
 
-def test_a_build_interrupted_at_every_write_ends_the_same(
+def test_a_build_interrupted_at_every_write_gives_the_same_family(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -234,7 +234,7 @@ def test_a_build_interrupted_at_every_write_ends_the_same(
 
 
 @pytest.mark.long
-def test_a_killed_build_goes_on(backbone: Path, photos: Path, tmp_path: Path) -> None:
+def test_a_killed_build_is_resumed(backbone: Path, photos: Path, tmp_path: Path) -> None:
     """SIGKILL twice, with real engines: what does not depend on the clock is the same."""
     whole, output = tmp_path / 'whole', tmp_path / 'killed'
     assert build(backbone, photos, whole, *PLAIN) == 0
@@ -277,7 +277,7 @@ def kill_when(moment: Callable[[], bool], command: list[str]) -> None:
     process.wait()
 
 
-def test_a_set_that_every_network_gets_right_is_built(
+def test_a_dataset_without_errors_is_built(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
@@ -289,7 +289,7 @@ def test_a_set_that_every_network_gets_right_is_built(
     assert level.architecture == open_backbone(backbone).space.smallest(), 'the fastest'
 
 
-def test_a_level_that_is_never_right_is_left_out(
+def test_a_level_that_is_always_wrong_is_omitted(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int], level_file: Path,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
@@ -302,7 +302,7 @@ def test_a_level_that_is_never_right_is_left_out(
         assert {level.resolution for level in Family.load(tmp_path / name).levels} == {48}
 
 
-def test_a_backbone_that_is_never_right_is_found_in_the_first_stage(
+def test_a_backbone_that_is_always_wrong_is_rejected_in_the_first_stage(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int], level_file: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -317,7 +317,7 @@ def test_a_backbone_that_is_never_right_is_found_in_the_first_stage(
     assert not (tmp_path / 'family').exists()
 
 
-def test_other_settings_start_only_the_stages_they_concern(
+def test_other_settings_repeat_only_the_affected_stages(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -345,7 +345,7 @@ def test_other_settings_start_only_the_stages_they_concern(
     assert sum(evaluated[4:]) == 0
 
 
-def test_the_levels_of_a_file_are_taken_as_they_are(
+def test_the_levels_of_a_file_are_used_unchanged(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int], level_file: Path,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
@@ -362,7 +362,7 @@ def test_the_levels_of_a_file_are_taken_as_they_are(
         assert 'is dropped' in caplog.text
 
 
-def test_a_family_is_a_backbone_too(
+def test_a_family_can_be_built_from_a_family(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int]
 ) -> None:
     assert build(backbone, photos, tmp_path / 'first', *PLAIN) == 0
@@ -396,7 +396,7 @@ def test_families_of_one_backbone_are_merged(
     assert (tmp_path / 'both' / 'candidates').is_dir(), 'those of the merged family'
 
 
-def test_what_cannot_be_merged_is_explained(
+def test_a_family_of_another_backbone_cannot_be_merged(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -413,7 +413,7 @@ def test_what_cannot_be_merged_is_explained(
 
 
 @pytest.mark.parametrize(('size', 'what'), [(100_000, '.family.build')])
-def test_a_full_disk_is_a_sentence_and_leaves_no_family(
+def test_a_full_disk_is_explained_and_leaves_no_family(
     size: int, what: str, backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -451,7 +451,7 @@ def test_bad_options_are_explained(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_table_and_a_predictor_that_exist_are_used(
+def test_a_given_table_and_predictor_are_used(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -473,7 +473,7 @@ def test_a_table_and_a_predictor_that_exist_are_used(
     assert max(pretended) <= 6, 'only candidates are timed, no networks to fit a model to'
 
 
-def test_a_table_of_another_space_is_refused(
+def test_a_table_of_another_space_is_rejected(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -484,7 +484,7 @@ def test_a_table_of_another_space_is_refused(
     assert 'lacks resolutions 32, 48' in capsys.readouterr().err
 
 
-def test_names_of_backbones_are_told_apart(tmp_path: Path) -> None:
+def test_names_of_families_and_backbones_are_distinguished(tmp_path: Path) -> None:
     assert open_backbone('signs').backbone.classes == 28, 'a shipped family'
     assert open_backbone('signs').resolutions == (
         48,
@@ -508,7 +508,7 @@ def quick_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
     profile_quickly(monkeypatch)
 
 
-def test_measure_adds_a_platform_and_does_not_replace_it_unasked(
+def test_measure_adds_a_platform_and_replaces_it_only_with_force(
     tmp_path: Path, quick_profiles: None, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -534,7 +534,7 @@ def test_measure_adds_a_platform_and_does_not_replace_it_unasked(
     assert len(Family.load(family).platforms) == 2
 
 
-def test_levels_for_a_robot_come_from_what_was_measured_there(
+def test_levels_for_a_robot_are_chosen_by_its_measurements(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int], quick_profiles: None,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -571,7 +571,7 @@ def test_levels_for_a_robot_come_from_what_was_measured_there(
     assert 'lacks the architectures' in capsys.readouterr().err
 
 
-def test_levels_are_chosen_by_the_table_of_a_robot(
+def test_levels_for_a_robot_are_chosen_by_its_table(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip

@@ -36,7 +36,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
     return Family.load(folder)
 
 
-def test_a_family_is_written_anew_with_other_statistics(family: Family, tmp_path: Path) -> None:
+def test_a_family_is_written_with_new_statistics(family: Family, tmp_path: Path) -> None:
     held_out = Noise(96, seed=2)
     report = calibrate_family(
         family, Noise(80), held_out, tmp_path / 'new', CalibrationSettings(images=64)
@@ -60,7 +60,7 @@ def test_a_family_is_written_anew_with_other_statistics(family: Family, tmp_path
     assert sorted(p.name for p in tmp_path.iterdir()) == ['new'], 'nothing else is left behind'
 
 
-def test_augmented_images_give_other_statistics_the_same_each_time(
+def test_augmented_images_give_other_reproducible_statistics(
     family: Family, tmp_path: Path
 ) -> None:
     means = []
@@ -73,7 +73,7 @@ def test_augmented_images_give_other_statistics_the_same_each_time(
     assert not torch.allclose(means[0], means[1])
 
 
-def test_damaged_images_are_left_out_and_not_counted(
+def test_damaged_images_are_skipped_and_not_counted(
     family: Family, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for augmented in (False, True):
@@ -88,7 +88,7 @@ def test_damaged_images_are_left_out_and_not_counted(
     assert '2 of 30 images are damaged and skipped' in caplog.text
 
 
-def test_a_last_batch_of_one_image_is_no_hindrance(family: Family, tmp_path: Path) -> None:
+def test_a_last_batch_of_one_image_is_accepted(family: Family, tmp_path: Path) -> None:
     """At 32 px the last maps have one point: one image alone has no variance there."""
     for augmented in (False, True):
         settings = CalibrationSettings(images=101, augment=augmented)
@@ -97,7 +97,7 @@ def test_a_last_batch_of_one_image_is_no_hindrance(family: Family, tmp_path: Pat
         assert report.calibration_images == 101
 
 
-def test_what_cannot_be_calibrated_is_a_sentence(family: Family, tmp_path: Path) -> None:
+def test_invalid_calibrations_are_explained(family: Family, tmp_path: Path) -> None:
     settings = CalibrationSettings(images=32)
     (tmp_path / 'there').mkdir()
     with pytest.raises(FamilyError, match='exists already'):
@@ -140,7 +140,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_the_command_calibrates_on_a_users_photographs(
+def test_the_command_calibrates_on_class_folders(
     family: Family, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = ['calibrate', '--family', str(family.directory), '--data', str(photos)]

@@ -71,7 +71,7 @@ def folder(train: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.long
-def test_a_step_of_two_processes_is_the_step_of_one(folder: Path, tmp_path: Path) -> None:
+def test_a_step_of_two_processes_equals_that_of_one(folder: Path, tmp_path: Path) -> None:
     ranks = [torch.load(folder / f'step-{rank}.pt', weights_only=True) for rank in (0, 1)]
     alone = step(tmp_path, World())
     assert ranks[0].keys() == ranks[1].keys() == alone.keys()
@@ -95,7 +95,7 @@ def test_one_process_writes_what_all_trained(folder: Path) -> None:
 
 
 @pytest.mark.long
-def test_one_process_goes_on_where_two_were(
+def test_one_process_resumes_the_training_of_two(
     folder: Path, train: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = folder / 'run'
@@ -125,7 +125,7 @@ def test_processes_share_a_batch_without_overlap(tmp_path: Path) -> None:
         assert torch.equal(pixels, whole[label]), 'the same image, augmented in the same way'
 
 
-def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
+def test_a_batch_size_that_is_not_divisible_is_rejected(tmp_path: Path) -> None:
     dataset = ImageStore(('a',), np.zeros((9, 40, 40, 3), np.uint8), np.zeros(9, np.int64))
     backbone = BackboneSpec('tiny', 'ofa_mobilenetv3', 0.1, 1)
     settings = TrainingSettings(resolutions=(32,), batch_size=9)
@@ -133,7 +133,7 @@ def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
         Trainer(backbone, settings, Preprocessing(), dataset, tmp_path, world=World(1, 2))
 
 
-def test_an_environment_that_is_not_torchruns_is_explained(
+def test_an_invalid_environment_is_explained(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert started_world() == World()

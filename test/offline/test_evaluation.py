@@ -52,7 +52,7 @@ def test_images_are_prepared_as_on_the_robot(
         assert np.array_equal(images[index], expected)
 
 
-def test_top1_counts_right_answers() -> None:
+def test_top1_is_the_fraction_of_correct_answers() -> None:
     dataset = store(20)
     dataset.images[:, :, :, :] = 0
     dataset.images[:15] = 255
@@ -72,7 +72,7 @@ def test_halves_are_disjoint_and_complete() -> None:
     assert not set(first.indices) & set(second.indices)
 
 
-def test_calibration_takes_what_there_is() -> None:
+def test_calibration_uses_all_images_if_there_are_few() -> None:
     assert len(calibration_subset(store(50), 20)) == 20
     assert len(calibration_subset(store(50), 2000)) == 50
 
@@ -92,7 +92,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize('cache_bytes', [1 << 30, 0])
-def test_damaged_images_are_left_out_counted_and_listed(
+def test_damaged_images_are_skipped_and_listed(
     photos: Path, caplog: pytest.LogCaptureFixture, cache_bytes: int
 ) -> None:
     dataset = ClassFolder.open(photos)
@@ -131,7 +131,9 @@ def test_only_damaged_images_is_an_error(photos: Path, cache_bytes: int) -> None
         top1(AlwaysFirst(), 32, prepared)
 
 
-def test_processes_read_what_one_reads(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_read_the_same_images_as_one(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loading, 'FEWEST_IMAGES_FOR_PROCESSES', 100)
     dataset = ClassFolder.open(photos)
     streamed = PreparedImages(dataset, PREPROCESSING, (32,), workers=2, cache_bytes=0)
@@ -145,7 +147,7 @@ def test_processes_read_what_one_reads(photos: Path, monkeypatch: pytest.MonkeyP
     assert streamed.damaged == kept.damaged
 
 
-def test_images_that_do_not_fit_take_little_memory() -> None:
+def test_images_beyond_the_cache_size_are_not_kept_in_memory() -> None:
     images = np.zeros((1, 40, 40, 3), np.uint8)
     dataset = ImageStore(('a',), np.broadcast_to(images, (1500, 40, 40, 3)), np.zeros(1500, int))
     prepared = PreparedImages(dataset, PREPROCESSING, (64, 80), workers=2, cache_bytes=1 << 20)

@@ -51,7 +51,7 @@ def alone(trained: TrainedBackbone) -> dict[int, float]:
         return dict(pool.evaluate_many(candidates(trained, 5)))
 
 
-def test_two_processes_find_what_one_finds(
+def test_two_processes_give_the_results_of_one(
     trained: TrainedBackbone, alone: dict[int, float]
 ) -> None:
     assert len(set(alone.values())) > 2, 'the candidates can be told apart'
@@ -81,7 +81,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 
 
 @pytest.mark.long
-def test_a_ray_cluster_finds_what_one_process_finds(
+def test_a_ray_cluster_gives_the_results_of_one_process(
     trained: TrainedBackbone, alone: dict[int, float], ray: ModuleType, tmp_path: Path
 ) -> None:
     """Also when the backbone's folder and the images are only where the command runs."""
@@ -118,7 +118,7 @@ def test_more_ray_workers_than_gpus_do_not_hang(
     ('wanted', 'threads', 'on_gpu', 'expected'),
     [(0, 1, False, 10), (3, 1, False, 3), (0, 4, False, 2), (0, 1, True, 2), (9, 2, True, 2)],
 )
-def test_ray_workers_are_as_many_as_there_is_room_for(
+def test_the_number_of_ray_workers_fits_the_resources(
     wanted: int, threads: int, on_gpu: bool, expected: int
 ) -> None:
     # The third has GPUs, but hardly a core to feed them.
@@ -128,7 +128,7 @@ def test_ray_workers_are_as_many_as_there_is_room_for(
         worker_count(wanted, 9, True, nodes)
 
 
-def test_what_is_sent_needs_no_files(trained: TrainedBackbone, tmp_path: Path) -> None:
+def test_a_sent_assignment_requires_no_files(trained: TrainedBackbone, tmp_path: Path) -> None:
     mine = tmp_path / 'mine'
     shutil.copytree(trained.directory, mine)
     folder = _class_folder(tmp_path / 'images', Noise(6))
@@ -161,7 +161,7 @@ def _class_folder(root: Path, images: Noise) -> ClassFolder:
 
 
 @pytest.mark.long
-def test_a_worker_that_dies_once_is_replaced(
+def test_a_dead_worker_is_replaced(
     trained: TrainedBackbone,
     alone: dict[int, float],
     tmp_path: Path,
@@ -177,7 +177,7 @@ def test_a_worker_that_dies_once_is_replaced(
     assert caplog.text.count('a worker died with exit code 3; its architecture') == 1
 
 
-def test_an_architecture_that_ends_two_workers_is_named(trained: TrainedBackbone) -> None:
+def test_an_architecture_that_kills_two_workers_is_named(trained: TrainedBackbone) -> None:
     deadly = Noise(8, fault='exit always')
     with (
         EvaluationPool(trained, Noise(8), deadly, workers=2) as pool,
@@ -186,7 +186,7 @@ def test_an_architecture_that_ends_two_workers_is_named(trained: TrainedBackbone
         list(pool.evaluate_many([trained.space.smallest()]))
 
 
-def test_an_unforeseen_error_names_the_architecture(trained: TrainedBackbone) -> None:
+def test_an_unexpected_error_names_the_architecture(trained: TrainedBackbone) -> None:
     with (
         EvaluationPool(trained, Noise(8, fault='refuse'), Noise(8)) as pool,
         pytest.raises(
@@ -197,7 +197,7 @@ def test_an_unforeseen_error_names_the_architecture(trained: TrainedBackbone) ->
 
 
 @pytest.mark.long
-def test_workers_end_with_a_killed_parent(trained: TrainedBackbone, tmp_path: Path) -> None:
+def test_workers_end_when_their_parent_is_killed(trained: TrainedBackbone, tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
     process = subprocess.Popen(
         [sys.executable, pool_data.__file__, str(trained.directory), str(tmp_path)],
@@ -216,7 +216,7 @@ def test_workers_end_with_a_killed_parent(trained: TrainedBackbone, tmp_path: Pa
     assert not any(map(_lives, workers))
 
 
-def test_bad_requests_are_explained(
+def test_invalid_arguments_are_explained(
     trained: TrainedBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(EvaluationError, match='--workers is 0; give 1 or more'):

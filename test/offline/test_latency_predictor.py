@@ -49,7 +49,7 @@ def test_new_networks_are_predicted(kind: str) -> None:
     assert predictor.report.mean_error > 0.5 * NOISE
 
 
-def test_unused_blocks_do_no_work() -> None:
+def test_inactive_blocks_do_no_work() -> None:
     space = search_space('ofa_mobilenetv3', (64,))
     small = space.smallest()
     changed = replace(small, ks=(3, 3, 3, 7) * 5, e=(3, 3, 3, 6) * 5)
@@ -59,7 +59,7 @@ def test_unused_blocks_do_no_work() -> None:
     assert work[2].sum() > work[0].sum()
 
 
-def test_predictions_never_fall_when_a_network_grows() -> None:
+def test_predictions_do_not_decrease_when_a_network_grows() -> None:
     space = search_space('ofa_mobilenetv3', (64, 96))
     predictor = fit_latency_predictor(*networks(space, seed=3), space)
     extremes = [space.smallest(), replace(space.smallest(), r=96), space.largest()]
@@ -67,7 +67,7 @@ def test_predictions_never_fall_when_a_network_grows() -> None:
     assert (np.diff(predicted) > 0).all()
 
 
-def test_few_networks_are_too_few() -> None:
+def test_too_few_networks_are_rejected() -> None:
     space = search_space('ofa_mobilenetv3', (64,))
     genomes, measured_ms = networks(space, seed=1, count=19)
     with pytest.raises(LatencyTableError, match='at least 20 measured networks, found 19'):

@@ -60,7 +60,7 @@ def from_onnx(*arguments: str) -> int:
     return main(['family', 'from-onnx', *arguments])
 
 
-def test_int8_networks_become_levels_where_that_pays(
+def test_int8_networks_become_levels_if_they_are_better(
     files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, output = str(colour_folders(tmp_path / 'data', images=100)), tmp_path / 'family'
@@ -86,7 +86,7 @@ def test_int8_networks_become_levels_where_that_pays(
     assert Family.load(tmp_path / 'again').levels[0].network.precision == 'int8'
 
 
-def test_int8_says_what_it_needs(
+def test_missing_images_for_int8_are_explained(
     files: list[str], data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = ('--output', str(tmp_path / 'family'))
@@ -139,7 +139,7 @@ def test_labels_are_in_the_order_of_the_outputs(
     assert Family.load(output).levels[-1].accuracy == 1.0
 
 
-def test_labels_that_are_not_in_the_outputs_order_are_suspected(
+def test_labels_in_another_order_are_suspected(
     tmp_path: Path, data: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     network = colour_network(tmp_path / 'net.onnx', 32)
@@ -152,7 +152,7 @@ def test_labels_that_are_not_in_the_outputs_order_are_suspected(
     assert 'right in 33.3% only' in capsys.readouterr().err
 
 
-def test_a_free_input_size_gives_several_levels_of_one_file(
+def test_a_variable_input_size_gives_several_levels(
     tmp_path: Path, data: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     network = colour_network(tmp_path / 'net.onnx', depth=1)
@@ -202,7 +202,7 @@ def test_preprocessing_may_differ_by_network(tmp_path: Path, data: str) -> None:
     assert second == Preprocessing((0, 0, 0), (1, 1, 1), 0.875, 'bilinear', 'stretch')
 
 
-def test_channels_in_the_wrong_order_show_in_the_accuracy(tmp_path: Path, data: str) -> None:
+def test_a_wrong_channel_order_reduces_the_accuracy(tmp_path: Path, data: str) -> None:
     network = str(colour_network(tmp_path / 'net.onnx', 32))
     labels = tmp_path / 'labels.txt'
     labels.write_text('\n'.join(COLOURS), encoding='utf-8')
@@ -212,7 +212,7 @@ def test_channels_in_the_wrong_order_show_in_the_accuracy(tmp_path: Path, data: 
     assert Family.load(tmp_path / 'family').levels[0].accuracy == pytest.approx(1 / 3, abs=1e-4)
 
 
-def test_a_killed_measurement_goes_on(
+def test_a_killed_measurement_is_resumed(
     files: list[str], data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(networks, 'CHUNK', 5)
@@ -236,7 +236,7 @@ def test_a_killed_measurement_goes_on(
     assert Family.load(output).levels[-1].accuracy == 1.0
 
 
-def test_two_at_once_do_not_disturb_each_other(
+def test_two_processes_do_not_disturb_each_other(
     files: list[str], data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / 'family'
@@ -269,7 +269,7 @@ def test_two_at_once_do_not_disturb_each_other(
         (['--values', 'unit', '--accuracy', '.5,.6', '--threads', '0'], 'at least 1'),
     ],
 )
-def test_what_cannot_be_known_is_asked_for(
+def test_missing_settings_are_requested(
     files: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -288,7 +288,7 @@ def test_what_cannot_be_known_is_asked_for(
     assert not output.exists()
 
 
-def test_labels_that_are_missing_or_of_another_number_are_refused(
+def test_missing_labels_and_a_wrong_number_of_labels_are_rejected(
     files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = str(tmp_path / 'family')
@@ -305,7 +305,7 @@ def test_labels_that_are_missing_or_of_another_number_are_refused(
     assert 'not UTF-8' in capsys.readouterr().err
 
 
-def test_a_free_size_without_resolutions_and_a_file_given_twice_are_refused(
+def test_invalid_resolutions_and_repeated_files_are_rejected(
     tmp_path: Path, data: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     network = str(colour_network(tmp_path / 'net.onnx'))
@@ -329,7 +329,7 @@ def test_a_free_size_without_resolutions_and_a_file_given_twice_are_refused(
         ('- a', 'must be a mapping'),
     ],
 )
-def test_a_wrong_list_is_explained(
+def test_an_invalid_list_is_explained(
     files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, sentence: str
 ) -> None:
     listed = tmp_path / 'list.yaml'
@@ -341,7 +341,7 @@ def test_a_wrong_list_is_explained(
     assert sentence in capsys.readouterr().err
 
 
-def test_folders_of_other_classes_are_refused(
+def test_folders_of_other_classes_are_rejected(
     files: list[str], data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.move(Path(data) / 'navy', Path(data) / 'pink')
@@ -353,7 +353,7 @@ def test_folders_of_other_classes_are_refused(
     assert 'folders that are not labels: pink' in capsys.readouterr().err
 
 
-def test_folders_may_be_called_by_the_number_of_the_output(
+def test_folders_can_be_named_by_the_number_of_the_output(
     files: list[str], data: str, tmp_path: Path
 ) -> None:
     for number, name in enumerate(COLOURS):
@@ -366,7 +366,7 @@ def test_folders_may_be_called_by_the_number_of_the_output(
     assert Family.load(tmp_path / 'family').levels[-1].accuracy == 1.0
 
 
-def test_damaged_images_are_left_out_and_named(
+def test_damaged_images_are_skipped_and_named(
     files: list[str], data: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (Path(data) / 'navy' / '0.png').write_bytes(b'no image')
@@ -417,7 +417,7 @@ def change_yaml(family: Path, change: Callable[[dict], object]) -> None:
         (lambda d: d.update(levels=d['levels'] * 40), 'at most 64 are allowed'),
     ],
 )
-def test_a_hostile_family_is_refused(
+def test_a_malicious_family_is_rejected(
     family: Path, change: Callable[[dict], object], sentence: str
 ) -> None:
     change_yaml(family, change)
@@ -425,7 +425,7 @@ def test_a_hostile_family_is_refused(
         Family.load(family)
 
 
-def test_a_replaced_network_is_noticed(family: Path) -> None:
+def test_a_replaced_network_is_detected(family: Path) -> None:
     path = family / 'networks' / 'small.onnx'
     path.write_bytes(path.read_bytes() + b' ')
     with pytest.raises(FamilyError, match='damaged or was replaced'):
@@ -447,12 +447,12 @@ def test_networks_are_checked_before_an_engine_opens_them(family: Path, tmp_path
         create_engine(Family.load(family), device='cpu', cache_dir=tmp_path / 'cache')
 
 
-def test_the_pytorch_engine_says_that_it_cannot(family: Path, tmp_path: Path) -> None:
+def test_the_pytorch_engine_rejects_onnx_networks(family: Path, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match='separate ONNX networks: use engine onnxruntime'):
         create_engine(Family.load(family), engine='pytorch', cache_dir=tmp_path / 'cache')
 
 
-def test_what_needs_a_supernet_says_so(family: Path) -> None:
+def test_commands_that_require_a_supernet_explain_it(family: Path) -> None:
     loaded = Family.load(family)
     with pytest.raises(FamilyError, match='has no supernet'):
         _ = loaded.backbone
@@ -465,7 +465,7 @@ def test_what_needs_a_supernet_says_so(family: Path) -> None:
         assert main(command) == 2
 
 
-def test_levels_measure_and_simulate_take_it(
+def test_levels_measure_and_simulate_accept_the_family(
     family: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

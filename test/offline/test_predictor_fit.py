@@ -105,7 +105,7 @@ def test_a_saved_predictor_predicts_the_same(tmp_path: Path, is_saturating: bool
     assert np.array_equal(read.predict(genomes, space), predictor.predict(genomes, space))
 
 
-def test_a_resolution_between_two_measured_lies_between_them() -> None:
+def test_predictions_are_interpolated_between_resolutions() -> None:
     space = search_space('ofa_mobilenetv3', RESOLUTIONS)
     predictor, _ = fit_predictor(*measured(space.kind, 120), space)
     finer = search_space('ofa_mobilenetv3', (64, 72, 80, 96))
@@ -139,13 +139,13 @@ NAN, ONE_NAN = float('nan'), [0.5 + i / 100 for i in range(29)] + [float('nan')]
         (np.array(ONE_NAN), 'the accuracy of pair 30 is nan, which is no number'),
     ],
 )
-def test_accuracies_that_make_no_sense_are_explained(top1: np.ndarray, message: str) -> None:
+def test_invalid_accuracies_are_explained(top1: np.ndarray, message: str) -> None:
     genomes, _ = measured('ofa_mobilenetv3', len(top1))
     with pytest.raises(PredictorError, match=message):
         fit_predictor(genomes, top1, search_space('ofa_mobilenetv3', RESOLUTIONS))
 
 
-def test_one_architecture_many_times_is_too_few() -> None:
+def test_repetitions_of_one_architecture_are_too_few() -> None:
     genomes, top1 = measured('ofa_mobilenetv3', 40)
     with pytest.raises(PredictorError, match='1 different architectures'):
         fit_predictor(genomes[:1].repeat(40, axis=0), top1, search_space('ofa_mobilenetv3'))
@@ -158,7 +158,7 @@ def test_an_architecture_outside_the_space_is_named() -> None:
         encode_pairs([inside, outside], space, 'pairs.csv')
 
 
-def test_another_kind_of_backbone_is_refused() -> None:
+def test_another_kind_of_backbone_is_rejected() -> None:
     space = search_space('ofa_mobilenetv3', RESOLUTIONS)
     predictor, _ = fit_predictor(*measured(space.kind, 30), space)
     other = search_space('ofa_proxyless', RESOLUTIONS)

@@ -44,7 +44,7 @@ def test_a_few_photographs_are_enough_for_easy_classes(
 
 
 @pytest.mark.parametrize('is_stored', [True, False])
-def test_files_that_cannot_be_read_end_no_training(
+def test_damaged_files_do_not_end_a_training(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -65,7 +65,7 @@ def test_files_that_cannot_be_read_end_no_training(
     assert '--output FAMILY' in capsys.readouterr().out, 'the line with the folder is printed'
 
 
-def test_other_images_after_a_checkpoint_are_told(
+def test_a_checkpoint_of_other_images_is_rejected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_hues(tmp_path / 'photographs', 8)
@@ -82,7 +82,7 @@ def test_other_images_after_a_checkpoint_are_told(
     assert store[0].mean((0, 1)).argmax() == 1, 'the first class, blue, shows what was green'
 
 
-def test_a_full_disk_is_a_sentence(
+def test_a_full_disk_is_explained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A device that is always full stands for the file, as a link."""
