@@ -55,7 +55,7 @@ def test_features_are_the_published_encoding(published: AccuracyPredictor) -> No
     (features,) = published.features(genome[None], SPACE)
     blocks, resolution = features[:120].reshape(2, 5, 4, 3), features[120:]
     assert (blocks[:, :, :2, 0] == 1).all(), 'the first choice in the two blocks of each stage'
-    assert blocks.sum() == 2 * 5 * 2, 'and nothing in the blocks beyond'
+    assert blocks.sum() == 2 * 5 * 2, 'inactive blocks are zero'
     assert resolution.tolist() == [0, 1, 0, 0, 0, 0, 0, 0], '128 px'
 
 

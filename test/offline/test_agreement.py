@@ -13,7 +13,7 @@ def test_errors_match_their_definition() -> None:
     assert agreement.mae == pytest.approx(0.1)
     assert agreement.rmse == pytest.approx(math.sqrt((0.01 + 0.04) / 3))
     assert agreement.bias == pytest.approx(0.1)
-    # Of three pairs one is tied in the second: 2 / sqrt(3 * 2).
+    # One of three pairs is tied in the second list: 2 / sqrt(3 * 2).
     assert agreement.kendall_tau == pytest.approx(2 / math.sqrt(6))
 
 

@@ -1,4 +1,4 @@
-"""Random variants of training images."""
+"""Random augmentation of training images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_distortions_increase_with_their_strength(distortion) -> None:
         np.abs(distortion(image, strength).astype(int) - image).mean() for strength in (0.3, 1.0)
     )
     assert 0 < weak <= strong
-    assert np.array_equal(image, before), 'the image itself must not change'
+    assert np.array_equal(image, before), 'the original must not change'
     for strength in (-1.0, 1.0):
         assert distortion(image, strength).shape == image.shape
         assert distortion(image, strength).dtype == np.uint8

@@ -1,4 +1,4 @@
-"""Building families: every stage, killed and resumed, merged, from level files, on a full disk."""
+"""Builds of families: all stages, resumed builds, merged families, level files, full disks."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope='module')
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A supernet with random weights, in the folder that a training would leave."""
+    """A supernet with random weights, in the output folder of a training."""
     return make_backbone(tmp_path_factory.mktemp('backbone') / 'run', seed=1)
 
 
@@ -100,7 +100,7 @@ def make_backbone(folder: Path, seed: int) -> Path:
 
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Latency as MACs would have it, the same every time; returns how many were measured when."""
+    """Replace latencies by a function of MACs; return the number of networks per call."""
     calls: list[int] = []
 
     def measure(
@@ -170,7 +170,7 @@ def test_a_build_with_search_writes_all_results(
     assert build(backbone, photos, output, *SEARCHED, '--json') == 0
     printed = json.loads(capsys.readouterr().out)
     family = Family.load(output)
-    assert [path.name for path in tmp_path.iterdir()] == ['colours'], 'nothing else is left'
+    assert [path.name for path in tmp_path.iterdir()] == ['colours'], 'no other files remain'
     assert printed['platform'] == PLATFORM
     assert printed['checksum'] == family.checksum
     assert set(printed['seconds']) >= {'1 accuracy pairs', '4 search', '8 written'}
@@ -202,7 +202,7 @@ def test_a_build_with_algorithm_1(
     candidates = read_candidates(output / 'candidates' / f'{PLATFORM}.csv')
     predicted = [c.predicted_latency_ms for c in candidates if c.kind == FINALIST]
     assert len(predicted) >= 2
-    assert not np.isnan(predicted).all(), 'some were found by the search'
+    assert not np.isnan(predicted).all(), 'the search found some of them'
 
 
 def test_a_build_interrupted_at_every_write_gives_the_same_family(
@@ -217,7 +217,7 @@ def test_a_build_interrupted_at_every_write_gives_the_same_family(
     def fsync(handle: int) -> None:
         real_fsync(handle)
         writes[0] += 1
-        # Steps of different length hit every stage somewhere; the last is longer than stage 8.
+        # Steps of different length interrupt every stage; the last one is longer than stage 8.
         if writes[0] >= (9, 15, 29)[interruptions % 3]:
             raise KeyboardInterrupt
 
@@ -235,7 +235,7 @@ def test_a_build_interrupted_at_every_write_gives_the_same_family(
 
 @pytest.mark.long
 def test_a_killed_build_is_resumed(backbone: Path, photos: Path, tmp_path: Path) -> None:
-    """SIGKILL twice, with real engines: what does not depend on the clock is the same."""
+    """After two SIGKILLs, with real engines, all results except times are the same."""
     whole, output = tmp_path / 'whole', tmp_path / 'killed'
     assert build(backbone, photos, whole, *PLAIN) == 0
     command = [
@@ -250,7 +250,7 @@ def test_a_killed_build_is_resumed(backbone: Path, photos: Path, tmp_path: Path)
     for moment in (has_lines('accuracies-*.jsonl', 2), has_lines('reported-*.jsonl', 1)):
         kill_when(moment, command)
         assert not output.exists()
-        assert moment(), 'what was measured is kept'
+        assert moment(), 'measurements are kept'
     assert main(command[3:]) == 0
     mine, theirs = (
         {
@@ -341,7 +341,7 @@ def test_other_settings_repeat_only_the_affected_stages(
     assert evaluated[2] == 2, 'two more are sampled'
     pretended.clear()
     assert build(backbone, photos, tmp_path / 'four', *kept, '--threads', '2') == 0
-    assert pretended == first, 'another platform: every latency is measured, no accuracy'
+    assert pretended == first, 'on another platform, only latencies are measured'
     assert sum(evaluated[4:]) == 0
 
 
@@ -357,7 +357,9 @@ def test_the_levels_of_a_file_are_used_unchanged(
     space = open_backbone(backbone).space
     wanted = [space.smallest(), space.largest()]
     assert [level.architecture for level in family.levels] in (wanted, wanted[:1])
-    assert '24 held-out images' in family.provenance['accuracy'], 'all: there was no choice'
+    assert '24 held-out images' in family.provenance['accuracy'], (
+        'all images, because no levels were chosen'
+    )
     if len(family.levels) == 1:
         assert 'is dropped' in caplog.text
 
@@ -393,7 +395,7 @@ def test_families_of_one_backbone_are_merged(
     assert list(both.platforms) == [PLATFORM]
     assert len(both.platforms[PLATFORM].levels) == len(both.levels)
     assert 'the latencies of cpu-elsewhere-pytorch-fp32-t1 are omitted' in caplog.text
-    assert (tmp_path / 'both' / 'candidates').is_dir(), 'those of the merged family'
+    assert (tmp_path / 'both' / 'candidates').is_dir(), 'the candidates of the merged family'
 
 
 def test_a_family_of_another_backbone_cannot_be_merged(
@@ -426,7 +428,9 @@ def test_a_full_disk_is_explained_and_leaves_no_family(
     assert 'File too large' in error
     assert not output.exists()
     assert [p.name for p in tmp_path.iterdir()] == ['.family.build']
-    assert build(backbone, photos, output, *PLAIN) == 0, 'with room again it goes on'
+    assert build(backbone, photos, output, *PLAIN) == 0, (
+        'the build is resumed when there is space again'
+    )
 
 
 @pytest.mark.parametrize(
@@ -468,9 +472,9 @@ def test_a_given_table_and_predictor_are_used(
     facts = Family.load(tmp_path / 'colours').provenance['build']
     assert facts['accuracy_predictor']['file'] == 'predictor.npz'
     assert facts['latency_model']['file'] == 'lut.json'
-    assert '1 accuracy pairs' not in facts['seconds'], 'nothing to fit a predictor to'
+    assert '1 accuracy pairs' not in facts['seconds'], 'no predictor is fitted'
     assert facts['search']['evaluations'] <= 400
-    assert max(pretended) <= 6, 'only candidates are timed, no networks to fit a model to'
+    assert max(pretended) <= 6, 'only candidates are timed, and no networks for a latency model'
 
 
 def test_a_table_of_another_space_is_rejected(
@@ -538,7 +542,7 @@ def test_levels_for_a_robot_are_chosen_by_its_measurements(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int], quick_profiles: None,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """The whole way: candidates, measured elsewhere, chosen from here."""
+    """The complete workflow: candidates are measured on a robot, and levels are chosen here."""
     monkeypatch.setenv('DYNAMIC_OFA_CACHE', str(tmp_path / 'cache'))
     candidates, file = tmp_path / 'candidates', tmp_path / 'measured.yaml'
     kept = [*PLAIN, '--work', str(tmp_path / 'work')]
@@ -550,7 +554,7 @@ def test_levels_for_a_robot_are_chosen_by_its_measurements(
     assert main([*robot, '--output', str(file)]) == 0
     document = yaml.safe_load(file.read_text())
     document['platform'] = 'cuda-robot-pytorch-fp32-t1'
-    # On the robot the last candidate, which has the most work, is by far the fastest.
+    # On the robot, the last candidate, which has the highest cost, is by far the fastest.
     for key in ('median_ms', 'mean_ms', 'p95_ms', 'p99_ms'):
         document['levels'][-1][key] = 1e-3
     file.write_text(yaml.safe_dump(document))
@@ -583,6 +587,6 @@ def test_levels_for_a_robot_are_chosen_by_its_table(
     given = ['--lut', str(tmp_path / 'lut.json'), '--by-table']
     assert build(backbone, photos, tmp_path / 'mine', *PLAIN, *given) == 0
     family = Family.load(tmp_path / 'mine')
-    assert not family.platforms, 'nothing was measured: the robot does at its first start'
+    assert not family.platforms, 'the robot measures the family at its first start'
     assert family.levels
     assert not pretended, 'nothing was timed here'

@@ -21,7 +21,7 @@ from dynamic_ofa_ros.offline.accuracy.evaluation import PreparedImages, top1
 from dynamic_ofa_ros.supernet.batch_norm import statistics_of
 from dynamic_ofa_ros.supernet.network import load_level
 
-# Two memory layouts may disagree on an image or so.
+# Results of two memory layouts may differ for an image.
 NEAR = 0.02
 
 
@@ -57,7 +57,7 @@ def test_a_family_is_written_with_new_statistics(family: Family, tmp_path: Path)
         assert top1(old, level.resolution, images) == pytest.approx(change.before, abs=NEAR)
         one, other = statistics_of(subnet), statistics_of(old)
         assert not all(torch.equal(one[name], other[name]) for name in one)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['new'], 'nothing else is left behind'
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['new'], 'no other files remain'
 
 
 def test_augmented_images_give_other_reproducible_statistics(
@@ -89,7 +89,7 @@ def test_damaged_images_are_skipped_and_not_counted(
 
 
 def test_a_last_batch_of_one_image_is_accepted(family: Family, tmp_path: Path) -> None:
-    """At 32 px the last maps have one point: one image alone has no variance there."""
+    """At 32 px, the last feature maps have one point, so a single image has no variance there."""
     for augmented in (False, True):
         settings = CalibrationSettings(images=101, augment=augmented)
         output = tmp_path / str(augmented)
@@ -107,7 +107,7 @@ def test_invalid_calibrations_are_explained(family: Family, tmp_path: Path) -> N
     strange = Noise(8, classes=('class 1', 'cow', 'emu'))
     with pytest.raises(DatasetError, match='that the family lacks: cow, emu; it has'):
         calibrate_family(family, Noise(8), strange, tmp_path / 'x', settings)
-    # One picture under two names: no network can be right about both.
+    # The same image with two labels cannot be classified correctly twice.
     refused = []
     for label in LABELS[:2]:
         try:
@@ -129,7 +129,7 @@ def test_classes_are_matched_by_name() -> None:
 
 @pytest.fixture(scope='module')
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """JPEGs of four of the family's classes, in folders of their names."""
+    """JPEGs of four classes of the family, in class folders."""
     root = tmp_path_factory.mktemp('photos')
     for split, count in (('train', 12), ('val', 24)):
         noise = Noise(4 * count, seed=len(split))

@@ -57,7 +57,7 @@ def test_top1_is_the_fraction_of_correct_answers() -> None:
     dataset.images[:, :, :, :] = 0
     dataset.images[:15] = 255
     prepared = PreparedImages(dataset, PREPROCESSING, (32, 40))
-    # Images 0-14 are called 1, 15-19 are called 0: right are the odd below 15 and the even above.
+    # Images 0-14 are classified as 1, others as 0: correct are odd ones below 15, even ones above.
     assert top1(FirstPixelIsBright(), 32, prepared) == (7 + 2) / 20
 
 
@@ -100,7 +100,9 @@ def test_damaged_images_are_skipped_and_listed(
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             batches = list(prepared.batches(32))
-    assert caplog.text.count('2 of 120 images are damaged and skipped') == 1, 'once, not a pass'
+    assert caplog.text.count('2 of 120 images are damaged and skipped') == 1, (
+        'once, not in every pass'
+    )
     assert 'cat/03.jpg' in caplog.text
     assert 'dog/59.jpg' in caplog.text
     assert len(prepared.damaged) == 2
@@ -110,7 +112,7 @@ def test_damaged_images_are_skipped_and_listed(
     for position in (0, 3, 117):
         expected = preprocess(dataset.image(kept[position]), 32, PREPROCESSING)[0]
         assert np.array_equal(images[position], expected)
-    # Batches are the same whether streamed or not: batch norm depends on them.
+    # Batches are equal with and without the cache, because batch norms depend on them.
     assert [len(labels) for _, labels in batches] == [99, 19]
     assert top1(AlwaysFirst(), 32, prepared) == 59 / 118
 
@@ -157,5 +159,5 @@ def test_images_beyond_the_cache_size_are_not_kept_in_memory() -> None:
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    # All of them are 115 MB at 80 px alone; a batch is 7.7 MB.
+    # All images have 115 MB at 80 px; a batch has 7.7 MB.
     assert peak_bytes < 35e6

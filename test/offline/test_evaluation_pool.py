@@ -46,7 +46,7 @@ def candidates(trained: TrainedBackbone, count: int) -> list[SubnetArchitecture]
 
 @pytest.fixture(scope='module')
 def alone(trained: TrainedBackbone) -> dict[int, float]:
-    """What one process finds."""
+    """The results of one process."""
     with EvaluationPool(trained, Noise(30), Noise(120, seed=1), threads=1) as pool:
         return dict(pool.evaluate_many(candidates(trained, 5)))
 
@@ -59,10 +59,10 @@ def test_two_processes_give_the_results_of_one(
         assert dict(pool.evaluate_many(candidates(trained, 5))) == alone
         children = multiprocessing.active_children()
         assert len(children) == 2
-        # The same workers serve again.
+        # The same workers are used again.
         assert dict(pool.evaluate_many(candidates(trained, 2))) == {i: alone[i] for i in (0, 1)}
         assert multiprocessing.active_children() == children
-        # What is wrong there is raised here, and they live on.
+        # Their errors are raised here, and they continue.
         with pytest.raises(ArchitectureError, match=r'd\[0\] is 9'):
             list(pool.evaluate_many([replace(trained.space.smallest(), d=(9,) * 5)]))
         assert multiprocessing.active_children() == children
@@ -71,7 +71,7 @@ def test_two_processes_give_the_results_of_one(
 
 @pytest.fixture
 def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """Ray, whose workers import what the test does."""
+    """Ray with workers that can import the modules of the test."""
     ray = pytest.importorskip('ray')
     paths = [str(Path(__file__).parents[1]), os.environ.get('PYTHONPATH', '')]
     monkeypatch.setenv('PYTHONPATH', os.pathsep.join(filter(None, paths)))
@@ -84,7 +84,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 def test_a_ray_cluster_gives_the_results_of_one_process(
     trained: TrainedBackbone, alone: dict[int, float], ray: ModuleType, tmp_path: Path
 ) -> None:
-    """Also when the backbone's folder and the images are only where the command runs."""
+    """The folders of the backbone and of the images exist only on the machine of the command."""
     mine = tmp_path / 'mine'
     shutil.copytree(trained.directory, mine)
     held_out = Noise(120, seed=1)
@@ -103,7 +103,7 @@ def test_a_ray_cluster_gives_the_results_of_one_process(
 def test_more_ray_workers_than_gpus_do_not_hang(
     trained: TrainedBackbone, ray: ModuleType, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Ray believes in a GPU that is told to it: the worker starts, and finds none here."""
+    """Ray is told that there is a GPU: the worker starts, but finds none."""
     ray.init(num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
     with EvaluationPool(
         trained, Noise(8), Noise(8), workers=3, ray_address='local', device='cuda:1'
@@ -121,7 +121,7 @@ def test_more_ray_workers_than_gpus_do_not_hang(
 def test_the_number_of_ray_workers_fits_the_resources(
     wanted: int, threads: int, on_gpu: bool, expected: int
 ) -> None:
-    # The third has GPUs, but hardly a core to feed them.
+    # The third machine has GPUs, but only one core.
     nodes = [{'CPU': 4.0}, {'CPU': 5.0, 'GPU': 2.0}, {'CPU': 1.0, 'GPU': 4.0}]
     assert worker_count(wanted, threads, on_gpu, nodes[: 2 if on_gpu else 3]) == expected
     with pytest.raises(EvaluationError, match='has 9 CPU cores and a GPU for a worker'):
@@ -151,7 +151,7 @@ def test_a_sent_assignment_requires_no_files(trained: TrainedBackbone, tmp_path:
 
 
 def _class_folder(root: Path, images: Noise) -> ClassFolder:
-    """Write images as PNG into class folders, in an order that keeps theirs within a class."""
+    """Write images as PNG into class folders, in the same order within each class."""
     for index in range(len(images)):
         folder = root / images.classes[images.label(index)]
         folder.mkdir(parents=True, exist_ok=True)

@@ -81,7 +81,7 @@ def test_a_fetched_backbone_can_be_used_for_a_build(
     assert float(expected.std(0).mean()) > 0.01, 'the logits must differ'
     torch.testing.assert_close(found, expected)
     assert leftovers(tmp_path / 'out') == ['backbone.safetensors', 'backbone.yaml']
-    assert leftovers(tmp_path / 'cache') == ['checksums.json'], 'the download is not kept twice'
+    assert leftovers(tmp_path / 'cache') == ['checksums.json'], 'the download is deleted'
 
 
 def test_a_changed_file_is_rejected(

@@ -1,4 +1,4 @@
-"""A training that starts from another backbone: what it takes over, and what begins anew."""
+"""Trainings that start from the weights of a backbone."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_backbone_is_fine_tuned_for_other_classes(
     }
     assert bool(moved) == (body_rate > 0.0)
     assert after.classifier.linear.weight.shape[0] == 3
-    # The checkpoint knows what it began with.
+    # The checkpoint contains the initial weights' checksum.
     assert main([*arguments[:-1], '1.0']) == 2
     assert 'body_rate' in capsys.readouterr().err
 

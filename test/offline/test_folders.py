@@ -1,4 +1,4 @@
-"""Which folders are classes, which are splits, and what is neither."""
+"""Class folders, splits, and other folders."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_splits_have_names_in_any_letter_case(tmp_path: Path, names: tuple[str, 
 
 
 def test_a_split_may_be_a_class(tmp_path: Path) -> None:
-    """Vehicles may be trains, answers may be valid."""
+    """Classes may have names like train (a vehicle) or valid (an answer)."""
     root = touch(tmp_path, *(f'{name}/{i}.jpg' for name in ('bus', 'train') for i in range(4)))
     assert open_splits(root)[0].classes == ('bus', 'train')
 
@@ -61,8 +61,8 @@ def test_data_one_level_too_high_is_explained(tmp_path: Path, splits: tuple[str,
 @pytest.mark.parametrize(
     ('files', 'message'),
     [
-        (('train/0.jpg', 'test/0.jpg'), r'holds test/, train/ without class folders'),
-        (('Testing/cat/0.jpg', 'cat/0.jpg'), r'holds Testing/, but no train/'),
+        (('train/0.jpg', 'test/0.jpg'), r'contains test/, train/ without class folders'),
+        (('Testing/cat/0.jpg', 'cat/0.jpg'), r'contains Testing/, but no train/'),
         (('train/cat/0.jpg', 'Train/cat/0.jpg'), r'several training folders: Train, train'),
     ],
 )

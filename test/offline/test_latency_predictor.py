@@ -25,7 +25,7 @@ MS_PER_BLOCK = 0.2
 
 
 def networks(space: SearchSpace, seed: int, count: int = NETWORKS) -> tuple[Genomes, np.ndarray]:
-    """Return networks with latencies of a made-up device: MACs and blocks cost, with noise."""
+    """Return networks with simulated latencies: proportional to MACs and blocks, with noise."""
     architectures = sample_candidates(space, count, seed)
     genomes = GenomeEncoding(space).encode(architectures)
     macs = np.array([space.count_cost(a, 1.0, 10).macs for a in architectures])
@@ -44,7 +44,7 @@ def test_new_networks_are_predicted(kind: str) -> None:
     assert report.mean_error < 0.04
     assert report.within_10_percent > 0.95
     assert report.kendall_tau > 0.93
-    # What it says of itself is about what it does.
+    # The report agrees with the error on new networks.
     assert predictor.report.mean_error == pytest.approx(report.mean_error, abs=0.02)
     assert predictor.report.mean_error > 0.5 * NOISE
 

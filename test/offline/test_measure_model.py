@@ -70,7 +70,7 @@ def test_the_file_contains_measurements_and_conditions(device: FakeDevice, tmp_p
     }  # fmt: skip
     sums = [network['sum_ms'] for network in document['networks']]
     assert len(sums) == 7
-    # Spread over the whole range, so that the line is held at both ends.
+    # The networks are spread over the whole range of latencies.
     table = read_table(tmp_path / 'lut.json')
     extremes = GenomeEncoding(table.space).encode([table.space.smallest(), table.space.largest()])
     ends = (table.predict(extremes) - OFFSET_MS) / FACTOR

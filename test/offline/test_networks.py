@@ -1,4 +1,4 @@
-"""Families of separate ONNX networks: made from files, measured, loaded, run, refused."""
+"""Families of separate ONNX networks: built, measured, loaded, run, and rejected."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from dynamic_ofa_ros.runtime.engine import Engine, create_engine
 
 @pytest.fixture(autouse=True)
 def latency_by_macs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let latencies follow the cost: the clock must not decide what a test finds."""
+    """Replace latencies by a function of the cost, so that results do not depend on the clock."""
 
     def profile(engine: Engine, family: Family, **options: object) -> LatencyProfile:
         levels = [
@@ -45,7 +45,7 @@ def latency_by_macs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[str]:
-    """Return a small network that cannot tell blue, and a large one that can."""
+    """Return a small network that does not recognise blue, and a large one that does."""
     small = colour_network(tmp_path / 'small.onnx', 32, known=2)
     large = colour_network(tmp_path / 'large.onnx', 48, depth=2)
     return [str(small), str(large)]
@@ -71,16 +71,16 @@ def test_int8_networks_become_levels_if_they_are_better(
     family = Family.load(output)
     assert [level.name for level in family.levels] == ['small_r32_int8', 'large_r48_int8']
     assert {level.network.precision for level in family.levels} == {'int8'}
-    # What set the ranges is not what accuracy was measured on.
+    # Images for the ranges are not used for the accuracy.
     assert f'{300 - CALIBRATION_IMAGES} images of 3 classes' in family.provenance['accuracy']
-    # Engines may round int8 each in their way, and are still checked.
+    # Engines may round int8 differently, and are still checked.
     for name in ('onnxruntime', 'openvino'):
         engine = create_engine(family, device='cpu', engine=name, cache_dir=tmp_path / 'cache')
         best = Classifier(family, engine).classify(np.full((48, 48, 3), (0, 0, 255), np.uint8), 2)
         assert best.top1 is not None
         assert family.labels[best.top1.class_id] == 'navy'
         engine.close()
-    # A file that is quantised already is known as such.
+    # A file that is quantised already is recognised.
     again = [str(output / 'networks' / level.network.file) for level in family.levels]
     assert from_onnx(*again, *options[:-1], str(tmp_path / 'again')) == 0
     assert Family.load(tmp_path / 'again').levels[0].network.precision == 'int8'
@@ -114,7 +114,7 @@ def test_networks_become_a_family_that_classifies(
     assert set(family.labels) == set(COLOURS)
     assert len(family.platforms) == 1
     assert '12 images of 3 classes' in str(family.provenance['accuracy'])
-    assert not list(tmp_path.glob('.*')), 'the work folder must be gone'
+    assert not list(tmp_path.glob('.*')), 'the work folder is removed'
     engine = create_engine(family, device='cpu', cache_dir=tmp_path / 'cache')
     picture = np.full((60, 80, 3), (10, 10, 240), np.uint8)
     best = Classifier(family, engine).classify(picture, 2).top1
@@ -379,7 +379,7 @@ def test_damaged_images_are_skipped_and_named(
     assert '11 images' in str(Family.load(output).provenance['accuracy'])
 
 
-# What a family of networks may hold when it is loaded: it can come from anywhere.
+# Possible contents of a family of unknown origin.
 
 
 @pytest.fixture
@@ -433,7 +433,7 @@ def test_a_replaced_network_is_detected(family: Path) -> None:
 
 
 def test_networks_are_checked_before_an_engine_opens_them(family: Path, tmp_path: Path) -> None:
-    """A family made elsewhere with the right checksums of a network that reads another file."""
+    """A family with correct checksums whose network reads another file."""
     path = family / 'networks' / 'large.onnx'
     model = onnx.load(path)
     weights = model.graph.initializer[0]

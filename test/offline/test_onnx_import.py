@@ -30,7 +30,7 @@ HALF_TOLERANCE = 2e-2
 
 
 def answer(model: bytes, image: np.ndarray) -> np.ndarray:
-    """Return what a network answers on the CPU."""
+    """Return the outputs of a network on the CPU."""
     session = onnxruntime.InferenceSession(model, providers=['CPUExecutionProvider'])
     return session.run(None, {session.get_inputs()[0].name: image})[0]
 
@@ -42,7 +42,7 @@ def written(folder: Path, model: onnx.ModelProto, name: str = 'a.onnx') -> Path:
 
 
 def read(folder: Path, model: onnx.ModelProto, **options: Any) -> ImportedNetwork:
-    """Return the network; it has the form of a family, whatever the file had."""
+    """Return the network, and check that it has the form of a family."""
     network = read_classifier(written(folder, model), **options)
     normal = onnx.load_from_string(network.model)
     onnx.checker.check_model(normal, full_check=True)
@@ -293,7 +293,7 @@ def test_invalid_labels_are_ignored_with_a_note(tmp_path: Path, names: str) -> N
 
 
 def beside(folder: Path, location: str = 'a.onnx.data') -> Path:
-    """Write a model whose weights lie beside it."""
+    """Write a model with external weights."""
     folder.mkdir(exist_ok=True)
     path = folder / 'a.onnx'
     onnx.save_model(
@@ -357,7 +357,7 @@ def test_missing_or_truncated_weights_are_rejected(
     assert 'cannot be read' in refused(path)
 
 
-# What is no classifier
+# Networks that are not classifiers
 
 
 def other_outputs(model: onnx.ModelProto) -> None:
@@ -446,7 +446,7 @@ def test_the_layout_can_be_given(tmp_path: Path) -> None:
     ('operators', 'found'),
     [
         ([('Conv', ['k'])], r'maps'),
-        ([('Conv', ['k']), ('Reshape', ['boxes'])], r'\(1, 4, 64\), holds boxes'),
+        ([('Conv', ['k']), ('Reshape', ['boxes'])], r'\(1, 4, 64\), contains boxes'),
         ([('Conv', ['k']), ('Reshape', ['rows'])], r'\(64, 4\)'),
         ([('ReduceMax', []), ('Reshape', ['rank_1'])], 'no batch dimension'),
         ([('ReduceMax', [])], 'single score'),

@@ -36,9 +36,9 @@ def supernet_of(kind: str) -> nn.Module:
 
 @pytest.mark.parametrize('kind', ['ofa_mobilenetv3', 'ofa_proxyless', 'efficientnet_lite'])
 def test_operators_in_sequence_equal_the_network(kind: str) -> None:
-    """What is timed piece by piece computes what the whole network computes.
+    """The sequence of timed operators computes the same as the network.
 
-    Two blocks a stage: later ones share their times, but not their weights.
+    There are two blocks per stage, because later ones have equal times but other weights.
     """
     supernet = supernet_of(kind)
     space = replace(search_space(kind, (32, 48)), kernel_sizes=(3, 7), expand_ratios=(3, 6))
@@ -121,7 +121,7 @@ def test_an_engine_that_cannot_run_operators_is_rejected() -> None:
 
 
 class SteadyEngine:
-    """Prepares calls that only say how long they take: 0.5 ms, and 2 ms for an operator."""
+    """Prepares calls with known times: 0.5 ms for the frame, and 2 ms more for an operator."""
 
     def prepare(self, framed: Framed, side: int):
         return lambda: 0.5 if isinstance(framed.operator, nn.Identity) else 0.5 + 2.0 * side / 8

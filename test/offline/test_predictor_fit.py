@@ -21,7 +21,7 @@ NOISE = 0.002
 def measured(
     kind: str, count: int, seed: int = 0, is_saturating: bool = False
 ) -> tuple[Genomes, np.ndarray]:
-    """Draw architectures whose accuracy every choice adds to, with a little noise."""
+    """Draw architectures whose accuracy is a sum over choices, with a little noise."""
     space = search_space(kind, RESOLUTIONS)
     rng = np.random.default_rng(seed)
     genomes = GenomeEncoding(space).encode(
@@ -48,7 +48,7 @@ def test_unseen_architectures_of_any_space_are_predicted(kind: str) -> None:
     unseen = Agreement.of(predictor.predict(genomes, space), top1)
     assert unseen.kendall_tau > 0.85
     assert unseen.mae < 0.25 * report.held_out['mean'].mae
-    # What the report promises of unseen ones is what they show.
+    # The report agrees with the error on unseen networks.
     assert unseen.rmse == pytest.approx(report.held_out_rmse, rel=0.5)
     assert report.pairs == 120
     assert report.held_out_mae == report.held_out[report.model].mae

@@ -60,7 +60,7 @@ def test_an_int8_network_has_almost_the_same_outputs(network: Path, tmp_path: Pa
         for tensor in onnx.load(target).graph.initializer
         if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 4
     ]
-    assert len(weights) == 2  # of both convolutions
+    assert len(weights) == 2  # both convolutions
 
 
 def test_quantisation_leaves_no_partial_file_and_logs_nothing(

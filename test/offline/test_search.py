@@ -31,7 +31,7 @@ SMALL = GenomeEncoding(
 
 
 def small_objectives() -> Objectives:
-    """A space of 2,048 genomes whose front is found by trying them all."""
+    """A space of 2,048 genomes; its front is known from evaluating all of them."""
     rng = np.random.default_rng(3)
     cost, value = rng.uniform(0.5, 2.0, 11), rng.uniform(0.0, 0.05, 11)
 
@@ -113,7 +113,7 @@ def test_the_warm_start_is_evaluated() -> None:
 def test_the_search_is_as_good_as_the_published_one_with_a_fiftieth_of_its_evaluations(
     device: str,
 ) -> None:
-    # With the default seed; benchmarks/search.py tells how many seeds are.
+    # This holds for the default seed; benchmarks/search.py counts the seeds for which it holds.
     table = read_table(reference_file(f'lut_xavier_nx_{device}.json'))
     predictor = read_predictor(reference_file('acc_predictor.npz'))
     published = json.loads(reference_file(f'published_search_{device}.json').read_text())['found']
@@ -270,7 +270,7 @@ def test_algorithm_1_relaxes_only_the_first_generation_and_returns_nothing_beyon
     latency_ms, _ = small_objectives().evaluate(target.population)
     assert 8.0 < target.relaxed_ms <= 13.0
     assert (latency_ms[20:] <= 8.0).all(), 'a child'
-    # Had the relaxation stayed, later ones would be as slow as the slowest.
+    # If the relaxation were kept, later networks would be as slow as the slowest.
     slow = latency_ms[:20] > 8.0
     assert slow.any()
     assert not slow.all()
@@ -350,7 +350,7 @@ def test_invalid_settings_of_algorithm_1_are_rejected(settings: dict[str, float]
 
 
 TABLES = ['search', '--evaluations', '600']
-# What the published tables do not say.
+# The published tables do not contain this.
 BACKBONE = ['--width-mult', '1.2', '--classes', '1000']
 
 

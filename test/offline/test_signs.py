@@ -63,9 +63,9 @@ def test_signs_are_near_and_far_and_far_ones_are_recognisable() -> None:
     sizes = np.array([s.size for s in scenes])
     assert sizes.min() < 0.13
     assert sizes.max() > 0.8
-    assert 0.3 < np.mean(sizes < 0.25) < 0.45, 'more than a third need an input of many pixels'
+    assert 0.3 < np.mean(sizes < 0.25) < 0.45, 'more than a third require a large input'
     blurs = np.array([np.hypot(s.motion_blur_px, s.focus_blur_px) for s in scenes])
-    assert (blurs / (sizes * 480)).max() < 0.1, 'in heights of the sign'
+    assert (blurs / (sizes * 480)).max() < 0.1, 'relative to the height of the sign'
 
 
 def test_drift_moves_the_sign_slightly() -> None:

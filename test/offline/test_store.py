@@ -1,4 +1,4 @@
-"""Stores of decoded images: whole, of these images, and left alone by a full disk."""
+"""Stores of decoded images: completeness, identity, and full disks."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_full_disk_is_an_error_before_the_first_image(
     with pytest.raises(OSError, match='No space left on device') as caught:
         build_store(ClassFolder.open(folder), tmp_path / 's.npy', 16)
     assert caught.value.filename == str(tmp_path / 's.npy')
-    assert not list(tmp_path.glob('*s.npy*')), 'nothing half-written stays'
+    assert not list(tmp_path.glob('*s.npy*')), 'no partial files remain'
 
 
 def test_a_store_is_pickled_by_its_file_name(folder: Path, tmp_path: Path) -> None:

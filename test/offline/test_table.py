@@ -45,7 +45,7 @@ def test_sums_of_the_published_search_equal_the_published_ones(device: str) -> N
 
 
 def test_the_correction_of_the_published_levels_is_accurate() -> None:
-    """Measured GPU latencies are 11.2 ms + 1.657 times the table's sums (reference README)."""
+    """The measured GPU latencies are 11.2 ms + 1.657 x sum (README of the reference data)."""
     levels = json.loads(reference_file('levels_xavier_nx.json').read_text())['gpu']
     report = fit_correction(
         np.array([level['lut_latency_ms']['gpu'] for level in levels]),
@@ -142,14 +142,17 @@ def own_table(resolutions: list[int], kind: str = 'ofa_proxyless') -> dict:
 
 def test_tables_of_all_kinds_of_backbones_are_read(tmp_path: Path) -> None:
     document = own_table([64, 96], 'ofa_resnet50')
-    document['operators']['stem1.w0']['median_ms'] = [0.0, 10.0]  # too quick to be seen
+    document['operators']['stem1.w0']['median_ms'] = [
+        0.0,
+        10.0,
+    ]  # faster than the measurement resolves
     (tmp_path / 't.json').write_text(json.dumps(document))
     table = read_table(tmp_path / 't.json')
     space = search_space('ofa_resnet50', (64, 96))
     small = space.smallest()
     with_middle = replace(small, d=(2, *small.d[1:]), r=96)
     genomes = GenomeEncoding(space).encode([small, with_middle])
-    # Three of the stem and the pool (without its middle), the least blocks, pool, classifier.
+    # Stem without middle layer, pool, the least blocks, pool, classifier.
     assert table.predict(genomes).tolist() == [5.0 + 2.0 * 15, 5.0 + 2.0 * (2 * 15 + 10)]
     assert (table.platform, table.space) == ('cpu-test', space)
 

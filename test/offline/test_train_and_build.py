@@ -1,4 +1,4 @@
-"""A very small training and build on class folders: every file, every message, kill and resume."""
+"""A very small training and build on class folders: files, messages, and resuming."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_more_epochs_extend_a_finished_training_and_fewer_are_rejected(
     accumulator = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator')
     events = accumulator.EventAccumulator(str(extended / 'tensorboard')).Reload()
     steps = [event.step for event in events.Scalars('held_out_top1_largest')]
-    assert steps == sorted(set(steps)), 'no step is there twice'
+    assert steps == sorted(set(steps)), 'no step occurs twice'
     assert len(steps) == 5
     assert [float(row['epoch']) for row in csv.DictReader(after.splitlines())] == [1, 2, 3, 4, 5]
     capsys.readouterr()
@@ -154,7 +154,7 @@ def test_a_training_killed_after_every_epoch_has_one_row_per_epoch(
     for epoch in (1, 2, 3):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + KILL_DEADLINE_S
-        # The row is written before the checkpoint: a kill at once leaves one row too many.
+        # The row is written before the checkpoint, so a kill between them leaves one row too many.
         while not (table.is_file() and table.read_text().count('\n') > epoch):
             assert process.poll() is None
             assert time.monotonic() < deadline
@@ -202,7 +202,7 @@ def test_build_writes_a_valid_family(family: Path) -> None:
     assert accuracies == sorted(accuracies)
     (profile,) = loaded.platforms.values()
     assert 'pytorch' in profile.platform
-    assert list(family.parent.iterdir()) == [family], 'nothing else is left behind'
+    assert list(family.parent.iterdir()) == [family], 'no other files remain'
 
 
 def test_levels_prints_the_table(family: Path, capsys: pytest.CaptureFixture[str]) -> None:

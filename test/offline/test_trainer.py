@@ -1,4 +1,4 @@
-"""The parts of a training step that can be seen by themselves."""
+"""Parts of a training step."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def trainer(tmp_path: Path) -> Trainer:
 
 
 def test_a_short_training_does_not_average_the_initial_weights(trainer: Trainer) -> None:
-    """A constant decay of 0.998 would leave 99 % of the start in the average after five steps."""
+    """With a constant decay of 0.998, the average would keep 99 % of the initial weights."""
 
     def weights(network: torch.nn.Module) -> torch.Tensor:
         return torch.cat([p.detach().flatten().clone() for p in network.parameters()])
@@ -87,7 +87,7 @@ def test_damaged_images_are_replaced_and_logged(
     assert '2 of 12 images are damaged and skipped: image' in caplog.text
     caplog.clear()
     trainer.report_damaged()
-    assert not caplog.text, 'each is told once'
+    assert not caplog.text, 'each is logged once'
 
 
 def test_a_training_without_readable_images_ends(
@@ -138,12 +138,12 @@ def test_rows_of_a_killed_run_are_not_duplicated(tmp_path: Path) -> None:
     forget_metrics_after(tmp_path, 9)
     assert (tmp_path / METRICS_FILE).read_text() == before
     with (tmp_path / METRICS_FILE).open('a') as file:
-        file.write('1')  # of 12, when the kill came
+        file.write('1')  # an incomplete 12
     forget_metrics_after(tmp_path, 6)
     append_metrics(tmp_path, {'step': 9, 'top1': 0.5})
     assert (tmp_path / METRICS_FILE).read_text() == before
     forget_metrics_after(tmp_path, 0)
-    assert not (tmp_path / METRICS_FILE).exists(), 'a new training begins'
+    assert not (tmp_path / METRICS_FILE).exists(), 'a new training has no rows'
 
 
 def test_balanced_training_draws_all_classes_equally_often(tmp_path: Path) -> None:
