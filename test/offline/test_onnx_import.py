@@ -412,7 +412,7 @@ def not_a_number(model: onnx.ModelProto) -> None:
         (other_inputs, r'2 inputs \(x float \(1, 3, 8, 8\); mask float \(n, 8\)\)'),
         (text_input, r'input_ids int64 \(batch, length\), is not an image'),
         (with_input(3, 8, 8), r'no batch dimension'),
-        (with_input(1, 3), 'no image'),
+        (with_input(1, 3), 'not an image'),
         (with_input(4, 3, 8, 8), r'has batch size 4'),
         (with_input(1, 3, 8, 9), r'is 9x8: the input must be square'),
         (with_input(1, 1, 8, 8), r'1 channel \(grey\)'),
