@@ -55,12 +55,11 @@ def predictor(folder: Path, output: Path, patch: pytest.MonkeyPatch) -> list[str
         for i in range(24)
     ]
     (folder / 'pairs.jsonl').write_text('\n'.join(rows) + '\n')
-    patch.setattr('dynamic_ofa_ros.offline.accuracy.predictor_fit.STEPS', 5)
     return ['predictor', 'fit', '--pairs', str(folder / 'pairs.jsonl'), '--output', str(output)]
 
 
 @pytest.mark.parametrize('prepare', [calibrate, measure, latency_model, predictor])
-def test_a_full_disk_is_a_sentence(
+def test_a_full_disk_is_explained(
     prepare: Callable[[Path, Path, pytest.MonkeyPatch], list[str]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
