@@ -1,7 +1,7 @@
 """Compare our accuracy predictor with regressors of scikit-learn.
 
-All are fitted to the same one-hot features of (architecture, top-1) pairs and predict networks that
-they were not fitted to. There are two sources of pairs. `measured` are the measured pairs in
+All are fitted to the same one-hot features of (architecture, top-1) pairs and predict networks
+that they were not fitted to. There are two sources of pairs. `measured` are the measured pairs in
 data/signs_pairs.jsonl, evaluated by cross-validation:
 
     dynamic-ofa predictor fit --backbone signs --data signs --samples 80 --resolutions 48,64,80 \\
