@@ -173,7 +173,7 @@ def draw_figure_2() -> Figure:
         _arrow(axes, steps[first], steps[second])
     draw_caption(
         figure,
-        'As figure 2, drawn anew: dynamic-ofa train or fetch gives the backbone, latency-model '
+        'As figure 2, drawn anew: dynamic-ofa train or fetch gives the backbone, profile '
         'and predictor the two predictors, build searches and writes the family, classifier_node '
         'runs it.',
     )

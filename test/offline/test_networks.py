@@ -149,7 +149,7 @@ def test_labels_in_another_order_are_suspected(
     options += ['--labels', str(labels)]
 
     assert from_onnx(str(network), *options) == 0
-    assert 'right in 33.3% only' in capsys.readouterr().err
+    assert 'has only 33.3% top-1' in capsys.readouterr().err
 
 
 def test_a_variable_input_size_gives_several_levels(
@@ -255,10 +255,10 @@ def test_two_processes_do_not_disturb_each_other(
         ([], 'is unknown: give --values'),
         (['--values', 'unit'], 'the accuracy of small_r32 is not known'),
         (['--values', 'half'], 'values is .half.; give one of imagenet, unit'),
-        (['--values', 'unit', '--mean', '0', '--std', '1'], 'give one or the others'),
+        (['--values', 'unit', '--mean', '0', '--std', '1'], 'give one or the other'),
         (['--mean', '0'], 'give --mean and --std together'),
         (['--mean', '0,0', '--std', '1'], 'give one number, or one for each channel'),
-        (['--mean', 'a', '--std', '1'], 'give numbers with commas'),
+        (['--mean', 'a', '--std', '1'], 'give numbers separated by commas'),
         (['--mean', '0', '--std', '0'], 'every value must be above 0'),
         (['--values', 'unit', '--accuracy', '0.5'], 'has 1 values for 2 networks'),
         (['--values', 'unit', '--accuracy', '50,60'], 'accuracy of 50 was given'),
@@ -295,7 +295,7 @@ def test_missing_labels_and_a_wrong_number_of_labels_are_rejected(
     options = ['--values', 'unit', '--accuracy', '.5,.6', '--output', output]
 
     assert from_onnx(*files, *options) == 2
-    assert 'do not say what their 3 classes are called: give --labels' in capsys.readouterr().err
+    assert 'do not name their 3 classes; give --labels' in capsys.readouterr().err
     labels = tmp_path / 'labels.txt'
     labels.write_text('one\ntwo\n', encoding='utf-8')
     assert from_onnx(*files, *options, '--labels', str(labels)) == 2

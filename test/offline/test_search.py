@@ -385,7 +385,7 @@ def test_the_command_uses_constraints_and_a_warm_start(
         (['--max-macs', '1e6', *BACKBONE], 'at most 1e+06 MACs of cost; the nearest'),
         (
             ['--max-macs', '1e9', '--classes', '9'],
-            'does not say of which backbone it is; give --w',
+            'does not name its backbone; give --w',
         ),
         (['--max-parameters', '1e9', '--width-mult', '1'], 'give --classes to count MACs or'),
         (['--max-macs', '1e9', *BACKBONE, '--classes', '0'], '--classes is 0; give a positive'),

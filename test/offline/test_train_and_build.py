@@ -242,7 +242,7 @@ def test_data_with_other_classes_is_rejected(
         (['--epochs', '-1'], '--epochs is -1; it must be above 0'),
         (['--width-mult', 'nan'], '--width-mult is nan'),
         (['--resolutions', '16,32'], 'give sizes between 32 and 512'),
-        (['--resolutions', 'large'], "--resolutions 'large'"),
+        (['--resolutions', 'large'], "--resolutions is 'large'"),
         (['--device', 'cuda:7'], 'finds no GPU'),
         (['--batch-size', '5000'], 'fewer than one batch of 5000'),
     ],

@@ -295,7 +295,7 @@ def open_table(
     if replace(table.space, resolutions=space.resolutions) != space or missing:
         what = f'resolutions {", ".join(map(str, missing))}' if missing else 'this search space'
         raise LatencyTableError(
-            f'{path} lacks {what}; measure this backbone with dynamic-ofa latency-model, or give '
+            f'{path} lacks {what}; measure this backbone with dynamic-ofa profile, or give '
             'fewer --resolutions'
         )
     position = np.array([table.space.resolutions.index(r) for r in space.resolutions])

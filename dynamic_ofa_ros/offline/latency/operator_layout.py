@@ -129,7 +129,7 @@ def _slots(space: SearchSpace) -> tuple[Slot, ...]:
     if space.kind not in _AFTER:
         raise LatencyTableError(
             f'no operator table for a backbone of kind {space.kind!r}: fit a latency predictor '
-            'to whole networks, with dynamic-ofa latency-model --whole-networks 100'
+            'to whole networks, with dynamic-ofa profile --whole-networks 100'
         )
     return (
         *map(Slot, _BEFORE),

@@ -162,7 +162,7 @@ class OperatorEngine:
         if engine not in ENGINES:
             raise EngineError(
                 f'engine {engine!r} cannot time single operators; use {", ".join(ENGINES)}, or '
-                'measure whole networks: dynamic-ofa latency-model --whole-networks 100'
+                'measure whole networks: dynamic-ofa profile --whole-networks 100'
             )
         self._engine, self._device, self._threads = engine, device, threads
         self._exported: dict[str, bytes] = {}

@@ -4,7 +4,7 @@ The latency of a network is the sum of its operators: stem, first block, active 
 The sum of separately timed operators deviates by a factor and an offset that are the same for all
 networks; a `Correction` that is fitted to a few whole networks removes them.
 
-`read_table` reads the files of `dynamic-ofa latency-model`, which are tables or predictors
+`read_table` reads the files of `dynamic-ofa profile`, which are tables or predictors
 (`latency_predictor.py`), and the tables of the paper's authors.
 """
 

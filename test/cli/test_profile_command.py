@@ -20,7 +20,7 @@ HEAD = {'format': 'test', 'platform': 'cpu-test', 'resolutions': [32, 48], 'cond
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Replace the measurement: note what is asked for, write what it would write."""
+    """Replace the measurement by one that records its options and writes a small document."""
     asked: dict[str, Any] = {}
 
     def operators(trained: Any, output: Path, **options: Any) -> None:
@@ -39,12 +39,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return asked
 
 
-def test_a_table_is_summed_up(
+def test_the_summary_of_a_table_is_printed(
     asked: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = str(tmp_path / 'lut.json')
     arguments = ['--backbone', 'signs', '--output', output, '--resolutions', '48,32']
-    assert main(['latency-model', *arguments, '--engine', 'pytorch', '--threads', '2']) == 0
+    assert main(['profile', *arguments, '--engine', 'pytorch', '--threads', '2']) == 0
     assert asked['what'] == 'operators'
     assert asked['kind'] == 'ofa_mobilenetv3'
     assert sorted(asked['resolutions']) == [32, 48]
@@ -59,15 +59,17 @@ def test_whole_networks_and_json(
     asked: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ['--backbone', 'signs', '--output', str(tmp_path / 'p.json'), '--fresh', '--json']
-    assert main(['latency-model', *arguments, '--whole-networks', '50']) == 0
+    assert main(['profile', *arguments, '--whole-networks', '50']) == 0
     assert (asked['what'], asked['networks'], asked['resume']) == ('networks', 50, False)
     summary = json.loads(capsys.readouterr().out)
     assert summary['networks'] == 50
     assert summary['leave_one_out'] == QUALITY
 
 
-def test_no_backbone_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_a_backbone_is_bad_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ['--backbone', str(tmp_path), '--output', str(tmp_path / 'lut.json')]
-    assert main(['latency-model', *arguments]) == EXIT_BAD_INPUT
+    assert main(['profile', *arguments]) == EXIT_BAD_INPUT
     assert 'is not the output folder' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
