@@ -253,7 +253,7 @@ def test_two_processes_do_not_disturb_each_other(
     ('arguments', 'sentence'),
     [
         ([], 'is unknown: give --values'),
-        (['--values', 'unit'], 'the accuracy of small_r32 is not known'),
+        (['--values', 'unit'], 'the accuracy of small_r32 is unknown'),
         (['--values', 'half'], 'values is .half.; give one of imagenet, unit'),
         (['--values', 'unit', '--mean', '0', '--std', '1'], 'give one or the other'),
         (['--mean', '0'], 'give --mean and --std together'),
@@ -261,7 +261,7 @@ def test_two_processes_do_not_disturb_each_other(
         (['--mean', 'a', '--std', '1'], 'give numbers separated by commas'),
         (['--mean', '0', '--std', '0'], 'every value must be above 0'),
         (['--values', 'unit', '--accuracy', '0.5'], 'has 1 values for 2 networks'),
-        (['--values', 'unit', '--accuracy', '50,60'], 'accuracy of 50 was given'),
+        (['--values', 'unit', '--accuracy', '50,60'], 'the accuracy is 50'),
         (['--values', 'unit', '--resolutions', '64'], 'is fixed at 32 px: omit --resolutions'),
         (['--values', 'unit', '--crop-fraction', '2'], r'crop_fraction is 2; it must be in'),
         (['--values', 'unit', '--data', 'nowhere'], 'nowhere is not a directory'),
