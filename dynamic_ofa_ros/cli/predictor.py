@@ -166,10 +166,10 @@ def run_fit(args: argparse.Namespace) -> int:
     print(f'{"":2}{"model":<10} {"mean":>7} {"rms":>7} {"Kendall tau":>12}')
     for name, agreement in report.held_out.items():
         print(
-            f'{"*" if name == report.model else "":<2}{name:<10} {agreement.mae * 100:>7.3f} '
+            f'{"":2}{name:<10} {agreement.mae * 100:>7.3f} '
             f'{agreement.rmse * 100:>7.3f} {agreement.kendall_tau:>12.3f}'
         )
-    print(f'* written to {output}')
+    print(f'written: {output}')
     return 0
 
 

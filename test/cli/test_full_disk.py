@@ -55,7 +55,6 @@ def predictor(folder: Path, output: Path, patch: pytest.MonkeyPatch) -> list[str
         for i in range(24)
     ]
     (folder / 'pairs.jsonl').write_text('\n'.join(rows) + '\n')
-    patch.setattr('dynamic_ofa_ros.offline.accuracy.predictor_fit.STEPS', 5)
     return ['predictor', 'fit', '--pairs', str(folder / 'pairs.jsonl'), '--output', str(output)]
 
 

@@ -14,18 +14,11 @@ from offline.pool_data import CLASSES, make_backbone
 from reference import reference_file
 
 from dynamic_ofa_ros.cli.main import main
-from dynamic_ofa_ros.offline.accuracy import predictor_fit
 from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import read_predictor
 from dynamic_ofa_ros.offline.accuracy.pairs import read_pairs
 from dynamic_ofa_ros.offline.search.candidates import sample_candidates
 from dynamic_ofa_ros.space.genome import GenomeEncoding
 from dynamic_ofa_ros.space.spaces import SPACES, search_space
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predictor_fit, 'STEPS', 3)
-    monkeypatch.setattr(predictor_fit, 'HIDDEN', 4)
 
 
 @pytest.fixture(scope='module')
@@ -52,9 +45,7 @@ def measuring(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def fitted(measuring: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp('fitted') / 'p.npz'
     threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predictor_fit, 'STEPS', 3)
-        assert main([*measuring, '--output', str(output)]) == 0
+    assert main([*measuring, '--output', str(output)]) == 0
     torch.set_num_threads(threads)
     return output
 

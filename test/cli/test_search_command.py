@@ -28,8 +28,6 @@ def test_every_space_can_be_searched(
     kind: str, algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(predictor_fit, 'STEPS', 20)
-    monkeypatch.setattr(predictor_fit, 'HIDDEN', 8)
     device = pretend_device(monkeypatch)
     space = search_space(kind, RESOLUTIONS)
     trained = TrainedBackbone(

@@ -120,7 +120,6 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     for module in (build_context, on_device):
         monkeypatch.setattr(module, 'measure_architectures', measure)
-    monkeypatch.setattr(predictor_fit, 'STEPS', 20)
     monkeypatch.setattr(stages, 'FEWEST_PAIRS_TO_FIT', 20)
     return calls
 

@@ -58,7 +58,7 @@ def test_other_classes_get_a_new_classifier_and_keep_everything_else(family: Fam
 
 
 def test_a_network_other_than_the_backbone_is_rejected(family: Family) -> None:
-    with pytest.raises(CheckpointError, match=r'of width 0.2; asked for.*width 0.5'):
+    with pytest.raises(CheckpointError, match=r'of width 0.2, not .*width 0.5'):
         start_of(backbone_of(family), width_mult=0.5)
 
 

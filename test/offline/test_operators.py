@@ -116,7 +116,10 @@ def test_the_frame_alone_lacks_the_operator() -> None:
 
 
 def test_an_engine_that_cannot_run_operators_is_rejected() -> None:
-    with pytest.raises(EngineError, match=r"engine 'x'; use onnxruntime, openvino, pytorch,"):
+    with pytest.raises(
+        EngineError,
+        match=r"engine 'x' cannot time single operators; use onnx",
+    ):
         OperatorEngine('x', 'cpu', 1, nn.Identity(), 8)
 
 

@@ -179,7 +179,6 @@ def accuracy_predictor(
             write_result(
                 report_path,
                 {
-                    'model': report.model,
                     'pairs': report.pairs,
                     'held_out_mae': round(report.held_out_mae, 5),
                     'kendall_tau': round(report.kendall_tau, 4),
