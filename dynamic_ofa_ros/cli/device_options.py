@@ -1,4 +1,4 @@
-"""The options that say where latency is measured."""
+"""The options of commands that measure latency."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dynamic-ofa measure`: latency of a family's levels on this machine, stored in the family."""
+"""`dynamic-ofa measure`: measure the latency of a family's levels on this machine."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynamic_ofa_ros.cli.device_options import add_device_options
+from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.family import Family
@@ -23,10 +24,10 @@ def add_parser(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         'measure',
         help='measure a family on this machine and add the platform to it',
-        description='Measure the latency of every level on this machine and write it into the '
-        'family, as platforms/<platform>.yaml: so one family serves several devices. Run it on a '
-        'quiet machine. A machine that no file was written for measures itself when it starts.',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description='Measure the latency of every level on this machine and write it to the '
+        'family as platforms/<platform>.yaml, so that one family serves several devices. Run it '
+        'on a quiet machine. Without this file, a node measures the latencies when it starts.',
+        formatter_class=DefaultsHelpFormatter,
     )
     parser.add_argument(
         'family', nargs='?', help='directory or name of a family; default: the shipped one'
@@ -35,21 +36,21 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         '--precision',
         default='fp32',
-        help='fp32, bf16 or fp16; with --data the accuracy in it is measured too',
+        help='fp32, bf16 or fp16; with --data, the accuracy at this precision is measured too',
     )
     parser.add_argument(
         '--data',
         metavar='FOLDER|signs',
-        help='held-out images, one folder per class, or signs: to measure the accuracy on',
+        help='held-out images to measure the accuracy on: one folder per class, or signs',
     )
-    parser.add_argument('--images', type=int, default=0, help='of these, at most; 0 = all')
+    parser.add_argument('--images', type=int, default=0, help='maximum number of them; 0 = all')
     parser.add_argument(
-        '--force', action='store_true', help='replace what was measured on this platform before'
+        '--force', action='store_true', help='replace earlier measurements of this platform'
     )
     parser.add_argument(
         '--output',
         metavar='FILE',
-        help='write what was measured here too, for dynamic-ofa build --measured on another '
+        help='also write the measurements to FILE, for dynamic-ofa build --measured on another '
         'machine',
     )
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
     family = Family.load(args.family or default_family())
     if args.output:
-        _ = family.backbone  # separate networks are no candidates of a build: say so first
+        _ = family.backbone  # raises FamilyError before measuring if a build cannot use the family
     profile = add_platform(
         family,
         DeviceSettings(args.device, args.engine, args.threads, args.precision),

@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
+
 if TYPE_CHECKING:
     from dynamic_ofa_ros.offline.accuracy.pairs import Pair
     from dynamic_ofa_ros.space.architecture import SearchSpace
@@ -19,10 +21,10 @@ def add_parser(subparsers: Any) -> None:
     """Add the verb, its two commands and their options."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         'predictor',
-        help='fit a predictor of accuracy for a backbone, or check one',
-        description='A predictor tells the top-1 of any sub-network in microseconds, where '
-        'measuring takes seconds to minutes: dynamic-ofa search needs one. It is learned from '
-        'some sub-networks whose accuracy was measured.',
+        help='fit an accuracy predictor for a backbone, or check one',
+        description='An accuracy predictor estimates the top-1 of a sub-network in microseconds, '
+        'while a measurement takes seconds to minutes. dynamic-ofa search requires a predictor. '
+        'It is fitted to sub-networks whose accuracy was measured.',
     )
     commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
     _add_fit(commands)
@@ -37,31 +39,33 @@ def _add_fit(commands: Any) -> None:
         'statistics, and fit a predictor to these pairs, which are also written to '
         'OUTPUT.pairs.jsonl. An interrupted measurement is resumed by the same command. The '
         'printed error is that of a cross-validation.',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsHelpFormatter,
     )
     parser.add_argument(
         '--backbone',
         default='',
         metavar='FOLDER|NAME',
-        help='the output of dynamic-ofa train, or the name of a fetched backbone',
+        help='a folder written by dynamic-ofa train, or the name of a fetched backbone',
     )
     parser.add_argument(
         '--data',
         default='',
         metavar='FOLDER|signs',
-        help='the data it was trained on: calibration uses the training split, accuracy one half '
-        'of the other, so that levels can be reported on the rest',
+        help='the data the backbone was trained on: the training split calibrates, one half of '
+        'the held-out split measures accuracy; the other half is kept to report levels on',
     )
     parser.add_argument(
         '--pairs',
         default='',
         metavar='FILE',
-        help='fit pairs that are measured already, JSON lines {"architecture": {"ks": [...], '
-        '"e": [...], "d": [...], "r": 160}, "top1": 0.765} or CSV with columns ks, e, d, r and '
-        'top1; then --data is not needed',
+        help='fit measured pairs of this file instead of measuring: JSON lines {"architecture": '
+        '{"ks": [...], "e": [...], "d": [...], "r": 160}, "top1": 0.765} or CSV with the columns '
+        'ks, e, d, r and top1',
     )
     parser.add_argument(
-        '--kind', default='', help=f'with --pairs and no --backbone; default: {DEFAULT_KIND}'
+        '--kind',
+        default='',
+        help=f'kind of backbone, with --pairs and without --backbone; default: {DEFAULT_KIND}',
     )
     parser.add_argument('--output', required=True, metavar='FILE', help='the predictor, .npz')
     parser.add_argument('--samples', type=int, default=200, help='sub-networks to measure')
@@ -69,7 +73,7 @@ def _add_fit(commands: Any) -> None:
         '--resolutions',
         default='',
         metavar='PX,PX,...',
-        help='input sizes to sample from; default: those of the training',
+        help='input sizes to sample from; default: the training resolutions',
     )
     parser.add_argument(
         '--calibration-images', type=int, default=500, help='images for batch-norm statistics'
@@ -80,8 +84,6 @@ def _add_fit(commands: Any) -> None:
         default=4000,
         help='held-out images that top-1 is measured on; at most one half of them',
     )
-    parser.add_argument('--images', type=int, default=56000, help='signs: training scenes')
-    parser.add_argument('--held-out-images', type=int, default=8000, help='signs: test scenes')
     parser.add_argument(
         '--workers',
         type=int,
@@ -101,7 +103,7 @@ def _add_fit(commands: Any) -> None:
         help='folder of intermediate results, which is kept; a build with the same folder does '
         'not measure these sub-networks again. Default: a temporary folder beside the output',
     )
-    parser.add_argument('--seed', type=int, default=1)
+    parser.add_argument('--seed', type=int, default=1, help='random seed')
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
     parser.set_defaults(run=run_fit)
 
@@ -110,8 +112,9 @@ def _add_check(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         'check',
         help='compare a predictor with measured accuracies',
-        description='Print how far a predictor is from measured accuracies and how well it orders '
-        'them (Kendall tau: 1 = the same order). For a search the order matters; a bias does not.',
+        description='Print the error of a predictor against measured accuracies, and how well it '
+        'ranks them (Kendall tau: 1 = the same order). A search depends on the ranking, not on a '
+        'constant bias.',
     )
     parser.add_argument('predictor', metavar='FILE', help='the predictor, .npz')
     parser.add_argument(
@@ -122,7 +125,7 @@ def _add_check(commands: Any) -> None:
 
 
 def run_fit(args: argparse.Namespace) -> int:
-    """Measure or read pairs, fit, save, print the held-out error."""
+    """Measure or read pairs, fit and save a predictor, print its cross-validation error."""
     from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import save_predictor
     from dynamic_ofa_ros.offline.accuracy.pairs import read_pairs
     from dynamic_ofa_ros.offline.accuracy.predictor_fit import encode_pairs, fit_predictor
@@ -151,8 +154,8 @@ def run_fit(args: argparse.Namespace) -> int:
         )
         return 0
     print(
-        f'{report.pairs} sub-networks, accuracy spread {report.spread * 100:.2f} points; error '
-        f'of sub-networks not learned from ({report.folds}-fold), in points of top-1:'
+        f'{report.pairs} sub-networks, accuracy spread {report.spread * 100:.2f} points; '
+        f'{report.folds}-fold cross-validation error in points of top-1:'
     )
     print(f'{"":2}{"model":<10} {"mean":>7} {"rms":>7} {"Kendall tau":>12}')
     for name, agreement in report.held_out.items():
@@ -160,12 +163,12 @@ def run_fit(args: argparse.Namespace) -> int:
             f'{"*" if name == report.model else "":<2}{name:<10} {agreement.mae * 100:>7.3f} '
             f'{agreement.rmse * 100:>7.3f} {agreement.kendall_tau:>12.3f}'
         )
-    print(f'* kept: {output}')
+    print(f'* written to {output}')
     return 0
 
 
 def run_check(args: argparse.Namespace) -> int:
-    """Compare a predictor's values with measured ones and print the agreement."""
+    """Compare predicted with measured accuracies and print the agreement."""
     from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import read_predictor
     from dynamic_ofa_ros.offline.accuracy.agreement import Agreement
     from dynamic_ofa_ros.offline.accuracy.pairs import read_pairs
@@ -193,7 +196,7 @@ def run_check(args: argparse.Namespace) -> int:
 
 
 def _space_of(args: argparse.Namespace, pairs: list[Pair]) -> SearchSpace:
-    """Return the space that given pairs are of, with the resolutions that they have."""
+    """Return the search space of the pairs, with the resolutions that occur in them."""
     from dynamic_ofa_ros.space.spaces import search_space
     from dynamic_ofa_ros.supernet.trained import open_backbone
 

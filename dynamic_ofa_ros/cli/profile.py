@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from dynamic_ofa_ros.cli.device_options import add_device_options
+from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,7 +25,7 @@ def add_parser(subparsers: Any) -> None:
         'to a few whole networks. The file is for dynamic-ofa search --lut and build --lut. An '
         'interrupted measurement is resumed by the same command. Run it on the target device, '
         'while no other program uses it.',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsHelpFormatter,
     )
     parser.add_argument(
         '--backbone',
@@ -98,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         f'networks:  {summary["networks"]} measured; error {quality["mean_error"]:.1%} on '
         f'average, {quality["largest_error"]:.1%} at most, '
         f'{quality["within_10_percent"]:.0%} within 10 %, '
-        f"Kendall's tau {quality['kendall_tau']:.2f} (leave one out)"
+        f"Kendall's tau {quality['kendall_tau']:.2f} (leave-one-out)"
     )
     print(f'written:   {output}')
     return 0

@@ -1,4 +1,4 @@
-"""`dynamic-ofa predictor`: measure and fit, fit given pairs, check; what it says of bad input."""
+"""`dynamic-ofa predictor`: measure and fit, fit given pairs, check; errors for bad input."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope='module')
 def measuring(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Return options that measure 20 tiny sub-networks on 20 images of noise, one damaged."""
+    """Return options that measure 20 tiny sub-networks on noise, with some damaged images."""
     root = tmp_path_factory.mktemp('predictor')
     make_backbone(root / 'backbone')
     rng = np.random.default_rng(1)
@@ -127,10 +127,12 @@ def test_given_pairs_are_fitted_and_checked(
     assert main(['predictor', 'check', str(output), '--pairs', str(pairs), '--json']) == 0
     check = json.loads(capsys.readouterr().out)
     assert check['pairs'] == 40
-    assert check['kendall_tau'] > fit['kendall_tau'], 'these it has learned from'
+    assert check['kendall_tau'] > fit['kendall_tau'], (
+        'training pairs are easier than held-out ones'
+    )
 
 
-def test_csv_holds_the_same_pairs(tmp_path: Path) -> None:
+def test_csv_and_json_lines_give_the_same_pairs(tmp_path: Path) -> None:
     pairs = pairs_of('ofa_resnet50', 5)
     rows = ['e,d,w,r,top1']
     for pair in pairs:
@@ -142,8 +144,10 @@ def test_csv_holds_the_same_pairs(tmp_path: Path) -> None:
     assert read_pairs(tmp_path / 'pairs.csv') == read_pairs(write(tmp_path / 'p.jsonl', pairs))
 
 
-def test_a_bias_is_told_from_the_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The published predictor is right in order and some points too high."""
+def test_bias_and_ranking_are_reported_separately(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The published predictor ranks correctly but predicts some points too much."""
     file = reference_file('acc_predictor.npz')
     space = search_space('ofa_mobilenetv3', (160, 176))
     architectures = sample_candidates(space, 30, 1)
@@ -171,7 +175,7 @@ def test_a_bias_is_told_from_the_order(tmp_path: Path, capsys: pytest.CaptureFix
         ('[1, 2]', 'line 3: not a JSON object'),
     ],
 )
-def test_a_line_that_is_no_pair_is_named(
+def test_an_invalid_line_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, message: str
 ) -> None:
     path = write(tmp_path / 'pairs.jsonl', pairs_of('ofa_mobilenetv3', 2))
@@ -182,7 +186,7 @@ def test_a_line_that_is_no_pair_is_named(
     assert not (tmp_path / 'p.npz').exists()
 
 
-def test_percent_and_no_number_are_explained(
+def test_invalid_accuracies_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for top1, message in ((76.5, '0.765, not 76.5'), ('high', "top1 is 'high'"), (None, 'None')):
@@ -202,7 +206,7 @@ def test_percent_and_no_number_are_explained(
         (['check', 'nowhere.npz', '--pairs', 'x'], 'nowhere.npz is missing'),
     ],
 )
-def test_missing_input_is_explained(
+def test_missing_input_is_reported(
     capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert main(['predictor', *arguments]) == 2
@@ -218,7 +222,7 @@ def test_missing_input_is_explained(
         (['--data', 'signs'], 'has 28 classes'),
     ],
 )
-def test_bad_options_are_explained(
+def test_bad_options_are_reported(
     measuring: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

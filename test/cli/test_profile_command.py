@@ -20,7 +20,7 @@ HEAD = {'format': 'test', 'platform': 'cpu-test', 'resolutions': [32, 48], 'cond
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Replace the measurement: note what is asked for, write what it would write."""
+    """Replace the measurement by one that records its options and writes a small document."""
     asked: dict[str, Any] = {}
 
     def operators(trained: Any, output: Path, **options: Any) -> None:
@@ -39,7 +39,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return asked
 
 
-def test_a_table_is_summed_up(
+def test_the_summary_of_a_table_is_printed(
     asked: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = str(tmp_path / 'lut.json')
@@ -66,7 +66,9 @@ def test_whole_networks_and_json(
     assert summary['leave_one_out'] == QUALITY
 
 
-def test_no_backbone_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_a_backbone_is_bad_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ['--backbone', str(tmp_path), '--output', str(tmp_path / 'lut.json')]
     assert main(['profile', *arguments]) == EXIT_BAD_INPUT
     assert 'is not the output folder' in capsys.readouterr().err

@@ -65,5 +65,5 @@ def test_every_space_can_be_searched(
     for option, result in (('--max-macs', 0), ('--classes=5 --max-macs', 2)):
         assert main([*command, *option.split(), str(own)]) == result
     assert '--classes is 5, but' in capsys.readouterr().err
-    if algorithm == 'nsga2':  # one search for all limits; Algorithm 1 is run for each of them
+    if algorithm == 'nsga2':  # one search for all limits; Algorithm 1 runs once per limit
         assert rows[1]['accuracy'] >= rows[0]['accuracy']

@@ -1,4 +1,4 @@
-"""A device whose operators take what their names say, in place of one that is timed."""
+"""A device with known times of operators, instead of measured ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLATFORM = 'cpu-test-pytorch-fp32-t1'
 
 
 class FakeDevice:
-    """Operators take what their name says; whole networks take more, by a line."""
+    """Times of operators follow from their names; those of networks are linear in the sum."""
 
     def __init__(self) -> None:
         self.platform = PLATFORM
@@ -70,7 +70,7 @@ def pretend_device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
 
 
 def profile_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the latencies of levels be measured by four frames each, without pauses."""
+    """Measure the latencies of levels with four frames each, without pauses."""
 
     def profile_engine(*args: object, **_: object) -> LatencyProfile:
         return engine.profile_engine(*args, runs=4, pause_s=0.0)

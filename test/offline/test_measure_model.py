@@ -37,7 +37,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
     return pretend_device(monkeypatch)
 
 
-def test_a_table_predicts_what_whole_networks_take(device: FakeDevice, tmp_path: Path) -> None:
+def test_a_table_predicts_the_latency_of_networks(device: FakeDevice, tmp_path: Path) -> None:
     output = tmp_path / 'lut.json'
     table = measure_operator_table(WITHOUT_WEIGHTS, output)
     assert table.correction.offset_ms == pytest.approx(OFFSET_MS, abs=1e-6)
@@ -54,7 +54,7 @@ def test_a_table_predicts_what_whole_networks_take(device: FakeDevice, tmp_path:
     assert [entry.name for entry in tmp_path.iterdir()] == ['lut.json']
 
 
-def test_the_file_says_what_was_measured_and_how(device: FakeDevice, tmp_path: Path) -> None:
+def test_the_file_contains_measurements_and_conditions(device: FakeDevice, tmp_path: Path) -> None:
     measure_operator_table(WITHOUT_WEIGHTS, tmp_path / 'lut.json', networks=7)
     document = read_document(tmp_path / 'lut.json')
     assert document['operators']['stem'] == {
@@ -70,7 +70,7 @@ def test_the_file_says_what_was_measured_and_how(device: FakeDevice, tmp_path: P
     }  # fmt: skip
     sums = [network['sum_ms'] for network in document['networks']]
     assert len(sums) == 7
-    # Spread over the whole range, so that the line is held at both ends.
+    # The networks are spread over the whole range of latencies.
     table = read_table(tmp_path / 'lut.json')
     extremes = GenomeEncoding(table.space).encode([table.space.smallest(), table.space.largest()])
     ends = (table.predict(extremes) - OFFSET_MS) / FACTOR
@@ -78,7 +78,7 @@ def test_the_file_says_what_was_measured_and_how(device: FakeDevice, tmp_path: P
     assert max(sums) == pytest.approx(ends[1], rel=1e-3)
 
 
-def test_a_killed_profile_goes_on(device: FakeDevice, tmp_path: Path) -> None:
+def test_a_killed_measurement_is_resumed(device: FakeDevice, tmp_path: Path) -> None:
     whole = tmp_path / 'whole.json'
     measure_operator_table(WITHOUT_WEIGHTS, whole)
     device.timed.clear()
@@ -105,7 +105,7 @@ def test_a_killed_profile_goes_on(device: FakeDevice, tmp_path: Path) -> None:
         ('platform', f'platform {PLATFORM} instead of cuda-other'),
     ],
 )
-def test_a_journal_of_something_else_is_not_continued(
+def test_the_journal_of_another_measurement_is_rejected(
     device: FakeDevice, tmp_path: Path, change, message: str
 ) -> None:
     device.groups_before_kill = 1
@@ -124,14 +124,14 @@ def test_a_journal_of_something_else_is_not_continued(
     assert (tmp_path / 'lut.json').exists()
 
 
-def test_an_output_that_exists_is_kept(device: FakeDevice, tmp_path: Path) -> None:
+def test_an_existing_output_is_not_overwritten(device: FakeDevice, tmp_path: Path) -> None:
     (tmp_path / 'lut.json').write_text('mine')
     with pytest.raises(LatencyTableError, match='exists already'):
         measure_operator_table(WITHOUT_WEIGHTS, tmp_path / 'lut.json')
     assert (tmp_path / 'lut.json').read_text() == 'mine'
 
 
-def test_whole_networks_give_a_predictor_in_the_same_place(
+def test_a_predictor_of_whole_networks_is_read_like_a_table(
     device: FakeDevice, tmp_path: Path
 ) -> None:
     output = tmp_path / 'predictor.json'
@@ -151,7 +151,7 @@ def test_resolutions_can_be_chosen(device: FakeDevice, tmp_path: Path) -> None:
     assert table.space.resolutions == RESOLUTIONS
 
 
-def test_a_busy_machine_is_pointed_out(
+def test_a_busy_machine_is_logged(
     device: FakeDevice,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -164,7 +164,7 @@ def test_a_busy_machine_is_pointed_out(
     assert json.loads((tmp_path / 'p.json').read_text())['conditions']['load_of_others'] == 0.6
 
 
-def test_sums_that_networks_do_not_follow_are_pointed_out(
+def test_a_poor_fit_is_logged(
     device: FakeDevice,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -183,12 +183,12 @@ def test_sums_that_networks_do_not_follow_are_pointed_out(
     assert 'do not search with this file' in caplog.text
 
 
-def test_a_family_is_profiled_by_its_backbone() -> None:
+def test_a_family_can_be_used_as_a_backbone() -> None:
     trained = open_backbone('signs')
     assert trained.backbone.kind == 'ofa_mobilenetv3'
     assert trained.resolutions == tuple(sorted(set(trained.resolutions)))
 
 
-def test_what_is_no_backbone_is_named(tmp_path: Path) -> None:
+def test_a_folder_without_a_backbone_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r'is not the output folder .* a family'):
         open_backbone(str(tmp_path))

@@ -33,7 +33,7 @@ def family(tmp_path: Path) -> Family:
 
 
 @needs_bf16
-def test_accuracies_and_agreement_are_of_the_images(family: Family) -> None:
+def test_accuracies_and_agreement_are_measured_on_the_images(family: Family) -> None:
     images = RenderedSigns(2 * CLASSES, split='held_out', height=96)
     seen: list[int] = []
     report = measure_precision(
@@ -69,7 +69,7 @@ def test_damaged_images_are_left_out(
 
 
 @needs_bf16
-def test_measure_writes_the_accuracies_into_the_platforms_file(
+def test_measure_writes_the_accuracies_into_the_profile(
     family: Family, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ['measure', str(family.directory), '--device', 'cpu', '--precision', 'bf16']

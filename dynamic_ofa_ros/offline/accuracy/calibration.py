@@ -146,12 +146,7 @@ def calibrate_family(
     for level in family.levels:
         subnet = ready(load_level(family, level.index, supernet), device)
         before = top1(subnet, level.resolution, images, torch.device(device))
-        batches = (
-            _augmented(subset, level, family, settings)
-            if settings.augment
-            else (batch for batch, _ in prepared.batches(level.resolution))
-        )
-        used = recalculate(subnet, (batch.to(device) for batch in batches))
+        used = calibrate_level(subnet, level, family, prepared, settings, device)
         after = top1(subnet, level.resolution, images, torch.device(device))
         if after == 0.0:
             raise DatasetError(
@@ -253,22 +248,14 @@ def calibrate_level(
     subnet: nn.Module,
     level: Level,
     family: Family,
-    training: ImageDataset,
+    images: PreparedImages,
     settings: CalibrationSettings,
     device: str,
-) -> None:
-    """Recalculate the batch-norm statistics of one level's network on training images."""
-    subset = calibration_subset(training, settings.images, settings.seed)
+) -> int:
+    """Recalculate the batch-norm statistics of a level; return the number of used images."""
     batches = (
-        _augmented(subset, level, family, settings)
+        _augmented(images.dataset, level, family, settings)
         if settings.augment
-        else _as_evaluated(subset, level, family)
+        else (batch for batch, _ in images.batches(level.resolution))
     )
-    recalculate(subnet, (batch.to(device) for batch in batches))
-
-
-def _as_evaluated(dataset: ImageDataset, level: Level, family: Family) -> Iterator[torch.Tensor]:
-    prepared = PreparedImages(
-        dataset, family.preprocessing, (level.resolution,), workers=1, cache_bytes=0
-    )
-    return (batch for batch, _ in prepared.batches(level.resolution))
+    return recalculate(subnet, (batch.to(device) for batch in batches))

@@ -55,6 +55,7 @@ class PreparedImages:
     ) -> None:
         if len(dataset) == 0:
             raise DatasetError('the dataset contains no images')
+        self.dataset = dataset
         self._resolutions = tuple(sorted(set(resolutions)))
         self._loader = Loader(Task(dataset, preprocessing), workers)
         size = sum(12 * r * r for r in self._resolutions) * len(dataset)
