@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from runtime_fakes import PLATFORM, TimedEngine, make_profile
 
@@ -163,6 +164,80 @@ def test_an_older_profile_is_used_if_the_newer_one_does_not_match(machine):
     machine.store(1.2, 2.0, 4.0)
     assert machine.start()[0] == 1.2
     assert not machine.was_measured
+
+
+# A machine whose speed wavers
+
+
+class WaveringEngine(TimedEngine):
+    """Takes times with the noise of a virtual machine whose physical core has other users.
+
+    The constants describe 264 latencies of each of three levels in 11 processes, with a busy
+    neighbour: two speeds, changing within seconds; a deviation of each level in each process; and
+    a deviation of each frame, with rare stalls.
+    """
+
+    SPEEDS, CHANGE_CHANCE = (0.83, 1.2), 0.02
+    LEVEL_SD, FRAME_SD = 0.06, 0.1
+    STALL, STALL_CHANCE = 3.0, 0.02
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(HERE_MS)
+        self.random = np.random.default_rng(seed)
+        self.speed = self.random.choice(self.SPEEDS)
+        self.level_factors = np.exp(self.random.normal(0.0, self.LEVEL_SD, len(HERE_MS)))
+
+    def infer(self, index: int, tensor: Any) -> Any:
+        if self.random.random() < self.CHANGE_CHANCE:
+            self.speed = self.random.choice(self.SPEEDS)
+        frame = self.speed * np.exp(self.random.normal(0.0, self.FRAME_SD))
+        stall = self.STALL if self.random.random() < self.STALL_CHANCE else 1.0
+        self.slowed_by = tuple(frame * stall * self.level_factors)
+        return super().infer(index, tensor)
+
+
+@pytest.fixture
+def wavering(machine, monkeypatch):
+    """Return a function that starts the node with noise, and returns whether it measured."""
+
+    def start(seed: int) -> bool:
+        monkeypatch.setattr(machine, '_engine', lambda: WaveringEngine(seed))
+        machine.start()
+        return machine.was_measured
+
+    return start
+
+
+def test_the_noise_of_a_virtual_machine_is_not_a_wrong_profile(machine, wavering):
+    measured = []
+    for profile in range(5):
+        machine.path.unlink(missing_ok=True)
+        assert wavering(profile)
+        measured += [wavering(seed) for seed in range(100, 120)]
+    assert sum(measured) <= 0.1 * len(measured)
+
+
+FOREIGN_SHAPES = [(1.6, 1.0, 1.0), (1.0, 1.6, 1.0), (1.0, 1.0, 1.6), (1.0, 1.0, 1 / 1.6)]
+
+
+@pytest.mark.parametrize('factors', FOREIGN_SHAPES)
+def test_a_profile_with_a_wrong_level_is_recognized_despite_noise(machine, wavering, factors):
+    machine.ship(*(factor * ms for factor, ms in zip(factors, HERE_MS, strict=True)))
+    measured = []
+    for seed in range(25):
+        machine.path.unlink(missing_ok=True)
+        measured.append(wavering(seed))
+    assert sum(measured) >= 0.7 * len(measured)
+
+
+@pytest.mark.parametrize('factor', [0.5, 2.0])
+def test_a_profile_of_another_speed_is_recognized_despite_noise(machine, wavering, factor):
+    """It is measured again or scaled: level 2 is never off by more than speed and noise."""
+    machine.ship(*(factor * ms for ms in HERE_MS))
+    for seed in range(25):
+        machine.path.unlink(missing_ok=True)
+        wavering(seed)
+        assert 0.6 < machine.profile.levels[1].median_ms / HERE_MS[1] < 1.6
 
 
 # A busy machine
