@@ -19,7 +19,7 @@ from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.family import LatencyProfile
 from dynamic_ofa_ros.runtime.coordination import FRAMES_TOLD, Allowance, Frame, Status
 from dynamic_ofa_ros.runtime.decisions import Decision, ManagerState, Measurement
-from dynamic_ofa_ros.runtime.experience import CONTENDED_ABOVE, Experience, FrameLatencies
+from dynamic_ofa_ros.runtime.experience import CONTENDED_ABOVE, Experience
 from dynamic_ofa_ros.runtime.outages import Outages
 from dynamic_ofa_ros.runtime.policies import (
     Choice,
@@ -246,12 +246,12 @@ class RuntimeManager:
         if self._outages:
             self._outages.work(option)
         self._period_ms = measurement.period_ms
-        seen = FrameLatencies(
-            inference_ms, measurement.node_ms, measurement.end_to_end_ms, measurement.wait_ms
-        )
         if not is_first:
-            self._experiences[option.platform].observe(time_ns, option.level, seen)
-        for scope, scope_ms in (('node', seen.node_ms), ('end_to_end', seen.end_to_end_ms)):
+            self._experiences[option.platform].observe(measurement)
+        for scope, scope_ms in (
+            ('node', measurement.node_ms),
+            ('end_to_end', measurement.end_to_end_ms),
+        ):
             if math.isfinite(scope_ms):
                 self._outside_ms[scope].append(scope_ms - inference_ms)
         latency_ms = getattr(measurement, f'{self._applied.constraints.latency_scope}_ms')

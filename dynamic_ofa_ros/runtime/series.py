@@ -30,7 +30,24 @@ STRONG = 1.5
 SPREAD_GAIN = 0.1
 """Weight of the newest value in the spread."""
 
-_LIKELY = tuple(CHANCE ** (1.0 / run) for run in RUNS)
+
+def _runs(count: int) -> tuple[tuple[int, int, float], ...]:
+    """Return the runs to compare in a series of `count` values.
+
+    For each: its length; the most values, including the run, that are at least its lowest (or at
+    most its highest) value if it is a change; and the number below which those before the run,
+    plus 1, must lie.
+    """
+    runs = []
+    for run, likely in ((run, CHANCE ** (1.0 / run)) for run in RUNS):
+        if run > count or (run > LONG_RUN and 2 * run > count):
+            break
+        too_many = likely * (max(count - run, EXPECTED_FRAMES) + 1)
+        runs.append((run, math.ceil(too_many) + run - 2, too_many))
+    return tuple(runs)
+
+
+_RUNS = tuple(_runs(count) for count in range(WINDOW + 1))
 
 
 class Series:
@@ -74,25 +91,20 @@ class Series:
         """Return how many of the last values differ from those before; 0 if there is no change."""
         ordered, values, count = self._ordered, self.values, len(self.values)
         lowest = highest = values[-1]
-        at_least, at_most = count - bisect_left(ordered, lowest), bisect_right(ordered, highest)
         done = 1  # number of values included in `lowest` and `highest`
-        for run, likely in zip(RUNS, _LIKELY, strict=True):
-            if run > count or (run > LONG_RUN and 2 * run > count):
-                break
-            before = count - run
-            missing = max(0, EXPECTED_FRAMES - before)
-            # The counts so far are lower bounds of the counts for the whole run.
-            if min(at_least, at_most) - run + 1 >= likely * (before + missing + 1):
+        for run, most, too_many in _RUNS[count]:
+            # More values can only make `lowest` lower and `highest` higher.
+            if most < count and lowest <= ordered[~most] and highest >= ordered[most]:
                 continue
             rest, done = values[-run:-done], run
             lowest, highest = min(lowest, *rest), max(highest, *rest)
-            at_least = count - bisect_left(ordered, lowest)
-            at_most = bisect_right(ordered, highest)
-            above, below = float(at_least - run), float(at_most - run)
-            if missing:
+            above: float = count - bisect_left(ordered, lowest) - run
+            below: float = bisect_right(ordered, highest) - run
+            missing = EXPECTED_FRAMES - (count - run)
+            if missing > 0 and min(above, below) + 1 < too_many:
                 above += missing * _below((self.middle - lowest) / self.spread + TIE)
                 below += missing * _below((highest - self.middle) / self.spread + TIE)
-            if min(above, below) + 1 < likely * (before + missing + 1):
+            if min(above, below) + 1 < too_many:
                 return run
         return 0
 
