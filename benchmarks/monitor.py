@@ -24,7 +24,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / 'test'))
 
 import psutil
-from ros_harness import NodeProcess, Ros, ros
+from programs import Program
+from ros_harness import Ros, ros
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
 
@@ -86,7 +87,7 @@ def main() -> None:
     )
 
 
-def start(session: Ros, classifiers: int) -> tuple[NodeProcess, str]:
+def start(session: Ros, classifiers: int) -> tuple[Program, str]:
     """Start all nodes; return the monitor and the address of its page."""
     parameters: Mapping[str, Any] = {'manager.policy': 'fixed', 'manager.fixed_level': 1}
     for number in range(classifiers):
@@ -123,7 +124,7 @@ async def opened(stack: AsyncExitStack, url: str, totals: list[int]) -> None:
     stack.push_async_callback(end)
 
 
-async def measured(case: Case, monitor: NodeProcess, url: str, seconds: float) -> dict[str, Any]:
+async def measured(case: Case, monitor: Program, url: str, seconds: float) -> dict[str, Any]:
     """Return what a case costs."""
     process = psutil.Process(monitor.process.pid)
     totals = [0, 0]
@@ -146,7 +147,7 @@ async def measured(case: Case, monitor: NodeProcess, url: str, seconds: float) -
         }
 
 
-async def sampled(monitor: NodeProcess, url: str, seconds: float) -> list[tuple[int, float]]:
+async def sampled(monitor: Program, url: str, seconds: float) -> list[tuple[int, float]]:
     """Return seconds and resident memory, with two pages that are opened again and again."""
     process = psutil.Process(monitor.process.pid)
     found = []

@@ -28,9 +28,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / 'test'))
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from programs import Program
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
-from ros_harness import NodeProcess, Ros, ros
+from ros_harness import Ros, ros
 from vision_msgs.msg import Classification
 
 from benchmarks.common import RESULTS, print_table, summary, write_results
@@ -221,7 +222,7 @@ def start_source(session: Ros, stream: Stream, seconds: float) -> subprocess.Pop
     )
 
 
-def end(node: NodeProcess) -> None:
+def end(node: Program) -> None:
     """End a node; raise RuntimeError if its exit status is not 0."""
     if status := node.stop():
         raise RuntimeError(f'{node.name} ended with status {status}:\n{node.output()}')

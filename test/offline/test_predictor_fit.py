@@ -21,7 +21,7 @@ NOISE = 0.002
 def measured(
     kind: str, count: int, seed: int = 0, is_saturating: bool = False
 ) -> tuple[Genomes, np.ndarray]:
-    """Draw architectures whose accuracy every choice adds to, with a little noise."""
+    """Draw architectures whose accuracy is a sum over choices, with a little noise."""
     space = search_space(kind, RESOLUTIONS)
     rng = np.random.default_rng(seed)
     genomes = GenomeEncoding(space).encode(
@@ -48,7 +48,7 @@ def test_unseen_architectures_of_any_space_are_predicted(kind: str) -> None:
     unseen = Agreement.of(predictor.predict(genomes, space), top1)
     assert unseen.kendall_tau > 0.85
     assert unseen.mae < 0.25 * report.held_out['mean'].mae
-    # What the report promises of unseen ones is what they show.
+    # The report agrees with the error on unseen networks.
     assert unseen.rmse == pytest.approx(report.held_out_rmse, rel=0.5)
     assert report.pairs == 120
     assert report.held_out_mae == report.held_out[report.model].mae
@@ -105,7 +105,7 @@ def test_a_saved_predictor_predicts_the_same(tmp_path: Path, is_saturating: bool
     assert np.array_equal(read.predict(genomes, space), predictor.predict(genomes, space))
 
 
-def test_a_resolution_between_two_measured_lies_between_them() -> None:
+def test_predictions_are_interpolated_between_resolutions() -> None:
     space = search_space('ofa_mobilenetv3', RESOLUTIONS)
     predictor, _ = fit_predictor(*measured(space.kind, 120), space)
     finer = search_space('ofa_mobilenetv3', (64, 72, 80, 96))
@@ -115,7 +115,7 @@ def test_a_resolution_between_two_measured_lies_between_them() -> None:
     at = predictor.predict(genomes, finer)
     assert at[0] < at[1] < at[2] < at[3]
     outside = search_space('ofa_mobilenetv3', (96, 128))
-    with pytest.raises(PredictorError, match='knows resolutions up to 96 px, not 128'):
+    with pytest.raises(PredictorError, match='valid up to 96 px, not for 128'):
         predictor.predict(GenomeEncoding(outside).encode([outside.largest()]), outside)
 
 
@@ -139,13 +139,13 @@ NAN, ONE_NAN = float('nan'), [0.5 + i / 100 for i in range(29)] + [float('nan')]
         (np.array(ONE_NAN), 'the accuracy of pair 30 is nan, which is no number'),
     ],
 )
-def test_accuracies_that_make_no_sense_are_explained(top1: np.ndarray, message: str) -> None:
+def test_invalid_accuracies_are_explained(top1: np.ndarray, message: str) -> None:
     genomes, _ = measured('ofa_mobilenetv3', len(top1))
     with pytest.raises(PredictorError, match=message):
         fit_predictor(genomes, top1, search_space('ofa_mobilenetv3', RESOLUTIONS))
 
 
-def test_one_architecture_many_times_is_too_few() -> None:
+def test_repetitions_of_one_architecture_are_too_few() -> None:
     genomes, top1 = measured('ofa_mobilenetv3', 40)
     with pytest.raises(PredictorError, match='1 different architectures'):
         fit_predictor(genomes[:1].repeat(40, axis=0), top1, search_space('ofa_mobilenetv3'))
@@ -158,9 +158,9 @@ def test_an_architecture_outside_the_space_is_named() -> None:
         encode_pairs([inside, outside], space, 'pairs.csv')
 
 
-def test_another_kind_of_backbone_is_refused() -> None:
+def test_another_kind_of_backbone_is_rejected() -> None:
     space = search_space('ofa_mobilenetv3', RESOLUTIONS)
     predictor, _ = fit_predictor(*measured(space.kind, 30), space)
     other = search_space('ofa_proxyless', RESOLUTIONS)
-    with pytest.raises(PredictorError, match='is one for ofa_mobilenetv3, not for ofa_proxyless'):
+    with pytest.raises(PredictorError, match='is for ofa_mobilenetv3, not for ofa_proxyless'):
         predictor.predict(GenomeEncoding(other).encode([other.largest()]), other)
