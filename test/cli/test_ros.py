@@ -404,7 +404,9 @@ def test_bag_record_until_ctrl_c(
     try:
         lines = [process.stdout.readline() for _ in recorded]
         assert all(line.startswith('Subscribed to topic') for line in lines)
-        threading.Event().wait(20 * PERIOD_S)
+        image = next(p for p in robot.publishers if p.topic_name == '/robot/image')
+        wait_until(lambda: image.get_subscription_count() > 0, 'the recorder is discovered')
+        threading.Event().wait(50 * PERIOD_S)
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=DEADLINE_S)
     finally:

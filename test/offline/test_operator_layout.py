@@ -63,5 +63,5 @@ def test_the_error_for_an_unknown_kind_names_the_alternative() -> None:
     class Slimmable(SearchSpace):
         kind = 'slimmable'
 
-    with pytest.raises(LatencyTableError, match=r"'slimmable' are not known.*--whole-networks"):
+    with pytest.raises(LatencyTableError, match=r"kind 'slimmable'.*--whole-networks"):
         OperatorLayout(Slimmable())
