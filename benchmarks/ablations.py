@@ -56,8 +56,8 @@ def _no_rhythm(*_: object) -> float:
     return 0.0
 
 
-def _no_own(self: experience.Experience, _: int) -> Floats:
-    return np.zeros((len(self._base_ms), experience.OWN_FRAMES))
+def _no_own(*_: object) -> None:
+    return None
 
 
 def _no_trial(*_: object) -> bool:
@@ -67,7 +67,7 @@ def _no_trial(*_: object) -> bool:
 VARIANTS: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     'all of it': (),
     'no rhythm': ((Rhythm, 'due', _no_rhythm),),
-    "no frames of a level's own": ((experience.Experience, '_own_weights', _no_own),),
+    "no frames of a level's own": ((experience.Experience, '_own_frames', _no_own),),
     'no trials': ((predictive.PredictivePolicy, '_is_worth_a_try', _no_trial),),
     'a strong frame never begins a step': ((experience, 'CREDIBLE', 2.0),),
     "the profile's noise stands for one frame": ((experience, 'PRIOR_FRAMES', 1),),

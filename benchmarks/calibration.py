@@ -23,7 +23,11 @@ from dynamic_ofa_ros.offline.accuracy.calibration import (
     calibrate_level,
     ready,
 )
-from dynamic_ofa_ros.offline.accuracy.evaluation import PreparedImages, top1
+from dynamic_ofa_ros.offline.accuracy.evaluation import (
+    PreparedImages,
+    calibration_subset,
+    top1,
+)
 from dynamic_ofa_ros.offline.data.datasets import ImageDataset
 from dynamic_ofa_ros.offline.data.store import build_store
 from dynamic_ofa_ros.offline.training.train import SIGNS, open_data
@@ -139,7 +143,14 @@ def measure(
                 subnet = ready(extract_subnet(supernet, level.architecture), 'cpu')
                 if count:
                     how = CalibrationSettings(count, augmented, mirror=False, seed=seed)
-                    calibrate_level(subnet, level, family, training, how, 'cpu')
+                    prepared = PreparedImages(
+                        calibration_subset(training, count, seed),
+                        family.preprocessing,
+                        (level.resolution,),
+                        workers=1,
+                        cache_bytes=0,
+                    )
+                    calibrate_level(subnet, level, family, prepared, how, 'cpu')
                 found.append(top1(subnet, level.resolution, images, torch.device('cpu')))
             rows.append(Row(index, level.resolution, count, augmented, tuple(found)))
             bar.update(len(rows), f'top-1 {rows[-1].mean:.1%}')

@@ -104,7 +104,7 @@ class Site:
             self._start_classifier(self._supervisor, 'classifier', 'benchmarks.policy_node', {})
             self._link = LifecycleLink(self.recorder)
             stack.callback(self._link.close)
-            self._wait('classifier', lambda: bool(self.recorder.table) and self._link.can_steer)
+            self._wait('classifier', lambda: bool(self.recorder.table) and self._link.is_ready)
             self._stack = stack.pop_all()
         return self
 
@@ -142,7 +142,7 @@ class Site:
             parameters |= {'source': 'folder', 'path': path, 'width': CAMERA_WIDTH}
         command = node_command('dynamic_ofa_ros.nodes.camera_node', parameters)
         self._supervisor.start('camera', command, self._other_cpus, is_apart=True)
-        self._wait('camera', lambda: self.recorder.is_hearing)
+        self._wait('camera', lambda: self.recorder.is_receiving)
 
     @contextlib.contextmanager
     def load(self, kind: LoadKind) -> Iterator[Load]:
@@ -176,7 +176,7 @@ class Site:
         self._link.set_parameters(parameters)
         self._link.renew()
         self.recorder.forget()
-        self._wait('classifier', lambda: self.recorder.is_hearing)
+        self._wait('classifier', lambda: self.recorder.is_receiving)
         self._spin_for(SETTLE_S)
         self.recorder.forget()
         others = OthersShare()
@@ -231,7 +231,7 @@ class Site:
 
             def is_ready() -> bool:
                 link.spin_for(TICK_S)
-                return bool(recorder.table) and link.can_steer
+                return bool(recorder.table) and link.is_ready
 
             self._wait('second', is_ready)
             yield SecondClassifier(link)

@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.common import RESULTS, print_table, reference_directory, write_results
 from dynamic_ofa_ros.offline.data.datasets import ImageDataset, fingerprint, open_splits
-from dynamic_ofa_ros.offline.latency.device_profile import Place
+from dynamic_ofa_ros.offline.latency.family_profile import DeviceSettings
 from dynamic_ofa_ros.offline.latency.on_device import level_of, measure_architectures
 from dynamic_ofa_ros.offline.training.augmentation import Augmentation, Augmented, Batch
 from dynamic_ofa_ros.runtime.host import OthersLoad, usable_cpus
@@ -52,6 +52,7 @@ def main() -> int:
     parser.add_argument('--epochs', type=int, default=5)
     parser.add_argument('--batch-size', type=int, default=32)
     parser.add_argument('--resolutions', default='48,64,96')
+    parser.add_argument('--threads', type=int, default=usable_cpus(), help='CPU threads')
     parser.add_argument('--minutes', type=float, default=8.0, help='of this call')
     parser.add_argument('--work', type=Path, default=Path('build/fine_tuning'))
     parser.add_argument('--output', type=Path, default=RESULTS, help='folder of the JSON file')
@@ -67,6 +68,7 @@ def main() -> int:
             '--resolutions', args.resolutions,
             '--epochs', str(args.epochs),
             '--batch-size', str(args.batch_size),
+            '--threads', str(args.threads),
         )  # fmt: skip
         if not trained((*settings, *options), data, work / name, ends_s):
             print(f'{name} is not finished: run the same command again', file=sys.stderr)
@@ -76,6 +78,7 @@ def main() -> int:
         'epochs': args.epochs,
         'batch_size': args.batch_size,
         'resolutions': args.resolutions,
+        'threads': args.threads,
         'images_sha256': fingerprint(training),
         'test_images': CLASSES * TEST_IMAGES_A_CLASS,
         'runs': {name: outcome(work / name) for name in runs(args.images, 1, 1)},
@@ -168,8 +171,8 @@ def ends(run: Path, scratch: Path) -> dict[str, Any]:
     """Return multiply-accumulates and latency of the smallest and the largest sub-network."""
     backbone = open_backbone(run)
     architectures = (backbone.space.smallest(), backbone.space.largest())
-    place = Place('cpu', 'onnxruntime', 1)
-    profile = measure_architectures(backbone, backbone.load(), architectures, place, scratch)
+    settings = DeviceSettings('cpu', 'onnxruntime', 1)
+    profile = measure_architectures(backbone, backbone.load(), architectures, settings, scratch)
     return {
         name: {
             'resolution': architecture.r,

@@ -20,7 +20,7 @@ from benchmarks.common import print_table, write_results
 from dynamic_ofa_ros.family import Family
 from dynamic_ofa_ros.offline.data.datasets import ImageDataset
 from dynamic_ofa_ros.offline.data.labelled import open_labelled
-from dynamic_ofa_ros.offline.latency.device_profile import Place
+from dynamic_ofa_ros.offline.latency.family_profile import DeviceSettings
 from dynamic_ofa_ros.offline.networks.imagenet import build_imagenet_family
 from dynamic_ofa_ros.progress import progress
 from dynamic_ofa_ros.runtime.classifier import Classifier
@@ -36,10 +36,10 @@ def main() -> None:
     parser.add_argument('--output', type=Path, default=None, help='folder of the JSON file')
     options = parser.parse_args()
     load = OthersLoad()
-    place = Place('cpu', 'onnxruntime', options.threads)
+    device_settings = DeviceSettings('cpu', 'onnxruntime', options.threads)
     with tempfile.TemporaryDirectory() as folder:
         started_s = time.monotonic()
-        built = build_imagenet_family(Path(folder) / 'stated', place=place)
+        built = build_imagenet_family(Path(folder) / 'stated', device_settings=device_settings)
         build_s = time.monotonic() - started_s
         levels: list[dict[str, Any]] = [
             {

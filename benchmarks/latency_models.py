@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import print_table, write_results
-from dynamic_ofa_ros.offline.latency.device_profile import Place
+from dynamic_ofa_ros.offline.latency.family_profile import DeviceSettings
 from dynamic_ofa_ros.offline.latency.latency_predictor import fit_latency_predictor
-from dynamic_ofa_ros.offline.latency.on_device import measure_architectures
-from dynamic_ofa_ros.offline.latency.profile import (
-    profile_networks,
-    profile_operators,
+from dynamic_ofa_ros.offline.latency.measure_model import (
+    measure_latency_predictor,
+    measure_operator_table,
 )
+from dynamic_ofa_ros.offline.latency.on_device import measure_architectures
 from dynamic_ofa_ros.offline.latency.table import read_document, report_of
 from dynamic_ofa_ros.offline.search.candidates import key_of, sample_candidates
 from dynamic_ofa_ros.runtime.host import OthersLoad
@@ -73,10 +73,12 @@ def compare(backbone: str, engine: str, folder: Path) -> dict[str, Any]:
     trained = open_backbone(backbone)
     options: dict[str, Any] = {'device': 'cpu', 'engine': engine}
     started = time.monotonic()
-    table = profile_operators(trained, folder / 'table.json', **options)
+    table = measure_operator_table(trained, folder / 'table.json', **options)
     table_s = time.monotonic() - started
     started = time.monotonic()
-    predictor = profile_networks(trained, folder / 'networks.json', networks=NETWORKS, **options)
+    predictor = measure_latency_predictor(
+        trained, folder / 'networks.json', networks=NETWORKS, **options
+    )
     predictor_s = time.monotonic() - started
 
     fitted = sample_candidates(trained.space, NETWORKS, 1)
@@ -94,7 +96,7 @@ def compare(backbone: str, engine: str, folder: Path) -> dict[str, Any]:
     for start in range(0, len(held_out), GROUP):
         group = held_out[start : start + GROUP]
         profile = measure_architectures(
-            trained, supernet, group, Place('cpu', engine, 1), folder / 'work', 1.0
+            trained, supernet, group, DeviceSettings('cpu', engine, 1), folder / 'work', 1.0
         )
         measured += [level.median_ms for level in profile.levels]
     truth = np.array(measured)

@@ -3,8 +3,9 @@
     python -m benchmarks.start [--family NAME] [--repeats 5] [--skip-published]
 
 Each start is a new process and includes Python, imports, engines and the check of the profile, but
-not ROS. The build cache is empty for the first start and filled for later ones. The published way
-is also measured: PyTorch, the supernet, and one static sub-network extracted from it.
+not ROS. The build cache is empty for the first start and filled for later ones. Python may store
+its bytecode, as an installation does. The published way is also measured: PyTorch, the supernet,
+and one static sub-network extracted from it.
 """
 
 from __future__ import annotations
@@ -91,19 +92,24 @@ def main() -> None:
 def _measure(family: Family, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     times: dict[str, list[float]] = {'first': [], 'warm': [], 'published way': []}
     told: dict[str, list[str]] = {}
+    environment = {**os.environ}
+    environment.pop('PYTHONDONTWRITEBYTECODE', None)
     for repeat in range(options.repeats):
         cache = folder / f'cache-{family.name.split()[0]}-{repeat}'
         for kind, code in (('first', OURS), ('warm', OURS), ('published way', PUBLISHED)):
             begin_s = time.perf_counter()
-            finished = subprocess.run(
+            with subprocess.Popen(
                 [sys.executable, '-c', code, str(family.directory), options.engine],
-                env={**os.environ, 'DYNAMIC_OFA_CACHE': str(cache)},
+                env={**environment, 'DYNAMIC_OFA_CACHE': str(cache)},
                 stdout=subprocess.PIPE,
                 text=True,
-                check=True,
-            )
-            times[kind].append(round(time.perf_counter() - begin_s, 3))
-            told[kind] = finished.stdout.split()[-3:]
+            ) as process:
+                assert process.stdout
+                line = process.stdout.readline()
+                times[kind].append(round(time.perf_counter() - begin_s, 3))
+            if process.returncode:
+                raise SystemExit(f'{kind} start of {family.name}: exit {process.returncode}')
+            told[kind] = line.split()
             print(family.name, kind, json.dumps(times[kind]), flush=True)
     return {
         kind: {'median_s': round(median(seconds), 3), 'all_s': seconds, 'told': told[kind]}

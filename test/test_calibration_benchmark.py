@@ -12,7 +12,7 @@ from dynamic_ofa_ros.offline.accuracy.calibration import CalibrationSettings, ca
 from dynamic_ofa_ros.offline.accuracy.evaluation import PreparedImages, top1
 from dynamic_ofa_ros.supernet.network import extract_subnet, load_supernet
 
-# Two memory layouts may disagree on an image or so.
+# Two memory layouts may give different answers for single images.
 NEAR = 0.02
 HELD_OUT = Noise(64, seed=2)
 
@@ -32,20 +32,22 @@ def test_each_kind_of_calibration_has_a_row(rows: list[Row]) -> None:
     assert [(row.images, row.augment) for row in rows] == [
         (0, False), (8, False), (8, True), (40, False), (40, True),
     ]  # fmt: skip
-    # No images, or all of them as they are, are the same for every seed.
+    # The seed has no effect without images, or with all images and no augmentation.
     assert [len(row.top1) for row in rows] == [1, 2, 2, 1, 2]
     assert rows[1].mean == pytest.approx(sum(rows[1].top1) / 2)
     assert rows[1].spread == pytest.approx(abs(rows[1].top1[0] - rows[1].top1[1]))
 
 
-def test_no_images_are_the_statistics_of_the_supernet(family: Family, rows: list[Row]) -> None:
+def test_without_images_the_statistics_of_the_supernet_are_used(
+    family: Family, rows: list[Row]
+) -> None:
     level = family.level(1)
     images = PreparedImages(HELD_OUT, family.preprocessing, (level.resolution,))
     plain = extract_subnet(load_supernet(family), level.architecture)
     assert rows[0].mean == pytest.approx(top1(plain, level.resolution, images), abs=NEAR)
 
 
-def test_the_command_calibrates_as_the_benchmark_does(
+def test_the_command_and_the_benchmark_calibrate_alike(
     family: Family, rows: list[Row], tmp_path: Path
 ) -> None:
     for row in rows[1:3]:

@@ -1,7 +1,7 @@
-"""The tests can be collected by `colcon test`, and read logs beside ROS 2's launch.
+"""The tests can be collected by `colcon test`, and read logs although `launch` is imported.
 
-launch_testing's pytest plugin imports every test file by its name alone, and ends the session at
-the first that raises, be it to skip.
+The pytest plugin of launch_testing imports every test file by its name only, and ends the session
+if a file raises an exception, even that of a skip.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def test_no_test_file_skips_while_it_is_imported():
 
 
 def statements_of_import(node: ast.AST):
-    """Yield what runs when a module is imported: all but the bodies of functions."""
+    """Yield the nodes that run when a module is imported: all except the bodies of functions."""
     for child in ast.iter_child_nodes(node):
         if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             yield child
@@ -49,7 +49,7 @@ def statements_of_import(node: ast.AST):
 
 
 class SilentLogger(logging.Logger):
-    """Does what `launch.logging.LaunchLogger` does."""
+    """A logger that does not propagate, like `launch.logging.LaunchLogger`."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -58,7 +58,7 @@ class SilentLogger(logging.Logger):
 
 @pytest.fixture(scope='module')
 def made_beside_launch():
-    """A logger that the package makes after `launch` was imported."""
+    """A logger that the package creates after `launch` was imported."""
     before = logging.getLoggerClass()
     logging.setLoggerClass(SilentLogger)
     logger = logging.getLogger('dynamic_ofa_ros.made_beside_launch')
@@ -67,7 +67,7 @@ def made_beside_launch():
 
 
 @pytest.mark.parametrize('when', ['made before the test', 'made by the test'])
-def test_logs_are_read_beside_launch(made_beside_launch, caplog, when):
+def test_logs_are_read_although_launch_is_imported(made_beside_launch, caplog, when):
     name = made_beside_launch.name
     logger = logging.getLogger(name if when == 'made before the test' else f'{name}.later')
     logger.warning('a warning')

@@ -1,4 +1,4 @@
-"""Two real classifiers on one CPU see each other, choose together, and survive a silent death."""
+"""Two real classifiers on one CPU choose their levels together, until one of them is killed."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from dynamic_ofa_ros.nodes.collective import TOPIC
 START_TIMEOUT_S = 120.0
 SWITCH_TIMEOUT_S = 30.0
 IMPOSSIBLE = 0.2
-"""Share of its fastest level's latency that one of the two is allowed."""
+"""Limit of one classifier, as a share of the latency of its fastest level."""
 
 
 class Pair:
-    """Two classifiers, one camera each."""
+    """Two classifiers, each with its own image topic."""
 
     def __init__(self, session: Any, family: str) -> None:
         self.ros = session
@@ -45,11 +45,11 @@ class Pair:
                 },
                 arguments=('-r', f'__ns:=/{name}'),
             )
-            # One after the other: the second one finds what the first has built.
+            # One after the other, so that the second one uses the engines of the first.
             session.wait_until(
                 lambda name=name: self._levels[name].last, f'levels of {name}', START_TIMEOUT_S
             )
-        if hasattr(os, 'sched_setaffinity'):  # on two CPUs they would not be in each other's way
+        if hasattr(os, 'sched_setaffinity'):  # on two CPUs they would not compete
             for process in self.processes.values():
                 process.confine({min(os.sched_getaffinity(0))})
 
@@ -58,7 +58,7 @@ class Pair:
         return self._levels['a'].last.levels
 
     def feed(self) -> None:
-        """Publish an image to both: called in a loop."""
+        """Publish an image to both; called in a loop."""
         header = Header(stamp=self.ros.node.get_clock().now().to_msg(), frame_id='camera')
         image = conversions.image_message(np.zeros((48, 64, 3), np.uint8), header, 'rgb8')
         for name, process in self.processes.items():
@@ -77,8 +77,8 @@ def pair(tmp_path_factory):
 
 
 @pytest.mark.long
-def test_one_makes_room_for_the_other_until_that_dies(pair):
-    """The limit of b cannot be met, so a is asked for all it has until b is gone."""
+def test_one_lowers_its_level_for_the_other_until_that_is_killed(pair):
+    """The limit of b cannot be met, so a runs a lower level until b is killed."""
     pair.wait(
         lambda: (
             {status.name for status in pair.statuses.messages}
@@ -92,7 +92,7 @@ def test_one_makes_room_for_the_other_until_that_dies(pair):
     assert result.successful, result.reason
     switch = pair.wait(
         lambda: [m for m in pair.switches['a'].messages if 'collective' in m.reason],
-        'a to make room',
+        'a lower level of a',
     )[-1]
     assert switch.to_level != top.index
     assert '/b/classifier' in switch.reason

@@ -1,4 +1,4 @@
-"""What README.md and docs/ tell the user to type exists, their links and numbers are right."""
+"""Commands, parameters, links and numbers in README.md and docs/ are correct."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LINK = re.compile(r'\]\(([^)\s]+)\)')
 README_LINES = 150
 
 MEASURED = re.compile(r'\d\.\d+ (?:%|points\b)|\| *\d+\.\d+ *(?:\||\()')
-"""Looks like a result: a decimal share, or a cell of a table."""
+"""Pattern of a measured number: a decimal share, or a cell of a table."""
 
 documents = pytest.mark.parametrize(
     'path', DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
@@ -31,7 +31,7 @@ documents = pytest.mark.parametrize(
 
 
 def code(text: str) -> list[str]:
-    """Return the indented lines, continued ones joined, and the code spans of a document."""
+    """Return the indented lines, with continuation lines joined, and the code spans of a text."""
     text = re.sub(r'\\\n\s*', '', text)
     lines = [line.strip() for line in text.splitlines() if line.startswith('    ')]
     prose = '\n'.join(line for line in text.splitlines() if not line.startswith('    '))
@@ -39,14 +39,14 @@ def code(text: str) -> list[str]:
 
 
 def options_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> set[str]:
-    """Return the long options that the help of a verb, and perhaps its own verb, names."""
+    """Return the long options in the help of a verb, or of a verb and its subcommand."""
     with pytest.raises(SystemExit):
         cli.main([*words, '--help'])
     return set(re.findall(r'--[a-z][a-z0-9-]*', capsys.readouterr().out))
 
 
 def command_problem(line: str, capsys: pytest.CaptureFixture[str]) -> str:
-    """Return what is wrong with the `dynamic-ofa` command of a line; empty where nothing is."""
+    """Return the problem of the `dynamic-ofa` command in a line, or ''."""
     found = re.search(r'(?:^|[\s/])dynamic-ofa(?: ([a-z-]+))(.*)', line.split('  #')[0])
     if found is None:
         return ''
@@ -64,13 +64,13 @@ def command_problem(line: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def slugs(path: Path) -> set[str]:
-    """Return the anchors that a document's headings get."""
+    """Return the anchors of the headings of a document."""
     headings = re.findall(r'^#+ (.+)$', path.read_text(encoding='utf-8'), re.MULTILINE)
     return {re.sub(r'[^\w\- ]', '', text.lower()).replace(' ', '-') for text in headings}
 
 
 def link_problem(source: Path, target: str) -> str:
-    """Return why a link leads nowhere; empty for a good one and for those to other hosts."""
+    """Return the problem of a link, or ''; links to other hosts are not checked."""
     if '://' in target:
         return ''
     name, _, anchor = target.partition('#')
@@ -83,7 +83,7 @@ def link_problem(source: Path, target: str) -> str:
 
 
 def parameter_problems(text: str) -> list[str]:
-    """Return the parameters that `param set` lines name and that the node does not have."""
+    """Return the parameters in `param set` commands that the node does not have."""
     found = re.findall(r'param set (?:/\w+)*/(\w+) ([\w.]+)', text)
     return [
         f'{node} {name}'
@@ -118,12 +118,12 @@ def test_parameters_that_are_set_exist(path):
 
 
 @documents
-def test_links_lead_somewhere(path):
+def test_link_targets_exist(path):
     links = LINK.findall(path.read_text(encoding='utf-8'))
     assert [text for link in links if (text := link_problem(path, link))] == []
 
 
-def test_readme_has_what_is_checked():
+def test_readme_contains_commands_links_and_every_verb():
     text = (ROOT / 'README.md').read_text(encoding='utf-8')
     lines = code(text)
     assert sum('dynamic-ofa' in line for line in lines) >= 6
@@ -161,7 +161,7 @@ def test_numbers_are_those_of_the_results(path):
 
 
 @documents
-def test_measured_numbers_stand_in_blocks(path):
+def test_measured_numbers_occur_in_generated_blocks_only(path):
     text = path.read_text(encoding='utf-8')
     prose = [
         line for line in tables.BLOCK.sub('', text).splitlines() if not line.startswith('    ')
@@ -172,7 +172,7 @@ def test_measured_numbers_stand_in_blocks(path):
 @pytest.mark.parametrize(
     'text', ['21.8 % late', '0.25 points', '| 1 | 84.1 | 48 |', '| 1 busy | 96.4 (2.8) |']
 )
-def test_measured_numbers_are_seen(text):
+def test_measured_numbers_are_recognized(text):
     assert MEASURED.search(text)
 
 
@@ -181,7 +181,7 @@ def test_every_block_is_used():
     assert {name for _, name, _, _ in tables.BLOCK.findall(text)} == set(tables.BLOCKS)
 
 
-def test_a_wrong_number_is_found_and_mended(tmp_path):
+def test_a_wrong_number_is_found_and_corrected(tmp_path):
     path = tmp_path / 'page.md'
     page = '# A page\n\n<!-- generated: demo -->\n{}\n<!-- generated: end -->\n\nMore.\n'
     path.write_text(page.format('*Highest level: 0.1 % late.*'), encoding='utf-8')
@@ -204,7 +204,7 @@ def test_wrong_blocks_are_found(text, words):
 
 
 @pytest.mark.parametrize('name', ['README.md', 'docs/demo.md'])
-def test_the_demos_sentence_is_that_of_the_result(name):
+def test_the_quoted_result_of_the_demo_is_the_recorded_one(name):
     result = json.loads(
         (ROOT / 'benchmarks' / 'results' / 'demo.json').read_text(encoding='utf-8')
     )
@@ -212,7 +212,7 @@ def test_the_demos_sentence_is_that_of_the_result(name):
     assert result['result'][-1].lower() in text.lower()
 
 
-def test_readme_is_short_and_names_what_was_tested():
+def test_readme_is_short_and_names_the_tested_gpu_and_middleware():
     text = (ROOT / 'README.md').read_text(encoding='utf-8')
     assert len(text.splitlines()) <= README_LINES
     gpu = tables.results('gpu_check')['results']['gpu']['gpu']

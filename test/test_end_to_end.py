@@ -43,7 +43,7 @@ CLASSIFIER_NICE = 5
 LOAD_WORKERS = 4
 CONTENTION_WINDOW = 30
 REASONS_DOWN = {'reactive': 'exceeds the limit', 'predictive': 'predicted'}
-# The reactive policy climbs one level at a time, and a hiccup takes it down again.
+# The reactive policy moves up one level at a time, and a single slow frame can move it down again.
 CLIMB_TIMEOUT_S = 90.0
 LOAD_TIMEOUT_S = 60.0
 START_TIMEOUT_S = 90.0
@@ -262,7 +262,7 @@ def test_invalid_parameter_is_rejected_with_the_reason(system, name, value, name
     assert system.ros.get_parameter(NODE, name) == before
 
 
-def test_read_only_parameter_is_refused(system):
+def test_read_only_parameter_is_rejected(system):
     result = system.set('threads', 2)
     assert not result.successful
     assert 'read-only' in result.reason.lower()
@@ -278,8 +278,8 @@ def by_the_table(system):
     assert system.set('manager.policy', before).successful
 
 
-def test_constraints_message_is_obeyed(system, by_the_table):
-    # Levels were measured on this machine, which may be busy: level 1 may not be the fastest.
+def test_constraints_message_takes_effect(system, by_the_table):
+    # Level 1 may not be the fastest, because the machine may have been busy when it was measured.
     limit_ms = 1.001 * min(level.latency_ms for level in system.levels.last.levels)
     within = [level for level in system.levels.last.levels if level.latency_ms <= limit_ms]
     wanted = max(within, key=lambda level: level.accuracy)
@@ -317,7 +317,7 @@ def test_constraints_message_is_obeyed(system, by_the_table):
     ('max_latency_ms', 'min_accuracy'),
     [(1e12, NAN), (math.inf, NAN), (50.0, 2.0), (NAN, 1.5), (-1.0, 7.0)],
 )
-def test_absurd_constraints_message_is_rejected_whole(system, max_latency_ms, min_accuracy):
+def test_invalid_constraints_message_is_rejected_completely(system, max_latency_ms, min_accuracy):
     def rejected() -> float:
         return system.diagnostic('Runtime manager').get('rejected_constraints', NAN)
 
@@ -342,7 +342,7 @@ BAD_IMAGES = {
 
 
 @pytest.mark.parametrize('cause', sorted(BAD_IMAGES))
-def test_malformed_image_is_survived_and_counted_by_cause(system, cause):
+def test_malformed_image_is_rejected_and_counted_by_cause(system, cause):
     def rejected() -> float:
         return system.diagnostic('Input').get(f'rejected_{cause}', NAN)
 
@@ -414,8 +414,8 @@ def test_camera_is_labelled_better_than_by_chance(system):
     assert len({truth for _, truth in pairs}) >= 16
 
 
-def test_a_recording_has_what_the_layouts_show(system, tmp_path):
-    """A bag with all topics of camera and classifier; Foxglove and PlotJuggler use its schemas."""
+def test_a_recording_contains_the_topics_and_fields_of_the_layouts(system, tmp_path):
+    """The bag contains all topics of camera and classifier, with schemas for plotting tools."""
     system.free()
     recorder = system.ros.record(tmp_path / 'bag')
     camera = system.ros.start('camera_node', {'rate_hz': 25}, arguments=IN_NAMESPACE)
@@ -530,7 +530,7 @@ def follow_load(system: System, reason: str) -> None:
     ('file', 'damage'),
     [('backbone.safetensors', 'flip'), ('family.yaml', 'cut'), ('labels.txt', 'remove')],
 )
-def test_damaged_family_is_refused(system, tmp_path, file, damage):
+def test_damaged_family_is_rejected(system, tmp_path, file, damage):
     family = Path(shutil.copytree(families_directory() / system.family, tmp_path / 'damaged'))
     data = (family / file).read_bytes()
     if damage == 'remove':

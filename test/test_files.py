@@ -39,5 +39,5 @@ def test_cache_directory_follows_the_environment(monkeypatch: pytest.MonkeyPatch
     assert files.cache_directory() == Path('/xdg/dynamic_ofa_ros')
 
 
-def test_share_directory_holds_the_messages() -> None:
+def test_share_directory_contains_the_messages() -> None:
     assert (files.share_directory() / 'msg' / 'Telemetry.msg').is_file()

@@ -1,4 +1,4 @@
-"""The benchmark of fine-tuning: what it unpacks, how long each network is trained alone."""
+"""The benchmark of fine-tuning: unpacked images, duration of training, results."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ def test_the_first_images_of_each_class_are_unpacked(tmp_path: Path) -> None:
     assert files[0].read_text() == 'photos/test/cat/0000.jpg'
 
 
-def test_a_call_whose_time_is_over_starts_no_training(tmp_path: Path) -> None:
-    over = time.monotonic() - 1.0
-    assert not fine_tuning.trained((), tmp_path, tmp_path / 'run', over)
+def test_no_training_starts_after_the_deadline(tmp_path: Path) -> None:
+    past = time.monotonic() - 1.0
+    assert not fine_tuning.trained((), tmp_path, tmp_path / 'run', past)
     (tmp_path / 'run').mkdir()
     (tmp_path / 'run' / fine_tuning.FINISHED_FILE).touch()
-    assert fine_tuning.trained((), tmp_path, tmp_path / 'run', over), 'it was finished before'
+    assert fine_tuning.trained((), tmp_path, tmp_path / 'run', past), 'it was finished before'
 
 
-def test_the_time_of_a_run_is_that_of_its_steps(tmp_path: Path) -> None:
+def test_the_time_of_a_run_is_computed_from_its_steps(tmp_path: Path) -> None:
     for split in ('train', 'test'):
         for name in ('cat', 'dog'):
             folder = tmp_path / 'data' / split / name

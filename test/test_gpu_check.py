@@ -1,4 +1,4 @@
-"""`make gpu-check` with a fake GPU, and its metrics of hand-made frames."""
+"""`make gpu-check` with a fake GPU, and its metrics for synthetic frames."""
 
 from __future__ import annotations
 

@@ -26,10 +26,11 @@ START_TIMEOUT_S = 90.0
 END_TIMEOUT_S = 30.0
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
 
-# `launch` itself would be found without ROS 2, too: it is a folder here.
+# `launch` is found even without ROS 2, because this repository has a folder of this name.
 HAS_LAUNCH = importlib.util.find_spec('launch_ros') is not None
 needs_launch = pytest.mark.skipif(
-    not HAS_LAUNCH, reason='needs launch_ros, which comes with an installed ROS 2, not as a wheel'
+    not HAS_LAUNCH,
+    reason='requires launch_ros, which is part of an installed ROS 2, not of the wheels',
 )
 
 
@@ -106,10 +107,10 @@ def choices_of(keywords: dict[str, ast.expr]) -> list[str]:
     return ast.literal_eval(keywords['choices']) if 'choices' in keywords else []
 
 
-# What stands in the files.
+# The contents of the files.
 
 
-def test_launch_files_are_those_that_are_documented():
+def test_every_launch_file_is_documented():
     names = [file.name for file in LAUNCH_FILES]
     assert names == [
         f'{name}.launch.py'
@@ -125,7 +126,7 @@ def test_every_argument_has_a_description_and_a_default(file):
         assert wanted <= set(keywords), name
 
 
-def test_classifier_arguments_are_those_of_the_parameter_table():
+def test_classifier_arguments_match_the_parameter_table():
     table, declared = specs('CLASSIFIER'), arguments('classifier.launch.py')
     for argument, (parameter, type_name) in classifier_parameters().items():
         keywords = declared[argument]
@@ -145,25 +146,25 @@ def test_classifier_arguments_are_those_of_the_parameter_table():
 @pytest.mark.parametrize(
     ('name', 'table'), [('camera.launch.py', 'CAMERA'), ('contention.launch.py', 'CONTENTION')]
 )
-def test_arguments_are_those_of_the_parameter_table(name, table):
+def test_arguments_match_the_parameter_table(name, table):
     declared, parameters = arguments(name), specs(table)
     typed = typed_parameters(name)
     assert typed
     for parameter, (argument, type_name) in typed.items():
         spec, keywords = parameters[parameter], declared[argument]
         assert type_name == type(spec.default).__name__, parameter
-        if parameter != 'workload':  # whose default in the node, none, would be useless here
+        if parameter != 'workload':  # the default of the node is none
             assert text_of(keywords['default_value']) == str(spec.default), argument
         if not spec.pattern:
             assert choices_of(keywords) == list(spec.choices), argument
 
 
-def test_coordination_of_two_models_is_that_of_the_parameter_table():
+def test_coordination_of_two_models_matches_the_parameter_table():
     spec = specs('CLASSIFIER')['manager.coordination']
     assert choices_of(arguments('two_models.launch.py')['coordination']) == list(spec.choices)
 
 
-def test_includes_give_only_arguments_that_are_declared(file):
+def test_includes_pass_only_declared_arguments(file):
     for call in calls(file.name, 'IncludeLaunchDescription'):
         (included,) = re.findall(r"'(\w+\.launch\.py)'", ast.unparse(call.args[0]))
         given = [
@@ -177,13 +178,13 @@ def test_includes_give_only_arguments_that_are_declared(file):
         assert set(given) <= set(arguments(included)), included
 
 
-def test_nothing_is_downloaded_and_nothing_evaluated(file):
+def test_nothing_is_downloaded_or_evaluated(file):
     text = file.read_text(encoding='utf-8')
     assert re.findall(r'\b(?:urllib|requests|eval|exec|PythonExpression|shell)\b', text) == []
 
 
-# Run for real. `launch` is imported in other processes only: it changes how loggers made after it
-# pass on what they log, and other tests read the log.
+# Real runs. `launch` is imported in other processes only, because it changes loggers that are
+# created later, and other tests read the log.
 
 PROGRAM = """
 import sys
@@ -370,7 +371,7 @@ def test_arguments_of_included_files_are_shown(file, session):
 @pytest.mark.parametrize(
     ('name', 'argument', 'words'),
     [
-        ('classifier', 'engine:=tensorrt', "Valid options are: ['', 'auto'"),
+        ('classifier', 'engine:=darknet', "Valid options are: ['', 'auto'"),
         ('classifier', 'image_transport:=theora', "Valid options are: ['', 'raw'"),
         ('classifier', 'autostart:=maybe', "Valid options are: ['', 'true'"),
         ('classifier', 'max_latency_ms:=fast', "could not convert string to float: 'fast'"),
@@ -382,7 +383,7 @@ def test_arguments_of_included_files_are_shown(file, session):
         ('replay', 'loop:=twice', "Valid options are: ['true'"),
     ],
 )
-def test_wrong_value_is_refused(launch, name, argument, words):
+def test_wrong_value_is_rejected(launch, name, argument, words):
     bag = ['bag:=nowhere'] if name == 'replay' else []
     launched = launch(f'{name}.launch.py', *bag, argument)
     assert launched.wait() == 1
@@ -390,7 +391,7 @@ def test_wrong_value_is_refused(launch, name, argument, words):
 
 
 @needs_launch
-def test_bag_must_be_named(launch):
+def test_the_argument_bag_is_required(launch):
     launched = launch('replay.launch.py')
     assert launched.wait() == 1
     assert "missing required argument 'bag'" in launched.output()
@@ -430,7 +431,7 @@ def test_demo_ends_when_the_classifier_cannot_start(launch):
 
 
 @needs_launch
-def test_classifier_takes_what_is_given_and_leaves_the_rest(launch, session, tmp_path):
+def test_given_arguments_override_the_parameter_file(launch, session, tmp_path):
     params_file = tmp_path / 'robot.yaml'
     params_file.write_text(
         '/**:\n  ros__parameters:\n    top_k: 3\n    constraints: {max_latency_ms: 40.0}\n'
@@ -502,7 +503,7 @@ def test_classifier_waits_for_a_manager_without_autostart(launch, session):
 
 
 @needs_launch
-def test_classifier_comes_back_with_respawn(launch, session):
+def test_classifier_is_restarted_with_respawn(launch, session):
     (levels,) = session_levels(session, '')
     launched = launch('classifier.launch.py', 'respawn:=true')
     launched.wait_until(lambda: levels.messages, 'levels')
@@ -517,7 +518,7 @@ def test_classifier_comes_back_with_respawn(launch, session):
 
 @needs_launch
 @pytest.mark.parametrize('variable', PROFILE_VARIABLES)
-def test_profile_of_the_user_stays(launch, session, tmp_path, variable):
+def test_profile_of_the_user_is_kept(launch, session, tmp_path, variable):
     own = tmp_path / 'own.xml'
     own.write_bytes((ROOT / 'config' / 'fastdds.xml').read_bytes())
     session.environment[variable] = str(own)
@@ -533,7 +534,9 @@ def test_profile_of_the_user_stays(launch, session, tmp_path, variable):
     ('distribution', 'variable'),
     [('humble', PROFILE_VARIABLES[0]), ('kilted', PROFILE_VARIABLES[1])],
 )
-def test_profile_is_named_as_the_distribution_reads_it(launch, session, distribution, variable):
+def test_profile_is_set_in_the_variable_of_the_distribution(
+    launch, session, distribution, variable
+):
     session.environment['ROS_DISTRO'] = distribution
     launched = launch('classifier.launch.py')
     launched.wait_until(lambda: launched.processes('classifier_node'), 'the classifier')
@@ -562,7 +565,7 @@ def test_two_models_share_a_camera(launch, session):
 
 
 @needs_launch
-def test_contention_competes(launch, session):
+def test_contention_starts_camera_classifier_and_load(launch, session):
     launched = launch('contention.launch.py', 'delay_s:=0', 'workers:=2', 'cpus:=0')
     (topic,) = telemetry(session, '')
     launched.wait_until(answers_on([topic]), 'telemetry')

@@ -1,4 +1,4 @@
-"""The package's descriptions agree with each other and with what is there."""
+"""The descriptions of the package agree with each other and with the files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DISTRIBUTIONS = {
     'cv2': 'opencv-python-headless', 'efficientnet_lite_pytorch': 'efficientnet-lite-pytorch',
     'pynvml': 'nvidia-ml-py', 'yaml': 'pyyaml',
 }  # fmt: skip
-OPTIONAL = {'gdown', 'torchvision'}  # used where they are; `ofa` wants them
+OPTIONAL = {'gdown', 'torchvision'}  # used if installed; imported by `ofa`
 
 
 def imports(source: Path) -> set[str]:
@@ -67,7 +67,7 @@ def declared(manifest: ElementTree.Element, *tags: str) -> set[str]:
     return {element.text or '' for tag in tags for element in manifest.iter(tag)}
 
 
-def test_manifest_lists_every_ros_package_that_is_imported(manifest):
+def test_manifest_lists_every_imported_ros_package(manifest):
     sources = [*(ROOT / PACKAGE).rglob('*.py'), *(ROOT / 'launch').glob('*.py')]
     imported = set().union(*map(imports, sources)) & ROS_PACKAGES
     assert (
@@ -85,12 +85,12 @@ def test_cmake_generates_every_message_and_installs_every_executable():
         path.name for path in (ROOT / 'msg').iterdir()
     }
     assert set(re.findall(r'scripts/([\w-]+)', text)) == EXECUTABLES
-    # The order matters: the generator installs an empty __init__.py, which ours must replace.
+    # The order matters, because our __init__.py must replace the empty one of the generator.
     assert text.index('rosidl_generate_interfaces(') < text.index('install(\n')
 
 
 @pytest.mark.parametrize('name', sorted(EXECUTABLES))
-def test_script_can_be_run_and_imports_what_is_there(name):
+def test_script_is_executable_and_imports_an_existing_function(name):
     script = ROOT / 'scripts' / name
     assert os.access(script, os.X_OK)
     imported = re.search(r'from (\S+) import (\w+)', script.read_text(encoding='utf-8'))
@@ -100,7 +100,7 @@ def test_script_can_be_run_and_imports_what_is_there(name):
 
 @pytest.fixture(scope='module')
 def requirements() -> dict[str, set[str]]:
-    """What setup.py requires, by extra; the base under ''."""
+    """The requirements in setup.py, by extra; those of the base under ''."""
     pytest.importorskip('setuptools')
     asked = {}
     with pytest.MonkeyPatch.context() as patch:
@@ -114,7 +114,7 @@ def requirements() -> dict[str, set[str]]:
     }
 
 
-def test_every_import_from_elsewhere_is_required(requirements):
+def test_every_imported_distribution_is_required(requirements):
     required = set().union(*requirements.values())
     imported = {
         module
@@ -126,9 +126,9 @@ def test_every_import_from_elsewhere_is_required(requirements):
     assert {DISTRIBUTIONS.get(module, module) for module in imported} <= required
 
 
-def test_a_small_base_replaces_nothing_of_the_system(requirements):
+def test_the_base_is_small_and_replaces_no_package_of_the_system(requirements):
     assert requirements[''] == {'numpy', 'psutil', 'pyyaml', 'rich'}
-    # What is compiled for the machine comes from apt or NVIDIA, unless the user asks for it.
+    # Binary packages for the machine are from apt or NVIDIA, unless the user chooses an extra.
     assert requirements['jetson'] == {'ofa', 'onnx', 'safetensors'}
     wheels = {'onnxruntime', 'onnxruntime-gpu', 'opencv-python-headless', 'openvino', 'torch'}
     assert {name: found & wheels for name, found in requirements.items() if found & wheels} == {
@@ -142,7 +142,7 @@ def test_a_small_base_replaces_nothing_of_the_system(requirements):
     }
 
 
-def test_what_the_tests_use_is_pinned_and_every_requirement_is_explained(requirements):
+def test_requirements_of_the_tests_are_pinned_and_every_requirement_is_explained(requirements):
     pinned = (ROOT / 'constraints.txt').read_text(encoding='utf-8').lower()
     for name in requirements[''] | requirements['dev'] | requirements['imagenet']:
         assert re.search(rf'^{re.escape(name)}==', pinned, re.MULTILINE), name
@@ -152,7 +152,7 @@ def test_what_the_tests_use_is_pinned_and_every_requirement_is_explained(require
 
 
 @pytest.mark.parametrize('name', ['Dockerfile', 'Dockerfile.jetson'])
-def test_dockerfile_names_files_and_extras_that_exist(requirements, name):
+def test_dockerfile_uses_existing_files_and_extras(requirements, name):
     text = (ROOT / 'docker' / name).read_text(encoding='utf-8')
     copied = re.findall(r'^COPY (\S+) \S+$', text, re.MULTILINE)
     assert len(copied) == len(re.findall('^COPY', text, re.MULTILINE)) >= 3
@@ -179,7 +179,7 @@ def test_installation_document_lists_every_extra(requirements):
         assert set(extras.split(',')) <= set(requirements)
 
 
-# What rosdistro has for Ubuntu 22.04 and 24.04: `rosdep resolve` knew each of them.
+# Keys that `rosdep resolve` knows for Ubuntu 22.04 and 24.04.
 ROSDEP_KEYS = {
     'python3-numpy', 'python3-opencv', 'python3-psutil', 'python3-pytest', 'python3-rich',
     'python3-yaml',
@@ -214,7 +214,7 @@ def flattened(tree: dict, prefix: str = ''):
             yield prefix + key, value
 
 
-def test_wheel_holds_modules_shared_files_and_commands(tmp_path):
+def test_wheel_contains_modules_shared_files_and_commands(tmp_path):
     pytest.importorskip('setuptools')
     source = tmp_path / 'source'
     source.mkdir()
@@ -227,7 +227,7 @@ def test_wheel_holds_modules_shared_files_and_commands(tmp_path):
     build = [sys.executable, 'setup.py', '--quiet', 'bdist_wheel', '--dist-dir', str(tmp_path)]
     result = subprocess.run(build, cwd=source, capture_output=True, text=True, timeout=120)
     if 'invalid command' in result.stderr:
-        pytest.skip('this setuptools builds no wheels by itself')
+        pytest.skip('this version of setuptools cannot build wheels')
     assert result.returncode == 0, result.stderr
     (wheel,) = tmp_path.glob('*.whl')
     with zipfile.ZipFile(wheel) as archive:

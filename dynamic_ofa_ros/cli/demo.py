@@ -1,4 +1,4 @@
-"""`dynamic-ofa demo`: the same load under a fixed high, a fixed low and a switching level."""
+"""`dynamic-ofa demo`: the same load with the highest level, the lowest level and switching."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ DEFAULT_PARENT = 'demo_output'
 
 
 class DemoError(DynamicOfaError, ValueError):
-    """Arguments with which no demo can run."""
+    """An invalid argument of the demo."""
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the verb and its options."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         'demo',
-        help='show in a minute what switching is good for',
-        description='Start a camera that renders road signs and a classifier, and put the same '
-        'load on them three times: with the highest level, the lowest level, and switching. Ends '
-        'with a sentence, a picture, a summary and a CSV of every image.',
+        help='compare fixed levels with switching, in a minute',
+        description='Start a camera that renders road signs and a classifier, and apply the same '
+        'load three times: with the highest level, the lowest level, and switching. Prints the '
+        'result in one sentence and writes a picture, a summary and a CSV file of all images.',
     )
     parser.add_argument(
         '--output', metavar='FOLDER',
@@ -36,15 +36,15 @@ def add_parser(subparsers: Any) -> None:
     )  # fmt: skip
     parser.add_argument(
         '--seconds', type=float, default=60.0,
-        help='how long it takes once everything has started, 15 to 3600 (default: %(default)g)',
+        help='duration after everything has started, 15 to 3600 (default: %(default)g)',
     )  # fmt: skip
     parser.add_argument(
         '--family', default='signs', help='name or directory (default: %(default)s)'
     )
     parser.add_argument(
         '--source', metavar='FOLDER', default='',
-        help='photographs for the camera, in class folders named after the labels or by WordNet '
-        'ids (default: rendered signs)',
+        help='photographs for the camera, in class folders named after labels or WordNet ids '
+        '(default: rendered signs)',
     )  # fmt: skip
     parser.add_argument(
         '--rate-hz', type=float, default=20.0,
@@ -52,24 +52,24 @@ def add_parser(subparsers: Any) -> None:
     )  # fmt: skip
     parser.add_argument(
         '--two', action='store_true',
-        help='two classifiers on one CPU instead: they choose their levels together',
+        help='run two classifiers on one CPU, which choose their levels together',
     )  # fmt: skip
     parser.add_argument(
         '--no-monitor', action='store_true',
-        help="no web page beside the terminal; there is none without the extra 'monitor', nor "
-        'where there is a single CPU',
+        help="do not serve the web page; it is never served without the extra 'monitor' or on a "
+        'single CPU',
     )  # fmt: skip
-    parser.add_argument('--no-plots', action='store_true', help='write no picture')
+    parser.add_argument('--no-plots', action='store_true', help='do not draw the picture')
     parser.add_argument(
         '--prepare-timeout-s', type=float, default=300.0,
-        help='how long to wait for each part; the first start on a machine takes longest '
+        help='how long to wait for each node to start; the first start on a machine takes longest '
         '(default: %(default)g)',
     )  # fmt: skip
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demo; 0 when it went to its end, 1 when a part died, 128 + n after signal n."""
+    """Run the demo; return 0 if it finished, 1 if a process died, 128 + n after signal n."""
     import sys
     from importlib.util import find_spec
 
@@ -78,12 +78,12 @@ def run(args: argparse.Namespace) -> int:
     from dynamic_ofa_ros import requirements
     from dynamic_ofa_ros.family import Family
 
-    # Everything that can be wrong is found before anything starts.
+    # Invalid input is reported before any process starts.
     for option, (low, high) in RANGES.items():
         value = getattr(args, option)
         if not low <= value <= high:
             name = option.replace('_', '-')
-            raise DemoError(f'--{name} is {value:g}; it takes {low:g} to {high:g}')
+            raise DemoError(f'--{name} is {value:g}; give a number from {low:g} to {high:g}')
     family = Family.load(args.family)
     labels = camera_labels(args.source, family)
     plots = () if args.no_plots else ('matplotlib',)
@@ -120,9 +120,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def camera_labels(folder: str, family: Family) -> tuple[str, ...]:
-    """Return the family's label of each class that the camera will show, by its class id.
+    """Return the family's label of each class that the camera shows, indexed by class id.
 
-    Raises DemoError where the family does not know all of them.
+    Raises DemoError if the family lacks one of the classes.
     """
     from dynamic_ofa_ros.nodes.camera_sources import FolderSource
     from dynamic_ofa_ros.offline.data.labelled import outputs_of
@@ -131,47 +131,47 @@ def camera_labels(folder: str, family: Family) -> tuple[str, ...]:
     if not folder:
         if family.labels != sign_names():
             raise DemoError(
-                f'family {family.name} does not know the signs that the camera renders: give '
+                f'family {family.name} was not trained on the signs that the camera renders; give '
                 '--source, a folder of photographs'
             )
         return sign_names()
     names = FolderSource(folder).labels
     if not names:
         raise DemoError(
-            f'{folder} has no class folders, so nobody knows what is right: put the photographs '
-            'into folders named after the labels'
+            f'{folder} has no class folders, so the correct answers are unknown; put the '
+            'photographs into folders named after the labels'
         )
     outputs = outputs_of(names, family.labels)
-    strangers = [name for name in names if name not in outputs]
-    if strangers:
+    unknown = [name for name in names if name not in outputs]
+    if unknown:
         raise DemoError(
-            f'{folder}: the class folder {strangers[0]} is no label of family {family.name}; '
+            f'{folder}: the class folder {unknown[0]} is not a label of family {family.name}; '
             'rename or remove it'
         )
     return tuple(family.labels[outputs[name]] for name in names)
 
 
 def prepare_output(chosen: str | None) -> Path:
-    """Create the folder that a demo writes into: `chosen`, or ./demo_output/<date-time>.
+    """Create the output folder: `chosen`, or ./demo_output/<date-time>.
 
-    Raises DemoError when it cannot be written, or is not empty: results are never mixed.
+    Raises DemoError if it cannot be written or is not empty, so that results are never mixed.
     """
     folder = Path(chosen or DEFAULT_PARENT).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not chosen:
             folder = Path(tempfile.mkdtemp(prefix=time.strftime('%Y-%m-%d_%H-%M-%S_'), dir=folder))
-        # Permission bits do not tell about read-only file systems and quotas: try.
+        # Permission bits do not show read-only file systems and quotas, so write a file.
         with tempfile.TemporaryFile(dir=folder):
             occupied = next(folder.iterdir(), None)
     except OSError as error:
         raise DemoError(
             f'{folder} cannot be written: {error.strerror or error}; '
-            'name another folder with --output'
+            'give another folder with --output'
         ) from None
     if occupied is not None:
         raise DemoError(
-            f'{folder} is not empty (it holds {occupied.name}); '
-            'name a new or an empty folder with --output'
+            f'{folder} is not empty (it contains {occupied.name}); '
+            'give a new or an empty folder with --output'
         )
     return folder.resolve()

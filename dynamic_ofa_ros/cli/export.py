@@ -12,16 +12,16 @@ def add_parser(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         'export',
         help='write the levels of a family as ONNX files, for other programs',
-        description='Write one ONNX file a level, with the labels, the preprocessing and the '
-        "level's accuracy in its metadata (dynamic_ofa.labels, dynamic_ofa.preprocessing, "
-        'dynamic_ofa.level: JSON). PyTorch is not needed.',
+        description='Write one ONNX file per level, with the labels, the preprocessing and the '
+        'accuracy of the level as JSON in its metadata (dynamic_ofa.labels, '
+        'dynamic_ofa.preprocessing, dynamic_ofa.level). PyTorch is not required.',
     )
     parser.add_argument(
         'family', nargs='?', help='directory or name of a family; default: the shipped one'
     )
     parser.add_argument('--output', required=True, metavar='FOLDER', help='a new folder')
     parser.add_argument(
-        '--levels', default='', metavar='N,N,...', help='which to write; default: all'
+        '--levels', default='', metavar='N,N,...', help='levels to write; default: all'
     )
     parser.add_argument('--json', action='store_true', help='print JSON instead of sentences')
     parser.set_defaults(run=run)
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         indices = [int(part) for part in args.levels.split(',')] if args.levels else []
     except ValueError:
         raise FamilyError(
-            f'--levels {args.levels!r}: give whole numbers with commas between them'
+            f'--levels is {args.levels!r}; give whole numbers separated by commas'
         ) from None
     family = Family.load(args.family or default_family())
     files = export_family(family, Path(args.output).expanduser(), indices)

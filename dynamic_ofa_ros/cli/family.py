@@ -1,4 +1,4 @@
-"""`dynamic-ofa family`: make a family of networks that are there already."""
+"""`dynamic-ofa family`: make a family of existing networks."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynamic_ofa_ros.cli.place import add_place
+from dynamic_ofa_ros.cli.device_options import add_device_options
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.offline.networks.network_files import NetworkFile, NetworkSettings
     from dynamic_ofa_ros.offline.networks.networks import NetworksReport
 
 MARGIN = 3.0
-"""A network that is right no more than this many times as often as guessing is probably set up
-wrongly."""
+"""If the best level is at most this many times as accurate as guessing, a warning is printed."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -24,7 +23,7 @@ def add_parser(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         'family',
         help='make a family of ONNX classifiers, or the ImageNet family',
-        description='Make a family whose levels are networks of their own, not sub-networks of '
+        description='Make a family whose levels are separate networks instead of sub-networks of '
         'one supernet.',
     )
     verbs = parser.add_subparsers(dest='family_verb', required=True)
@@ -35,33 +34,36 @@ def add_parser(subparsers: Any) -> None:
 def _add_from_onnx(verbs: Any) -> None:
     parser: argparse.ArgumentParser = verbs.add_parser(
         'from-onnx',
-        help='levels from ONNX classifiers of one task',
-        description='Make a family of ONNX classifiers that tell the same classes apart. Accuracy '
-        'is measured on class folders or stated, latency is measured here; networks that another '
-        'one beats in both are left out. Run the same command again after a kill and it goes on.',
+        help='make a family of ONNX classifiers of the same classes',
+        description='Make a family of ONNX classifiers of the same classes. Accuracy is measured '
+        'on class folders or given as an option; latency is measured on this machine. Networks '
+        'that are slower and less accurate than another one are left out. Run the same command '
+        'again to resume an interrupted run.',
     )
     parser.add_argument(
         'networks', nargs='+', metavar='FILE.onnx|LIST.yaml',
-        help='the networks, or a list of them that says for each what the options say for all',
+        help='the networks, or a list of networks with options for each of them',
     )  # fmt: skip
-    parser.add_argument('--output', required=True, metavar='FOLDER', help='the family to write')
-    parser.add_argument('--name', help='name of the family; default: that of the folder')
     parser.add_argument(
-        '--labels', metavar='FILE', help='a text file, one class a line, in the order of the '
-        "outputs; default: the files' own, or the class folders' names in sorted order",
+        '--output', required=True, metavar='FOLDER', help='folder of the new family'
+    )
+    parser.add_argument('--name', help='name of the family; default: the name of the folder')
+    parser.add_argument(
+        '--labels', metavar='FILE', help='text file with one class per line, in the order of the '
+        'outputs; default: the labels in the ONNX files, or the sorted names of the class folders',
     )  # fmt: skip
     accuracy = parser.add_argument_group('accuracy')
     accuracy.add_argument(
-        '--data', metavar='FOLDER', help='class folders of images that took no part in training; '
-        'each folder is named after its label, or has the number of its output',
+        '--data', metavar='FOLDER', help='class folders of images that were not used in training; '
+        'each folder is named after its label or the index of its output',
     )  # fmt: skip
     accuracy.add_argument(
         '--images', type=int, default=0, metavar='N',
-        help='take N of the images, the same every time; default: all',
+        help='use N of the images, the same ones every time; default: all',
     )  # fmt: skip
     accuracy.add_argument(
         '--accuracy', metavar='TOP1,TOP1,...',
-        help='state it instead: a fraction for each network, in their order',
+        help='use these accuracies instead of measuring them: one fraction per network, in order',
     )  # fmt: skip
     _add_precisions(accuracy)
     _add_input(parser)
@@ -72,34 +74,34 @@ def _add_from_onnx(verbs: Any) -> None:
 def _add_precisions(parser: Any) -> None:
     parser.add_argument(
         '--precisions', default='fp32', metavar='fp32,int8',
-        help='with int8 each network is quantised too, and becomes a level where that pays: half '
-        'the latency on processors with int8 instructions; needs --data, of which 128 images set '
-        'the ranges of activations and take no part in the accuracy',
+        help='with int8, each network is also quantised, and the int8 network becomes a level if '
+        'it is worth it: half the latency on processors with int8 instructions. Requires --data; '
+        '128 of its images calibrate the activation ranges and are excluded from the accuracy',
     )  # fmt: skip
 
 
 def _add_input(parser: argparse.ArgumentParser) -> None:
     from dynamic_ofa_ros.family import CHANNELS, INTERPOLATIONS, RESIZES
 
-    group = parser.add_argument_group('input of the networks, where the files do not say it')
+    group = parser.add_argument_group('input of the networks, if the files do not describe it')
     group.add_argument(
-        '--resolutions', metavar='PX,PX,...', help='input sizes to make levels of, for networks '
+        '--resolutions', metavar='PX,PX,...', help='input sizes of the levels, for networks '
         'whose input may have any size',
     )  # fmt: skip
     group.add_argument(
-        '--values', metavar='NAME', help="range of the input's values: imagenet (normalised by "
-        "ImageNet's mean and deviation: torchvision, timm), unit (0 to 1), signed (-1 to 1) or "
-        'raw (0 to 255)',
+        '--values', metavar='NAME', help="range of the input values: imagenet (normalised by "
+        "ImageNet's mean and standard deviation, as in torchvision and timm), unit (0 to 1), "
+        'signed (-1 to 1) or raw (0 to 255)',
     )  # fmt: skip
-    group.add_argument('--mean', metavar='A,B,C', help='instead: mean of each channel')
-    group.add_argument('--std', metavar='A,B,C', help='and its standard deviation')
+    group.add_argument('--mean', metavar='A,B,C', help='mean of each channel; excludes --values')
+    group.add_argument('--std', metavar='A,B,C', help='standard deviation of each channel')
     group.add_argument(
         '--pixel-max', type=float, metavar='1|255',
-        help='what a white pixel is in the units of --mean and --std; default: 1',
+        help='value of a white pixel in the units of --mean and --std; default: 1',
     )  # fmt: skip
     group.add_argument('--channels', choices=CHANNELS, help='default: rgb')
     group.add_argument(
-        '--layout', choices=('nchw', 'nhwc'), help='needed only where the shape does not tell it'
+        '--layout', choices=('nchw', 'nhwc'), help='needed only if the input shape is ambiguous'
     )
     group.add_argument(
         '--resize', choices=RESIZES, help='crop the centre (default), stretch, or pad with black'
@@ -109,13 +111,13 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
         help='share of the shorter side that the crop keeps; default: 0.875',
     )  # fmt: skip
     group.add_argument(
-        '--interpolation', choices=INTERPOLATIONS, help='default: area, the nearest to Pillow'
+        '--interpolation', choices=INTERPOLATIONS, help='default: area, which is closest to Pillow'
     )
 
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group('where latency is measured')
-    add_place(group)
+    add_device_options(group)
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
 
 
@@ -124,20 +126,23 @@ def _add_imagenet(verbs: Any) -> None:
         'imagenet',
         help='EfficientNet-Lite with ImageNet weights: 1,000 classes',
         description="Make the family 'imagenet' of EfficientNet-Lite 0, 1 and 2 with the "
-        'published weights, from the packages of the extra imagenet. Top-1 is published at the '
-        'published input sizes and estimated at the others, or measured on --data.',
+        'published weights, from the packages of the extra imagenet. Top-1 is measured on --data. '
+        'Without --data, it is the published value at the published input sizes and an estimate '
+        'at the other sizes.',
     )
     parser.add_argument(
         '--output', metavar='FOLDER',
-        help='the family to write; default: where family:=imagenet finds it',
+        help='folder of the new family; default: the folder that family:=imagenet reads',
     )  # fmt: skip
     parser.add_argument(
         '--data', metavar='FOLDER', help='class folders of photographs to measure all levels on; '
         'each folder is named after its label or has its WordNet id (n01440764)',
     )  # fmt: skip
-    parser.add_argument('--images', type=int, default=0, metavar='N', help='take N of them')
+    parser.add_argument(
+        '--images', type=int, default=0, metavar='N', help='use N of them; default: all'
+    )
     _add_precisions(parser)
-    parser.add_argument('--force', action='store_true', help='replace a family that is there')
+    parser.add_argument('--force', action='store_true', help='replace an existing family')
     _add_place(parser)
     parser.set_defaults(run=run_imagenet)
 
@@ -161,7 +166,7 @@ def run_from_onnx(args: argparse.Namespace) -> int:
         images,
         output,
         args.name or output.name,
-        place=_place(args),
+        device_settings=_device_settings(args),
     )
     _print_report(report, args.json)
     return 0
@@ -179,14 +184,14 @@ def run_imagenet(args: argparse.Namespace) -> int:
     )
     if output.exists() and not args.force and not args.data:
         family = Family.load(output)
-        print(f'{family.name} is built already: {output} (--force builds it again)')
+        print(f'{family.name} exists already: {output} (--force builds it again)')
         return 0
     report = build_imagenet_family(
         output,
         data=args.data,
         most_images=args.images,
         precisions=args.precisions.split(','),
-        place=_place(args),
+        device_settings=_device_settings(args),
         is_forced=args.force,
     )
     _print_report(report, args.json)
@@ -213,7 +218,7 @@ def _files(args: argparse.Namespace) -> list[NetworkFile]:
         stated = _numbers('--accuracy', args.accuracy)
         if len(stated) != len(files):
             raise FamilyError(
-                f'--accuracy has {len(stated)} values for {len(files)} networks: give one for each'
+                f'--accuracy has {len(stated)} values for {len(files)} networks; give one for each'
             )
         files = [
             replace(file, settings=replace(file.settings, accuracy=value))
@@ -228,7 +233,7 @@ def _settings(args: argparse.Namespace) -> NetworkSettings:
     from dynamic_ofa_ros.offline.networks.network_files import NetworkSettings
 
     if args.values and (args.mean or args.std):
-        raise FamilyError('--values says what --mean and --std say: give one or the others')
+        raise FamilyError('--values excludes --mean and --std; give one or the other')
     if bool(args.mean) != bool(args.std):
         raise FamilyError('give --mean and --std together')
     return NetworkSettings(
@@ -251,7 +256,7 @@ def _numbers(option: str, text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(',')]
     except ValueError:
-        raise FamilyError(f'{option} {text!r}: give numbers with commas between them') from None
+        raise FamilyError(f'{option} is {text!r}; give numbers separated by commas') from None
 
 
 def _triple(option: str, text: str | None) -> tuple[float, float, float] | None:
@@ -263,12 +268,12 @@ def _triple(option: str, text: str | None) -> tuple[float, float, float] | None:
     if len(values) == 1:
         values *= 3
     if len(values) != 3:
-        raise FamilyError(f'{option} {text!r}: give one number, or one for each channel')
+        raise FamilyError(f'{option} is {text!r}; give one number, or one for each channel')
     return values[0], values[1], values[2]
 
 
 def _labels(args: argparse.Namespace, own: Sequence[str], classes: int) -> tuple[str, ...]:
-    """Return the labels: given, in the files, or the class folders' names where they fit."""
+    """Return the labels of --labels, of the ONNX files, or of the class folders."""
     from dynamic_ofa_ros.errors import FamilyError
     from dynamic_ofa_ros.offline.data.datasets import ClassFolder
     from dynamic_ofa_ros.offline.data.folders import held_out_folder
@@ -285,8 +290,8 @@ def _labels(args: argparse.Namespace, own: Sequence[str], classes: int) -> tuple
     if len(names) == classes:
         return names
     raise FamilyError(
-        f'the files do not say what their {classes} classes are called: give --labels, a text '
-        'file with one class a line, in the order of the outputs'
+        f'the files do not name their {classes} classes; give --labels, a text file with one '
+        'class per line, in the order of the outputs'
     )
 
 
@@ -296,10 +301,10 @@ def _images(data: str | None, most: int, labels: Sequence[str]) -> Any:
     return None if data is None else open_labelled(data, labels, most)
 
 
-def _place(args: argparse.Namespace) -> Any:
-    from dynamic_ofa_ros.offline.latency.device_profile import Place
+def _device_settings(args: argparse.Namespace) -> Any:
+    from dynamic_ofa_ros.offline.latency.family_profile import DeviceSettings
 
-    return Place(args.device, args.engine, args.threads)
+    return DeviceSettings(args.device, args.engine, args.threads)
 
 
 def _print_report(report: NetworksReport, as_json: bool) -> None:
@@ -325,8 +330,8 @@ def _print_report(report: NetworksReport, as_json: bool) -> None:
     guess = min(0.5, MARGIN / len(family.labels))
     if best.accuracy_source == 'measured' and best.accuracy < guess:
         print(
-            f'dynamic-ofa: warning: the best level is right in {best.accuracy:.1%} only: are the '
-            "labels in the order of the network's outputs, and the input's values and channels as "
-            'in its training?',
+            f'dynamic-ofa: warning: the best level has only {best.accuracy:.1%} top-1; check that '
+            'the labels are in the order of the outputs, and that the values and channels of the '
+            'input are those of the training',
             file=sys.stderr,
         )

@@ -22,43 +22,46 @@ def add_parser(subparsers: Any) -> None:
         'fetch',
         help='download a published, pre-trained backbone',
         description='Download a backbone that the authors of Once-for-all publish, verify it, and '
-        'write a folder that dynamic-ofa build starts from. A download that broke off goes on '
-        'where it was when the command is run again. Without a name: list what there is.',
+        'write a folder for dynamic-ofa build. Run the same command again to resume an '
+        'interrupted download. Without a name, list the available backbones.',
     )
-    parser.add_argument('name', nargs='?', help='for instance ofa_mbv3_d234_e346_k357_w1.2')
+    parser.add_argument('name', nargs='?', help='for example ofa_mbv3_d234_e346_k357_w1.2')
     parser.add_argument(
         '--output',
         metavar='FOLDER',
-        help='folder to write; default: the name, in the cache folder',
+        help='folder to write; default: a folder with this name in the cache',
     )
     parser.add_argument(
-        '--from-file', metavar='FILE', help='convert a checkpoint that is here already'
+        '--from-file', metavar='FILE', help='convert this checkpoint instead of downloading one'
     )
-    parser.add_argument('--url', default='', help='another address of the same file, a mirror')
+    parser.add_argument('--url', default='', help='address of a mirror of the file')
     parser.add_argument(
         '--sha256',
         default='',
         metavar='HEX',
-        help='refuse any other file; default: the checksum recorded when it was first fetched',
+        help='reject files with another checksum; default: the checksum of the first download',
     )
     parser.add_argument(
         '--labels',
         metavar='FILE|FOLDER',
-        help='labels, one a line, or the folder of ImageNet, whose class folders name them; '
-        'default: "class 0", "class 1", ..., until a build takes the names from its data',
+        help='text file with one label per line, or the folder of ImageNet, whose class folders '
+        'are the labels; default: "class 0", "class 1", ..., which a build replaces by the names '
+        'in its data',
     )
     parser.add_argument(
-        '--predictor-file', metavar='FILE', help='an accuracy predictor that is here already'
+        '--predictor-file',
+        metavar='FILE',
+        help='convert this accuracy predictor instead of downloading one',
     )
     parser.add_argument(
-        '--no-predictor', action='store_true', help='leave the accuracy predictor out'
+        '--no-predictor', action='store_true', help='do not fetch the accuracy predictor'
     )
     parser.add_argument('--json', action='store_true', help='print JSON instead of text')
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fetch, then say where it is and what its checksum was; or list the names."""
+    """Fetch a backbone and print its folder and checksum; without a name, list the names."""
     from dynamic_ofa_ros.offline.fetch import FetchSettings, fetch_backbone, read_labels
     from dynamic_ofa_ros.supernet.published.checkpoints import fetched_folder, published_checkpoint
 
@@ -94,7 +97,7 @@ def _print(report: FetchReport, as_json: bool) -> None:
         }
         print(json.dumps(document, indent=1))
         return
-    seen = 'recorded now, insisted on from now on' if report.is_first_use else 'as expected'
+    seen = 'recorded; later downloads must match' if report.is_first_use else 'as expected'
     print(f'SHA-256:   {report.sha256} ({seen})')
     print(f'backbone:  {trained.directory}')
     if report.predictor_path:
@@ -132,7 +135,7 @@ def _path(text: str | None) -> Path | None:
 
 
 class _DownloadBar:
-    """A progress bar in megabytes with the rate; a new one for every file."""
+    """A progress bar in megabytes with the download rate; each file gets a new one."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -148,8 +151,8 @@ class _DownloadBar:
         self._stack.close()
 
     def update(self, done: int, total: int) -> None:
-        """Say that `done` of `total` bytes are there; 0 where the total is not known."""
-        if self._bar is None or done < self._last_bytes:  # the first file, or another
+        """Show that `done` of `total` bytes are downloaded; a `total` of 0 means unknown."""
+        if self._bar is None or done < self._last_bytes:  # the first or the next file
             self._stack.close()
             self._bar = self._stack.enter_context(
                 progress(f'fetching {self._name}, MB', math.ceil((total or done) / 1e6))

@@ -1,4 +1,4 @@
-"""`dynamic-ofa figures`: the paper's figures, from its published levels."""
+"""`dynamic-ofa figures`: draw the paper's figures from its published levels."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 DESCRIPTION = """\
-Draw the paper's figures 1, 6, 7 and 8 from its published levels, in simulated time: what
-contention and the clock rate do to a fixed network, changing limits, a training job that arrives,
-two models on one GPU. Beside the paper's policy (reactive) each shows ours (predictive). With
---all also figure 1 as bars A to H, 2 to 5 and table 1: published points, and beside them what our
-search finds with the authors' tables, if the folder of reference data ($DYNAMIC_OFA_REFERENCE) is
-there. Where published numbers contradict each other or are missing, the caption says what was
-used.
+Draw the paper's figures 1, 6, 7 and 8 from its published levels, in simulated time: the effect of
+contention and of the clock rate on a fixed network, changing limits, a training job that starts,
+and two models on one GPU. Each figure shows the paper's policy (reactive) and ours (predictive).
+--all adds figure 1 as bars A to H, figures 2 to 5 and table 1. These show the published points
+and, if the folder of reference data ($DYNAMIC_OFA_REFERENCE) exists, the results of our search
+with the authors' tables. If published numbers are missing or contradict each other, the caption
+says which values were used.
 """
 
 
@@ -31,12 +31,12 @@ def add_parser(subparsers: Any) -> None:
         help='folder of the pictures; default: figures',
     )  # fmt: skip
     parser.add_argument('--all', action='store_true', help='also figures 2 to 5 and table 1')
-    parser.add_argument('--json', action='store_true', help='print JSON: pictures and measures')
+    parser.add_argument('--json', action='store_true', help='print files and measures as JSON')
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Play, draw and report."""
+    """Simulate the figures, draw them and print the measures."""
     from dynamic_ofa_ros.plotting.style import save_figure
     from dynamic_ofa_ros.progress import progress
     from dynamic_ofa_ros.simulation.figures import FIGURES, draw_figures
@@ -77,7 +77,7 @@ def _name(figure: int | str) -> str:
 
 
 def _published(folder: Path) -> list[dict[str, Any]]:
-    """Draw what shows published points; return pictures, and what follows from the curves."""
+    """Draw the figures of published points; return their files and the values computed."""
     from dynamic_ofa_ros.plotting import published_figures as figures
     from dynamic_ofa_ros.plotting.published_curves import OURS, headline, read_published_curves
     from dynamic_ofa_ros.plotting.style import save_figure

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dynamic_ofa_ros.family import Family, Level
 
-# The published curves are of ImageNet; beside another task they would tell nothing.
+# The published curves are of ImageNet, so only families of ImageNet are drawn with them.
 IMAGENET_CLASSES = 1000
 
 
@@ -21,8 +21,8 @@ def add_parser(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         'levels',
         help="print a family's levels: accuracy, cost, latency on each measured platform",
-        description='Print the look-up table of a family. --plot draws it: the levels among all '
-        'candidates that were measured, accuracy against latency and against MACs.',
+        description='Print the look-up table of a family. --plot draws accuracy against latency '
+        'and against MACs, for the levels and all measured candidates.',
     )
     parser.add_argument(
         'family', nargs='?', help='directory or name of a family; default: the shipped one'
@@ -31,11 +31,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         '--plot',
         metavar='FILE',
-        help='draw the family into a .png, .pdf or .svg; one of ImageNet beside the published '
-        'curves',
+        help='draw the family into a .png, .pdf or .svg file; families of ImageNet are drawn with '
+        'the published curves',
     )
     parser.add_argument(
-        '--platform', default='', help='whose candidates to draw; default: the first that has any'
+        '--platform',
+        default='',
+        help='platform whose candidates are drawn; default: the first that has candidates',
     )
     parser.set_defaults(run=run)
 
@@ -47,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
     family = Family.load(args.family or default_family())
     if args.platform and not args.plot:
-        raise FamilyError('--platform says whose candidates to draw: add --plot FILE')
+        raise FamilyError('--platform selects the candidates to draw; add --plot FILE')
     if args.json:
         print(json.dumps(table_document(family), indent=1))
     else:
@@ -83,7 +85,7 @@ def _draw(family: Family, file: str, platform: str) -> Path:
 
 
 def print_levels(family: Family) -> None:
-    """Print the table of a family, with the latencies of every platform it was measured on."""
+    """Print the table of a family, with the latencies on every measured platform."""
     from rich.console import Console
     from rich.table import Table
 
@@ -112,7 +114,7 @@ def print_levels(family: Family) -> None:
 
 
 def table_document(family: Family) -> dict[str, Any]:
-    """Return the table of a family as JSON takes it."""
+    """Return the table of a family as a document for JSON."""
     return {
         'name': family.name,
         'backbone': family.source.name,

@@ -1,4 +1,4 @@
-"""The `dynamic-ofa` command: parses arguments, runs a verb, turns errors into sentences."""
+"""The `dynamic-ofa` command: parses arguments, runs a verb, prints errors as sentences."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from dynamic_ofa_ros import __version__, requirements
 from dynamic_ofa_ros.errors import DynamicOfaError
 
-# One module a verb, in the order in which `--help` lists them.
+# One module per verb, in the order of `--help`.
 VERBS = (
-    'demo', 'train', 'fetch', 'profile', 'predictor', 'search', 'build', 'family', 'calibrate',
-    'measure', 'levels', 'export', 'simulate', 'figures', 'compare', 'ros',
+    'demo', 'train', 'fetch', 'profile', 'predictor', 'search', 'build', 'family',
+    'calibrate', 'measure', 'levels', 'export', 'simulate', 'figures', 'compare', 'ros',
 )  # fmt: skip
 
 EXIT_BAD_INPUT = 2
@@ -26,12 +26,12 @@ EXIT_INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status.
+    """Run the command line and return the exit status.
 
-    0, 2 with a sentence on bad input, 130 after a Ctrl-C, whenever it comes.
+    The status is 0, 2 after bad input (with a sentence on stderr), or 130 after Ctrl-C.
     """
     try:
-        if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # `scripts/dynamic-ofa` lets it be
+        if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # set by `scripts/dynamic-ofa`
             signal.signal(signal.SIGINT, signal.default_int_handler)
         return _main(argv)
     except KeyboardInterrupt:
@@ -41,8 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
-    _obey_interrupts()
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be no text; stderr takes it
+    _handle_sigint()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may not be encodable
         sys.stdout.reconfigure(errors='backslashreplace')
     logging.basicConfig(
         level=logging.DEBUG if args.debug else logging.INFO, format='%(levelname)s: %(message)s'
@@ -58,7 +58,7 @@ def _main(argv: Sequence[str] | None) -> int:
         print(f'dynamic-ofa: {error}', file=sys.stderr)
         return EXIT_BAD_INPUT
     except BrokenPipeError:
-        # The reader (head, less) went away: that is not an error, and Python must not report it.
+        # The reader (head, less) closed the pipe. The flush at exit would report an error again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ImportError as error:
@@ -75,15 +75,15 @@ def _main(argv: Sequence[str] | None) -> int:
     return status
 
 
-def _obey_interrupts() -> None:
-    """End by SIGINT also where a shell started this in the background, with SIGINT ignored."""
+def _handle_sigint() -> None:
+    """Let SIGINT end the program even if a shell started it in the background, ignoring SIGINT."""
     is_main = threading.current_thread() is threading.main_thread()
     if is_main and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _describe(error: OSError) -> str:
-    name = error.filename2 or error.filename  # of a copy, its target
+    name = error.filename2 or error.filename  # filename2: the target of a copy
     where = f'{name}: ' if name else ''
     return f'{where}{error.strerror or error}'
 
@@ -91,13 +91,15 @@ def _describe(error: OSError) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='dynamic-ofa',
-        description='Build, run and steer families of Once-for-all sub-networks.',
+        description='Build, measure and run families of Once-for-all sub-networks.',
     )
     parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
     parser.add_argument('--debug', action='store_true', help='show tracebacks and debug messages')
     subparsers = parser.add_subparsers(dest='verb', metavar='VERB')
     for verb in VERBS:
-        importlib.import_module(f'dynamic_ofa_ros.cli.{verb}').add_parser(subparsers)
+        importlib.import_module(f'dynamic_ofa_ros.cli.{verb.replace("-", "_")}').add_parser(
+            subparsers
+        )
     return parser
 
 

@@ -1,4 +1,4 @@
-"""`dynamic-ofa measure`: latency of a family's levels on this machine, stored in the family."""
+"""`dynamic-ofa measure`: measure the latency of a family's levels on this machine."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynamic_ofa_ros.cli.place import add_place
+from dynamic_ofa_ros.cli.device_options import add_device_options
+from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.family import Family
-    from dynamic_ofa_ros.offline.latency.device_profile import Place
+    from dynamic_ofa_ros.offline.latency.family_profile import DeviceSettings
 
 RENDERED_IMAGES = 2000
 
@@ -23,33 +24,33 @@ def add_parser(subparsers: Any) -> None:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         'measure',
         help='measure a family on this machine and add the platform to it',
-        description='Measure the latency of every level on this machine and write it into the '
-        'family, as platforms/<platform>.yaml: so one family serves several devices. Run it on a '
-        'quiet machine. A machine that no file was written for measures itself when it starts.',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description='Measure the latency of every level on this machine and write it to the '
+        'family as platforms/<platform>.yaml, so that one family serves several devices. Run it '
+        'on a quiet machine. Without this file, a node measures the latencies when it starts.',
+        formatter_class=DefaultsHelpFormatter,
     )
     parser.add_argument(
         'family', nargs='?', help='directory or name of a family; default: the shipped one'
     )
-    add_place(parser)
+    add_device_options(parser)
     parser.add_argument(
         '--precision',
         default='fp32',
-        help='fp32, bf16 or fp16; with --data the accuracy in it is measured too',
+        help='fp32, bf16 or fp16; with --data, the accuracy at this precision is measured too',
     )
     parser.add_argument(
         '--data',
         metavar='FOLDER|signs',
-        help='held-out images, one folder per class, or signs: to measure the accuracy on',
+        help='held-out images to measure the accuracy on: one folder per class, or signs',
     )
-    parser.add_argument('--images', type=int, default=0, help='of these, at most; 0 = all')
+    parser.add_argument('--images', type=int, default=0, help='maximum number of them; 0 = all')
     parser.add_argument(
-        '--force', action='store_true', help='replace what was measured on this platform before'
+        '--force', action='store_true', help='replace earlier measurements of this platform'
     )
     parser.add_argument(
         '--output',
         metavar='FILE',
-        help='write what was measured here too, for dynamic-ofa build --measured on another '
+        help='also write the measurements to FILE, for dynamic-ofa build --measured on another '
         'machine',
     )
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
@@ -60,17 +61,21 @@ def run(args: argparse.Namespace) -> int:
     """Measure, write, and print the table."""
     from dynamic_ofa_ros.cli.levels import print_levels
     from dynamic_ofa_ros.family import PLATFORMS_FOLDER, Family, default_family
-    from dynamic_ofa_ros.offline.latency.device_profile import Place, add_platform, warn_when_busy
+    from dynamic_ofa_ros.offline.latency.family_profile import (
+        DeviceSettings,
+        add_platform,
+        warn_when_busy,
+    )
 
-    def accuracies(place: Place) -> tuple[float, ...]:
-        return _accuracies(family, place, args.data, args.images)
+    def accuracies(settings: DeviceSettings) -> tuple[float, ...]:
+        return _accuracies(family, settings, args.data, args.images)
 
     family = Family.load(args.family or default_family())
     if args.output:
-        _ = family.backbone  # separate networks are no candidates of a build: say so first
+        _ = family.backbone  # raises FamilyError before measuring if a build cannot use the family
     profile = add_platform(
         family,
-        Place(args.device, args.engine, args.threads, args.precision),
+        DeviceSettings(args.device, args.engine, args.threads, args.precision),
         is_forced=args.force,
         progress=lambda text: print(text, file=sys.stderr),
         accuracies=accuracies if args.data else None,
@@ -103,7 +108,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _accuracies(family: Family, place: Place, data: str, most: int) -> tuple[float, ...]:
+def _accuracies(
+    family: Family, settings: DeviceSettings, data: str, most: int
+) -> tuple[float, ...]:
     """Measure the accuracy of every level, say what the precision changed, return it."""
     from dynamic_ofa_ros.offline.accuracy.precision import measure_precision
     from dynamic_ofa_ros.offline.data.datasets import ImageDataset, RenderedSigns
@@ -116,12 +123,12 @@ def _accuracies(family: Family, place: Place, data: str, most: int) -> tuple[flo
     else:
         images = open_labelled(data, family.labels, most)
     with progress('classifying images', len(images)) as bar:
-        report = measure_precision(family, place, images, bar.update)
+        report = measure_precision(family, settings, images, bar.update)
     mean, in_fp32 = (
         100.0 * sum(shares) / len(shares) for shares in (report.accuracies, report.in_fp32)
     )
     print(
-        f'{place.precision} on {report.images} images: {mean:.2f} % right, levels averaged '
+        f'{settings.precision} on {report.images} images: {mean:.2f} % right, levels averaged '
         f'(fp32 {in_fp32:.2f} %); the same answer as fp32 in {100.0 * report.agreement:.2f} %',
         file=sys.stderr,
     )

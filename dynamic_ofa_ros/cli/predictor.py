@@ -8,8 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
+
 if TYPE_CHECKING:
-    from dynamic_ofa_ros.offline.build.pairs import Pair
+    from dynamic_ofa_ros.offline.accuracy.pairs import Pair
     from dynamic_ofa_ros.space.architecture import SearchSpace
 
 DEFAULT_KIND = 'ofa_mobilenetv3'
@@ -19,10 +21,10 @@ def add_parser(subparsers: Any) -> None:
     """Add the verb, its two commands and their options."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         'predictor',
-        help='fit a predictor of accuracy for a backbone, or check one',
-        description='A predictor tells the top-1 of any sub-network in microseconds, where '
-        'measuring takes seconds to minutes: dynamic-ofa search needs one. It is learned from '
-        'some sub-networks whose accuracy was measured.',
+        help='fit an accuracy predictor for a backbone, or check one',
+        description='An accuracy predictor estimates the top-1 of a sub-network in microseconds, '
+        'while a measurement takes seconds to minutes. dynamic-ofa search requires a predictor. '
+        'It is fitted to sub-networks whose accuracy was measured.',
     )
     commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
     _add_fit(commands)
@@ -33,35 +35,37 @@ def _add_fit(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         'fit',
         help='measure sampled sub-networks and fit a predictor to them',
-        description='Measure the top-1 of sampled sub-networks, each with batch-norm statistics '
-        'of its own, and fit a predictor. Every measurement is kept beside the output, in '
-        'OUTPUT.pairs.jsonl: run the same command again after a kill and it goes on. The error '
-        'that is printed comes from a cross-validation: of sub-networks not learned from.',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description='Measure the top-1 of sampled sub-networks, each with its own batch-norm '
+        'statistics, and fit a predictor to these pairs, which are also written to '
+        'OUTPUT.pairs.jsonl. An interrupted measurement is resumed by the same command. The '
+        'printed error is that of a cross-validation.',
+        formatter_class=DefaultsHelpFormatter,
     )
     parser.add_argument(
         '--backbone',
         default='',
         metavar='FOLDER|NAME',
-        help='the output of dynamic-ofa train, or the name of a fetched backbone',
+        help='a folder written by dynamic-ofa train, or the name of a fetched backbone',
     )
     parser.add_argument(
         '--data',
         default='',
         metavar='FOLDER|signs',
-        help='the data it was trained on: calibration uses the training split, accuracy one half '
-        'of the other, so that levels can be reported on the rest',
+        help='the data the backbone was trained on: the training split calibrates, one half of '
+        'the held-out split measures accuracy; the other half is kept to report levels on',
     )
     parser.add_argument(
         '--pairs',
         default='',
         metavar='FILE',
-        help='fit pairs that are measured already, JSON lines {"architecture": {"ks": [...], '
-        '"e": [...], "d": [...], "r": 160}, "top1": 0.765} or CSV with columns ks, e, d, r and '
-        'top1; then --data is not needed',
+        help='fit measured pairs of this file instead of measuring: JSON lines {"architecture": '
+        '{"ks": [...], "e": [...], "d": [...], "r": 160}, "top1": 0.765} or CSV with the columns '
+        'ks, e, d, r and top1',
     )
     parser.add_argument(
-        '--kind', default='', help=f'with --pairs and no --backbone; default: {DEFAULT_KIND}'
+        '--kind',
+        default='',
+        help=f'kind of backbone, with --pairs and without --backbone; default: {DEFAULT_KIND}',
     )
     parser.add_argument('--output', required=True, metavar='FILE', help='the predictor, .npz')
     parser.add_argument('--samples', type=int, default=200, help='sub-networks to measure')
@@ -69,34 +73,43 @@ def _add_fit(commands: Any) -> None:
         '--resolutions',
         default='',
         metavar='PX,PX,...',
-        help='input sizes to sample from; default: those of the training',
+        help='input sizes to sample from; default: the training resolutions',
     )
     parser.add_argument(
         '--calibration-images', type=int, default=500, help='images for batch-norm statistics'
     )
     parser.add_argument(
-        '--evaluation-images', type=int, default=10000, help='held-out images to use, at most'
+        '--selection-images',
+        type=int,
+        default=4000,
+        help='held-out images that top-1 is measured on; at most one half of them',
     )
-    parser.add_argument('--images', type=int, default=56000, help='signs: training scenes')
-    parser.add_argument('--held-out-images', type=int, default=8000, help='signs: test scenes')
+    parser.add_argument(
+        '--images', type=int, default=56000, help='signs: number of training scenes'
+    )
+    parser.add_argument(
+        '--held-out-images', type=int, default=8000, help='signs: number of held-out scenes'
+    )
     parser.add_argument(
         '--workers',
         type=int,
         default=0,
-        help='processes that measure; 0 = this one alone (with --ray: one for each core)',
+        help='processes that measure accuracy; 0 = one per core if that is faster',
     )
     parser.add_argument(
         '--ray',
         default='',
         metavar='ADDRESS',
-        help='measure on a Ray cluster: host:port, auto, or local to start one here; backbone '
-        'and images are sent to its workers',
+        help='measure accuracy on a Ray cluster: host:port, auto, or local',
     )
-    parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument(
-        '--threads', type=int, default=0, help='CPU threads of each worker; 0 = its share of cores'
+        '--work',
+        metavar='FOLDER',
+        help='folder of intermediate results, which is kept; a build with the same folder does '
+        'not measure these sub-networks again. Default: a temporary folder beside the output',
     )
-    parser.add_argument('--seed', type=int, default=1)
+    parser.add_argument('--seed', type=int, default=1, help='random seed')
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
     parser.set_defaults(run=run_fit)
 
@@ -105,8 +118,9 @@ def _add_check(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         'check',
         help='compare a predictor with measured accuracies',
-        description='Print how far a predictor is from measured accuracies and how well it orders '
-        'them (Kendall tau: 1 = the same order). For a search the order matters; a bias does not.',
+        description='Print the error of a predictor against measured accuracies, and how well it '
+        'ranks them (Kendall tau: 1 = the same order). A search depends on the ranking, not on a '
+        'constant bias.',
     )
     parser.add_argument('predictor', metavar='FILE', help='the predictor, .npz')
     parser.add_argument(
@@ -117,10 +131,10 @@ def _add_check(commands: Any) -> None:
 
 
 def run_fit(args: argparse.Namespace) -> int:
-    """Measure or read pairs, fit, save, print the held-out error."""
+    """Measure or read pairs, fit and save a predictor, print its cross-validation error."""
     from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import save_predictor
+    from dynamic_ofa_ros.offline.accuracy.pairs import read_pairs
     from dynamic_ofa_ros.offline.accuracy.predictor_fit import encode_pairs, fit_predictor
-    from dynamic_ofa_ros.offline.build.pairs import read_pairs
 
     output = Path(args.output).expanduser()
     if args.pairs:
@@ -146,25 +160,25 @@ def run_fit(args: argparse.Namespace) -> int:
         )
         return 0
     print(
-        f'{report.pairs} sub-networks, accuracy spread {report.spread * 100:.2f} points; error '
-        f'of sub-networks not learned from ({report.folds}-fold), in points of top-1:'
+        f'{report.pairs} sub-networks, accuracy spread {report.spread * 100:.2f} points; '
+        f'{report.folds}-fold cross-validation error in points of top-1:'
     )
     print(f'{"":2}{"model":<10} {"mean":>7} {"rms":>7} {"Kendall tau":>12}')
     for name, agreement in report.held_out.items():
         print(
-            f'{"*" if name == report.model else "":<2}{name:<10} {agreement.mae * 100:>7.3f} '
+            f'{"":2}{name:<10} {agreement.mae * 100:>7.3f} '
             f'{agreement.rmse * 100:>7.3f} {agreement.kendall_tau:>12.3f}'
         )
-    print(f'* kept: {output}')
+    print(f'written: {output}')
     return 0
 
 
 def run_check(args: argparse.Namespace) -> int:
-    """Compare a predictor's values with measured ones and print the agreement."""
+    """Compare predicted with measured accuracies and print the agreement."""
     from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import read_predictor
     from dynamic_ofa_ros.offline.accuracy.agreement import Agreement
+    from dynamic_ofa_ros.offline.accuracy.pairs import read_pairs
     from dynamic_ofa_ros.offline.accuracy.predictor_fit import check_accuracies, encode_pairs
-    from dynamic_ofa_ros.offline.build.pairs import read_pairs
     from dynamic_ofa_ros.space.spaces import search_space
 
     predictor, pairs = read_predictor(args.predictor), read_pairs(args.pairs)
@@ -188,7 +202,7 @@ def run_check(args: argparse.Namespace) -> int:
 
 
 def _space_of(args: argparse.Namespace, pairs: list[Pair]) -> SearchSpace:
-    """Return the space that given pairs are of, with the resolutions that they have."""
+    """Return the search space of the pairs, with the resolutions that occur in them."""
     from dynamic_ofa_ros.space.spaces import search_space
     from dynamic_ofa_ros.supernet.trained import open_backbone
 
@@ -199,61 +213,59 @@ def _space_of(args: argparse.Namespace, pairs: list[Pair]) -> SearchSpace:
 
 
 def _measure(args: argparse.Namespace, output: Path) -> tuple[list[Pair], SearchSpace]:
+    """Measure sampled sub-networks, as the first stage of a build does; keep the pairs."""
     from dataclasses import replace
 
     from dynamic_ofa_ros.cli.train import parse_resolutions
     from dynamic_ofa_ros.errors import PredictorError
-    from dynamic_ofa_ros.family import BACKBONE_FILE, sha256_of
-    from dynamic_ofa_ros.offline.accuracy.evaluation import calibration_subset, halves
-    from dynamic_ofa_ros.offline.accuracy.evaluation_pool import EvaluationPool
+    from dynamic_ofa_ros.files import naming
+    from dynamic_ofa_ros.offline.accuracy.pairs import Pair, write_pairs
     from dynamic_ofa_ros.offline.accuracy.predictor_fit import FEWEST_PAIRS
-    from dynamic_ofa_ros.offline.build.pairs import PairsFile, measure_pairs
-    from dynamic_ofa_ros.offline.data.datasets import Subset, check_classes
-    from dynamic_ofa_ros.offline.search.candidates import sample_candidates
+    from dynamic_ofa_ros.offline.build.build_context import (
+        BuildSettings,
+        check_data,
+        open_context,
+    )
+    from dynamic_ofa_ros.offline.build.stages import measure_sampled
     from dynamic_ofa_ros.offline.training.train import open_data
+    from dynamic_ofa_ros.offline.work_folder import WorkFolder
     from dynamic_ofa_ros.supernet.batch_norm import FEWEST_IMAGES
     from dynamic_ofa_ros.supernet.trained import open_backbone
 
     if not (args.backbone and args.data):
         raise PredictorError(
-            'give --backbone and --data to measure sub-networks, or --pairs with what is measured'
+            'give --backbone and --data to measure sub-networks, or --pairs with measured ones'
         )
-    for option, least in (('calibration_images', FEWEST_IMAGES), ('evaluation_images', 1)):
+    for option, least in (
+        ('samples', FEWEST_PAIRS),
+        ('calibration_images', FEWEST_IMAGES),
+        ('selection_images', 1),
+    ):
         if getattr(args, option) < least:
             name = option.replace('_', '-')
             raise PredictorError(f'--{name} is {getattr(args, option)}; give {least} or more')
-    if args.samples < FEWEST_PAIRS:
-        raise PredictorError(
-            f'--samples is {args.samples}; {FEWEST_PAIRS} are the fewest that can be fitted'
-        )
     trained = open_backbone(args.backbone)
     if args.resolutions:
         trained = replace(trained, resolutions=parse_resolutions(args.resolutions))
     training, held_out = open_data(args.data, args.images, args.held_out_images)
-    check_classes(trained.labels, training.classes, 'training')
-    check_classes(trained.labels, held_out.classes, 'held-out')
-    selection, _ = halves(held_out)
-    used = range(min(args.evaluation_images, len(selection)))
-    calibration = calibration_subset(training, args.calibration_images)
-    file = PairsFile(
-        output.with_suffix('.pairs.jsonl'),
-        {
-            'backbone': sha256_of(trained.directory / BACKBONE_FILE),
-            'data': Path(args.data).name,
-            'training_images': len(training),
-            'held_out_images': len(held_out),
-            'evaluation_images': len(used),
-            'calibration_images': len(calibration),
-        },
-    )
-    with EvaluationPool(
-        trained,
-        calibration,
-        Subset(selection, tuple(used)),
-        workers=args.workers if args.ray else max(1, args.workers),
-        ray_address=args.ray,
+    check_data(trained, training, held_out)
+    settings = BuildSettings(
+        candidates=args.samples,
+        calibration_images=args.calibration_images,
+        sampled_calibration_images=args.calibration_images,
+        selection_images=args.selection_images,
         device=args.device,
-        threads=args.threads or None,
-    ) as pool:
-        architectures = sample_candidates(trained.space, args.samples, args.seed)
-        return measure_pairs(pool, architectures, file), trained.space
+        workers=args.workers,
+        ray=args.ray,
+        seed=args.seed,
+    )
+    work = WorkFolder(
+        Path(args.work).expanduser() if args.work else output.with_name(f'.{output.name}.work'),
+        is_kept=bool(args.work),
+    )
+    with naming(work.folder):
+        sampled = measure_sampled(open_context(trained, training, held_out, work, settings))
+    pairs = [Pair(c.architecture, c.top1) for c in sampled]
+    write_pairs(pairs, output.with_suffix('.pairs.jsonl'))
+    work.finish()
+    return pairs, trained.space

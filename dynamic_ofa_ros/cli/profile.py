@@ -1,4 +1,4 @@
-"""`dynamic-ofa profile`: a look-up table of operator latencies on this device."""
+"""`dynamic-ofa profile`: predict the latency of any sub-network on this device."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from dynamic_ofa_ros.cli.place import add_place
+from dynamic_ofa_ros.cli.device_options import add_device_options
+from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -18,63 +19,63 @@ def add_parser(subparsers: Any) -> None:
     """Add the verb and its options."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         'profile',
-        help='time the operators of a backbone on this device: the table that search needs',
-        description='Time every operator of a backbone here, one by one, so that the latency of '
-        'any of its sub-networks can be summed up from the table; then measure a few whole '
-        'networks and correct the sums by them. The file goes to dynamic-ofa search --lut. '
-        'Run the same command again after a kill and it goes on. Use a quiet machine of the kind '
-        'that the networks are for.',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        help='measure a latency model of a backbone on this device, for search and build',
+        description='Time every operator of a backbone on this device and write a table. The '
+        'latency of a sub-network is the sum of its operators, corrected by a line that is fitted '
+        'to a few whole networks. The file is for dynamic-ofa search --lut and build --lut. An '
+        'interrupted measurement is resumed by the same command. Run it on the target device, '
+        'while no other program uses it.',
+        formatter_class=DefaultsHelpFormatter,
     )
     parser.add_argument(
         '--backbone',
         required=True,
         metavar='FOLDER|NAME',
-        help='the output of dynamic-ofa train, the name of a backbone that dynamic-ofa fetch got, '
-        'or a family (a folder or its name): its backbone is meant',
+        help='the output of dynamic-ofa train, the name of a fetched backbone, or a family, whose '
+        'backbone is measured',
     )
-    parser.add_argument('--output', required=True, metavar='FILE', help='the table, JSON')
+    parser.add_argument('--output', required=True, metavar='FILE', help='the model, JSON')
     parser.add_argument(
         '--resolutions',
         metavar='PX,PX,...',
-        help='input sizes to profile; default: all of the backbone, for a family those of its '
-        'levels',
+        help='input sizes to measure; default: those of the backbone, or of the levels of a '
+        'family',
     )
     parser.add_argument(
         '--whole-networks',
         type=int,
         metavar='N',
         help='measure N whole networks (about 100) instead of operators, and fit a predictor: '
-        'for devices on which the table takes too long, and engines that cannot run operators '
-        'alone',
+        'for slow devices, and for engines that cannot run single operators',
     )
     parser.add_argument(
-        '--networks', type=int, default=12, help='whole networks to correct the table by'
+        '--networks', type=int, default=12, help='whole networks for the correction of the table'
     )
-    add_place(parser)
-    parser.add_argument('--seed', type=int, default=1, help='which whole networks are measured')
-    parser.add_argument(
-        '--fresh', action='store_true', help='start anew instead of going on after a kill'
-    )
+    add_device_options(parser)
+    parser.add_argument('--seed', type=int, default=1, help='selects the whole networks')
+    parser.add_argument('--fresh', action='store_true', help='start again instead of resuming')
     parser.add_argument('--json', action='store_true', help='print JSON instead of sentences')
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Profile, write the file and say how far it can be trusted."""
+    """Measure, write the file, and print the error on left-out networks."""
     from pathlib import Path
 
     from dynamic_ofa_ros.cli.train import parse_resolutions
-    from dynamic_ofa_ros.offline.latency.profile import profile_networks, profile_operators
+    from dynamic_ofa_ros.offline.latency.measure_model import (
+        measure_latency_predictor,
+        measure_operator_table,
+    )
     from dynamic_ofa_ros.offline.latency.table import read_document
     from dynamic_ofa_ros.supernet.trained import open_backbone
 
     output = Path(args.output).expanduser()
-    profile: Callable[..., LatencyModel] = profile_operators
+    measure: Callable[..., LatencyModel] = measure_operator_table
     networks = args.networks
     if args.whole_networks is not None:
-        profile, networks = profile_networks, args.whole_networks
-    profile(
+        measure, networks = measure_latency_predictor, args.whole_networks
+    measure(
         open_backbone(args.backbone),
         output,
         device=args.device,
@@ -98,14 +99,14 @@ def run(args: argparse.Namespace) -> int:
         f'networks:  {summary["networks"]} measured; error {quality["mean_error"]:.1%} on '
         f'average, {quality["largest_error"]:.1%} at most, '
         f'{quality["within_10_percent"]:.0%} within 10 %, '
-        f"Kendall's tau {quality['kendall_tau']:.2f} (leave one out)"
+        f"Kendall's tau {quality['kendall_tau']:.2f} (leave-one-out)"
     )
     print(f'written:   {output}')
     return 0
 
 
 def _summary(document: Mapping[str, Any], output: str) -> dict[str, Any]:
-    """Return what is worth printing of a table's or a predictor's document."""
+    """Return the summary of a table or a predictor."""
     summary: dict[str, Any] = {
         'output': output,
         'format': document['format'],

@@ -1,9 +1,10 @@
-"""`dynamic-ofa ros`: the most used commands of ros2, in its words, where ros2cli is missing."""
+"""`dynamic-ofa ros`: the most used ros2 commands, for machines without ros2cli."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import os
 import shutil
 import sys
@@ -13,7 +14,7 @@ from dynamic_ofa_ros.errors import DynamicOfaError
 
 
 class RosCommandError(DynamicOfaError):
-    """A name that does not exist or a value that does not fit, in the words of ros2."""
+    """An unknown name or an invalid value, reported with the message that ros2 prints."""
 
 
 def _arg(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -51,7 +52,7 @@ COMMANDS = {
     'lifecycle set': [_arg('node_name'), _arg('transition')],
     'bag record': [
         _arg('topics', nargs='*'), _arg('-a', '--all', **_YES),
-        _arg('-o', '--output', help='folder to be made; default: rosbag2_ and the time'),
+        _arg('-o', '--output', help='new folder; default: rosbag2_ and the time'),
         _arg('-s', '--storage', default='mcap', choices=('mcap', 'sqlite3'), help='default: mcap'),
     ],
 }
@@ -60,7 +61,7 @@ COMMANDS = {
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb's arguments."""
-    text = f'the commands of ros2 that look at and steer nodes: {", ".join(COMMANDS)}'
+    text = f'the most used ros2 commands, without ros2cli: {", ".join(COMMANDS)}'
     parser = subparsers.add_parser('ros', help=text, description=text)
     groups = parser.add_subparsers(dest='ros_group', metavar='GROUP', required=True)
     verbs: dict[str, Any] = {}
@@ -76,11 +77,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run a command: 0, or 1 with the sentence that ros2 gives."""
-    if shutil.which('ros2'):
+    """Run a command; return 0, or 1 after printing the error message of ros2."""
+    # A ROS 2 installation may lack commands: bag, for example, is part of rosbag2.
+    if shutil.which('ros2') and importlib.util.find_spec(f'ros2{args.ros_group}'):
         command = f'ros2 {args.ros_group} {args.ros_verb}'
         raise DynamicOfaError(f"ros2 is installed here: use '{command}' instead.")
-    # Messages check what is assigned to them only if this is set when they are imported.
+    # Messages check assigned values only if this variable is set when they are imported.
     os.environ.setdefault('ROS_PYTHON_CHECK_FIELDS', '1')
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     module = f'ros_{args.ros_group}' if args.ros_group in ('topic', 'bag') else 'ros_node'

@@ -1,4 +1,4 @@
-"""`dynamic-ofa ros bag`: what `ros2 bag record` writes, by the library rosbags."""
+"""`dynamic-ofa ros bag record`, with the library rosbags."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from dynamic_ofa_ros.cli.ros_message import interface
 from dynamic_ofa_ros.cli.ros_support import CommandNode, command_node
 from dynamic_ofa_ros.cli.ros_topic import offered_profile
 
-LOOK_S = 0.5  # how often new topics are looked for
-QUEUE = 100  # messages of a topic that wait to be written
-BAG_VERSION: Literal[8] = 8  # of metadata.yaml: read by every distribution since Iron
+LOOK_S = 0.5  # interval between two searches for new topics
+QUEUE = 100  # messages of a topic that may wait to be written
+BAG_VERSION: Literal[8] = 8  # version of metadata.yaml, readable since Iron
 
 
 def bag_record(args: argparse.Namespace) -> None:
@@ -41,7 +41,7 @@ def bag_record(args: argparse.Namespace) -> None:
             while True:
                 _subscribe(ros, writer, wanted, recorded)
                 ros.spin_for(LOOK_S)
-    except KeyboardInterrupt:  # how a recording ends
+    except KeyboardInterrupt:  # Ctrl-C ends a recording
         pass
     finally:
         writer.close()
@@ -53,7 +53,7 @@ def bag_record(args: argparse.Namespace) -> None:
 def _subscribe(
     ros: CommandNode, writer: Any, wanted: Iterable[str], recorded: dict[str, int]
 ) -> None:
-    """Subscribe to the wanted topics, or to all, that have turned up since the last time."""
+    """Subscribe to the wanted topics, or to all, that appeared since the last call."""
     for topic, kinds in ros.get_topic_names_and_types():
         is_wanted = topic in wanted if wanted else '/_' not in topic
         if not is_wanted or topic in recorded or not ros.get_publishers_info_by_topic(topic):
@@ -76,7 +76,7 @@ def _subscribe(
 
 
 def types_of(kind: str) -> Any:
-    """Return a type and those in it, as rosbags needs them, from the installed definitions."""
+    """Return a typestore of rosbags with a message type and all types that it contains."""
     from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
     store = get_typestore(Stores.EMPTY)
@@ -91,17 +91,17 @@ def types_of(kind: str) -> Any:
 
 
 def _definition(kind: str) -> str:
-    """Return the text of a message's file, from a sourced ROS 2 or the wheels'."""
+    """Return the text of a .msg file, from a sourced ROS 2 or from the wheels."""
     prefixes = os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)
     for prefix in (*filter(None, prefixes), sysconfig.get_path('data')):
         file = Path(prefix) / 'share' / f'{kind}.msg'
         if file.is_file():
             return file.read_text(encoding='utf-8')
-    raise RosCommandError(f'there is no file {kind}.msg')
+    raise RosCommandError(f'{kind}.msg was not found; source the workspace that contains it')
 
 
 def _names(field: Any) -> list[str]:
-    """Return the message type of a field, if it is of one: (kind, name) or (kind, (field, n))."""
+    """Return the message type in a field, (kind, name) or (kind, (field, n)), or no type."""
     from rosbags.interfaces import Nodetype
 
     kind, content = field

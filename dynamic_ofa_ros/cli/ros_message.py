@@ -1,4 +1,4 @@
-"""Messages from and to text, as ros2 reads and shows them."""
+"""Conversion of messages from and to text, in the format of ros2."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ def interface(name: str, kind: str) -> Any:
 
 
 def filled(kind: Any, text: str, now: Any = None) -> Any:
-    """Return a message made of YAML; `now`, and `auto` for a header, mean the time now."""
+    """Return a message with the values of a YAML text.
+
+    The value `now` of a time, and `auto` of a header, are replaced by the argument `now`.
+    """
     try:
         return _message(kind, yaml.safe_load(text), now)
     except yaml.YAMLError as error:

@@ -1,4 +1,4 @@
-"""`dynamic-ofa ros node|param|service|lifecycle`: nodes and what they answer."""
+"""`dynamic-ofa ros node|param|service|lifecycle`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dynamic_ofa_ros.cli.ros import RosCommandError
 from dynamic_ofa_ros.cli.ros_message import filled, interface
 from dynamic_ofa_ros.cli.ros_support import ANSWER_S, DISCOVERY_S, CommandNode, command_node
 
-# By the number of the type in rcl_interfaces/msg/ParameterType.
+# Indexed by the constants of rcl_interfaces/msg/ParameterType.
 _TYPES = ('not set', 'boolean', 'integer', 'double', 'string', 'byte array', 'boolean array',
           'integer array', 'double array', 'string array')  # fmt: skip
 
@@ -41,7 +41,7 @@ def service_call(args: argparse.Namespace) -> None:
 
 
 def _ask(ros: CommandNode, node: str, service: str, **fields: Any) -> Any:
-    """Return the response of one of the services that nodes have."""
+    """Call a parameter or lifecycle service of a node and return the response."""
     name = f'/{node.removeprefix("/")}'
     if not ros.spin_until(lambda: name in ros.nodes(hidden=True), DISCOVERY_S):
         raise RosCommandError('Node not found')
@@ -50,7 +50,7 @@ def _ask(ros: CommandNode, node: str, service: str, **fields: Any) -> Any:
     client = ros.create_client(kind, f'{name}/{service}')
     if not ros.spin_until(client.service_is_ready, DISCOVERY_S):
         raise RosCommandError(f"Wait for service timed out waiting for '{name}/{service}'")
-    # What a transition does may take long; whoever waits for it can press Ctrl-C.
+    # A transition may take long; the user can press Ctrl-C.
     timeout_s = math.inf if service == 'change_state' else ANSWER_S
     return ros.response(client, kind.Request(**fields), timeout_s)
 
@@ -65,7 +65,7 @@ def param_list(args: argparse.Namespace) -> None:
         for node in ros.nodes():
             try:
                 lines = _parameters(ros, node, args.param_type)
-            except RosCommandError as error:  # killed, or stopped: the others still answer
+            except RosCommandError as error:  # dead or stopped: list the others
                 print(f'{node}: {error}', file=sys.stderr)
                 continue
             if lines:
@@ -96,7 +96,7 @@ def param_set(args: argparse.Namespace) -> None:
     """Set a parameter."""
     try:
         parameter = Parameter(name=args.parameter_name, value=get_parameter_value(args.value))
-    except (AssertionError, yaml.YAMLError) as error:  # a mapping, a number of 65 bits
+    except (AssertionError, yaml.YAMLError) as error:  # a mapping, a 65-bit number
         raise RosCommandError(f'Setting parameter failed: {error}') from error
     with command_node() as ros:
         response = _ask(ros, args.node_name, 'set_parameters', parameters=[parameter])
@@ -136,7 +136,7 @@ def lifecycle_get(args: argparse.Namespace) -> None:
 
 
 def lifecycle_set(args: argparse.Namespace) -> None:
-    """Change the state of a node by the label or the number of a transition."""
+    """Change the state of a node by a transition, given by its label or number."""
     with command_node() as ros:
         response = _ask(ros, args.node_name, 'get_available_transitions')
         transitions = [each.transition for each in response.available_transitions]

@@ -17,10 +17,10 @@ from rclpy.signals import SignalHandlerOptions, uninstall_signal_handlers
 from dynamic_ofa_ros.cli.ros import RosCommandError
 
 POLL_S = 0.05
-DISCOVERY_S = 5.0  # Fast DDS announces a process every 3 s, and announcements get lost
+DISCOVERY_S = 5.0  # Fast DDS announces a process every 3 s; an announcement may be lost
 RESEND_S = 3.0
-ANSWER_S = 20.0  # of a node that is alive, however busy
-MORE_S = 0.5  # for what else there is once the first thing is found
+ANSWER_S = 20.0  # long enough for a busy node
+MORE_S = 0.5  # time for further discoveries after the first one
 
 
 class CommandNode(Node):  # type: ignore[misc]  # rclpy is untyped
@@ -42,11 +42,11 @@ class CommandNode(Node):  # type: ignore[misc]  # rclpy is untyped
         return True
 
     def spin_for(self, duration_s: float) -> None:
-        """Spin for some time."""
+        """Spin for `duration_s`."""
         self.spin_until(lambda: False, duration_s)
 
     def discover(self, is_found: Callable[[], bool]) -> bool:
-        """Spin until something is found, and a little longer; return whether it is."""
+        """Spin until something is found, then for MORE_S; return whether it was found."""
         found = self.spin_until(is_found, DISCOVERY_S)
         self.spin_for(MORE_S if found else 0.0)
         return found
@@ -61,8 +61,8 @@ class CommandNode(Node):  # type: ignore[misc]  # rclpy is untyped
     def response(self, client: Any, request: Any, timeout_s: float = math.inf) -> Any:
         """Return the response of a service that is ready.
 
-        A server that has not discovered this client yet cannot answer: the request is sent again,
-        unless that would change more than once.
+        A server that has not discovered this client yet cannot answer, so the request is sent
+        again. A change of state is sent only once, because repeating it could change it twice.
 
         Raises RosCommandError if there is no response in time.
         """
@@ -78,11 +78,11 @@ class CommandNode(Node):  # type: ignore[misc]  # rclpy is untyped
 
 @contextlib.contextmanager
 def command_node() -> Iterator[CommandNode]:
-    """Yield a node in a context of its own; KeyboardInterrupt when a signal ends it."""
+    """Yield a node in its own context; raise KeyboardInterrupt if a signal ends the context."""
     context, node = rclpy.context.Context(), None
     with contextlib.ExitStack() as stack:
         try:
-            # rclpy's handler serves even a process that was started with SIGINT ignored.
+            # rclpy's handler works even if the process was started with SIGINT ignored.
             rclpy.init(args=[], context=context, signal_handler_options=SignalHandlerOptions.ALL)
             stack.callback(uninstall_signal_handlers)
             stack.callback(context.try_shutdown)
@@ -92,6 +92,6 @@ def command_node() -> Iterator[CommandNode]:
         except Exception as error:
             if node and not context.ok():
                 raise KeyboardInterrupt from None
-            if isinstance(error, (RuntimeError, ValueError)):  # no middleware, no valid name
+            if isinstance(error, (RuntimeError, ValueError)):  # no middleware, invalid name
                 raise RosCommandError(str(error)) from error
             raise

@@ -16,8 +16,8 @@ from dynamic_ofa_ros.cli.ros import RosCommandError
 from dynamic_ofa_ros.cli.ros_message import filled, interface, to_yaml
 from dynamic_ofa_ros.cli.ros_support import CommandNode, command_node
 
-PERIOD_S = 1.0  # between reports
-KEEP_ALIVE_S = 0.1  # after the last message, for it to leave this process
+PERIOD_S = 1.0  # interval between two reports
+KEEP_ALIVE_S = 0.1  # time for the last message to leave this process
 
 
 def topic_list(args: argparse.Namespace) -> None:
@@ -60,7 +60,7 @@ def offered_profile(ros: CommandNode, topic: str, depth: int) -> QoSProfile:
 
 
 def topic_echo(args: argparse.Namespace) -> None:
-    """Show the messages of a topic until Ctrl-C, or one, or for some time."""
+    """Show the messages of a topic until Ctrl-C, until a timeout, or one message."""
     shown = 0
 
     def on_message(value: Any) -> None:
@@ -93,7 +93,7 @@ def topic_hz(args: argparse.Namespace) -> None:
         while True:
             last_s = arrivals_s[-1]
             ros.spin_for(PERIOD_S)
-            if arrivals_s[-1] == last_s:  # nothing new to tell
+            if arrivals_s[-1] == last_s:  # no new message
                 continue
             periods_s = [after_s - before_s for before_s, after_s in pairwise(arrivals_s)]
             mean_s, deviation_s = statistics.fmean(periods_s), statistics.pstdev(periods_s)
@@ -105,14 +105,14 @@ def topic_hz(args: argparse.Namespace) -> None:
 
 
 def topic_pub(args: argparse.Namespace) -> None:
-    """Publish a message once, some times, or until Ctrl-C."""
+    """Publish a message once, several times, or until Ctrl-C."""
     kind = interface(args.message_type, 'msg')
     wanted = args.wait_matching_subscriptions
     wanted = min(args.times, 1) if wanted is None else wanted
     if args.rate <= 0:
         raise RosCommandError('Value must be positive')
     with command_node() as ros:
-        filled(kind, args.values, ros.get_clock().now().to_msg())  # complain before waiting
+        filled(kind, args.values, ros.get_clock().now().to_msg())  # report errors first
         publisher = ros.create_publisher(kind, args.topic_name, 10)
         while publisher.get_subscription_count() < wanted:
             print(f'Waiting for at least {wanted} matching subscription(s)...')

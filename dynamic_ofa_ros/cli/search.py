@@ -1,4 +1,4 @@
-"""`dynamic-ofa search`: the most accurate architectures within latency limits."""
+"""`dynamic-ofa search`: find the most accurate architectures within latency limits."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import argparse
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.offline.latency.table import LatencyModel
@@ -20,12 +22,15 @@ def add_parser(subparsers: Any) -> None:
         'search',
         help='find the most accurate architectures within latency limits',
         description='Search a space with a table of operator latencies and an accuracy predictor. '
-        'All limits share one search and its evaluations; without a limit the whole front is '
-        'printed. The same seed gives the same result.',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        'All limits share one search and its evaluations. Without a limit, the whole Pareto front '
+        'is printed. The same seed gives the same result.',
+        formatter_class=DefaultsHelpFormatter,
     )
     parser.add_argument(
-        '--lut', required=True, metavar='FILE', help='latencies, as written by dynamic-ofa profile'
+        '--lut',
+        required=True,
+        metavar='FILE',
+        help='latency model, written by dynamic-ofa profile',
     )
     parser.add_argument(
         '--predictor', required=True, metavar='FILE', help='accuracy predictor, .npz'
@@ -37,51 +42,51 @@ def add_parser(subparsers: Any) -> None:
         '--evaluations',
         type=int,
         default=20000,
-        help='of accuracy, for all limits together; a gradient counts as 3',
+        help='accuracy evaluations for all limits together; a gradient counts as 3',
     )
-    parser.add_argument('--seed', type=int, default=1, help='another seed, another search')
+    parser.add_argument('--seed', type=int, default=1, help='random seed')
     parser.add_argument(
-        '--warm-start', metavar='FILE', help='begin with the architectures that --json printed'
+        '--warm-start', metavar='FILE', help='start from architectures printed by --json'
     )
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
-    constraints = parser.add_argument_group('constraints, beside the limits')
+    constraints = parser.add_argument_group('further constraints')
     constraints.add_argument('--resolutions', help='input sizes to use, such as 160,176')
-    constraints.add_argument('--min-latency-ms', type=float, help='nothing faster than this')
-    constraints.add_argument('--max-latency-ms', type=float, help='nothing slower than this')
-    constraints.add_argument('--max-macs', type=float, help='multiply-accumulates of a pass')
-    constraints.add_argument('--max-parameters', type=float, help='learnable parameters')
+    constraints.add_argument('--min-latency-ms', type=float, help='smallest latency allowed')
+    constraints.add_argument('--max-latency-ms', type=float, help='largest latency allowed')
+    constraints.add_argument('--max-macs', type=float, help='most multiply-accumulates per image')
+    constraints.add_argument('--max-parameters', type=float, help='most learnable parameters')
     constraints.add_argument(
-        '--width-mult', type=float, help="the backbone's width, where the table does not say"
+        '--width-mult', type=float, help='width of the backbone, if the table does not contain it'
     )
     constraints.add_argument(
-        '--classes', type=int, help="the backbone's classes, where the table does not say"
+        '--classes', type=int, help='classes of the backbone, if the table does not contain them'
     )
-    paper = parser.add_argument_group('the algorithm; the rest is for algorithm1 only')
+    paper = parser.add_argument_group('algorithm; the other options apply to algorithm1 only')
     paper.add_argument(
         '--algorithm',
         choices=['nsga2', 'algorithm1'],
         default='nsga2',
-        help='nsga2, or the one of the Dynamic-OFA paper, which needs limits',
+        help='nsga2, or algorithm 1 of the Dynamic-OFA paper, which requires limits',
     )
-    paper.add_argument('--min-accuracy', type=float, default=0.0, help='window, a fraction')
-    paper.add_argument('--max-accuracy', type=float, default=1.0, help='window, a fraction')
+    paper.add_argument('--min-accuracy', type=float, default=0.0, help='a fraction')
+    paper.add_argument('--max-accuracy', type=float, default=1.0, help='a fraction')
     paper.add_argument(
         '--latency-step-ms',
         type=float,
-        help='by how much the limit of a first network is relaxed (what is printed keeps the '
-        "limit); by default, by a hundredth of the range of the table's latencies",
+        help='step that relaxes the limit until a first network is found; networks above the '
+        'limit are not printed (default: a hundredth of the latency range of the table)',
     )
     paper.add_argument(
-        '--step-every', type=int, default=1000, help='after so many draws that do not fit'
+        '--step-every', type=int, default=1000, help='samples without a fit before each step'
     )
     paper.add_argument(
-        '--latency-cap-ms', type=float, help='relax no further; by default, by ten steps'
+        '--latency-cap-ms', type=float, help='largest relaxed limit; default: ten steps'
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Search and print the best at each limit, or the whole front where no limit is given."""
+    """Search and print the best architecture at each limit, or the front without limits."""
     from dynamic_ofa_ros.offline.latency.table import read_table
     from dynamic_ofa_ros.offline.search.search import find_front
 
@@ -127,7 +132,7 @@ def _algorithm_1(args: argparse.Namespace, objectives: Objectives) -> SearchResu
     from dynamic_ofa_ros.offline.search.algorithm1 import Algorithm1Settings, find_with_algorithm_1
 
     if args.warm_start:
-        raise SearchError('Algorithm 1 starts at random; --warm-start goes with --algorithm nsga2')
+        raise SearchError('Algorithm 1 starts at random; --warm-start requires --algorithm nsga2')
     settings = Algorithm1Settings(
         min_accuracy=args.min_accuracy,
         max_accuracy=args.max_accuracy,
@@ -142,7 +147,7 @@ def _algorithm_1(args: argparse.Namespace, objectives: Objectives) -> SearchResu
 
 
 def _objectives(args: argparse.Namespace, table: LatencyModel) -> Objectives:
-    """Put the predictors and the constraints together, in the space of the resolutions asked."""
+    """Combine predictors and constraints in the search space of the requested resolutions."""
     from dataclasses import replace
 
     import numpy as np
@@ -183,7 +188,7 @@ def _objectives(args: argparse.Namespace, table: LatencyModel) -> Objectives:
 
 
 def _width_and_classes(args: argparse.Namespace, table: LatencyModel) -> tuple[float, int]:
-    """Return those of the table's backbone; raise SearchError where options contradict it."""
+    """Return width and classes of the backbone; raise SearchError if options contradict it."""
     from dynamic_ofa_ros.errors import SearchError
 
     values: list[Any] = []
@@ -192,13 +197,12 @@ def _width_and_classes(args: argparse.Namespace, table: LatencyModel) -> tuple[f
         known = getattr(table.backbone, name, None)
         if given is None and known is None:
             raise SearchError(
-                f'{args.lut} does not say of which backbone it is; give {option} to count MACs '
-                'or parameters'
+                f'{args.lut} does not name its backbone; give {option} to count MACs or parameters'
             )
         if given is not None and known is not None and given != known:
             raise SearchError(
-                f'{option} is {given:g}, but {args.lut} is of a backbone with {known:g}; leave '
-                'the option out'
+                f'{option} is {given:g}, but the backbone of {args.lut} has {known:g}; omit the '
+                'option'
             )
         if given is not None and not given > 0:
             raise SearchError(f'{option} is {given:g}; give a positive number')
@@ -215,20 +219,20 @@ def _resolutions(text: str, space: SearchSpace) -> tuple[int, ...]:
         chosen = sorted({int(part) for part in text.split(',')})
     except ValueError:
         raise SearchError(
-            f'--resolutions is {text!r}; give input sizes with commas between, from {possible}'
+            f'--resolutions is {text!r}; give input sizes separated by commas, from {possible}'
         ) from None
     for resolution in chosen:
         if resolution not in space.resolutions:
             nearest = min(space.resolutions, key=lambda r: abs(r - resolution))
             raise SearchError(
-                f'the latency table has no resolution {resolution}; the nearest is {nearest}, '
-                f'and all are {possible}'
+                f'the latency table has no resolution {resolution}; the nearest is {nearest}; '
+                f'available are {possible}'
             )
     return tuple(chosen)
 
 
 def _read_architectures(path: str | None, space: SearchSpace) -> list[SubnetArchitecture]:
-    """Read what --json printed; raise SearchError where the file is something else."""
+    """Read architectures printed by --json; raise SearchError for any other file."""
     from dynamic_ofa_ros.errors import ArchitectureError, SearchError
     from dynamic_ofa_ros.space.architecture import SubnetArchitecture
 
@@ -242,9 +246,9 @@ def _read_architectures(path: str | None, space: SearchSpace) -> list[SubnetArch
     except OSError as error:
         raise SearchError(f'{path} cannot be read: {error.strerror or error}') from None
     except ArchitectureError as error:
-        raise SearchError(f'{path} is of another search space: {error}') from None
+        raise SearchError(f'{path} belongs to another search space: {error}') from None
     except (ValueError, KeyError, TypeError):
         raise SearchError(
-            f'{path} is not the result of a search; give what dynamic-ofa search --json printed'
+            f'{path} is not a search result; give the output of dynamic-ofa search --json'
         ) from None
     return found

@@ -1,4 +1,4 @@
-"""`dynamic-ofa simulate`: run the manager on a simulated device, without a robot or a model."""
+"""`dynamic-ofa simulate`: run the runtime manager on a simulated device."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
     from dynamic_ofa_ros.simulation.traces import Trace
 
 DESCRIPTION = """\
-Run the node's runtime manager in simulated time, and say how well it did. Either
+Run the node's runtime manager in simulated time and report late frames and accuracy. Either
 
   dynamic-ofa simulate training_job                        a scenario: shipped, or your YAML file
-  dynamic-ofa simulate --trace slow.csv --limit-ms 60      a trace: how slow the device is, when
+  dynamic-ofa simulate --trace slow.csv --limit-ms 60      a trace: slowdown over time
   dynamic-ofa simulate --kind burst --limit-ms 60          a generated trace
 
-A trace file is CSV with the columns time_ms,slowdown and, if you like, overhead_ms. A slowdown of
-1 is as fast as alone on the device; overhead is delay outside inference, before the answer. Each
-row holds until the next, the last one as long as the one before it. The levels are those published
-for the Jetson Xavier NX unless --family says otherwise. The same seed gives the same result.
+A trace is a CSV file with the columns time_ms,slowdown and optionally overhead_ms. A slowdown of 1
+is the speed of the device without other load; overhead is delay outside inference, before the
+answer. Each row holds until the next row; the last row holds as long as the one before it. The
+default levels are those published for the Jetson Xavier NX. The same seed gives the same result.
 """
 
 EPILOG = """\
 Shipped scenarios: fixed_network, frequency, gpu_and_cpu, limits, step, training_job, two_models.
-Policies: those of the node, and to compare with: alert, alert_tuned (Kalman filters as in the
-ALERT paper, with its constants and with better ones), oracle (knows the next frame; traces only).
-The oracle of the result meets the very same frames and knows what each level would take.
+Policies: those of the node and, for comparison, alert and alert_tuned (Kalman filters as in the
+ALERT paper, with its constants and with tuned ones) and oracle (knows the next frame; for traces).
+The oracle in the result sees the same frames and knows the latency of every level in advance.
 """
 
 OUTPUT_DEFAULT = 'simulation.png'
@@ -41,12 +41,12 @@ def add_parser(subparsers: Any) -> None:
     """Add the verb and its options."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         'simulate',
-        help='try a policy on a simulated device: a scenario, or a trace of your own',
+        help='try a policy on a simulated device, with a scenario or a trace',
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('scenario', nargs='?', help='a scenario, by name or YAML file')
+    parser.add_argument('scenario', nargs='?', help='name or YAML file of a scenario')
     parser.add_argument(
         '--trace', metavar='FILE', type=Path, help='CSV file: time_ms,slowdown[,overhead_ms]'
     )
@@ -56,8 +56,8 @@ def add_parser(subparsers: Any) -> None:
         help='a generated trace: none, step, ramp, burst, periodic, random_walk, bimodal, '
         'second_model, frequency, stalls',
     )
-    parser.add_argument('--policy', help="who decides; default: the node's, or the scenario's")
-    parser.add_argument('--seed', type=int, help='default: 1, or what the scenario says')
+    parser.add_argument('--policy', help='default: that of the node, or of the scenario')
+    parser.add_argument('--seed', type=int, help="random seed; default: 1, or the scenario's")
     output = parser.add_argument_group('results')
     output.add_argument('--json', action='store_true', help='print JSON instead of a table')
     output.add_argument('--frames', metavar='FILE', type=Path, help='write a CSV row per frame')
@@ -65,7 +65,7 @@ def add_parser(subparsers: Any) -> None:
         '--output',
         metavar='FILE',
         type=Path,
-        help=f'draw it (.png, .pdf, .svg); default: {OUTPUT_DEFAULT} for a scenario, none for a '
+        help=f'picture (.png, .pdf, .svg); default: {OUTPUT_DEFAULT} for a scenario, none for a '
         'trace',
     )
     trace = parser.add_argument_group('with a trace')
@@ -73,31 +73,47 @@ def add_parser(subparsers: Any) -> None:
     trace.add_argument(
         '--scope',
         metavar='SCOPE',
-        help='what the limit is about: inference (default), node (from the arrival of a picture '
-        'to its label), end_to_end (from its stamp)',
+        help='scope of the limit: inference (default), node (from the arrival of an image to its '
+        'label), end_to_end (from its stamp to its label)',
     )
     trace.add_argument('--min-accuracy', type=float, help='accuracy floor, a fraction in (0, 1]')
-    trace.add_argument('--quantile', type=float, help='frames that must meet the limit; 0.95')
-    trace.add_argument('--priority', help='latency (default) or accuracy, if not both can hold')
     trace.add_argument(
-        '--family', metavar='NAME', help='a family, or a list of levels in config/levels/'
-    )
-    trace.add_argument('--platform', help='on which of its platforms a family is simulated')
-    trace.add_argument('--noise', type=float, help="sd over mean of latency; the profile's")
-    trace.add_argument('--rate-hz', type=float, help='pictures per second; default: 30')
-    trace.add_argument(
-        '--period-ms', type=float, help='instead: time between pictures; 0: one whenever wanted'
+        '--quantile', type=float, help='share of frames that must meet the limit; default: 0.95'
     )
     trace.add_argument(
-        '--transport-ms', type=float, help='from the stamp of a picture to its arrival; 0'
+        '--priority', help='constraint to keep if not both can hold: latency (default) or accuracy'
     )
-    trace.add_argument('--switch-ms', type=float, help='what the first frame after a switch costs')
-    trace.add_argument('--duration-s', type=float, help="default: the trace's; 60 if generated")
+    trace.add_argument(
+        '--family', metavar='NAME', help='a family, or a level file in config/levels'
+    )
+    trace.add_argument('--platform', help='platform of the family to simulate')
+    trace.add_argument(
+        '--noise',
+        type=float,
+        help="standard deviation of latency over its mean; default: the profile's",
+    )
+    trace.add_argument('--rate-hz', type=float, help='images per second; default: 30')
+    trace.add_argument(
+        '--period-ms',
+        type=float,
+        help='time between images, instead of --rate-hz; 0: an image whenever the node is free',
+    )
+    trace.add_argument(
+        '--transport-ms',
+        type=float,
+        help='time from the stamp of an image to its arrival; default: 0',
+    )
+    trace.add_argument(
+        '--switch-ms', type=float, help='extra time of the first frame after a switch'
+    )
+    trace.add_argument(
+        '--duration-s', type=float, help='default: that of the trace; 60 for a generated trace'
+    )
     policy = parser.add_argument_group("options of the node's policies, with a trace")
     policy.add_argument('--fixed-level', type=int)
     policy.add_argument('--window', type=int, help='frames that reactive averages over')
-    policy.add_argument('--hold-s', type=float, help='how long a higher level must look safe')
-    policy.add_argument('--max-switches-per-minute', type=float, help='upward')
+    policy.add_argument('--hold-s', type=float, help='how long a higher level must be safe')
+    policy.add_argument('--max-switches-per-minute', type=float, help='limit of switches up')
     parser.set_defaults(run=run)
 
 
@@ -109,14 +125,14 @@ TRACE_OPTIONS = (
 
 
 def run(args: argparse.Namespace) -> int:
-    """Simulate and report; SimulationError, a sentence, on input that makes no sense."""
+    """Simulate and print the result; raise SimulationError for invalid input."""
     from dynamic_ofa_ros.errors import SimulationError
     from dynamic_ofa_ros.plotting.style import check_picture_name
 
     chosen = [name for name in ('scenario', 'trace', 'kind') if getattr(args, name) is not None]
     if len(chosen) != 1:
         raise SimulationError(
-            'say what to simulate, one of: a scenario, --trace FILE, --kind KIND '
+            'give one of: a scenario, --trace FILE, --kind KIND '
             f'({"none" if not chosen else " and ".join(chosen)} given); see --help'
         )
     if args.seed is not None and args.seed < 0:
@@ -143,7 +159,7 @@ def _run_scenario(args: argparse.Namespace) -> int:
     given = [_option(name) for name in TRACE_OPTIONS if getattr(args, name) is not None]
     if given:
         raise SimulationError(
-            f'{", ".join(given)} goes with a trace; a scenario says such things in its file'
+            f'{", ".join(given)} requires a trace; the file of a scenario contains these settings'
         )
     scenario = load_scenario(args.scenario)
     if args.policy is not None:
@@ -235,7 +251,7 @@ def _timing(args: argparse.Namespace) -> Any:
     period_ms = args.period_ms
     if args.rate_hz is not None:
         if period_ms is not None:
-            raise SimulationError('--rate-hz and --period-ms say the same; give one of them')
+            raise SimulationError('--rate-hz and --period-ms set the same value; give one of them')
         if args.rate_hz <= 0.0:
             raise SimulationError(f'--rate-hz is {args.rate_hz:g}; it must be positive')
         period_ms = 1e3 / args.rate_hz
@@ -266,12 +282,12 @@ def _caption(scenario: Scenario, records: tuple[Record, ...]) -> str:
     platform = records[0].platform
     text = f'Levels of {platform.name}: {platform.source}. '
     if scenario.busy_spans():
-        text += 'Grey: something else slows the device down. '
+        text += 'Grey: other load slows the device down. '
     return f'{text}Simulated, seed {records[0].seed}.'
 
 
 def _print_table(title: str, metrics: dict[str, Metrics]) -> None:
-    """Print the measures, a column per run."""
+    """Print a row per measure and a column per run."""
     from rich.console import Console
     from rich.table import Table
 
@@ -283,7 +299,7 @@ def _print_table(title: str, metrics: dict[str, Metrics]) -> None:
     for label, values in (
         ('frames', [str(m.frames) for m in found]),
         ('late frames %', [_percent(m.violation_ratio) for m in found]),
-        ('late whatever the level %', [_percent(m.oracle_violation_ratio) for m in found]),
+        ('late at every level %', [_percent(m.oracle_violation_ratio) for m in found]),
         ('on-time top-1 %', [_percent(m.on_time_accuracy) for m in found]),
         ('on-time top-1 of the oracle %', [_percent(m.oracle_on_time_accuracy) for m in found]),
         (

@@ -6,44 +6,50 @@ import argparse
 import math
 from typing import Any
 
+from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the verb and its options."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         'train',
         help='train a supernet on class folders or on rendered signs',
-        description='Train a Once-for-all supernet: the largest sub-network on the labels, '
-        'the smallest and random ones on its predictions. Run the same command again after a kill '
-        'and it resumes; with more --epochs it extends a finished training. On several GPUs or '
-        'machines: torchrun --nproc-per-node 4 --no-python dynamic-ofa train ...; a checkpoint '
-        'can be resumed with more or fewer.',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description='Train a Once-for-all supernet: the largest sub-network learns the labels, '
+        'the smallest and random sub-networks learn its predictions. Run the same command again '
+        'to resume an interrupted training, or with more --epochs to extend a finished one. On '
+        'several GPUs or machines: torchrun --nproc-per-node 4 --no-python dynamic-ofa train ...; '
+        'the number of processes may change when a training is resumed.',
+        formatter_class=DefaultsHelpFormatter,
     )
     parser.add_argument(
         '--data',
         required=True,
         metavar='FOLDER|signs',
-        help='folder with train/ and val/ (or test/) of class folders, or class folders directly: '
-        'then a tenth of each class is held out; "signs" renders road and warehouse signs',
+        help='folder with class folders in train/ and val/ (or test/), or class folders directly: '
+        'a tenth of each class is then held out; "signs" renders road and warehouse signs',
     )
-    parser.add_argument('--output', required=True, metavar='FOLDER', help='where the run lives')
+    parser.add_argument(
+        '--output', required=True, metavar='FOLDER', help='folder for checkpoints and results'
+    )
     parser.add_argument(
         '--kind',
         default=argparse.SUPPRESS,
         choices=('ofa_mobilenetv3', 'ofa_proxyless', 'efficientnet_lite', 'ofa_resnet50'),
-        help='the supernet: ofa_mobilenetv3 without --start-from; ResNet-50 is the largest',
+        help='kind of supernet; ofa_resnet50 is the largest (default: ofa_mobilenetv3, or that of '
+        '--start-from)',
     )
     parser.add_argument(
         '--width-mult',
         type=float,
         default=argparse.SUPPRESS,
-        help="channels, times the published network's: 0.35 without --start-from",
+        help='channels divided by those of the published network (default: 0.35, or that of '
+        '--start-from)',
     )
     parser.add_argument(
         '--resolutions',
         default=argparse.SUPPRESS,
         metavar='PX,PX,...',
-        help='input sizes the sub-networks are trained at: 32,40,48,56,64 without --start-from',
+        help='input sizes for training (default: 32,40,48,56,64, or those of --start-from)',
     )
     parser.add_argument(
         '--epochs', type=float, default=20.0, help='passes over the training split'
@@ -52,26 +58,38 @@ def add_parser(subparsers: Any) -> None:
         '--largest-only-epochs',
         type=float,
         default=4.0,
-        help='of these, how many train the largest sub-network alone, at the start; where that '
-        'would be all, a fifth',
+        help='first epochs that train the largest sub-network only; a fifth of --epochs if this '
+        'is not less than --epochs',
     )
-    parser.add_argument('--random-subnets', type=int, default=1, help='random sub-networks a step')
-    parser.add_argument('--batch-size', type=int, default=128)
-    parser.add_argument('--learning-rate', type=float, default=3e-3)
+    parser.add_argument(
+        '--random-subnets', type=int, default=1, help='random sub-networks per step'
+    )
+    parser.add_argument('--batch-size', type=int, default=128, help='images per step')
+    parser.add_argument('--learning-rate', type=float, default=3e-3, help='learning rate of AdamW')
     parser.add_argument(
         '--patience',
         type=int,
         default=0,
         metavar='EPOCHS',
-        help='stop after so many epochs without progress on the held-out images; 0 = never',
+        help='stop after this many epochs without progress on the held-out images; 0 = never',
     )
-    parser.add_argument('--weight-decay', type=float, default=0.02, help='of AdamW')
-    parser.add_argument('--label-smoothing', type=float, default=0.05, metavar='SHARE')
+    parser.add_argument('--weight-decay', type=float, default=0.02, help='weight decay of AdamW')
     parser.add_argument(
-        '--averaging', type=float, default=0.998, metavar='DECAY', help='of the averaged weights'
+        '--label-smoothing',
+        type=float,
+        default=0.05,
+        metavar='SHARE',
+        help='share of each label that is spread over all classes',
     )
     parser.add_argument(
-        '--no-mirror', action='store_true', help='never flip images: left and right differ'
+        '--averaging',
+        type=float,
+        default=0.998,
+        metavar='DECAY',
+        help='decay of the moving average of the weights',
+    )
+    parser.add_argument(
+        '--no-mirror', action='store_true', help='never flip images, because left and right differ'
     )
     parser.add_argument(
         '--augment',
@@ -87,35 +105,37 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         '--no-amp', action='store_true', help='no half precision on a GPU (CPUs never use it)'
     )
-    parser.add_argument('--images', type=int, default=56000, help='signs: scenes to train on')
     parser.add_argument(
-        '--held-out-images', type=int, default=2800, help='signs: scenes to test on'
+        '--images', type=int, default=56000, help='signs: number of training scenes'
+    )
+    parser.add_argument(
+        '--held-out-images', type=int, default=2800, help='signs: number of held-out scenes'
     )
     parser.add_argument(
         '--start-from',
         default='',
         metavar='FOLDER|NAME',
-        help='begin with the weights of another training or family, of a published backbone '
+        help='start from the weights of another training or family, of a published backbone '
         '(dynamic-ofa fetch), or of imagenet (EfficientNet-Lite0, from the extra imagenet); its '
-        'kind, width, resolutions and preprocessing are taken over; other classes get a new '
-        'classifier',
+        'kind, width, resolutions and preprocessing are adopted; if the classes differ, the '
+        'classifier layer is new',
     )
     parser.add_argument(
         '--body-rate',
         type=float,
         default=argparse.SUPPRESS,
         metavar='F',
-        help="learning rate of all layers before the classifier, times the classifier's; 0 keeps "
-        'them as they are (default: 0.1 for new classes, else 1)',
+        help='learning rate of all layers before the classifier, relative to that of the '
+        'classifier; 0 freezes them (default: 0.1 for new classes, else 1)',
     )
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--threads', type=int, default=0, help='CPU threads; 0 = one per core')
-    parser.add_argument('--seed', type=int, default=1)
+    parser.add_argument('--seed', type=int, default=1, help='random seed')
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train until done; print the held-out accuracy of smallest and largest sub-network."""
+    """Train, then print the held-out top-1 of the smallest and the largest sub-network."""
     from dynamic_ofa_ros.offline.training.train import TrainingRequest, train
 
     given = vars(args)
@@ -161,12 +181,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def parse_resolutions(text: str) -> tuple[int, ...]:
-    """Read '64,96,128'; raise DatasetError for anything else."""
+    """Parse a text such as '64,96,128'; raise DatasetError for anything else."""
     from dynamic_ofa_ros.errors import DatasetError
 
     try:
         return tuple(sorted({int(part) for part in text.split(',')}))
     except ValueError:
         raise DatasetError(
-            f'--resolutions {text!r}: give whole numbers of pixels with commas between them'
+            f'--resolutions is {text!r}; give whole numbers of pixels separated by commas'
         ) from None

@@ -1,1 +1,1 @@
-"""The demo: processes, a scenario, a live view, and a record of what happened."""
+"""The demo: processes, calibration, runs with a load, a live view and a recorder."""

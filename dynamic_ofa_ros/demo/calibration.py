@@ -1,4 +1,4 @@
-"""How many busy processes, and which latency limit, make switching worth while on this machine."""
+"""Choice of the number of busy processes and the latency limit of the demo on this machine."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ WORKERS = (1, 2, 4)
 """Numbers of busy processes to try, in this order."""
 
 GOOD_MARGIN = 1.3
-"""Between what the middle level needs and what the highest takes: enough, no more is tried."""
+"""A trial with this margin (see `margin`) is good enough; no further trials are run."""
 
 ON_TIME_SHARE = 0.9
-"""Of images that the middle level must label in time under load, and the highest one free.
+"""Share of images that must meet the limit: at the middle level with load, at the highest without.
 
-Not more: so few images are measured that a single hiccup of the machine would decide.
+With a larger share, a single outlier among the few measured images would decide.
 """
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Latencies [ms] under a number of busy processes, from arrival to label.
+    """Latencies [ms] from arrival to label, with a number of busy processes.
 
-    middle: the level that stands for those between the ends.
+    middle: the level, between the lowest and the highest one, that was measured.
     """
 
     workers: int
@@ -36,7 +36,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The choice. `problem` says why no limit separates the two levels; empty where one does."""
+    """The chosen load and limit. `problem` says why no limit separates the levels, or is empty."""
 
     workers: int
     limit_ms: float
@@ -47,7 +47,7 @@ class Calibration:
 def middle_levels(latencies_ms: Sequence[float]) -> tuple[int, ...]:
     """Return levels (from 1) to try as the middle one: the geometric middle, then the second.
 
-    None is an end, unless there is nothing in between.
+    The lowest and the highest level are excluded if there are levels between them.
     """
     centre_ms = math.sqrt(latencies_ms[0] * latencies_ms[-1])
     inner = range(2, len(latencies_ms)) or range(1, 2)
@@ -56,18 +56,19 @@ def middle_levels(latencies_ms: Sequence[float]) -> tuple[int, ...]:
 
 
 def margin(free_ms: Sequence[float], trial: Trial) -> float:
-    """Return how far apart the levels are under load, as a factor; a limit needs more than 1.
+    """Return the ratio of the largest to the smallest useful limit; above 1, a limit exists.
 
-    The median latency of the highest level, so that most of its images are late, over what the
-    limit must allow: the middle level under load, and the highest without it.
+    Below the largest one, the median latency of the highest level under load, most images of the
+    highest level are late. The smallest one allows the middle level under load, and the highest
+    level without load.
     """
     return float(np.median(trial.highest_ms)) / _needed_ms(free_ms, trial)
 
 
 def choose(free_ms: Sequence[float], trials: Sequence[Trial]) -> Calibration:
-    """Choose the first trial with a good margin, else that with the best.
+    """Choose the first trial with a good margin, otherwise the trial with the largest margin.
 
-    free_ms: of the highest level with no busy process.
+    free_ms: latencies of the highest level without busy processes.
     """
     good = [trial for trial in trials if margin(free_ms, trial) >= GOOD_MARGIN]
     trial = good[0] if good else max(trials, key=lambda trial: margin(free_ms, trial))
@@ -78,16 +79,16 @@ def choose(free_ms: Sequence[float], trials: Sequence[Trial]) -> Calibration:
     free_limit_ms = float(np.quantile(free_ms, ON_TIME_SHARE))
     limit_ms = max(1.1 * free_limit_ms, math.sqrt(free_limit_ms * highest_ms))
     problem = (
-        f'No limit separates the levels here: beside {processes(trial.workers)} the highest level '
-        f'takes {highest_ms:.1f} ms (median), no more than the {needed_ms:.1f} ms that level '
-        f'{trial.middle} needs beside them ({ON_TIME_SHARE:.0%} of images) or the highest '
-        f'alone.'
+        f'No limit separates the levels here: with {processes(trial.workers)}, the highest '
+        f'level has a median latency of {highest_ms:.1f} ms, but a limit must be at least '
+        f'{needed_ms:.1f} ms for {ON_TIME_SHARE:.0%} of the images of level {trial.middle} under '
+        'load and of the highest level without load.'
     )
     return Calibration(trial.workers, round(limit_ms, 2), trial.middle, problem)
 
 
 def processes(count: int) -> str:
-    """Return a number of busy processes in words."""
+    """Return a text such as '2 busy processes'."""
     return f'{count} busy process{"" if count == 1 else "es"}'
 
 

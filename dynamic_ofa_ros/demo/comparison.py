@@ -1,4 +1,4 @@
-"""Three runs against each other: a sentence and a document."""
+"""The result of the three runs as a sentence and a JSON document."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HIGHEST, LOWEST, SWITCHING = 'highest level', 'lowest level', 'switching'
 
 
 def sentence(measures: Mapping[str, Measures]) -> str:
-    """Return the result in one sentence; `right` is right and on time there."""
+    """Return the result in one sentence, in which `right` means right and on time."""
     highest, lowest, switching = (measures[title] for title in (HIGHEST, LOWEST, SWITCHING))
     return (
         f'highest level: {percent(highest.late)} late; '
@@ -27,23 +27,23 @@ def sentence(measures: Mapping[str, Measures]) -> str:
     )
 
 
-def defeat(measures: Mapping[str, Measures], busy_before: float) -> str:
-    """Return, where switching did not win, that it did not and what may be the reason; else ''.
+def note_without_gain(measures: Mapping[str, Measures], busy_before: float) -> str:
+    """Return a note with a possible reason if switching was not better; otherwise ''.
 
-    busy_before: the share of the processors that others used before the demo.
+    busy_before: share of the processors that other programs used before the demo.
     """
     best = max((HIGHEST, LOWEST), key=lambda title: measures[title].right_on_time)
     if measures[SWITCHING].right_on_time > measures[best].right_on_time:
         return ''
     return (
-        f'Switching did not win here: {percent(measures[SWITCHING].right_on_time)} right and on '
-        f'time, the {best} {percent(measures[best].right_on_time)}; the machine may be busy '
-        f'(others used {busy_before:.0%} of it before the demo).'
+        f'Switching was not better: {percent(measures[SWITCHING].right_on_time)} right and on '
+        f'time; the {best}: {percent(measures[best].right_on_time)}. The machine may be busy '
+        f'(other programs used {busy_before:.0%} of it before the demo).'
     )
 
 
 def write_summary(document: Mapping[str, Any], runs: Sequence[Run], path: Path) -> None:
-    """Write what is known of a demo and of its runs as JSON; what was not measured is null."""
+    """Write a document of the demo and the measures of its runs as JSON; NaN becomes null."""
     described = []
     for run in runs:
         measures = measure(run)

@@ -1,4 +1,4 @@
-"""A ROS graph of one's own: a domain that nobody else uses, on this host only."""
+"""A separate ROS graph: an unused domain, visible on this host only."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from dynamic_ofa_ros.files import share_directory
 
 DOMAIN_VARIABLE = 'ROS_DOMAIN_ID'
 PROFILES_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
-"""What Fast DDS reads: up to Jazzy the first, from Kilted on the second, warning of the first."""
+"""Fast DDS reads the first one up to Jazzy; from Kilted, the second, and warns about the first."""
 
 RCLPY_OF_KILTED = 9
 
 
 @contextlib.contextmanager
 def own_domain() -> Iterator[int]:
-    """Reserve a domain id and lead this process and its children to it.
+    """Reserve a domain id and set it for this process and its children.
 
     Discovery is limited to this host, and Fast DDS gets the package's profile unless the user has
-    one. At the end the environment is as before, and what killed processes left in shared memory
-    is gone.
+    set one. On exit, the environment is restored and the shared memory of killed processes is
+    removed.
     """
     from domain_coordinator import domain_id
 
@@ -51,9 +51,9 @@ def _set_variable(stack: contextlib.ExitStack, name: str, value: str) -> None:
 
 
 def clean_shared_memory() -> None:
-    """Remove the shared memory of processes that were killed (Fast DDS; it keeps what is in use).
+    """Remove the shared memory that killed processes left (Fast DDS keeps memory in use).
 
-    Does nothing where Fast DDS's command is not installed.
+    Does nothing if the command `fastdds` is not installed.
     """
     places = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get('PATH', '')))
     command = shutil.which('fastdds', path=places)

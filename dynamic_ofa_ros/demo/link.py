@@ -1,4 +1,4 @@
-"""The demo's own ROS node: listens to camera and classifier, and sets parameters."""
+"""The demo's ROS node: subscribes to camera and classifier, and sets parameters."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from dynamic_ofa_ros.demo.recording import Recorder
 
 ANSWER_TIMEOUT_S = 10.0
 READER_DEPTH = 300
-"""Messages kept for us: on a busy machine this process is starved too, for up to seconds."""
+"""Queue size of the subscriptions: on a busy machine this process may not run for seconds."""
 
 
 class Link:
     """Subscriptions and a parameter client on one node, spun by `spin_for`.
 
-    namespace: the classifier's, '' or beginning with a slash; the camera is at the root.
+    namespace: namespace of the classifier, '' or beginning with a slash; the camera has none.
     """
 
     def __init__(self, recorder: Recorder, namespace: str = '') -> None:
-        # Imported here: `dynamic-ofa` has verbs that need no ROS 2.
+        # Imported here so that this module can be imported without ROS 2.
         import rclpy
         from rcl_interfaces.srv import SetParameters
         from rclpy.context import Context
@@ -37,7 +37,7 @@ class Link:
         rclpy.init(
             args=[],
             context=self._context,
-            # Signals are the demo's own business: it has processes to end.
+            # The demo handles signals itself, because it must end its processes.
             signal_handler_options=SignalHandlerOptions.NO,
         )
         self._node = rclpy.create_node('demo', context=self._context, namespace=namespace or None)
@@ -52,18 +52,18 @@ class Link:
         self._client = self._node.create_client(SetParameters, 'classifier/set_parameters')
 
     def spin_for(self, seconds: float) -> None:
-        """Handle messages for a while."""
+        """Handle messages for some time."""
         deadline_s = time.monotonic() + seconds
         while (left_s := deadline_s - time.monotonic()) > 0.0:
             self._executor.spin_once(timeout_sec=left_s)
 
     @property
-    def can_steer(self) -> bool:
-        """Whether the classifier's parameter service is there."""
+    def is_ready(self) -> bool:
+        """Whether the parameter service of the classifier is available."""
         return bool(self._client.service_is_ready())
 
     def set_parameters(self, values: Mapping[str, float | str]) -> None:
-        """Set parameters of the classifier; return once they hold, raise PartError if not."""
+        """Set parameters of the classifier; raise PartError if it rejects one."""
         from rcl_interfaces.srv import SetParameters
         from rclpy.parameter import Parameter
 
@@ -76,8 +76,8 @@ class Link:
         self._executor.spin_until_future_complete(future, timeout_sec=ANSWER_TIMEOUT_S)
         if not future.done():
             raise PartError(
-                f'the classifier did not answer within {ANSWER_TIMEOUT_S:g} s when '
-                f'{", ".join(values)} were set'
+                f'the classifier did not answer within {ANSWER_TIMEOUT_S:g} s to a change of '
+                f'{", ".join(values)}'
             )
         for name, result in zip(values, future.result().results, strict=True):
             if not result.successful:

@@ -1,4 +1,4 @@
-"""The demo's parts as processes: started, watched, and ended without leaving one behind."""
+"""Start, watch and end the processes of the demo."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dynamic_ofa_ros.errors import DynamicOfaError
 
 LOAD_SCRIPT = Path(__file__).resolve().parent.parent / 'nodes' / 'load.py'
 PATIENCE_S = 3.0
-"""After SIGINT, before SIGKILL."""
+"""Time between SIGINT and SIGKILL."""
 
 COMPETITOR = 'competitor_'
 TAIL_BYTES = 16_384
@@ -29,9 +29,9 @@ _libc = ctypes.CDLL(None)
 
 
 class PartError(DynamicOfaError):
-    """A demo that ends early: a part could not start, died or does not answer, or a signal came.
+    """The demo ends early: a process did not start, died or did not answer, or a signal arrived.
 
-    status: the exit status that this makes.
+    status: exit status of the command.
     """
 
     def __init__(self, message: str, status: int = 1) -> None:
@@ -40,10 +40,10 @@ class PartError(DynamicOfaError):
 
 
 class Supervisor:
-    """Starts parts, each with a log of its own, and ends them all. Use from the main thread.
+    """Starts processes, each with its own log, and ends them all. Use it from the main thread.
 
-    Parts are killed by the kernel when this process dies, whatever killed it: that is bound to the
-    thread that started them.
+    The kernel kills the processes when the thread that started them ends, so none of them
+    outlives this process.
     """
 
     def __init__(self, log_folder: Path) -> None:
@@ -59,11 +59,11 @@ class Supervisor:
     def start(
         self, name: str, command: Sequence[str], cpus: Collection[int] = (), is_apart: bool = False
     ) -> None:
-        """Start a part, on some CPUs only if any are given; what it prints goes to <name>.log.
+        """Start a process, restricted to `cpus` if any are given; its output goes to <name>.log.
 
-        is_apart: in a session of its own. Linux shares the CPUs among sessions first: what
-        competes must be in one, and what is to go on undisturbed in another. Raises PartError if
-        it cannot start.
+        is_apart: start it in a new session. Linux divides CPU time among sessions first, so
+        processes that compete must share a session, and an undisturbed process needs its own.
+        Raises PartError if the process cannot be started.
         """
         try:
             with self.log_path(name).open('ab') as log:
@@ -79,48 +79,48 @@ class Supervisor:
             raise PartError(f'{name} cannot be started: {error.strerror or error}') from None
         self._parts[name] = process
         if cpus:
-            # Before its interpreter is up: all its threads will inherit it.
+            # Set before the interpreter has started, so all its threads inherit it.
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.cpu_affinity(list(cpus))
 
     def start_competitors(self, count: int, cpus: Collection[int]) -> None:
-        """Start processes that can keep CPUs busy, as contention_node's do; none works yet."""
+        """Start idle processes that can keep CPUs busy, like those of contention_node."""
         command = [sys.executable, str(LOAD_SCRIPT), 'busy', '--duty-cycle=0']
         for number in range(count):
             self.start(f'{COMPETITOR}{number}', command, cpus)
 
     def set_busy(self, count: int) -> None:
-        """Let so many of the competitors work, and the others rest: within 20 ms."""
+        """Make `count` competitors busy and the others idle, within 20 ms."""
         competitors = [self._parts[name] for name in self._parts if name.startswith(COMPETITOR)]
         for index, process in enumerate(competitors):
             line = json.dumps({'duty_cycle': 1.0 if index < count else 0.0})
-            with contextlib.suppress(OSError):  # it has died: `check` tells
+            with contextlib.suppress(OSError):  # it has died: `check` raises
                 process.stdin.write(f'{line}\n'.encode())
                 process.stdin.flush()
 
     def log_path(self, name: str) -> Path:
-        """Return the file of a part's output."""
+        """Return the log file of a process."""
         return self._log_folder / f'{name}.log'
 
     def check(self) -> None:
-        """Raise PartError, with the end of its log, when a part has died."""
+        """Raise PartError with the end of the log if a process has died."""
         for name, process in self._parts.items():
             if process.poll() is not None:
                 _close(self._parts.pop(name))
                 raise PartError(
-                    f'{name} {_describe_exit(process.returncode)}; its log '
-                    f'({self.log_path(name)}) ends:\n{indented_tail(self.log_path(name))}'
+                    f'{name} {_describe_exit(process.returncode)}; the end of its log '
+                    f'({self.log_path(name)}):\n{indented_tail(self.log_path(name))}'
                 )
 
     def kill(self, name: str) -> int:
-        """Kill a part, as if it had died without a word; return its process id."""
+        """Kill a process with SIGKILL; return its process id."""
         process = self._parts.pop(name)
         process.kill()
         _close(process)
         return int(process.pid)
 
     def close(self) -> None:
-        """End all parts: SIGINT, then SIGKILL. Safe to call twice."""
+        """End all processes with SIGINT, then SIGKILL. May be called twice."""
         for process in self._parts.values():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGINT)
@@ -133,20 +133,20 @@ class Supervisor:
 
 
 def indented_tail(path: Path, lines: int = 12) -> str:
-    """Return the last lines of a log that are not blank, indented; says so when it is empty."""
+    """Return the last lines of a log that are not blank, indented, or '(empty)'."""
     try:
         with path.open('rb') as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
             text = file.read().decode('utf-8', errors='replace')
     except OSError:
         text = ''
-    # A progress bar rewrites its line with carriage returns: the last state is what it says.
+    # A progress bar rewrites its line with carriage returns; keep the last state.
     kept = [line.rstrip().split('\r')[-1] for line in text.split('\n') if line.strip()]
-    return '\n'.join(f'    {line}' for line in kept[-lines:] or ['(nothing)'])
+    return '\n'.join(f'    {line}' for line in kept[-lines:] or ['(empty)'])
 
 
 def _begin(is_apart: bool) -> None:
-    """Run in the child, before its program: Ctrl-C is not for it, the demo's end is."""
+    """Prepare a child process: Ctrl-C does not reach it, and it dies with the demo."""
     os.setsid() if is_apart else os.setpgrp()
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

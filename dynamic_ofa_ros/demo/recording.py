@@ -1,4 +1,4 @@
-"""Joins what camera and classifier say, while a demo runs, to a record of every image."""
+"""Combines the messages of camera and classifier into a record of every image."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dynamic_ofa_ros.recordings.frames import FrameRecord, SwitchRecord
 from dynamic_ofa_ros.recordings.messages import stamp_of
 
 ANSWER_WITHIN_S = 1.0
-"""An image without an answer for so long gets none."""
+"""An image without an answer after this time counts as unanswered."""
 
 
 class Recorder:
-    """Collects what camera and classifier say, by the stamp of the image that it is about.
+    """Collects the messages of camera and classifier by the stamp of their image.
 
-    It knows nothing of ROS: messages are objects with the fields of msg/*.msg.
-    labels: what the classifier calls each of the camera's classes.
+    Messages are objects with the fields of msg/*.msg, so that ROS is not needed.
+    labels: the classifier's label of each class of the camera.
     """
 
     def __init__(self, labels: Sequence[str]) -> None:
@@ -29,40 +29,40 @@ class Recorder:
         self.table: Any = None
 
     def add_truth(self, message: Any) -> None:
-        """Take a vision_msgs/Classification of the camera."""
+        """Add a vision_msgs/Classification of the camera."""
         self._truths[stamp_of(message.header)] = self._labels[int(message.results[0].class_id)]
 
     def add_telemetry(self, message: Any) -> None:
-        """Take a dynamic_ofa_ros/Telemetry."""
+        """Add a dynamic_ofa_ros/Telemetry."""
         self._answers[stamp_of(message.header)] = message
 
     def add_switch(self, message: Any) -> None:
-        """Take a dynamic_ofa_ros/ActiveLevel; that of the start is no switch."""
+        """Add a dynamic_ofa_ros/ActiveLevel, unless it announces the first level."""
         if message.from_level:
             self._switches.append((stamp_of(message.header), message))
 
     def forget(self) -> None:
-        """Drop images, answers and switches; the table stays."""
+        """Remove images, answers and switches; keep the table of levels."""
         self._truths.clear()
         self._answers.clear()
         self._switches.clear()
 
     def set_table(self, message: Any) -> None:
-        """Take the look-up table, a dynamic_ofa_ros/LevelArray."""
+        """Set the table of levels, a dynamic_ofa_ros/LevelArray."""
         self.table = message
 
     @property
     def level_count(self) -> int:
-        """Return how many levels there are; 0 before that is known."""
+        """Return the number of levels; 0 if it is not known yet."""
         return len(self.table.levels) if self.table else 0
 
     @property
-    def is_hearing(self) -> bool:
-        """Whether both the camera and the classifier have been heard."""
+    def is_receiving(self) -> bool:
+        """Whether messages of both camera and classifier have arrived."""
         return bool(self._truths and self._answers)
 
     def answers(self, begin_ns: int) -> list[Any]:
-        """Return the telemetry of the images from a time on."""
+        """Return the telemetry of images stamped at `begin_ns` or later."""
         return [message for stamp, message in self._answers.items() if stamp >= begin_ns]
 
     def frames(
@@ -73,10 +73,10 @@ class Recorder:
         origin_ns: int,
         loads: Sequence[tuple[float, float]] = (),
     ) -> list[FrameRecord]:
-        """Return a record of every image that the camera stamped from begin to end, in order.
+        """Return a record of every camera image stamped from begin to end, in order.
 
-        Images that may still be answered are left out. loads: when the competitor was busy, begin
-        and end in seconds since `origin_ns`.
+        Images that may still be answered are left out. loads: begin and end of each load in
+        seconds since `origin_ns`.
         """
         limit_ms = math.nan
         records = []
@@ -103,7 +103,7 @@ class Recorder:
         return records
 
     def switches(self, begin_ns: int, end_ns: int, origin_ns: int) -> list[SwitchRecord]:
-        """Return the switches from begin to end; their times are since `origin_ns`."""
+        """Return the switches from begin to end, with times since `origin_ns`."""
         return [
             SwitchRecord((stamp - origin_ns) / 1e9, m.from_level, m.to_level, m.reason)
             for stamp, m in self._switches

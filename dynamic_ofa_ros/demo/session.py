@@ -1,4 +1,4 @@
-"""One run of the demo: start the parts, calibrate, play the same load three times, compare."""
+"""The demo: start the processes, calibrate, run the same load three times, compare."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from dynamic_ofa_ros.demo.comparison import (
     HIGHEST,
     LOWEST,
     SWITCHING,
-    defeat,
+    note_without_gain,
     sentence,
     write_summary,
 )
@@ -50,22 +50,22 @@ POLICIES: Mapping[str, Mapping[str, float | str]] = {
     LOWEST: {'manager.policy': 'fixed', 'manager.fixed_level': 1},
     SWITCHING: {'manager.policy': 'predictive'},
 }
-"""The three runs, and what the classifier is told for each."""
+"""Titles of the three runs, and the parameters of the classifier in each."""
 
 LOAD_SHARE = (0.3, 0.7)
-"""The part of a run in which the competitor is busy."""
+"""Begin and end of the load, as shares of a run."""
 
 OVERHEAD_S = 12.0
-"""What calibrating, and settling before each run, take of the demo's time."""
+"""Time for the calibration and for settling before the runs."""
 
 SETTLE_S = 2.0
-"""Before each run: its level is taken, and the last answers of the run before come in."""
+"""Time before each run, to switch the level and receive the last answers of the previous run."""
 
 TRIAL_FRAMES, TRIAL_S = 24, 2.0
-"""Images that are measured of a level while calibrating, and the longest that it may take."""
+"""Number of images of a calibration measurement, and its maximum duration."""
 
 TICK_S = 0.25
-"""Between two drawings: often enough to look alive, seldom enough not to compete."""
+"""Time between two redraws; more frequent ones would compete with the classifier."""
 
 CAMERA_WIDTH = 640
 PAGE_URL = re.compile(r'http://\S+')
@@ -75,10 +75,10 @@ FRAMES_FILE, SUMMARY_FILE, PICTURE_FILE = 'frames.csv', 'summary.json', 'compari
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What the command line asks for.
+    """Options of the demo.
 
-    source: a folder of photographs in class folders; empty: rendered signs. labels: the family's
-    label of each of the camera's classes.
+    source: folder of photographs in class folders; empty for rendered signs. labels: the family's
+    label of each class of the camera.
     """
 
     family: str
@@ -93,7 +93,7 @@ class DemoOptions:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """How it ended: exit status, why (empty when all went well), files, runs, and what to say."""
+    """Exit status, reason of an early end (or empty), files, runs, and sentences to print."""
 
     exit_status: int
     message: str
@@ -103,9 +103,9 @@ class DemoResult:
 
 
 class Session:
-    """What all demos share: parts on their CPUs, waiting, drawing, ending.
+    """Base class of the demos: assigns processes to CPUs, waits for them, draws and ends them.
 
-    The classifier and its competitor share one CPU; everything else is kept off it.
+    The classifier and its competitors share one CPU; everything else uses the other CPUs.
     """
 
     def __init__(self, options: DemoOptions, output: Path, console: Console) -> None:
@@ -119,27 +119,28 @@ class Session:
         self._received: list[int] = []
         self._view = View(console)
         usable = os.sched_getaffinity(0)
-        # Interrupts and the desktop tend to live on the first: take the last.
+        # Interrupts and the desktop often use the first CPU, so take the last one.
         self.cpus = {max(usable)}
         self._other_cpus = usable - self.cpus or usable
 
     def play(self) -> None:
-        """Start the parts, and do what there is to see."""
+        """Start the processes and run the demo."""
         raise NotImplementedError
 
     def finish(self, status: int, message: str) -> DemoResult:
-        """Write what was recorded; `message` says why it ended early, or is empty."""
+        """Write the results; `message` is the reason of an early end, or empty."""
         raise NotImplementedError
 
     def scene(self) -> Scene:
-        """Return what is to be drawn now."""
+        """Return what to draw now."""
         raise NotImplementedError
 
     def run(self) -> DemoResult:
-        """Run until no process of it is left.
+        """Run the demo and end all its processes.
 
-        SIGINT, SIGTERM and SIGHUP end the demo, and are only noted, so that nothing interrupts
-        the ending; what was recorded until then is still written. So it is when a part dies.
+        SIGINT, SIGTERM and SIGHUP end the demo. Their handlers only record the signal, so that
+        nothing interrupts the clean-up. After a signal or the death of a process, the results
+        recorded so far are still written.
         """
         status, message = 0, ''
         with contextlib.ExitStack() as self._stack:
@@ -158,7 +159,7 @@ class Session:
             return self.finish(status, message)
 
     def start_monitor(self) -> None:
-        """Start the web page, off the classifier's CPU; open it where there is a display."""
+        """Start the web page on the other CPUs; open it in a browser if there is a display."""
         if not self.options.has_monitor or self._other_cpus & self.cpus:
             return
         self._start_node('monitor', 'monitor_node', {'port': 0}, self._other_cpus)
@@ -167,7 +168,7 @@ class Session:
         found = PAGE_URL.search(log.read_text())
         assert found is not None
         self.monitor_url = found[0]
-        self.stage = f'a page shows the same in a browser: {self.monitor_url}'
+        self.stage = f'web page: {self.monitor_url}'
         self._view.show(self.scene())
         if any(os.environ.get(name) for name in ('DISPLAY', 'WAYLAND_DISPLAY')):
             webbrowser.open(self.monitor_url)
@@ -175,7 +176,7 @@ class Session:
     def start_classifier(
         self, name: str, parameters: Mapping[str, object], namespace: str = ''
     ) -> None:
-        """Start a classifier, alone until it is ready: it may be measuring this machine."""
+        """Start a classifier and wait until it is ready, because it may be measuring latencies."""
         others = ['-r', f'__ns:={namespace}', '-r', 'image_raw:=/image_raw'] if namespace else []
         given = {'family': self.options.family, **parameters}
         self._start_node(name, 'classifier_node', given, self.cpus, others)
@@ -184,21 +185,21 @@ class Session:
         self.recorders.append(recorder)
         self.links.append(link)
         self._stack.callback(link.close)
-        self._wait(name, name, lambda: recorder.level_count > 0 and link.can_steer)
+        self._wait(name, name, lambda: recorder.level_count > 0 and link.is_ready)
 
     def start_camera(self) -> None:
-        """Start the camera, a new scene in every image; return once all classifiers answer."""
+        """Start the camera, with a new scene in every image; wait until all classifiers answer."""
         parameters = {'source': 'signs', 'rate_hz': self.options.rate_hz, 'scene_period_s': 0.0}
         if self.options.source:
-            path = f'"{self.options.source}"'  # quoted: a name may look like a number
+            path = f'"{self.options.source}"'  # quoted, as YAML could read a number
             parameters |= {'source': 'folder', 'path': path, 'width': CAMERA_WIDTH}
         self._start_node('camera', 'camera_node', parameters, self._other_cpus, is_apart=True)
-        self._wait('camera', 'camera', lambda: all(r.is_hearing for r in self.recorders))
+        self._wait('camera', 'camera', lambda: all(r.is_receiving for r in self.recorders))
 
     def spin_for(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
-        """Listen and draw for a time, or until something holds.
+        """Receive messages and redraw for some time, or until a condition holds.
 
-        Raises PartError after a signal, and when a part died.
+        Raises PartError after a signal or the death of a process.
         """
         end_s = time.monotonic() + seconds
         while (left_s := end_s - time.monotonic()) > 0.0 and not until():
@@ -211,12 +212,12 @@ class Session:
             self._view.show(self.scene())
 
     @property
-    def whereabouts(self) -> str:
-        """Where the demo can be looked at: for the heading."""
+    def address(self) -> str:
+        """ROS domain and web page, for the heading."""
         return f'ROS_DOMAIN_ID={self.domain_id}   {self.monitor_url}'.rstrip()
 
     def conditions(self, message: str) -> dict[str, object]:
-        """Return what a summary says of machine and demo."""
+        """Return the conditions of the demo for its summary."""
         return {
             'machine': platform.platform(),
             'cpus': os.cpu_count(),
@@ -226,16 +227,15 @@ class Session:
         }
 
     def _wait(self, what: str, part: str, is_ready: Callable[[], bool]) -> None:
-        """Wait for a part; raise PartError, with the end of its log, when it takes too long."""
+        """Wait until a process is ready; raise PartError with the end of its log if it is not."""
         timeout_s = self.options.prepare_timeout_s
         self.spin_for(timeout_s, is_ready)
         if not is_ready():
             path = self.supervisor.log_path(part)
             raise PartError(
-                f'{what} was not ready within {timeout_s:g} s. A first start builds engines and '
-                'measures every level, which takes longer on a slow or busy machine: wait longer '
-                f'with --prepare-timeout-s, or see what it is doing. Its log ({path}) ends:\n'
-                f'{indented_tail(path)}'
+                f'{what} was not ready within {timeout_s:g} s. The first start builds engines and '
+                'measures every level, which takes longer on a slow or busy machine; increase '
+                f'--prepare-timeout-s. The end of its log ({path}):\n{indented_tail(path)}'
             )
 
     def _start_node(
@@ -267,7 +267,7 @@ class Comparison(Session):
         self._calibration: Calibration | None = None
 
     def play(self) -> None:
-        """Start the parts, calibrate, play the load once for each policy."""
+        """Start the processes, calibrate, and run the load once for each policy."""
         scope = {'constraints.latency_scope': 'node'}
         self.start_classifier('classifier', {**scope, **POLICIES[HIGHEST]})
         self.start_camera()
@@ -286,7 +286,7 @@ class Comparison(Session):
         self._keep_run()
 
     def finish(self, status: int, message: str) -> DemoResult:
-        """Write frames, summary and, after a demo that went to its end, the picture."""
+        """Write frames, summary and, after a complete demo, the picture."""
         runs = [run for run in [*self._runs, *self._playing()] if run.frames]
         calibration = self._calibration
         if calibration is None or not runs:
@@ -296,7 +296,7 @@ class Comparison(Session):
         write_frames([frame for run in runs for frame in run.frames], files[0])
         if not status and len(runs) == len(POLICIES):
             measures = {run.title: measure(run) for run in runs}
-            notes = [defeat(measures, self.busy_before), calibration.problem]
+            notes = [note_without_gain(measures, self.busy_before), calibration.problem]
             words = [*filter(None, notes), sentence(measures)]
             if self.options.has_plots:
                 from dynamic_ofa_ros.plotting.style import save_figure
@@ -320,10 +320,10 @@ class Comparison(Session):
         return DemoResult(status, message, files, runs, words)
 
     def scene(self) -> Scene:
-        """Return the finished runs and the one that is played."""
+        """Return the finished runs and the current run."""
         playing = self._playing()
         family = Path(self.options.family).name
-        heading = f'Dynamic-OFA demo   family {family}   {self.whereabouts}'
+        heading = f'Dynamic-OFA demo   family {family}   {self.address}'
         return Scene(heading, self.stage, [*self._runs, *playing], playing)
 
     def _playing(self) -> list[Run]:
@@ -344,8 +344,8 @@ class Comparison(Session):
         return choose(free_ms, trials)
 
     def _measured_ms(self, level: int, workers: int) -> list[float]:
-        """Return the latencies of some images at a level, with so many busy processes."""
-        self.stage = f'calibrating: level {level} beside {processes(workers)}'
+        """Return the latencies of some images at a level, with a number of busy processes."""
+        self.stage = f'calibrating: level {level} with {processes(workers)}'
         self.supervisor.set_busy(workers)
         self.links[0].set_parameters({'manager.policy': 'fixed', 'manager.fixed_level': level})
         self.spin_for(TICK_S)
@@ -362,13 +362,13 @@ class Comparison(Session):
     def _play_once(self, title: str, workers: int) -> None:
         self._title, self._begin_ns, self._loads = title, time.time_ns(), []
         onset_s, relief_s = (share * self._seconds for share in LOAD_SHARE)
-        self.stage = f'{title}: nothing competes'
+        self.stage = f'{title}: no load'
         self.spin_for(onset_s)
-        self.stage = f'{title}: beside {processes(workers)}'
+        self.stage = f'{title}: with {processes(workers)}'
         self.supervisor.set_busy(workers)
         self._loads = [(self._now_s, math.inf)]
         self.spin_for(relief_s - self._now_s)
-        self.stage = f'{title}: nothing competes any more'
+        self.stage = f'{title}: the load has ended'
         self.supervisor.set_busy(0)
         self._loads = [(self._loads[0][0], self._now_s)]
         self.spin_for(self._seconds - self._now_s)
@@ -382,7 +382,7 @@ class Comparison(Session):
         return (time.time_ns() - self._begin_ns) / 1e9
 
     def _run(self) -> Run:
-        """Return what was seen of the present run so far."""
+        """Return the current run so far."""
         span_ns = (self._begin_ns, self._begin_ns + round(1e9 * self._seconds), self._begin_ns)
         recorder = self.recorders[0]
         frames = recorder.frames(self._title, *span_ns, self._loads)
@@ -392,8 +392,8 @@ class Comparison(Session):
     def _caption(self, calibration: Calibration) -> str:
         table = self.recorders[0].table
         return (
-            'The same load three times on the same nodes: grey, '
-            f"{processes(calibration.workers)} on the classifier's CPU. A dot is a camera image: "
-            'the time from its arrival to its label. Shares are of all images, in brackets a 95 % '
-            f'interval. Family {table.family} on {table.platform}.'
+            'Three runs of the same nodes with the same load. Grey: '
+            f'{processes(calibration.workers)} on the CPU of the classifier. A dot is the time '
+            'from the arrival of an image to its label. Shares are of all images, with a 95 % '
+            f'confidence interval in brackets. Family {table.family} on {table.platform}.'
         )

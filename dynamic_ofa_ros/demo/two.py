@@ -1,7 +1,7 @@
-"""`dynamic-ofa demo --two`: two classifiers on one CPU choose their levels together, for real.
+"""`dynamic-ofa demo --two`: two classifiers on one CPU choose their levels together.
 
-Both see the same camera and share one CPU. They run free, get limits, then one matters more than
-the other, then the other dies without a word.
+Both receive the images of one camera. They first run without limits, then with limits; then one
+becomes more important, and finally the other one is killed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from dynamic_ofa_ros.recordings.measures import Run
 
 MODELS = ('model_a', 'model_b')
 SHARES = {'free run': 0.2, 'limits': 0.3, 'a matters more': 0.25, 'b has died': 0.25}
-"""The phases, and their shares of the demo's time."""
+"""Phases, with their shares of the duration."""
 
 LIMIT_SHARES = (0.85, 0.65)
-"""Limits of the two, as shares of what the top level takes while both run at theirs."""
+"""Limits of the classifiers, as shares of the latency while both run their highest level."""
 
 IMPORTANCE = 10.0
 SCOPE = 'inference'
@@ -36,7 +36,7 @@ class TwoModels(Session):
     marks: tuple[tuple[float, str], ...] = ()
 
     def play(self) -> None:
-        """Start the parts, and go through the phases."""
+        """Start the processes and run the phases."""
         parameters = {'manager.coordination': 'collective', 'constraints.latency_scope': SCOPE}
         for name in MODELS:
             self.start_classifier(name, parameters, f'/{name}')
@@ -49,7 +49,7 @@ class TwoModels(Session):
             self.spin_for(share * self.options.seconds)
 
     def finish(self, status: int, message: str) -> DemoResult:
-        """Write frames, a summary of each phase of each model, and the picture of both."""
+        """Write frames, a summary per model and phase, and the picture."""
         runs = [run for run in self._runs() if run.frames]
         if not runs:
             return DemoResult(status, message)
@@ -64,23 +64,23 @@ class TwoModels(Session):
             from dynamic_ofa_ros.recordings.picture import plot_runs
 
             caption = (
-                'Two classifiers on one CPU that choose their levels together. A dot is an image: '
-                'the time that inference took.'
+                'Two classifiers on one CPU choose their levels together. A dot is the inference '
+                'time of an image.'
             )
             files.append(save_figure(plot_runs(runs, caption), self.output / PICTURE_FILE))
         return DemoResult(status, message, files, phases)
 
     def scene(self) -> Scene:
-        """Return both models so far."""
+        """Return the runs of both models so far."""
         runs = self._runs()
-        return Scene(f'two models on one CPU   {self.whereabouts}', self.stage, runs, runs)
+        return Scene(f'two models on one CPU   {self.address}', self.stage, runs, runs)
 
     def _begin(self, phase: str) -> None:
         if phase == 'limits':
             for link, recorder, share in zip(
                 self.links, self.recorders, LIMIT_SHARES, strict=True
             ):
-                # Of the later answers: the first ones are still settling.
+                # The latency settles during the first half of the answers.
                 answers = recorder.answers(self.begin_ns)
                 top_ms = np.median(
                     [answer.inference_ms for answer in answers[len(answers) // 2 :]]
@@ -94,7 +94,7 @@ class TwoModels(Session):
             self.supervisor.kill(MODELS[1])
 
     def _runs(self) -> list[Run]:
-        """Return what was seen of each model so far; its latency is that of inference."""
+        """Return the run of each model so far, with the inference latencies."""
         if not self.begin_ns:
             return []
         runs = []
@@ -112,7 +112,7 @@ class TwoModels(Session):
 
 
 def _phases(run: Run) -> list[Run]:
-    """Return the parts of a run between its marks, those with an image."""
+    """Return the parts of a run between its marks that contain images."""
     ends_s = [time_s for time_s, _ in run.marks[1:]] + [run.seconds]
     parts = [
         replace(

@@ -1,4 +1,4 @@
-"""What the demo shows while it runs: charts on a terminal, a line a second elsewhere."""
+"""Output of the demo while it runs: charts on a terminal, otherwise one line per second."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.text import Text
 from dynamic_ofa_ros.recordings.measures import Run, measure, percent
 
 SMALLEST = (80, 20)
-"""With fewer columns and rows there is nothing to see; the demo then prints lines."""
+"""Columns and rows that charts need; on a smaller terminal the demo prints lines."""
 
 SECONDS_BETWEEN_LINES = 1.0
 LEVEL_ROWS = 7
@@ -26,7 +26,7 @@ TICKS_MS = tuple(m * 10.0**e for e in range(-1, 4) for m in (1.0, 2.0, 5.0))
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything on screen: all runs so far, and those of which charts are drawn."""
+    """The content of the screen: all runs so far, and the runs drawn as charts."""
 
     heading: str
     stage: str
@@ -35,9 +35,9 @@ class Scene:
 
 
 class View:
-    """Shows scenes: as charts where the console is a terminal that can show them, else as lines.
+    """Shows scenes as charts if the terminal can display them, otherwise as lines.
 
-    A context manager that gives the terminal back.
+    A context manager that restores the terminal.
     """
 
     def __init__(self, console: Console) -> None:
@@ -51,7 +51,7 @@ class View:
             and all(size >= least for size, least in zip(console.size, SMALLEST, strict=True))
             and importlib.util.find_spec('plotext') is not None
         )
-        # Drawn only by `show`, on this thread: a refresh thread would take time from inference.
+        # Only `show` redraws; a refresh thread would take CPU time from inference.
         self._live = Live(console=console, screen=True, auto_refresh=False) if can_show else None
 
     def __enter__(self) -> View:
@@ -64,7 +64,7 @@ class View:
             self._live.stop()
 
     def show(self, scene: Scene) -> None:
-        """Redraw; or print what is new, and a line about this moment when a second has passed."""
+        """Redraw the charts; or print each new stage, and a status line once per second."""
         if self._live:
             self._live.update(render(scene, *self._console.size), refresh=True)
         elif scene.stage != self._stage:
@@ -76,12 +76,12 @@ class View:
                 self._print(status_line(run))
 
     def _print(self, line: str) -> None:
-        # Never wrapped: a line is a line, also for grep.
+        # Lines are not wrapped, so that grep finds them.
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def status_line(run: Run) -> str:
-    """Return one line about the newest image of a run, and what the run amounts to so far."""
+    """Return one line with the newest image of a run and its measures so far."""
     answered = [frame for frame in run.frames if frame.is_answered]
     if not answered:
         return f'  {run.title}: no label yet'
@@ -95,7 +95,7 @@ def status_line(run: Run) -> str:
 
 
 def results_table(runs: Sequence[Run]) -> Table:
-    """Return what the runs amount to, a row each; it needs 80 columns."""
+    """Return a table with the measures of each run; it needs 80 columns."""
     table = Table(box=None, padding=(0, 1), header_style='bold')
     table.add_column('', no_wrap=True)
     for heading in ('late', 'right', 'right, on time', 'p50 ms', 'p95 ms', 'switches'):
@@ -115,7 +115,7 @@ def results_table(runs: Sequence[Run]) -> Table:
 
 
 def render(scene: Scene, width: int, height: int) -> RenderableType:
-    """Draw a scene for a size in characters."""
+    """Draw a scene with a width and height in characters."""
     parts: list[RenderableType] = [
         Text(scene.heading, style='bold', no_wrap=True, overflow='ellipsis'),
         Text(scene.stage, style='cyan', no_wrap=True, overflow='ellipsis'),
@@ -151,7 +151,7 @@ def _latency_chart(run: Run, width: int, rows: int) -> Text:
         )
     if limits_ms:
         plot.hline(math.log10(limits_ms[-1]), 'red')
-    # Of our own: plotext's logarithmic axis has ticks at odd numbers.
+    # The logarithmic axis of plotext puts ticks at unusual numbers.
     ticks = [value for value in TICKS_MS if low <= math.log10(value) <= high]
     plot.yticks([math.log10(value) for value in ticks], [f'{value:g}' for value in ticks])
     plot.ylim(low, high)
@@ -175,7 +175,7 @@ def _level_chart(run: Run, width: int, rows: int) -> Text:
 
 
 def _new_plot(run: Run, width: int, rows: int) -> Any:
-    """Return plotext, which has one figure for all, with an empty plot over the run's time."""
+    """Return plotext, a module with one global figure, with an empty plot over the run's time."""
     import plotext
 
     plotext.clear_figure()

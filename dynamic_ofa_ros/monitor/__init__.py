@@ -1,1 +1,1 @@
-"""A web page that shows the classifiers of a ROS graph and sets parameters: docs/monitor.md."""
+"""A web page that shows the classifiers of a ROS graph and sets their parameters."""

@@ -1,4 +1,4 @@
-"""Who may use the page: rules about addresses, host names, origins and the token."""
+"""The access rules of the page: addresses, host names, origins and the token."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ TOKEN_BYTES = 16
 
 
 class MonitorError(DynamicOfaError):
-    """A page that cannot be served: an address, a port or a token that cannot be used."""
+    """The page cannot be served because of its address, port or token."""
 
 
 @dataclass(frozen=True)
 class Access:
-    """The rules for one server.
+    """The access rules of one server.
 
-    address: what it listens on. token: what a browser must present; empty where none is needed.
+    address: the address that it listens on. token: required from browsers; empty for no token.
     """
 
     address: str
@@ -34,28 +34,28 @@ class Access:
         return _is_loopback(self.address)
 
     def accepts_host(self, host: str) -> bool:
-        """Return whether a request's Host header may be served.
+        """Return whether requests with this Host header are allowed.
 
-        Without a token only names of this machine: a page on the internet can let its own name
-        point to 127.0.0.1 (DNS rebinding), but the browser then still sends that name. With a
-        token any name: the browser keeps the token for the name that the user opened.
+        Without a token, only names of this machine are allowed: a page on the internet can let its
+        own name point to 127.0.0.1 (DNS rebinding), but the browser sends that name. With a token,
+        any name is allowed, because the browser stores the token for the name the user opened.
         """
         return bool(self.token) or _is_loopback(_hostname(host))
 
     def accepts_origin(self, origin: str, host: str) -> bool:
-        """Return whether a page of this origin may connect: only the page that we served."""
+        """Return whether a page of this origin may connect; only the page of this server may."""
         parts = urlsplit(origin)
         return parts.scheme in ('http', 'https') and parts.netloc.lower() == host.lower() != ''
 
     def accepts_token(self, token: str) -> bool:
-        """Return whether a token is the right one; anything is where none is needed."""
+        """Return whether a token is correct; every token is if none is required."""
         return not self.token or hmac.compare_digest(token.encode(), self.token.encode())
 
 
 def access_for(address: str, token: str) -> Access:
-    """Return the rules for an address; a token is made where one is needed and none given.
+    """Return the rules for an address; generate a token if one is required and none is given.
 
-    Raises MonitorError for what is no address, and for a token that can be guessed.
+    Raises MonitorError for an invalid address and for a short token.
     """
     if address != 'localhost':
         try:
@@ -67,7 +67,7 @@ def access_for(address: str, token: str) -> Access:
     if token and len(token) < MIN_TOKEN_LENGTH:
         raise MonitorError(
             f'token has {len(token)} characters; it must have {MIN_TOKEN_LENGTH} or more, or be '
-            'empty: one is made then'
+            'empty to generate one'
         )
     if not token and not _is_loopback(address):
         token = secrets.token_urlsafe(TOKEN_BYTES)
@@ -75,7 +75,7 @@ def access_for(address: str, token: str) -> Access:
 
 
 def _hostname(host: str) -> str:
-    """Return the name in a Host header, without the port; empty where there is none."""
+    """Return the name in a Host header without the port, or ''."""
     try:
         return urlsplit(f'//{host}').hostname or ''
     except ValueError:

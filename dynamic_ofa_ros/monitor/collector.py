@@ -22,11 +22,11 @@ UNKNOWN_NODE_NAME = '_NODE_NAME_UNKNOWN_'
 
 MAX_CLASSIFIERS = 16
 FORGET_AFTER_S = 300.0
-"""How long a classifier that has gone stays on the page."""
+"""Time after which a classifier that has stopped is removed from the page."""
 
 
 class Collector:
-    """Watches every node that publishes telemetry. Use on the executor's thread.
+    """Watches every node that publishes telemetry. Use it on the executor's thread.
 
     `set_watching` and `set_parameter` may be called on any thread.
     """
@@ -48,7 +48,7 @@ class Collector:
         node.create_timer(DISCOVERY_PERIOD_S, self.discover, clock=self._steady)
 
     def set_watching(self, is_watching: bool) -> None:
-        """Say whether anybody looks: without, telemetry, images and parameters are left alone."""
+        """Set whether a page is open; otherwise telemetry, images and parameters are not read."""
         self._command(lambda: self._watch(is_watching))
 
     def set_parameter(self, name: str, parameter: str, value: Any, answer: Answer) -> None:
@@ -63,7 +63,7 @@ class Collector:
         self._watches.clear()
 
     def discover(self) -> None:
-        """Look for classifiers that have come or gone, and for what they subscribe to."""
+        """Find new and stopped classifiers, and the topics of the running ones."""
         now_s = time.monotonic()
         found = self._publishers()
         for name, (node_name, namespace, topic) in found.items():
@@ -71,7 +71,7 @@ class Collector:
             if watch is None:
                 continue
             watch.seen_s = now_s
-            self._revive(watch)
+            self._mark_alive(watch)
             self._connect(watch, node_name, namespace, topic)
         for name, watch in list(self._watches.items()):
             if name not in found:
@@ -83,13 +83,13 @@ class Collector:
                 watch.parameters.update()
 
     def _publishers(self) -> dict[str, tuple[str, str, str]]:
-        """Return node name, namespace and topic of all that publish telemetry, by full name."""
+        """Return node name, namespace and topic of each publisher of telemetry, by full name."""
         found = {}
         for topic, types in self._node.get_topic_names_and_types():
             if TELEMETRY_TYPE in types:
                 for info in self._node.get_publishers_info_by_topic(topic):
                     if info.node_name == UNKNOWN_NODE_NAME:
-                        continue  # the middleware learns a publisher before its node
+                        continue  # the middleware may discover a publisher before its node
                     full_name = f'{info.node_namespace.rstrip("/")}/{info.node_name}'
                     found[full_name] = info.node_name, info.node_namespace, topic
         return found
@@ -108,14 +108,14 @@ class Collector:
             self._picture_period_s,
         )
         self._watches[name] = watch
-        self._node.get_logger().info(f'found {name}')
+        self._node.get_logger().info(f'found classifier {name}')
         return watch
 
     def _remove(self, name: str) -> None:
         self._watches.pop(name).close()
         self._records.remove(name)
 
-    def _revive(self, watch: Watch) -> None:
+    def _mark_alive(self, watch: Watch) -> None:
         with self._records.lock:
             was_alive, watch.record.is_alive = watch.record.is_alive, True
         if not was_alive and watch.parameters is not None:
@@ -129,7 +129,7 @@ class Collector:
                 return
             watch.open(topic)
             subscribed = self._node.get_subscriber_names_and_types_by_node(node_name, namespace)
-        except RuntimeError:  # it has just gone: rclpy's NodeNameNonExistentError is one
+        except RuntimeError:  # NodeNameNonExistentError: the node has just stopped
             return
         images = [
             (name, kind) for name, types in subscribed for kind in types if kind in IMAGE_TYPES
@@ -145,7 +145,7 @@ class Collector:
                 ParameterEvent, '/parameter_events', self._on_event, qos_profile_parameter_events
             )
             if self._picture_period_s:
-                # Wakes the executor, which then asks whether images are due.
+                # Wakes the executor, which then checks whether images are due.
                 self._pace = self._node.create_timer(
                     self._picture_period_s, lambda: None, clock=self._steady
                 )

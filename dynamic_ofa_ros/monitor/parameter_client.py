@@ -1,4 +1,4 @@
-"""The parameters of one node: what they are, their values, and setting them."""
+"""The parameters of one node: descriptions, values and changes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from dynamic_ofa_ros.monitor.records import clean
 
 ANSWER_TIMEOUT_S = 5.0
 MAX_PENDING = 16
-"""Requests that may wait for their answer; more are refused."""
+"""Largest number of unanswered requests; further requests are rejected."""
 
 MAX_TEXT = 256
 CHOICES = 'One of: '
-"""How our descriptors begin the list of a string's values."""
+"""Prefix of the allowed values of a string in the descriptors of this package."""
 
 HIDDEN = ('qos_overrides.', 'use_sim_time', 'start_type_description_service')
 KINDS = {
@@ -35,13 +35,13 @@ KINDS = {
 }
 
 Answer = Callable[[bool, str], None]
-"""Takes whether a value was taken and, where it was not, why."""
+"""Called with whether a value was accepted and, if not, the reason."""
 
 
 class ParameterClient:
-    """Asks a node for its parameters, and sets them. Use on the executor's thread.
+    """Reads and sets the parameters of a node. Use it on the executor's thread.
 
-    on_parameters: takes all that can be set, by name, each time they were asked for.
+    on_parameters: called with all writable parameters, by name, each time they were read.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ParameterClient:
         )
 
     def update(self) -> None:
-        """Ask for the parameters once the node is there; give up what it does not answer."""
+        """Request the parameters once the node is available; cancel requests that timed out."""
         now_s = time.monotonic()
         for future, (client, deadline_s, answer) in list(self._pending.items()):
             if now_s > deadline_s:
@@ -73,11 +73,11 @@ class ParameterClient:
             self._call(self._list, ListParameters.Request(), self._on_names)
 
     def ask_again(self) -> None:
-        """Ask for everything anew at the next update: the node has been started again."""
+        """Request all parameters again at the next update, because the node was restarted."""
         self._is_asked = False
 
     def set(self, parameter: Mapping[str, Any], value: Any, answer: Answer) -> None:
-        """Set a parameter, as it was described; `answer` is called once."""
+        """Set a parameter, given by its description; `answer` is called once."""
         problem = problem_of(parameter, value)
         if problem:
             answer(False, problem)
@@ -99,13 +99,13 @@ class ParameterClient:
             self._call(self._set, request, finish, answer)
 
     def close(self) -> None:
-        """Give up all requests."""
+        """Cancel all requests."""
         for client in (self._list, self._describe, self._get, self._set):
             self._node.destroy_client(client)
         pending, self._pending = self._pending, {}
         for _, _, answer in pending.values():
             if answer is not None:
-                answer(False, 'the node has gone')
+                answer(False, 'the node has stopped')
 
     def _call(
         self,
@@ -141,7 +141,7 @@ class ParameterClient:
 
 
 def described(descriptor: Any, value: Any) -> dict[str, Any] | None:
-    """Return a parameter as pages get it; None for a list and for one that has no value."""
+    """Return a parameter in the format of pages; None for lists and for unset parameters."""
     kind = KINDS.get(value.type)
     if kind is None:
         return None
@@ -161,14 +161,14 @@ def described(descriptor: Any, value: Any) -> dict[str, Any] | None:
 
 
 def value_of(name: str, value: Any) -> Any:
-    """Return the Python value of rcl_interfaces/ParameterValue."""
+    """Return the Python value of a rcl_interfaces/ParameterValue."""
     return Parameter.from_parameter_msg(ParameterMessage(name=name, value=value)).value
 
 
 def problem_of(parameter: Mapping[str, Any], value: Any) -> str:
-    """Return why a value from a page cannot be sent as a parameter; empty where it can.
+    """Return why a value from a page has the wrong type for a parameter, or ''.
 
-    Only its type counts: whether it makes sense the node says.
+    The node itself checks whether the value is allowed.
     """
     kind = parameter['kind']
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -179,4 +179,4 @@ def problem_of(parameter: Mapping[str, Any], value: Any) -> str:
         'str': isinstance(value, str) and len(value) <= MAX_TEXT,
     }[kind]
     words = {'bool': 'true or false', 'int': 'an integer', 'float': 'a number', 'str': 'a text'}
-    return '' if is_fit else f'{parameter["name"]} takes {words[kind]}'
+    return '' if is_fit else f'{parameter["name"]} must be {words[kind]}'

@@ -11,11 +11,11 @@ JPEG_QUALITY = 75
 
 
 def jpeg(image: ImageSource, max_width: int) -> bytes:
-    """Return an image as JPEG, at most `max_width` px wide; raise ImageError when impossible."""
+    """Return an image as JPEG, at most `max_width` px wide; raise ImageError if it is damaged."""
     rgb = image.decode()
     height, width = rgb.shape[:2]
     if width > max_width:
-        # Linear, not by area: good enough for a look, in a tenth of the time.
+        # Linear interpolation is good enough for a preview, and ten times as fast as by area.
         size = (max_width, max(1, round(height * max_width / width)))
         bgr = cv2.cvtColor(
             cv2.resize(rgb, size, interpolation=cv2.INTER_LINEAR), cv2.COLOR_RGB2BGR

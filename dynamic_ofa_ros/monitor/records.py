@@ -1,6 +1,6 @@
-"""What is known of the classifiers, bounded, and what a page has not seen of it yet.
+"""Records of the classifiers, of limited size, and the part that a page has not received yet.
 
-Written on ROS's thread, read on the web server's. Times are seconds of the system's clock.
+Written on the ROS thread, read on the web server's thread. Times are in s of the system clock.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Any
 MAX_FRAMES = 3600
 MAX_SWITCHES = 100
 RECENT_FRAMES = 30
-"""Frames over which the part of the latency outside inference is taken (median)."""
+"""Number of frames for the median of the latency outside inference."""
 
 STAGES = (
     'input_age_ms', 'executor_wait_ms', 'queue_wait_ms', 'preprocess_ms', 'inference_ms',
     'postprocess_ms',
 )  # fmt: skip
-"""The stages of a frame that telemetry measures, in order; `publish_ms` is what is left."""
+"""The stages of a frame in telemetry, in order; `publish_ms` is the remaining time."""
 
 FRAME_FIELDS = (
     'time_s', *STAGES, 'publish_ms', 'node_ms', 'end_to_end_ms', 'max_latency_ms', 'level',
 )  # fmt: skip
-"""The columns of a frame as pages get it."""
+"""The columns of a frame that is sent to pages."""
 
 LATEST_FIELDS = (
     'sequence', 'latency_p50_ms', 'latency_p95_ms', 'throughput_hz', 'lost_frames',
@@ -42,12 +42,12 @@ LATENCY_OF_SCOPE = {'inference': 'inference_ms', 'node': 'node_ms', 'end_to_end'
 SCOPE_PARAMETER = 'constraints.latency_scope'
 
 Cursor = dict[str, tuple[int, int, int, int]]
-"""By classifier: how many frames and switches a page has seen, and which levels and parameters."""
+"""By classifier: frames and switches sent to a page; revisions of its levels and parameters."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A camera image as JPEG, with the stamp by which its frame is found."""
+    """A camera image as JPEG, with its stamp (seconds, nanoseconds)."""
 
     jpeg: bytes
     stamp: tuple[int, int]
@@ -55,7 +55,7 @@ class Picture:
 
 @dataclass
 class Record:
-    """All that is known of one classifier. Use under the lock of its Records."""
+    """The record of one classifier. Hold the lock of its Records while using it."""
 
     name: str
     is_alive: bool = True
@@ -77,7 +77,7 @@ class Record:
     parameter_revision: int = 0
 
     def add_telemetry(self, message: Any, time_s: float) -> None:
-        """Add a frame: dynamic_ofa_ros/Telemetry."""
+        """Add a frame from a dynamic_ofa_ros/Telemetry."""
         self.frames.append(frame_of(message, time_s))
         self.frame_count += 1
         self.latest = message
@@ -92,7 +92,7 @@ class Record:
         )
 
     def add_levels(self, message: Any) -> None:
-        """Take the look-up table: dynamic_ofa_ros/LevelArray."""
+        """Set the look-up table from a dynamic_ofa_ros/LevelArray."""
         self.family, self.platforms = message.family, tuple(message.platforms)
         self.levels = [
             {
@@ -112,7 +112,7 @@ class Record:
         self.level_revision += 1
 
     def add_switch(self, message: Any, time_s: float) -> None:
-        """Add a switch: dynamic_ofa_ros/ActiveLevel."""
+        """Add a switch from a dynamic_ofa_ros/ActiveLevel."""
         self.switches.append(
             {
                 'time_s': time_s,
@@ -130,27 +130,27 @@ class Record:
         self.switch_count += 1
 
     def set_parameters(self, parameters: dict[str, dict[str, Any]]) -> None:
-        """Take all parameters anew, by name."""
+        """Replace all parameters, by name."""
         self.parameters = parameters
         self.parameter_revision += 1
 
     def set_values(self, values: Iterable[tuple[str, Any]]) -> None:
-        """Take changed values of parameters that are known."""
+        """Update the values of known parameters."""
         for name, value in values:
             if name in self.parameters:
                 self.parameters[name]['value'] = clean(value)
                 self.parameter_revision += 1
 
     def set_picture(self, picture: Picture) -> None:
-        """Take the newest camera image."""
+        """Set the newest camera image."""
         self.picture = picture
         self.pictures += 1
 
     def predictions_ms(self) -> list[float | None]:
-        """Return the latency that each level is estimated to have now, in the limit's scope.
+        """Return the estimated latency of each level now, in the scope of the limit.
 
-        The node predicts that of the active level. Inference at another level is taken to change
-        as it does in the profile; what passes outside inference is taken to stay.
+        The node predicts the latency of the active level. For the other levels, inference is
+        scaled by the latency profile, and the time outside inference is assumed to be the same.
         """
         latest = self.latest
         own = self.latencies_ms.get(latest.platform) if latest is not None else None
@@ -172,7 +172,7 @@ class Record:
         return [finite(inside_ms * level_ms / active_ms + outside_ms) for level_ms in own]
 
     def answer_to(self, stamp: tuple[int, int]) -> dict[str, Any]:
-        """Return label, score and level of the frame with a stamp, else of the newest."""
+        """Return label, score and level of the frame with a stamp, or of the newest frame."""
         newest: dict[str, Any] = self.answers[-1] if self.answers else {}
         if stamp == (0, 0):
             return newest
@@ -181,7 +181,7 @@ class Record:
 
 
 class Records:
-    """The records of all classifiers, by name; hold `lock` while using one."""
+    """The records of all classifiers, by name. Hold `lock` while using a record."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -191,26 +191,26 @@ class Records:
         return len(self._records)
 
     def create(self, name: str) -> Record:
-        """Return a new record."""
+        """Create and return a record."""
         record = Record(name)
         with self.lock:
             self._records[name] = record
         return record
 
     def remove(self, name: str) -> None:
-        """Forget a classifier."""
+        """Remove the record of a classifier."""
         with self.lock:
             self._records.pop(name, None)
 
     def parameter(self, name: str, parameter: str) -> dict[str, Any] | None:
-        """Return what is known of a parameter that can be set; None where there is none."""
+        """Return the description of a writable parameter, or None."""
         with self.lock:
             record = self._records.get(name)
             found = record.parameters.get(parameter) if record is not None else None
             return dict(found) if found is not None else None
 
     def update(self, cursor: Cursor) -> list[dict[str, Any]]:
-        """Return what a page has not seen, one entry a classifier, and advance its cursor."""
+        """Return an entry per classifier with the news for a page, and advance its cursor."""
         with self.lock:
             entries = [
                 _entry(record, cursor.get(record.name, (0, 0, 0, 0)))
@@ -232,7 +232,7 @@ class Records:
         return entries
 
     def pictures(self, seen: dict[str, int]) -> list[tuple[dict[str, Any], bytes]]:
-        """Return the pictures that a page has not seen, each with the answer to it."""
+        """Return the pictures that a page has not received, each with its answer."""
         found = []
         with self.lock:
             for record in self._records.values():
@@ -266,15 +266,15 @@ def _entry(record: Record, seen: tuple[int, int, int, int]) -> dict[str, Any]:
 
 
 def _last(items: Sequence[Any] | deque[Any], count: int) -> list[Any]:
-    """Return the last items, at most as many as there are."""
+    """Return the last `count` items, or all if there are fewer."""
     count = min(max(0, count), len(items))
     return list(islice(items, len(items) - count, len(items)))
 
 
 def frame_of(message: Any, time_s: float) -> tuple[Any, ...]:
-    """Return the columns FRAME_FIELDS of dynamic_ofa_ros/Telemetry; None = not measured."""
+    """Return the columns FRAME_FIELDS of a dynamic_ofa_ros/Telemetry; None = not measured."""
     stages = [finite(getattr(message, name)) for name in STAGES]
-    # Wait and processing are contiguous from arrival on: the rest is publishing.
+    # The stages after arrival are contiguous; the remaining time is that of publishing.
     inside = sum(value or 0.0 for value in stages[1:])
     node_ms = finite(message.node_ms)
     publish_ms = None if node_ms is None else round(max(0.0, node_ms - inside), 3)
@@ -290,10 +290,10 @@ def frame_of(message: Any, time_s: float) -> tuple[Any, ...]:
 
 
 def finite(value: float) -> float | None:
-    """Return a number, three decimals; None for NaN and infinity, which JSON does not have."""
+    """Return a number rounded to three decimals; None for NaN and infinity, which JSON lacks."""
     return round(value, 3) if math.isfinite(value) else None
 
 
 def clean(value: Any) -> Any:
-    """Return a field of a message as JSON can hold it."""
+    """Return the value of a message field for JSON."""
     return finite(value) if isinstance(value, float) else value

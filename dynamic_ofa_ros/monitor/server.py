@@ -1,4 +1,4 @@
-"""Serves the page, and sends each open page what it has not seen, ten times a second."""
+"""The web server: serves the page and sends updates to open pages ten times a second."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PERIOD_MS = 100
 MAX_PAGES = 8
 MAX_MESSAGE_BYTES = 4096
 PING_S = 10.0
-"""A page that answers no ping, such as one on a telephone out of reach, is closed."""
+"""A page that does not answer pings, for example on a phone out of range, is closed."""
 
 JOIN_TIMEOUT_S = 5.0
 HEADERS = {
@@ -43,13 +43,14 @@ HEADERS = {
 _log = logging.getLogger(__name__)
 
 SetParameter = Callable[[str, str, Any, Answer], None]
-"""Takes classifier, parameter, value, and what to call with the answer, on any thread."""
+"""Called with classifier, parameter, value and a callback for the answer, on any thread."""
 
 
 class PageServer:
-    """The web server, on a thread of its own.
+    """The web server, on its own thread.
 
-    set_watching: told whether any page is open, on the server's thread, when that changes.
+    set_watching: called on this thread with True when the first page opens, and with False when
+    the last page closes.
     """
 
     def __init__(
@@ -72,22 +73,22 @@ class PageServer:
 
     @property
     def url(self) -> str:
-        """Where the page is, token included; call `start` before."""
+        """URL of the page, including the token; valid after `start`."""
         address = self.access.address
         host = f'[{address}]' if ':' in address else address
         query = f'?token={self.access.token}' if self.access.token else ''
         return f'http://{host}:{self._port}/{query}'
 
     def start(self) -> None:
-        """Begin to serve; raise MonitorError where the port cannot be had."""
+        """Start serving; raise MonitorError if the port is not available."""
         address = self.access.address
         family = socket.AF_INET6 if ':' in address else socket.AF_INET
         try:
             self._socket = socket.create_server((address, self._port), family=family)
         except OSError as error:
             raise MonitorError(
-                f'port {self._port} of {address} cannot be had ({os.strerror(error.errno or 0)}): '
-                'name another with -p port:=...'
+                f'port {self._port} of {address} is not available '
+                f'({os.strerror(error.errno or 0)}); choose another with -p port:=...'
             ) from None
         self._socket.setblocking(False)
         self._port = self._socket.getsockname()[1]
@@ -95,13 +96,13 @@ class PageServer:
         self._is_ready.wait()
 
     def close(self) -> None:
-        """End all pages and the thread."""
+        """Close all pages and end the thread."""
         if self._loop is not None:
             self._loop.add_callback(self._stop)
             self._thread.join(JOIN_TIMEOUT_S)
 
     def join(self, page: PageSocket) -> bool:
-        """Take a page in; False where there are too many."""
+        """Register an open page; return False if too many are open."""
         if len(self._pages) >= MAX_PAGES:
             return False
         self._pages.add(page)
@@ -111,7 +112,7 @@ class PageServer:
         return True
 
     def leave(self, page: PageSocket) -> None:
-        """Forget a page."""
+        """Unregister a page."""
         if page in self._pages:
             self._pages.remove(page)
             if not self._pages:
@@ -119,7 +120,7 @@ class PageServer:
                 self._set_watching(False)
 
     def call(self, callback: Callable[[], None]) -> None:
-        """Run something on the server's thread, from any thread."""
+        """Run a callback on the server's thread; may be called on any thread."""
         if self._loop is not None:
             self._loop.add_callback(callback)
 
@@ -137,7 +138,7 @@ class PageServer:
         self._ticks.stop()
         server.stop()
         for page in list(self._pages):
-            page.close(1001, 'monitor_node ends')
+            page.close(1001, 'monitor_node has stopped')
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(server.close_all_connections(), JOIN_TIMEOUT_S / 2.0)
 
@@ -163,62 +164,62 @@ class PageServer:
 
     @property
     def cookie(self) -> str:
-        """The name of the cookie that holds the token: browsers share cookies among ports."""
+        """Name of the cookie with the token; it differs by port, as browsers ignore the port."""
         return f'dynamic_ofa_monitor_{self._port}'
 
 
 class GuardedHandler(RequestHandler):
-    """Refuses what the rules of the server do not allow, whatever is asked for."""
+    """Rejects requests that the access rules of the server do not allow."""
 
     _refusal = ''
 
     @property
     def server(self) -> PageServer:
-        """The server that this is a request to."""
+        """The server of this request."""
         found: PageServer = self.application.settings['page_server']
         return found
 
     def set_default_headers(self) -> None:
-        """Let the browser load nothing from elsewhere, and frame the page nowhere."""
+        """Forbid content from other servers, and forbid other pages to embed this page."""
         for name, value in HEADERS.items():
             self.set_header(name, value)
         self.clear_header('Server')
 
     def prepare(self) -> None:
-        """Refuse a foreign host name and a wrong token."""
+        """Reject foreign host names and wrong tokens."""
         if not self.server.access.accepts_host(self.request.host):
-            self.refuse(f'the host name {self.request.host[:80]!r} is not this machine')
+            self.refuse(f'the host name {self.request.host[:80]!r} is not that of this machine')
         if not self.has_token():
-            self.refuse('the token is missing or wrong: open the address that monitor_node logs')
+            self.refuse('the token is missing or wrong; open the address that monitor_node logs')
 
     def has_token(self) -> bool:
-        """Return whether the cookie has the token."""
+        """Return whether the cookie contains the token."""
         cookie = self.get_cookie(self.server.cookie) or ''
         return self.server.access.accepts_token(cookie)
 
     def refuse(self, reason: str) -> NoReturn:
         """Answer with status 403 and the reason."""
-        _log.warning('a request from %s is refused: %s', self.request.remote_ip, reason)
+        _log.warning('request from %s rejected: %s', self.request.remote_ip, reason)
         self._refusal = reason
         raise HTTPError(403)
 
     def log_exception(self, *of_error: Any) -> None:
-        """Log nothing of refusals, which are logged already, and all else."""
+        """Log all errors except rejected requests, which are logged already."""
         if not isinstance(of_error[1], HTTPError):
             super().log_exception(*of_error)
 
     def write_error(self, status_code: int, **details: Any) -> None:
-        """Answer in one line of text."""
+        """Answer with one line of text."""
         text = self._refusal or f'status {status_code}'
         self.set_header('Content-Type', 'text/plain; charset=utf-8')
         self.finish(f'{text}\n')
 
 
 class IndexHandler(GuardedHandler):
-    """The page; a token in the address becomes a cookie, and leaves the address."""
+    """The page. A token in the URL is moved to a cookie."""
 
     def has_token(self) -> bool:
-        """Return whether address or cookie has the token."""
+        """Return whether the URL or the cookie contains the token."""
         given = self.get_query_argument('token', '')
         return self.server.access.accepts_token(given) if given else super().has_token()
 
@@ -238,10 +239,10 @@ class FileHandler(GuardedHandler, StaticFileHandler):
 
 
 class PageSocket(GuardedHandler, WebSocketHandler):
-    """One open page."""
+    """The connection of one open page."""
 
     def prepare(self) -> None:
-        """Refuse also pages of other origins: they could set parameters."""
+        """Also reject pages of other origins, because they could set parameters."""
         super().prepare()
         origin = self.request.headers.get('Origin', '')
         if not self.server.access.accepts_origin(origin, self.request.host):
@@ -252,7 +253,7 @@ class PageSocket(GuardedHandler, WebSocketHandler):
         return self.server.access.accepts_origin(origin, self.request.host)
 
     def open(self, *args: str, **kwargs: str) -> None:
-        """Take the page in."""
+        """Register the page."""
         self._cursor: Cursor = {}
         self._seen_pictures: dict[str, int] = {}
         self._sending: asyncio.Future[None] | None = None
@@ -262,11 +263,11 @@ class PageSocket(GuardedHandler, WebSocketHandler):
         self._send({'fields': FRAME_FIELDS})
 
     def on_close(self) -> None:
-        """Forget the page."""
+        """Unregister the page."""
         self.server.leave(self)
 
     def update(self) -> None:
-        """Send what is new, unless the page has not yet taken what was sent before."""
+        """Send the news, unless the previous update is still being sent."""
         if self._sending is not None and not self._sending.done():
             return
         self._send({'classifiers': self.server.records.update(self._cursor)})
@@ -281,12 +282,12 @@ class PageSocket(GuardedHandler, WebSocketHandler):
             number, value = int(request['id']), request['value']
             names = str(request['classifier']), str(request['parameter'])
         except (KeyError, TypeError, ValueError, RecursionError):
-            self.close(1003, 'not understood')
+            self.close(1003, 'invalid message')
             return
 
         def answer(is_taken: bool, reason: str) -> None:
-            told = {'answer': {'id': number, 'taken': is_taken, 'reason': reason}}
-            self.server.call(lambda: self._send(told))
+            content = {'answer': {'id': number, 'taken': is_taken, 'reason': reason}}
+            self.server.call(lambda: self._send(content))
 
         self.server.set_parameter(*names, value, answer)
 
@@ -303,6 +304,6 @@ class PageSocket(GuardedHandler, WebSocketHandler):
 
 
 def _forget_error(sending: asyncio.Future[None]) -> None:
-    """A page that closes while it is written to is no error."""
+    """Ignore the error of a page that closes while data is sent to it."""
     if not sending.cancelled():
         sending.exception()

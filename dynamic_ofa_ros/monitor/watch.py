@@ -1,4 +1,4 @@
-"""Everything that is subscribed of one classifier."""
+"""The subscriptions to one classifier."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ IMAGE_TYPES = {'sensor_msgs/msg/Image': Image, 'sensor_msgs/msg/CompressedImage'
 
 
 class PacedGroup(MutuallyExclusiveCallbackGroup):  # type: ignore[misc]  # rclpy is untyped
-    """Callbacks that run every so often only; what comes between stays in the middleware.
+    """A callback group that runs at most one callback per period.
 
-    With a queue of one that replaces it: a message that nobody wants is never converted.
+    Later messages wait in the middleware. With a queue of one message, a newer message replaces
+    the waiting one, so that only the messages that are used are converted.
     """
 
     def __init__(self, period_s: float) -> None:
@@ -33,20 +34,20 @@ class PacedGroup(MutuallyExclusiveCallbackGroup):  # type: ignore[misc]  # rclpy
         self._next_s = 0.0
 
     def can_execute(self, entity: Any) -> bool:
-        """Return whether it is time again."""
+        """Return whether a callback is due."""
         return time.monotonic() >= self._next_s and bool(super().can_execute(entity))
 
     def beginning_execution(self, entity: Any) -> bool:
-        """Note that a callback runs now."""
+        """Record the time at which a callback starts."""
         self._next_s = time.monotonic() + self._period_s
         return bool(super().beginning_execution(entity))
 
 
 class Watch:
-    """The subscriptions on one classifier. Use on the executor's thread.
+    """The subscriptions to one classifier. Use it on the executor's thread.
 
-    Levels and switches, which are rare, always; telemetry, images and parameters only while open.
-    picture_width: in px. picture_period_s: 0 = no pictures.
+    Levels and switches, which are rare, are always read; telemetry, images and parameters only
+    while a page is open. picture_width: in px. picture_period_s: 0 = no pictures.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Watch:
 
     @property
     def record(self) -> Record:
-        """Where it writes."""
+        """The record that is updated."""
         return self._record
 
     def find_latched(self, topics: dict[str, str]) -> None:
@@ -90,7 +91,7 @@ class Watch:
                 )
 
     def open(self, telemetry_topic: str) -> None:
-        """Take telemetry and ask for the parameters."""
+        """Subscribe to telemetry and request the parameters."""
         if self._telemetry is None:
             self._telemetry = self._node.create_subscription(
                 Telemetry, telemetry_topic, self._on_telemetry, qos.TELEMETRY
@@ -99,7 +100,7 @@ class Watch:
             self.parameters = ParameterClient(self._node, self._record.name, self._on_parameters)
 
     def watch_images(self, topic: str, type_name: str) -> None:
-        """Take images of the topic that the classifier takes; none where it is empty."""
+        """Subscribe to the image topic of the classifier, or to none if `topic` is empty."""
         if topic == self._image_topic or self._period_s <= 0.0:
             return
         self._close_images()
@@ -107,7 +108,7 @@ class Watch:
         with self._records.lock:
             self._record.image_topic = topic
         if topic:
-            # Best effort fits every publisher, and nothing is sent twice because of us.
+            # Best effort is compatible with every publisher and causes no retransmissions.
             self._image = self._node.create_subscription(
                 IMAGE_TYPES[type_name],
                 topic,
@@ -117,17 +118,17 @@ class Watch:
             )
 
     def pause(self) -> None:
-        """End what costs something."""
+        """End the subscriptions that only an open page needs."""
         self._close_images()
         if self._telemetry is not None:
             self._node.destroy_subscription(self._telemetry)
             self._telemetry = None
         if self.parameters is not None:
-            # Its clients stay: the node warns of answers whose client has gone.
+            # The clients stay, because the node warns about answers to destroyed clients.
             self.parameters.ask_again()
 
     def close(self) -> None:
-        """End everything."""
+        """End all subscriptions."""
         self.pause()
         if self.parameters is not None:
             self.parameters.close()
@@ -149,7 +150,7 @@ class Watch:
             self._record.add_levels(message)
 
     def _on_switch(self, message: Any) -> None:
-        """Add a switch, at the time of its frame: a latched one may be old."""
+        """Add a switch with the time of its frame, because a latched message may be old."""
         now_s, stamp = time.time(), message.header.stamp
         stamp_s = stamp.sec + 1e-9 * stamp.nanosec
         is_plausible = 0.0 <= now_s - stamp_s <= MAX_STAMP_AGE_S
@@ -170,6 +171,6 @@ class Watch:
         try:
             data = jpeg(image, self._width)
         except (ImageError, cv2.error):
-            return  # the classifier rejects it, too, and says so
+            return  # the classifier also rejects the image and reports why
         with self._records.lock:
             self._record.set_picture(Picture(data, (stamp.sec, stamp.nanosec)))

@@ -38,7 +38,7 @@ CLASSIFIER_FIXED = (
     ParameterSpec(
         'family',
         default_family(),
-        'Family: a directory, or a name such as `signs`, `imagenet` or a family of your own.',
+        'A directory, or a name such as `signs`.',
         is_live=False,
     ),
     ParameterSpec(
@@ -52,23 +52,21 @@ CLASSIFIER_FIXED = (
     ParameterSpec(
         'engine',
         'auto',
-        'Inference engine; `auto` = the fastest with correct results on this machine, measured '
-        'once.',
+        '`auto` = the fastest with correct results, measured at the first start.',
         choices=('auto', *engine_names()),
         is_live=False,
     ),
     ParameterSpec(
         'precision',
         'fp32',
-        'Number format of inference; `bf16` and `fp16` require a processor that supports them and '
-        'engine `openvino` or, for `fp16`, `tensorrt`.',
+        '`bf16` requires engine `openvino`, `fp16` requires `openvino` or `tensorrt`.',
         choices=PRECISIONS,
         is_live=False,
     ),
     ParameterSpec(
         'threads',
         1,
-        'Number of threads for inference and preprocessing.',
+        'Threads for inference and preprocessing.',
         lowest=1,
         highest=64,
         is_live=False,
@@ -76,8 +74,7 @@ CLASSIFIER_FIXED = (
     ParameterSpec(
         'max_resident_mb',
         0.0,
-        'Memory for levels, in MB; levels that do not fit are loaded in the background before a '
-        'switch to them; 0 = all levels stay in memory.',
+        'Memory for levels, in MB; others are loaded when needed; 0 = keep all levels in memory.',
         lowest=0.0,
         highest=1e6,
         is_live=False,
@@ -85,8 +82,7 @@ CLASSIFIER_FIXED = (
     ParameterSpec(
         'nice',
         0,
-        'Niceness of the thread that classifies; a negative value gives it priority over other '
-        'programs and requires permission from the system.',
+        'Niceness of the thread that classifies; negative values require permission.',
         lowest=-20,
         highest=19,
         is_live=False,
@@ -94,23 +90,20 @@ CLASSIFIER_FIXED = (
     ParameterSpec(
         'image_transport',
         'raw',
-        'Transport of the images: `raw` subscribes to `image_raw`, `compressed` (JPEG, PNG) to '
-        '`image_raw/compressed`.',
+        '`compressed` subscribes to `image_raw/compressed` (JPEG, PNG).',
         choices=('raw', 'compressed'),
         is_live=False,
     ),
     ParameterSpec(
         'autostart',
         True,
-        'Whether the node configures and activates itself at the start; with false, a lifecycle '
-        'manager must do so.',
+        'Whether the node configures and activates itself at the start.',
         is_live=False,
     ),
     ParameterSpec(
         'bond',
         False,
-        "Whether to keep a bond with nav2's lifecycle manager while active, which is required if "
-        'its `bond_timeout` is above 0; requires the package `bond`.',
+        "Whether to keep a bond with nav2's lifecycle manager.",
         is_live=False,
     ),
 )
@@ -119,22 +112,22 @@ CLASSIFIER_LIVE = (
     ParameterSpec(
         MAX_LATENCY,
         0.0,
-        'Upper limit of the latency in `constraints.latency_scope`, in ms; 0 = no limit.',
+        'Latency limit, in ms; 0 = no limit.',
         lowest=0.0,
         highest=MAX_LATENCY_MS,
     ),
     ParameterSpec(
         MIN_ACCURACY,
         0.0,
-        "Lower limit of the active level's top-1 accuracy, a fraction; 0 = no limit.",
+        'Minimum top-1 accuracy of the level, a fraction; 0 = no minimum.',
         lowest=0.0,
         highest=1.0,
     ),
     ParameterSpec(
         'constraints.latency_scope',
         'node',
-        'Latency that the limit applies to: `inference` only, `node` from the arrival of the '
-        "image to its label, or `end_to_end` from the image's stamp to its label.",
+        'Latency that the limit applies to: `inference`, from the arrival of the image to its '
+        'label (`node`), or from its stamp to its label (`end_to_end`).',
         choices=LATENCY_SCOPES,
     ),
     ParameterSpec(
@@ -173,23 +166,22 @@ CLASSIFIER_LIVE = (
     ParameterSpec(
         'manager.hold_s',
         PolicySettings().hold_s,
-        'Time for which a higher level must be predicted on time before the first move up to it, '
-        'in s; for later moves, the policy `predictive` shortens it to as little as a fifth for '
-        'levels that were on time and extends it up to four times for late ones.',
+        'Time for which a higher level must be predicted on time before a move up, in s; '
+        '`predictive` adapts it to each level, from a fifth to four times this value.',
         lowest=0.0,
         highest=60.0,
     ),
     ParameterSpec(
         'manager.max_switches_per_minute',
         PolicySettings().max_switches_per_minute,
-        'Maximum number of moves up per minute for any reason, including moves between platforms.',
+        'Maximum number of moves up per minute.',
         lowest=0.0,
         highest=6000.0,
     ),
     ParameterSpec(
         'manager.coordination',
         COORDINATIONS[0],
-        'Whether levels are chosen together with other classifiers on the device.',
+        '`collective` = levels are chosen together with other classifiers on the device.',
         choices=COORDINATIONS,
     ),
     ParameterSpec(
@@ -202,8 +194,7 @@ CLASSIFIER_LIVE = (
     ParameterSpec(
         'max_frame_age_ms',
         WorkerSettings().max_frame_age_ms,
-        'Maximum age of a frame when the worker takes it, in ms; older frames are dropped; '
-        '0 = no limit.',
+        'Maximum age of a frame, in ms; older ones are dropped; 0 = no limit.',
         lowest=0.0,
         highest=60000.0,
     ),
@@ -217,18 +208,18 @@ CLASSIFIER_LIVE = (
     ParameterSpec(
         'score_threshold',
         WorkerSettings().score_threshold,
-        'Minimum score; classes with a lower score are left out of the result.',
+        'Minimum score of a class in a result.',
         lowest=0.0,
         highest=1.0,
     ),
     ParameterSpec(
         'telemetry.every_n',
         1,
-        'Publish the telemetry of every n-th processed frame.',
+        'Publish telemetry for every n-th processed frame.',
         lowest=1,
         highest=1000,
     ),
-    ParameterSpec(ENABLED, True, 'Whether frames are processed; the service `~/enable` sets it.'),
+    ParameterSpec(ENABLED, True, 'Whether frames are processed.'),
 )
 
 CLASSIFIER = CLASSIFIER_FIXED + CLASSIFIER_LIVE
@@ -237,28 +228,27 @@ CAMERA = (
     ParameterSpec(
         'source',
         'signs',
-        'Source of the images: rendered signs, a folder of images, a video, a webcam or a bag.',
+        'Source of the images.',
         choices=('signs', 'folder', 'video', 'webcam', 'bag'),
         is_live=False,
     ),
     ParameterSpec(
         'path',
         '',
-        'Path of the folder, of the video file, of the bag (a folder with metadata.yaml, a .mcap '
-        'or a .db3 file), or of the webcam (an index, /dev/videoN or a link to it).',
+        'Path of the folder, video, bag or webcam.',
         is_live=False,
     ),
     ParameterSpec(
         'rate_hz',
         30.0,
-        'Frame rate, in Hz; bags are published at their recorded times instead.',
+        'Frame rate, in Hz; bags keep their recorded times.',
         lowest=0.1,
         highest=1000.0,
     ),
     ParameterSpec(
         'width',
         0,
-        'Width of the images, in px; 0 = the width of the source (640 for signs).',
+        'Width of the images, in px; 0 = as in the source.',
         lowest=0,
         highest=8192,
         is_live=False,
@@ -266,7 +256,7 @@ CAMERA = (
     ParameterSpec(
         'height',
         0,
-        'Height of the images, in px; 0 = the height of the source (480 for signs).',
+        'Height of the images, in px; 0 = as in the source.',
         lowest=0,
         highest=8192,
         is_live=False,
@@ -287,7 +277,7 @@ CAMERA = (
     ParameterSpec(
         'seed',
         1,
-        'Random seed of the scenes of `signs` and of the order of a folder with classes.',
+        'Random seed of `signs` and of the order of a folder with classes.',
         lowest=0,
         highest=2**31 - 1,
         is_live=False,
@@ -303,28 +293,26 @@ CAMERA = (
     ParameterSpec(
         'loop',
         True,
-        'Whether to repeat a folder, video or bag; with false, the node exits with status 0 at '
-        'its end.',
+        'Whether to repeat a folder, video or bag; otherwise the node exits after it.',
         is_live=False,
     ),
     ParameterSpec(
         'bag.topic',
         '',
-        'Image topic of the bag (Image or CompressedImage); empty = the only one in the bag.',
+        'Image topic of the bag; empty = its only one.',
         is_live=False,
     ),
     ParameterSpec(
         'bag.stamps',
         'live',
-        'Stamps of the images of a bag: `live` = time of publication, `recorded` = stamp and '
-        'frame_id from the bag.',
+        '`live` = time of publication, `recorded` = stamp and frame_id from the bag.',
         choices=('live', 'recorded'),
         is_live=False,
     ),
     ParameterSpec(
         'bag.rate',
         1.0,
-        'Playback speed of a bag; 2 = twice as fast as recorded.',
+        'Playback speed of a bag.',
         lowest=0.01,
         highest=100.0,
         is_live=False,

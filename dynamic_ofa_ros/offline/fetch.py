@@ -1,4 +1,4 @@
-"""Fetch a published backbone: download, verify, convert, and leave a folder to build from."""
+"""Fetch a published backbone: download, verify and convert it into a folder for `build`."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from dynamic_ofa_ros.supernet.trained import TrainedBackbone, open_backbone
 
 DOWNLOADS_FOLDER = 'downloads'
 
-# How ofa evaluates its backbones (ofa/imagenet_classification/data_providers/imagenet.py): the
-# shorter side to ceil(resolution / 0.875), the centre cropped, ImageNet's mean and deviation. Its
-# bilinear filter averages when shrinking, which OpenCV calls `area`; see docs/design_time.md.
+# The evaluation of ofa (ofa/imagenet_classification/data_providers/imagenet.py): the shorter side
+# is resized to ceil(resolution / 0.875), and the centre is cropped. Its bilinear filter averages
+# when it shrinks, which OpenCV calls `area`; see docs/design_time.md.
 PREPROCESSING = Preprocessing(crop_fraction=0.875, interpolation='area')
 
 
 @dataclass(frozen=True)
 class FetchSettings:
-    """Where to take a backbone from, if not from its publisher; see `dynamic-ofa fetch --help`.
+    """The source of a backbone, if it is not the publisher; see `dynamic-ofa fetch --help`.
 
-    url: a mirror; file: a checkpoint that is here already; sha256: what it must have;
-    predictor_file: the same for its accuracy predictor; labels: one a class, in order.
+    url: a mirror; file: a local checkpoint; sha256: the expected checksum; predictor_file: a local
+    accuracy predictor; labels: one per class, in order.
     """
 
     url: str = ''
@@ -49,14 +49,14 @@ class FetchSettings:
     labels: tuple[str, ...] = ()
 
     def wants_predictor(self, checkpoint: PublishedCheckpoint) -> bool:
-        """Tell whether to fetch the predictor: from its file, or where nothing else is offline."""
+        """Whether to fetch the predictor: from its file, or if no other source is a local file."""
         online = self.predictor and self.file is None and bool(checkpoint.predictor_url)
         return self.predictor_file is not None or online
 
 
 @dataclass(frozen=True)
 class FetchReport:
-    """What was fetched, from where, and whether its checksum was seen for the first time."""
+    """A fetched backbone, its source, and whether its checksum was recorded for the first time."""
 
     trained: TrainedBackbone
     source: str
@@ -73,10 +73,10 @@ def fetch_backbone(
     cache: Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> FetchReport:
-    """Write a published backbone into the new folder `output`, as a training would leave it.
+    """Write a published backbone into the new folder `output`, in the format of `train`.
 
-    Raise CheckpointError where `output` exists or the checkpoint does not fit, DownloadError where
-    it cannot be had or is not the one expected. Downloads in progress lie in `cache`.
+    Raise CheckpointError if `output` exists or the checkpoint does not match, and DownloadError
+    if the file cannot be downloaded or is not the expected one. Partial downloads are in `cache`.
     """
     settings = settings or FetchSettings()
     cache = cache or cache_directory()
@@ -95,15 +95,15 @@ def fetch_backbone(
 
 
 def placeholder_labels(classes: int) -> tuple[str, ...]:
-    """Return `class 0`, `class 1`, ...: what a checkpoint without labels calls its classes."""
+    """Return `class 0`, `class 1`, ..., the labels of a checkpoint without labels."""
     return tuple(f'class {index}' for index in range(classes))
 
 
 def with_labels_of(trained: TrainedBackbone, classes: Sequence[str]) -> TrainedBackbone:
-    """Return the backbone with the class names of the data, where it has none of its own.
+    """Return the backbone with the class names of the data if it has no labels.
 
-    Published backbones number their classes by the sorted names of ImageNet's class folders, as
-    class folders are numbered here.
+    The classes of published backbones are in the order of ImageNet's sorted class folders, which
+    is also the order of the classes of the data.
     """
     count = len(trained.labels)
     if len(classes) != count or trained.labels != placeholder_labels(count):
@@ -112,9 +112,9 @@ def with_labels_of(trained: TrainedBackbone, classes: Sequence[str]) -> TrainedB
 
 
 def read_labels(path: str | Path) -> tuple[str, ...]:
-    """Read labels, one a line, from a file, or the sorted names of class folders from a folder.
+    """Read labels from a file, one per line, or the sorted class folders of a folder.
 
-    A folder may also hold them in its train/, as ImageNet's does. Raise DatasetError.
+    The class folders may also be in its train/. Raise DatasetError.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -129,13 +129,13 @@ def read_labels(path: str | Path) -> tuple[str, ...]:
         labels = tuple(line.strip() for line in lines if line.strip())
         kind = 'labels'
     if not labels:
-        raise DatasetError(f'{path} holds no {kind}')
+        raise DatasetError(f'{path} contains no {kind}')
     return labels
 
 
 @dataclass(frozen=True)
 class _Obtained:
-    """A file that has the checksum it should; `is_download`: ours to delete."""
+    """A file with the expected checksum; `is_download`: it is a temporary download."""
 
     name: str
     path: Path
@@ -143,25 +143,25 @@ class _Obtained:
     is_download: bool
 
     def forget(self) -> None:
-        """Delete a download that is converted, or that is of no use."""
+        """Delete a download that is converted or cannot be used."""
         if self.is_download:
             self.path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
 class _Shelf:
-    """Where downloads and their checksums are kept."""
+    """Return the default folder for downloads and their checksums."""
 
     cache: Path
     on_progress: OnProgress | None
 
     @property
     def checksums(self) -> Checksums:
-        """Return the checksums of everything fetched so far."""
+        """Return the checksums of all files fetched before."""
         return Checksums(self.cache / CHECKSUMS_FILE)
 
     def obtain(self, name: str, url: str, file: Path | None, sha256: str) -> _Obtained:
-        """Download a file unless it is here, and verify its checksum."""
+        """Download a file unless it is given, and verify its checksum."""
         path = file or self.cache / DOWNLOADS_FOLDER / name
         if file is not None and not file.is_file():
             raise CheckpointError(f'there is no file {file}')
@@ -212,7 +212,7 @@ def _fetch(
         if predictor is not None:
             with replacing(folder / PREDICTOR_FILE) as temporary, temporary.open('wb') as file:
                 np.savez(file, **cast(Any, predictor))
-    # Only now: what could not be used is not to be trusted.
+    # Recorded only now, after the file has proved usable.
     is_new = [shelf.checksums.record(item.name, item.sha256) for item in fetched]
     for item in fetched:
         item.forget()
@@ -227,7 +227,7 @@ def _fetch(
 
 @contextmanager
 def _of_no_use_when_it_fails(obtained: _Obtained) -> Iterator[None]:
-    """Delete a download that turns out to be something else, so that it is fetched anew."""
+    """Delete a download that is not the expected file, so that it is downloaded again."""
     try:
         yield
     except CheckpointError:

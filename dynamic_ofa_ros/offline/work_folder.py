@@ -1,7 +1,7 @@
-"""The work folder of a build: results of its stages, so that a killed build goes on.
+"""The work folder of a build, which keeps the results of its stages for a later run.
 
-Every result is a file named after its stage and a digest of all that it depends on: a changed
-setting starts only those stages anew that it concerns, and what others need stays.
+Every result is a file whose name contains the stage and a digest of everything that the result
+depends on. A changed setting therefore repeats only the stages that depend on it.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ DIGEST_DIGITS = 12
 
 
 class WorkFolder:
-    """A folder of intermediate results; `is_kept` says whether it outlives the build."""
+    """A folder of intermediate results; `is_kept`: it is not removed after the build."""
 
     def __init__(self, folder: Path, is_kept: bool = False) -> None:
         self.folder, self.is_kept = folder, is_kept
         folder.mkdir(parents=True, exist_ok=True)
-        if not is_kept:  # another build may be writing into one that is shared
+        if not is_kept:  # another build may be writing into a shared folder
             for torn in folder.glob('.*.partial'):
                 torn.unlink(missing_ok=True)
         self.times_s: dict[str, float] = _read_object(folder / TIMES_FILE)
 
     def path(self, stage: str, depends_on: Mapping[str, Any], suffix: str) -> Path:
-        """Return the file of a stage's result; `depends_on` is all that can change it (JSON)."""
+        """Return the file for a result; `depends_on` is everything that can change it (JSON)."""
         return self.folder / f'{stage}-{digest_of(depends_on)}{suffix}'
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the time the block takes to the stage's; what a SIGKILL cuts off is not counted."""
+        """Add the duration of the block to that of the stage."""
         started_s = time.monotonic()
         try:
             yield
@@ -53,7 +53,7 @@ class WorkFolder:
         write_text_atomically(self.folder / TIMES_FILE, json.dumps(self.times_s))
 
     def fresh_folder(self, name: str) -> Path:
-        """Return an empty folder, whatever an earlier run left there."""
+        """Return an empty folder; remove what an earlier run left."""
         folder = self.folder / name
         if folder.exists():
             shutil.rmtree(folder)
@@ -61,7 +61,7 @@ class WorkFolder:
         return folder
 
     def finish(self) -> None:
-        """Remove the folder, or only what may be large where it is kept."""
+        """Remove the folder; of a kept one, remove only subfolders, which may be large."""
         if not self.is_kept:
             shutil.rmtree(self.folder, ignore_errors=True)
             return
@@ -71,10 +71,10 @@ class WorkFolder:
                 shutil.rmtree(entry, ignore_errors=True)
 
 
-class Rows:
-    """A table that grows by a line of JSON at a time and survives a kill at any moment.
+class Journal:
+    """A file of rows, one line of JSON each, that survives a kill at any moment.
 
-    `key` names the field that identifies a row. A torn last line is dropped when the file is read.
+    `key` is the field that identifies a row. An incomplete last line is ignored.
     """
 
     def __init__(self, path: Path, key: str) -> None:
@@ -86,7 +86,7 @@ class Rows:
             if key in row:
                 self._rows[row[key]] = row
         if text and not text.endswith('\n'):
-            # The next line must not be glued to half a one.
+            # Ends the incomplete line.
             self._append('')
 
     def __contains__(self, key: str) -> bool:
@@ -96,7 +96,7 @@ class Rows:
         return self._rows[key]
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Append a row; it is on the disk when this returns."""
+        """Append a row and wait until it is on the disk."""
         self._append(json.dumps(row))
         self._rows[row[self._key]] = dict(row)
 
@@ -108,18 +108,18 @@ class Rows:
 
 
 def digest_of(depends_on: Mapping[str, Any]) -> str:
-    """Return a short digest of what a result depends on; the package's version is part of it."""
+    """Return a short digest of the dependencies of a result and of the package's version."""
     text = json.dumps({**depends_on, 'version': __version__}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_DIGITS]
 
 
 def read_result(path: Path) -> dict[str, Any] | None:
-    """Return a stage's result written by `write_result`; None when there is none that is whole."""
+    """Return a result written by `write_result`; None if it is missing or incomplete."""
     return _read_object(path) or None
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
-    """Write a stage's result, atomically."""
+    """Write a result, atomically."""
     write_text_atomically(path, json.dumps(result, indent=1))
 
 

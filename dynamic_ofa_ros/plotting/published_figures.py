@@ -173,9 +173,9 @@ def draw_figure_2() -> Figure:
         _arrow(axes, steps[first], steps[second])
     draw_caption(
         figure,
-        'As figure 2, drawn anew: dynamic-ofa train or fetch gives the backbone, profile and '
-        'predictor the two predictors, build searches and writes the family, classifier_node runs '
-        'it.',
+        'As figure 2, drawn anew: dynamic-ofa train or fetch gives the backbone, profile '
+        'and predictor the two predictors, build searches and writes the family, classifier_node '
+        'runs it.',
     )
     return figure
 

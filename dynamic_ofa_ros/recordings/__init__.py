@@ -1,1 +1,1 @@
-"""Recorded runs: bags, and what demo and simulator write; read and compared without ROS."""
+"""Recorded runs: bags and files of the demo and the simulator, read and compared without ROS."""

@@ -1,4 +1,4 @@
-"""Bags of rosbag2, MCAP or SQLite, read message by message by the library rosbags; no ROS 2."""
+"""Read bags of rosbag2 (MCAP or SQLite) message by message, with rosbags and without ROS 2."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dynamic_ofa_ros.files import share_directory
 
 MCAP_END = b'\x89MCAP0\r\n'
 STORAGES = ('.mcap', '.db3')
-MAX_WORDS = 120  # of what the library says
+MAX_ERROR_LENGTH = 120  # characters of an error message of the library
 
 DEFINITIONS = {
     'vision_msgs/msg/ObjectHypothesis': 'string class_id\nfloat64 score\n',
@@ -27,7 +27,7 @@ DEFINITIONS = {
         'std_msgs/Header header\nvision_msgs/VisionClass[] class_map\nfloat32 threshold\n'
     ),
 }
-"""Of messages that rosbags does not know, for bags without definitions (SQLite up to Humble)."""
+"""Messages that rosbags does not know, for bags without definitions (SQLite up to Humble)."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,17 @@ class Message:
 
 
 class Bag:
-    """A folder with metadata.yaml, or a single .mcap or .db3 file; close it, or use `with`.
+    """A bag: a folder with metadata.yaml, or a .mcap or .db3 file. Close it, or use `with`.
 
-    topics: name to type. Raises RecordingError, one sentence, here and while messages are read,
-    and MissingPackageError without rosbags.
+    topics: types by name. Raises RecordingError if the bag cannot be opened or read, and
+    MissingPackageError without rosbags.
     """
 
     def __init__(self, path: str | Path) -> None:
         requirements.check('rosbags', reason='bags are read by the library rosbags')
         self.path = Path(path).expanduser()
         self._check()
-        with self._sentences():
+        with self._recording_errors():
             from rosbags.rosbag2 import Reader
 
             self._reader = Reader(self.path)
@@ -76,13 +76,13 @@ class Bag:
         return sorted(topic for topic, kind in self.topics.items() if kind in types)
 
     def messages(self, topics: Collection[str]) -> Iterator[Message]:
-        """Return the messages of some topics, oldest first; few are in memory at a time."""
+        """Return the messages of some topics, oldest first; only a few are in memory at a time."""
         connections = [each for each in self._reader.connections if each.topic in topics]
         if not connections:
             return
         found = self._reader.messages(connections)
         while True:
-            with self._sentences():
+            with self._recording_errors():
                 item = next(found, None)
                 if item is None:
                     return
@@ -91,30 +91,30 @@ class Bag:
             yield Message(connection.topic, time_ns, value)
 
     def first(self, topic: str) -> Any:
-        """Return the first message of a topic; None where there is none."""
+        """Return the first message of a topic, or None."""
         return next((message.value for message in self.messages([topic])), None)
 
     def _check(self) -> None:
-        """Find what is common and easily named."""
+        """Raise RecordingError for common mistakes."""
         path = self.path
         if not path.exists():
             raise RecordingError(f'there is no bag {path}')
         if path.is_dir() and not (path / 'metadata.yaml').is_file():
             files = sorted(f.name for f in path.iterdir() if f.suffix in STORAGES)
             if not files:
-                raise RecordingError(f'{path} is no bag: it has no metadata.yaml')
+                raise RecordingError(f'{path} is not a bag: it has no metadata.yaml')
             raise RecordingError(
-                f'{path} has no metadata.yaml: name its file {files[0]} instead, or run '
+                f'{path} has no metadata.yaml; give its file {files[0]} instead, or run '
                 f"'ros2 bag reindex {path}'"
             )
         if path.is_file() and path.suffix not in STORAGES:
             raise RecordingError(
-                f'{path} is no bag: a folder with metadata.yaml, or a .mcap or .db3 file is one'
+                f'{path} is not a bag; give a folder with metadata.yaml, or a .mcap or .db3 file'
             )
 
     @contextlib.contextmanager
-    def _sentences(self) -> Iterator[None]:
-        """Turn what the library raises into one sentence; damaged bytes can make it raise all."""
+    def _recording_errors(self) -> Iterator[None]:
+        """Raise RecordingError for any error of the library; damaged bytes cause many types."""
         try:
             yield
         except Exception as error:
@@ -124,12 +124,12 @@ class Bag:
         files = sorted(self.path.iterdir()) if self.path.is_dir() else [self.path]
         for file in files:
             if file.suffix == '.mcap' and _is_cut_short(file):
-                return f"{file} was cut short: 'mcap recover {file}' saves what is there"
-        words = ' '.join(str(error).split())[:MAX_WORDS].rstrip('.') or type(error).__name__
-        return f'{self.path} cannot be read, it is damaged or of an unsupported kind: {words}'
+                return f"{file} is incomplete; 'mcap recover {file}' saves the readable part"
+        text = ' '.join(str(error).split())[:MAX_ERROR_LENGTH].rstrip('.')
+        return f'{self.path} is damaged or not supported: {text or type(error).__name__}'
 
     def _store(self, connection: Any) -> Any:
-        """Return the types of a connection: as the bag defines them, otherwise as known here."""
+        """Return the types of a connection, defined by the bag or, if it has none, known here."""
         kind = connection.msgtype
         if kind not in self._stores:
             self._stores[kind] = _types(connection) or self._known_types
@@ -150,14 +150,14 @@ class Bag:
 
 
 def _deserialized(store: Any, kind: str, data: bytes) -> Any:
-    """Return a message from its bytes, whatever follows them.
+    """Return a message from its bytes; trailing bytes are ignored.
 
-    `serialize_message` of rclpy leaves some, and what it returned is in many bags; the library's
-    own `deserialize_cdr` takes that for damage.
+    `serialize_message` of rclpy appends some, so many bags contain them. `deserialize_cdr` of the
+    library rejects them as damage.
     """
     little_endian = {b'\0\1': True, b'\0\0': False}.get(bytes(data[:2]))
     if little_endian is None:
-        raise ValueError(f'a message is not in plain CDR: it begins with {bytes(data[:2])!r}')
+        raise ValueError(f'a message is not plain CDR: it begins with {bytes(data[:2])!r}')
     definition = store.get_msgdef(kind)
     name = 'deserialize_cdr_le' if little_endian else 'deserialize_cdr_be'
     value, _ = getattr(definition, name)(data[4:], 0, definition.cls, store)
@@ -165,7 +165,7 @@ def _deserialized(store: Any, kind: str, data: bytes) -> Any:
 
 
 def _types(connection: Any) -> Any:
-    """Return the types that a bag itself defines for a connection; None where it does not."""
+    """Return the types that the bag defines for a connection, or None."""
     from rosbags.interfaces import MessageDefinitionFormat
     from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 
@@ -184,7 +184,7 @@ def _types(connection: Any) -> Any:
 
 
 def _is_cut_short(file: Path) -> bool:
-    """Tell whether an MCAP file begins as one and does not end as one."""
+    """Return whether an MCAP file has a valid begin but no valid end."""
     with contextlib.suppress(OSError), file.open('rb') as opened:
         begin = opened.read(len(MCAP_END))
         opened.seek(-len(MCAP_END), 2)

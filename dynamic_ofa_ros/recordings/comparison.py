@@ -1,4 +1,4 @@
-"""What two recordings amount to, and where they are not alike."""
+"""The measures of recordings, and differences that make a comparison doubtful."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from dynamic_ofa_ros.recordings.measures import measure
 from dynamic_ofa_ros.recordings.reading import Recording
 
 QUANTILES = {'p50': 0.5, 'p95': 0.95, 'p99': 0.99}
-ALIKE_LENGTH = 0.9
-"""Recordings of which one is shorter than so much of the other are of different lengths."""
+SIMILAR_LENGTH = 0.9
+"""Lengths differ if the shorter recording is shorter than this share of the longer one."""
 
 
 def summary(recording: Recording) -> dict[str, Any]:
-    """Return the measures; shares and accuracies are fractions, None where nothing is known.
+    """Return the measures of a recording; shares and accuracies are fractions, None if unknown.
 
-    late, on time, reaction and recovery are `adaptation`'s; reaction and recovery need a load
-    whose begin and end are in the recording.
+    late, on time, reaction and recovery are defined in `adaptation`; reaction and recovery require
+    a load whose begin and end are recorded.
     """
     run = recording.run
     found = measure(run)
@@ -59,12 +59,12 @@ def summary(recording: Recording) -> dict[str, Any]:
 
 
 def differences(a: Recording, b: Recording) -> list[str]:
-    """Return in sentences what makes two recordings hard to compare; none where nothing does."""
+    """Return a sentence for each difference that makes a comparison doubtful."""
     found = []
     aspects: tuple[tuple[str, Callable[[Recording], str]], ...] = (
-        ('what was recorded', lambda r: r.kind),
+        ('kinds of recordings', lambda r: r.kind),
         ('limits', _limits_text),
-        ('the latency that the limit is about', lambda r: r.scope),
+        ('scopes of the limit', lambda r: r.scope),
         ('families', lambda r: r.family),
         ('platforms', lambda r: ', '.join(r.platforms)),
         ('numbers of levels', lambda r: str(r.run.level_count) if r.kind == 'bag' else ''),
@@ -74,19 +74,19 @@ def differences(a: Recording, b: Recording) -> list[str]:
         if texts[0] != texts[1] and all(texts):
             found.append(f'different {what}: A {texts[0]}, B {texts[1]}')
     seconds = a.run.seconds, b.run.seconds
-    if min(seconds) < ALIKE_LENGTH * max(seconds):
+    if min(seconds) < SIMILAR_LENGTH * max(seconds):
         found.append(
             f'different lengths: A {seconds[0]:.1f} s, B {seconds[1]:.1f} s; compare shares, not '
             'counts'
         )
     if a.has_truth != b.has_truth:
-        found.append(f'what the images show is known in {"A" if a.has_truth else "B"} only')
+        found.append(f'the ground truth is known in {"A" if a.has_truth else "B"} only')
     for name, recording in (('A', a), ('B', b)):
         answered = sum(frame.is_answered for frame in recording.run.frames)
         if answered < recording.answers:
             found.append(
-                f'{name} has telemetry of {answered} of {recording.answers} answers: its shares '
-                'of images without an answer are too large'
+                f'{name} has telemetry of {answered} of {recording.answers} answers, so its '
+                'shares of unanswered images are too large'
             )
     return found
 

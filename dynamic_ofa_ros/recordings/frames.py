@@ -1,4 +1,4 @@
-"""One row per image: its answer or none, and whether that was right and on time."""
+"""Records of images: the answer, if any, and whether it was right and on time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dynamic_ofa_ros.files import replacing
 
 @dataclass(frozen=True)
 class SwitchRecord:
-    """A change of the active level, as the classifier explained it on ~/active_level."""
+    """A change of the active level, as published on ~/active_level."""
 
     time_s: float
     from_level: int
@@ -26,9 +26,9 @@ class SwitchRecord:
 class FrameRecord:
     """One camera image; a row of frames.csv.
 
-    time_s: its stamp, since the run began. latency_ms: from the image's arrival at the classifier
-    to its label; infinite without an answer, which then has no label, level 0 and NaN elsewhere.
-    truth: empty where nobody knows what the image shows.
+    time_s: stamp, since the begin of the run. latency_ms: from the arrival of the image at the
+    classifier to its label. An image without an answer has an infinite latency, no label, level 0
+    and NaN in the other fields. truth: correct label, or empty if unknown.
     """
 
     run: str
@@ -44,35 +44,35 @@ class FrameRecord:
 
     @property
     def is_right(self) -> bool:
-        """Whether the label is the truth."""
+        """Whether the label equals the truth."""
         return self.label == self.truth
 
     @property
     def is_answered(self) -> bool:
-        """Whether there is a label at all."""
+        """Whether the image has an answer."""
         return math.isfinite(self.latency_ms)
 
     @property
     def timed(self) -> TimedFrame:
-        """What `adaptation` judges: a right answer has the accuracy 1, a wrong one 0."""
+        """Return the frame for `adaptation`: a right answer has the accuracy 1, a wrong one 0."""
         return TimedFrame(
             1e3 * self.time_s, self.latency_ms, self.limit_ms, self.level, float(self.is_right)
         )
 
     @property
     def by_level(self) -> TimedFrame:
-        """The same with the accuracy of the level that ran; 0 without an answer."""
+        """Return the frame with the accuracy of the level that ran; 0 without an answer."""
         accuracy = self.level_accuracy if self.is_answered else 0.0
         return self.timed._replace(accuracy=accuracy)
 
     @property
     def is_late(self) -> bool:
-        """Whether the answer came after the limit, or never."""
+        """Whether the answer came after the limit or is missing."""
         return self.timed.is_late
 
 
 def write_frames(frames: Iterable[FrameRecord], path: Path) -> None:
-    """Write a row per image; what was not measured is empty."""
+    """Write a CSV row per image; values that were not measured are blank."""
     rows = [
         {**asdict(frame), 'is_late': frame.is_late, 'is_right': frame.is_right} for frame in frames
     ]

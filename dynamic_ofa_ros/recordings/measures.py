@@ -1,4 +1,4 @@
-"""What a run of one classifier amounts to: late, right, right and on time, switches, delays."""
+"""Measures of a run of one classifier: late and right images, switches, delays."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Run:
-    """What was seen of one run. Times are seconds since it began.
+    """One run of a classifier. Times are seconds since its begin.
 
-    loads: when the competitor was busy; marks: times and names of phases that have one.
+    loads: begin and end of each load; marks: begin and name of each phase.
     """
 
     title: str
@@ -36,13 +36,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Measures:
-    """What a run amounts to. Shares are of all images; NaN where nothing was measured.
+    """Measures of a run. Shares are of all images; NaN if nothing was measured.
 
-    late: answered after the limit or never. right_on_time: answered rightly within the limit;
-    right: rightly, of the answered ones, late or not; both of the images whose truth is known and
-    of those without an answer. reaction and recovery: as in `adaptation`.
-    quiet_switches: before the first load, where nothing happens. back_at_top: whether the highest
-    level ran at the end.
+    late: share of images answered after the limit or never. right: share of right answers, late or
+    not, among the answered images whose truth is known. right_on_time: share of images answered
+    rightly within the limit, among those whose truth is known and those without an answer.
+    quiet_switches: switches before the first load. back_at_top: whether the highest level ran at
+    the end. reaction and recovery: see `adaptation`.
     """
 
     images: int
@@ -62,7 +62,7 @@ class Measures:
 
 
 def measure(run: Run) -> Measures:
-    """Return what a run amounts to; of no frames at all, too."""
+    """Return the measures of a run, which may have no frames."""
     frames = run.frames
     timed = [frame.timed for frame in frames]
     answered = [frame for frame in frames if frame.is_answered]
@@ -100,7 +100,7 @@ def measure(run: Run) -> Measures:
 
 
 def interval(share: float, count: int) -> tuple[float, float]:
-    """Return the 95 % interval (Wilson) of a share of `count` images; (0, 1) for none."""
+    """Return the 95 % Wilson interval of a share of `count` images; (0, 1) if there are none."""
     if not count:
         return 0.0, 1.0
     from scipy.stats import binomtest
@@ -110,7 +110,7 @@ def interval(share: float, count: int) -> tuple[float, float]:
 
 
 def percent(share: float) -> str:
-    """Return a share in words; a dash where it is not known."""
+    """Return a share as text; a dash if it is unknown."""
     return '-' if math.isnan(share) else f'{100.0 * share:.1f} %'
 
 

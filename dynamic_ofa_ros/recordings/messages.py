@@ -1,4 +1,4 @@
-"""What messages say, whoever made the objects: rclpy, or a library that reads bags."""
+"""Values of messages, which rclpy or a library that reads bags has created."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ def stamp_of(header: Any) -> int:
 
 
 def class_id_of(message: Any) -> int:
-    """Return the best class of a vision_msgs/Classification; -1 where there is none."""
+    """Return the best class of a vision_msgs/Classification; -1 if there is none."""
     text = message.results[0].class_id if message.results else ''
     return int(text) if text.isdecimal() else -1
 
 
 def named_labels(message: Any) -> tuple[str, ...]:
-    """Return the names of a vision_msgs/LabelInfo by class id; its class ids where unnamed."""
+    """Return the names of a vision_msgs/LabelInfo by class id; a missing name becomes the id."""
     names = {int(entry.class_id): str(entry.class_name) for entry in message.class_map}
     return tuple(names.get(index, str(index)) for index in range(max(names, default=-1) + 1))

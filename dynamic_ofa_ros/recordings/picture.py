@@ -1,6 +1,7 @@
-"""Runs side by side: the latency of every image with the limit, and the level below.
+"""Picture of runs side by side: the latency of every image with the limit, and the level below.
 
-matplotlib's object interface and the Agg canvas: no global state is changed, no display needed.
+Uses matplotlib's object interface and the Agg canvas, so that no global state is changed and no
+display is needed.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ KINDS = (
     ('no answer', LIMIT, '^', 16.0),
     ('on time', '#8fb8d4', 'o', 6.0),
 )
-"""Of images: name, colour, marker and size, drawn in this order; the last: right or wrong."""
+"""Kinds of images: name, colour, marker and size, in drawing order; the last: truth unknown."""
 
 
 def plot_runs(runs: Sequence[Run], caption: str) -> Figure:
-    """Draw latency (logarithmic) with the limit, and the level below it, a column for each run."""
+    """Draw latency (logarithmic) with the limit, and the level below, in one column per run."""
     figure = new_figure(HEIGHT_INCHES)
     figure.subplots_adjust(top=0.8, left=0.1)
     grid = figure.subplots(
@@ -79,7 +80,7 @@ def plot_runs(runs: Sequence[Run], caption: str) -> Figure:
 
 
 def _draw_latency(axes: Axes, run: Run, high_ms: float, kinds: Sequence[int]) -> None:
-    """Draw a mark for each image; those without an answer at the upper end of the axis."""
+    """Draw a mark for each image; unanswered images are at the upper end of the axis."""
     for kind in kinds:
         name, colour, marker, size = KINDS[kind]
         frames = [frame for frame in run.frames if _kind_of(frame) == kind]
@@ -120,7 +121,7 @@ def _draw_levels(axes: Axes, run: Run, level_count: int) -> None:
 
 
 def _write_heading(axes: Axes, run: Run, measures: Measures) -> None:
-    """Write above a column what it shows, and what came of it."""
+    """Write the title and the result above a column, and the phases into it."""
     if math.isnan(measures.right_on_time):
         share = adaptation.on_time_accuracy([frame.by_level for frame in run.frames])
         result = f'{percent(share or 0.0)} top-1 of the levels, late images counting 0'
@@ -170,13 +171,13 @@ def _kind_of(frame: FrameRecord) -> int:
 
 
 def _kinds_of(frames: Sequence[FrameRecord]) -> set[int]:
-    """Return the kinds that a legend needs: right and wrong together."""
+    """Return the kinds in the legend; right and wrong answers are always listed together."""
     kinds = {_kind_of(frame) for frame in frames}
     return kinds | {0, 1} if kinds & {0, 1} else kinds
 
 
 def _range_ms(frames: Sequence[FrameRecord]) -> tuple[float, float]:
-    """Return the ends of the latency axis: everything is on it."""
+    """Return the ends of a latency axis that contains all latencies and limits."""
     values = [frame.latency_ms for frame in frames if frame.is_answered]
     values += [frame.limit_ms for frame in frames if not math.isnan(frame.limit_ms)]
     return (0.8 * min(values), 1.25 * max(values)) if values else (1.0, 10.0)

@@ -1,4 +1,4 @@
-"""Recordings of telemetry: bags, frames.csv of the demo, and what `simulate --frames` writes."""
+"""Read recordings: bags with telemetry, frames.csv of the demo, files of `simulate --frames`."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ COUNTS = ('sequence', *DROPS, 'violations')
 
 @dataclass(frozen=True)
 class Recording:
-    """What a recording says of one classifier.
+    """A recording of one classifier.
 
-    run: its images in order, those without an answer too. scope: which latency the limit is
-    about; empty where the recording does not say. stages: the latencies of the answered images,
-    by the names of Telemetry's fields. drops: images without an answer, by cause. answers: images
-    that got one while it was recorded, more than are in `run` where telemetry is thinned.
+    run: images in order, including those without an answer. scope: scope of the limit; empty if
+    unknown. stages: latencies of the answered images, by the field names of Telemetry. drops:
+    images without an answer, by cause. answers: number of answered images during the recording,
+    which is larger than in `run` if telemetry is thinned.
     """
 
     source: str
@@ -52,21 +52,21 @@ class Recording:
 
     @property
     def has_truth(self) -> bool:
-        """Whether it is known what the images show."""
+        """Whether the truth of any image is known."""
         return any(frame.truth for frame in self.run.frames)
 
     @property
     def limits_ms(self) -> tuple[float, ...]:
-        """Return the limits that were in force, ascending; empty without one."""
+        """Return the limits that applied, ascending; empty without a limit."""
         limits = {frame.limit_ms for frame in self.run.frames}
         return tuple(sorted(limit for limit in limits if math.isfinite(limit)))
 
 
 def read(source: str, title: str) -> Recording:
-    """Read a recording: a path, perhaps with `:NAME` for one of several in it.
+    """Read a recording: PATH, or PATH:NAME if it contains several.
 
     NAME is a classifier of a bag (/front/classifier), a run of the demo (switching) or a model of
-    a simulation. Raises RecordingError, one sentence.
+    a simulation. Raises RecordingError if the recording cannot be read or NAME is missing.
     """
     path, name = _split(source)
     if path.suffix == '.csv':
@@ -84,23 +84,19 @@ def _split(source: str) -> tuple[Path, str]:
 
 
 def _chosen(found: Sequence[str], name: str, source: str, what: str) -> str:
-    """Return the one that is meant of several; RecordingError names them where that is open."""
+    """Return the chosen name; raise RecordingError with the available names if none is chosen."""
     if name in found or (not name and len(found) == 1):
         return name or found[0]
     problem = f'no {what} {name}' if name else f'several {what}s'
     path = source.removesuffix(f':{name}') if name else source
-    raise RecordingError(f'{path} has {problem}: name one as {path}:{found[0]}; {_listed(found)}')
-
-
-def _listed(names: Sequence[str]) -> str:
-    return f'there are {", ".join(names)}'
+    raise RecordingError(f'{path} has {problem}; give {path}:NAME, NAME of {", ".join(found)}')
 
 
 # Bags.
 
 
 class _Answers:
-    """The telemetry of one classifier, message by message, kept as numbers."""
+    """The telemetry of one classifier, stored as numbers."""
 
     def __init__(self) -> None:
         self.frames: list[FrameRecord] = []
@@ -142,7 +138,7 @@ class _Answers:
         self.level_count = max(self.level_count, int(message.level_count))
 
     def rise(self, name: str, index: int) -> int:
-        """Return how much a count rose up to message `index`; all of it after a restart."""
+        """Return the increase of a count since the previous message; all of it after a restart."""
         counts = self.counts[name]
         if self.counts['sequence'][index] <= self.counts['sequence'][index - 1]:
             return counts[index]
@@ -156,7 +152,7 @@ def _read_bag(bag: Bag, name: str, source: str, title: str) -> Recording:
     nodes = [topic.removesuffix('/telemetry') for topic in bag.of_type(TELEMETRY)]
     if not nodes:
         raise RecordingError(
-            f'{bag.path} has no telemetry of a classifier: record the topic ~/telemetry, such as '
+            f'{bag.path} has no telemetry of a classifier; record the topic ~/telemetry, such as '
             '/classifier/telemetry'
         )
     node = _chosen(nodes, name, source, 'classifier')
@@ -168,7 +164,7 @@ def _read_bag(bag: Bag, name: str, source: str, title: str) -> Recording:
         else:
             _add(answers, message, bag)
     if not answers.frames:
-        raise RecordingError(f'{bag.path} holds no message on {node}/telemetry')
+        raise RecordingError(f'{bag.path} contains no message on {node}/telemetry')
     info = bag.first(f'{truth_topic}/label_info')
     _set_truths(answers, truths, named_labels(info) if info is not None else ())
     scope = _scope(answers)
@@ -193,19 +189,19 @@ def _add(answers: _Answers, message: Message, bag: Bag) -> None:
         answers.add(message.value, message.time_ns)
     except AttributeError as error:
         raise RecordingError(
-            f'{bag.path} holds telemetry of another version of this package: {error}'
+            f'{bag.path} contains telemetry of another version of this package: {error}'
         ) from error
 
 
 def _truth_topic(bag: Bag, node: str) -> str:
-    """Return where the truth is: beside the classifier, or on the only topic of that name."""
+    """Return the topic of the truth: the only `ground_truth`, or that beside the classifier."""
     beside = f'{node.rpartition("/")[0]}/ground_truth'
     found = [t for t in bag.of_type(CLASSIFICATION) if t.endswith('/ground_truth')]
     return found[0] if len(found) == 1 else beside
 
 
 def _set_truths(answers: _Answers, truths: Mapping[int, int], labels: Sequence[str]) -> None:
-    """Say what the images show, by name, or by class id where the bag has no names."""
+    """Set the truth of the images, by name, or by class id if the bag contains no names."""
     for index, stamp_ns in enumerate(answers.stamps_ns):
         class_id = truths.get(stamp_ns, -1)
         if class_id < 0:
@@ -219,24 +215,24 @@ def _set_truths(answers: _Answers, truths: Mapping[int, int], labels: Sequence[s
 
 
 def _scope(answers: _Answers) -> str:
-    """Return which latency the limit is about: the one whose late images the node counted.
+    """Return the scope of the limit: the one whose late images match the count of the node.
 
-    Telemetry does not name it. Where nothing was late it makes no difference; `node` is the
-    node's default.
+    Telemetry does not contain the scope. If several match, `node`, the default of the node, is
+    preferred.
     """
     counted = answers.rises('violations')
     limits_ms = [frame.limit_ms for frame in answers.frames]
 
-    def off(scope: str) -> int:
+    def difference(scope: str) -> int:
         latencies_ms = _latencies(answers, scope)
         late = sum(map(adaptation.is_late, latencies_ms[1:], limits_ms[1:]))
         return abs(late - counted)
 
-    return min(('node', *LATENCY_SCOPES), key=off)
+    return min(('node', *LATENCY_SCOPES), key=difference)
 
 
 def _latencies(answers: _Answers, scope: str) -> list[float]:
-    """Return the latencies that a limit is about; `node` where an image had no stamp."""
+    """Return the latencies in a scope; those of the scope `node` for images without a stamp."""
     return [
         node_ms if math.isnan(value) else value
         for value, node_ms in zip(
@@ -246,7 +242,7 @@ def _latencies(answers: _Answers, scope: str) -> list[float]:
 
 
 def _with_unanswered(answers: _Answers, scope: str) -> list[FrameRecord]:
-    """Return the answered images, and between them those that the node counted as unanswered."""
+    """Return the answered images and, between them, those that the node counted as unanswered."""
     frames = [
         replace(frame, latency_ms=latency_ms)
         for frame, latency_ms in zip(answers.frames, _latencies(answers, scope), strict=True)
@@ -264,7 +260,7 @@ def _with_unanswered(answers: _Answers, scope: str) -> list[FrameRecord]:
 
 
 def unanswered(time_s: float, limit_ms: float) -> FrameRecord:
-    """Return an image that got no answer."""
+    """Return an image without an answer."""
     nan = math.nan
     return FrameRecord('', time_s, False, '', '', 0, nan, math.inf, nan, limit_ms)
 
@@ -279,7 +275,7 @@ def _read_csv(path: Path, name: str, source: str, title: str) -> Recording:
         with path.open(encoding='utf-8', newline='') as file:
             rows = list(csv.DictReader(file, strict=True))
     except (csv.Error, UnicodeDecodeError) as error:
-        raise RecordingError(f'{path} is no CSV file: {error}') from error
+        raise RecordingError(f'{path} is not a CSV file: {error}') from error
     if not rows:
         raise RecordingError(f'{path} has no rows')
     is_demo = 'run' in rows[0]
@@ -290,7 +286,7 @@ def _read_csv(path: Path, name: str, source: str, title: str) -> Recording:
         frames = [_demo_frame(row) if is_demo else _simulated_frame(row) for row in mine]
     except (KeyError, TypeError, ValueError) as error:
         raise RecordingError(
-            f"{path} is neither the demo's frames.csv nor of simulate --frames: {error!r}"
+            f'{path} is neither frames.csv of the demo nor a file of simulate --frames: {error!r}'
         ) from error
     stages = {'inference_ms': [f.inference_ms for f in frames if f.is_answered]}
     if is_demo:
@@ -344,7 +340,7 @@ def _number(text: str, blank: float = math.nan) -> float:
 
 
 def _run(title: str, frames: Iterable[FrameRecord], level_count: int) -> Run:
-    """Return the images with times from the first one on, and when there was a known load."""
+    """Return a run whose times begin at the first image, with the loads of the frames."""
     ordered = sorted(frames, key=lambda frame: frame.time_s)
     begin_s = ordered[0].time_s
     shifted = [replace(frame, run=title, time_s=frame.time_s - begin_s) for frame in ordered]

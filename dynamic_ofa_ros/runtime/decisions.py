@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from dynamic_ofa_ros.constraints import Constraints
 
 NAN = math.nan
 
 
-@dataclass(frozen=True)
-class Measurement:
+class Measurement(NamedTuple):
     """The latencies of one frame, which was finished at `time_ns`.
 
     node_ms: from arrival to result. end_to_end_ms: from the image's stamp to the result.
@@ -28,6 +28,16 @@ class Measurement:
     platform: str = ''
     wait_ms: float = 0.0
     period_ms: float = NAN
+
+    def outside_ms(self) -> tuple[float, float, float]:
+        """Return the time outside inference, without the wait, by scope; 0.0 if unknown."""
+        node_ms = self.node_ms - self.inference_ms - self.wait_ms
+        end_to_end_ms = self.end_to_end_ms - self.inference_ms - self.wait_ms
+        return (
+            0.0,
+            node_ms if 0.0 < node_ms < math.inf else 0.0,
+            end_to_end_ms if 0.0 < end_to_end_ms < math.inf else 0.0,
+        )
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from statistics import NormalDist
+from statistics import NormalDist, median
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from dynamic_ofa_ros.constraints import LATENCY_SCOPES
+from dynamic_ofa_ros.runtime.decisions import Measurement
 from dynamic_ofa_ros.runtime.rhythm import Rhythm
 from dynamic_ofa_ros.runtime.series import WINDOW, Series
 
@@ -43,7 +44,7 @@ value from which a step is assumed at once."""
 CONTENDED_ABOVE = 1.2
 """Slowdown above which the device is contended; an idle machine stays below it."""
 
-OWN_FRAMES, OWN_HALF_LIFE_S, OWN_FEWEST = 32, 30.0, 3
+OWN_FRAMES, OWN_HALF_LIFE_NS, OWN_FEWEST = 32, 30e9, 3
 """Own frames of every level: maximum number, half-life of the weight, and minimum number to
 use."""
 
@@ -75,39 +76,32 @@ _LOG, _FACTOR, _EXCESS, _OUTSIDE = 0, 1, 2, 3  # columns of a frame; _OUTSIDE: o
 _COLUMNS = _OUTSIDE + len(LATENCY_SCOPES)
 # Arrival times of waiting frames as fractions of the camera's period, evenly distributed.
 _PHASES: Floats = np.mod(np.arange(1, 2 * WINDOW + 1) * _GOLDEN, 1.0)
+_ZEROS, _ONES = np.zeros(2 * WINDOW), np.ones(OWN_FRAMES)
 
 
-class FrameLatencies(NamedTuple):
-    """The latencies of one frame in ms.
+class OwnFrames(NamedTuple):
+    """Frames measured at each level itself while the device was contended.
 
-    node_ms, end_to_end_ms: from arrival, or from the stamp, to the result; NaN if unknown.
-    wait_ms: the part of it that the frame waited for the previous one.
+    latencies_ms, weights: (levels, OWN_FRAMES); weight 0 for none. counts: sums of the weights,
+    (levels,).
     """
 
-    inference_ms: float
-    node_ms: float = math.nan
-    end_to_end_ms: float = math.nan
-    wait_ms: float = 0.0
-
-    def outside_ms(self) -> tuple[float, ...]:
-        """Return the time outside inference, without the wait, by scope; 0.0 if unknown."""
-        return tuple(
-            max(ms - self.inference_ms - self.wait_ms, 0.0) if math.isfinite(ms) else 0.0
-            for ms in (math.nan, self.node_ms, self.end_to_end_ms)
-        )
+    latencies_ms: Floats
+    weights: Floats
+    counts: Floats
 
 
 class Forecast(NamedTuple):
     """The distribution of the next frame's latency at every level, as a weighted sample.
 
-    latencies_ms: in the requested scope, estimated from the slowdown of each frame, (frames,
-    levels). weights: (frames,), with the sum 1.
-    outside_ms: time that does not depend on the level, (frames,). frames_seen: number of measured
-    frames since the last change.
-    optimistic_ms: like latencies_ms, for the last measured frames, if stalls do not scale with the
-    level. own_ms, own_weights: latencies of own frames, (levels, n); weight 0 for none. These
-    three are None if the device is not contended.
-    noises: sd / mean of every level, (levels,). is_due: whether a periodic load is expected and
+    latencies_ms: in the requested scope, estimated from the slowdown of each frame, (levels,
+    frames). weights: (frames,), with the sum 1.
+    outside_ms: time that does not depend on the level, (frames,).
+    uncontended_ms, noises: median and sd / mean of every level without contention, (levels, 1).
+    frames_seen: number of measured frames since the last change.
+    excess_ms: measured minus uncontended latency of the measured frames, (frames_seen,).
+    period_ms: time between two images if images that wait are included, or else infinite.
+    own: None if the device is not contended. is_due: whether a periodic load is expected and
     included in the latencies.
     """
 
@@ -115,13 +109,13 @@ class Forecast(NamedTuple):
     latencies_ms: Floats
     weights: Floats
     outside_ms: Floats
-    frames_seen: int
-    optimistic_ms: Floats | None
-    own_ms: Floats | None
-    own_weights: Floats | None
-    noises: Floats
     uncontended_ms: Floats
-    is_due: bool = False
+    noises: Floats
+    frames_seen: int
+    excess_ms: Floats
+    period_ms: float
+    own: OwnFrames | None
+    is_due: bool
 
     @property
     def slowdown(self) -> float:
@@ -139,30 +133,31 @@ class Forecast(NamedTuple):
         margin: amount by which the limit is lowered, in standard deviations of the profile.
         """
         limits_ms = limit_ms * np.exp(-margin * self.noises) if margin else limit_ms
-        shares: Floats = self.weights @ (self.latencies_ms > limits_ms)
-        if self.own_ms is None or self.own_weights is None:
+        shares: Floats = (self.latencies_ms > limits_ms).dot(self.weights)
+        own = self.own
+        if own is None:
             return shares
-        limits_of_own_ms = limits_ms[:, None] if margin else limit_ms  # type: ignore[index]
-        late = ((self.own_ms > limits_of_own_ms) * self.own_weights).sum(axis=1)
-        counts = self.own_weights.sum(axis=1)
-        blended: Floats = (GUESS_WEIGHT * shares + late) / (GUESS_WEIGHT + counts)
+        late = ((own.latencies_ms > limits_ms) * own.weights).dot(_ONES)
+        blended: Floats = (GUESS_WEIGHT * shares + late) / (GUESS_WEIGHT + own.counts)
         return blended
 
-    def optimistic_late_shares(self, limit_ms: float) -> Floats:
-        """Return the share of late frames if stalls do not scale with the level, (levels,)."""
-        if self.optimistic_ms is None:
-            return np.ones(len(self.noises))
-        weights = self.weights[-len(self.optimistic_ms) :]
-        shares: Floats = weights @ (self.optimistic_ms > limit_ms) / weights.sum()
-        return shares
+    def optimistic_late_share(self, level: int, limit_ms: float) -> float:
+        """Return the share of late frames of a level if stalls do not scale with the level."""
+        count = self.frames_seen
+        if not self.is_contended:
+            return 1.0
+        latencies_ms = self.excess_ms + self.outside_ms[-count:] + self.uncontended_ms[level - 1]
+        latencies_ms = _with_wait(latencies_ms, self.period_ms)
+        weights = self.weights[-count:]
+        return float((latencies_ms > limit_ms).dot(weights) / weights.sum())
 
     def own_frames(self, level: int) -> float:
         """Return the number of own frames of a level, weighted by age."""
-        return 0.0 if self.own_weights is None else float(self.own_weights[level - 1].sum())
+        return 0.0 if self.own is None else float(self.own.counts[level - 1])
 
     def outside_late_share(self, limit_ms: float) -> float:
         """Return the share of frames that would be late if inference took no time."""
-        return float(self.weights @ (self.outside_ms > limit_ms))
+        return float((self.outside_ms > limit_ms).dot(self.weights))
 
     def outside_quantile_ms(self, quantile: float) -> float:
         """Return a quantile of the time outside inference."""
@@ -170,15 +165,15 @@ class Forecast(NamedTuple):
 
     def quantile_ms(self, level: int, quantile: float) -> float:
         """Return the predicted quantile of a level's latency."""
-        values_ms, weights = self.latencies_ms[:, level - 1], self.weights
-        if self.own_ms is not None and self.own_weights is not None:
-            values_ms = np.append(values_ms, self.own_ms[level - 1])
-            weights = np.append(GUESS_WEIGHT * weights, self.own_weights[level - 1])
+        values_ms, weights = self.latencies_ms[level - 1], self.weights
+        if self.own is not None:
+            values_ms = np.append(values_ms, self.own.latencies_ms[level - 1])
+            weights = np.append(GUESS_WEIGHT * weights, self.own.weights[level - 1])
         return _weighted_quantile(values_ms, weights, quantile)
 
     def inference_ms(self, level: int) -> float:
         """Return the expected inference latency of a level, from the median slowdown."""
-        return float(self.uncontended_ms[level - 1]) * self.slowdown
+        return float(self.uncontended_ms[level - 1, 0]) * self.slowdown
 
 
 class _Suspect(NamedTuple):
@@ -197,24 +192,30 @@ class Experience:
     """
 
     def __init__(self, latencies_ms: Sequence[float], noises: Sequence[float]) -> None:
-        self._base_ms = np.asarray(latencies_ms, dtype=np.float64)
-        self._noises = np.asarray([_noise(noise) for noise in noises], dtype=np.float64)
-        self._rows = np.zeros((2 * WINDOW, _COLUMNS))
+        self._base_ms = np.array([latencies_ms], dtype=np.float64).T
+        self._noises = np.array([[_noise(noise)] for noise in noises], dtype=np.float64)
+        self._prior_noises = [
+            np.exp(self._noises * _normals(count)) - 1.0 for count in range(PRIOR_FRAMES + 1)
+        ]
+        self._rows = np.empty((_COLUMNS, 2 * WINDOW))  # never changed where it is filled
         self._first = self._end = 0
-        self._logs = Series(float(self._noises[0]))  # log-slowdowns
+        self._logs = Series(float(self._noises[0, 0]))  # log-slowdowns
         self._outside_logs = Series(MIN_OUTSIDE_SPREAD)
         self._suspect: _Suspect | None = None
         self._step_chance = STEP_CHANCE
         self._last_ns: int | None = None
         self._frame_ns = 0.0  # mean time between frames
         self._rhythm = Rhythm()
-        self._own = np.zeros((len(self._base_ms), OWN_FRAMES, 1 + len(LATENCY_SCOPES)))
-        self._own_ns = np.zeros((len(self._base_ms), OWN_FRAMES))
-        self._own_count = np.zeros(len(self._base_ms), dtype=np.int64)
+        levels = len(latencies_ms)
+        self._own_ms = np.zeros((len(LATENCY_SCOPES), levels, OWN_FRAMES))
+        self._own_ns = np.full((levels, OWN_FRAMES), -math.inf)
+        self._own_counts = [0] * levels
+        self._is_own_used = np.zeros((levels, 1))
 
-    def observe(self, time_ns: int, level: int, latencies: FrameLatencies) -> None:
-        """Add a frame that ended at `time_ns`; ignore it if its inference latency is invalid."""
-        inference_ms = latencies.inference_ms
+    def observe(self, measurement: Measurement) -> None:
+        """Add a frame; ignore it if its inference latency is invalid."""
+        time_ns, level = measurement.time_ns, measurement.level
+        inference_ms = measurement.inference_ms
         if not 0.0 < inference_ms < math.inf:
             return
         self._fade(self._share_remembered(time_ns))
@@ -223,25 +224,25 @@ class Experience:
             gain = FRAME_GAIN if self._frame_ns else 1.0
             self._frame_ns += gain * (gap_ns - self._frame_ns)
         self._last_ns, middle_before = time_ns, self._logs.middle
-        base_ms = float(self._base_ms[level - 1])
+        base_ms = self._base_ms.item(level - 1)
         factor = min(max(inference_ms / base_ms, 1.0 / MAX_FACTOR), MAX_FACTOR)
         log = math.log(factor)
-        frame = (log, factor, inference_ms - base_ms, *latencies.outside_ms())
+        frame = (log, factor, inference_ms - base_ms, *measurement.outside_ms())
         if self._suspect is not None:
             self._settle(frame)
         elif self._logs.is_strong(log):
             is_believed = self._step_chance >= CREDIBLE
-            self._suspect = _Suspect(frame, middle_before, self._frames.copy(), is_believed)
+            self._suspect = _Suspect(frame, middle_before, self._frames, is_believed)
             if is_believed:
-                self._keep(np.empty((0, _COLUMNS)))
+                self._keep(np.empty((_COLUMNS, 0)))
         self._add(frame)
         run = self._logs.changed()
         if run:
-            self._keep(self._frames[-run:])
+            self._keep(self._frames[:, -run:])
         if len(self._logs.values) <= max(run, 1):  # changed in this frame
             self._rhythm.step(time_ns, middle_before, self._logs.middle, self._frame_ns)
         else:
-            self._logs.learn_spread(log, float(self._noises[level - 1]))
+            self._logs.learn_spread(log, self._noises.item(level - 1))
         self._note_own(time_ns, level, frame)
         self._take_outside(frame[-1])
 
@@ -254,71 +255,54 @@ class Experience:
         period, because only the newest image is classified. NaN or infinite: no wait.
         """
         known = self._share_remembered(time_ns)
-        frames, column = self._frames, _OUTSIDE + LATENCY_SCOPES.index(scope)
-        count, middle = len(frames), self._logs.middle * known
-        factors = frames[:, _FACTOR] if known == 1.0 else frames[:, _FACTOR] ** known
+        frames, place = self._frames, LATENCY_SCOPES.index(scope)
+        count, middle = frames.shape[1], self._logs.middle * known
+        factors = frames[_FACTOR] if known == 1.0 else frames[_FACTOR] ** known
         due = self._rhythm.due(time_ns, middle, self._frame_ns)
         if due:
             factors = factors * math.exp(due)
-        latencies_ms = np.outer(factors, self._base_ms)
-        outside_ms = self._outside_of(frames, column)
-        weights = _weights(count)
+        latencies_ms = self._base_ms * factors
         prior = max(0, PRIOR_FRAMES - count // 2)
         if prior:
-            before_ms = float(np.median(outside_ms)) if count else 0.0
-            outside_ms = np.append(np.full(prior, before_ms), outside_ms)
-            latencies_ms = np.vstack((self._prior_ms(prior, middle), latencies_ms))
-            weights = np.append(np.full(prior, 0.5 ** (count / HALF_LIFE)), weights)
-            weights /= weights.sum()
+            # Contention adds to the latency and does not scale the noise.
+            prior_ms = self._base_ms * (math.exp(middle) + self._prior_noises[prior])
+            latencies_ms = np.concatenate((prior_ms, latencies_ms), axis=1)
+        own = self._own_frames(time_ns, place) if middle > LOG_CONTENDED else None
+        if scope == 'inference':
+            outside_ms, period_ms = _ZEROS[: prior + count], math.inf
         else:
-            weights = weights / weights.sum()
-        own_ms = own_weights = optimistic_ms = None
-        if middle > LOG_CONTENDED:
-            excess_ms = frames[:, _EXCESS] + outside_ms[len(outside_ms) - count :]
-            optimistic_ms = np.add.outer(excess_ms, self._base_ms)
-            own_ms = self._own[:, :, 0] + self._own[:, :, column - _OUTSIDE + 1]
-            own_weights = self._own_weights(time_ns)
-        if scope != 'inference':
-            latencies_ms += outside_ms[:, None]
-            if period_ms < math.inf:  # false for NaN
-                latencies_ms = _with_wait(latencies_ms, period_ms, _PHASES[: len(weights), None])
-                if optimistic_ms is not None and own_ms is not None:
-                    phases = _PHASES[:count, None]
-                    optimistic_ms = _with_wait(optimistic_ms, period_ms, phases)
-                    own_ms = _with_wait(own_ms, period_ms, _PHASES[:OWN_FRAMES])
+            outside_ms = self._outside_of(frames[_OUTSIDE + place], prior)
+            latencies_ms = _with_wait(latencies_ms + outside_ms, period_ms)
+            if own is not None:
+                own = own._replace(latencies_ms=_with_wait(own.latencies_ms, period_ms))
         return Forecast(
             middle,
             latencies_ms,
-            weights,
+            _weights(count, prior),
             outside_ms,
-            count,
-            optimistic_ms,
-            own_ms,
-            own_weights,
-            self._noises,
             self._base_ms,
+            self._noises,
+            count,
+            frames[_EXCESS],
+            period_ms,
+            own,
             due > 0.0,
         )
 
     @property
     def _frames(self) -> Floats:
-        return self._rows[self._first : self._end]
-
-    def _prior_ms(self, count: int, log_slowdown: float) -> Floats:
-        """Return latencies (count, levels): the median with the noise of an uncontended device.
-
-        Contention adds to the latency and does not scale the noise.
-        """
-        noise = np.exp(np.outer(_normals(count), self._noises)) - 1.0
-        prior_ms: Floats = self._base_ms * (math.exp(log_slowdown) + noise)
-        return prior_ms
+        return self._rows[:, self._first : self._end]
 
     def _keep(self, frames: Floats) -> None:
         """Discard all frames except these."""
-        frames = frames.copy()
-        self._first, self._end = 0, len(frames)
-        self._rows[: self._end] = frames
-        self._logs.keep(frames[:, _LOG].tolist())
+        self._refill(frames)
+        self._logs.keep(frames[_LOG].tolist())
+
+    def _refill(self, frames: Floats) -> None:
+        """Begin new rows with these frames; forecasts still refer to the former ones."""
+        self._first, self._end = 0, frames.shape[1]
+        self._rows = np.empty((_COLUMNS, 2 * WINDOW))
+        self._rows[:, : self._end] = frames
 
     def _take_outside(self, outside_ms: float) -> None:
         """Add a time outside inference; discard older values if it has changed."""
@@ -330,36 +314,37 @@ class Experience:
         else:
             self._outside_logs.learn_spread(log, MIN_OUTSIDE_SPREAD)
 
-    def _outside_of(self, frames: Floats, column: int) -> Floats:
-        """Return the time outside inference since it last changed, repeated to (frames,)."""
-        valid = min(len(self._outside_logs.values), len(frames))
-        if valid == len(frames):
-            outside_ms: Floats = frames[:, column].copy()
-        else:
-            newest_first = frames[-valid:, column][::-1]
-            outside_ms = np.resize(newest_first, len(frames))[::-1].copy()
+    def _outside_of(self, outside_ms: Floats, prior: int) -> Floats:
+        """Return the time outside inference since it last changed, repeated to (frames,).
+
+        prior: number of frames with the median to be put before them.
+        """
+        valid, count = len(self._outside_logs.values), len(outside_ms)
+        if valid < count:
+            outside_ms = outside_ms[-1 - np.arange(count)[::-1] % valid]
+        if prior:
+            before_ms = median(outside_ms.tolist()) if count else 0.0
+            outside_ms = np.concatenate((np.full(prior, before_ms), outside_ms))
         return outside_ms
 
     def _fade(self, remembered: float) -> None:
         """Reduce the stored slowdowns to their remembered share after a pause."""
         if remembered < FORGOTTEN:
-            self._keep(np.empty((0, _COLUMNS)))
+            self._keep(np.empty((_COLUMNS, 0)))
             self._suspect = None
         elif remembered < 1.0:
             frames = self._frames.copy()
-            frames[:, _LOG] *= remembered
-            frames[:, _FACTOR] **= remembered
-            frames[:, _EXCESS] *= remembered
+            frames[_LOG] *= remembered
+            frames[_FACTOR] **= remembered
+            frames[_EXCESS] *= remembered
             self._keep(frames)
 
     def _add(self, frame: tuple[float, ...]) -> None:
         if self._end - self._first == WINDOW:
             self._first += 1
-        if self._end == len(self._rows):
-            kept = self._frames.copy()
-            self._first, self._end = 0, len(kept)
-            self._rows[: self._end] = kept
-        self._rows[self._end] = frame
+        if self._end == 2 * WINDOW:
+            self._refill(self._frames)
+        self._rows[:, self._end] = frame
         self._end += 1
         self._logs.add(frame[_LOG])
 
@@ -371,24 +356,27 @@ class Experience:
         is_step = abs(log - suspect.frame[_LOG]) < abs(log - suspect.middle)
         self._step_chance += STEP_CHANCE_GAIN * (is_step - self._step_chance)
         if is_step and not suspect.is_believed:
-            self._keep(np.array([suspect.frame]))
+            self._keep(np.array([suspect.frame]).T)
         elif suspect.is_believed and not is_step:
-            self._keep(np.vstack((suspect.frames_before, suspect.frame))[-WINDOW:])
+            frames = np.column_stack((suspect.frames_before, suspect.frame))
+            self._keep(frames[:, -WINDOW:])
 
     def _note_own(self, time_ns: int, level: int, frame: tuple[float, ...]) -> None:
         """Store a frame as an own frame of its level if the device is contended."""
         if self._logs.middle <= LOG_CONTENDED:
             return
-        row, place = level - 1, self._own_count[level - 1] % OWN_FRAMES
-        self._own[row, place] = (frame[_EXCESS] + self._base_ms[row], *frame[_OUTSIDE:])
+        row, count = level - 1, self._own_counts[level - 1]
+        own_ms = frame[_EXCESS] + self._base_ms.item(row)
+        place = count % OWN_FRAMES
+        self._own_ms[:, row, place] = [own_ms + outside_ms for outside_ms in frame[_OUTSIDE:]]
         self._own_ns[row, place] = time_ns
-        self._own_count[row] += 1
+        self._own_counts[row] = count + 1
+        self._is_own_used[row] = count + 1 >= OWN_FEWEST
 
-    def _own_weights(self, time_ns: int) -> Floats:
-        ages_s = (time_ns - self._own_ns) / 1e9
-        weights: Floats = 0.5 ** np.clip(ages_s / OWN_HALF_LIFE_S, 0.0, 60.0)
-        is_there = np.arange(OWN_FRAMES) < self._own_count[:, None]
-        return weights * (is_there & (self._own_count[:, None] >= OWN_FEWEST))
+    def _own_frames(self, time_ns: int, place: int) -> OwnFrames:
+        """Return the own frames in a scope, given by its place in LATENCY_SCOPES."""
+        weights = np.exp2((self._own_ns - time_ns) / OWN_HALF_LIFE_NS) * self._is_own_used
+        return OwnFrames(self._own_ms[place].copy(), weights, weights.dot(_ONES))
 
     def _share_remembered(self, time_ns: int) -> float:
         """Return the share of the estimates that is still valid, in [0, 1]."""
@@ -398,11 +386,15 @@ class Experience:
         return math.exp(-age_ns / FADING_NS) if age_ns > 0 else 1.0
 
 
-def _with_wait(latencies_ms: Floats, period_ms: float, phases: Floats) -> Floats:
-    """Add the waiting time of images that arrive during a latency longer than the period."""
-    if latencies_ms.size == 0 or latencies_ms.max() <= period_ms:
+def _with_wait(latencies_ms: Floats, period_ms: float) -> Floats:
+    """Add the waiting time of images that arrive during a latency longer than the period.
+
+    latencies_ms: (..., frames). period_ms: NaN or infinite for no wait.
+    """
+    is_longer = latencies_ms > period_ms
+    if not is_longer.any():
         return latencies_ms
-    return latencies_ms + (latencies_ms > period_ms) * (period_ms * phases)
+    return latencies_ms + is_longer * (period_ms * _PHASES[: latencies_ms.shape[-1]])
 
 
 def _weighted_quantile(values: Floats, weights: Floats, quantile: float) -> float:
@@ -412,15 +404,16 @@ def _weighted_quantile(values: Floats, weights: Floats, quantile: float) -> floa
     return float(values[order[place]])
 
 
-@lru_cache(maxsize=WINDOW + 1)
-def _weights(count: int) -> Floats:
-    """Return the weights of `count` frames, ascending."""
+@lru_cache(maxsize=2 * WINDOW)
+def _weights(count: int, prior: int) -> Floats:
+    """Return the weights of `prior` frames of the profile and `count` measured ones, ascending."""
     half_life = max(HALF_LIFE, HALF_LIFE_SHARE * count)
-    weights: Floats = 0.5 ** (np.arange(count, 0, -1, dtype=np.float64) / half_life)
+    ages = np.arange(count, 0, -1, dtype=np.float64)
+    weights = np.append(np.full(prior, 0.5 ** (count / HALF_LIFE)), 0.5 ** (ages / half_life))
+    weights /= weights.sum()
     return weights
 
 
-@lru_cache(maxsize=PRIOR_FRAMES + 1)
 def _normals(count: int) -> tuple[float, ...]:
     """Return the medians of `count` equally likely parts of the standard normal distribution."""
     return tuple(NormalDist().inv_cdf((i + 0.5) / count) for i in range(count))

@@ -58,11 +58,11 @@ def load_or_measure_profile(
 ) -> LatencyProfile:
     """Return the latency profile of this platform, checked with a few frames.
 
-    This is the newest profile of the family or the build cache that matches this machine. If none
-    matches, or if the device was busy during its measurement, a new profile is measured, which
-    takes seconds, and cached. If the device is busy now, the profile is corrected for this start
-    instead, and the engine's notes say so. If the check fails, the profile is used unchecked, and
-    the notes say so.
+    This is the newest profile of the family or the build cache that matches this machine, scaled
+    by the machine's present speed if that differs. If none matches, or if the device was busy
+    during its measurement, a new profile is measured, which takes seconds, and cached. If the
+    device is busy now, the profile is corrected for this start instead, and the engine's notes say
+    so. If the check fails, the profile is used unchecked, and the notes say so.
     """
     cache = BuildCache(family, cache_dir)
     relative = f'profiles/{engine.platform}.yaml'
@@ -75,15 +75,20 @@ def load_or_measure_profile(
     known.sort(key=lambda one: one.profile.measured_at, reverse=True)
     conditions = {}
     if known:
-        check = check_levels(engine, family, pause_s=pause_s, clock=clock)
-        faults = [check.fault(one.profile) for one in known]
+        for check in check_levels(engine, family, pause_s=pause_s, clock=clock):
+            faults = [check.fault(one.profile) for one in known]
+            if not all(faults):
+                break
         for failure in check.failures:
             _note(engine, f'{known[0]} could not be checked: {failure}')
         for one, fault in zip(known, faults, strict=True):
             if not fault and not one.was_busy:
+                profile = check.corrected(one.profile)
+                factor = profile.latency_ms(1) / one.profile.latency_ms(1)
                 if not check.failures:
-                    _log.info('%s matches this machine', one)
-                return one.profile
+                    scaled = '' if factor == 1.0 else f', scaled by {factor:.2g}'
+                    _log.info('%s matches this machine%s', one, scaled)
+                return profile
         if check.is_busy and not faults[0]:
             _log.info('%s was measured on a busy device, and it is busy now: it is used', known[0])
             return known[0].profile

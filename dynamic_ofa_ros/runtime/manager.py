@@ -12,14 +12,15 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from dynamic_ofa_ros.adaptation import is_late
-from dynamic_ofa_ros.constraints import Constraints
+from dynamic_ofa_ros.constraints import LATENCY_SCOPES, Constraints
 from dynamic_ofa_ros.family import LatencyProfile
 from dynamic_ofa_ros.runtime.coordination import FRAMES_TOLD, Allowance, Frame, Status
 from dynamic_ofa_ros.runtime.decisions import Decision, ManagerState, Measurement
-from dynamic_ofa_ros.runtime.experience import CONTENDED_ABOVE, Experience, FrameLatencies
+from dynamic_ofa_ros.runtime.experience import CONTENDED_ABOVE, Experience
 from dynamic_ofa_ros.runtime.outages import Outages
 from dynamic_ofa_ros.runtime.policies import (
     Choice,
@@ -31,6 +32,7 @@ from dynamic_ofa_ros.runtime.policies import (
     Situation,
     create_policy,
 )
+from dynamic_ofa_ros.runtime.series import SortedWindow
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.family import Level
@@ -50,11 +52,11 @@ class _Settings:
     policy: PolicySettings
     allowance: Allowance | None = None
 
-    @property
+    @cached_property
     def floor(self) -> float:
         return self.constraints.min_accuracy if self.constraints.has_accuracy else 0.0
 
-    @property
+    @cached_property
     def limit_ms(self) -> float:
         return self.constraints.max_latency_ms if self.constraints.has_latency else math.inf
 
@@ -97,9 +99,7 @@ class RuntimeManager:
         self._settings = _Settings(constraints or Constraints(), policy or PolicySettings())
         self._applied = self._settings
         self._policy: Policy = self._policy_factory(self.table, self._settings.policy)
-        self._outside_ms: dict[str, deque[float]] = {
-            scope: deque(maxlen=OUTSIDE_FRAMES) for scope in ('node', 'end_to_end')
-        }
+        self._outside_ms = {scope: SortedWindow(OUTSIDE_FRAMES) for scope in LATENCY_SCOPES}
         self._period_ms = NAN
         self._upward_ns: deque[int] = deque()
         self._recent_frames: deque[Frame] = deque(maxlen=FRAMES_TOLD)
@@ -203,7 +203,7 @@ class RuntimeManager:
         level, platform = self._frame.choice.option
         settings = self._settings
         constraints = settings.constraints
-        rests_ms = sorted(self._outside_ms.get(constraints.latency_scope, ()))
+        rests_ms = self._outside_ms[constraints.latency_scope].ordered
         rest_ms = max(rests_ms[len(rests_ms) // 2], 0.0) if rests_ms else 0.0
         return Status(
             name=name,
@@ -246,14 +246,14 @@ class RuntimeManager:
         if self._outages:
             self._outages.work(option)
         self._period_ms = measurement.period_ms
-        seen = FrameLatencies(
-            inference_ms, measurement.node_ms, measurement.end_to_end_ms, measurement.wait_ms
-        )
         if not is_first:
-            self._experiences[option.platform].observe(time_ns, option.level, seen)
-        for scope, scope_ms in (('node', seen.node_ms), ('end_to_end', seen.end_to_end_ms)):
+            self._experiences[option.platform].observe(measurement)
+        for scope, scope_ms in (
+            ('node', measurement.node_ms),
+            ('end_to_end', measurement.end_to_end_ms),
+        ):
             if math.isfinite(scope_ms):
-                self._outside_ms[scope].append(scope_ms - inference_ms)
+                self._outside_ms[scope].add(scope_ms - inference_ms)
         latency_ms = getattr(measurement, f'{self._applied.constraints.latency_scope}_ms')
         if 0.0 < latency_ms < math.inf:
             self._recent_frames.append(Frame(time_ns, latency_ms, measurement.level))
@@ -342,7 +342,7 @@ class RuntimeManager:
         It is rounded down, so that a single slow frame (the first one) has no effect.
         """
         constraints = self._applied.constraints
-        outside_ms = sorted(self._outside_ms.get(constraints.latency_scope, ()))
+        outside_ms = self._outside_ms[constraints.latency_scope].ordered
         if not outside_ms:
             return 0.0
         return outside_ms[int(constraints.quantile * (len(outside_ms) - 1))]

@@ -52,10 +52,10 @@ class Outages:
 
     def work(self, option: Option) -> None:
         """Record that an option works; end its outage, and that of its platform."""
-        if option in self._outages:
-            for other in [o for o in self._outages if o.platform == option.platform]:
-                if other == option or self._outages[other] == self._outages[option]:
-                    del self._outages[other]
+        ended = self._outages.pop(option, None)
+        for other in [o for o in self._outages if o.platform == option.platform]:
+            if self._outages[other] == ended:
+                del self._outages[other]
 
     def is_out(self, option: Option, time_ns: int) -> bool:
         """Return whether an option is excluded at a time."""

@@ -1,17 +1,22 @@
 """Check with a few frames whether a latency profile matches the current state of this machine.
 
 Platforms of different speed can have the same name, and machines change, for instance by another
-power mode or another release of an engine. Contention must not be mistaken for such a change. It
-only increases latencies, and it increases long latencies at least as much as short ones, because
-time slices of other programs interrupt long frames more often. Any other deviation shows that the
-profile is wrong. If all frames are slower, the profile is wrong only if no other program uses the
-device. The lower quartile and the median of each level are considered, because the uncontended
-latency may be anywhere between them.
+power mode or another release of an engine. A few levels are measured and compared with the
+profile. If all of them are faster or slower by a similar factor, the profile is scaled by it,
+because clocks change, and a virtual machine is as fast as its neighbours allow. If the factor is
+very large, or if the levels deviate from each other, the profile is wrong.
+
+Contention must not be mistaken for such a change. It only increases latencies, and it increases
+long latencies at least as much as short ones, because time slices of other programs interrupt long
+frames more often. So on a busy device, the lower quartile of each level's latencies is considered
+instead of the median, and a profile is wrong only if contention cannot explain the deviations.
 """
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -26,13 +31,17 @@ if TYPE_CHECKING:
     from dynamic_ofa_ros.family import Family
     from dynamic_ofa_ros.runtime.engine import Engine
 
-BLOCKS = 2
+MAX_BLOCKS = 4
 BLOCK_RUNS = 4
 MAX_SECONDS = 1.0
 """After this time no further block is started, so that the check of a slow device is short."""
 
-TOLERANCE = 0.25
-"""Relative deviations up to this, from a profile and between levels, are considered noise."""
+TOLERANCE = 0.2
+"""Relative deviations up to this, of all levels together and of one level, are considered
+noise."""
+
+MAX_FACTOR = 1.6
+"""Maximum factor by which a profile is scaled; beyond it, all levels are measured again."""
 
 
 @dataclass(frozen=True)
@@ -61,28 +70,50 @@ class Check:
         """Return what is wrong with a profile, as the predicate of a sentence, or ''."""
         if not self.levels:
             return ''
-        nominal_ms = np.array([profile.latency_ms(level.index) for level in self.levels])
-        low = np.array([level.low_ms for level in self.levels]) / nominal_ms
-        median = np.array([level.median_ms for level in self.levels]) / nominal_ms
-        seen = low if self.is_busy else median
-        is_too_slow = seen * (1.0 + TOLERANCE) < 1.0
-        is_too_fast = np.zeros_like(is_too_slow) if self.is_busy else low > 1.0 + TOLERANCE
-        if is_too_slow.all():
-            return f'is {1.0 / np.median(seen):.2g}x slower than this machine'
-        if is_too_fast.all():
-            return f'is {np.median(seen):.2g}x faster than this machine'
-        is_uneven = self.is_busy and _falls(low[np.argsort(nominal_ms)])
-        if is_too_slow.any() or is_too_fast.any() or is_uneven:
-            return f'does not match this machine ({low.min():.2g}x to {low.max():.2g}x)'
+        factors = self._factors(profile)
+        # Contention cannot slow down a fast level much more than a slower one.
+        bounds = np.maximum.accumulate(factors) if self.is_busy else factors.max()
+        if (factors * (1.0 + TOLERANCE) ** 2 < bounds).any():
+            return f'does not match this machine ({factors.min():.2g}x to {factors.max():.2g}x)'
+        factor = self._common_factor(profile)
+        if factor > MAX_FACTOR:
+            return f'is {factor:.2g}x faster than this machine'
+        if factor < 1.0 / MAX_FACTOR:
+            return f'is {1.0 / factor:.2g}x slower than this machine'
         return ''
 
     def corrected(self, profile: LatencyProfile) -> LatencyProfile:
-        """Return the profile scaled by the measured factors, which are interpolated by level."""
-        indexes = [level.index for level in self.levels]
-        factors = [level.low_ms / profile.latency_ms(level.index) for level in self.levels]
+        """Return the profile scaled by the measured factors.
+
+        A profile without a fault is scaled by one factor, or returned unchanged if that may be
+        noise. Otherwise the factors are interpolated by level.
+        """
+        if not self.levels:
+            return profile
+        if self.fault(profile):
+            indexes = [level.index for level in self.levels]
+            factors = [level.low_ms / profile.latency_ms(level.index) for level in self.levels]
+        else:
+            factor = self._common_factor(profile)
+            if 1.0 / (1.0 + TOLERANCE) <= factor <= 1.0 + TOLERANCE:
+                return profile
+            indexes, factors = [1], [factor]
         scale = np.interp(range(1, len(profile.levels) + 1), indexes, factors)
         levels = (_scaled(*pair) for pair in zip(profile.levels, scale.tolist(), strict=True))
         return replace(profile, levels=tuple(levels))
+
+    def _factors(self, profile: LatencyProfile) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        """Return measured over profiled latency of each level, in ascending order of latency."""
+        pairs = [(profile.latency_ms(level.index), level) for level in self.levels]
+        pairs.sort(key=lambda pair: pair[0])
+        return np.array(
+            [(level.low_ms if self.is_busy else level.median_ms) / ms for ms, level in pairs]
+        )
+
+    def _common_factor(self, profile: LatencyProfile) -> float:
+        factors = self._factors(profile)
+        low, high = float(factors.min()), float(factors.max())
+        return min(low, 1.0) if self.is_busy else math.sqrt(low * high)
 
 
 def check_levels(
@@ -91,39 +122,34 @@ def check_levels(
     *,
     pause_s: float = PAUSE_S,
     clock: Clock = time.perf_counter_ns,
-) -> Check:
-    """Measure a few frames of the lowest, the middle and the highest level, as for a profile."""
+) -> Iterator[Check]:
+    """Measure the lowest, the middle and the highest level in short blocks, as for a profile.
+
+    Yield a check after each block; it includes the latencies of the previous blocks, so that the
+    caller can go on if the first frames do not match.
+    """
     count = len(family.levels)
-    indices = sorted({1, (count + 1) // 2, count})
-    samples_ms: dict[int, list[float]] = {index: [] for index in indices}
+    samples_ms: dict[int, list[float]] = {i: [] for i in sorted({1, (count + 1) // 2, count})}
     failures = {}
     load = OthersLoad(engine.device)
     started_ns = clock()
-    for block in range(BLOCKS):
+    for block in range(MAX_BLOCKS):
         if block and (clock() - started_ns) / 1e9 > MAX_SECONDS:
             break
-        for index in indices:
+        for index, samples in samples_ms.items():
             if index in failures:
                 continue
             tensor = input_of(family.level(index))
             try:
-                samples_ms[index] += time_block(engine, index, tensor, BLOCK_RUNS, pause_s, clock)
+                samples += time_block(engine, index, tensor, BLOCK_RUNS, pause_s, clock)
             except EngineError as error:
                 failures[index] = str(error)
-    times = (
-        LevelTimes(index, *np.quantile(samples, (0.25, 0.5)).tolist())
-        for index, samples in samples_ms.items()
-        if index not in failures
-    )
-    return Check(tuple(times), load.fraction(), tuple(failures.values()))
-
-
-def _falls(factors: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> bool:
-    """Return whether a fast level is slowed down much more than a slower one.
-
-    factors: in ascending order of latency. Contention cannot have this effect.
-    """
-    return bool((np.maximum.accumulate(factors) > factors * (1.0 + TOLERANCE) ** 2).any())
+        times = (
+            LevelTimes(index, *np.quantile(samples, (0.25, 0.5)).tolist())
+            for index, samples in samples_ms.items()
+            if index not in failures
+        )
+        yield Check(tuple(times), load.fraction(), tuple(failures.values()))
 
 
 def _scaled(level: LevelLatency, factor: float) -> LevelLatency:

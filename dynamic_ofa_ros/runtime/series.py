@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
+from statistics import NormalDist
 
 WINDOW = 128
 """Maximum number of stored values."""
@@ -30,34 +31,70 @@ STRONG = 1.5
 SPREAD_GAIN = 0.1
 """Weight of the newest value in the spread."""
 
-_LIKELY = tuple(CHANCE ** (1.0 / run) for run in RUNS)
+
+def _runs(count: int) -> tuple[tuple[int, int, float, float], ...]:
+    """Return the runs to compare in a series of `count` values: (length, place, far, too_many).
+
+    A run is no change if its lowest value is at most `low` and its highest at least `high`. With
+    enough values before the run, these are the values at `place`, counted in descending and
+    ascending order. With fewer, they lie `far` spreads above and below the middle; a run that is
+    not within them is a change if fewer values before it than `too_many` - 1 are as extreme.
+    """
+    runs = []
+    for run, likely in ((run, CHANCE ** (1.0 / run)) for run in RUNS):
+        if run > count or (run > LONG_RUN and 2 * run > count):
+            break
+        missing = EXPECTED_FRAMES - (count - run)
+        too_many = likely * (max(count - run, EXPECTED_FRAMES) + 1)
+        place = math.ceil(too_many) + run - 2
+        share = (too_many - 1.0) / missing if missing > 0 else 0.0
+        far = math.inf if share <= 0.0 else -math.inf
+        if 0.0 < share < 1.0:
+            far = TIE - NormalDist().inv_cdf(share)
+        runs.append((run, place, far, too_many))
+    return tuple(runs)
 
 
-class Series:
+_RUNS = tuple(_runs(count) for count in range(WINDOW + 1))
+
+
+class SortedWindow:
+    """The last values, at most `size`, in order of arrival and in ascending order."""
+
+    def __init__(self, size: int) -> None:
+        self.values: list[float] = []
+        self.ordered: list[float] = []
+        self._size = size
+
+    def add(self, value: float) -> None:
+        """Add a value; if the window is full, discard the oldest one."""
+        if len(self.values) == self._size:
+            del self.ordered[bisect_left(self.ordered, self.values.pop(0))]
+        self.values.append(value)
+        insort(self.ordered, value)
+
+
+class Series(SortedWindow):
     """The last values.
 
     middle: their median. spread: an estimate of their standard deviation, at least `least_spread`.
     """
 
     def __init__(self, least_spread: float) -> None:
-        self.values: list[float] = []
+        super().__init__(WINDOW)
         self.middle = 0.0
         self.spread = least_spread
-        self._ordered: list[float] = []
 
     def keep(self, values: Sequence[float]) -> None:
         """Discard all values except these."""
         self.values = list(values)
-        self._ordered = sorted(values)
-        self.middle = self._ordered[len(values) // 2] if values else 0.0
+        self.ordered = sorted(values)
+        self.middle = self.ordered[len(values) // 2] if values else 0.0
 
     def add(self, value: float) -> None:
         """Add a value; if the window is full, discard the oldest one."""
-        if len(self.values) == WINDOW:
-            del self._ordered[bisect_left(self._ordered, self.values.pop(0))]
-        self.values.append(value)
-        insort(self._ordered, value)
-        self.middle = self._ordered[len(self._ordered) // 2]
+        super().add(value)
+        self.middle = self.ordered[len(self.ordered) // 2]
 
     def learn_spread(self, value: float, least_spread: float) -> None:
         """Update the spread with a value that has already been added."""
@@ -66,33 +103,34 @@ class Series:
 
     def is_strong(self, value: float) -> bool:
         """Return whether a value is far higher than usual."""
-        ordered = self._ordered
+        ordered = self.ordered
         common = ordered[-1 - len(ordered) // 10] - self.middle if len(ordered) >= 10 else 0.0
         return value - self.middle > STRONG * max(2.5 * self.spread, 1.25 * common)
 
     def changed(self) -> int:
         """Return how many of the last values differ from those before; 0 if there is no change."""
-        ordered, values, count = self._ordered, self.values, len(self.values)
+        ordered, values, count = self.ordered, self.values, len(self.values)
         lowest = highest = values[-1]
-        at_least, at_most = count - bisect_left(ordered, lowest), bisect_right(ordered, highest)
         done = 1  # number of values included in `lowest` and `highest`
-        for run, likely in zip(RUNS, _LIKELY, strict=True):
-            if run > count or (run > LONG_RUN and 2 * run > count):
-                break
-            before = count - run
-            missing = max(0, EXPECTED_FRAMES - before)
-            # The counts so far are lower bounds of the counts for the whole run.
-            if min(at_least, at_most) - run + 1 >= likely * (before + missing + 1):
-                continue
+        for run, place, far, too_many in _RUNS[count]:
+            missing = EXPECTED_FRAMES - (count - run)
+            if missing > 0:
+                low, high = self.middle + far * self.spread, self.middle - far * self.spread
+            else:
+                low, high = ordered[~place], ordered[place]
+            if lowest <= low and highest >= high:
+                continue  # more values can only make `lowest` lower and `highest` higher
             rest, done = values[-run:-done], run
             lowest, highest = min(lowest, *rest), max(highest, *rest)
-            at_least = count - bisect_left(ordered, lowest)
-            at_most = bisect_right(ordered, highest)
-            above, below = float(at_least - run), float(at_most - run)
-            if missing:
-                above += missing * _below((self.middle - lowest) / self.spread + TIE)
-                below += missing * _below((highest - self.middle) / self.spread + TIE)
-            if min(above, below) + 1 < likely * (before + missing + 1):
+            if lowest <= low and highest >= high:
+                continue
+            if missing <= 0:
+                return run
+            above = missing * _below((self.middle - lowest) / self.spread + TIE)
+            below = missing * _below((highest - self.middle) / self.spread + TIE)
+            above += count - bisect_left(ordered, lowest) - run
+            below += bisect_right(ordered, highest) - run
+            if min(above, below) + 1 < too_many:
                 return run
         return 0
 

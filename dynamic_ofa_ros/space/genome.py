@@ -87,16 +87,6 @@ class GenomeEncoding:
         choices = self.choices
         return self.canonical(rng.integers(0, choices, (count, len(choices))))
 
-    def neighbours(self, genome: Genomes) -> Genomes:
-        """Return the canonical form of every genome that differs from this one in one gene."""
-        choices = self.choices
-        genes = np.repeat(np.arange(len(choices)), choices)
-        values = np.concatenate([np.arange(count) for count in choices])
-        changed = values != genome[genes]
-        result: Genomes = np.repeat(genome[None], changed.sum(), axis=0)
-        result[np.arange(len(result)), genes[changed]] = values[changed]
-        return self.canonical(result)
-
     def features(self, genomes: Genomes) -> npt.NDArray[np.float32]:
         """Return one-hot features (N, F) float32, the input of predictors for this space.
 

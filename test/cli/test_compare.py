@@ -1,4 +1,4 @@
-"""`dynamic-ofa compare` as a user types it."""
+"""`dynamic-ofa compare` on the command line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BAD_INPUT = 2
 
 @pytest.fixture
 def bags(tmp_path, monkeypatch):
-    """Write two bags: the second one has a quarter of late images, and no truth."""
+    """Write two bags; in the second one, every fourth image is late and there is no truth."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('COLUMNS', '100')
     write_bag(tmp_path / 'quick', [*told(telemetry(n) for n in range(40)), *truths(40)])
@@ -30,7 +30,7 @@ def bags(tmp_path, monkeypatch):
 
 
 def rows(text):
-    """Return the table's cells by the first one."""
+    """Return the cells of each row of a table by its first cell."""
     lines = [line.strip('│┃ \n') for line in text.splitlines() if '│' in line or '┃' in line]
     cells = [[cell.strip() for cell in line.replace('┃', '│').split('│')] for line in lines]
     return {first: rest for first, *rest in cells if first}
@@ -47,7 +47,7 @@ def test_a_table_shows_both_and_a_picture_is_drawn(bags, capsys):
     assert found['right %'] == ['100.0', '-']
     assert found['node ms, p50/p95/p99'] == ['6.00 / 6.00 / 6.00', '6.00 / 30.00 / 30.00']
     assert 'reaction' not in found
-    assert 'Note: what the images show is known in A only.' in output
+    assert 'Note: the ground truth is known in A only.' in output
     assert 'drawn: compared.png' in output
     assert cv2.imread('compared.png').shape[1] == 1200
 
@@ -58,7 +58,7 @@ def test_json_has_the_same_and_nothing_else_is_printed(bags, capsys):
     assert document['B']['late'] == pytest.approx(0.25)
     assert document['A']['right_on_time'] == 1.0
     assert document['B']['right_on_time'] is None
-    assert document['differences'] == ['what the images show is known in A only']
+    assert document['differences'] == ['the ground truth is known in A only']
 
 
 def test_runs_of_the_demo_have_reaction_and_recovery(tmp_path, capsys, monkeypatch):
@@ -70,7 +70,7 @@ def test_runs_of_the_demo_have_reaction_and_recovery(tmp_path, capsys, monkeypat
     found = rows(capsys.readouterr().out)
     assert found['limit, ms'] == [f'{LIMIT_MS:g}'] * 2
     assert found['late under load %'] == ['100.0', '0.0']
-    assert found['reaction'][0].endswith('not over')
+    assert found['reaction'][0].endswith('not finished')
     assert found['recovery'] == ['0 images, 0 ms'] * 2
     assert (tmp_path / 'both.svg').read_text().startswith('<?xml')
 
@@ -83,7 +83,7 @@ def test_runs_of_the_demo_have_reaction_and_recovery(tmp_path, capsys, monkeypat
         (['quick', 'slow:/other'], 'no classifier /other'),
     ],
 )
-def test_bad_input_is_a_sentence(bags, capsys, arguments, words):
+def test_bad_input_is_reported_in_one_line(bags, capsys, arguments, words):
     assert main(['compare', *arguments]) == BAD_INPUT
     captured = capsys.readouterr()
     assert captured.out == ''

@@ -1,4 +1,4 @@
-"""Arguments of the demo: found wrong before anything starts."""
+"""The demo rejects invalid arguments before any process starts."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from dynamic_ofa_ros.nodes.camera_sources import SourceError
 
 @pytest.fixture(scope='module')
 def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
-    """Return a family that tells colours apart."""
+    """Return a family that classifies colours."""
     return make_colour_family(tmp_path_factory.mktemp('colours'))
 
 
-def test_class_folders_are_the_truth(family: Family, tmp_path: Path) -> None:
+def test_class_folders_give_the_ground_truth(family: Family, tmp_path: Path) -> None:
     photos = colour_folders(tmp_path / 'photos')
     (photos / 'crimson').rename(photos / 'Crimson')
     assert camera_labels(str(photos), family) == ('crimson', 'emerald', 'navy')
 
 
-def test_what_the_family_does_not_know_is_refused(family: Family, tmp_path: Path) -> None:
+def test_classes_that_the_family_lacks_are_rejected(family: Family, tmp_path: Path) -> None:
     with pytest.raises(DemoError, match='give --source, a folder of photographs'):
         camera_labels('', family)
     with pytest.raises(SourceError, match='there is no folder'):
         camera_labels(str(tmp_path / 'nowhere'), family)
     photos = colour_folders(tmp_path / 'photos')
-    with pytest.raises(DemoError, match='nobody knows what is right'):
+    with pytest.raises(DemoError, match='the correct answers are unknown'):
         camera_labels(str(photos / 'navy'), family)
     (photos / 'crimson').rename(photos / 'pink')
-    with pytest.raises(DemoError, match='class folder pink is no label of family family'):
+    with pytest.raises(DemoError, match='class folder pink is not a label of family family'):
         camera_labels(str(photos), family)
 
 
-def test_a_new_or_an_empty_folder_will_do(tmp_path: Path) -> None:
+def test_new_and_empty_folders_are_accepted(tmp_path: Path) -> None:
     folder = prepare_output(str(tmp_path / 'a' / 'b'))
     assert folder == tmp_path / 'a' / 'b'
     assert prepare_output(str(folder)) == folder
@@ -49,11 +49,11 @@ def test_a_new_or_an_empty_folder_will_do(tmp_path: Path) -> None:
 
 def test_results_of_another_demo_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / 'frames.csv').write_text('precious')
-    with pytest.raises(DemoError, match=r'not empty \(it holds frames.csv\).*--output'):
+    with pytest.raises(DemoError, match=r'not empty \(it contains frames.csv\).*--output'):
         prepare_output(str(tmp_path))
 
 
-def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / 'file'
     path.write_text('')
     for chosen in (path, path / 'below'):
@@ -63,9 +63,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         prepare_output('/proc/no/such/place')
 
 
-def test_each_demo_has_a_folder_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_demo_gets_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folders = {prepare_output('') for _ in range(3)}
     assert len(folders) == 3
@@ -75,21 +73,21 @@ def test_each_demo_has_a_folder_of_its_own(
 @pytest.mark.parametrize(
     ('arguments', 'sentence'),
     [
-        (['--seconds', '1'], '--seconds is 1; it takes 15 to 3600'),
-        (['--rate-hz', '0'], '--rate-hz is 0; it takes 1 to 240'),
+        (['--seconds', '1'], '--seconds is 1; give a number from 15 to 3600'),
+        (['--rate-hz', '0'], '--rate-hz is 0; give a number from 1 to 240'),
         (['--prepare-timeout-s', '0'], '--prepare-timeout-s is 0'),
         (['--family', '/nowhere'], 'there is no family at /nowhere'),
         (['--output', '/proc/nothing'], 'cannot be written'),
     ],
 )
-def test_bad_arguments_are_one_sentence(
+def test_bad_arguments_are_reported(
     arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(['demo', *arguments]) == 2
     assert sentence in capsys.readouterr().err
 
 
-def test_messages_that_are_not_built_are_one_sentence(
+def test_missing_message_definitions_are_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, 'dynamic_ofa_ros.msg', None)

@@ -1,4 +1,4 @@
-"""A full disk is one sentence that names the file, whatever the command; nothing appears."""
+"""With a full disk, every command names the file in one sentence and leaves no output."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def measure(folder: Path, output: Path, patch: pytest.MonkeyPatch) -> list[str]:
     return ['measure', str(output), '--device', 'cpu', '--engine', 'pytorch']
 
 
-def profile(folder: Path, output: Path, patch: pytest.MonkeyPatch) -> list[str]:
+def latency_model(folder: Path, output: Path, patch: pytest.MonkeyPatch) -> list[str]:
     make_backbone(folder / 'backbone')
     pretend_device(patch)
     return ['profile', '--backbone', str(folder / 'backbone'), '--output', str(output)]
@@ -55,12 +55,11 @@ def predictor(folder: Path, output: Path, patch: pytest.MonkeyPatch) -> list[str
         for i in range(24)
     ]
     (folder / 'pairs.jsonl').write_text('\n'.join(rows) + '\n')
-    patch.setattr('dynamic_ofa_ros.offline.accuracy.predictor_fit.STEPS', 5)
     return ['predictor', 'fit', '--pairs', str(folder / 'pairs.jsonl'), '--output', str(output)]
 
 
-@pytest.mark.parametrize('prepare', [calibrate, measure, profile, predictor])
-def test_a_full_disk_is_a_sentence(
+@pytest.mark.parametrize('prepare', [calibrate, measure, latency_model, predictor])
+def test_a_full_disk_is_reported_with_the_file(
     prepare: Callable[[Path, Path, pytest.MonkeyPatch], list[str]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -75,6 +74,6 @@ def test_a_full_disk_is_a_sentence(
     sentence = capsys.readouterr().err.splitlines()[-1]
     assert sentence.startswith('dynamic-ofa: ')
     assert 'File too large' in sentence
-    assert str(tmp_path) in sentence, 'where'
+    assert str(tmp_path) in sentence, 'the sentence does not name the file'
     left = set(output.parent.rglob('*')) - before
     assert not [path for path in left if path.is_file() and '.journal' not in path.name]

@@ -48,12 +48,12 @@ def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     assert __version__ in capsys.readouterr().out
 
 
-def test_no_verb_is_answered_with_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_is_printed_without_a_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert 'usage:' in capsys.readouterr().out
 
 
-def test_bad_input_is_a_sentence_without_a_traceback(tmp_path: Path) -> None:
+def test_bad_input_is_reported_without_a_traceback(tmp_path: Path) -> None:
     result = subprocess.run(
         [*COMMAND, 'levels', str(tmp_path / 'nowhere')], capture_output=True, text=True
     )
@@ -78,7 +78,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
         (KeyboardInterrupt(), 130, ''),
     ],
 )
-def test_what_the_system_refuses_is_a_sentence(
+def test_errors_of_the_system_are_reported(
     error: BaseException,
     status: int,
     message: str,
@@ -93,8 +93,8 @@ def test_what_the_system_refuses_is_a_sentence(
     assert message in capsys.readouterr().err
 
 
-def test_sigint_ends_a_command_that_was_started_with_it_ignored() -> None:
-    """A shell does so with what it starts in the background."""
+def test_sigint_ends_a_command_that_was_started_with_sigint_ignored() -> None:
+    """Shells start background commands with SIGINT ignored."""
     code = (
         'import os, signal, sys, time\n'
         'signal.signal(signal.SIGINT, signal.SIG_IGN)\n'
@@ -107,7 +107,7 @@ def test_sigint_ends_a_command_that_was_started_with_it_ignored() -> None:
     assert (result.returncode, result.stderr) == (130, '')
 
 
-def test_a_reader_that_goes_away_is_no_error() -> None:
+def test_a_closed_pipe_is_not_an_error() -> None:
     command = f'{sys.executable} -m dynamic_ofa_ros.cli.main --help | head -1'
     result = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert result.stderr == ''

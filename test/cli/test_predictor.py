@@ -1,4 +1,4 @@
-"""`dynamic-ofa predictor`: measure and fit, fit given pairs, check; what it says of bad input."""
+"""`dynamic-ofa predictor`: measure and fit, fit given pairs, check; errors for bad input."""
 
 from __future__ import annotations
 
@@ -14,23 +14,16 @@ from offline.pool_data import CLASSES, make_backbone
 from reference import reference_file
 
 from dynamic_ofa_ros.cli.main import main
-from dynamic_ofa_ros.offline.accuracy import predictor_fit
 from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import read_predictor
-from dynamic_ofa_ros.offline.build.pairs import read_pairs
+from dynamic_ofa_ros.offline.accuracy.pairs import read_pairs
 from dynamic_ofa_ros.offline.search.candidates import sample_candidates
 from dynamic_ofa_ros.space.genome import GenomeEncoding
 from dynamic_ofa_ros.space.spaces import SPACES, search_space
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predictor_fit, 'STEPS', 3)
-    monkeypatch.setattr(predictor_fit, 'HIDDEN', 4)
-
-
 @pytest.fixture(scope='module')
 def measuring(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Return options that measure 20 tiny sub-networks on 20 images of noise, one damaged."""
+    """Return options that measure 20 tiny sub-networks on noise, with some damaged images."""
     root = tmp_path_factory.mktemp('predictor')
     make_backbone(root / 'backbone')
     rng = np.random.default_rng(1)
@@ -44,7 +37,7 @@ def measuring(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         (root / 'val' / 'a' / f'{index}.png').write_bytes(b'damaged')
     return [
         'predictor', 'fit', '--backbone', str(root / 'backbone'), '--data', str(root),
-        '--samples', '20', '--calibration-images', '8', '--threads', '1',
+        '--samples', '20', '--calibration-images', '8', '--device', 'cpu', '--workers', '1',
     ]  # fmt: skip
 
 
@@ -52,9 +45,7 @@ def measuring(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def fitted(measuring: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp('fitted') / 'p.npz'
     threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predictor_fit, 'STEPS', 3)
-        assert main([*measuring, '--output', str(output)]) == 0
+    assert main([*measuring, '--output', str(output)]) == 0
     torch.set_num_threads(threads)
     return output
 
@@ -83,32 +74,35 @@ def test_measured_sub_networks_are_kept_and_fitted(fitted: Path) -> None:
     assert all(0 <= pair.top1 <= 1 for pair in pairs)
 
 
-def test_a_stopped_measurement_goes_on(
-    fitted: Path, measuring: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_an_interrupted_measurement_is_resumed(
+    fitted: Path, measuring: list[str], tmp_path: Path
 ) -> None:
-    whole = fitted.with_suffix('.pairs.jsonl').read_text()
-    lines = whole.splitlines(keepends=True)
-    marked = {**json.loads(lines[1]), 'top1': 0.123}  # measured again it would be another
-    again = tmp_path / 'p.pairs.jsonl'
-    again.write_text(''.join([lines[0], json.dumps(marked) + '\n', *lines[2:18], lines[18][:30]]))
-    assert main([*measuring, '--output', str(tmp_path / 'p.npz'), '--json']) == 0
-    assert json.loads(capsys.readouterr().out)['pairs'] == 20
-    expected = {p.architecture: p.top1 for p in read_pairs(fitted.with_suffix('.pairs.jsonl'))}
-    found = {p.architecture: p.top1 for p in read_pairs(again)}
-    first = read_pairs(again)[0].architecture
-    assert found == {**expected, first: 0.123}
+    work = tmp_path / 'work'
+    arguments = [*measuring, '--work', str(work)]
+    assert main([*arguments, '--output', str(tmp_path / 'first.npz')]) == 0
+    (journal,) = work.glob('accuracies-*.jsonl')
+    lines = journal.read_text().splitlines(keepends=True)
+    marked = {**json.loads(lines[0]), 'top1': 0.123}  # a new measurement would differ
+    journal.write_text(''.join([json.dumps(marked) + '\n', *lines[1:18], lines[18][:30]]))
+    assert main([*arguments, '--output', str(tmp_path / 'second.npz')]) == 0
+    pairs = read_pairs(tmp_path / 'second.pairs.jsonl')
+    assert [pair.top1 for pair in pairs].count(0.123) == 1
+    assert pairs[1:] == read_pairs(fitted.with_suffix('.pairs.jsonl'))[1:]
 
 
-def test_measurements_of_something_else_are_not_mixed_in(
-    fitted: Path, measuring: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = fitted.with_suffix('.pairs.jsonl').read_text()
-    arguments = [*measuring, '--output', str(fitted), '--calibration-images', '9']
-    assert main(arguments) == 2
-    error = capsys.readouterr().err
-    assert 'holds measurements of something else' in error
-    assert '"calibration_images": 8' in error
-    assert fitted.with_suffix('.pairs.jsonl').read_text() == before
+def test_pairs_of_another_measurement_are_not_used(measuring: list[str], tmp_path: Path) -> None:
+    """They depend on the calibration images, so other images give other pairs."""
+    found = []
+    for images in ('8', '9'):
+        output = tmp_path / f'{images}.npz'
+        arguments = ['--work', str(tmp_path / 'work'), '--calibration-images', images]
+        assert main([*measuring, *arguments, '--output', str(output)]) == 0
+        found.append(read_pairs(output.with_suffix('.pairs.jsonl')))
+    assert found[0] != found[1]
+
+
+def test_nothing_but_predictor_and_pairs_is_left(fitted: Path) -> None:
+    assert sorted(path.name for path in fitted.parent.iterdir()) == ['p.npz', 'p.pairs.jsonl']
 
 
 @pytest.mark.parametrize('kind', SPACES)
@@ -124,10 +118,12 @@ def test_given_pairs_are_fitted_and_checked(
     assert main(['predictor', 'check', str(output), '--pairs', str(pairs), '--json']) == 0
     check = json.loads(capsys.readouterr().out)
     assert check['pairs'] == 40
-    assert check['kendall_tau'] > fit['kendall_tau'], 'these it has learned from'
+    assert check['kendall_tau'] > fit['kendall_tau'], (
+        'training pairs are easier than held-out ones'
+    )
 
 
-def test_csv_holds_the_same_pairs(tmp_path: Path) -> None:
+def test_csv_and_json_lines_give_the_same_pairs(tmp_path: Path) -> None:
     pairs = pairs_of('ofa_resnet50', 5)
     rows = ['e,d,w,r,top1']
     for pair in pairs:
@@ -139,8 +135,10 @@ def test_csv_holds_the_same_pairs(tmp_path: Path) -> None:
     assert read_pairs(tmp_path / 'pairs.csv') == read_pairs(write(tmp_path / 'p.jsonl', pairs))
 
 
-def test_a_bias_is_told_from_the_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The published predictor is right in order and some points too high."""
+def test_bias_and_ranking_are_reported_separately(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The published predictor ranks correctly but predicts some points too much."""
     file = reference_file('acc_predictor.npz')
     space = search_space('ofa_mobilenetv3', (160, 176))
     architectures = sample_candidates(space, 30, 1)
@@ -168,7 +166,7 @@ def test_a_bias_is_told_from_the_order(tmp_path: Path, capsys: pytest.CaptureFix
         ('[1, 2]', 'line 3: not a JSON object'),
     ],
 )
-def test_a_line_that_is_no_pair_is_named(
+def test_an_invalid_line_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, message: str
 ) -> None:
     path = write(tmp_path / 'pairs.jsonl', pairs_of('ofa_mobilenetv3', 2))
@@ -179,7 +177,7 @@ def test_a_line_that_is_no_pair_is_named(
     assert not (tmp_path / 'p.npz').exists()
 
 
-def test_percent_and_no_number_are_explained(
+def test_invalid_accuracies_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for top1, message in ((76.5, '0.765, not 76.5'), ('high', "top1 is 'high'"), (None, 'None')):
@@ -199,7 +197,7 @@ def test_percent_and_no_number_are_explained(
         (['check', 'nowhere.npz', '--pairs', 'x'], 'nowhere.npz is missing'),
     ],
 )
-def test_missing_input_is_explained(
+def test_missing_input_is_reported(
     capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert main(['predictor', *arguments]) == 2
@@ -209,13 +207,13 @@ def test_missing_input_is_explained(
 @pytest.mark.parametrize(
     ('option', 'message'),
     [
-        (['--samples', '5'], '--samples is 5; 20 are the fewest'),
-        (['--evaluation-images', '0'], '--evaluation-images is 0; give 1 or more'),
-        (['--resolutions', 'x'], "--resolutions 'x'"),
+        (['--samples', '5'], '--samples is 5; give 20 or more'),
+        (['--selection-images', '0'], '--selection-images is 0; give 1 or more'),
+        (['--resolutions', 'x'], "--resolutions is 'x'"),
         (['--data', 'signs'], 'has 28 classes'),
     ],
 )
-def test_bad_options_are_explained(
+def test_bad_options_are_reported(
     measuring: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -228,11 +226,8 @@ def test_bad_options_are_explained(
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no /dev/full here')
 def test_a_full_disk_is_named(
-    measuring: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], fitted: Path
+    measuring: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    header, *_ = fitted.with_suffix('.pairs.jsonl').read_text().splitlines()
-    real = tmp_path / 'p.pairs.jsonl'
-    real.write_text(header + '\n')
     original = Path.open
 
     def full(self: Path, mode: str = 'r', **options: object) -> object:
@@ -241,4 +236,6 @@ def test_a_full_disk_is_named(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, 'open', full)
         assert main([*measuring, '--output', str(tmp_path / 'p.npz')]) == 2
-    assert f'{real}: No space left on device' in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f'{tmp_path}/.p.npz.work/accuracies-' in error
+    assert 'No space left on device' in error

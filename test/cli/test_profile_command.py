@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dynamic_ofa_ros.cli.main import EXIT_BAD_INPUT, main
-from dynamic_ofa_ros.offline.latency import profile
+from dynamic_ofa_ros.offline.latency import measure_model
 
 QUALITY = {
     'mean_error': 0.021,
@@ -20,7 +20,7 @@ HEAD = {'format': 'test', 'platform': 'cpu-test', 'resolutions': [32, 48], 'cond
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Replace the measurement: note what is asked for, write what it would write."""
+    """Replace the measurement by one that records its options and writes a small document."""
     asked: dict[str, Any] = {}
 
     def operators(trained: Any, output: Path, **options: Any) -> None:
@@ -34,12 +34,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         document = {'leave_one_out': QUALITY, 'networks': [0] * options['networks']}
         output.write_text(json.dumps({**HEAD, **document}))
 
-    monkeypatch.setattr(profile, 'profile_operators', operators)
-    monkeypatch.setattr(profile, 'profile_networks', networks)
+    monkeypatch.setattr(measure_model, 'measure_operator_table', operators)
+    monkeypatch.setattr(measure_model, 'measure_latency_predictor', networks)
     return asked
 
 
-def test_a_table_is_summed_up(
+def test_the_summary_of_a_table_is_printed(
     asked: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = str(tmp_path / 'lut.json')
@@ -66,7 +66,9 @@ def test_whole_networks_and_json(
     assert summary['leave_one_out'] == QUALITY
 
 
-def test_no_backbone_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_a_backbone_is_bad_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ['--backbone', str(tmp_path), '--output', str(tmp_path / 'lut.json')]
     assert main(['profile', *arguments]) == EXIT_BAD_INPUT
     assert 'is not the output folder' in capsys.readouterr().err

@@ -1,7 +1,8 @@
-"""`dynamic-ofa ros` beside real nodes, as a user types it."""
+"""`dynamic-ofa ros` on the command line, with real nodes."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import select
@@ -42,7 +43,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 class Robot:
-    """A lifecycle node with one of everything, spun by a thread."""
+    """A lifecycle node with topics, parameters and a service, spun by a thread."""
 
     def __init__(self, domain: int) -> None:
         self.context = rclpy.context.Context()
@@ -104,7 +105,7 @@ class Robot:
 
 @pytest.fixture(scope='module')
 def domain() -> Iterator[int]:
-    """Give this module a domain of its own."""
+    """Give this module its own ROS domain."""
     with own_domain() as number:
         yield number
 
@@ -123,7 +124,7 @@ def _no_ros2(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _deadline() -> Iterator[None]:
-    """Fail a command that waits for ever."""
+    """Fail a command that does not end."""
 
     def fail(*_: object) -> None:
         pytest.fail(f'no end within {2 * DEADLINE_S} s')
@@ -167,7 +168,8 @@ def test_lists(run: Run, robot: Robot) -> None:
 
 
 def test_echo_takes_the_qos_of_the_publishers(run: Run, robot: Robot) -> None:
-    # Latched long ago: only a transient local subscription gets it. The image is best effort.
+    # The label was published earlier, so only a transient local subscription receives it.
+    # The image is best effort.
     assert run('topic', 'echo', '--once', '/robot/labels') == (0, "data: 'stop: go'\n---\n", '')
     status, output, _ = run('topic', 'echo', '--once', '-l', '3', 'robot/image')
     assert status == 0
@@ -247,10 +249,10 @@ def test_pub_fills_every_kind_of_field(run: Run, robot: Robot) -> None:
         ('lifecycle set /robot/classifier fly', 'available ones are:\n- configure [1]'),
     ],
 )  # fmt: skip
-def test_errors_are_the_sentences_of_ros2(
+def test_errors_are_those_of_ros2(
     run: Run, robot: Robot, command: str, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What does not exist is not found sooner or later; what exists may take its time.
+    # Do not wait long for a node that does not exist.
     limit_s = 0.5 if '/nowhere' in command else DEADLINE_S
     for module in ('ros_support', 'ros_node'):
         monkeypatch.setattr(f'dynamic_ofa_ros.cli.{module}.DISCOVERY_S', limit_s)
@@ -265,7 +267,7 @@ def test_silent_node_is_named_and_the_others_are_listed(
 ) -> None:
     monkeypatch.setattr('dynamic_ofa_ros.cli.ros_node.ANSWER_S', 0.5)
     monkeypatch.setattr('dynamic_ofa_ros.cli.ros_support.RESEND_S', 0.2)
-    silent = rclpy.create_node('a_silent_one', context=robot.context)  # nobody spins it
+    silent = rclpy.create_node('a_silent_one', context=robot.context)  # never spun
     try:
         status, output, errors = run('param', 'list')
     finally:
@@ -319,12 +321,21 @@ def test_lifecycle(run: Run, robot: Robot) -> None:
 
 def test_sourced_ros2_is_used_instead(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, 'which', {'ros2': '/opt/ros2'}.get)
+    monkeypatch.setattr(importlib.util, 'find_spec', {'ros2topic': True}.get)
     status, _, errors = run('topic', 'echo', '/x')
     assert status == 2
     assert "use 'ros2 topic echo' instead" in errors
 
 
-def test_missing_rclpy_is_a_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_that_a_sourced_ros2_lacks_is_run(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, 'which', {'ros2': '/opt/ros2'}.get)
+    monkeypatch.setattr(importlib.util, 'find_spec', {'ros2topic': True}.get)
+    assert run('bag', 'record') == (1, '', 'Must specify either topics or -a\n')
+
+
+def test_missing_rclpy_is_reported(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in [name for name in sys.modules if name.startswith('dynamic_ofa_ros.cli.ros_')]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, 'rclpy', None)
@@ -335,7 +346,7 @@ def test_missing_rclpy_is_a_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) 
 
 
 def start(*arguments: str, **options: object) -> subprocess.Popen[str]:
-    """Start a command in a process of its own, without a ros2 on its PATH."""
+    """Start a command in a new process without ros2 on its PATH."""
     environment = {**os.environ, 'PATH': os.devnull}
     pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
     return subprocess.Popen([*COMMAND, *arguments], env=environment, **pipes, **options)
@@ -343,7 +354,7 @@ def start(*arguments: str, **options: object) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize('inherited', [signal.SIG_DFL, signal.SIG_IGN])
 def test_hz_until_ctrl_c(robot: Robot, inherited: signal.Handlers) -> None:
-    # A shell starts what runs in the background with SIGINT ignored; kill -INT must end it too.
+    # Shells start background commands with SIGINT ignored; kill -INT must end those too.
     process = start(
         'topic', 'hz', '/robot/pose', preexec_fn=lambda: signal.signal(signal.SIGINT, inherited)
     )
@@ -368,7 +379,8 @@ def test_hz_until_ctrl_c(robot: Robot, inherited: signal.Handlers) -> None:
 
 
 def test_values_of_the_wrong_type_never_reach_the_middleware(robot: Robot) -> None:
-    # In a process of its own: messages check types only if told so before they are imported.
+    # A new process, because messages check types only if an environment variable is set before
+    # they are imported.
     values = '{covariance: [1, 2]}'
     command = ('topic', 'pub', '-1', '-w', '0', '/other')
     process = start(*command, 'geometry_msgs/msg/PoseWithCovariance', values)
@@ -392,7 +404,9 @@ def test_bag_record_until_ctrl_c(
     try:
         lines = [process.stdout.readline() for _ in recorded]
         assert all(line.startswith('Subscribed to topic') for line in lines)
-        threading.Event().wait(20 * PERIOD_S)
+        image = next(p for p in robot.publishers if p.topic_name == '/robot/image')
+        wait_until(lambda: image.get_subscription_count() > 0, 'the recorder is discovered')
+        threading.Event().wait(50 * PERIOD_S)
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=DEADLINE_S)
     finally:
@@ -404,11 +418,11 @@ def test_bag_record_until_ctrl_c(
         images = [message.value for message in bag.messages({'/robot/image'})]
         assert len(images) >= 5
         assert {(i.encoding, i.width, bytes(i.data)) for i in images} == {('rgb8', 10, bytes(300))}
-        # Latched before the recording began.
+        # Published before the recording began.
         assert bag.first('/robot/labels').data == 'stop: go'
 
 
-def test_bag_record_refuses_what_it_cannot_do(run: Run, tmp_path: Path) -> None:
+def test_bag_record_rejects_bad_arguments(run: Run, tmp_path: Path) -> None:
     assert run('bag', 'record')[::2] == (1, 'Must specify either topics or -a\n')
     status, _, errors = run('bag', 'record', '-a', '-o', str(tmp_path))
     assert (status, errors) == (1, f"Output folder '{tmp_path}' already exists.\n")

@@ -13,7 +13,7 @@ from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.family import BackboneSpec, Preprocessing
 from dynamic_ofa_ros.offline.accuracy import predictor_fit
 from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import save_predictor
-from dynamic_ofa_ros.offline.latency.profile import profile_operators
+from dynamic_ofa_ros.offline.latency.measure_model import measure_operator_table
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
 from dynamic_ofa_ros.space.genome import GenomeEncoding
 from dynamic_ofa_ros.space.spaces import SPACES, search_space
@@ -28,8 +28,6 @@ def test_every_space_can_be_searched(
     kind: str, algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(predictor_fit, 'STEPS', 20)
-    monkeypatch.setattr(predictor_fit, 'HIDDEN', 8)
     device = pretend_device(monkeypatch)
     space = search_space(kind, RESOLUTIONS)
     trained = TrainedBackbone(
@@ -40,7 +38,7 @@ def test_every_space_can_be_searched(
         RESOLUTIONS,
         {},
     )
-    profile_operators(trained, tmp_path / 'lut.json')
+    measure_operator_table(trained, tmp_path / 'lut.json')
     rng = np.random.default_rng(1)
     genomes = GenomeEncoding(space).encode([space.sample(rng) for _ in range(60)])
     predictor, _ = predictor_fit.fit_predictor(genomes, genomes.mean(axis=1) / 10 + 0.5, space)
@@ -65,5 +63,5 @@ def test_every_space_can_be_searched(
     for option, result in (('--max-macs', 0), ('--classes=5 --max-macs', 2)):
         assert main([*command, *option.split(), str(own)]) == result
     assert '--classes is 5, but' in capsys.readouterr().err
-    if algorithm == 'nsga2':  # one search for all limits; Algorithm 1 is run for each of them
+    if algorithm == 'nsga2':  # one search for all limits; Algorithm 1 runs once per limit
         assert rows[1]['accuracy'] >= rows[0]['accuracy']

@@ -139,7 +139,7 @@ def test_a_scenario_is_simulated_and_plotted(capsys, tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'expected'),
     [
-        ((), 'say what to simulate'),
+        ((), 'give one of: a scenario'),
         (('step', '--kind', 'step'), 'scenario and kind given'),
         (('--trace', 'absent.csv'), 'absent.csv cannot be read'),
         (('--kind', 'steep'), "no kind of trace 'steep'"),
@@ -162,7 +162,10 @@ def test_a_scenario_is_simulated_and_plotted(capsys, tmp_path):
         (('--kind', 'step', '--output', 'run.abc'), 'its name must end with .png, .pdf, .svg'),
         (('--kind', 'step', '--platform', 'x'), 'a platform can be chosen only for a family'),
         (('--kind', 'step', '--rate-hz', '0'), '--rate-hz is 0; it must be positive'),
-        (('--kind', 'step', '--rate-hz', '30', '--period-ms', '9'), 'say the same; give one'),
+        (
+            ('--kind', 'step', '--rate-hz', '30', '--period-ms', '9'),
+            'set the same value; give one',
+        ),
         (('--kind', 'step', '--transport-ms', '-1'), 'transport_ms is -1'),
         (('--kind', 'none', '--duration-s', '86400'), 'images, too many to simulate'),
         (('--kind', 'step', '--period-ms', '-1'), 'camera_period_ms is -1'),
@@ -170,7 +173,7 @@ def test_a_scenario_is_simulated_and_plotted(capsys, tmp_path):
         (('--kind', 'step', '--family', 'nothing'), 'neither a level file nor a family'),
         (('--kind', 'step', '--policy', 'fixed', '--fixed-level', '9'), 'fixed_level is 9'),
         (('nothing',), 'there is no scenario nothing'),
-        (('step', '--limit-ms', '60'), '--limit-ms goes with a trace'),
+        (('step', '--limit-ms', '60'), '--limit-ms requires a trace'),
         (('two_models', '--policy', 'oracle'), 'the oracle requires a trace'),
     ],
 )

@@ -1,4 +1,4 @@
-"""Runs for the demo's tests: made up, with an ideal manager."""
+"""Synthetic runs with an ideal manager, for the tests of the demo."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def frame(**changes: Any) -> FrameRecord:
 
 
 def unanswered(**changes: Any) -> FrameRecord:
-    """Return an image that nobody labelled."""
+    """Return an image without an answer."""
     nothing = {'label': '', 'level': 0, 'level_accuracy': math.nan, 'inference_ms': math.nan}
     return frame(latency_ms=math.inf, **nothing, **changes)
 
 
 def run_at(title: str, free: int, loaded: int) -> Run:
-    """Return a run at one level when free and one under load, which triples the latency."""
+    """Return a run with one level without load and one under load, which triples the latency."""
     rng = random.Random(title)
     frames = []
     for number in range(int(SECONDS * RATE_HZ)):
@@ -67,7 +67,7 @@ def run_at(title: str, free: int, loaded: int) -> Run:
 
 
 def three_runs() -> list[Run]:
-    """Return what the demo compares: switching wins."""
+    """Return the three runs of the demo, in which switching is best."""
     return [
         run_at(HIGHEST, LEVELS, LEVELS),
         run_at(LOWEST, 1, 1),
@@ -76,5 +76,5 @@ def three_runs() -> list[Run]:
 
 
 def measured() -> dict[str, Measures]:
-    """Return what each of them amounts to."""
+    """Return the measures of each run."""
     return {run.title: measure(run) for run in three_runs()}

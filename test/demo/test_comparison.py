@@ -1,4 +1,4 @@
-"""The demo's last sentence and its summary."""
+"""The result sentence and the summary of the demo."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from dynamic_ofa_ros.demo.comparison import (
     HIGHEST,
     LOWEST,
     SWITCHING,
-    defeat,
+    note_without_gain,
     sentence,
     write_summary,
 )
@@ -26,12 +26,12 @@ def test_the_sentence_has_the_five_numbers():
     )
 
 
-def test_a_defeat_is_told_and_a_win_is_not():
+def test_a_note_says_that_switching_was_not_better():
     found = measured()
-    assert defeat(found, 0.0) == ''
+    assert note_without_gain(found, 0.0) == ''
     found[SWITCHING] = replace(found[SWITCHING], right_on_time=found[LOWEST].right_on_time)
-    text = defeat(found, 0.42)
-    for part in ('did not win', 'the lowest level', 'may be busy', '42%'):
+    text = note_without_gain(found, 0.42)
+    for part in ('was not better', 'the lowest level', 'may be busy', '42%'):
         assert part in text
 
 

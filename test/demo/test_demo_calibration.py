@@ -1,4 +1,4 @@
-"""The choice of load and limit, from made-up latencies."""
+"""The choice of load and limit, with synthetic latencies."""
 
 import pytest
 
@@ -17,11 +17,11 @@ FREE_MS = [8.0, 8.5, 9.0]
         ([3.0], (1,)),
     ],
 )
-def test_a_middle_level_is_neither_end(latencies_ms, levels):
+def test_a_middle_level_is_neither_the_lowest_nor_the_highest(latencies_ms, levels):
     assert middle_levels(latencies_ms) == levels
 
 
-def test_the_limit_lies_between_what_is_needed_and_what_the_highest_level_takes():
+def test_the_limit_lies_between_the_needed_latency_and_that_of_the_highest_level():
     trial = Trial(1, 3, highest_ms=[18.0, 20.0, 22.0], middle_ms=[4.0, 5.0, 6.0])
     chosen = choose(FREE_MS, [trial])
     assert (chosen.workers, chosen.middle_level, chosen.problem) == (1, 3, '')
@@ -36,7 +36,7 @@ def test_a_middle_level_that_is_slow_under_load_raises_the_limit():
     assert margin(FREE_MS, slow) == pytest.approx(2.0)
 
 
-def test_the_smallest_load_that_separates_well_is_taken_else_the_best():
+def test_the_first_load_with_a_good_margin_is_chosen_otherwise_the_best():
     none = Trial(1, 3, highest_ms=[9.0], middle_ms=[5.0])
     some = Trial(2, 3, highest_ms=[10.0], middle_ms=[5.0])
     good = Trial(4, 3, highest_ms=[15.0], middle_ms=[5.0])
@@ -45,11 +45,11 @@ def test_the_smallest_load_that_separates_well_is_taken_else_the_best():
     assert choose(FREE_MS, [none, some]).workers == 2
 
 
-def test_where_no_limit_separates_them_the_reason_is_told():
+def test_the_problem_says_why_no_limit_separates_the_levels():
     trials = [Trial(1, 3, highest_ms=[9.5], middle_ms=[30.0]), Trial(2, 3, [10.0], [40.0])]
     chosen = choose(FREE_MS, trials)
     assert chosen.workers == 1
-    for part in ('1 busy process the highest level takes 9.5 ms', '30.0 ms that level 3 needs'):
+    for part in ('1 busy process', 'median latency of 9.5 ms', '30.0 ms for 90% of', 'level 3'):
         assert part in chosen.problem
-    # The highest level is on time when it is alone, all the same.
+    # The highest level still meets the limit without load.
     assert max(FREE_MS) < chosen.limit_ms < 30.0

@@ -1,4 +1,4 @@
-"""Messages of camera and classifier, joined by the image that they are about."""
+"""Messages of camera and classifier are joined by the stamp of their image."""
 
 import time
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ def telemetry(stamp_ns, label, **values):
     return SimpleNamespace(header=header(stamp_ns), top1_label=label, **values)
 
 
-def test_truth_and_answer_meet_in_any_order_and_an_image_may_have_none():
+def test_truth_and_answer_are_joined_in_any_order_and_an_answer_may_be_missing():
     recorder = Recorder(['stop', 'yield'])
     begin_ns = time.time_ns() - 60 * SECOND_NS
     recorder.add_telemetry(telemetry(begin_ns, 'stop'))
@@ -54,7 +54,7 @@ def test_an_image_that_may_still_be_answered_is_left_out():
     assert [f.time_s for f in frames] == [0.0]
 
 
-def test_switches_have_reasons_and_the_start_is_none():
+def test_switches_have_reasons_and_the_first_level_is_not_a_switch():
     recorder = Recorder([])
     for from_level, stamp_ns in ((0, 5), (3, SECOND_NS), (2, 9 * SECOND_NS)):
         message = SimpleNamespace(

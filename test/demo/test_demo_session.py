@@ -1,4 +1,4 @@
-"""The demo as a user starts it: real processes, a real load."""
+"""The demo from the command line, with real processes and a real load."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ from dynamic_ofa_ros.demo.two import MODELS, PICTURE_FILE, SHARES
 from dynamic_ofa_ros.recordings.measures import interval
 
 PREPARE_TIMEOUT_S, END_TIMEOUT_S = 120.0, 60.0
-PLAYING = r'nothing competes\n.*level \d'
+PLAYING = r'no load\n.*level \d'
 MARK = 'DEMO_TEST_MARK'
 
 
@@ -38,7 +38,7 @@ class Demo:
         else:
             command.append('--no-monitor')
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get('PYTHONPATH', ''))))
-        # The mark by which the demo's processes are found, whoever their parent is then.
+        # This variable identifies the processes of the demo, even after their parent has ended.
         environment = {**os.environ, 'PYTHONPATH': path, MARK: str(folder)}
         self.program = Program.start(
             command, folder / 'demo.txt', 'the demo',
@@ -63,11 +63,11 @@ class Demo:
         return self.program.wait(timeout_s)
 
     def wait_for(self, pattern):
-        """Wait until the demo has printed something."""
+        """Wait until the demo has printed a pattern."""
         self.program.wait_for(pattern, PREPARE_TIMEOUT_S)
 
-    def parts(self):
-        """Return the processes of this demo that live."""
+    def processes(self):
+        """Return the running processes of this demo."""
         found = psutil.process_iter(['environ', 'cmdline', 'status'])
         return [
             process
@@ -79,7 +79,7 @@ class Demo:
 
 @pytest.fixture
 def start(tmp_path):
-    """Start demos; what is left of them at the end of the test is killed."""
+    """Start demos; kill their remaining processes at the end of the test."""
     demos = []
 
     def begin(*arguments, folder=tmp_path):
@@ -88,29 +88,29 @@ def start(tmp_path):
 
     yield begin
     for demo in demos:
-        for process in demo.parts():
+        for process in demo.processes():
             process.kill()
         demo.process.wait()
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason='needs a CPU for the page')
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason='the page requires a second CPU')
 def test_a_page_shows_the_demo_in_a_browser(start):
     demo = start('--monitor')
-    demo.wait_for(r'in a browser: http://127\.0\.0\.1:\d+/\n')
+    demo.wait_for(r'web page: http://127\.0\.0\.1:\d+/\n')
     url = re.search(r'http://\S+', demo.text)[0]
     with urllib.request.urlopen(url, timeout=10.0) as answer:
         assert b'Dynamic-OFA monitor' in answer.read()
     demo.process.send_signal(signal.SIGTERM)
     assert demo.wait() == 128 + signal.SIGTERM
-    assert not demo.parts()
+    assert not demo.processes()
 
 
 @pytest.mark.long
-def test_the_whole_demo_tells_what_switching_is_good_for(start):
+def test_the_whole_demo_compares_switching_with_fixed_levels(start):
     demo = start()
     assert demo.wait() == 0, demo.text
-    assert not demo.parts()
-    # What a user sees, and what is left behind.
+    assert not demo.processes()
+    # The output, then the files.
     assert re.search(
         r'\nhighest level: [\d.]+ % late; lowest: [\d.]+ % right; '
         r'switching: [\d.]+ % late, [\d.]+ % right\n$',
@@ -135,14 +135,14 @@ def test_the_whole_demo_tells_what_switching_is_good_for(start):
 
 
 def check_return(frames):
-    """Check that the level comes back: the last second is higher than under the load."""
+    """Check that the level rises again: it is higher in the last second than under load."""
     loaded = [int(f['level']) for f in frames if f['is_loaded'] == '1']
     last = [int(f['level']) for f in frames[-20:]]
     assert statistics.mean(last) > statistics.mean(loaded[10:])
 
 
 def check_comparison(runs, summary, text):
-    """Check who wins, with the margins that a busy machine needs."""
+    """Check the result of the comparison, with margins for a busy machine."""
     highest, lowest, switching = (runs[title] for title in (HIGHEST, LOWEST, SWITCHING))
     # A busy machine may lose images, but not most of them.
     for run in runs.values():
@@ -152,10 +152,10 @@ def check_comparison(runs, summary, text):
     shares = {title: run['right_on_time'] for title, run in runs.items()}
     best, worst = max(shares[HIGHEST], shares[LOWEST]), min(shares[HIGHEST], shares[LOWEST])
     spread = 2.0 * (interval(shares[SWITCHING], switching['images'])[1] - shares[SWITCHING])
-    # On a busy machine anything can be late, but switching is not the worst of the three.
+    # On a busy machine any image can be late, but switching is not the worst of the three.
     assert shares[SWITCHING] > worst - spread
     assert switching['late'] < highest['late'] + 0.05
-    assert ('Switching did not win here' in text) == (shares[SWITCHING] <= best)
+    assert ('Switching was not better' in text) == (shares[SWITCHING] <= best)
     assert summary['calibration']['problem'] in text
     if summary['conditions']['busy_before'] < 0.2:
         if not summary['calibration']['problem']:
@@ -175,10 +175,10 @@ def check_comparison(runs, summary, text):
 def test_an_interrupted_demo_leaves_results_but_no_process(start, number, status):
     demo = start('--seconds', '600')
     demo.wait_for(PLAYING)
-    assert len(demo.parts()) >= 4
+    assert len(demo.processes()) >= 4
     demo.process.send_signal(number)
     assert demo.wait(END_TIMEOUT_S) == status
-    assert not demo.parts()
+    assert not demo.processes()
     assert f'ended early by {number.name}' in demo.text
     assert 'Traceback' not in demo.text
     assert len(demo.frames) > 0
@@ -189,25 +189,25 @@ def test_an_interrupted_demo_leaves_results_but_no_process(start, number, status
 def test_a_killed_demo_leaves_no_process(start):
     demo = start('--seconds', '600')
     demo.wait_for('calibrating')
-    assert len(demo.parts()) >= 4
+    assert len(demo.processes()) >= 4
     demo.process.kill()
     demo.process.wait()
-    wait_until(lambda: not demo.parts(), 'the end of all parts', 15.0)
+    wait_until(lambda: not demo.processes(), 'the end of all processes', 15.0)
 
 
-def test_a_part_that_dies_ends_the_demo_and_is_named(start):
+def test_a_process_that_dies_ends_the_demo_and_is_named(start):
     demo = start('--seconds', '600')
     demo.wait_for('calibrating')
-    (camera,) = [p for p in demo.parts() if 'camera_node' in ' '.join(p.info['cmdline'])]
+    (camera,) = [p for p in demo.processes() if 'camera_node' in ' '.join(p.info['cmdline'])]
     camera.kill()
     assert demo.wait(END_TIMEOUT_S) == 1
-    assert not demo.parts()
-    assert 'dynamic-ofa: camera was ended by SIGKILL; its log' in demo.text
+    assert not demo.processes()
+    assert 'dynamic-ofa: camera was ended by SIGKILL; the end of its log' in demo.text
     assert 'Traceback' not in demo.text
 
 
 @pytest.mark.long
-def test_two_demos_at_once_keep_apart(start, tmp_path):
+def test_two_demos_at_once_do_not_affect_each_other(start, tmp_path):
     demos = []
     for name in ('one', 'two'):
         (tmp_path / name).mkdir()
@@ -219,17 +219,17 @@ def test_two_demos_at_once_keep_apart(start, tmp_path):
         demo.process.send_signal(signal.SIGINT)
     for demo in demos:
         assert demo.wait(END_TIMEOUT_S) == 130
-        assert not demo.parts()
-    # One camera each, 20 images a second: with two in one graph there would be twice as many.
+        assert not demo.processes()
+    # Each has one camera with 20 images a second; in a shared graph there would be 40.
     for demo in demos:
         times_s = [float(frame['time_s']) for frame in demo.frames]
         assert 0 < len(times_s) < 25.0 * (times_s[-1] - times_s[0]) + 10
 
 
-def test_a_classifier_that_is_not_ready_in_time_is_explained(start):
+def test_a_classifier_that_is_not_ready_in_time_is_reported(start):
     demo = start('--prepare-timeout-s', '0.3')
     assert demo.wait(END_TIMEOUT_S) == 1
-    assert not demo.parts()
+    assert not demo.processes()
     assert 'classifier was not ready within 0.3 s' in demo.text
     assert '--prepare-timeout-s' in demo.text
 
@@ -247,7 +247,7 @@ def test_the_demo_on_photographs(start, tmp_path):
 
 
 @pytest.mark.long
-def test_two_models_run_and_obey_until_one_dies(start):
+def test_two_models_run_through_all_phases(start):
     demo = start('--two', '--seconds', '15')
     assert demo.wait() == 0, demo.text
     assert 'Traceback' not in demo.text

@@ -1,4 +1,4 @@
-"""What the demo shows: charts on a terminal, lines elsewhere."""
+"""The output of the demo: charts on a terminal, otherwise lines."""
 
 import io
 import math
@@ -33,7 +33,7 @@ def shown(renderable, width=100):
 
 
 @pytest.mark.parametrize(('width', 'height'), [(100, 34), (80, 24), (200, 60), (80, 20)])
-def test_a_scene_fills_no_more_than_the_terminal(width, height):
+def test_a_scene_fits_into_the_terminal(width, height):
     runs = three_runs()
     text = shown(render(Scene('heading', 'stage', runs, runs[-1:]), width, height), width)
     assert len(text.splitlines()) <= height
@@ -63,7 +63,7 @@ def test_the_table_has_a_row_per_run():
     assert re.search(r'switching +0\.0 % +9\d\.\d % +9\d\.\d %', text)
 
 
-def test_charts_need_a_terminal_that_can_show_them(monkeypatch):
+def test_charts_are_drawn_only_on_a_suitable_terminal(monkeypatch):
     assert View(console())._live
     for poor in (
         {'width': 79}, {'height': 19}, {'encoding': 'ascii'}, {'force_terminal': False}
@@ -75,7 +75,7 @@ def test_charts_need_a_terminal_that_can_show_them(monkeypatch):
     assert not View(console())._live
 
 
-def test_lines_tell_each_stage_once_and_a_line_a_second():
+def test_each_stage_and_one_status_line_per_second_are_printed():
     target = Console(file=io.StringIO(), width=40)
     runs = three_runs()
     with View(target) as view:
@@ -87,7 +87,7 @@ def test_lines_tell_each_stage_once_and_a_line_a_second():
     assert 'level 8/8' in lines[1]
 
 
-def test_charts_give_the_terminal_back():
+def test_charts_restore_the_terminal():
     target = console()
     runs = three_runs()
     with View(target) as view:

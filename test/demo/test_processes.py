@@ -1,4 +1,4 @@
-"""Real processes, tiny ones."""
+"""The supervisor of the demo, with small real processes."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ def python(code):
 
 
 def is_alive(pid):
-    """Tell whether a process runs; a zombie, which nobody reaps here, does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -36,17 +36,17 @@ def supervisor(tmp_path):
 
 
 def started(supervisor, name, code, **options):
-    """Start a part and wait until it has printed something; return its process."""
+    """Start a process and wait until it has printed something; return it."""
     supervisor.start(name, python(code), **options)
-    wait_until(lambda: 'nothing' not in indented_tail(supervisor.log_path(name)), 'printing')
+    wait_until(lambda: '(empty)' not in indented_tail(supervisor.log_path(name)), 'printing')
     return supervisor._parts[name]
 
 
-def test_parts_have_groups_logs_and_cpus_of_their_own(supervisor):
+def test_processes_have_their_own_group_log_and_cpus(supervisor):
     cpu = max(os.sched_getaffinity(0))
     pid = started(supervisor, 'sleeper', SLEEP, cpus={cpu}).pid
     assert os.getpgid(pid) == pid != os.getpgid(0)
-    # One session: Linux would else share the CPU per session, whatever runs in it.
+    # In one session, because Linux divides CPU time among sessions first.
     assert os.getsid(pid) == os.getsid(0)
     assert os.sched_getaffinity(pid) == {cpu}
     apart = started(supervisor, 'apart', SLEEP, is_apart=True).pid
@@ -58,38 +58,38 @@ def test_parts_have_groups_logs_and_cpus_of_their_own(supervisor):
     ('code', 'sentence'),
     [
         ('print("oh no"); raise SystemExit(3)', r'sick ended with exit status 3; .*\n    oh no'),
-        ('pass', r'sick ended with exit status 0.*\n    \(nothing\)'),
+        ('pass', r'sick ended with exit status 0.*\n    \(empty\)'),
         ('import os; os.kill(os.getpid(), 9)', 'sick was ended by SIGKILL'),
     ],
 )
-def test_a_part_that_dies_is_named_with_the_end_of_its_log(supervisor, code, sentence):
+def test_a_dead_process_is_named_with_the_end_of_its_log(supervisor, code, sentence):
     supervisor.start('sick', python(code))
     with pytest.raises(PartError, match=sentence):
         wait_until(supervisor.check, 'the death')
-    supervisor.check()  # told once
+    supervisor.check()  # reported only once
 
 
-def test_a_part_that_cannot_start_is_refused(supervisor):
+def test_a_process_that_cannot_be_started_is_reported(supervisor):
     with pytest.raises(PartError, match='ghost cannot be started: No such file'):
         supervisor.start('ghost', ['/no/such/program'])
 
 
-def test_a_part_that_is_killed_on_purpose_did_not_die(supervisor):
+def test_a_process_killed_by_the_supervisor_is_not_reported(supervisor):
     pid = started(supervisor, 'victim', SLEEP).pid
     assert supervisor.kill('victim') == pid
     assert not is_alive(pid)
     supervisor.check()
 
 
-def test_close_ends_stubborn_parts(tmp_path, monkeypatch):
+def test_close_ends_processes_that_ignore_sigint(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, 'PATIENCE_S', 0.1)
     with Supervisor(tmp_path) as supervisor:
         pids = [started(supervisor, 'a', SLEEP).pid, started(supervisor, 'b', STUBBORN).pid]
     assert not any(is_alive(pid) for pid in pids)
-    supervisor.close()  # twice does no harm
+    supervisor.close()  # a second call has no effect
 
 
-def test_nothing_is_left_when_the_supervising_process_is_killed(tmp_path):
+def test_no_process_survives_a_killed_supervisor(tmp_path):
     code = f"""
 import sys
 from pathlib import Path
@@ -114,7 +114,7 @@ sys.stdin.read()
         wait_until(lambda pid=pid: not is_alive(pid), f'the end of {pid}')
 
 
-def test_as_many_processes_are_busy_as_are_asked_for(supervisor):
+def test_the_requested_number_of_processes_is_busy(supervisor):
     supervisor.start_competitors(2, {max(os.sched_getaffinity(0))})
     first, second = supervisor._parts.values()
 
@@ -124,7 +124,7 @@ def test_as_many_processes_are_busy_as_are_asked_for(supervisor):
         return (sum(process.cpu_times()[:2]) - before) / (time.monotonic() - begin_s)
 
     supervisor.set_busy(1)
-    wait_until(lambda: share(first) > 0.1, 'work')  # others want the CPU, too
+    wait_until(lambda: share(first) > 0.1, 'work')  # other programs use the CPU, too
     assert share(second) < 0.1
     supervisor.set_busy(0)
     wait_until(lambda: share(first) < 0.05, 'rest')
@@ -134,4 +134,4 @@ def test_the_end_of_a_log_has_the_last_state_of_a_progress_bar(tmp_path):
     path = tmp_path / 'log'
     path.write_bytes(b'x' * 100_000 + b'\none\n\n10 %\r20 %\r99 %\n\xff last\n')
     assert indented_tail(path, 3) == '    one\n    99 %\n    \ufffd last'
-    assert indented_tail(tmp_path / 'none') == '    (nothing)'
+    assert indented_tail(tmp_path / 'none') == '    (empty)'

@@ -1,4 +1,4 @@
-"""Who may use the page of monitor_node."""
+"""The access rules of the page of monitor_node."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def test_every_other_address_gets_a_token_that_differs_each_time(address):
         assert not first.accepts_token(wrong)
 
 
-def test_a_token_of_ones_own_counts_on_loopback_too():
+def test_a_given_token_is_required_on_loopback_too():
     access = access_for('127.0.0.1', TOKEN)
     assert access.accepts_token(TOKEN)
     assert not access.accepts_token('')
 
 
 @pytest.mark.parametrize('address', ['', 'robot', '127.0.0', '127.0.0.1:8090', 'localhost.evil'])
-def test_what_is_no_address_is_refused(address):
+def test_an_invalid_address_is_rejected(address):
     with pytest.raises(MonitorError, match='must be localhost or an IP address'):
         access_for(address, '')
 
 
-def test_a_short_token_is_refused():
+def test_a_short_token_is_rejected():
     with pytest.raises(MonitorError, match='token has 15 characters; it must have 16'):
         access_for('0.0.0.0', 'x' * 15)
 
@@ -51,7 +51,7 @@ def test_a_short_token_is_refused():
         ('localhost:9000', True),  # through a tunnel
         ('LOCALHOST', True),
         ('[::1]:8090', True),
-        ('attacker.example:8090', False),  # whose name was made to point to 127.0.0.1
+        ('attacker.example:8090', False),  # a name that points to 127.0.0.1
         ('localhost.attacker.example', False),
         ('127.0.0.1.attacker.example', False),
         ('user@attacker.example', False),
@@ -60,11 +60,11 @@ def test_a_short_token_is_refused():
         ('[', False),
     ],
 )
-def test_without_a_token_only_names_of_this_machine_are_served(host, is_accepted):
+def test_without_a_token_only_names_of_this_machine_are_allowed(host, is_accepted):
     assert access_for('127.0.0.1', '').accepts_host(host) is is_accepted
 
 
-def test_with_a_token_any_name_is_served():
+def test_with_a_token_any_name_is_allowed():
     assert access_for('0.0.0.0', '').accepts_host('robot.local:8090')
 
 

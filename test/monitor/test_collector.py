@@ -1,4 +1,4 @@
-"""The monitor finds classifiers on a real ROS graph, and asks nothing of them unless watched."""
+"""The monitor finds classifiers on a real ROS graph, and reads little of them without a page."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ LIMIT = 'constraints.max_latency_ms'
 IMAGES = '/camera/image_raw'
 TIMEOUT_S = 20.0
 
-# Of a service whose client has not been discovered yet; the collector asks again.
+# A service warns if it has not discovered its client yet; the collector repeats the request.
 pytestmark = pytest.mark.filterwarnings('ignore:failed to send response:RuntimeWarning')
 
 
 class Classifier:
-    """A node with the topics and parameters of a classifier, in the test's own hands."""
+    """A node with the topics and parameters of a classifier, controlled by the test."""
 
     def __init__(self, graph, name):
         self._graph = graph
@@ -122,7 +122,7 @@ def graph(session):
     found.close()
 
 
-def test_without_a_page_only_levels_and_switches_are_taken(graph):
+def test_without_a_page_only_levels_and_switches_are_read(graph):
     classifier = graph.add('quiet')
     classifier.active.publish(ActiveLevel(to_level=3, reason='start'))
     graph.wait_until(lambda: graph.record('quiet') and graph.record('quiet').switches)
@@ -137,7 +137,7 @@ def test_without_a_page_only_levels_and_switches_are_taken(graph):
     assert {t for t in graph.subscriptions() if t.startswith('/robot')} == topics
 
 
-def test_opening_and_closing_leaves_nothing_behind(graph):
+def test_opening_and_closing_a_page_leaves_no_entities(graph):
     graph.add('often')
     graph.wait_until(lambda: graph.record('often'))
     counts = set()
@@ -173,7 +173,7 @@ def test_telemetry_with_nan_and_pictures_reach_the_record(graph):
     assert entries['/robot/busy']['latest']['slowdown'] is None
 
 
-def test_parameters_are_found_set_and_refused_with_the_nodes_reason(graph):
+def test_parameters_are_found_and_set_or_rejected_with_the_reason_of_the_node(graph):
     classifier = graph.add('steered')
     graph.collector.set_watching(True)
     graph.wait_until(lambda: graph.record('steered') and graph.record('steered').parameters)
@@ -189,14 +189,14 @@ def test_parameters_are_found_set_and_refused_with_the_nodes_reason(graph):
     is_taken, reason = graph.set(name, LIMIT, 101.0)
     assert not is_taken
     assert LIMIT in reason
-    assert graph.set(name, LIMIT, 'fast') == (False, f'{LIMIT} takes a number')
+    assert graph.set(name, LIMIT, 'fast') == (False, f'{LIMIT} must be a number')
     for parameter in ('family', 'nothing', 'use_sim_time'):
         assert not graph.set(name, parameter, 'x')[0]
     assert not graph.set('/somebody', LIMIT, 1.0)[0]
     assert classifier.node.get_parameter(LIMIT).value == 7.0
 
 
-def test_a_flood_of_changes_is_refused(graph):
+def test_too_many_changes_at_once_are_rejected(graph):
     graph.add('flooded')
     graph.collector.set_watching(True)
     graph.wait_until(lambda: graph.record('flooded') and graph.record('flooded').parameters)
@@ -210,9 +210,7 @@ def test_a_flood_of_changes_is_refused(graph):
     assert answers.count((True, '')) == MAX_PENDING
 
 
-def test_a_classifier_that_goes_is_marked_comes_back_and_is_forgotten_in_the_end(
-    graph, monkeypatch
-):
+def test_a_stopped_classifier_is_marked_may_return_and_is_removed_after_a_time(graph, monkeypatch):
     classifier = graph.add('fickle')
     graph.collector.set_watching(True)
     graph.wait_until(lambda: graph.record('fickle') and graph.record('fickle').parameters)
@@ -235,7 +233,7 @@ def test_a_classifier_that_goes_is_marked_comes_back_and_is_forgotten_in_the_end
     assert not [t for t in graph.subscriptions() if 'fickle' in t]
 
 
-def test_no_more_classifiers_are_watched_than_fit(graph, monkeypatch):
+def test_the_number_of_watched_classifiers_is_limited(graph, monkeypatch):
     monkeypatch.setattr(module, 'MAX_CLASSIFIERS', 1)
     first = graph.add('first')
     graph.wait_until(lambda: graph.record('first'))
@@ -265,7 +263,7 @@ def test_values_of_the_wrong_type_are_never_sent(kind, value, is_fit):
     assert (problem_of({'name': 'p', 'kind': kind}, value) == '') is is_fit
 
 
-def test_a_publisher_of_a_node_not_yet_discovered_is_left_out(graph, monkeypatch):
+def test_a_publisher_of_an_undiscovered_node_is_left_out(graph, monkeypatch):
     graph.add('early')
     graph.wait_until(graph.collector._publishers)
     node = graph.collector._node

@@ -37,12 +37,12 @@ def test_colours_and_size(encoding, width):
     assert max(blue, green) < 15
 
 
-def test_grey_images_too():
+def test_grey_images():
     data = jpeg(raw(np.full((20, 30), 200, np.uint8), 'mono8'), 640)
     found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     assert abs(found.mean() - 200) < 3
 
 
-def test_what_cannot_be_decoded_is_an_image_error():
+def test_an_empty_image_raises_an_image_error():
     with pytest.raises(ImageError):
         jpeg(RawImage(b'', 10, 10, 'rgb8', 30), 640)

@@ -1,4 +1,4 @@
-"""The web server of monitor_node: what it serves, and what it refuses."""
+"""The web server of monitor_node: what it serves, and what it rejects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TIMEOUT_S = 10.0
 
 
 class Served:
-    """A server, and what it told the collector."""
+    """A server, and its calls of the collector."""
 
     def __init__(self, token=''):
         self.records = Records()
@@ -39,7 +39,7 @@ class Served:
         answer(value == 1.0, '' if value == 1.0 else f'{value} is not 1')
 
     def get(self, path, **headers):
-        """Return status, headers and text of an answer."""
+        """Send a request; return status, headers and text of the response."""
         connection = http.client.HTTPConnection('127.0.0.1', self.port, timeout=TIMEOUT_S)
         connection.request('GET', path, headers={'Host': self.host, **headers})
         response = connection.getresponse()
@@ -48,7 +48,7 @@ class Served:
         return response.status, response.headers, text
 
     async def open(self, **headers):
-        """Open a page's connection."""
+        """Open the connection of a page."""
         given = {'Host': self.host, 'Origin': f'http://{self.host}', **headers}
         given = {name: value for name, value in given.items() if value is not None}
         return await websocket_connect(
@@ -77,14 +77,14 @@ def guarded():
 
 
 async def closed(page):
-    """Close a page's connection, and read what still comes."""
+    """Close the connection of a page and read the remaining messages."""
     page.close()
     while await page.read_message() is not None:
         pass
 
 
 async def close_code(page):
-    """Return how the server ended a page's connection."""
+    """Return the code with which the server closed the connection of a page."""
     while await page.read_message() is not None:
         pass
     code = page.close_code
@@ -97,7 +97,7 @@ def run(coroutine):
 
 
 def refused(served, **headers):
-    """Return whether a connection with these headers is refused."""
+    """Return whether a connection with these headers is rejected."""
 
     async def attempt():
         try:
@@ -118,7 +118,7 @@ def refused(served, **headers):
         ('/page/monitor.css', 'text/css'),
     ],
 )
-def test_the_page_and_its_files_are_served_and_load_nothing_from_elsewhere(served, path, kind):
+def test_the_page_and_its_files_are_served_and_load_nothing_from_other_servers(served, path, kind):
     status, headers, text = served.get(path)
     assert status == 200
     assert headers['Content-Type'].startswith(kind) or kind == 'text/javascript'
@@ -130,15 +130,15 @@ def test_the_page_and_its_files_are_served_and_load_nothing_from_elsewhere(serve
 
 
 @pytest.mark.parametrize('path', ['/page/../server.py', '/page/%2e%2e/server.py', '/page/', '/x'])
-def test_nothing_else_is_served(served, path):
+def test_other_files_are_not_served(served, path):
     status, _, text = served.get(path)
     assert status in (403, 404)
     assert 'import' not in text
 
 
 @pytest.mark.parametrize('path', ['/', '/page/monitor.js', '/updates'])
-def test_a_foreign_host_name_is_refused(served, path):
-    """DNS rebinding: a name of the attacker's that points to this machine."""
+def test_a_foreign_host_name_is_rejected(served, path):
+    """DNS rebinding: a name of an attacker points to this machine."""
     status, _, text = served.get(path, Host=f'attacker.example:{served.port}')
     assert status == 403
     assert 'attacker.example' in text
@@ -147,7 +147,9 @@ def test_a_foreign_host_name_is_refused(served, path):
 def test_a_page_of_another_origin_cannot_connect(served):
     assert not refused(served)
     assert refused(served, Origin='http://attacker.example')
-    assert refused(served, Origin=f'http://localhost:{served.port}')  # not the name that is open
+    assert refused(
+        served, Origin=f'http://localhost:{served.port}'
+    )  # not the name that was opened
     assert refused(served, Origin='null')
     assert refused(served, Origin=None)
     attacker = f'attacker.example:{served.port}'
@@ -165,7 +167,7 @@ def test_without_the_token_nothing_is_served(guarded):
     assert refused(guarded, Cookie=f'{guarded.server.cookie}=wrong-token-of-test')
 
 
-def test_the_token_becomes_a_cookie_and_leaves_the_address(guarded):
+def test_the_token_is_moved_from_the_url_to_a_cookie(guarded):
     assert guarded.server.url.endswith(f'/?token={TOKEN}')
     status, headers, _ = guarded.get(f'/?token={TOKEN}')
     assert (status, headers['Location']) == (302, '/')
@@ -177,7 +179,7 @@ def test_the_token_becomes_a_cookie_and_leaves_the_address(guarded):
     assert refused(guarded, Cookie=cookie, Origin='http://attacker.example')
 
 
-def test_pages_get_updates_and_pictures_and_nobody_watches_without_a_page(served):
+def test_pages_get_updates_and_pictures_and_watching_ends_with_the_last_page(served):
     record = served.records.create('/classifier')
     record.add_telemetry(Telemetry(level=3), 100.0)
     record.set_picture(Picture(b'a picture', (0, 0)))
@@ -199,7 +201,7 @@ def test_pages_get_updates_and_pictures_and_nobody_watches_without_a_page(served
     served.wait_until(lambda: served.watching == [True, False])
 
 
-def test_a_parameter_is_set_and_the_answer_comes_back(served):
+def test_a_parameter_is_set_and_the_answer_is_returned(served):
     async def change(value):
         page = await served.open()
         request = {'id': 7, 'classifier': '/c', 'parameter': 'p', 'value': value}
@@ -217,7 +219,7 @@ def test_a_parameter_is_set_and_the_answer_comes_back(served):
 @pytest.mark.parametrize(
     'message', ['', 'x', '[]', '1', '{}', '{"id": "x"}', '[' * 4000, '{"id": 1, "value": 1}']
 )
-def test_a_message_that_is_not_understood_ends_the_connection(served, message):
+def test_an_invalid_message_closes_the_connection(served, message):
     async def attempt():
         page = await served.open()
         await page.write_message(message)
@@ -227,7 +229,7 @@ def test_a_message_that_is_not_understood_ends_the_connection(served, message):
     assert served.set == []
 
 
-def test_a_message_that_is_too_long_ends_the_connection(served):
+def test_a_message_that_is_too_long_closes_the_connection(served):
     async def attempt():
         page = await served.open()
         await page.write_message('x' * 5000)
@@ -237,7 +239,7 @@ def test_a_message_that_is_too_long_ends_the_connection(served):
     assert served.set == []
 
 
-def test_pages_are_limited(served):
+def test_the_number_of_pages_is_limited(served):
     async def attempt():
         pages = [await served.open() for _ in range(MAX_PAGES)]
         assert await close_code(await served.open()) == 1013
@@ -249,7 +251,7 @@ def test_pages_are_limited(served):
     assert not refused(served)
 
 
-def test_the_end_of_the_server_ends_pages_and_thread():
+def test_closing_the_server_closes_pages_and_ends_the_thread():
     served = Served()
 
     async def attempt():
@@ -263,11 +265,11 @@ def test_the_end_of_the_server_ends_pages_and_thread():
     )
 
 
-def test_a_port_that_is_taken_is_an_error_with_a_remedy(served):
+def test_a_used_port_is_reported(served):
     other = PageServer(access_for('127.0.0.1', ''), served.port, Records(), print, print)
-    with pytest.raises(MonitorError, match=f'port {served.port} of 127.0.0.1 cannot be had'):
+    with pytest.raises(MonitorError, match=f'port {served.port} of 127.0.0.1 is not available'):
         other.start()
 
 
-def test_an_address_of_version_6_stands_in_brackets():
+def test_an_ipv6_address_is_written_in_brackets():
     assert PageServer(access_for('::1', ''), 80, Records(), print, print).url == 'http://[::1]:80/'

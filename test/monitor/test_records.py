@@ -1,4 +1,4 @@
-"""What the monitor remembers of classifiers: bounded, and JSON whatever the messages hold."""
+"""The records of classifiers have a limited size and are valid JSON for every message."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def record(records):
 
 
 def updated(records, cursor):
-    """Return what a page gets, as it arrives."""
+    """Return the update that a page receives."""
     return json.loads(json.dumps(records.update(cursor), allow_nan=False))
 
 
-def test_a_page_gets_everything_once(records, record):
+def test_a_page_receives_everything_once(records, record):
     record.add_levels(table())
     record.set_parameters({'x': {'name': 'x', 'value': 1.0}})
     record.add_telemetry(telemetry(sequence=1), 100.0)
@@ -85,7 +85,7 @@ def test_pages_are_independent(records, record):
     assert len(updated(records, late)[0]['frames']) == 1
 
 
-def test_nothing_grows_without_end(records, record):
+def test_records_do_not_grow_without_limit(records, record):
     for number in range(2 * MAX_FRAMES):
         record.add_telemetry(telemetry(sequence=number), float(number))
         record.add_switch(ActiveLevel(to_level=1), float(number))
@@ -95,7 +95,7 @@ def test_nothing_grows_without_end(records, record):
     (entry,) = updated(records, {})
     assert len(entry['frames']) == MAX_FRAMES
     assert entry['frames'][-1][0] == 2 * MAX_FRAMES - 1
-    cursor = {NAME: (5, 5, 0, 0)}  # a page that was away for long
+    cursor = {NAME: (5, 5, 0, 0)}  # a page that has missed many frames
     (entry,) = updated(records, cursor)
     assert len(entry['frames']) == MAX_FRAMES
     assert len(entry['switches']) == MAX_SWITCHES
@@ -132,7 +132,7 @@ def test_stages_of_a_frame_add_up_to_its_latency():
     ('scope', 'expected'), [('node', [11.0, 19.0, 43.0]), ('inference', [9.5, 19.0, 47.5])]
 )
 def test_predictions_scale_with_inference_only(record, scope, expected):
-    """Level 2 of 4 ms is predicted to take 19 ms, of which 3 ms pass outside inference."""
+    """Level 2, with 4 ms in the profile, is predicted to take 19 ms, 3 ms outside inference."""
     record.add_levels(table())
     parameter = 'constraints.latency_scope'
     record.set_parameters({parameter: {'name': parameter, 'value': scope}})
@@ -141,7 +141,7 @@ def test_predictions_scale_with_inference_only(record, scope, expected):
     assert record.predictions_ms() == expected
 
 
-def test_predictions_take_the_platform_that_runs(record):
+def test_predictions_use_the_profile_of_the_active_platform(record):
     record.add_levels(table())
     record.add_telemetry(telemetry(platform='gpu-test', predicted_latency_ms=8.0), 100.0)
     assert record.predictions_ms() == [4.0, 8.0, 20.0]
@@ -155,7 +155,7 @@ def test_a_level_beyond_the_table_has_no_predictions(record):
     assert record.predictions_ms() == [None, None, None]
 
 
-def test_a_picture_has_the_answer_of_its_frame(records, record):
+def test_a_picture_is_sent_with_the_answer_of_its_frame(records, record):
     for second, label in ((1, 'stop'), (2, 'yield'), (3, 'left')):
         message = telemetry(top1_label=label, top1_score=0.5)
         message.header.stamp.sec = second
@@ -168,12 +168,12 @@ def test_a_picture_has_the_answer_of_its_frame(records, record):
         assert records.pictures(seen) == []
 
 
-def test_no_class_above_the_threshold_is_no_label(record):
+def test_without_a_class_above_the_threshold_the_label_is_empty(record):
     record.add_telemetry(telemetry(top1_class_id=-1), 1.0)
     assert record.answer_to((0, 0))['label'] == ''
 
 
-def test_a_classifier_that_is_forgotten_is_gone(records, record):
+def test_a_removed_classifier_is_not_sent_to_pages(records, record):
     record.set_parameters({'x': {'name': 'x', 'value': 1.0}})
     assert records.parameter(NAME, 'x') == {'name': 'x', 'value': 1.0}
     assert records.parameter(NAME, 'y') is None

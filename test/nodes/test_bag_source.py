@@ -146,7 +146,7 @@ def test_a_bag_that_is_damaged_later_is_told_when_it_is_read(tmp_path):
     (file,) = path.glob('*.mcap')
     source = BagSource(str(path))
     file.write_bytes(file.read_bytes()[:-4000])
-    with pytest.raises(RecordingError, match='cut short'):
+    with pytest.raises(RecordingError, match='is incomplete'):
         list(source.pictures())
 
 

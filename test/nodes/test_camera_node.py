@@ -174,5 +174,5 @@ def test_a_damaged_bag_ends_the_node_with_a_sentence(domain, tmp_path):
     (path / 'drive.mcap').write_bytes(b'nothing like a bag')
     camera = domain.start('camera_node', {'source': 'bag', 'path': path})
     assert camera.wait() == 2
-    assert 'cannot be read' in camera.output()
+    assert 'is damaged or not supported' in camera.output()
     assert 'Traceback' not in camera.output()

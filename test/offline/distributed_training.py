@@ -1,4 +1,4 @@
-"""What each process of test_distributed.py runs: one step to compare, then a whole training."""
+"""The program of each process in test_distributed.py: one step, then a whole training."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ SETTINGS = TrainingSettings(
 def step(directory: Path, world: World) -> dict[str, torch.Tensor]:
     """Return the gradients and weights after one step with fixed batch-norm statistics.
 
-    Batch norm in evaluation mode: then a batch's gradient is the mean of its images' gradients.
+    With batch norm in evaluation mode, a batch's gradient is the mean over its images.
     """
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (16, 60, 60, 3)).astype(np.uint8)
     dataset = ImageStore(('a', 'b', 'c'), images, rng.integers(0, 3, 16))
     backbone = BackboneSpec('tiny', 'ofa_mobilenetv3', 0.1, 3)
-    if world.rank == 1:  # must not matter: the first one's weights are everyone's
+    if world.rank == 1:  # has no effect, because all ranks get the weights of the first
         torch.manual_seed(99)
     trainer = Trainer(backbone, SETTINGS, Preprocessing(), dataset, directory, world=world)
     trainer._supernet.eval()

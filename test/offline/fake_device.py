@@ -1,4 +1,4 @@
-"""A device whose operators take what their names say, in place of one that is timed."""
+"""A device with known times of operators, instead of measured ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 from dynamic_ofa_ros.family import LatencyProfile, LevelLatency
-from dynamic_ofa_ros.offline.latency import device_profile, profile
+from dynamic_ofa_ros.offline.latency import family_profile, measure_model, on_device
 from dynamic_ofa_ros.offline.latency.operator_layout import OperatorLayout
 from dynamic_ofa_ros.offline.latency.operators import Operator, Timing
 from dynamic_ofa_ros.runtime import engine
@@ -20,7 +20,7 @@ PLATFORM = 'cpu-test-pytorch-fp32-t1'
 
 
 class FakeDevice:
-    """Operators take what their name says; whole networks take more, by a line."""
+    """Times of operators follow from their names; those of networks are linear in the sum."""
 
     def __init__(self) -> None:
         self.platform = PLATFORM
@@ -54,25 +54,25 @@ class FakeDevice:
 
 
 def pretend_device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
-    """Let `profile` time the fake device; no weights are needed."""
+    """Let `measure_model` time the fake device; no weights are needed."""
     fake = FakeDevice()
     monkeypatch.setattr(TrainedBackbone, 'load', lambda self: nn.Identity())
-    monkeypatch.setattr(profile, 'extract_subnet', lambda *_: nn.Identity())
-    monkeypatch.setattr(profile, 'OperatorEngine', lambda *_: None)
+    monkeypatch.setattr(measure_model, 'extract_subnet', lambda *_: nn.Identity())
+    monkeypatch.setattr(measure_model, 'OperatorEngine', lambda *_: None)
     monkeypatch.setattr(
-        profile,
+        measure_model,
         'collect_operators',
         lambda _, layout: [Operator(n, nn.Identity(), (), False) for n in layout.names],
     )
-    monkeypatch.setattr(profile, 'time_operators', fake.time_operators)
-    monkeypatch.setattr(profile, 'measure_architectures', fake.measure)
+    monkeypatch.setattr(measure_model, 'time_operators', fake.time_operators)
+    monkeypatch.setattr(on_device, 'measure_architectures', fake.measure)
     return fake
 
 
 def profile_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the latencies of levels be measured by four frames each, without pauses."""
+    """Measure the latencies of levels with four frames each, without pauses."""
 
     def profile_engine(*args: object, **_: object) -> LatencyProfile:
         return engine.profile_engine(*args, runs=4, pause_s=0.0)
 
-    monkeypatch.setattr(device_profile, 'profile_engine', profile_engine)
+    monkeypatch.setattr(family_profile, 'profile_engine', profile_engine)

@@ -1,4 +1,4 @@
-"""A tiny backbone and datasets with faults, importable by the workers of test_evaluation_pool."""
+"""A small backbone and datasets with faults; workers of test_evaluation_pool import them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ FAULTS = {'exit once': exit_once, 'exit always': exit_always, 'refuse': refuse, 
 
 
 def make_backbone(folder: Path) -> Any:
-    """Write a random backbone whose sub-networks differ clearly; return it opened."""
+    """Write a random backbone whose sub-networks differ clearly, and open it."""
     import torch
     from families import randomise
 

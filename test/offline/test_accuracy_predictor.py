@@ -28,7 +28,7 @@ def published() -> AccuracyPredictor:
 
 
 @pytest.mark.parametrize('device', ['gpu', 'cpu'])
-def test_predictions_are_the_published_ones(published: AccuracyPredictor, device: str) -> None:
+def test_predictions_equal_the_published_ones(published: AccuracyPredictor, device: str) -> None:
     found = json.loads(reference_file(f'published_search_{device}.json').read_text())['found']
     genomes = GENETICS.encode(
         [SubnetArchitecture.from_mapping({**f['arch'], 'r': f['arch']['r'][0]}) for f in found]
@@ -37,7 +37,7 @@ def test_predictions_are_the_published_ones(published: AccuracyPredictor, device
     np.testing.assert_allclose(predicted, [f['pred_acc'] for f in found], atol=1e-6)
 
 
-def test_torch_agrees(published: AccuracyPredictor) -> None:
+def test_predictions_equal_those_of_torch(published: AccuracyPredictor) -> None:
     genomes = GENETICS.sample(np.random.default_rng(1), 200)
     layers: list[torch.nn.Module] = []
     for weight, bias in zip(published.weights, published.biases, strict=True):
@@ -55,7 +55,7 @@ def test_features_are_the_published_encoding(published: AccuracyPredictor) -> No
     (features,) = published.features(genome[None], SPACE)
     blocks, resolution = features[:120].reshape(2, 5, 4, 3), features[120:]
     assert (blocks[:, :, :2, 0] == 1).all(), 'the first choice in the two blocks of each stage'
-    assert blocks.sum() == 2 * 5 * 2, 'and nothing in the blocks beyond'
+    assert blocks.sum() == 2 * 5 * 2, 'inactive blocks are zero'
     assert resolution.tolist() == [0, 1, 0, 0, 0, 0, 0, 0], '128 px'
 
 
@@ -70,7 +70,7 @@ def test_features_are_the_published_encoding(published: AccuracyPredictor) -> No
         (90, False, [0, 0, 1]),
     ],
 )
-def test_resolutions_are_shared_out(
+def test_a_resolution_is_interpolated(
     pixels: int, is_interpolating: bool, encoded: list[float]
 ) -> None:
     assert encode_resolutions(np.array([pixels]), (32, 48, 64), is_interpolating).tolist() == [
@@ -78,21 +78,23 @@ def test_resolutions_are_shared_out(
     ]
 
 
-def test_bad_files_are_named(tmp_path: Path) -> None:
+def test_damaged_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(PredictorError, match='is missing'):
         read_predictor(tmp_path / 'p.npz')
     (tmp_path / 'p.npz').write_bytes(b'garbage')
     with pytest.raises(PredictorError, match=r'p\.npz is not an accuracy predictor'):
         read_predictor(tmp_path / 'p.npz')
     np.savez(tmp_path / 'q.npz', w0=np.zeros((2, 3)), b0=np.zeros(2))
-    with pytest.raises(PredictorError, match='does not end in one output'):
+    with pytest.raises(PredictorError, match='does not have exactly one output'):
         read_predictor(tmp_path / 'q.npz')
 
 
-def test_resolutions_below_the_predictors_are_refused(published: AccuracyPredictor) -> None:
+def test_resolutions_below_those_of_the_predictor_are_rejected(
+    published: AccuracyPredictor,
+) -> None:
     space = SearchSpace(resolutions=(64,))
     genomes = GenomeEncoding(space).sample(np.random.default_rng(0), 1)
-    with pytest.raises(PredictorError, match='knows resolutions from 112 px, not 64'):
+    with pytest.raises(PredictorError, match='valid from 112 px, not for 64'):
         published.predict(genomes, space)
 
 
@@ -101,12 +103,12 @@ def test_resolutions_below_the_predictors_are_refused(published: AccuracyPredict
     [
         ({'b0': np.zeros(3)}, 'layer 0 has shape'),
         ({'w1': np.zeros((1, 5))}, 'layer 1 has shape'),
-        ({'w0': np.full((4, 128), np.nan)}, 'no numbers'),
-        ({'resolutions': np.array([64, 32])}, 'do not rise'),
+        ({'w0': np.full((4, 128), np.nan)}, 'contains NaN'),
+        ({'resolutions': np.array([64, 32])}, 'are not ascending'),
         ({'b1': np.array([{}], object)}, 'is not an accuracy predictor'),
     ],
 )
-def test_layers_that_do_not_fit_are_named(
+def test_inconsistent_layers_are_named(
     tmp_path: Path, changed: dict[str, np.ndarray], message: str
 ) -> None:
     arrays = {'w0': np.zeros((4, 128)), 'b0': np.zeros(4), 'w1': np.zeros((1, 4)), 'b1': [0.5]}
@@ -117,7 +119,7 @@ def test_layers_that_do_not_fit_are_named(
         read_predictor(tmp_path / 'p.npz')
 
 
-def test_the_published_predictor_survives_saving(
+def test_the_published_predictor_can_be_saved(
     published: AccuracyPredictor, tmp_path: Path
 ) -> None:
     save_predictor(published, tmp_path / 'p.npz')

@@ -1,4 +1,4 @@
-"""Random variants of training images."""
+"""Random augmentation of training images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dynamic_ofa_ros.family import Preprocessing
 from dynamic_ofa_ros.offline.training.augmentation import DISTORTIONS, Augmentation, Batch
 
 
-def test_crops_are_as_large_as_asked_and_in_their_light() -> None:
+def test_crops_have_the_requested_size_and_light() -> None:
     columns = np.tile(np.arange(200, dtype=np.uint8), (200, 1))
     image = np.dstack([columns] * 3)
     rng = np.random.default_rng(0)
@@ -28,7 +28,7 @@ def test_crops_are_as_large_as_asked_and_in_their_light() -> None:
 
 
 @pytest.mark.parametrize('distortion', DISTORTIONS)
-def test_distortions_change_an_image_with_their_strength(distortion) -> None:
+def test_distortions_increase_with_their_strength(distortion) -> None:
     image = np.random.default_rng(1).integers(0, 256, (32, 32, 3)).astype(np.uint8)
     before = image.copy()
     assert np.array_equal(distortion(image, 0.0), image)
@@ -36,13 +36,13 @@ def test_distortions_change_an_image_with_their_strength(distortion) -> None:
         np.abs(distortion(image, strength).astype(int) - image).mean() for strength in (0.3, 1.0)
     )
     assert 0 < weak <= strong
-    assert np.array_equal(image, before), 'the image itself must not change'
+    assert np.array_equal(image, before), 'the original must not change'
     for strength in (-1.0, 1.0):
         assert distortion(image, strength).shape == image.shape
         assert distortion(image, strength).dtype == np.uint8
 
 
-def test_strong_augmentation_is_the_same_for_the_same_seed() -> None:
+def test_strong_augmentation_depends_only_on_the_seed() -> None:
     image = np.random.default_rng(1).integers(0, 256, (50, 40, 3)).astype(np.uint8)
     strong = Augmentation(is_strong=True)
     first, again, other = (

@@ -1,4 +1,4 @@
-"""Building families: every stage, killed and resumed, merged, from level files, on a full disk."""
+"""Builds of families: all stages, resumed builds, merged families, level files, full disks."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from dynamic_ofa_ros.offline.accuracy import evaluation, predictor_fit
 from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import save_predictor
 from dynamic_ofa_ros.offline.accuracy.evaluation_pool import EvaluationPool
 from dynamic_ofa_ros.offline.build import build_context, stages
-from dynamic_ofa_ros.offline.latency import device_profile
-from dynamic_ofa_ros.offline.latency.device_profile import Place
+from dynamic_ofa_ros.offline.latency import family_profile, on_device
+from dynamic_ofa_ros.offline.latency.family_profile import DeviceSettings
+from dynamic_ofa_ros.offline.latency.measure_model import measure_operator_table
 from dynamic_ofa_ros.offline.latency.on_device import level_of
-from dynamic_ofa_ros.offline.latency.profile import profile_operators
 from dynamic_ofa_ros.offline.search.candidates import FINALIST, key_of, read_candidates
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
 from dynamic_ofa_ros.space.genome import GenomeEncoding
@@ -85,7 +85,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope='module')
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A supernet with random weights, in the folder that a training would leave."""
+    """A supernet with random weights, in the output folder of a training."""
     return make_backbone(tmp_path_factory.mktemp('backbone') / 'run', seed=1)
 
 
@@ -100,14 +100,14 @@ def make_backbone(folder: Path, seed: int) -> Path:
 
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Latency as MACs would have it, the same every time; returns how many were measured when."""
+    """Replace latencies by a function of MACs; return the number of networks per call."""
     calls: list[int] = []
 
     def measure(
         trained: TrainedBackbone,
         _supernet: object,
         architectures: Sequence[SubnetArchitecture],
-        place: Place,
+        settings: DeviceSettings,
         _scratch: Path,
         *_: object,
         **__: object,
@@ -115,11 +115,11 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         calls.append(len(architectures))
         macs = [level_of(1, trained, a, 0.5).macs for a in architectures]
         levels = [LevelLatency(*[0.5 + m / 1e6] * 2, 0.0, *[0.5 + m / 1e6] * 2, 9) for m in macs]
-        conditions = {name: str(value) for name, value in asdict(place).items()}
+        conditions = {name: str(value) for name, value in asdict(settings).items()}
         return LatencyProfile(PLATFORM, tuple(levels), '2026-01-01T00:00:00+00:00', conditions)
 
-    monkeypatch.setattr(build_context, 'measure_architectures', measure)
-    monkeypatch.setattr(predictor_fit, 'STEPS', 20)
+    for module in (build_context, on_device):
+        monkeypatch.setattr(module, 'measure_architectures', measure)
     monkeypatch.setattr(stages, 'FEWEST_PAIRS_TO_FIT', 20)
     return calls
 
@@ -161,7 +161,7 @@ def level_file(tmp_path_factory: pytest.TempPathFactory, backbone: Path) -> Path
     return path
 
 
-def test_a_build_with_search_leaves_everything(
+def test_a_build_with_search_writes_all_results(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -169,7 +169,7 @@ def test_a_build_with_search_leaves_everything(
     assert build(backbone, photos, output, *SEARCHED, '--json') == 0
     printed = json.loads(capsys.readouterr().out)
     family = Family.load(output)
-    assert [path.name for path in tmp_path.iterdir()] == ['colours'], 'nothing else is left'
+    assert [path.name for path in tmp_path.iterdir()] == ['colours'], 'no other files remain'
     assert printed['platform'] == PLATFORM
     assert printed['checksum'] == family.checksum
     assert set(printed['seconds']) >= {'1 accuracy pairs', '4 search', '8 written'}
@@ -201,10 +201,10 @@ def test_a_build_with_algorithm_1(
     candidates = read_candidates(output / 'candidates' / f'{PLATFORM}.csv')
     predicted = [c.predicted_latency_ms for c in candidates if c.kind == FINALIST]
     assert len(predicted) >= 2
-    assert not np.isnan(predicted).all(), 'some were found by the search'
+    assert not np.isnan(predicted).all(), 'the search found some of them'
 
 
-def test_a_build_interrupted_at_every_write_ends_the_same(
+def test_a_build_interrupted_at_every_write_gives_the_same_family(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -216,7 +216,7 @@ def test_a_build_interrupted_at_every_write_ends_the_same(
     def fsync(handle: int) -> None:
         real_fsync(handle)
         writes[0] += 1
-        # Steps of different length hit every stage somewhere; the last is longer than stage 8.
+        # Steps of different length interrupt every stage; the last one is longer than stage 8.
         if writes[0] >= (9, 15, 29)[interruptions % 3]:
             raise KeyboardInterrupt
 
@@ -233,8 +233,8 @@ def test_a_build_interrupted_at_every_write_ends_the_same(
 
 
 @pytest.mark.long
-def test_a_killed_build_goes_on(backbone: Path, photos: Path, tmp_path: Path) -> None:
-    """SIGKILL twice, with real engines: what does not depend on the clock is the same."""
+def test_a_killed_build_is_resumed(backbone: Path, photos: Path, tmp_path: Path) -> None:
+    """After two SIGKILLs, with real engines, all results except times are the same."""
     whole, output = tmp_path / 'whole', tmp_path / 'killed'
     assert build(backbone, photos, whole, *PLAIN) == 0
     command = [
@@ -249,7 +249,7 @@ def test_a_killed_build_goes_on(backbone: Path, photos: Path, tmp_path: Path) ->
     for moment in (has_lines('accuracies-*.jsonl', 2), has_lines('reported-*.jsonl', 1)):
         kill_when(moment, command)
         assert not output.exists()
-        assert moment(), 'what was measured is kept'
+        assert moment(), 'measurements are kept'
     assert main(command[3:]) == 0
     mine, theirs = (
         {
@@ -276,7 +276,7 @@ def kill_when(moment: Callable[[], bool], command: list[str]) -> None:
     process.wait()
 
 
-def test_a_set_that_every_network_gets_right_is_built(
+def test_a_dataset_without_errors_is_built(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
@@ -288,32 +288,35 @@ def test_a_set_that_every_network_gets_right_is_built(
     assert level.architecture == open_backbone(backbone).space.smallest(), 'the fastest'
 
 
-def test_a_level_that_is_never_right_is_left_out(
+def test_a_level_that_is_always_wrong_is_omitted(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int], level_file: Path,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(evaluation, 'top1', lambda _, resolution, *__: float(resolution > 32))
     given = [*SMALL, '--levels', str(level_file)]
     assert build(backbone, photos, tmp_path / 'given', *given) == 0
-    assert 'a level of 32 px is left out: it classifies none of the 24 report' in caplog.text
+    assert 'a level of 32 px is omitted: it classifies all 24 report' in caplog.text
     assert build(backbone, photos, tmp_path / 'chosen', *PLAIN, '--span', '100') == 0
     for name in ('given', 'chosen'):
         assert {level.resolution for level in Family.load(tmp_path / name).levels} == {48}
 
 
-def test_a_backbone_that_is_never_right_is_found_in_the_first_stage(
+def test_a_backbone_that_is_always_wrong_is_rejected_in_the_first_stage(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int], level_file: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(evaluation, 'top1', lambda *_: 0.0)
     for options in (SEARCHED, PLAIN, [*SMALL, '--levels', str(level_file)]):
         assert build(backbone, photos, tmp_path / 'family', *options) == 2
-        assert 'held-out images rightly: is the backbone trained' in capsys.readouterr().err
+        assert (
+            'held-out images wrongly: check that the backbone is trained'
+            in capsys.readouterr().err
+        )
     assert not pretended, 'nothing was timed'
     assert not (tmp_path / 'family').exists()
 
 
-def test_other_settings_start_only_the_stages_they_concern(
+def test_other_settings_repeat_only_the_affected_stages(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -337,11 +340,11 @@ def test_other_settings_start_only_the_stages_they_concern(
     assert evaluated[2] == 2, 'two more are sampled'
     pretended.clear()
     assert build(backbone, photos, tmp_path / 'four', *kept, '--threads', '2') == 0
-    assert pretended == first, 'another platform: every latency is measured, no accuracy'
+    assert pretended == first, 'on another platform, only latencies are measured'
     assert sum(evaluated[4:]) == 0
 
 
-def test_the_levels_of_a_file_are_taken_as_they_are(
+def test_the_levels_of_a_file_are_used_unchanged(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int], level_file: Path,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
@@ -353,12 +356,14 @@ def test_the_levels_of_a_file_are_taken_as_they_are(
     space = open_backbone(backbone).space
     wanted = [space.smallest(), space.largest()]
     assert [level.architecture for level in family.levels] in (wanted, wanted[:1])
-    assert '24 held-out images' in family.provenance['accuracy'], 'all: there was no choice'
+    assert '24 held-out images' in family.provenance['accuracy'], (
+        'all images, because no levels were chosen'
+    )
     if len(family.levels) == 1:
         assert 'is dropped' in caplog.text
 
 
-def test_a_family_is_a_backbone_too(
+def test_a_family_can_be_built_from_a_family(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int]
 ) -> None:
     assert build(backbone, photos, tmp_path / 'first', *PLAIN) == 0
@@ -388,11 +393,11 @@ def test_families_of_one_backbone_are_merged(
     assert accuracies == sorted(accuracies)
     assert list(both.platforms) == [PLATFORM]
     assert len(both.platforms[PLATFORM].levels) == len(both.levels)
-    assert 'the latencies of cpu-elsewhere-pytorch-fp32-t1 are left out' in caplog.text
-    assert (tmp_path / 'both' / 'candidates').is_dir(), 'those of the merged family'
+    assert 'the latencies of cpu-elsewhere-pytorch-fp32-t1 are omitted' in caplog.text
+    assert (tmp_path / 'both' / 'candidates').is_dir(), 'the candidates of the merged family'
 
 
-def test_what_cannot_be_merged_is_explained(
+def test_a_family_of_another_backbone_cannot_be_merged(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -400,16 +405,16 @@ def test_what_cannot_be_merged_is_explained(
     assert build(stranger, photos, tmp_path / 'theirs', *PLAIN) == 0
     merge = ['--merge', str(tmp_path / 'theirs')]
     assert build(backbone, photos, tmp_path / 'both', *PLAIN, *merge) == 2
-    assert 'its weights are not those of this backbone' in capsys.readouterr().err
+    assert 'its weights differ from those of this backbone' in capsys.readouterr().err
     assert not (tmp_path / 'both').exists()
     make_random_family(tmp_path / 'random')
     merge = ['--merge', str(tmp_path / 'random')]
     assert build(backbone, photos, tmp_path / 'both', *PLAIN, *merge) == 2
-    assert 'its backbone is not that of this build' in capsys.readouterr().err
+    assert 'its backbone differs from that of this build' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(('size', 'what'), [(100_000, '.family.build')])
-def test_a_full_disk_is_a_sentence_and_leaves_no_family(
+def test_a_full_disk_is_explained_and_leaves_no_family(
     size: int, what: str, backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -422,7 +427,9 @@ def test_a_full_disk_is_a_sentence_and_leaves_no_family(
     assert 'File too large' in error
     assert not output.exists()
     assert [p.name for p in tmp_path.iterdir()] == ['.family.build']
-    assert build(backbone, photos, output, *PLAIN) == 0, 'with room again it goes on'
+    assert build(backbone, photos, output, *PLAIN) == 0, (
+        'the build is resumed when there is space again'
+    )
 
 
 @pytest.mark.parametrize(
@@ -447,14 +454,14 @@ def test_bad_options_are_explained(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_table_and_a_predictor_that_exist_are_used(
+def test_a_given_table_and_predictor_are_used(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     trained = open_backbone(backbone)
     with monkeypatch.context() as patch:
         pretend_device(patch)
-        profile_operators(trained, tmp_path / 'lut.json')
+        measure_operator_table(trained, tmp_path / 'lut.json')
     rng = np.random.default_rng(1)
     genomes = GenomeEncoding(trained.space).encode([trained.space.sample(rng) for _ in range(40)])
     predictor, _ = predictor_fit.fit_predictor(genomes, genomes.mean(axis=1) / 9, trained.space)
@@ -464,12 +471,12 @@ def test_a_table_and_a_predictor_that_exist_are_used(
     facts = Family.load(tmp_path / 'colours').provenance['build']
     assert facts['accuracy_predictor']['file'] == 'predictor.npz'
     assert facts['latency_model']['file'] == 'lut.json'
-    assert '1 accuracy pairs' not in facts['seconds'], 'nothing to fit a predictor to'
+    assert '1 accuracy pairs' not in facts['seconds'], 'no predictor is fitted'
     assert facts['search']['evaluations'] <= 400
-    assert max(pretended) <= 6, 'only candidates are timed, no networks to fit a model to'
+    assert max(pretended) <= 6, 'only candidates are timed, and no networks for a latency model'
 
 
-def test_a_table_of_another_space_is_refused(
+def test_a_table_of_another_space_is_rejected(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -477,10 +484,10 @@ def test_a_table_of_another_space_is_refused(
 
     table = ['--lut', str(reference_file('lut_xavier_nx_gpu.json'))]
     assert build(backbone, photos, tmp_path / 'family', *SEARCHED, *table) == 2
-    assert 'it lacks resolutions 32, 48' in capsys.readouterr().err
+    assert 'lacks resolutions 32, 48' in capsys.readouterr().err
 
 
-def test_names_of_backbones_are_told_apart(tmp_path: Path) -> None:
+def test_names_of_families_and_backbones_are_distinguished(tmp_path: Path) -> None:
     assert open_backbone('signs').backbone.classes == 28, 'a shipped family'
     assert open_backbone('signs').resolutions == (
         48,
@@ -504,7 +511,7 @@ def quick_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
     profile_quickly(monkeypatch)
 
 
-def test_measure_adds_a_platform_and_does_not_replace_it_unasked(
+def test_measure_adds_a_platform_and_replaces_it_only_with_force(
     tmp_path: Path, quick_profiles: None, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -517,11 +524,11 @@ def test_measure_adds_a_platform_and_does_not_replace_it_unasked(
     (profile,) = Family.load(family).platforms.values()
     assert profile.platform == printed['platform']
     assert profile.levels[0].median_ms == pytest.approx(printed['levels'][0]['median_ms'])
-    assert device_profile.place_of(profile) == Place('cpu', 'pytorch', 1)
+    assert family_profile.settings_of(profile) == DeviceSettings('cpu', 'pytorch', 1)
     assert Family.load(family).checksum == checksum
     before = Path(printed['file']).read_text()
     assert main(arguments) == 2
-    assert '--force measures and replaces them' in capsys.readouterr().err
+    assert '--force replaces them' in capsys.readouterr().err
     assert Path(printed['file']).read_text() == before
     assert main([*arguments, '--force']) == 0
     assert Path(printed['file']).read_text() != before
@@ -530,11 +537,11 @@ def test_measure_adds_a_platform_and_does_not_replace_it_unasked(
     assert len(Family.load(family).platforms) == 2
 
 
-def test_levels_for_a_robot_come_from_what_was_measured_there(
+def test_levels_for_a_robot_are_chosen_by_its_measurements(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int], quick_profiles: None,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """The whole way: candidates, measured elsewhere, chosen from here."""
+    """The complete workflow: candidates are measured on a robot, and levels are chosen here."""
     monkeypatch.setenv('DYNAMIC_OFA_CACHE', str(tmp_path / 'cache'))
     candidates, file = tmp_path / 'candidates', tmp_path / 'measured.yaml'
     kept = [*PLAIN, '--work', str(tmp_path / 'work')]
@@ -546,7 +553,7 @@ def test_levels_for_a_robot_come_from_what_was_measured_there(
     assert main([*robot, '--output', str(file)]) == 0
     document = yaml.safe_load(file.read_text())
     document['platform'] = 'cuda-robot-pytorch-fp32-t1'
-    # On the robot the last candidate, which has the most work, is by far the fastest.
+    # On the robot, the last candidate, which has the highest cost, is by far the fastest.
     for key in ('median_ms', 'mean_ms', 'p95_ms', 'p99_ms'):
         document['levels'][-1][key] = 1e-3
     file.write_text(yaml.safe_dump(document))
@@ -560,25 +567,25 @@ def test_levels_for_a_robot_come_from_what_was_measured_there(
     document['backbone']['name'] = 'else'
     file.write_text(yaml.safe_dump(document))
     assert build(stranger, photos, tmp_path / 'theirs', *kept, '--measured', str(file)) == 2
-    assert 'is of the backbone else, not of tiny' in capsys.readouterr().err
+    assert 'is for the backbone else, not for tiny' in capsys.readouterr().err
     del document['architectures']
     file.write_text(yaml.safe_dump(document))
     assert build(backbone, photos, tmp_path / 'theirs', *kept, '--measured', str(file)) == 2
-    assert 'does not say what was measured' in capsys.readouterr().err
+    assert 'lacks the architectures' in capsys.readouterr().err
 
 
-def test_levels_are_chosen_by_the_table_of_a_robot(
+def test_levels_for_a_robot_are_chosen_by_its_table(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     with monkeypatch.context() as patch:
         pretend_device(patch)
-        profile_operators(open_backbone(backbone), tmp_path / 'lut.json')
+        measure_operator_table(open_backbone(backbone), tmp_path / 'lut.json')
     assert build(backbone, photos, tmp_path / 'mine', *PLAIN, '--by-table') == 2
-    assert '--by-table needs --lut' in capsys.readouterr().err
+    assert '--by-table requires --lut' in capsys.readouterr().err
     given = ['--lut', str(tmp_path / 'lut.json'), '--by-table']
     assert build(backbone, photos, tmp_path / 'mine', *PLAIN, *given) == 0
     family = Family.load(tmp_path / 'mine')
-    assert not family.platforms, 'nothing was measured: the robot does at its first start'
+    assert not family.platforms, 'the robot measures the family at its first start'
     assert family.levels
     assert not pretended, 'nothing was timed here'

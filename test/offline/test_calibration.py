@@ -21,7 +21,7 @@ from dynamic_ofa_ros.offline.accuracy.evaluation import PreparedImages, top1
 from dynamic_ofa_ros.supernet.batch_norm import statistics_of
 from dynamic_ofa_ros.supernet.network import load_level
 
-# Two memory layouts may disagree on an image or so.
+# Results of two memory layouts may differ for an image.
 NEAR = 0.02
 
 
@@ -36,7 +36,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
     return Family.load(folder)
 
 
-def test_a_family_is_written_anew_with_other_statistics(family: Family, tmp_path: Path) -> None:
+def test_a_family_is_written_with_new_statistics(family: Family, tmp_path: Path) -> None:
     held_out = Noise(96, seed=2)
     report = calibrate_family(
         family, Noise(80), held_out, tmp_path / 'new', CalibrationSettings(images=64)
@@ -57,10 +57,10 @@ def test_a_family_is_written_anew_with_other_statistics(family: Family, tmp_path
         assert top1(old, level.resolution, images) == pytest.approx(change.before, abs=NEAR)
         one, other = statistics_of(subnet), statistics_of(old)
         assert not all(torch.equal(one[name], other[name]) for name in one)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['new'], 'nothing else is left behind'
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['new'], 'no other files remain'
 
 
-def test_augmented_images_give_other_statistics_the_same_each_time(
+def test_augmented_images_give_other_reproducible_statistics(
     family: Family, tmp_path: Path
 ) -> None:
     means = []
@@ -73,7 +73,7 @@ def test_augmented_images_give_other_statistics_the_same_each_time(
     assert not torch.allclose(means[0], means[1])
 
 
-def test_damaged_images_are_left_out_and_not_counted(
+def test_damaged_images_are_skipped_and_not_counted(
     family: Family, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for augmented in (False, True):
@@ -85,11 +85,11 @@ def test_damaged_images_are_left_out_and_not_counted(
             CalibrationSettings(images=30, augment=augmented),
         )
         assert (report.calibration_images, report.held_out_images) == (28, 63)
-    assert '2 of 30 images are damaged and left out' in caplog.text
+    assert '2 of 30 images are damaged and skipped' in caplog.text
 
 
-def test_a_last_batch_of_one_image_is_no_hindrance(family: Family, tmp_path: Path) -> None:
-    """At 32 px the last maps have one point: one image alone has no variance there."""
+def test_a_last_batch_of_one_image_is_accepted(family: Family, tmp_path: Path) -> None:
+    """At 32 px, the last feature maps have one point, so a single image has no variance there."""
     for augmented in (False, True):
         settings = CalibrationSettings(images=101, augment=augmented)
         output = tmp_path / str(augmented)
@@ -97,17 +97,17 @@ def test_a_last_batch_of_one_image_is_no_hindrance(family: Family, tmp_path: Pat
         assert report.calibration_images == 101
 
 
-def test_what_cannot_be_calibrated_is_a_sentence(family: Family, tmp_path: Path) -> None:
+def test_invalid_calibrations_are_explained(family: Family, tmp_path: Path) -> None:
     settings = CalibrationSettings(images=32)
     (tmp_path / 'there').mkdir()
     with pytest.raises(FamilyError, match='exists already'):
         calibrate_family(family, Noise(8), Noise(8), tmp_path / 'there', settings)
-    with pytest.raises(DatasetError, match='--images is 1; statistics need 2 images or more'):
+    with pytest.raises(DatasetError, match='--images is 1; at least 2 are required'):
         calibrate_family(family, Noise(8), Noise(8), tmp_path / 'x', CalibrationSettings(1))
     strange = Noise(8, classes=('class 1', 'cow', 'emu'))
-    with pytest.raises(DatasetError, match='that the family does not know: cow, emu; it knows'):
+    with pytest.raises(DatasetError, match='that the family lacks: cow, emu; it has'):
         calibrate_family(family, Noise(8), strange, tmp_path / 'x', settings)
-    # One picture under two names: no network can be right about both.
+    # The same image with two labels cannot be classified correctly twice.
     refused = []
     for label in LABELS[:2]:
         try:
@@ -115,7 +115,7 @@ def test_what_cannot_be_calibrated_is_a_sentence(family: Family, tmp_path: Path)
             calibrate_family(family, Noise(8), once, tmp_path / label, settings)
         except DatasetError as error:
             refused.append(label)
-            assert 'classifies none of the 1 held-out images rightly' in str(error)  # noqa: PT017
+            assert 'classifies all 1 held-out images wrongly' in str(error)  # noqa: PT017
     assert refused
     assert not any((tmp_path / label).exists() for label in refused)
 
@@ -129,7 +129,7 @@ def test_classes_are_matched_by_name() -> None:
 
 @pytest.fixture(scope='module')
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """JPEGs of four of the family's classes, in folders of their names."""
+    """JPEGs of four classes of the family, in class folders."""
     root = tmp_path_factory.mktemp('photos')
     for split, count in (('train', 12), ('val', 24)):
         noise = Noise(4 * count, seed=len(split))
@@ -140,7 +140,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_the_command_calibrates_on_a_users_photographs(
+def test_the_command_calibrates_on_class_folders(
     family: Family, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = ['calibrate', '--family', str(family.directory), '--data', str(photos)]

@@ -19,7 +19,7 @@ MATRIX = np.array([[8, 2, 0], [0, 10, 0], [0, 0, 0]])
 CLASSES = ('cat', 'dog', 'none, seen')
 
 
-def test_the_least_accurate_class_comes_first_and_empty_ones_not_at_all() -> None:
+def test_the_least_accurate_class_comes_first_and_empty_classes_are_omitted() -> None:
     assert recalls(MATRIX).tolist()[:2] == [0.8, 1.0]
     words = describe_classes(MATRIX, CLASSES)
     assert words == 'least accurate: cat 80.0 %, often taken for dog; dog 100.0 %'
@@ -32,7 +32,7 @@ def test_the_file_has_counts_and_recall_of_each_class(tmp_path: Path) -> None:
     assert lines[3] == '"none, seen",0,0,0,nan'
 
 
-def test_the_picture_is_dark_where_the_counts_are(tmp_path: Path) -> None:
+def test_large_counts_are_dark_in_the_plot(tmp_path: Path) -> None:
     diagonal = np.diag([10] * 60)  # without names and counts: cells only
     counts = {}
     for name, matrix in (('right', diagonal), ('wrong', diagonal[:, ::-1])):
@@ -47,6 +47,6 @@ def test_the_picture_is_dark_where_the_counts_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('classes', [CLASSES, ('$a', 'b$_', 'c')])
-def test_any_class_name_can_be_drawn(tmp_path: Path, classes: tuple[str, ...]) -> None:
+def test_any_class_name_can_be_plotted(tmp_path: Path, classes: tuple[str, ...]) -> None:
     draw_confusion(MATRIX, classes, tmp_path / 'confusion.png')
     assert cv2.imread(str(tmp_path / 'confusion.png')) is not None

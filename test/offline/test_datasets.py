@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
     return write_flat_colours(tmp_path / 'data')
 
 
-def test_class_folders_give_sorted_labels_and_rgb(folder: Path) -> None:
+def test_class_folders_have_sorted_labels_and_rgb_images(folder: Path) -> None:
     dataset = ClassFolder.open(folder)
     assert dataset.classes == ('apple', 'cat', 'dog')
     assert len(dataset) == 12
@@ -46,7 +46,9 @@ def test_splits_by_hash_are_stable_disjoint_and_complete(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(('images', 'held_out_images'), [(2, 1), (5, 1), (17, 2), (40, 4)])
-def test_every_class_is_split_alike(tmp_path: Path, images: int, held_out_images: int) -> None:
+def test_every_class_is_split_in_the_same_proportion(
+    tmp_path: Path, images: int, held_out_images: int
+) -> None:
     for name in range(20):
         (tmp_path / str(name)).mkdir()
         for index in range(images):
@@ -61,14 +63,14 @@ def test_every_class_is_split_alike(tmp_path: Path, images: int, held_out_images
 def test_a_class_too_small_to_split_is_named(folder: Path) -> None:
     (folder / 'elk').mkdir()
     (folder / 'elk' / '0.jpg').touch()
-    with pytest.raises(DatasetError, match='classes with one image only: elk; each needs two'):
+    with pytest.raises(DatasetError, match='classes with only one image: elk; each requires'):
         open_splits(folder)
 
 
-def test_one_class_is_not_enough(folder: Path) -> None:
+def test_a_single_class_is_rejected(folder: Path) -> None:
     for name in ('cat', 'dog'):
         (folder / name).rename(folder / f'.{name}')
-    with pytest.raises(DatasetError, match='one class only, apple'):
+    with pytest.raises(DatasetError, match='only one class, apple'):
         open_splits(folder)
 
 
@@ -80,21 +82,21 @@ def test_a_class_without_held_out_images_is_named(
     (folder / 'dog' / '0.jpg').rename(tmp_path / 'root' / 'val' / 'dog' / '0.jpg')
     folder.rename(tmp_path / 'root' / 'train')
     open_splits(tmp_path / 'root')
-    assert 'has no images of apple, cat: the accuracy says nothing of them' in caplog.text
+    assert 'has no images of apple, cat: the accuracy does not include them' in caplog.text
     assert 'only train and val are used, not unlabelled' in caplog.text
 
 
-def test_what_is_left_out_is_counted_and_named(
+def test_ignored_files_are_counted_and_named(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (folder / 'dog' / 'phone.heic').touch()
     (folder / 'beside.JPG').touch()
     (folder / 'dog' / '._0.jpg').touch()
     assert len(ClassFolder.open(folder)) == 12
-    assert '2 files are left out' in caplog.text
+    assert '2 files are ignored' in caplog.text
     assert '1 .txt, 1 .heic' in caplog.text
     assert 'cat/notes.txt, dog/phone.heic' in caplog.text
-    assert '1 images are in no class folder and left out: beside.JPG' in caplog.text
+    assert '1 images are not in a class folder and are ignored: beside.JPG' in caplog.text
 
 
 def test_train_and_val_folders_are_used(folder: Path, tmp_path: Path) -> None:
@@ -109,16 +111,16 @@ def test_train_and_val_folders_are_used(folder: Path, tmp_path: Path) -> None:
     assert held_out.label(0) == 2
 
 
-def test_folders_that_do_not_fit_are_explained(folder: Path, tmp_path: Path) -> None:
+def test_invalid_folders_are_explained(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match='is not a directory'):
         ClassFolder.open(tmp_path / 'nowhere')
     (tmp_path / 'empty').mkdir()
-    with pytest.raises(DatasetError, match=r'holds no images: expected empty/<class>/<image>'):
+    with pytest.raises(DatasetError, match=r'contains no images: expected empty/<class>/<image>'):
         ClassFolder.open(tmp_path / 'empty')
     with pytest.raises(DatasetError, match='dog is a class the labels do not have'):
         ClassFolder.open(folder, ('apple', 'cat'))
     (folder / 'zebra').mkdir()
-    with pytest.raises(DatasetError, match='without a single image: zebra'):
+    with pytest.raises(DatasetError, match='without images: zebra'):
         ClassFolder.open(folder)
 
 
@@ -162,7 +164,7 @@ def test_names_that_are_not_utf_8_are_hashed_and_printed(folder: Path) -> None:
     str(caught.value).encode()
 
 
-def test_a_fingerprint_tells_data_sets_apart(folder: Path, tmp_path: Path) -> None:
+def test_different_datasets_have_different_fingerprints(folder: Path, tmp_path: Path) -> None:
     def seen() -> str:
         return fingerprint(ClassFolder.open(folder))
 
@@ -188,7 +190,7 @@ def test_rendered_signs_differ_between_splits_and_repeat_by_seed() -> None:
     assert [train.label(i) for i in range(3)] == [0, 1, 2]
 
 
-def test_classes_that_are_not_the_backbones_are_named() -> None:
+def test_classes_of_another_backbone_are_named() -> None:
     check_classes(('a', 'b'), ['a', 'b'], 'training')
     with pytest.raises(DatasetError, match=r'training data has 2 classes \(a, b.*trained on 3'):
         check_classes(('a', 'b', 'c'), ('a', 'b'), 'training')

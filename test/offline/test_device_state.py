@@ -8,7 +8,7 @@ from dynamic_ofa_ros.offline.latency import device_state
 from dynamic_ofa_ros.offline.latency.device_state import DeviceWatch
 
 
-def test_what_is_unknown_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_values_are_omitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_state, '_cpu_mhz', lambda: float('nan'))
     state = DeviceWatch('cpu', sysfs=tmp_path).state()
     assert not {'temperature_celsius', 'cpu_mhz', 'cpu_governor', 'gpu_mhz'} & state.keys()
@@ -30,7 +30,7 @@ def test_clocks_and_sensors_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert state['cpu_mhz'] == 1510.4
 
 
-def test_a_gpu_says_its_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clock_of_a_gpu_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_state, '_gpu_mhz', lambda index: 1000.0 + index)
     assert DeviceWatch('cuda:1', sysfs=tmp_path).state()['gpu_mhz'] == 1001.0
     assert 'gpu_mhz' not in DeviceWatch('cpu', sysfs=tmp_path).state()

@@ -1,4 +1,4 @@
-"""Training in two processes, started by torchrun: it is the training of one process."""
+"""Training in two processes of torchrun gives the result of one process."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from dynamic_ofa_ros.offline.training.distributed import World, started_world
 from dynamic_ofa_ros.offline.training.trainer import Trainer, TrainingSettings
 from dynamic_ofa_ros.supernet.trained import open_backbone
 
-# float32 sums in another order.
+# The order of float32 sums differs.
 TOLERANCE = 1e-5
 DEADLINE_S = 240.0
 
 
 @pytest.fixture(scope='module')
 def train(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Two easy classes, 24 images to train on and 8 held out; the command to train on them."""
+    """Two easy classes with 24 training and 8 held-out images; return the training command."""
     root = tmp_path_factory.mktemp('photos')
     rng = np.random.default_rng(1)
     for split, count in (('train', 12), ('val', 4)):
@@ -48,7 +48,7 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture(scope='module')
 def folder(train: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run two processes: their comparable step, and a training in `run`."""
+    """Run two processes: one step for comparison, and a training in `run`."""
     folder = tmp_path_factory.mktemp('distributed')
     command = [
         sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2',
@@ -71,7 +71,7 @@ def folder(train: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.long
-def test_a_step_of_two_processes_is_the_step_of_one(folder: Path, tmp_path: Path) -> None:
+def test_a_step_of_two_processes_equals_that_of_one(folder: Path, tmp_path: Path) -> None:
     ranks = [torch.load(folder / f'step-{rank}.pt', weights_only=True) for rank in (0, 1)]
     alone = step(tmp_path, World())
     assert ranks[0].keys() == ranks[1].keys() == alone.keys()
@@ -91,18 +91,18 @@ def test_one_process_writes_what_all_trained(folder: Path) -> None:
     assert open_backbone(run).labels == ('blue', 'green')
     rows = list(csv.DictReader((run / 'metrics.csv').read_text().splitlines()))
     assert [(row['step'], row['epoch']) for row in rows] == [('3', '1.0'), ('6', '2.0')]
-    assert not list(run.glob('.*')), 'nothing half-written is left'
+    assert not list(run.glob('.*')), 'no partial files remain'
 
 
 @pytest.mark.long
-def test_one_process_goes_on_where_two_were(
+def test_one_process_resumes_the_training_of_two(
     folder: Path, train: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = folder / 'run'
     (run / 'backbone.yaml').unlink()
     assert main([*train, '--output', str(run)]) == 0
     assert 'held-out top-1' in capsys.readouterr().out
-    assert len((run / 'metrics.csv').read_text().splitlines()) == 3, 'it had nothing left to do'
+    assert len((run / 'metrics.csv').read_text().splitlines()) == 3, 'the training was complete'
 
 
 def test_processes_share_a_batch_without_overlap(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_processes_share_a_batch_without_overlap(tmp_path: Path) -> None:
         assert torch.equal(pixels, whole[label]), 'the same image, augmented in the same way'
 
 
-def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
+def test_a_batch_size_that_is_not_divisible_is_rejected(tmp_path: Path) -> None:
     dataset = ImageStore(('a',), np.zeros((9, 40, 40, 3), np.uint8), np.zeros(9, np.int64))
     backbone = BackboneSpec('tiny', 'ofa_mobilenetv3', 0.1, 1)
     settings = TrainingSettings(resolutions=(32,), batch_size=9)
@@ -133,7 +133,7 @@ def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
         Trainer(backbone, settings, Preprocessing(), dataset, tmp_path, world=World(1, 2))
 
 
-def test_an_environment_that_is_not_torchruns_is_explained(
+def test_an_invalid_environment_is_explained(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert started_world() == World()

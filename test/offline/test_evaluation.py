@@ -52,12 +52,12 @@ def test_images_are_prepared_as_on_the_robot(
         assert np.array_equal(images[index], expected)
 
 
-def test_top1_counts_right_answers() -> None:
+def test_top1_is_the_fraction_of_correct_answers() -> None:
     dataset = store(20)
     dataset.images[:, :, :, :] = 0
     dataset.images[:15] = 255
     prepared = PreparedImages(dataset, PREPROCESSING, (32, 40))
-    # Images 0-14 are called 1, 15-19 are called 0: right are the odd below 15 and the even above.
+    # Images 0-14 are classified as 1, others as 0: correct are odd ones below 15, even ones above.
     assert top1(FirstPixelIsBright(), 32, prepared) == (7 + 2) / 20
 
 
@@ -72,7 +72,7 @@ def test_halves_are_disjoint_and_complete() -> None:
     assert not set(first.indices) & set(second.indices)
 
 
-def test_calibration_takes_what_there_is() -> None:
+def test_calibration_uses_all_images_if_there_are_few() -> None:
     assert len(calibration_subset(store(50), 20)) == 20
     assert len(calibration_subset(store(50), 2000)) == 50
 
@@ -92,7 +92,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize('cache_bytes', [1 << 30, 0])
-def test_damaged_images_are_left_out_counted_and_listed(
+def test_damaged_images_are_skipped_and_listed(
     photos: Path, caplog: pytest.LogCaptureFixture, cache_bytes: int
 ) -> None:
     dataset = ClassFolder.open(photos)
@@ -100,7 +100,9 @@ def test_damaged_images_are_left_out_counted_and_listed(
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             batches = list(prepared.batches(32))
-    assert caplog.text.count('2 of 120 images are damaged and left out') == 1, 'once, not a pass'
+    assert caplog.text.count('2 of 120 images are damaged and skipped') == 1, (
+        'once, not in every pass'
+    )
     assert 'cat/03.jpg' in caplog.text
     assert 'dog/59.jpg' in caplog.text
     assert len(prepared.damaged) == 2
@@ -110,7 +112,7 @@ def test_damaged_images_are_left_out_counted_and_listed(
     for position in (0, 3, 117):
         expected = preprocess(dataset.image(kept[position]), 32, PREPROCESSING)[0]
         assert np.array_equal(images[position], expected)
-    # Batches are the same whether streamed or not: batch norm depends on them.
+    # Batches are equal with and without the cache, because batch norms depend on them.
     assert [len(labels) for _, labels in batches] == [99, 19]
     assert top1(AlwaysFirst(), 32, prepared) == 59 / 118
 
@@ -131,7 +133,9 @@ def test_only_damaged_images_is_an_error(photos: Path, cache_bytes: int) -> None
         top1(AlwaysFirst(), 32, prepared)
 
 
-def test_processes_read_what_one_reads(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_read_the_same_images_as_one(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loading, 'FEWEST_IMAGES_FOR_PROCESSES', 100)
     dataset = ClassFolder.open(photos)
     streamed = PreparedImages(dataset, PREPROCESSING, (32,), workers=2, cache_bytes=0)
@@ -145,7 +149,7 @@ def test_processes_read_what_one_reads(photos: Path, monkeypatch: pytest.MonkeyP
     assert streamed.damaged == kept.damaged
 
 
-def test_images_that_do_not_fit_take_little_memory() -> None:
+def test_images_beyond_the_cache_size_are_not_kept_in_memory() -> None:
     images = np.zeros((1, 40, 40, 3), np.uint8)
     dataset = ImageStore(('a',), np.broadcast_to(images, (1500, 40, 40, 3)), np.zeros(1500, int))
     prepared = PreparedImages(dataset, PREPROCESSING, (64, 80), workers=2, cache_bytes=1 << 20)
@@ -155,5 +159,5 @@ def test_images_that_do_not_fit_take_little_memory() -> None:
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    # All of them are 115 MB at 80 px alone; a batch is 7.7 MB.
+    # All images have 115 MB at 80 px; a batch has 7.7 MB.
     assert peak_bytes < 35e6

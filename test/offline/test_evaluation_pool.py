@@ -46,12 +46,12 @@ def candidates(trained: TrainedBackbone, count: int) -> list[SubnetArchitecture]
 
 @pytest.fixture(scope='module')
 def alone(trained: TrainedBackbone) -> dict[int, float]:
-    """What one process finds."""
+    """The results of one process."""
     with EvaluationPool(trained, Noise(30), Noise(120, seed=1), threads=1) as pool:
         return dict(pool.evaluate_many(candidates(trained, 5)))
 
 
-def test_two_processes_find_what_one_finds(
+def test_two_processes_give_the_results_of_one(
     trained: TrainedBackbone, alone: dict[int, float]
 ) -> None:
     assert len(set(alone.values())) > 2, 'the candidates can be told apart'
@@ -59,10 +59,10 @@ def test_two_processes_find_what_one_finds(
         assert dict(pool.evaluate_many(candidates(trained, 5))) == alone
         children = multiprocessing.active_children()
         assert len(children) == 2
-        # The same workers serve again.
+        # The same workers are used again.
         assert dict(pool.evaluate_many(candidates(trained, 2))) == {i: alone[i] for i in (0, 1)}
         assert multiprocessing.active_children() == children
-        # What is wrong there is raised here, and they live on.
+        # Their errors are raised here, and they continue.
         with pytest.raises(ArchitectureError, match=r'd\[0\] is 9'):
             list(pool.evaluate_many([replace(trained.space.smallest(), d=(9,) * 5)]))
         assert multiprocessing.active_children() == children
@@ -71,7 +71,7 @@ def test_two_processes_find_what_one_finds(
 
 @pytest.fixture
 def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """Ray, whose workers import what the test does."""
+    """Ray with workers that can import the modules of the test."""
     ray = pytest.importorskip('ray')
     paths = [str(Path(__file__).parents[1]), os.environ.get('PYTHONPATH', '')]
     monkeypatch.setenv('PYTHONPATH', os.pathsep.join(filter(None, paths)))
@@ -81,10 +81,10 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 
 
 @pytest.mark.long
-def test_a_ray_cluster_finds_what_one_process_finds(
+def test_a_ray_cluster_gives_the_results_of_one_process(
     trained: TrainedBackbone, alone: dict[int, float], ray: ModuleType, tmp_path: Path
 ) -> None:
-    """Also when the backbone's folder and the images are only where the command runs."""
+    """The folders of the backbone and of the images exist only on the machine of the command."""
     mine = tmp_path / 'mine'
     shutil.copytree(trained.directory, mine)
     held_out = Noise(120, seed=1)
@@ -103,12 +103,12 @@ def test_a_ray_cluster_finds_what_one_process_finds(
 def test_more_ray_workers_than_gpus_do_not_hang(
     trained: TrainedBackbone, ray: ModuleType, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Ray believes in a GPU that is told to it: the worker starts, and finds none here."""
+    """Ray is told that there is a GPU: the worker starts, but finds none."""
     ray.init(num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
     with EvaluationPool(
         trained, Noise(8), Noise(8), workers=3, ray_address='local', device='cuda:1'
     ) as pool:
-        assert 'has room for 1 workers, not for 3' in caplog.text
+        assert 'can run 1 of 3 workers' in caplog.text
         if not torch.cuda.is_available():
             with pytest.raises(EvaluationError, match='could not evaluate'):
                 list(pool.evaluate_many(candidates(trained, 3)))
@@ -118,17 +118,17 @@ def test_more_ray_workers_than_gpus_do_not_hang(
     ('wanted', 'threads', 'on_gpu', 'expected'),
     [(0, 1, False, 10), (3, 1, False, 3), (0, 4, False, 2), (0, 1, True, 2), (9, 2, True, 2)],
 )
-def test_ray_workers_are_as_many_as_there_is_room_for(
+def test_the_number_of_ray_workers_fits_the_resources(
     wanted: int, threads: int, on_gpu: bool, expected: int
 ) -> None:
-    # The third has GPUs, but hardly a core to feed them.
+    # The third machine has GPUs, but only one core.
     nodes = [{'CPU': 4.0}, {'CPU': 5.0, 'GPU': 2.0}, {'CPU': 1.0, 'GPU': 4.0}]
     assert worker_count(wanted, threads, on_gpu, nodes[: 2 if on_gpu else 3]) == expected
     with pytest.raises(EvaluationError, match='has 9 CPU cores and a GPU for a worker'):
         worker_count(wanted, 9, True, nodes)
 
 
-def test_what_is_sent_needs_no_files(trained: TrainedBackbone, tmp_path: Path) -> None:
+def test_a_sent_assignment_requires_no_files(trained: TrainedBackbone, tmp_path: Path) -> None:
     mine = tmp_path / 'mine'
     shutil.copytree(trained.directory, mine)
     folder = _class_folder(tmp_path / 'images', Noise(6))
@@ -151,7 +151,7 @@ def test_what_is_sent_needs_no_files(trained: TrainedBackbone, tmp_path: Path) -
 
 
 def _class_folder(root: Path, images: Noise) -> ClassFolder:
-    """Write images as PNG into class folders, in an order that keeps theirs within a class."""
+    """Write images as PNG into class folders, in the same order within each class."""
     for index in range(len(images)):
         folder = root / images.classes[images.label(index)]
         folder.mkdir(parents=True, exist_ok=True)
@@ -161,7 +161,7 @@ def _class_folder(root: Path, images: Noise) -> ClassFolder:
 
 
 @pytest.mark.long
-def test_a_worker_that_dies_once_is_replaced(
+def test_a_dead_worker_is_replaced(
     trained: TrainedBackbone,
     alone: dict[int, float],
     tmp_path: Path,
@@ -174,19 +174,19 @@ def test_a_worker_that_dies_once_is_replaced(
     ):
         found = dict(pool.evaluate_many(candidates(trained, 2)))
     assert found == {i: alone[i] for i in (0, 1)}
-    assert caplog.text.count('a worker ended with exit code 3; another one tries') == 1
+    assert caplog.text.count('a worker died with exit code 3; its architecture') == 1
 
 
-def test_an_architecture_that_ends_two_workers_is_named(trained: TrainedBackbone) -> None:
+def test_an_architecture_that_kills_two_workers_is_named(trained: TrainedBackbone) -> None:
     deadly = Noise(8, fault='exit always')
     with (
         EvaluationPool(trained, Noise(8), deadly, workers=2) as pool,
-        pytest.raises(EvaluationError, match=r"two workers ended .*'ks': .* with exit code 3"),
+        pytest.raises(EvaluationError, match=r"two workers died .*'ks': .* with exit code 3"),
     ):
         list(pool.evaluate_many([trained.space.smallest()]))
 
 
-def test_an_unforeseen_error_names_the_architecture(trained: TrainedBackbone) -> None:
+def test_an_unexpected_error_names_the_architecture(trained: TrainedBackbone) -> None:
     with (
         EvaluationPool(trained, Noise(8, fault='refuse'), Noise(8)) as pool,
         pytest.raises(
@@ -197,7 +197,7 @@ def test_an_unforeseen_error_names_the_architecture(trained: TrainedBackbone) ->
 
 
 @pytest.mark.long
-def test_workers_end_with_a_killed_parent(trained: TrainedBackbone, tmp_path: Path) -> None:
+def test_workers_end_when_their_parent_is_killed(trained: TrainedBackbone, tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
     process = subprocess.Popen(
         [sys.executable, pool_data.__file__, str(trained.directory), str(tmp_path)],
@@ -216,7 +216,7 @@ def test_workers_end_with_a_killed_parent(trained: TrainedBackbone, tmp_path: Pa
     assert not any(map(_lives, workers))
 
 
-def test_bad_requests_are_explained(
+def test_invalid_arguments_are_explained(
     trained: TrainedBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(EvaluationError, match='--workers is 0; give 1 or more'):

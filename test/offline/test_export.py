@@ -22,7 +22,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
     return Family.load(make_random_family(folder, levels=3, width_mult=0.1))
 
 
-def test_an_exported_level_says_what_it_is_and_answers_as_the_family_does(
+def test_an_exported_level_has_metadata_and_the_outputs_of_the_family(
     family: Family, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ['export', str(family.directory), '--output', str(tmp_path / 'out')]
@@ -47,7 +47,7 @@ def test_an_exported_level_says_what_it_is_and_answers_as_the_family_does(
     engine.close()
 
 
-def test_what_cannot_be_exported_is_a_sentence(
+def test_invalid_exports_are_explained(
     family: Family, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ['export', str(family.directory), '--output', str(tmp_path / 'out'), '--levels']

@@ -62,7 +62,7 @@ def leftovers(folder: Path) -> list[str]:
     )
 
 
-def test_a_fetched_backbone_is_one_to_build_from(
+def test_a_fetched_backbone_can_be_used_for_a_build(
     published: PublishedCheckpoint, supernet: torch.nn.Module, file: Path, tmp_path: Path
 ) -> None:
     report = fetch_backbone(published, tmp_path / 'out', cache=tmp_path / 'cache')
@@ -81,10 +81,10 @@ def test_a_fetched_backbone_is_one_to_build_from(
     assert float(expected.std(0).mean()) > 0.01, 'the logits must differ'
     torch.testing.assert_close(found, expected)
     assert leftovers(tmp_path / 'out') == ['backbone.safetensors', 'backbone.yaml']
-    assert leftovers(tmp_path / 'cache') == ['checksums.json'], 'the download is not kept twice'
+    assert leftovers(tmp_path / 'cache') == ['checksums.json'], 'the download is deleted'
 
 
-def test_a_file_that_changed_since_is_refused(
+def test_a_changed_file_is_rejected(
     published: PublishedCheckpoint, server: FileServer, file: Path, tmp_path: Path
 ) -> None:
     cache = tmp_path / 'cache'
@@ -104,7 +104,7 @@ def test_a_file_that_changed_since_is_refused(
     assert leftovers(cache) == ['checksums.json']
 
 
-def test_a_checksum_that_is_given_goes_before_all(
+def test_a_given_checksum_takes_precedence(
     published: PublishedCheckpoint, file: Path, tmp_path: Path
 ) -> None:
     cache = tmp_path / 'cache'
@@ -115,7 +115,7 @@ def test_a_checksum_that_is_given_goes_before_all(
     assert fetch_backbone(stated, tmp_path / 'out', settings, cache=cache).is_first_use
 
 
-def test_without_a_network_a_file_will_do(file: Path, tmp_path: Path) -> None:
+def test_a_local_file_requires_no_internet(file: Path, tmp_path: Path) -> None:
     checkpoint = PublishedCheckpoint(BACKBONE, 'http://127.0.0.1:1/nothing')
     settings = FetchSettings(file=file)
     report = fetch_backbone(checkpoint, tmp_path / 'out', settings, cache=tmp_path / 'cache')
@@ -129,7 +129,7 @@ def test_without_a_network_a_file_will_do(file: Path, tmp_path: Path) -> None:
         fetch_backbone(checkpoint, tmp_path / 'x', cache=tmp_path)
 
 
-def test_what_does_not_fit_is_neither_trusted_nor_kept(
+def test_an_invalid_download_is_neither_recorded_nor_kept(
     published: PublishedCheckpoint, server: FileServer, file: Path, tmp_path: Path
 ) -> None:
     wider = replace(published, backbone=replace(BACKBONE, classes=5))
@@ -144,7 +144,7 @@ def test_what_does_not_fit_is_neither_trusted_nor_kept(
     assert fetch_backbone(published, tmp_path / 'out', cache=cache).is_first_use
 
 
-def test_an_existing_folder_and_a_second_process_are_left_alone(
+def test_an_existing_folder_and_a_second_process_are_not_disturbed(
     published: PublishedCheckpoint, server: FileServer, tmp_path: Path
 ) -> None:
     (tmp_path / 'out').mkdir()
@@ -158,7 +158,7 @@ def test_an_existing_folder_and_a_second_process_are_left_alone(
     assert server.requests == []
 
 
-def test_a_disk_that_is_full_when_converting_leaves_nothing(file: Path, tmp_path: Path) -> None:
+def test_a_full_disk_during_the_conversion_leaves_no_files(file: Path, tmp_path: Path) -> None:
     checkpoint = PublishedCheckpoint(BACKBONE, 'http://127.0.0.1:1/nothing')
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
@@ -173,7 +173,7 @@ def test_a_disk_that_is_full_when_converting_leaves_nothing(file: Path, tmp_path
     assert not (tmp_path / 'out').exists()
 
 
-def test_the_accuracy_predictor_comes_along(
+def test_the_accuracy_predictor_is_fetched_too(
     published: PublishedCheckpoint, server: FileServer, tmp_path: Path
 ) -> None:
     network = torch.nn.Sequential(torch.nn.Linear(128, 6), torch.nn.ReLU(), torch.nn.Linear(6, 1))
@@ -195,7 +195,7 @@ def test_the_accuracy_predictor_comes_along(
     assert not (tmp_path / 'd').exists()
 
 
-def test_labels_come_from_a_file_or_the_data(
+def test_labels_are_read_from_a_file_or_the_data(
     published: PublishedCheckpoint, tmp_path: Path
 ) -> None:
     (tmp_path / 'labels.txt').write_text('ant\nbee\n\ncat\ndog\n')
@@ -218,7 +218,7 @@ def test_labels_come_from_a_file_or_the_data(
     with pytest.raises(DatasetError, match='3 labels were given; tiny has 4 classes'):
         fetch_backbone(published, tmp_path / 'x', FetchSettings(labels=('a', 'b', 'c')))
     for path in (tmp_path / 'imagenet' / 'train' / 'a', tmp_path / 'nowhere'):
-        with pytest.raises(DatasetError, match=r'holds no class folders|cannot be read'):
+        with pytest.raises(DatasetError, match=r'contains no class folders|cannot be read'):
             read_labels(path)
 
 

@@ -1,4 +1,4 @@
-"""A training that starts from another backbone: what it takes over, and what begins anew."""
+"""Trainings that start from the weights of a backbone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_without_a_start_defaults_fill_what_is_open() -> None:
+def test_missing_settings_are_filled_by_defaults() -> None:
     start = start_of(None)
     assert (start.kind, start.width_mult) == ('ofa_mobilenetv3', 0.35)
     assert start.resolutions == (32, 40, 48, 56, 64)
@@ -57,13 +57,13 @@ def test_other_classes_get_a_new_classifier_and_keep_everything_else(family: Fam
     assert start.body_rate(backbone.labels) == 1.0
 
 
-def test_another_network_than_the_backbones_is_refused(family: Family) -> None:
-    with pytest.raises(CheckpointError, match=r'of width 0.2; asked for.*width 0.5'):
+def test_a_network_other_than_the_backbone_is_rejected(family: Family) -> None:
+    with pytest.raises(CheckpointError, match=r'of width 0.2, not .*width 0.5'):
         start_of(backbone_of(family), width_mult=0.5)
 
 
 @pytest.mark.parametrize('body_rate', [0.0, 0.5])
-def test_a_backbone_is_trained_on_for_other_classes(
+def test_a_backbone_is_fine_tuned_for_other_classes(
     family: Family,
     photographs: Path,
     tmp_path: Path,
@@ -88,7 +88,7 @@ def test_a_backbone_is_trained_on_for_other_classes(
     }
     assert bool(moved) == (body_rate > 0.0)
     assert after.classifier.linear.weight.shape[0] == 3
-    # The checkpoint knows what it began with.
+    # The checkpoint contains the initial weights' checksum.
     assert main([*arguments[:-1], '1.0']) == 2
     assert 'body_rate' in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""Which folders are classes, which are splits, and what is neither."""
+"""Class folders, splits, and other folders."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def test_splits_have_names_in_any_letter_case(tmp_path: Path, names: tuple[str, 
 
 
 def test_a_split_may_be_a_class(tmp_path: Path) -> None:
-    """Vehicles may be trains, answers may be valid."""
+    """Classes may have names like train (a vehicle) or valid (an answer)."""
     root = touch(tmp_path, *(f'{name}/{i}.jpg' for name in ('bus', 'train') for i in range(4)))
     assert open_splits(root)[0].classes == ('bus', 'train')
 
 
-def test_what_systems_leave_behind_is_no_class(tmp_path: Path) -> None:
+def test_folders_of_operating_systems_are_ignored(tmp_path: Path) -> None:
     root = classes(tmp_path, 'train', 'val')
     for name in ('.ipynb_checkpoints', '__MACOSX', '@eaDir', 'cat/.ipynb_checkpoints'):
         touch(root, f'train/{name}/0.jpg', f'val/{name}/0.jpg')
@@ -61,21 +61,23 @@ def test_data_one_level_too_high_is_explained(tmp_path: Path, splits: tuple[str,
 @pytest.mark.parametrize(
     ('files', 'message'),
     [
-        (('train/0.jpg', 'test/0.jpg'), r'holds test/, train/ without class folders'),
-        (('Testing/cat/0.jpg', 'cat/0.jpg'), r'holds Testing/, but no train/'),
+        (('train/0.jpg', 'test/0.jpg'), r'contains test/, train/ without class folders'),
+        (('Testing/cat/0.jpg', 'cat/0.jpg'), r'contains Testing/, but no train/'),
         (('train/cat/0.jpg', 'Train/cat/0.jpg'), r'several training folders: Train, train'),
     ],
 )
-def test_half_a_split_is_explained(tmp_path: Path, files: tuple[str, ...], message: str) -> None:
+def test_a_missing_split_is_explained(
+    tmp_path: Path, files: tuple[str, ...], message: str
+) -> None:
     with pytest.raises(DatasetError, match=message):
         open_splits(touch(tmp_path, *files))
 
 
 @pytest.mark.parametrize('name', [b'caf\xe9', b'two\nlines'])
-def test_a_class_whose_name_cannot_be_a_label_is_refused(tmp_path: Path, name: bytes) -> None:
+def test_a_class_name_that_cannot_be_a_label_is_rejected(tmp_path: Path, name: bytes) -> None:
     (tmp_path / os.fsdecode(name)).mkdir()
     with pytest.raises(
-        DatasetError, match='a name that is not UTF-8, or of several lines'
+        DatasetError, match='a name that is not UTF-8 or has several lines'
     ) as caught:
         class_folders(tmp_path)
     str(caught.value).encode()

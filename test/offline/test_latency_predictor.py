@@ -25,7 +25,7 @@ MS_PER_BLOCK = 0.2
 
 
 def networks(space: SearchSpace, seed: int, count: int = NETWORKS) -> tuple[Genomes, np.ndarray]:
-    """Return networks with latencies of a made-up device: MACs and blocks cost, with noise."""
+    """Return networks with simulated latencies: proportional to MACs and blocks, with noise."""
     architectures = sample_candidates(space, count, seed)
     genomes = GenomeEncoding(space).encode(architectures)
     macs = np.array([space.count_cost(a, 1.0, 10).macs for a in architectures])
@@ -44,12 +44,12 @@ def test_new_networks_are_predicted(kind: str) -> None:
     assert report.mean_error < 0.04
     assert report.within_10_percent > 0.95
     assert report.kendall_tau > 0.93
-    # What it says of itself is about what it does.
+    # The report agrees with the error on new networks.
     assert predictor.report.mean_error == pytest.approx(report.mean_error, abs=0.02)
     assert predictor.report.mean_error > 0.5 * NOISE
 
 
-def test_unused_blocks_do_no_work() -> None:
+def test_inactive_blocks_do_no_work() -> None:
     space = search_space('ofa_mobilenetv3', (64,))
     small = space.smallest()
     changed = replace(small, ks=(3, 3, 3, 7) * 5, e=(3, 3, 3, 6) * 5)
@@ -59,7 +59,7 @@ def test_unused_blocks_do_no_work() -> None:
     assert work[2].sum() > work[0].sum()
 
 
-def test_predictions_never_fall_when_a_network_grows() -> None:
+def test_predictions_do_not_decrease_when_a_network_grows() -> None:
     space = search_space('ofa_mobilenetv3', (64, 96))
     predictor = fit_latency_predictor(*networks(space, seed=3), space)
     extremes = [space.smallest(), replace(space.smallest(), r=96), space.largest()]
@@ -67,7 +67,7 @@ def test_predictions_never_fall_when_a_network_grows() -> None:
     assert (np.diff(predicted) > 0).all()
 
 
-def test_few_networks_are_too_few() -> None:
+def test_too_few_networks_are_rejected() -> None:
     space = search_space('ofa_mobilenetv3', (64,))
     genomes, measured_ms = networks(space, seed=1, count=19)
     with pytest.raises(LatencyTableError, match='at least 20 measured networks, found 19'):
@@ -96,10 +96,10 @@ def written(tmp_path: Path) -> Path:
     [
         (lambda d: d.update(version=2), 'version is 2; this release reads version 1'),
         (lambda d: d.pop('backbone'), "unknown kind of backbone 'None'"),
-        (lambda d: d.pop('resolutions'), '"resolutions" should list'),
+        (lambda d: d.pop('resolutions'), '"resolutions" must be a list'),
         (lambda d: d.pop('factors'), "is damaged: KeyError: 'factors'"),
-        (lambda d: d['factors'].pop(), '"factors" should hold'),
-        (lambda d: d['factors'].insert(0, -1.0), '"factors" should hold'),
+        (lambda d: d['factors'].pop(), '"factors" must contain'),
+        (lambda d: d['factors'].insert(0, -1.0), '"factors" must contain'),
         (lambda d: d.update(leave_one_out={}), 'is damaged: TypeError'),
     ],
 )

@@ -1,4 +1,4 @@
-"""Families of separate ONNX networks: made from files, measured, loaded, run, refused."""
+"""Families of separate ONNX networks: built, measured, loaded, run, and rejected."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from onnx_networks import COLOURS, colour_folders, colour_network
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.errors import EngineError, FamilyError
 from dynamic_ofa_ros.family import Family, LatencyProfile, LevelLatency, Preprocessing, sha256_of
-from dynamic_ofa_ros.offline.latency import device_profile
+from dynamic_ofa_ros.offline.latency import family_profile
 from dynamic_ofa_ros.offline.networks import networks
 from dynamic_ofa_ros.offline.networks.quantization import CALIBRATION_IMAGES
 from dynamic_ofa_ros.runtime.classifier import Classifier
@@ -27,7 +27,7 @@ from dynamic_ofa_ros.runtime.engine import Engine, create_engine
 
 @pytest.fixture(autouse=True)
 def latency_by_macs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let latencies follow the cost: the clock must not decide what a test finds."""
+    """Replace latencies by a function of the cost, so that results do not depend on the clock."""
 
     def profile(engine: Engine, family: Family, **options: object) -> LatencyProfile:
         levels = [
@@ -40,12 +40,12 @@ def latency_by_macs(monkeypatch: pytest.MonkeyPatch) -> None:
             '2026-01-01T00:00:00+00:00',
         )
 
-    monkeypatch.setattr(device_profile, 'profile_engine', profile)
+    monkeypatch.setattr(family_profile, 'profile_engine', profile)
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[str]:
-    """Return a small network that cannot tell blue, and a large one that can."""
+    """Return a small network that does not recognise blue, and a large one that does."""
     small = colour_network(tmp_path / 'small.onnx', 32, known=2)
     large = colour_network(tmp_path / 'large.onnx', 48, depth=2)
     return [str(small), str(large)]
@@ -60,7 +60,7 @@ def from_onnx(*arguments: str) -> int:
     return main(['family', 'from-onnx', *arguments])
 
 
-def test_int8_networks_become_levels_where_that_pays(
+def test_int8_networks_become_levels_if_they_are_better(
     files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, output = str(colour_folders(tmp_path / 'data', images=100)), tmp_path / 'family'
@@ -71,22 +71,22 @@ def test_int8_networks_become_levels_where_that_pays(
     family = Family.load(output)
     assert [level.name for level in family.levels] == ['small_r32_int8', 'large_r48_int8']
     assert {level.network.precision for level in family.levels} == {'int8'}
-    # What set the ranges is not what accuracy was measured on.
+    # Images for the ranges are not used for the accuracy.
     assert f'{300 - CALIBRATION_IMAGES} images of 3 classes' in family.provenance['accuracy']
-    # Engines may round int8 each in their way, and are still checked.
+    # Engines may round int8 differently, and are still checked.
     for name in ('onnxruntime', 'openvino'):
         engine = create_engine(family, device='cpu', engine=name, cache_dir=tmp_path / 'cache')
         best = Classifier(family, engine).classify(np.full((48, 48, 3), (0, 0, 255), np.uint8), 2)
         assert best.top1 is not None
         assert family.labels[best.top1.class_id] == 'navy'
         engine.close()
-    # A file that is quantised already is known as such.
+    # A file that is quantised already is recognised.
     again = [str(output / 'networks' / level.network.file) for level in family.levels]
     assert from_onnx(*again, *options[:-1], str(tmp_path / 'again')) == 0
     assert Family.load(tmp_path / 'again').levels[0].network.precision == 'int8'
 
 
-def test_int8_says_what_it_needs(
+def test_missing_images_for_int8_are_explained(
     files: list[str], data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = ('--output', str(tmp_path / 'family'))
@@ -114,7 +114,7 @@ def test_networks_become_a_family_that_classifies(
     assert set(family.labels) == set(COLOURS)
     assert len(family.platforms) == 1
     assert '12 images of 3 classes' in str(family.provenance['accuracy'])
-    assert not list(tmp_path.glob('.*')), 'the work folder must be gone'
+    assert not list(tmp_path.glob('.*')), 'the work folder is removed'
     engine = create_engine(family, device='cpu', cache_dir=tmp_path / 'cache')
     picture = np.full((60, 80, 3), (10, 10, 240), np.uint8)
     best = Classifier(family, engine).classify(picture, 2).top1
@@ -139,7 +139,7 @@ def test_labels_are_in_the_order_of_the_outputs(
     assert Family.load(output).levels[-1].accuracy == 1.0
 
 
-def test_labels_that_are_not_in_the_outputs_order_are_suspected(
+def test_labels_in_another_order_are_suspected(
     tmp_path: Path, data: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     network = colour_network(tmp_path / 'net.onnx', 32)
@@ -149,10 +149,10 @@ def test_labels_that_are_not_in_the_outputs_order_are_suspected(
     options += ['--labels', str(labels)]
 
     assert from_onnx(str(network), *options) == 0
-    assert 'right in 33.3% only' in capsys.readouterr().err
+    assert 'has only 33.3% top-1' in capsys.readouterr().err
 
 
-def test_a_free_input_size_gives_several_levels_of_one_file(
+def test_a_variable_input_size_gives_several_levels(
     tmp_path: Path, data: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     network = colour_network(tmp_path / 'net.onnx', depth=1)
@@ -170,7 +170,7 @@ def test_a_free_input_size_gives_several_levels_of_one_file(
     document = json.loads(capsys.readouterr().out)
     assert [level['accuracy_source'] for level in document['levels']] == ['stated', 'stated']
     assert document['left_out'] == [
-        'net_r64 is left out: it takes 0.43 ms for a top-1 of 65.0%, net_r48 0.29 ms for 70.0%'
+        'net_r64 is omitted: it takes 0.43 ms for a top-1 of 65.0%, net_r48 0.29 ms for 70.0%'
     ]
     family = Family.load(output)
     assert [level.resolution for level in family.levels] == [32, 48]
@@ -202,7 +202,7 @@ def test_preprocessing_may_differ_by_network(tmp_path: Path, data: str) -> None:
     assert second == Preprocessing((0, 0, 0), (1, 1, 1), 0.875, 'bilinear', 'stretch')
 
 
-def test_channels_in_the_wrong_order_show_in_the_accuracy(tmp_path: Path, data: str) -> None:
+def test_a_wrong_channel_order_reduces_the_accuracy(tmp_path: Path, data: str) -> None:
     network = str(colour_network(tmp_path / 'net.onnx', 32))
     labels = tmp_path / 'labels.txt'
     labels.write_text('\n'.join(COLOURS), encoding='utf-8')
@@ -212,7 +212,7 @@ def test_channels_in_the_wrong_order_show_in_the_accuracy(tmp_path: Path, data: 
     assert Family.load(tmp_path / 'family').levels[0].accuracy == pytest.approx(1 / 3, abs=1e-4)
 
 
-def test_a_killed_measurement_goes_on(
+def test_a_killed_measurement_is_resumed(
     files: list[str], data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(networks, 'CHUNK', 5)
@@ -236,14 +236,14 @@ def test_a_killed_measurement_goes_on(
     assert Family.load(output).levels[-1].accuracy == 1.0
 
 
-def test_two_at_once_do_not_disturb_each_other(
+def test_two_processes_do_not_disturb_each_other(
     files: list[str], data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / 'family'
     options = ['--data', data, '--values', 'unit', '--output', str(output)]
     with networks._working(output):
         assert from_onnx(*files, *options) == 2
-    assert 'another process is making' in capsys.readouterr().err
+    assert 'another process builds' in capsys.readouterr().err
     assert from_onnx(*files, *options) == 0
     assert from_onnx(*files, *options) == 2
     assert 'exists already; choose another folder' in capsys.readouterr().err
@@ -252,24 +252,24 @@ def test_two_at_once_do_not_disturb_each_other(
 @pytest.mark.parametrize(
     ('arguments', 'sentence'),
     [
-        ([], 'does not say which values its input takes: give --values'),
-        (['--values', 'unit'], 'the accuracy of small_r32 is not known'),
+        ([], 'is unknown: give --values'),
+        (['--values', 'unit'], 'the accuracy of small_r32 is unknown'),
         (['--values', 'half'], 'values is .half.; give one of imagenet, unit'),
-        (['--values', 'unit', '--mean', '0', '--std', '1'], 'give one or the others'),
+        (['--values', 'unit', '--mean', '0', '--std', '1'], 'give one or the other'),
         (['--mean', '0'], 'give --mean and --std together'),
         (['--mean', '0,0', '--std', '1'], 'give one number, or one for each channel'),
-        (['--mean', 'a', '--std', '1'], 'give numbers with commas'),
+        (['--mean', 'a', '--std', '1'], 'give numbers separated by commas'),
         (['--mean', '0', '--std', '0'], 'every value must be above 0'),
         (['--values', 'unit', '--accuracy', '0.5'], 'has 1 values for 2 networks'),
-        (['--values', 'unit', '--accuracy', '50,60'], 'accuracy of 50 was given'),
-        (['--values', 'unit', '--resolutions', '64'], 'is fixed at 32 px: leave --resolutions'),
+        (['--values', 'unit', '--accuracy', '50,60'], 'the accuracy is 50; it must be a fraction'),
+        (['--values', 'unit', '--resolutions', '64'], 'is fixed at 32 px: omit --resolutions'),
         (['--values', 'unit', '--crop-fraction', '2'], r'crop_fraction is 2; it must be in'),
         (['--values', 'unit', '--data', 'nowhere'], 'nowhere is not a directory'),
         (['--values', 'unit', '--accuracy', '.5,.6', '--engine', 'pytorch'], 'use engine onnx'),
         (['--values', 'unit', '--accuracy', '.5,.6', '--threads', '0'], 'at least 1'),
     ],
 )
-def test_what_cannot_be_known_is_asked_for(
+def test_missing_settings_are_requested(
     files: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -288,40 +288,40 @@ def test_what_cannot_be_known_is_asked_for(
     assert not output.exists()
 
 
-def test_labels_that_are_missing_or_of_another_number_are_refused(
+def test_missing_labels_and_a_wrong_number_of_labels_are_rejected(
     files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = str(tmp_path / 'family')
     options = ['--values', 'unit', '--accuracy', '.5,.6', '--output', output]
 
     assert from_onnx(*files, *options) == 2
-    assert 'do not say what their 3 classes are called: give --labels' in capsys.readouterr().err
+    assert 'do not name their 3 classes; give --labels' in capsys.readouterr().err
     labels = tmp_path / 'labels.txt'
     labels.write_text('one\ntwo\n', encoding='utf-8')
     assert from_onnx(*files, *options, '--labels', str(labels)) == 2
-    assert 'tells 3 classes apart, but there are 2 labels' in capsys.readouterr().err
+    assert 'has 3 outputs, but there are 2 labels' in capsys.readouterr().err
     labels.write_bytes(b'\xff\xfe1')
     assert from_onnx(*files, *options, '--labels', str(labels)) == 2
     assert 'not UTF-8' in capsys.readouterr().err
 
 
-def test_a_free_size_without_resolutions_and_a_file_given_twice_are_refused(
+def test_invalid_resolutions_and_repeated_files_are_rejected(
     tmp_path: Path, data: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     network = str(colour_network(tmp_path / 'net.onnx'))
     options = ['--data', data, '--values', 'unit', '--output', str(tmp_path / 'family')]
 
     assert from_onnx(network, *options) == 2
-    assert 'may have any size: say which with --resolutions' in capsys.readouterr().err
+    assert 'is variable: give --resolutions' in capsys.readouterr().err
     assert from_onnx(network, network, *options, '--resolutions', '32') == 2
-    assert 'would both be called net' in capsys.readouterr().err
+    assert 'would have the same name net' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ('text', 'sentence'),
     [
         ('networks: []', 'a non-empty list'),
-        ('networks: [{file: small.onnx, colour: red}]', 'colour is not known; the keys are file'),
+        ('networks: [{file: small.onnx, colour: red}]', 'colour is unknown; the keys are file'),
         ('networks: [{file: small.onnx, resolutions: [x]}]', 'expected a positive integer'),
         ('networks: [{file: small.onnx, accuracy: {a: 1}}]', "given for 'a'"),
         ('networks: [{file: small.onnx, resize: squash}]', "resize is 'squash'"),
@@ -329,7 +329,7 @@ def test_a_free_size_without_resolutions_and_a_file_given_twice_are_refused(
         ('- a', 'must be a mapping'),
     ],
 )
-def test_a_wrong_list_is_explained(
+def test_an_invalid_list_is_explained(
     files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, sentence: str
 ) -> None:
     listed = tmp_path / 'list.yaml'
@@ -341,7 +341,7 @@ def test_a_wrong_list_is_explained(
     assert sentence in capsys.readouterr().err
 
 
-def test_folders_of_other_classes_are_refused(
+def test_folders_of_other_classes_are_rejected(
     files: list[str], data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.move(Path(data) / 'navy', Path(data) / 'pink')
@@ -350,10 +350,10 @@ def test_folders_of_other_classes_are_refused(
     options = ['--labels', str(labels), '--values', 'unit', '--output', str(tmp_path / 'family')]
 
     assert from_onnx(*files, '--data', data, *options) == 2
-    assert 'folders that are no label: pink' in capsys.readouterr().err
+    assert 'folders that are not labels: pink' in capsys.readouterr().err
 
 
-def test_folders_may_be_called_by_the_number_of_the_output(
+def test_folders_can_be_named_by_the_number_of_the_output(
     files: list[str], data: str, tmp_path: Path
 ) -> None:
     for number, name in enumerate(COLOURS):
@@ -366,7 +366,7 @@ def test_folders_may_be_called_by_the_number_of_the_output(
     assert Family.load(tmp_path / 'family').levels[-1].accuracy == 1.0
 
 
-def test_damaged_images_are_left_out_and_named(
+def test_damaged_images_are_skipped_and_named(
     files: list[str], data: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (Path(data) / 'navy' / '0.png').write_bytes(b'no image')
@@ -379,7 +379,7 @@ def test_damaged_images_are_left_out_and_named(
     assert '11 images' in str(Family.load(output).provenance['accuracy'])
 
 
-# What a family of networks may hold when it is loaded: it can come from anywhere.
+# Possible contents of a family of unknown origin.
 
 
 @pytest.fixture
@@ -417,7 +417,7 @@ def change_yaml(family: Path, change: Callable[[dict], object]) -> None:
         (lambda d: d.update(levels=d['levels'] * 40), 'at most 64 are allowed'),
     ],
 )
-def test_a_hostile_family_is_refused(
+def test_a_malicious_family_is_rejected(
     family: Path, change: Callable[[dict], object], sentence: str
 ) -> None:
     change_yaml(family, change)
@@ -425,7 +425,7 @@ def test_a_hostile_family_is_refused(
         Family.load(family)
 
 
-def test_a_replaced_network_is_noticed(family: Path) -> None:
+def test_a_replaced_network_is_detected(family: Path) -> None:
     path = family / 'networks' / 'small.onnx'
     path.write_bytes(path.read_bytes() + b' ')
     with pytest.raises(FamilyError, match='damaged or was replaced'):
@@ -433,7 +433,7 @@ def test_a_replaced_network_is_noticed(family: Path) -> None:
 
 
 def test_networks_are_checked_before_an_engine_opens_them(family: Path, tmp_path: Path) -> None:
-    """A family made elsewhere with the right checksums of a network that reads another file."""
+    """A family with correct checksums whose network reads another file."""
     path = family / 'networks' / 'large.onnx'
     model = onnx.load(path)
     weights = model.graph.initializer[0]
@@ -447,12 +447,12 @@ def test_networks_are_checked_before_an_engine_opens_them(family: Path, tmp_path
         create_engine(Family.load(family), device='cpu', cache_dir=tmp_path / 'cache')
 
 
-def test_the_pytorch_engine_says_that_it_cannot(family: Path, tmp_path: Path) -> None:
+def test_the_pytorch_engine_rejects_onnx_networks(family: Path, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match='separate ONNX networks: use engine onnxruntime'):
         create_engine(Family.load(family), engine='pytorch', cache_dir=tmp_path / 'cache')
 
 
-def test_what_needs_a_supernet_says_so(family: Path) -> None:
+def test_commands_that_require_a_supernet_explain_it(family: Path) -> None:
     loaded = Family.load(family)
     with pytest.raises(FamilyError, match='has no supernet'):
         _ = loaded.backbone
@@ -465,7 +465,7 @@ def test_what_needs_a_supernet_says_so(family: Path) -> None:
         assert main(command) == 2
 
 
-def test_levels_measure_and_simulate_take_it(
+def test_levels_measure_and_simulate_accept_the_family(
     family: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

@@ -30,7 +30,7 @@ HALF_TOLERANCE = 2e-2
 
 
 def answer(model: bytes, image: np.ndarray) -> np.ndarray:
-    """Return what a network answers on the CPU."""
+    """Return the outputs of a network on the CPU."""
     session = onnxruntime.InferenceSession(model, providers=['CPUExecutionProvider'])
     return session.run(None, {session.get_inputs()[0].name: image})[0]
 
@@ -42,7 +42,7 @@ def written(folder: Path, model: onnx.ModelProto, name: str = 'a.onnx') -> Path:
 
 
 def read(folder: Path, model: onnx.ModelProto, **options: Any) -> ImportedNetwork:
-    """Return the network; it has the form of a family, whatever the file had."""
+    """Return the network, and check that it has the form of a family."""
     network = read_classifier(written(folder, model), **options)
     normal = onnx.load_from_string(network.model)
     onnx.checker.check_model(normal, full_check=True)
@@ -86,7 +86,7 @@ def test_a_network_of_a_fixed_size(tmp_path: Path, shape: tuple[Any, ...]) -> No
 
 
 @pytest.mark.parametrize('sides', [('h', 'w'), (None, None), ('s', 's'), (0, -1)])
-def test_a_network_of_a_free_size(tmp_path: Path, sides: tuple[Any, ...]) -> None:
+def test_a_network_of_a_variable_size(tmp_path: Path, sides: tuple[Any, ...]) -> None:
     network = read(tmp_path, classifier(('n', 3, *sides)))
     assert network.resolution is None
     assert network.macs_at(16) == 16 * 16 * FEATURES * 27 + FEATURES * CLASSES
@@ -111,7 +111,7 @@ def test_half_precision_is_cast_at_both_ends(tmp_path: Path) -> None:
     np.testing.assert_allclose(answer(network.model, image()), expected, atol=HALF_TOLERANCE)
 
 
-def test_bytes_are_rounded_and_say_their_preprocessing(tmp_path: Path) -> None:
+def test_uint8_inputs_are_rounded_and_define_the_preprocessing(tmp_path: Path) -> None:
     model = classifier((1, 8, 8, 3), element=UINT8)
     network = read(tmp_path, model)
     assert network.preprocessing == {'mean': [0.0] * 3, 'std': [1 / 255] * 3}
@@ -124,7 +124,7 @@ def test_bytes_are_rounded_and_say_their_preprocessing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('element', [FLOAT, FLOAT16])
-def test_softmax_of_the_logits_gives_the_probabilities_back(tmp_path: Path, element: int) -> None:
+def test_probabilities_become_logits(tmp_path: Path, element: int) -> None:
     model = classifier(end=('Softmax',), element=element)
     network = read(tmp_path, model)
     assert any('probabilities' in note for note in network.notes)
@@ -157,7 +157,7 @@ def test_scores_of_one_pixel_are_flattened(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('end', [(), ('Softmax',)])
 @pytest.mark.parametrize('shape', [(1, 3, 8, 8), (1, 8, 8, 3)])
-def test_names_that_are_taken_are_made_free(
+def test_conflicting_names_are_renamed(
     tmp_path: Path, shape: tuple[int, ...], end: tuple[str, ...]
 ) -> None:
     model = classifier(shape, end=end, names=('logits', 'input'))
@@ -169,7 +169,7 @@ def test_names_that_are_taken_are_made_free(
     np.testing.assert_allclose(answer(network.model, image()), expected, atol=1e-4)
 
 
-def test_weights_that_old_exporters_list_as_inputs_are_none(tmp_path: Path) -> None:
+def test_weights_listed_as_inputs_are_not_inputs(tmp_path: Path) -> None:
     model = classifier()
     for tensor in model.graph.initializer:
         info = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
@@ -184,7 +184,7 @@ def test_a_newer_ir_version_is_lowered(tmp_path: Path) -> None:
     assert 'IR version 13 lowered to 10' in read(tmp_path, model).notes
 
 
-def test_what_only_describes_is_left_out(tmp_path: Path) -> None:
+def test_descriptions_are_removed(tmp_path: Path) -> None:
     model = classifier(metadata={'trained_in': '/home/me'})
     model.graph.node[0].doc_string = '/home/me/model.py(12): forward'
     model.graph.node[0].metadata_props.add(key='stack', value='/home/me')
@@ -194,7 +194,7 @@ def test_what_only_describes_is_left_out(tmp_path: Path) -> None:
     assert b'/home/me' not in read(tmp_path, model).model
 
 
-def test_functions_are_written_out(tmp_path: Path) -> None:
+def test_functions_are_inlined(tmp_path: Path) -> None:
     model = classifier()
     opset = helper.make_opsetid('', 17)
     body = [helper.make_node('Relu', ['a'], ['b'])]
@@ -239,7 +239,7 @@ def test_quantised_networks(tmp_path: Path, quantised_as: str) -> None:
 # Metadata
 
 
-def test_ultralytics_classifiers_say_labels_and_preprocessing(tmp_path: Path) -> None:
+def test_labels_and_preprocessing_of_ultralytics_are_read(tmp_path: Path) -> None:
     names = str({0: 'stop', 1: "it's", 2: 'c', 3: 'd'})
     metadata = {'author': 'Ultralytics', 'task': 'classify', 'names': names}
     metadata['license'] = 'AGPL-3.0'
@@ -250,12 +250,12 @@ def test_ultralytics_classifiers_say_labels_and_preprocessing(tmp_path: Path) ->
     assert 'license stated in the file: AGPL-3.0' in network.notes
 
 
-def test_an_ultralytics_detector_is_named(tmp_path: Path) -> None:
+def test_an_ultralytics_detector_is_rejected(tmp_path: Path) -> None:
     model = classifier(metadata={'author': 'Ultralytics', 'task': 'detect'})
     assert "'detect'" in refused(written(tmp_path, model))
 
 
-def test_own_metadata(tmp_path: Path) -> None:
+def test_our_own_metadata_is_read(tmp_path: Path) -> None:
     facts = {'mean': [0.5] * 3, 'std': [0.2] * 3, 'crop_fraction': 0.9, 'interpolation': 'area'}
     facts |= {'resize': 'pad', 'channels': 'bgr'}
     metadata = {
@@ -273,7 +273,7 @@ def test_own_metadata(tmp_path: Path) -> None:
      '{"crop_fraction": 2}', '{"interpolation": "magic"}', '{"resize": 1}', '{"channels": "grb"}',
      '[' * 100_000],
 )  # fmt: skip
-def test_own_preprocessing_that_cannot_be_right_is_refused(tmp_path: Path, text: str) -> None:
+def test_invalid_preprocessing_metadata_is_rejected(tmp_path: Path, text: str) -> None:
     model = classifier(metadata={'dynamic_ofa.preprocessing': text})
     assert 'dynamic_ofa.preprocessing' in refused(written(tmp_path, model))
 
@@ -283,7 +283,7 @@ def test_own_preprocessing_that_cannot_be_right_is_refused(tmp_path: Path, text:
     ["{0: 'a'}", '{', '__import__("os")', '[1', '(' * 5000, "{1: 'a', 2: 'b', 3: 'c', 4: 'd'}",
      "{0: 'a\\nb', 1: 'b', 2: 'c', 3: 'd'}", '7', "{0: '', 1: 'b', 2: 'c', 3: 'd'}"],
 )  # fmt: skip
-def test_labels_that_do_not_fit_are_left_out_with_a_note(tmp_path: Path, names: str) -> None:
+def test_invalid_labels_are_ignored_with_a_note(tmp_path: Path, names: str) -> None:
     network = read(tmp_path, classifier(metadata={'names': names}))
     assert network.labels == ()
     assert any('class' in note for note in network.notes)
@@ -293,7 +293,7 @@ def test_labels_that_do_not_fit_are_left_out_with_a_note(tmp_path: Path, names: 
 
 
 def beside(folder: Path, location: str = 'a.onnx.data') -> Path:
-    """Write a model whose weights lie beside it."""
+    """Write a model with external weights."""
     folder.mkdir(exist_ok=True)
     path = folder / 'a.onnx'
     onnx.save_model(
@@ -308,7 +308,7 @@ def beside(folder: Path, location: str = 'a.onnx.data') -> Path:
     return path
 
 
-def test_weights_beside_the_model_are_taken_in(tmp_path: Path) -> None:
+def test_external_weights_are_loaded(tmp_path: Path) -> None:
     path = beside(tmp_path)
     network = read_classifier(path)
     assert any('a.onnx.data' in note for note in network.notes)
@@ -316,7 +316,7 @@ def test_weights_beside_the_model_are_taken_in(tmp_path: Path) -> None:
     np.testing.assert_allclose(answer(network.model, image()), expected, atol=TOLERANCE)
 
 
-def test_a_store_of_links_into_one_folder_is_understood(tmp_path: Path) -> None:
+def test_linked_external_weights_are_loaded(tmp_path: Path) -> None:
     blobs = beside(tmp_path / 'blobs').parent
     snapshot = tmp_path / 'snapshot'
     snapshot.mkdir()
@@ -326,14 +326,14 @@ def test_a_store_of_links_into_one_folder_is_understood(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('location', ['../secret', '/etc/passwd', 'sub/weights', '', '.', '..'])
-def test_weights_outside_the_folder_are_refused(tmp_path: Path, location: str) -> None:
+def test_weights_outside_the_folder_are_rejected(tmp_path: Path, location: str) -> None:
     (tmp_path / 'secret').write_bytes(bytes(4096))
     text = refused(beside(tmp_path / 'model', location))
     assert repr(location) in text
     assert 'outside its folder' in text or 'cannot be read' in text
 
 
-def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+def test_a_link_out_of_the_folder_is_rejected(tmp_path: Path) -> None:
     path = beside(tmp_path / 'model')
     data = path.with_name('a.onnx.data')
     shutil.move(data, tmp_path / 'secret')
@@ -341,7 +341,7 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     assert 'outside its folder' in refused(path)
 
 
-def test_missing_or_short_weights_are_refused(
+def test_missing_or_truncated_weights_are_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = beside(tmp_path)
@@ -357,7 +357,7 @@ def test_missing_or_short_weights_are_refused(
     assert 'cannot be read' in refused(path)
 
 
-# What is no classifier
+# Networks that are not classifiers
 
 
 def other_outputs(model: onnx.ModelProto) -> None:
@@ -410,11 +410,11 @@ def not_a_number(model: onnx.ModelProto) -> None:
     [
         (other_outputs, r'2 outputs \(y float \(.*\); Relu_1 float \(1, 5, 8, 8\)\)'),
         (other_inputs, r'2 inputs \(x float \(1, 3, 8, 8\); mask float \(n, 8\)\)'),
-        (text_input, r'input_ids int64 \(batch, length\), is no image'),
+        (text_input, r'input_ids int64 \(batch, length\), is not an image'),
         (with_input(3, 8, 8), r'no batch dimension'),
-        (with_input(1, 3), 'no image'),
-        (with_input(4, 3, 8, 8), r'takes 4 images at once'),
-        (with_input(1, 3, 8, 9), r'is 9x8: only square'),
+        (with_input(1, 3), 'not an image'),
+        (with_input(4, 3, 8, 8), r'has batch size 4'),
+        (with_input(1, 3, 8, 9), r'is 9x8: the input must be square'),
         (with_input(1, 1, 8, 8), r'1 channel \(grey\)'),
         (with_input(1, 4, 8, 8), r'which dimension .* nchw or nhwc'),
         (with_input('n', 'c', 'h', 'w'), r'which dimension .* nchw or nhwc'),
@@ -426,7 +426,7 @@ def not_a_number(model: onnx.ModelProto) -> None:
         (not_a_number, r'not finite'),
     ],
 )
-def test_what_is_no_classifier_of_images_is_named(
+def test_networks_that_are_not_image_classifiers_are_rejected(
     tmp_path: Path, change: Callable[[onnx.ModelProto], None], found: str
 ) -> None:
     model = classifier()
@@ -446,14 +446,14 @@ def test_the_layout_can_be_given(tmp_path: Path) -> None:
     ('operators', 'found'),
     [
         ([('Conv', ['k'])], r'maps'),
-        ([('Conv', ['k']), ('Reshape', ['boxes'])], r'\(1, 4, 64\), holds boxes'),
+        ([('Conv', ['k']), ('Reshape', ['boxes'])], r'\(1, 4, 64\), contains boxes'),
         ([('Conv', ['k']), ('Reshape', ['rows'])], r'\(64, 4\)'),
         ([('ReduceMax', []), ('Reshape', ['rank_1'])], 'no batch dimension'),
         ([('ReduceMax', [])], 'single score'),
         ([('Flatten', []), ('ArgMax', [])], 'no scores'),
     ],
 )
-def test_outputs_that_are_no_scores_are_named(
+def test_outputs_that_are_not_scores_are_rejected(
     tmp_path: Path, operators: list[tuple[str, list[str]]], found: str
 ) -> None:
     stored = {
@@ -517,7 +517,7 @@ def test_a_size_at_which_the_network_cannot_run_is_named(tmp_path: Path) -> None
         check_resolution(network, 9)
 
 
-def test_another_size_than_the_fixed_one_is_refused(tmp_path: Path) -> None:
+def test_a_size_other_than_the_fixed_one_is_rejected(tmp_path: Path) -> None:
     network = read(tmp_path, classifier())
     check_resolution(network, 8)
     with pytest.raises(FamilyError, match='fixed input size 8 px'):
@@ -542,13 +542,13 @@ def test_another_size_than_the_fixed_one_is_refused(tmp_path: Path) -> None:
         (b'\xff\xff\xff\xff', 'truncated, empty'),
     ],
 )
-def test_other_kinds_of_files_are_named(tmp_path: Path, start: bytes, what: str) -> None:
+def test_other_file_formats_are_recognised(tmp_path: Path, start: bytes, what: str) -> None:
     path = tmp_path / 'a.onnx'
     path.write_bytes(start + b'\xff' * 64 if start else b'')
     assert what in refused(path)
 
 
-def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_files_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 'cannot be read' in refused(tmp_path / 'none.onnx')
     assert 'cannot be read' in refused(tmp_path)
     path = written(tmp_path, classifier())
@@ -564,7 +564,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize('dynamo', [False, True])
 @pytest.mark.parametrize('free', [False, True])
-def test_networks_that_pytorch_exports(tmp_path: Path, dynamo: bool, free: bool) -> None:
+def test_networks_exported_by_pytorch_are_read(tmp_path: Path, dynamo: bool, free: bool) -> None:
     torch = pytest.importorskip('torch')
     if dynamo:
         pytest.importorskip('onnxscript')

@@ -19,7 +19,7 @@ def layout_of(kind: str) -> OperatorLayout:
 
 
 @every_kind
-def test_the_covering_networks_hold_every_operator(kind: str) -> None:
+def test_the_covering_networks_contain_every_operator(kind: str) -> None:
     layout = layout_of(kind)
     found = {name for a in layout.covering() for name in layout.names_in(a)}
     assert found == set(layout.names)
@@ -28,7 +28,7 @@ def test_the_covering_networks_hold_every_operator(kind: str) -> None:
 
 
 @every_kind
-def test_a_network_has_as_many_operators_as_places_in_use(kind: str) -> None:
+def test_a_network_has_one_operator_per_active_position(kind: str) -> None:
     layout = layout_of(kind)
     genomes = GenomeEncoding(layout.space).sample(np.random.default_rng(1), 50)
     blocks = GenomeEncoding(layout.space).active(genomes).sum(1)
@@ -59,9 +59,9 @@ def test_names_of_a_resnet_follow_its_widths() -> None:
     assert names[-1] == 'classifier.w1'
 
 
-def test_an_unknown_kind_is_told_of_the_alternative() -> None:
+def test_the_error_for_an_unknown_kind_names_the_alternative() -> None:
     class Slimmable(SearchSpace):
         kind = 'slimmable'
 
-    with pytest.raises(LatencyTableError, match=r"'slimmable' are not known.*--whole-networks"):
+    with pytest.raises(LatencyTableError, match=r"kind 'slimmable'.*--whole-networks"):
         OperatorLayout(Slimmable())

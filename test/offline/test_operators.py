@@ -35,10 +35,10 @@ def supernet_of(kind: str) -> nn.Module:
 
 
 @pytest.mark.parametrize('kind', ['ofa_mobilenetv3', 'ofa_proxyless', 'efficientnet_lite'])
-def test_operators_in_a_row_are_the_network(kind: str) -> None:
-    """What is timed piece by piece computes what the whole network computes.
+def test_operators_in_sequence_equal_the_network(kind: str) -> None:
+    """The sequence of timed operators computes the same as the network.
 
-    Two blocks a stage: later ones share their times, but not their weights.
+    There are two blocks per stage, because later ones have equal times but other weights.
     """
     supernet = supernet_of(kind)
     space = replace(search_space(kind, (32, 48)), kernel_sizes=(3, 7), expand_ratios=(3, 6))
@@ -60,7 +60,7 @@ def test_operators_in_a_row_are_the_network(kind: str) -> None:
     assert [name for name, operator in found.items() if operator.is_first] == ['stem']
 
 
-def test_resnet_operators_line_up_with_its_modules() -> None:
+def test_operators_of_resnet_match_its_modules() -> None:
     space = search_space('ofa_resnet50', (32,))
     supernet = build_supernet(BackboneSpec('test', 'ofa_resnet50', 1.0, 4)).eval()
     architecture = space.sample(np.random.default_rng(5))
@@ -95,7 +95,7 @@ def test_engines_run_the_framed_operator(
     np.testing.assert_allclose(np.asarray(result).reshape(expected.shape), expected, atol=1e-5)
 
 
-def test_activations_are_exported_as_the_engines_run_them() -> None:
+def test_activations_are_exported_as_single_operators() -> None:
     supernet = supernet_of('ofa_mobilenetv3')
     layout = OperatorLayout(replace(search_space('ofa_mobilenetv3', (32,)), kernel_sizes=(3,)))
     kinds = set()
@@ -115,19 +115,22 @@ def test_the_frame_alone_lacks_the_operator() -> None:
     assert frame.key != Framed(LINEAR, is_frame_alone=True).key
 
 
-def test_an_engine_that_cannot_run_operators_is_named() -> None:
-    with pytest.raises(EngineError, match=r"engine 'x'; use onnxruntime, openvino, pytorch,"):
+def test_an_engine_that_cannot_run_operators_is_rejected() -> None:
+    with pytest.raises(
+        EngineError,
+        match=r"engine 'x' cannot time single operators; use onnx",
+    ):
         OperatorEngine('x', 'cpu', 1, nn.Identity(), 8)
 
 
 class SteadyEngine:
-    """Prepares calls that only say how long they take: 0.5 ms, and 2 ms for an operator."""
+    """Prepares calls with known times: 0.5 ms for the frame, and 2 ms more for an operator."""
 
     def prepare(self, framed: Framed, side: int):
         return lambda: 0.5 if isinstance(framed.operator, nn.Identity) else 0.5 + 2.0 * side / 8
 
 
-def test_the_time_of_the_frame_is_taken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_of_the_frame_is_subtracted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operators, '_time_ms', lambda call: call())
     places = [(CONVOLUTION, 0), (LINEAR, 1), (CONVOLUTION, 1)]
     timings = time_operators(places, SteadyEngine(), np.random.default_rng(1))
@@ -152,7 +155,7 @@ def test_slow_first_rounds_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> N
     assert {tuple(order[i : i + 2]) for i in range(0, len(order), 2)} == {('a', 'b'), ('b', 'a')}
 
 
-def test_uneven_times_are_taken_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noisy_times_are_measured_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
     noise = np.random.default_rng(2)
     monkeypatch.setattr(operators, '_time_ms', lambda call: noise.uniform(1.0, 2.0))
     assert len(time_in_turns(['a'], np.random.default_rng(1))) > 2 * MIN_ROUNDS
@@ -166,5 +169,5 @@ def test_a_disturbed_run_does_not_move_the_median() -> None:
     assert timing.count == 5
 
 
-def test_an_operator_within_the_scatter_takes_no_time() -> None:
+def test_an_operator_faster_than_the_noise_takes_no_time() -> None:
     assert summarise(np.array([-0.2, -0.1, 0.1])).median_ms == 0.0

@@ -13,7 +13,9 @@ POINTS = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 50)), min_size=1,
 
 @settings(deadline=None)
 @given(POINTS)
-def test_front_is_what_nothing_dominates(points: tuple[list[float], list[float]]) -> None:
+def test_the_front_contains_all_points_that_are_not_dominated(
+    points: tuple[list[float], list[float]],
+) -> None:
     latency, accuracy = points
     kept = front(latency, accuracy)
     assert [latency[i] for i in kept] == sorted(latency[i] for i in kept)
@@ -54,7 +56,7 @@ def test_levels_spread_along_the_front() -> None:
     assert steps.max() < 1.5 * steps.min()
 
 
-def test_steps_too_small_to_matter_are_left_out() -> None:
+def test_levels_with_too_small_steps_are_omitted() -> None:
     latency = [1.0, 2.0, 3.0, 4.0]
     accuracy = [0.80, 0.8001, 0.90, 0.9001]
     assert choose_levels(latency, accuracy, 4) == [0, 3]
@@ -65,7 +67,7 @@ def test_steps_too_small_to_matter_are_left_out() -> None:
     st.lists(st.floats(0.0005, 0.02), min_size=30, max_size=60),
     st.lists(st.floats(0.01, 0.2), min_size=60, max_size=60),
 )
-def test_steps_are_neither_small_nor_large_where_the_front_allows(
+def test_steps_are_within_their_bounds_if_the_front_allows_it(
     gains: list[float], growth: list[float]
 ) -> None:
     accuracy = (0.5 + np.cumsum(gains)).tolist()
@@ -77,7 +79,7 @@ def test_steps_are_neither_small_nor_large_where_the_front_allows(
     assert len(steps) == 1 or (np.sort(steps)[1:] >= 0.01 - 1e-9).all()
 
 
-def test_more_levels_are_chosen_where_steps_allow_it() -> None:
+def test_more_levels_are_chosen_if_the_steps_allow_it() -> None:
     latency = np.geomspace(1.0, 4.0, 61).tolist()
     accuracy = np.linspace(0.8, 0.92, 61).tolist()
     assert len(choose_levels(latency, accuracy)) >= 10

@@ -11,7 +11,7 @@ from dynamic_ofa_ros.errors import DatasetError
 from dynamic_ofa_ros.family import Family
 from dynamic_ofa_ros.offline.accuracy.precision import measure_precision
 from dynamic_ofa_ros.offline.data.datasets import RenderedSigns
-from dynamic_ofa_ros.offline.latency.device_profile import Place
+from dynamic_ofa_ros.offline.latency.family_profile import DeviceSettings
 from dynamic_ofa_ros.runtime import engine
 from dynamic_ofa_ros.runtime.engines.openvino import shared_core
 
@@ -33,10 +33,12 @@ def family(tmp_path: Path) -> Family:
 
 
 @needs_bf16
-def test_accuracies_and_agreement_are_of_the_images(family: Family) -> None:
+def test_accuracies_and_agreement_are_measured_on_the_images(family: Family) -> None:
     images = RenderedSigns(2 * CLASSES, split='held_out', height=96)
     seen: list[int] = []
-    report = measure_precision(family, Place('cpu', 'openvino', 1, 'bf16'), images, seen.append)
+    report = measure_precision(
+        family, DeviceSettings('cpu', 'openvino', 1, 'bf16'), images, seen.append
+    )
     assert report.images == seen[-1] == 2 * CLASSES
     assert len(report.accuracies) == len(report.in_fp32) == len(family.levels)
     assert 0.5 <= report.agreement <= 1.0  # of random weights; trained ones agree in 99 %
@@ -45,7 +47,7 @@ def test_accuracies_and_agreement_are_of_the_images(family: Family) -> None:
 
 def test_fp32_agrees_with_itself(family: Family) -> None:
     images = RenderedSigns(CLASSES, split='held_out', height=96)
-    report = measure_precision(family, Place('cpu', 'onnxruntime'), images)
+    report = measure_precision(family, DeviceSettings('cpu', 'onnxruntime'), images)
     assert report.agreement == 1.0
     assert report.accuracies == report.in_fp32
 
@@ -62,12 +64,12 @@ def test_damaged_images_are_left_out(
 
     monkeypatch.setattr(RenderedSigns, 'image', image)
     images = RenderedSigns(10, split='held_out', height=96)
-    assert measure_precision(family, Place('cpu', 'onnxruntime'), images).images == 9
+    assert measure_precision(family, DeviceSettings('cpu', 'onnxruntime'), images).images == 9
     assert 'scene 3 is damaged' in caplog.text
 
 
 @needs_bf16
-def test_measure_writes_the_accuracies_into_the_platforms_file(
+def test_measure_writes_the_accuracies_into_the_profile(
     family: Family, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ['measure', str(family.directory), '--device', 'cpu', '--precision', 'bf16']

@@ -47,7 +47,7 @@ def answers(path: Path, seed: int) -> np.ndarray:
     return np.concatenate([session.run(None, {NETWORK_INPUT: x})[0] for x in images(20, seed)])
 
 
-def test_an_int8_network_answers_nearly_the_same(network: Path, tmp_path: Path) -> None:
+def test_an_int8_network_has_almost_the_same_outputs(network: Path, tmp_path: Path) -> None:
     target = tmp_path / 'int8.onnx'
     quantize(network, images(32, 1), target)
     exact, found = answers(network, 2), answers(target, 2)
@@ -60,10 +60,10 @@ def test_an_int8_network_answers_nearly_the_same(network: Path, tmp_path: Path) 
         for tensor in onnx.load(target).graph.initializer
         if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 4
     ]
-    assert len(weights) == 2  # of both convolutions
+    assert len(weights) == 2  # both convolutions
 
 
-def test_nothing_half_written_stays_and_no_advice_is_logged(
+def test_quantisation_leaves_no_partial_file_and_logs_nothing(
     network: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def failing() -> Iterator[np.ndarray]:

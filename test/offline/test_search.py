@@ -31,7 +31,7 @@ SMALL = GenomeEncoding(
 
 
 def small_objectives() -> Objectives:
-    """A space of 2,048 genomes whose front is found by trying them all."""
+    """A space of 2,048 genomes; its front is known from evaluating all of them."""
     rng = np.random.default_rng(3)
     cost, value = rng.uniform(0.5, 2.0, 11), rng.uniform(0.0, 0.05, 11)
 
@@ -63,32 +63,30 @@ def test_the_true_front_is_found() -> None:
     assert result.evaluations <= 1500
 
 
-def test_the_same_seed_finds_the_same() -> None:
+def test_the_same_seed_gives_the_same_result() -> None:
     first, second = (find_front(small_objectives(), [9.0], 400, 5, 50) for _ in range(2))
     assert first.front == second.front
     assert first.at_limits == second.at_limits
 
 
-def test_limits_are_kept_in_their_order() -> None:
+def test_results_satisfy_the_limits_in_their_order() -> None:
     result = find_front(small_objectives(), [12.0, 7.0], 600, 1, 50)
     for found, limit_ms in zip(result.at_limits, (12.0, 7.0), strict=True):
         assert found.latency_ms <= limit_ms
     assert result.at_limits[0].accuracy > result.at_limits[1].accuracy
 
 
-def test_an_impossible_limit_names_the_nearest_possible() -> None:
-    with pytest.raises(
-        SearchError, match='at most 1 ms of latency; the nearest possible has 5 ms'
-    ):
+def test_the_error_of_an_impossible_limit_contains_the_nearest_network() -> None:
+    with pytest.raises(SearchError, match='at most 1 ms of latency; the nearest one has 5 ms'):
         find_front(small_objectives(), [1.0], 400, 1, 50)
 
 
-def test_too_few_evaluations_are_refused() -> None:
+def test_too_few_evaluations_are_rejected() -> None:
     with pytest.raises(SearchError, match='50 evaluations are too few'):
         find_front(small_objectives(), [9.0], 50)
 
 
-def test_nothing_is_evaluated_more_often_than_counted() -> None:
+def test_all_evaluations_are_counted() -> None:
     counted = 0
     objectives = small_objectives()
     accuracy = objectives._accuracy
@@ -103,7 +101,7 @@ def test_nothing_is_evaluated_more_often_than_counted() -> None:
     assert result.evaluations == counted <= 500
 
 
-def test_warm_start_is_part_of_what_is_known() -> None:
+def test_the_warm_start_is_evaluated() -> None:
     best = find_front(small_objectives(), [9.0], 1500, 1, 50).at_limits[0]
     again = find_front(
         small_objectives(), [9.0], 200, 9, 50, warm_start=[best.architecture]
@@ -112,8 +110,10 @@ def test_warm_start_is_part_of_what_is_known() -> None:
 
 
 @pytest.mark.parametrize('device', ['gpu', 'cpu'])
-def test_as_good_as_the_published_search_at_a_fiftieth_of_its_evaluations(device: str) -> None:
-    # With the default seed; benchmarks/search.py tells how many seeds are.
+def test_the_search_is_as_good_as_the_published_one_with_a_fiftieth_of_its_evaluations(
+    device: str,
+) -> None:
+    # This holds for the default seed; benchmarks/search.py counts the seeds for which it holds.
     table = read_table(reference_file(f'lut_xavier_nx_{device}.json'))
     predictor = read_predictor(reference_file('acc_predictor.npz'))
     published = json.loads(reference_file(f'published_search_{device}.json').read_text())['found']
@@ -153,7 +153,7 @@ def test_a_gradient_counts_as_three_evaluations() -> None:
     assert np.corrcoef(gains[0], true)[0, 1] > 0.6
 
 
-def test_moves_keep_the_slack() -> None:
+def test_moves_do_not_exceed_the_slack() -> None:
     genome = np.zeros(6, np.int64)
     rng = np.random.default_rng(4)
     cost, gain = rng.uniform(-1.0, 1.0, 6), rng.uniform(-0.01, 0.01, 6)
@@ -164,7 +164,9 @@ def test_moves_keep_the_slack() -> None:
     assert proposed.sum(1).max() >= 3
 
 
-def test_the_command_prints_what_others_can_check(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_architectures_with_their_latency_and_accuracy(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     arguments = [
         'search', '--lut', str(reference_file('lut_xavier_nx_gpu.json')),
         '--predictor', str(reference_file('acc_predictor.npz')),
@@ -193,7 +195,7 @@ def sizes(genomes: Genomes) -> np.ndarray:
     return 10.0 + genomes.sum(1)
 
 
-def test_constraints_are_kept() -> None:
+def test_results_satisfy_the_constraints() -> None:
     size = Bound('size', 'units', largest=14.0, measure=sizes)
     latency = Bound('latency', 'ms', smallest=6.0, largest=9.0)
     result = find_front(bounded(size, latency), evaluations=600, seed=1, population=50)
@@ -205,22 +207,22 @@ def test_constraints_are_kept() -> None:
     assert free.front[-1].accuracy > result.front[-1].accuracy
 
 
-def test_an_impossible_constraint_names_the_nearest_possible() -> None:
+def test_the_error_of_an_impossible_constraint_contains_the_nearest_network() -> None:
     size = Bound('size', 'units', largest=9.0, measure=sizes)
     with pytest.raises(
-        SearchError, match='has at most 9 units of size; the nearest possible has 10 units'
+        SearchError, match='has at most 9 units of size; the nearest one has 10 units'
     ):
         find_front(bounded(size), evaluations=400, seed=1, population=50)
 
 
-def test_constraints_that_exclude_each_other_name_the_nearest_of_both() -> None:
+def test_the_error_of_contradicting_constraints_contains_the_nearest_network() -> None:
     size = Bound('size', 'units', largest=10.0, measure=sizes)
     slow = Bound('latency', 'ms', smallest=12.0)
     with pytest.raises(SearchError, match='units of size and at least 12 ms of latency; the near'):
         find_front(bounded(size, slow), evaluations=400, seed=1, population=50)
 
 
-def test_structures_are_told_by_depths_and_resolution() -> None:
+def test_structures_are_identified_by_depths_and_resolution() -> None:
     structures = Structures(SMALL, np.random.default_rng(1))
     assert structures.genes.tolist() == [8, 9, 10]
     genomes = SMALL.sample(np.random.default_rng(2), 50)
@@ -234,7 +236,7 @@ def test_structures_are_told_by_depths_and_resolution() -> None:
     assert (around[np.arange(len(around)), genes] == choices).all()
 
 
-def test_the_additive_model_finds_the_best_of_an_additive_space() -> None:
+def test_the_additive_model_finds_the_optimum_of_an_additive_space() -> None:
     rng = np.random.default_rng(5)
     cost, value = rng.uniform(0.5, 2.0, 11), rng.uniform(0.0, 0.05, 11)
     genomes = np.unique(SMALL.canonical(everything()), axis=0)
@@ -247,7 +249,7 @@ def test_the_additive_model_finds_the_best_of_an_additive_space() -> None:
     assert (0.5 + found @ value).max() >= top1[latency_ms <= 10.0].max() - 0.03
 
 
-def test_algorithm_1_keeps_its_window_and_repeats_nothing() -> None:
+def test_algorithm_1_returns_distinct_networks_within_its_window() -> None:
     settings = Algorithm1Settings(0.55, 0.62, population=40, generations=10, latency_step_ms=0.5)
     result, (target,) = find_with_algorithm_1(small_objectives(), [9.0], 5000, 1, settings)
     latency_ms, top1 = small_objectives().evaluate(target.population)
@@ -260,7 +262,7 @@ def test_algorithm_1_keeps_its_window_and_repeats_nothing() -> None:
 
 
 @pytest.mark.parametrize('step_ms', [0.5, None])
-def test_algorithm_1_relaxes_first_networks_only_and_finds_none_beyond_the_limit(
+def test_algorithm_1_relaxes_only_the_first_generation_and_returns_nothing_beyond_the_limit(
     step_ms: float | None,
 ) -> None:
     settings = Algorithm1Settings(0.6, population=20, latency_step_ms=step_ms, step_every=20)
@@ -268,7 +270,7 @@ def test_algorithm_1_relaxes_first_networks_only_and_finds_none_beyond_the_limit
     latency_ms, _ = small_objectives().evaluate(target.population)
     assert 8.0 < target.relaxed_ms <= 13.0
     assert (latency_ms[20:] <= 8.0).all(), 'a child'
-    # Had the relaxation stayed, later ones would be as slow as the slowest.
+    # If the relaxation were kept, later networks would be as slow as the slowest.
     slow = latency_ms[:20] > 8.0
     assert slow.any()
     assert not slow.all()
@@ -276,13 +278,13 @@ def test_algorithm_1_relaxes_first_networks_only_and_finds_none_beyond_the_limit
     assert target.best.latency_ms <= 8.0
 
 
-def test_algorithm_1_prints_nothing_beyond_an_impossible_limit() -> None:
+def test_algorithm_1_rejects_an_impossible_limit() -> None:
     settings = Algorithm1Settings(population=20, latency_step_ms=0.5, step_every=100)
-    with pytest.raises(SearchError, match=r'within 4 ms; the fastest that was found takes 5 ms'):
+    with pytest.raises(SearchError, match=r'within 4 ms; the fastest one takes 5 ms'):
         find_with_algorithm_1(small_objectives(), [4.0], 20000, 1, settings)
 
 
-def test_algorithm_1_may_skip_limits_where_it_finds_nothing(
+def test_algorithm_1_can_skip_limits_without_results(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     settings = Algorithm1Settings(population=20, generations=5, step_every=100)
@@ -298,7 +300,7 @@ def test_algorithm_1_may_skip_limits_where_it_finds_nothing(
 
 
 @pytest.mark.parametrize('scale', [0.01, 100.0])
-def test_the_default_step_of_algorithm_1_suits_any_latencies(scale: float) -> None:
+def test_the_default_step_of_algorithm_1_scales_with_the_latencies(scale: float) -> None:
     plain = small_objectives()
     objectives = Objectives(SMALL, lambda g: scale * plain.latency(g), plain._accuracy)
     settings = Algorithm1Settings(0.6, population=20, step_every=20)
@@ -309,13 +311,13 @@ def test_the_default_step_of_algorithm_1_suits_any_latencies(scale: float) -> No
 
 
 @pytest.mark.parametrize('limit_ms', [float('nan'), float('inf'), 0.0, -3.0])
-def test_a_limit_is_a_positive_number(limit_ms: float) -> None:
+def test_a_limit_must_be_a_positive_number(limit_ms: float) -> None:
     for find in (find_front, find_with_algorithm_1):
         with pytest.raises(SearchError, match='give a positive number'):
             find(small_objectives(), [9.0, limit_ms])
 
 
-def test_algorithm_1_evaluates_nothing_that_is_too_slow() -> None:
+def test_algorithm_1_does_not_evaluate_networks_beyond_the_limit() -> None:
     objectives = small_objectives()
     settings = Algorithm1Settings(population=20, generations=5)
     result, _ = find_with_algorithm_1(objectives, [9.0], 1000, 1, settings)
@@ -332,9 +334,9 @@ def test_algorithm_1_does_not_relax_beyond_its_cap() -> None:
         find_with_algorithm_1(small_objectives(), [4.0], 20000, 1, settings)
 
 
-def test_algorithm_1_names_the_nearest_accuracy() -> None:
+def test_the_error_of_algorithm_1_contains_the_nearest_accuracy() -> None:
     settings = Algorithm1Settings(0.98, 0.99, population=20, step_every=50)
-    with pytest.raises(SearchError, match='nearest that was found has top-1'):
+    with pytest.raises(SearchError, match='nearest one has top-1'):
         find_with_algorithm_1(small_objectives(), [9.0], 3000, 1, settings)
 
 
@@ -342,13 +344,13 @@ def test_algorithm_1_names_the_nearest_accuracy() -> None:
     'settings',
     [{'min_accuracy': 0.8, 'max_accuracy': 0.7}, {'latency_step_ms': 0.0}, {'population': 1}],
 )
-def test_settings_of_algorithm_1_that_make_no_sense(settings: dict[str, float]) -> None:
+def test_invalid_settings_of_algorithm_1_are_rejected(settings: dict[str, float]) -> None:
     with pytest.raises(SearchError):
         Algorithm1Settings(**settings)
 
 
 TABLES = ['search', '--evaluations', '600']
-# What the published tables do not say.
+# The published tables do not contain this.
 BACKBONE = ['--width-mult', '1.2', '--classes', '1000']
 
 
@@ -359,7 +361,7 @@ def tables() -> list[str]:
     ]  # fmt: skip
 
 
-def test_the_command_keeps_constraints_and_warms_up(
+def test_the_command_uses_constraints_and_a_warm_start(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     constraints = ['--resolutions', '176,208', '--max-macs', '3e8', *BACKBONE]
@@ -383,17 +385,17 @@ def test_the_command_keeps_constraints_and_warms_up(
         (['--max-macs', '1e6', *BACKBONE], 'at most 1e+06 MACs of cost; the nearest'),
         (
             ['--max-macs', '1e9', '--classes', '9'],
-            'does not say of which backbone it is; give --w',
+            'does not name its backbone; give --w',
         ),
         (['--max-parameters', '1e9', '--width-mult', '1'], 'give --classes to count MACs or'),
         (['--max-macs', '1e9', *BACKBONE, '--classes', '0'], '--classes is 0; give a positive'),
         (['--limit-ms', 'nan'], 'a latency limit is nan ms; give a positive number'),
-        (['--limit-ms', '3'], 'at most 3 ms of latency; the nearest possible has 1'),
+        (['--limit-ms', '3'], 'at most 3 ms of latency; the nearest one has 1'),
         (['--warm-start', 'nowhere.json'], 'nowhere.json cannot be read'),
-        (['--algorithm', 'algorithm1'], 'none was given'),
+        (['--algorithm', 'algorithm1'], 'requires at least one latency limit'),
     ],
 )
-def test_the_command_says_what_is_wrong(
+def test_the_command_explains_errors(
     options: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*tables(), *options]) == 2
@@ -401,7 +403,7 @@ def test_the_command_says_what_is_wrong(
 
 
 @pytest.mark.parametrize(('limit_ms', 'min_accuracy'), [(25.0, 0.75), (17.0, 0.77)])
-def test_the_command_runs_algorithm_1_and_keeps_the_limit(
+def test_the_command_runs_algorithm_1_within_the_limit(
     limit_ms: float, min_accuracy: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ['--limit-ms', f'{limit_ms:g}', '--min-accuracy', f'{min_accuracy:g}']

@@ -18,12 +18,12 @@ def test_there_are_enough_different_signs() -> None:
     assert len(names) == len(set(names)) >= 16
 
 
-def test_the_same_scene_is_the_same_picture() -> None:
+def test_the_same_scene_gives_the_same_image() -> None:
     assert np.array_equal(render_scene(scene()), render_scene(scene()))
 
 
 @pytest.mark.parametrize('size', [(640, 480), (320, 240), (100, 200)])
-def test_pictures_have_the_size_asked_for(size: tuple[int, int]) -> None:
+def test_images_have_the_requested_size(size: tuple[int, int]) -> None:
     picture = render_scene(scene(), *size)
     assert picture.shape == (size[1], size[0], 3)
     assert picture.dtype == np.uint8
@@ -58,17 +58,17 @@ def test_scale_does_not_change_the_scene() -> None:
     assert np.abs(shrunk - small).mean() < 8
 
 
-def test_signs_are_near_and_far_and_the_far_ones_are_not_blurred_away() -> None:
+def test_signs_are_near_and_far_and_far_ones_are_recognisable() -> None:
     scenes = [scene(seed) for seed in range(400)]
     sizes = np.array([s.size for s in scenes])
     assert sizes.min() < 0.13
     assert sizes.max() > 0.8
-    assert 0.3 < np.mean(sizes < 0.25) < 0.45, 'more than a third need an input of many pixels'
+    assert 0.3 < np.mean(sizes < 0.25) < 0.45, 'more than a third require a large input'
     blurs = np.array([np.hypot(s.motion_blur_px, s.focus_blur_px) for s in scenes])
-    assert (blurs / (sizes * 480)).max() < 0.1, 'in heights of the sign'
+    assert (blurs / (sizes * 480)).max() < 0.1, 'relative to the height of the sign'
 
 
-def test_drift_moves_a_little() -> None:
+def test_drift_moves_the_sign_slightly() -> None:
     first = scene()
     second = drift(first, np.random.default_rng(0))
     assert second != first
@@ -77,7 +77,7 @@ def test_drift_moves_a_little() -> None:
     assert max(abs(a - b) for a, b in zip(first.centre, second.centre, strict=True)) < 0.03
 
 
-def test_nonsense_is_refused() -> None:
+def test_invalid_arguments_are_rejected() -> None:
     with pytest.raises(DatasetError, match='no sign of class 99'):
         render_scene(replace(scene(), class_id=99))
     with pytest.raises(DatasetError, match='8x8 pixels is too small'):

@@ -1,4 +1,4 @@
-"""What a person with few photographs gets: an accuracy, and training that damage does not end."""
+"""Training with few or damaged photographs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LEAST_LARGEST, LEAST_SMALLEST = 0.95, 0.8
 def test_a_few_photographs_are_enough_for_easy_classes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kept: str
 ) -> None:
-    """80 steps; where the average is worthless, the last weights are kept."""
+    """After 80 steps, the last weights are kept if the average is worse."""
     if kept == 'last':
         monkeypatch.setattr(trainer, '_moving_average', lambda _: lambda *_: None)
     data = write_hues(tmp_path / 'photographs', 60)
@@ -44,7 +44,7 @@ def test_a_few_photographs_are_enough_for_easy_classes(
 
 
 @pytest.mark.parametrize('is_stored', [True, False])
-def test_files_that_cannot_be_read_end_no_training(
+def test_damaged_files_do_not_end_a_training(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -58,14 +58,14 @@ def test_files_that_cannot_be_read_end_no_training(
     output = tmp_path / 'run'
     arguments = ['--data', str(data), '--output', str(output), '--epochs', '1']
     assert main([*TRAIN, *arguments]) == 0
-    assert r'\xe9.png is refused by OpenCV' in caplog.text
+    assert r'\xe9.png is rejected by OpenCV' in caplog.text
     assert 'empty.webp is damaged' in caplog.text
     assert (output / 'held_out.npy').is_file() == is_stored
     assert open_backbone(output).labels == ('blue', 'green', 'red')
     assert '--output FAMILY' in capsys.readouterr().out, 'the line with the folder is printed'
 
 
-def test_other_images_after_a_checkpoint_are_told(
+def test_a_checkpoint_of_other_images_is_rejected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_hues(tmp_path / 'photographs', 8)
@@ -79,13 +79,13 @@ def test_other_images_after_a_checkpoint_are_told(
     (tmp_path / 'run' / 'checkpoint.pt').unlink()
     assert main(arguments) == 0
     store = np.load(tmp_path / 'run' / 'train-40.npy', mmap_mode='r')
-    assert store[0].mean((0, 1)).argmax() == 1, 'the first class, blue, shows what was green'
+    assert store[0].mean((0, 1)).argmax() == 1, 'the first class, blue, contains green images'
 
 
-def test_a_full_disk_is_a_sentence(
+def test_a_full_disk_is_explained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A device that is always full stands for the file, as a link."""
+    """The file is a link to a device that is always full."""
     full = Path('/dev/full')
     if not full.exists():
         pytest.skip('this system has no /dev/full')
@@ -111,4 +111,4 @@ def test_a_full_disk_is_a_sentence(
     monkeypatch.setattr(torch, 'save', save)
     assert main(arguments) == 2
     assert 'checkpoint.pt cannot be written, with' in capsys.readouterr().err
-    assert not list(output.glob('.*')), 'nothing half-written is left'
+    assert not list(output.glob('.*')), 'no partial files remain'

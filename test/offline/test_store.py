@@ -1,4 +1,4 @@
-"""Stores of decoded images: whole, of these images, and left alone by a full disk."""
+"""Stores of decoded images: completeness, identity, and full disks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
     return write_flat_colours(tmp_path / 'data')
 
 
-def test_store_leaves_damaged_images_out_and_says_so(
+def test_a_store_skips_and_logs_damaged_images(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (folder / 'apple' / '1.png').write_bytes(b'broken')
@@ -57,7 +57,7 @@ def swap(folder: Path) -> None:
     ],
     ids=['new class', 'new image', 'image gone', 'class renamed', 'classes swapped'],
 )
-def test_a_store_of_other_images_is_built_anew(
+def test_a_store_of_other_images_is_built_again(
     folder: Path, tmp_path: Path, change: Callable[[Path], object]
 ) -> None:
     path = tmp_path / 's.npy'
@@ -72,7 +72,7 @@ def test_a_store_of_other_images_is_built_anew(
         assert np.array_equal(store.image(index), centre_square(dataset.image(index), 16))
 
 
-def test_a_torn_store_is_built_anew(folder: Path, tmp_path: Path) -> None:
+def test_a_truncated_store_is_built_again(folder: Path, tmp_path: Path) -> None:
     dataset = ClassFolder.open(folder)
     build_store(dataset, tmp_path / 's.npy', 16)
     (tmp_path / 's.npy').write_bytes((tmp_path / 's.npy').read_bytes()[:1000])
@@ -93,7 +93,7 @@ def test_a_finished_store_is_reused(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(('free', 'is_stored'), [(12 * 20 * 20 * 3, False), (1 << 20, True)])
-def test_a_store_is_built_where_disk_and_memory_have_room(
+def test_a_store_is_built_if_disk_and_memory_are_sufficient(
     folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -108,7 +108,7 @@ def test_a_store_is_built_where_disk_and_memory_have_room(
     assert (stored is dataset) != is_stored
 
 
-def test_centre_square_cuts_the_longer_side() -> None:
+def test_centre_square_crops_the_longer_side() -> None:
     image = np.zeros((20, 40, 3), np.uint8)
     image[:, 10:30] = 255
     assert centre_square(image, 10).min() == 255
@@ -124,12 +124,10 @@ def test_a_full_disk_is_an_error_before_the_first_image(
     with pytest.raises(OSError, match='No space left on device') as caught:
         build_store(ClassFolder.open(folder), tmp_path / 's.npy', 16)
     assert caught.value.filename == str(tmp_path / 's.npy')
-    assert not list(tmp_path.glob('*s.npy*')), 'nothing half-written stays'
+    assert not list(tmp_path.glob('*s.npy*')), 'no partial files remain'
 
 
-def test_another_process_gets_the_name_of_a_store_not_its_images(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_a_store_is_pickled_by_its_file_name(folder: Path, tmp_path: Path) -> None:
     store = build_store(ClassFolder.open(folder), tmp_path / 's.npy', 64)
     sent = pickle.dumps(store)
     assert isinstance(store, ImageStore)
@@ -140,5 +138,5 @@ def test_another_process_gets_the_name_of_a_store_not_its_images(
 
 
 @pytest.mark.parametrize(('largest', 'side'), [(96, 192), (288, 480), (512, 512)])
-def test_held_out_images_are_not_stored_larger_than_they_are(largest: int, side: int) -> None:
+def test_held_out_images_are_not_enlarged_in_the_store(largest: int, side: int) -> None:
     assert held_out_side((48, largest)) == side

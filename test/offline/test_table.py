@@ -23,7 +23,7 @@ TABLES = ('gpu', 'cpu')
 
 
 @pytest.mark.parametrize('device', TABLES)
-def test_sums_of_the_published_levels_are_the_published_ones(device: str) -> None:
+def test_sums_of_the_published_levels_equal_the_published_ones(device: str) -> None:
     table = read_table(reference_file(f'lut_xavier_nx_{device}.json'))
     levels = json.loads(reference_file('levels_xavier_nx.json').read_text())['gpu']
     genomes = GenomeEncoding(table.space).encode(
@@ -34,7 +34,7 @@ def test_sums_of_the_published_levels_are_the_published_ones(device: str) -> Non
 
 
 @pytest.mark.parametrize('device', TABLES)
-def test_sums_of_the_published_search_are_the_published_ones(device: str) -> None:
+def test_sums_of_the_published_search_equal_the_published_ones(device: str) -> None:
     table = read_table(reference_file(f'lut_xavier_nx_{device}.json'))
     found = json.loads(reference_file(f'published_search_{device}.json').read_text())['found']
     architectures = [
@@ -44,8 +44,8 @@ def test_sums_of_the_published_search_are_the_published_ones(device: str) -> Non
     np.testing.assert_allclose(predicted, [f['pred_lat'] for f in found], rtol=1e-12)
 
 
-def test_correction_of_the_published_levels() -> None:
-    """Measured GPU latencies are 11.2 ms + 1.657 times the table's sums (reference README)."""
+def test_the_correction_of_the_published_levels_is_accurate() -> None:
+    """The measured GPU latencies are 11.2 ms + 1.657 x sum (README of the reference data)."""
     levels = json.loads(reference_file('levels_xavier_nx.json').read_text())['gpu']
     report = fit_correction(
         np.array([level['lut_latency_ms']['gpu'] for level in levels]),
@@ -58,7 +58,7 @@ def test_correction_of_the_published_levels() -> None:
     assert report.kendall_tau == pytest.approx(1.0)
 
 
-def test_a_perfect_line_is_found() -> None:
+def test_a_linear_relation_is_fitted_exactly() -> None:
     x = np.array([1.0, 2.0, 4.0])
     report = fit_correction(x, 3.0 + 2.0 * x)
     assert report.correction.offset_ms == pytest.approx(3.0)
@@ -87,7 +87,7 @@ def small_table(resolutions: list[int]) -> dict:
     }
 
 
-def test_latency_counts_fixed_operators_and_active_blocks(tmp_path: Path) -> None:
+def test_latency_is_the_sum_of_fixed_operators_and_active_blocks(tmp_path: Path) -> None:
     document = {**small_table([64, 96]), 'correction': {'offset_ms': 5.0, 'factor': 2.0}}
     (tmp_path / 't.json').write_text(json.dumps(document))
     table = read_table(tmp_path / 't.json')
@@ -102,10 +102,13 @@ def test_latency_counts_fixed_operators_and_active_blocks(tmp_path: Path) -> Non
         (lambda d: d.pop('ops'), 'no "ops"'),
         (lambda d: d['ops'].pop('stem'), 'lacks operator stem'),
         (lambda d: d['ops'].pop('s4.b1.k7.e6'), 'lacks operator s4.b1.k7.e6'),
-        (lambda d: d['ops']['stem'].update(mean=[1.0]), 'should hold 2 positive milliseconds'),
-        (lambda d: d['ops']['stem'].update(mean=[1.0, -1.0]), 'should hold 2 positive'),
-        (lambda d: d['ops']['stem'].update(mean='fast'), 'stem: "mean" should list milliseconds'),
-        (lambda d: d.update(resolutions='all'), '"resolutions" should list'),
+        (lambda d: d['ops']['stem'].update(mean=[1.0]), 'must contain 2 positive milliseconds'),
+        (lambda d: d['ops']['stem'].update(mean=[1.0, -1.0]), 'must contain 2 positive'),
+        (
+            lambda d: d['ops']['stem'].update(mean='fast'),
+            'stem: "mean" must be a list of milliseconds',
+        ),
+        (lambda d: d.update(resolutions='all'), '"resolutions" must be a list'),
     ],
 )
 def test_damaged_tables_are_explained(tmp_path: Path, change, message: str) -> None:
@@ -137,16 +140,19 @@ def own_table(resolutions: list[int], kind: str = 'ofa_proxyless') -> dict:
     }
 
 
-def test_our_own_tables_are_of_any_kind_of_backbone(tmp_path: Path) -> None:
+def test_tables_of_all_kinds_of_backbones_are_read(tmp_path: Path) -> None:
     document = own_table([64, 96], 'ofa_resnet50')
-    document['operators']['stem1.w0']['median_ms'] = [0.0, 10.0]  # too quick to be seen
+    document['operators']['stem1.w0']['median_ms'] = [
+        0.0,
+        10.0,
+    ]  # faster than the measurement resolves
     (tmp_path / 't.json').write_text(json.dumps(document))
     table = read_table(tmp_path / 't.json')
     space = search_space('ofa_resnet50', (64, 96))
     small = space.smallest()
     with_middle = replace(small, d=(2, *small.d[1:]), r=96)
     genomes = GenomeEncoding(space).encode([small, with_middle])
-    # Three of the stem and the pool (without its middle), the least blocks, pool, classifier.
+    # Stem without middle layer, pool, the least blocks, pool, classifier.
     assert table.predict(genomes).tolist() == [5.0 + 2.0 * 15, 5.0 + 2.0 * (2 * 15 + 10)]
     assert (table.platform, table.space) == ('cpu-test', space)
 
@@ -157,13 +163,19 @@ def test_our_own_tables_are_of_any_kind_of_backbone(tmp_path: Path) -> None:
         (lambda d: d.update(version=7), 'version is 7; this release reads version 1'),
         (lambda d: d.update(backbone='big'), "unknown kind of backbone 'None'"),
         (lambda d: d['operators'].pop('s5.b0.k7.e6'), r'lacks operator s5\.b0\.k7\.e6'),
-        (lambda d: d['operators']['stem'].update(median_ms=[1.0]), 'should hold 2 positive'),
-        (lambda d: d['operators']['stem'].update(median_ms=[1.0, -1.0]), 'should hold 2 positive'),
-        (lambda d: d.update(correction='none'), '"correction" should hold the numbers'),
-        (lambda d: d.update(correction={'offset_ms': []}), '"correction" should hold the numbers'),
+        (lambda d: d['operators']['stem'].update(median_ms=[1.0]), 'must contain 2 positive'),
+        (
+            lambda d: d['operators']['stem'].update(median_ms=[1.0, -1.0]),
+            'must contain 2 positive',
+        ),
+        (lambda d: d.update(correction='none'), '"correction" must contain the numbers'),
+        (
+            lambda d: d.update(correction={'offset_ms': []}),
+            '"correction" must contain the numbers',
+        ),
     ],
 )
-def test_damaged_tables_of_ours_are_explained(tmp_path: Path, change, message: str) -> None:
+def test_damaged_tables_of_our_format_are_explained(tmp_path: Path, change, message: str) -> None:
     document = own_table([64, 96])
     change(document)
     (tmp_path / 't.json').write_text(json.dumps(document))
@@ -171,7 +183,7 @@ def test_damaged_tables_of_ours_are_explained(tmp_path: Path, change, message: s
         read_table(tmp_path / 't.json')
 
 
-def test_a_list_is_no_table(tmp_path: Path) -> None:
+def test_a_list_is_not_a_table(tmp_path: Path) -> None:
     (tmp_path / 't.json').write_text('[]')
     with pytest.raises(LatencyTableError, match='is not an operator table'):
         read_table(tmp_path / 't.json')

@@ -1,4 +1,4 @@
-"""A very small training and build on class folders: every file, every message, kill and resume."""
+"""A very small training and build on class folders: files, messages, and resuming."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def test_training_leaves_what_the_build_needs(run: Path) -> None:
+def test_training_writes_the_input_of_build(run: Path) -> None:
     trained = open_backbone(run)
     assert trained.labels == ('blue', 'green', 'red')
     assert trained.resolutions == (32, 48)
@@ -58,7 +58,7 @@ def test_training_leaves_what_the_build_needs(run: Path) -> None:
     assert rows[0]['loss_smallest'] == '', 'the largest was trained alone'
 
 
-def test_a_finished_training_run_again_does_nothing_more(
+def test_repeating_a_finished_training_does_nothing(
     run: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (run / 'metrics.csv').read_text()
@@ -67,7 +67,7 @@ def test_a_finished_training_run_again_does_nothing_more(
     assert 'dynamic-ofa build' in capsys.readouterr().out
 
 
-def test_other_settings_do_not_go_on_from_the_checkpoint(
+def test_a_checkpoint_of_other_settings_is_rejected(
     run: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [*TRAIN, '--data', str(photos), '--output', str(run), '--epochs', '4']
@@ -75,7 +75,7 @@ def test_other_settings_do_not_go_on_from_the_checkpoint(
     assert 'other settings: mixup was 0.0, now 0.2' in capsys.readouterr().err
 
 
-def test_more_epochs_extend_a_finished_training_and_fewer_are_refused(
+def test_more_epochs_extend_a_finished_training_and_fewer_are_rejected(
     run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     extended = Path(shutil.copytree(run, tmp_path / 'run'))
@@ -86,7 +86,7 @@ def test_more_epochs_extend_a_finished_training_and_fewer_are_refused(
     accumulator = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator')
     events = accumulator.EventAccumulator(str(extended / 'tensorboard')).Reload()
     steps = [event.step for event in events.Scalars('held_out_top1_largest')]
-    assert steps == sorted(set(steps)), 'no step is there twice'
+    assert steps == sorted(set(steps)), 'no step occurs twice'
     assert len(steps) == 5
     assert [float(row['epoch']) for row in csv.DictReader(after.splitlines())] == [1, 2, 3, 4, 5]
     capsys.readouterr()
@@ -108,7 +108,7 @@ def test_training_stops_without_progress_and_keeps_the_best_epoch(
     assert kept['held_out_top1_largest'] == 0.7
 
 
-def test_a_run_shows_its_curves_and_what_is_mistaken_for_what(run: Path) -> None:
+def test_a_run_writes_curves_and_confusion_matrices(run: Path) -> None:
     assert cv2.imread(str(run / 'curves.png')) is not None
     for name in ('smallest', 'largest'):
         assert cv2.imread(str(run / f'confusion_{name}.png')) is not None
@@ -120,7 +120,7 @@ def test_a_run_shows_its_curves_and_what_is_mistaken_for_what(run: Path) -> None
         assert recalls == pytest.approx(counts.diagonal() / counts.sum(axis=1), abs=1e-4)
 
 
-def test_a_killed_training_goes_on_and_ends_with_the_same_weights(
+def test_a_resumed_training_ends_with_the_same_weights(
     run: Path, photos: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / 'run'
@@ -143,7 +143,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(
 
 
 @pytest.mark.long
-def test_a_training_killed_after_every_epoch_has_one_row_an_epoch(
+def test_a_training_killed_after_every_epoch_has_one_row_per_epoch(
     run: Path, photos: Path, tmp_path: Path
 ) -> None:
     output, table = tmp_path / 'run', tmp_path / 'run' / 'metrics.csv'
@@ -154,7 +154,7 @@ def test_a_training_killed_after_every_epoch_has_one_row_an_epoch(
     for epoch in (1, 2, 3):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + KILL_DEADLINE_S
-        # The row is written before the checkpoint: a kill at once leaves one row too many.
+        # The row is written before the checkpoint, so a kill between them leaves one row too many.
         while not (table.is_file() and table.read_text().count('\n') > epoch):
             assert process.poll() is None
             assert time.monotonic() < deadline
@@ -193,7 +193,7 @@ def family(run: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return output
 
 
-def test_build_writes_a_family_that_loads(family: Path) -> None:
+def test_build_writes_a_valid_family(family: Path) -> None:
     loaded = Family.load(family)
     assert loaded.name == 'colours'
     assert loaded.labels == ('blue', 'green', 'red')
@@ -202,7 +202,7 @@ def test_build_writes_a_family_that_loads(family: Path) -> None:
     assert accuracies == sorted(accuracies)
     (profile,) = loaded.platforms.values()
     assert 'pytorch' in profile.platform
-    assert list(family.parent.iterdir()) == [family], 'nothing else is left behind'
+    assert list(family.parent.iterdir()) == [family], 'no other files remain'
 
 
 def test_levels_prints_the_table(family: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,7 +212,7 @@ def test_levels_prints_the_table(family: Path, capsys: pytest.CaptureFixture[str
     assert 'pytorch' in table
 
 
-def test_an_existing_output_is_left_alone(
+def test_an_existing_family_is_not_overwritten(
     run: Path, photos: Path, family: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ['build', '--backbone', str(run), '--data', str(photos), '--output', str(family)]
@@ -220,7 +220,7 @@ def test_an_existing_output_is_left_alone(
     assert 'exists already' in capsys.readouterr().err
 
 
-def test_data_with_other_classes_is_refused(
+def test_data_with_other_classes_is_rejected(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [
@@ -242,8 +242,8 @@ def test_data_with_other_classes_is_refused(
         (['--epochs', '-1'], '--epochs is -1; it must be above 0'),
         (['--width-mult', 'nan'], '--width-mult is nan'),
         (['--resolutions', '16,32'], 'give sizes between 32 and 512'),
-        (['--resolutions', 'large'], "--resolutions 'large'"),
-        (['--device', 'cuda:7'], 'sees no GPU'),
+        (['--resolutions', 'large'], "--resolutions is 'large'"),
+        (['--device', 'cuda:7'], 'finds no GPU'),
         (['--batch-size', '5000'], 'fewer than one batch of 5000'),
     ],
 )
@@ -261,7 +261,7 @@ def test_bad_training_options_are_explained(
     assert message in capsys.readouterr().err
 
 
-def test_a_folder_without_a_backbone_is_explained(tmp_path: Path) -> None:
+def test_a_missing_backbone_is_explained(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match='not the output folder of a finished'):
         open_backbone(tmp_path)
     (tmp_path / 'backbone.yaml').write_text('labels: 3')

@@ -1,4 +1,4 @@
-"""The parts of a training step that can be seen by themselves."""
+"""Parts of a training step."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def trainer(tmp_path: Path) -> Trainer:
     return make_trainer(tmp_path)
 
 
-def test_a_short_training_is_not_judged_by_the_weights_it_started_from(trainer: Trainer) -> None:
-    """A constant decay of 0.998 would leave 99 % of the start in the average after five steps."""
+def test_a_short_training_does_not_average_the_initial_weights(trainer: Trainer) -> None:
+    """With a constant decay of 0.998, the average would keep 99 % of the initial weights."""
 
     def weights(network: torch.nn.Module) -> torch.Tensor:
         return torch.cat([p.detach().flatten().clone() for p in network.parameters()])
@@ -51,7 +51,7 @@ def test_a_short_training_is_not_judged_by_the_weights_it_started_from(trainer: 
     assert left_behind < 0.6 * moved
 
 
-def test_a_long_training_averages_over_the_steps_it_was_told_to(trainer: Trainer) -> None:
+def test_a_long_training_averages_over_the_given_steps(trainer: Trainer) -> None:
     trainer._average.n_averaged.fill_(100_000)
     with torch.no_grad():
         for averaged, current in zip(
@@ -64,14 +64,14 @@ def test_a_long_training_averages_over_the_steps_it_was_told_to(trainer: Trainer
     assert share == pytest.approx(1.0 - SETTINGS.averaging, rel=1e-3)
 
 
-def test_batches_prepared_ahead_are_those_of_their_steps(trainer: Trainer) -> None:
+def test_prefetched_batches_belong_to_their_steps(trainer: Trainer) -> None:
     for step in (0, 1, 2):
         trainer.step = step
         assert torch.equal(trainer._batch().pixels, trainer._prepare(step).pixels)
     assert 2 not in trainer._ahead, 'a batch is kept only until it is used'
 
 
-def test_damaged_images_are_left_out_counted_and_named(
+def test_damaged_images_are_replaced_and_logged(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     good = ImageStore.image
@@ -84,13 +84,13 @@ def test_damaged_images_are_left_out_counted_and_named(
     monkeypatch.setattr(ImageStore, 'image', image)
     assert len(list(trainer.steps_until(2 * trainer.steps_per_epoch))) == 6
     trainer.report_damaged()
-    assert '2 of 12 images are damaged and left out: image' in caplog.text
+    assert '2 of 12 images are damaged and skipped: image' in caplog.text
     caplog.clear()
     trainer.report_damaged()
-    assert not caplog.text, 'each is told once'
+    assert not caplog.text, 'each is logged once'
 
 
-def test_a_training_without_a_single_image_ends(
+def test_a_training_without_readable_images_ends(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def image(self: ImageStore, index: int) -> None:
@@ -101,14 +101,14 @@ def test_a_training_without_a_single_image_ends(
         list(trainer.steps_until(1))
 
 
-def test_a_short_training_is_not_all_of_the_largest(
+def test_a_short_training_also_trains_other_sub_networks(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = replace(SETTINGS, epochs=2.0, largest_only_epochs=4.0)
     dataset = ImageStore(('a',), np.zeros((12, 40, 40, 3), np.uint8), np.zeros(12, np.int64))
     trainer = Trainer(BACKBONE, settings, Preprocessing(), dataset, tmp_path)
     losses = list(trainer.steps_until(6))
-    assert '--largest-only-epochs 4 would be all of --epochs 2' in caplog.text
+    assert '--largest-only-epochs 4 is not less than --epochs 2' in caplog.text
     assert 'alone for 1 of 6 steps' in caplog.text
     assert [math.isnan(smallest) for _, smallest in losses] == [True] + 5 * [False]
 
@@ -121,7 +121,7 @@ def test_a_short_training_is_not_all_of_the_largest(
         ('images', 13, 'it had 12, now there are 13'),
     ],
 )
-def test_a_checkpoint_of_other_data_is_refused(
+def test_a_checkpoint_of_other_data_is_rejected(
     trainer: Trainer, tmp_path: Path, name: str, value: object, message: str
 ) -> None:
     trainer.save()
@@ -131,19 +131,19 @@ def test_a_checkpoint_of_other_data_is_refused(
         trainer.resume()
 
 
-def test_rows_of_a_killed_run_are_not_doubled(tmp_path: Path) -> None:
+def test_rows_of_a_killed_run_are_not_duplicated(tmp_path: Path) -> None:
     for step in (3, 6, 9):
         append_metrics(tmp_path, {'step': step, 'top1': 0.5})
     before = (tmp_path / METRICS_FILE).read_text()
     forget_metrics_after(tmp_path, 9)
     assert (tmp_path / METRICS_FILE).read_text() == before
     with (tmp_path / METRICS_FILE).open('a') as file:
-        file.write('1')  # of 12, when the kill came
+        file.write('1')  # an incomplete 12
     forget_metrics_after(tmp_path, 6)
     append_metrics(tmp_path, {'step': 9, 'top1': 0.5})
     assert (tmp_path / METRICS_FILE).read_text() == before
     forget_metrics_after(tmp_path, 0)
-    assert not (tmp_path / METRICS_FILE).exists(), 'a new training begins'
+    assert not (tmp_path / METRICS_FILE).exists(), 'a new training has no rows'
 
 
 def test_balanced_training_draws_all_classes_equally_often(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Bags of each kind are read message by message; what is wrong with one is a sentence."""
+"""Bags of each kind are read message by message; errors are reported in one sentence."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def storage_file(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(('storage', 'compression'), KINDS)
-def test_messages_come_as_they_were_recorded(tmp_path, storage, compression):
+def test_messages_are_read_as_they_were_recorded(tmp_path, storage, compression):
     telemetry = Telemetry(header=header(BEGIN_NS), level=3, slowdown=math.nan, top1_label='stop')
     messages = [*drive_with_truth(4), ('/classifier/telemetry', telemetry, BEGIN_NS + 1)]
     path = write_bag(
@@ -64,14 +64,14 @@ def test_messages_come_as_they_were_recorded(tmp_path, storage, compression):
 
 
 @pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
-def test_a_single_file_is_a_bag_too(tmp_path, storage):
+def test_a_single_file_is_a_bag(tmp_path, storage):
     folder = write_bag(tmp_path / 'drive', drive(3), storage=storage)
     with Bag(storage_file(folder)) as bag:
         assert len(list(bag.messages({'/image_raw'}))) == 3
 
 
-def test_a_bag_without_definitions_is_read_by_those_known_here(tmp_path):
-    """As rosbag2 wrote SQLite up to Humble."""
+def test_a_bag_without_definitions_is_read_with_known_definitions(tmp_path):
+    """rosbag2 wrote SQLite bags without definitions up to Humble."""
     messages = [
         *drive_with_truth(2),
         ('/classifier/telemetry', Telemetry(level=2, policy='table'), BEGIN_NS + 2 * PERIOD_NS),
@@ -110,11 +110,11 @@ def test_few_messages_are_in_memory_at_a_time(tmp_path, storage):
     assert peak < size / 4
 
 
-# What is wrong.
+# Errors.
 
 
 def sentence(path: Path) -> str:
-    """Return what reading a whole bag ends with."""
+    """Return the error that reading a whole bag raises."""
     with pytest.raises(RecordingError) as caught, Bag(path) as bag:
         for _ in bag.messages(bag.topics):
             pass
@@ -129,13 +129,13 @@ def test_a_missing_bag_is_named(tmp_path):
     assert 'there is no bag' in sentence(tmp_path / 'nowhere')
 
 
-def test_other_files_and_folders_are_no_bags(tmp_path):
+def test_other_files_and_folders_are_rejected(tmp_path):
     assert 'no metadata.yaml' in sentence(tmp_path)
     (tmp_path / 'video.mp4').write_bytes(b'nothing like a bag')
     assert '.mcap or .db3' in sentence(tmp_path / 'video.mp4')
 
 
-def test_a_folder_without_metadata_names_the_file_to_read_instead(tmp_path):
+def test_the_error_for_a_folder_without_metadata_names_the_file_to_read(tmp_path):
     folder = write_bag(tmp_path / 'drive', drive(2))
     (folder / 'metadata.yaml').unlink()
     text = sentence(folder)
@@ -143,7 +143,7 @@ def test_a_folder_without_metadata_names_the_file_to_read_instead(tmp_path):
     assert f'ros2 bag reindex {folder}' in text
 
 
-def test_a_recording_that_was_cut_short_says_how_to_save_it(tmp_path):
+def test_the_error_for_an_incomplete_recording_says_how_to_recover_it(tmp_path):
     folder = write_bag(tmp_path / 'drive', drive(20))
     file = storage_file(folder)
     file.write_bytes(file.read_bytes()[:-3000])
@@ -153,7 +153,7 @@ def test_a_recording_that_was_cut_short_says_how_to_save_it(tmp_path):
 
 @pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
 @pytest.mark.parametrize('keep', [0, 10, 0.5])
-def test_truncated_files_are_a_sentence(tmp_path, storage, keep):
+def test_truncated_files_are_reported(tmp_path, storage, keep):
     folder = write_bag(tmp_path / 'drive', drive(200), storage=storage)
     file = storage_file(folder)
     data = file.read_bytes()
@@ -163,8 +163,8 @@ def test_truncated_files_are_a_sentence(tmp_path, storage, keep):
 
 
 @pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
-def test_damaged_bytes_are_a_sentence_or_do_no_harm(tmp_path, storage):
-    """Wherever 64 bytes are overwritten, reading ends: with all messages, fewer, or a sentence."""
+def test_damaged_bytes_are_reported_or_ignored(tmp_path, storage):
+    """Reading ends with all messages, fewer messages or an error, whichever bytes are damaged."""
     folder = write_bag(tmp_path / 'drive', drive(30), storage=storage)
     file = storage_file(folder)
     data, damages = file.read_bytes(), 40
@@ -190,7 +190,7 @@ def test_damaged_bytes_are_a_sentence_or_do_no_harm(tmp_path, storage):
         ({'message_count': None, 'duration': None}, 'metadata'),
     ],
 )
-def test_unsupported_metadata_is_a_sentence(tmp_path, changes, words):
+def test_unsupported_metadata_is_reported(tmp_path, changes, words):
     folder = write_bag(tmp_path / 'drive', drive(2))
     file = folder / 'metadata.yaml'
     document = yaml.safe_load(file.read_text())
@@ -199,7 +199,7 @@ def test_unsupported_metadata_is_a_sentence(tmp_path, changes, words):
     assert words in sentence(folder)
 
 
-def test_metadata_that_is_no_yaml_is_a_sentence(tmp_path):
+def test_invalid_yaml_metadata_is_reported(tmp_path):
     folder = write_bag(tmp_path / 'drive', drive(2))
     (folder / 'metadata.yaml').write_text('{')
     sentence(folder)
@@ -207,7 +207,7 @@ def test_metadata_that_is_no_yaml_is_a_sentence(tmp_path):
     sentence(folder)
 
 
-def test_a_bag_is_read_wherever_it_was_moved(tmp_path):
+def test_a_moved_bag_is_read(tmp_path):
     folder = write_bag(tmp_path / 'drive', drive(2))
     shutil.move(folder, tmp_path / 'moved')
     with Bag(tmp_path / 'moved') as bag:

@@ -1,4 +1,4 @@
-"""What a run amounts to, from made-up runs."""
+"""The measures of synthetic runs."""
 
 import math
 from dataclasses import replace
@@ -20,7 +20,7 @@ from demo.made_up import (
 from dynamic_ofa_ros.recordings.measures import Run, interval, measure
 
 
-def test_late_wrong_and_unanswered_images_count_as_they_should():
+def test_late_wrong_and_unanswered_images_are_counted():
     frames = [
         frame(),
         frame(label='yield'),
@@ -44,7 +44,7 @@ def test_a_run_without_images_or_answers_has_measures():
         assert not found.back_at_top
 
 
-def test_the_runs_are_as_they_were_made():
+def test_the_measures_of_the_synthetic_runs_are_as_expected():
     found = measured()
     assert found[HIGHEST].late == pytest.approx(7 / 17, abs=0.01)
     assert found[HIGHEST].late_loaded == 1.0
@@ -57,7 +57,7 @@ def test_the_runs_are_as_they_were_made():
     assert not found[LOWEST].back_at_top
 
 
-def test_restlessness_and_a_level_that_never_comes_back_are_seen():
+def test_switches_without_load_and_a_missing_return_to_the_top_are_measured():
     frames = list(run_at(SWITCHING, LEVELS, 3).frames)
     frames[3] = replace(frames[3], level=2)
     frames = [
@@ -68,7 +68,7 @@ def test_restlessness_and_a_level_that_never_comes_back_are_seen():
     assert not found.back_at_top
 
 
-def test_intervals_are_wilsons():
-    # From E. B. Wilson's formula, by hand, for 80 of 100.
+def test_intervals_follow_wilsons_formula():
+    # Calculated by hand from E. B. Wilson's formula for 80 of 100.
     assert interval(0.8, 100) == pytest.approx((0.7112, 0.8666), abs=1e-4)
     assert interval(math.nan, 0) == (0.0, 1.0)

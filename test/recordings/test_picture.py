@@ -1,4 +1,4 @@
-"""The picture of several runs, from made-up ones."""
+"""The picture of several synthetic runs."""
 
 import math
 import sys
@@ -59,7 +59,7 @@ def test_levels_are_steps_and_loads_are_shaded():
         assert (shade.get_x(), shade.get_x() + shade.get_width()) == (5.0, 12.0)
 
 
-def test_what_is_missing_is_drawn_too():
+def test_missing_answers_and_limits_are_drawn():
     frames = [frame(limit_ms=math.nan), unanswered(time_s=1.0, limit_ms=LIMIT_MS)]
     runs = [Run('some', 2.0, frames, marks=[(0.5, 'phase')]), Run('none', 2.0, [unanswered()])]
     figure = plot_runs(runs, '')
@@ -78,7 +78,7 @@ def test_a_figure_is_written_without_a_display(tmp_path, suffix):
         assert cv2.imread(str(path)).shape[1] == 1200
 
 
-def test_without_the_truth_images_are_on_time_or_late_and_the_levels_accuracy_counts():
+def test_without_the_truth_images_are_on_time_or_late_and_the_accuracy_of_the_levels_counts():
     frames = [frame(truth='', level_accuracy=0.9), frame(truth='', latency_ms=LIMIT_MS + 1.0)]
     figure = plot_runs([Run('unknown', 2.0, frames)], '')
     axes = figure.axes[0]

@@ -1,4 +1,4 @@
-"""What recordings say: images, answers, truth, drops, and which latency the limit is about."""
+"""Images, answers, truth, drops and the scope of the limit are read from recordings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PERIOD_S = PERIOD_NS / 1e9
 
 
 def recorded(folder, messages):
-    """Return the recording of a bag with these messages."""
+    """Return the recording from a bag with these messages."""
     path = write_bag(folder / 'drive', sorted(messages, key=lambda item: item[2]))
     return read(str(path), 'A')
 
@@ -47,20 +47,20 @@ def test_every_answer_of_a_bag_is_an_image(tmp_path, storage):
     assert found.run.seconds == pytest.approx(19 * PERIOD_S)
 
 
-def test_truth_joins_by_the_stamp_of_the_image(tmp_path):
+def test_truth_is_joined_by_the_stamp_of_the_image(tmp_path):
     found = recorded(tmp_path, [*told(telemetry(n) for n in range(10)), *truths(8, wrong=[1, 4])])
     assert [f.is_right for f in found.run.frames] == [n not in (1, 4, 8, 9) for n in range(10)]
     assert [f.truth for f in found.run.frames[8:]] == ['', '']
     assert measure(found.run).right == pytest.approx(6 / 8)
 
 
-def test_truth_without_names_joins_by_class_id(tmp_path):
+def test_truth_without_names_is_joined_by_class_id(tmp_path):
     messages = [*told(telemetry(n) for n in range(6)), *truths(6, wrong=[2])[1:]]
     found = recorded(tmp_path, messages)
     assert [f.is_right for f in found.run.frames] == [True, True, False, True, True, True]
 
 
-def test_images_that_were_counted_and_not_answered_are_late(tmp_path):
+def test_images_that_were_counted_but_not_answered_are_late(tmp_path):
     """After the third answer two images were lost and one was dropped."""
     later = {'lost_frames': 5, 'dropped_frames': 3}
     messages = [telemetry(n, lost_frames=3, dropped_frames=2) for n in range(3)]
@@ -77,14 +77,14 @@ def test_images_that_were_counted_and_not_answered_are_late(tmp_path):
     assert times_s == sorted(times_s)
 
 
-def test_unanswered_images_count_as_not_right_where_the_truth_is_known(tmp_path):
+def test_unanswered_images_count_as_not_right_if_the_truth_is_known(tmp_path):
     messages = [telemetry(0), telemetry(1, dropped_frames=2)]
     found = recorded(tmp_path, [*told(messages), *truths(2)])
     assert measure(found.run).right_on_time == pytest.approx(2 / 4)
     assert measure(found.run).right == 1.0
 
 
-def test_a_restart_of_the_classifier_begins_the_counts_anew(tmp_path):
+def test_counts_continue_after_a_restart_of_the_classifier(tmp_path):
     messages = [telemetry(n, dropped_frames=40) for n in range(4)]
     messages += [telemetry(n, sequence=n - 3, dropped_frames=1) for n in range(4, 8)]
     found = recorded(tmp_path, told(messages))
@@ -93,8 +93,8 @@ def test_a_restart_of_the_classifier_begins_the_counts_anew(tmp_path):
 
 
 @pytest.mark.parametrize('scope', ['inference', 'node', 'end_to_end'])
-def test_the_late_images_that_the_node_counted_tell_the_scope(tmp_path, scope):
-    """Each latency has its own late images: 3, 5 and 7 of them."""
+def test_the_scope_follows_from_the_number_of_late_images(tmp_path, scope):
+    """The number of late images differs by scope: 3, 5 and 7."""
     late = {'inference': 3, 'node': 5, 'end_to_end': 7}
     messages = [
         telemetry(
@@ -119,33 +119,33 @@ def test_without_a_stamp_the_latency_in_the_node_counts(tmp_path):
     assert found.run.frames[3].latency_ms == 6.0
 
 
-def test_thinned_telemetry_is_noticed(tmp_path):
+def test_thinned_telemetry_is_detected(tmp_path):
     found = recorded(tmp_path, told(telemetry(n, sequence=1 + 5 * n) for n in range(10)))
     assert len(found.run.frames) == 10
     assert found.answers == 46
 
 
-def test_one_of_several_classifiers_is_named(tmp_path):
+def test_one_of_several_classifiers_is_chosen_by_name(tmp_path):
     messages = [
         *told((telemetry(n) for n in range(4)), '/front/classifier'),
         *told((telemetry(n, level=5) for n in range(4)), '/rear/classifier'),
     ]
     path = write_bag(tmp_path / 'drive', sorted(messages, key=lambda item: item[2]))
     assert read(f'{path}:/rear/classifier', 'B').run.frames[0].level == 5
-    with pytest.raises(RecordingError, match=r'several classifiers.*:/front/classifier; there'):
+    with pytest.raises(RecordingError, match=r'several classifiers; give .*:NAME, NAME of /front'):
         read(str(path), 'A')
-    with pytest.raises(RecordingError, match='no classifier /left: name one'):
+    with pytest.raises(RecordingError, match='no classifier /left; give'):
         read(f'{path}:/left', 'A')
 
 
-def test_a_bag_without_telemetry_says_what_to_record(tmp_path):
+def test_the_error_for_a_bag_without_telemetry_says_what_to_record(tmp_path):
     path = write_bag(tmp_path / 'drive', drive(2))
     with pytest.raises(RecordingError, match='record the topic ~/telemetry'):
         read(str(path), 'A')
 
 
-def test_telemetry_of_another_version_is_read_by_the_bags_own_definition(tmp_path):
-    """What is there is read; what compare needs and is not there is named."""
+def test_telemetry_of_another_version_is_read_with_the_definition_in_the_bag(tmp_path):
+    """Existing fields are read; the error names the missing field."""
     kind = 'dynamic_ofa_ros/msg/Telemetry'
     store = get_typestore(Stores.LATEST)
     store.register(get_types_from_msg('std_msgs/Header header\nint32 level\n', kind))
@@ -213,12 +213,12 @@ def test_frames_of_a_simulation_are_read(tmp_path, capsys):
     ('text', 'words'),
     [
         ('', 'has no rows'),
-        ('a,b\n1,2\n', "neither the demo's frames.csv"),
-        ('run,time_s\nx,soon\n', "neither the demo's frames.csv"),
-        ('"a\n', 'no CSV file'),
+        ('a,b\n1,2\n', 'neither frames.csv of the demo'),
+        ('run,time_s\nx,soon\n', 'neither frames.csv of the demo'),
+        ('"a\n', 'not a CSV file'),
     ],
 )
-def test_other_csv_files_are_a_sentence(tmp_path, text, words):
+def test_other_csv_files_are_rejected(tmp_path, text, words):
     path = tmp_path / 'frames.csv'
     path.write_text(text)
     with pytest.raises(RecordingError, match=words):

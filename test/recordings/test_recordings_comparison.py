@@ -1,4 +1,4 @@
-"""Two recordings side by side: the measures of each, and what makes them hard to compare."""
+"""The measures of recordings, and differences that make a comparison doubtful."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dynamic_ofa_ros.recordings.reading import read
 
 @pytest.fixture
 def recorded(tmp_path):
-    """Return a function that makes a recording of messages."""
+    """Return a function that creates a recording from messages."""
     made = []
 
     def record(messages):
@@ -29,7 +29,7 @@ def answers(count, **changes):
 
 
 def test_measures_are_those_of_the_images(recorded):
-    """Of ten answers the first four are late at level 3, and two are wrong; one image is lost."""
+    """The first four of ten answers are late at level 3, two are wrong, and one image is lost."""
     late = {'node_ms': 12.0, 'level': 3, 'level_accuracy': 0.95, 'preprocess_ms': 6.75}
     messages = [
         telemetry(n, violations=min(n + 1, 4), lost_frames=int(n > 6), **(late if n < 4 else {}))
@@ -50,14 +50,14 @@ def test_measures_are_those_of_the_images(recorded):
     assert found['latency_ms']['preprocess_ms']['p95'] == pytest.approx(6.75)
 
 
-def test_what_was_never_measured_is_none(recorded):
+def test_values_that_were_not_measured_are_none(recorded):
     found = summary(recorded(answers(3, input_age_ms=math.nan, max_latency_ms=math.nan)))
     assert found['latency_ms']['input_age_ms'] == {'p50': None, 'p95': None, 'p99': None}
     assert found['limits_ms'] == []
     assert (found['late'], found['right'], found['right_on_time']) == (0.0, None, None)
 
 
-def test_recordings_that_are_alike_have_no_differences(recorded):
+def test_similar_recordings_have_no_differences(recorded):
     table = [('/classifier/levels', LevelArray(family='signs'), answers(1)[0][2])]
     messages = [*table, *answers(20), *truths(20)]
     other = [*table, *answers(19, policy='table', level=1), *truths(19)]
@@ -79,13 +79,13 @@ def test_each_difference_is_one_sentence(recorded, count, changes, words):
     assert words in found
 
 
-def test_a_limit_that_changed_is_told_as_a_range(recorded):
+def test_a_changing_limit_is_reported_as_a_range(recorded):
     changing = [telemetry(n, max_latency_ms=8.0 if n < 5 else 12.0) for n in range(20)]
     (found,) = differences(recorded(answers(20)), recorded(told(changing)))
     assert 'A 10 ms, B 8 to 12 ms' in found
 
 
-def test_families_and_scopes_that_differ_are_told(recorded):
+def test_different_families_and_scopes_are_reported(recorded):
     def one(family, **changes):
         table = ('/classifier/levels', LevelArray(family=family), answers(1)[0][2])
         messages = [telemetry(n, violations=n, **changes) for n in range(9)]
@@ -96,8 +96,8 @@ def test_families_and_scopes_that_differ_are_told(recorded):
     assert any('A node, B inference' in text for text in found)
 
 
-def test_truth_in_one_only_and_thinned_telemetry_are_told(recorded):
+def test_missing_truth_and_thinned_telemetry_are_reported(recorded):
     thinned = told(telemetry(n, sequence=1 + 4 * n) for n in range(20))
     found = differences(recorded([*answers(20), *truths(20)]), recorded(thinned))
-    assert found[0] == 'what the images show is known in A only'
+    assert found[0] == 'the ground truth is known in A only'
     assert found[1].startswith('B has telemetry of 20 of 77 answers')

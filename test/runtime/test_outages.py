@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from dynamic_ofa_ros.runtime.outages import FIRST_WAIT_NS, LONGEST_WAIT_NS, Outages
 from dynamic_ofa_ros.runtime.policies import Option
 
@@ -27,11 +29,12 @@ def test_the_wait_doubles_with_every_failure_up_to_a_maximum() -> None:
     assert waits_ns[-1] == LONGEST_WAIT_NS
 
 
-def test_a_platform_that_works_again_is_no_longer_excluded() -> None:
+@pytest.mark.parametrize('level', [1, 2, 3])
+def test_a_platform_that_works_again_is_no_longer_excluded(level: int) -> None:
     outages = Outages()
     outages.fail(Option(3), OPTIONS, 0)
     outages.fail(Option(2), OPTIONS, 0)
-    outages.work(Option(1))
+    outages.work(Option(level))
     assert not outages
 
 

@@ -10,7 +10,8 @@ from runtime_fakes import TimedEngine, make_levels, make_profile
 from dynamic_ofa_ros.runtime import profile_check
 from dynamic_ofa_ros.runtime.profile_check import (
     BLOCK_RUNS,
-    BLOCKS,
+    MAX_BLOCKS,
+    MAX_FACTOR,
     MAX_SECONDS,
     TOLERANCE,
     Check,
@@ -37,11 +38,16 @@ NOISE = 0.8 * TOLERANCE
 FITTING = {
     'as measured': check_of(1.0, 1.0, 1.0),
     'noise': check_of(1.0 - NOISE, 1.0, 1.0 + NOISE),
-    'some frames slow': check_of(1.0, 1.1, 1.0, spread=2.0),
-    'some frames fast': check_of(0.7, 0.7, 0.7, spread=0.3),
+    'some frames slow': check_of(0.7, 0.8, 0.7, spread=0.3),
     'contention': check_of(2.0, 2.0, 2.0, load=BUSY),
     'contention that long levels meet more often': check_of(1.0, 1.5, 4.0, load=BUSY),
     'contention with spread': check_of(1.0, 1.0, 1.1, load=BUSY, spread=3.0),
+}
+OTHER_SPEED = {
+    'slower': (check_of(1.4, 1.5, 1.6), (1.4 * 1.6) ** 0.5),
+    'faster': (check_of(0.6, 0.7, 0.8), (0.6 * 0.8) ** 0.5),
+    'load unknown': (check_of(1.4, 1.4, 1.4, load=math.nan), 1.4),
+    'faster, and contention': (check_of(0.7, 1.0, 1.5, load=BUSY, spread=1.5), 0.7),
 }
 FAULTS = {
     'a faster machine': (check_of(0.5, 0.5, 0.5), 'is 2x slower than this machine'),
@@ -54,14 +60,18 @@ FAULTS = {
         check_of(0.7, 1.0, 1.6),
         'does not match this machine (0.7x to 1.6x)',
     ),
-    'one level': (check_of(1.0, 1.0, 1.5), 'does not match this machine (1x to 1.5x)'),
+    'one level slower': (check_of(1.0, 1.0, 1.6), 'does not match this machine (1x to 1.6x)'),
+    'one level faster': (
+        check_of(1.0, 0.625, 1.0),
+        'does not match this machine (0.62x to 1x)',
+    ),
     'a faster machine, busy': (
         check_of(0.5, 0.5, 0.5, load=BUSY, spread=1.5),
         'is 2x slower than this machine',
     ),
     'one level faster, busy': (
-        check_of(0.6, 1.2, 2.0, load=BUSY),
-        'does not match this machine (0.6x to 2x)',
+        check_of(0.5, 1.2, 2.0, load=BUSY),
+        'is 2x slower than this machine',
     ),
     'short levels slowed more than long ones, busy': (
         check_of(3.0, 1.5, 1.0, load=BUSY),
@@ -73,6 +83,16 @@ FAULTS = {
 @pytest.mark.parametrize('name', FITTING)
 def test_noise_and_contention_are_not_faults(name):
     assert FITTING[name].fault(PROFILE) == ''
+    assert FITTING[name].corrected(PROFILE) is PROFILE
+
+
+@pytest.mark.parametrize('name', OTHER_SPEED)
+def test_a_factor_of_all_levels_is_corrected(name):
+    check, factor = OTHER_SPEED[name]
+    assert check.fault(PROFILE) == ''
+    medians = [level.median_ms for level in check.corrected(PROFILE).levels]
+    assert medians == pytest.approx([factor * ms for ms in NOMINAL_MS])
+    assert MAX_FACTOR > max(factor, 1.0 / factor) > 1.0 + TOLERANCE
 
 
 @pytest.mark.parametrize('name', FAULTS)
@@ -132,25 +152,35 @@ def family_of(count: int) -> SimpleNamespace:
 def test_the_lowest_the_middle_and_the_highest_level_are_measured(loads, count, expected):
     engine = TimedEngine([float(index) for index in range(1, count + 1)])
     engine.device = 'cuda:1'
-    check = check_levels(engine, family_of(count), pause_s=0.0, clock=engine.clock)
-    assert [level.index for level in check.levels] == expected
-    assert [level.median_ms for level in check.levels] == pytest.approx(expected)
-    assert loads == ['cuda:1']
-    assert (check.load_of_others, check.failures) == (QUIET, ())
-    # Alternately; each block starts with a frame that is not timed, as for a profile.
+    checks = check_levels(engine, family_of(count), pause_s=0.0, clock=engine.clock)
+    # Each block starts with a frame that is not timed, as for a profile.
     block = [index for index in expected for _ in range(BLOCK_RUNS + 1)]
-    assert engine.levels_run == BLOCKS * block
+    for number, check in enumerate(checks, start=1):
+        assert [level.index for level in check.levels] == expected
+        assert [level.median_ms for level in check.levels] == pytest.approx(expected)
+        assert (check.load_of_others, check.failures) == (QUIET, ())
+        assert engine.levels_run == number * block
+    assert number == MAX_BLOCKS
+    assert loads == ['cuda:1']
+
+
+def test_a_check_includes_the_previous_blocks(loads):
+    engine = TimedEngine((1.0,))
+    checks = check_levels(engine, family_of(1), pause_s=0.0, clock=engine.clock)
+    assert next(checks).levels == (LevelTimes(1, 1.0, 1.0),)
+    engine.slowed_by = (3.0,)
+    assert next(checks).levels == (LevelTimes(1, 1.0, 2.0),)
 
 
 def test_slow_levels_get_fewer_frames(loads):
     engine = TimedEngine((1000.0 * MAX_SECONDS,))
-    check_levels(engine, family_of(1), pause_s=0.0, clock=engine.clock)
+    list(check_levels(engine, family_of(1), pause_s=0.0, clock=engine.clock))
     assert len(engine.levels_run) == BLOCK_RUNS + 1
 
 
 def test_a_level_that_fails_is_named_and_the_others_are_checked(loads):
     engine = TimedEngine((1.0, 2.0, 4.0), failing=(3,))
-    check = check_levels(engine, family_of(3), pause_s=0.0, clock=engine.clock)
+    *_, check = check_levels(engine, family_of(3), pause_s=0.0, clock=engine.clock)
     assert [level.index for level in check.levels] == [1, 2]
     assert check.failures == ('fake failed at level 3: out of memory',)
     assert check.fault(make_profile((1.0, 2.0, 400.0))) == ''
@@ -160,5 +190,5 @@ def test_the_check_pauses_like_a_camera(loads, monkeypatch):
     pauses: list[float] = []
     monkeypatch.setattr('dynamic_ofa_ros.runtime.profiling.time.sleep', pauses.append)
     engine = TimedEngine((1.0, 2.0, 4.0))
-    check_levels(engine, family_of(3), clock=engine.clock)
-    assert pauses == [0.01] * (3 * BLOCKS * BLOCK_RUNS)
+    next(check_levels(engine, family_of(3), clock=engine.clock))
+    assert pauses == [0.01] * (3 * BLOCK_RUNS)

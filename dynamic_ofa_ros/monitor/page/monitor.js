@@ -1,6 +1,6 @@
 'use strict';
 // The page of monitor_node: draws what the server sends, and sends what the user sets.
-// Texts from the ROS graph are only ever set as text, never as markup.
+// Texts from the ROS graph are set as text, never as markup.
 
 const WINDOW_S = 60;
 const RECENT_S = 10;
@@ -122,7 +122,7 @@ class View {
     const late = timed.length ? timed.filter((f) => f[total] > f[columns.max_latency_ms]).length / timed.length : NaN;
     this.drawState(latest, silent, late);
     setText(this.find('.scope'), `${this.scope.words}, ms`);
-    this.find('.waiting').textContent = this.imageTopic ? `waiting for ${this.imageTopic}` : 'takes no images now';
+    this.find('.waiting').textContent = this.imageTopic ? `waiting for ${this.imageTopic}` : 'not subscribed to images';
     if (!latest) return;
     this.tile('level', latest.level, `of ${latest.level_count}`);
     this.tile('accuracy', percent(latest.level_accuracy), '%');
@@ -264,7 +264,7 @@ class View {
     for (const parameter of parameters) this.fields.get(parameter.name).show(parameter);
   }
 
-  // Draws one column of pixels at a time: of its frames the slowest, so that no spike is hidden.
+  // Draws the slowest frame of each column of pixels, so that no spike is hidden.
   drawLatency() {
     const chart = new Chart(this.find('canvas.latency'));
     const [from, to] = this.scope.stages;
@@ -281,7 +281,7 @@ class View {
       limit = frame[columns.max_latency_ms];
     }
     totals.sort((a, b) => a - b);
-    // Rare spikes are cut off at the top: they would flatten everything else.
+    // Rare spikes are cut off, because they would compress the rest of the chart.
     const usual = totals[Math.floor(0.97 * (totals.length - 1))] ?? 10;
     chart.axes(Math.max(1.15 * usual, 1.5 * (limit ?? 0), 1));
     const context = chart.context;
@@ -360,7 +360,7 @@ function ladderRow(level) {
   return row;
 }
 
-// A canvas over the last minute.
+// A chart of the last minute.
 class Chart {
   constructor(canvas) {
     const ratio = window.devicePixelRatio || 1;
@@ -412,7 +412,7 @@ class Chart {
     }
   }
 
-  // A step line through a column; broken where it is null.
+  // Draws a column of the frames as steps, with gaps at null values.
   line(frames, column, ink, dashes, thickness = 1.5) {
     const { context } = this;
     context.save();
@@ -448,7 +448,7 @@ function niceTicks(high) {
   return ticks;
 }
 
-// One parameter: a widget that fits its type, and the node's answer.
+// One parameter: an input for its type, and the answer of the node.
 class Field {
   constructor(view, parameter, isMain) {
     this.view = view;
@@ -503,7 +503,7 @@ class Field {
       input.type = 'number';
       input.step = parameter.kind === 'int' ? 1 : 'any';
       input.inputMode = 'decimal';
-      // Whether a value is in range the node says, with its reason.
+      // The node checks the range and sends the reason if it rejects the value.
       input.addEventListener('change', () => this.send(input.value === '' ? null : Number(input.value)));
     }
     return input;
@@ -521,7 +521,7 @@ class Field {
   }
 
   answer(isTaken, reason) {
-    if (!isTaken) { this.refuse(reason || 'refused without a reason'); this.show(this.parameter, true); }
+    if (!isTaken) { this.refuse(reason || 'rejected without a reason'); this.show(this.parameter, true); }
   }
 
   refuse(reason) {
@@ -530,7 +530,7 @@ class Field {
     if (reason) this.timer = setTimeout(() => this.refuse(''), REFUSAL_MS);
   }
 
-  // Shows the value in force, unless the user is just changing it.
+  // Shows the current value, unless the user is editing it.
   show(parameter, isForced = false) {
     const isNew = isForced || parameter.value !== this.parameter.value;
     this.parameter = parameter;
@@ -547,7 +547,8 @@ class Field {
     }
   }
 
-  // The range of a latency is far wider than anything useful: up to thrice the slowest level's.
+  // The range of a latency parameter is too wide for a slider; three times the latency of the
+  // slowest level is enough.
   sliderMax() {
     const { parameter, view } = this;
     if (!parameter.name.endsWith('_ms')) return parameter.highest;
@@ -616,7 +617,7 @@ function connect() {
   };
 }
 
-// A page that nobody sees costs the robot nothing.
+// A hidden page disconnects, so that it causes no load on the robot.
 document.addEventListener('visibilitychange', () => {
   if (!document.hidden) connect();
   else if (socket) socket.close();

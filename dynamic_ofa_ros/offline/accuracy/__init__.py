@@ -1,1 +1,1 @@
-"""How accurate sub-networks are: measured, predicted, calibrated."""
+"""Measure and predict the accuracy of sub-networks; calibrate batch norms."""

@@ -1,8 +1,8 @@
-"""The accuracy predictor: a small network from an architecture's encoding to its top-1.
+"""The accuracy predictor: a small network that maps an architecture to its top-1.
 
-Three hidden layers of 400 over OFA's one-hot encoding (Cai et al., ICLR 2020, section 3.4). It is
-so small that numpy runs it as fast as anything else, on whole populations at once. Predictors for
-other supernets are fitted by `predictor_fit.py` and have the same form and file.
+It has three hidden layers of 400 units; the input is OFA's one-hot encoding (Cai et al., ICLR
+2020, section 3.4). NumPy evaluates whole populations at once. Predictors for other supernets are
+fitted by `predictor_fit.py` and stored in the same format.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from dynamic_ofa_ros.space.genome import GenomeEncoding, Genomes
 Float32Array = npt.NDArray[np.float32]
 FloatArray = npt.NDArray[np.float64]
 
-# The published predictor knows eight resolutions, 112 to 224 in steps of 16; those between count
-# as the next lower one.
+# The published predictor was trained at these resolutions; for a resolution between two of them,
+# it uses the lower one.
 PUBLISHED_RESOLUTIONS = tuple(range(112, 225, 16))
 
 
@@ -31,9 +31,9 @@ PUBLISHED_RESOLUTIONS = tuple(range(112, 225, 16))
 class AccuracyPredictor:
     """A multi-layer perceptron with ReLU: layer i computes `values @ weights[i].T + biases[i]`.
 
-    resolutions: the classes of its last inputs; is_interpolating: whether a resolution between
-    two of them is a mixture of both (a fitted predictor) or counts as the lower one (the
-    published one); kind: the kind of backbone whose architectures it knows.
+    resolutions: those of the last inputs; is_interpolating: whether a resolution between two of
+    them is encoded as a mixture of both (fitted predictors) or as the lower one (the published
+    predictor); kind: the kind of backbone it was fitted for.
     """
 
     weights: tuple[Float32Array, ...]
@@ -46,23 +46,23 @@ class AccuracyPredictor:
         """Return (N,) predicted top-1, fractions; raise PredictorError for another space."""
         if space.kind != self.kind:
             raise PredictorError(
-                f'the predictor is one for {self.kind}, not for {space.kind}; fit one for this '
+                f'the predictor is for {self.kind}, not for {space.kind}; fit one for this '
                 'backbone with: dynamic-ofa predictor fit'
             )
         features = self.features(genomes, space)
         inputs = self.weights[0].shape[1]
         if features.shape[1] != inputs:
             raise PredictorError(
-                f'the predictor takes {inputs} inputs, an architecture of this space gives '
+                f'the predictor has {inputs} inputs, but an architecture of this space has '
                 f'{features.shape[1]}'
             )
         return self.forward(features)
 
     def effects(self, genomes: Genomes, space: SearchSpace) -> FloatArray:
-        """Estimate how top-1 changes where a gene takes a choice: (N, genes, most choices).
+        """Estimate the change of top-1 if a gene takes another choice: (N, genes, choices).
 
-        First order: the gradient at each genome, by one forward and one backward pass. The one of
-        a depth that blocks tell, and of a choice that there is not, is NaN.
+        This is a first-order estimate, from the gradient at each genome. Choices that a gene does
+        not have, and depths, which are not inputs of the predictor, are NaN.
         """
         encoding = GenomeEncoding(space)
         gradient = self.gradient(self.features(genomes, space))
@@ -79,7 +79,7 @@ class AccuracyPredictor:
         return np.asarray(values - own, np.float64)
 
     def gradient(self, features: Float32Array) -> Float32Array:
-        """Return (N, inputs) derivatives of top-1 by the features."""
+        """Return the (N, inputs) derivatives of top-1 with respect to the features."""
         values, passing = features, []
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             values = values @ weight.T + bias
@@ -91,7 +91,7 @@ class AccuracyPredictor:
         return gradient
 
     def features(self, genomes: Genomes, space: SearchSpace) -> Float32Array:
-        """Return (N, inputs) float32: one-hot choices of used blocks, then the resolution."""
+        """Return (N, inputs) float32: one-hot choices of active blocks, then the resolution."""
         encoding = GenomeEncoding(space)
         choices = encoding.features(genomes)[:, : -len(space.resolutions)]
         resolution = encode_resolutions(
@@ -110,19 +110,17 @@ class AccuracyPredictor:
 def encode_resolutions(
     pixels: npt.NDArray[np.int64], known: tuple[int, ...], is_interpolating: bool
 ) -> Float32Array:
-    """Return (N, known) float32 that sum to 1 in each row; raise PredictorError out of range.
+    """Return (N, known) float32, each row with the sum 1; raise PredictorError if out of range.
 
-    One-hot for a known resolution. One between two known is the lower one, or their mixture, so
-    that a few resolutions are enough to learn from where the space has many.
+    A known resolution is one-hot. A resolution between two known ones is encoded as the lower one,
+    or interpolated, so that the predictor can be fitted to a few of many resolutions.
     """
     lowest, highest = known[0], known[-1]
     if pixels.min() < lowest:
-        raise PredictorError(
-            f'the predictor knows resolutions from {lowest} px, not {pixels.min()}'
-        )
+        raise PredictorError(f'the predictor is valid from {lowest} px, not for {pixels.min()} px')
     if is_interpolating and pixels.max() > highest:
         raise PredictorError(
-            f'the predictor knows resolutions up to {highest} px, not {pixels.max()}'
+            f'the predictor is valid up to {highest} px, not for {pixels.max()} px'
         )
     classes = np.searchsorted(known, pixels, side='right') - 1
     encoded: Float32Array = np.equal.outer(classes, np.arange(len(known))).astype(np.float32)
@@ -138,11 +136,11 @@ def encode_resolutions(
 
 
 def save_predictor(predictor: AccuracyPredictor, path: str | Path) -> None:
-    """Write `w0, b0, w1, ...` and what else the predictor knows into an .npz, atomically."""
+    """Write the layers `w0, b0, w1, ...` and the other fields to an .npz file, atomically."""
     arrays: dict[str, npt.NDArray[np.generic]] = {
         'resolutions': np.array(predictor.resolutions, np.int64),
         'is_interpolating': np.array(predictor.is_interpolating),
-        'kind': np.array(predictor.kind),  # as text of numpy's own, not a pickled object
+        'kind': np.array(predictor.kind),  # a NumPy string, which needs no pickle
     }
     for i, (weight, bias) in enumerate(zip(predictor.weights, predictor.biases, strict=True)):
         arrays |= {f'w{i}': weight, f'b{i}': bias}
@@ -151,9 +149,9 @@ def save_predictor(predictor: AccuracyPredictor, path: str | Path) -> None:
 
 
 def read_predictor(path: str | Path) -> AccuracyPredictor:
-    """Read what `save_predictor` wrote, or the published file; raise PredictorError.
+    """Read a file of `save_predictor`, or the published file, which contains only the layers.
 
-    The published file has the layers only.
+    Raise PredictorError if the file is missing or damaged.
     """
     path = Path(path).expanduser()
     try:
@@ -183,14 +181,14 @@ def read_predictor(path: str | Path) -> AccuracyPredictor:
 
 def _problem(predictor: AccuracyPredictor) -> str:
     if not predictor.weights or predictor.weights[-1].shape[:1] != (1,):
-        return 'it does not end in one output'
+        return 'its last layer does not have exactly one output'
     outputs = predictor.weights[0].shape[-1]
     for i, (weight, bias) in enumerate(zip(predictor.weights, predictor.biases, strict=True)):
         if weight.ndim != 2 or weight.shape[1] != outputs or bias.shape != weight.shape[:1]:
-            return f'layer {i} has shape {weight.shape}, which does not fit the others'
+            return f'layer {i} has shape {weight.shape}, which does not match the previous layer'
         if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
-            return f'layer {i} holds values that are no numbers'
+            return f'layer {i} contains NaN or infinity'
         outputs = weight.shape[0]
     if list(predictor.resolutions) != sorted(set(predictor.resolutions)):
-        return f'its resolutions {predictor.resolutions} do not rise'
+        return f'its resolutions {predictor.resolutions} are not ascending'
     return ''

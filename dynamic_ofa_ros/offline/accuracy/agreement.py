@@ -1,4 +1,4 @@
-"""How well predictions agree with measurements: error, bias and order."""
+"""Agreement of predictions with measurements: errors, bias and rank correlation."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Agreement:
-    """mae, rmse and bias (mean of predicted - measured) in the unit of what was measured.
+    """Errors and bias (mean of predicted - measured) in the unit of the measurements.
 
-    kendall_tau: 1 = the same order, 0 = no relation, -1 = the opposite order; NaN without order.
+    kendall_tau: 1 = same order, 0 = no relation, -1 = opposite order; NaN if either is constant.
     """
 
     mae: float
@@ -36,7 +36,7 @@ class Agreement:
 
 
 def kendall_tau(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
-    """Return Kendall's tau-b, which allows for ties; NaN when either is constant."""
+    """Return Kendall's tau-b, which accounts for ties; NaN if either is constant."""
     from scipy.stats import kendalltau
 
     return float(kendalltau(first, second).statistic)

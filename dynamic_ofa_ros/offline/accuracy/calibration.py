@@ -1,7 +1,7 @@
-"""Calibrate the batch norms of an existing family anew, and study what calibration is worth.
+"""Recalibrate the batch norms of an existing family on other images.
 
-Batch-norm statistics are worth a whole level (docs/own_data.md), and they are the one thing a
-user can adapt to a camera of their own without training.
+This adapts a family to another camera without training. The effect on accuracy can be as large as
+the difference between two levels (docs/own_data.md).
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ UInt8 = npt.NDArray[np.uint8]
 BATCH = 100
 
 OnLevel = Callable[[int, float], None]
-"""Called with the levels (or measurements) done and the last top-1."""
+"""Called with the number of finished levels and the last top-1."""
 
 
 @dataclass(frozen=True)
 class CalibrationSettings:
-    """How to calibrate: on how many images, and whether they are augmented as in training.
+    """The number of images, and whether they are augmented as in training.
 
     mirror: whether augmentation may flip images left to right.
     """
@@ -67,7 +67,7 @@ class CalibrationSettings:
 
 @dataclass(frozen=True)
 class LevelChange:
-    """Top-1 of a level on held-out images, before and after."""
+    """Top-1 of a level on held-out images, before and after the calibration."""
 
     index: int
     before: float
@@ -76,7 +76,7 @@ class LevelChange:
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """A family calibrated anew, and on how many images each top-1 was measured."""
+    """A recalibrated family, the numbers of images, and the change of each level."""
 
     family: Family
     calibration_images: int
@@ -86,7 +86,7 @@ class CalibrationReport:
 
 @dataclass(frozen=True)
 class Relabelled:
-    """A dataset whose classes are some of another's: its labels as indices into those."""
+    """A dataset whose labels are mapped to a larger list of classes."""
 
     dataset: ImageDataset
     classes: tuple[str, ...]
@@ -94,13 +94,13 @@ class Relabelled:
 
     @classmethod
     def to(cls, classes: tuple[str, ...], dataset: ImageDataset) -> Relabelled:
-        """Look up every class by name; raise DatasetError naming those that are not there."""
+        """Match classes by name; raise DatasetError if `classes` lacks some of them."""
         unknown = [name for name in dataset.classes if name not in classes]
         if unknown:
             raise DatasetError(
-                f'the data has classes that the family does not know: {", ".join(unknown[:5])}'
-                f'{", ..." if len(unknown) > 5 else ""}; it knows {", ".join(classes[:5])}'
-                f'{", ..." if len(classes) > 5 else ""}: rename the folders, or leave them out'
+                f'the data has classes that the family lacks: {", ".join(unknown[:5])}'
+                f'{", ..." if len(unknown) > 5 else ""}; it has {", ".join(classes[:5])}'
+                f'{", ..." if len(classes) > 5 else ""}: rename or remove these folders'
             )
         return cls(dataset, classes, tuple(classes.index(name) for name in dataset.classes))
 
@@ -125,40 +125,33 @@ def calibrate_family(
     device: str = 'cpu',
     on_level: OnLevel | None = None,
 ) -> CalibrationReport:
-    """Write `family` anew into the new folder `output`, its levels calibrated on other images.
+    """Write a copy of `family` to the new folder `output`, with levels calibrated on other images.
 
     Statistics come from `training`, accuracies from `held_out`; classes are matched by name.
-    Latencies are kept: they do not depend on statistics. Raise FamilyError where `output` exists,
-    DatasetError where the images do not fit.
+    Latencies are copied, because they do not depend on the statistics. Raise FamilyError if
+    `output` exists, and DatasetError if the images do not match the family.
     """
     if output.exists():
         raise FamilyError(f'{output} exists already; choose another folder, or remove it first')
     if settings.images < FEWEST_IMAGES:
-        raise DatasetError(
-            f'--images is {settings.images}; statistics need {FEWEST_IMAGES} images or more'
-        )
+        raise DatasetError(f'--images is {settings.images}; at least {FEWEST_IMAGES} are required')
     held_out = Relabelled.to(family.labels, held_out)
     subset = calibration_subset(training, settings.images, settings.seed)
     resolutions = [level.resolution for level in family.levels]
     images = PreparedImages(held_out, family.preprocessing, resolutions)
-    # Where images are not augmented, every level sees the same: decode them once for all.
+    # Without augmentation, all levels use the same images, which are decoded once.
     prepared = PreparedImages(subset, family.preprocessing, resolutions)
     supernet = load_supernet(family)
     changes, statistics, used = [], {}, 0
     for level in family.levels:
         subnet = ready(load_level(family, level.index, supernet), device)
         before = top1(subnet, level.resolution, images, torch.device(device))
-        batches = (
-            _augmented(subset, level, family, settings)
-            if settings.augment
-            else (batch for batch, _ in prepared.batches(level.resolution))
-        )
-        used = recalculate(subnet, (batch.to(device) for batch in batches))
+        used = calibrate_level(subnet, level, family, prepared, settings, device)
         after = top1(subnet, level.resolution, images, torch.device(device))
         if after == 0.0:
             raise DatasetError(
-                f'level {level.index} classifies none of the {len(images)} held-out images '
-                'rightly after calibration: are these the classes the family was trained on?'
+                f'level {level.index} classifies all {len(images)} held-out images wrongly after '
+                'the calibration; check that they show the classes of the family'
             )
         statistics[level.index] = statistics_of(subnet)
         changes.append(LevelChange(level.index, before, after))
@@ -167,8 +160,8 @@ def calibrate_family(
     for faster, slower in pairwise(changes):
         if slower.after <= faster.after:
             logger.warning(
-                'level %d is no more accurate than level %d on these images (%.1f and %.1f %%): '
-                'use more of them, or build a family on them',
+                'level %d is not more accurate than level %d on these images (%.1f and %.1f %%): '
+                'use more images, or build a family from them',
                 slower.index,
                 faster.index,
                 slower.after * 100,
@@ -221,9 +214,9 @@ def _write(
 def _augmented(
     dataset: ImageDataset, level: Level, family: Family, settings: CalibrationSettings
 ) -> Iterator[torch.Tensor]:
-    """Yield (N, 3, r, r) float32 batches of random crops in random light, as training sees them.
+    """Yield (N, 3, r, r) float32 batches of images augmented as in training.
 
-    The same settings give the same crops, whatever the level.
+    The same settings give the same crops for all levels.
     """
     augmentation = Augmentation(mirror=settings.mirror)
     damaged: list[str] = []
@@ -246,7 +239,7 @@ def _augmented(
 
 
 def ready(subnet: nn.Module, device: str) -> nn.Module:
-    """Move a network to its device, in the memory layout that CPUs convolve fastest."""
+    """Move a network to its device, in the memory layout that is fastest on CPUs."""
     subnet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return subnet.to(device)
 
@@ -255,22 +248,14 @@ def calibrate_level(
     subnet: nn.Module,
     level: Level,
     family: Family,
-    training: ImageDataset,
+    images: PreparedImages,
     settings: CalibrationSettings,
     device: str,
-) -> None:
-    """Recalculate the batch-norm statistics of one level's network on training images."""
-    subset = calibration_subset(training, settings.images, settings.seed)
+) -> int:
+    """Recalculate the batch-norm statistics of a level; return the number of used images."""
     batches = (
-        _augmented(subset, level, family, settings)
+        _augmented(images.dataset, level, family, settings)
         if settings.augment
-        else _as_evaluated(subset, level, family)
+        else (batch for batch, _ in images.batches(level.resolution))
     )
-    recalculate(subnet, (batch.to(device) for batch in batches))
-
-
-def _as_evaluated(dataset: ImageDataset, level: Level, family: Family) -> Iterator[torch.Tensor]:
-    prepared = PreparedImages(
-        dataset, family.preprocessing, (level.resolution,), workers=1, cache_bytes=0
-    )
-    return (batch for batch, _ in prepared.batches(level.resolution))
+    return recalculate(subnet, (batch.to(device) for batch in batches))

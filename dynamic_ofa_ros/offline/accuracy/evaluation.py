@@ -1,4 +1,4 @@
-"""Accuracy of sub-networks: batch norm recalculated, top-1 measured on held-out images."""
+"""Measure the top-1 of sub-networks on held-out images after recalculating their batch norms."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from dynamic_ofa_ros.supernet.network import extract_subnet
 from dynamic_ofa_ros.supernet.trained import TrainedBackbone
 
 BATCH = 100
-# What one worker reads at a time.
+# Images that a worker reads at a time.
 CHUNK = 25
 CHUNKS_PER_BATCH = BATCH // CHUNK
-# Preprocessed images of one split are kept in memory up to this size, else made anew each time.
+# Preprocessed images of a split are kept in memory up to this size.
 LARGEST_CACHE_BYTES = 2 << 30
 
 Float32Array = npt.NDArray[np.float32]
@@ -36,12 +36,12 @@ Int64Array = npt.NDArray[np.int64]
 
 
 class PreparedImages:
-    """A dataset as the network's input, preprocessed exactly as on the robot.
+    """A dataset as network input, preprocessed exactly as on the robot.
 
-    Where they fit into `cache_bytes` of memory, all `resolutions` are prepared in one pass at the
-    first use: decoding or rendering an image takes longer than resizing it a few times. Otherwise
-    images are read anew for every pass, in parallel and a few batches ahead of the network.
-    Damaged images are left out, counted and listed in the log after the first whole pass.
+    If they fit into `cache_bytes`, the images are prepared at all `resolutions` at the first use,
+    because decoding takes longer than resizing. Otherwise they are read again in each pass, in
+    parallel and a few batches ahead of the network. Damaged images are skipped; their number and
+    names are logged after the first complete pass.
     """
 
     def __init__(
@@ -54,7 +54,8 @@ class PreparedImages:
         cache_bytes: int | None = None,
     ) -> None:
         if len(dataset) == 0:
-            raise DatasetError('there are no images to measure with')
+            raise DatasetError('the dataset contains no images')
+        self.dataset = dataset
         self._resolutions = tuple(sorted(set(resolutions)))
         self._loader = Loader(Task(dataset, preprocessing), workers)
         size = sum(12 * r * r for r in self._resolutions) * len(dataset)
@@ -68,7 +69,7 @@ class PreparedImages:
 
     @property
     def damaged(self) -> tuple[str, ...]:
-        """Return a sentence for every image that could not be read, after the first whole pass."""
+        """Return the error of every damaged image, after the first complete pass."""
         return tuple((self._damaged or {}).values())
 
     def batches(
@@ -89,7 +90,7 @@ class PreparedImages:
         for start in range(0, len(self), BATCH):
             batch = slice(start, start + BATCH)
             chosen = readable[batch]
-            whole = bool(chosen.all())  # then a view will do
+            whole = bool(chosen.all())  # a view avoids the copy
             yield (
                 stored[batch] if whole else stored[batch][chosen],
                 self.labels[batch] if whole else self.labels[batch][chosen],
@@ -138,7 +139,7 @@ class Evaluation:
 
 
 class Evaluator:
-    """Extracts sub-networks of a supernet, recalculates their batch norm, measures top-1."""
+    """Extracts sub-networks, recalculates their batch norms and measures their top-1."""
 
     def __init__(
         self, supernet: nn.Module, calibration: PreparedImages, held_out: PreparedImages
@@ -168,7 +169,7 @@ def top1(
     images: PreparedImages,
     device: torch.device | None = None,
 ) -> float:
-    """Return the share of readable images whose highest logit is their label's."""
+    """Return the fraction of readable images whose label has the highest logit."""
     right = total = 0
     with torch.inference_mode():
         for batch, labels in images.batches(resolution, device):
@@ -180,7 +181,7 @@ def top1(
 def confusion_matrix(
     network: nn.Module, resolution: int, images: PreparedImages, classes: int
 ) -> Int64Array:
-    """Return (classes, classes) counts of readable images: row true, column predicted."""
+    """Return (classes, classes) counts of readable images: rows true, columns predicted."""
     device = next(network.parameters()).device
     counts = torch.zeros(classes * classes, dtype=torch.int64)
     with torch.inference_mode():
@@ -193,15 +194,14 @@ def confusion_matrix(
 def calibration_subset(
     training: ImageDataset, images: int = DEFAULT_IMAGES, seed: int = 1
 ) -> ImageDataset:
-    """Return some images of the training split, the same for the same seed."""
+    """Return a random part of the training split, which depends only on the seed."""
     return random_subset(training, images, seed)
 
 
 def halves(held_out: ImageDataset, seed: int = 2) -> tuple[ImageDataset, ImageDataset]:
-    """Split held-out images in two: one half to choose levels by, the other to report.
+    """Split held-out images into two halves: for the choice of levels, and for their accuracies.
 
-    The best of many candidates is partly the luckiest on the images it was chosen by: an accuracy
-    reported on those would be too high.
+    The accuracy of the best of many candidates is too high on the images by which it was chosen.
     """
     order = [int(i) for i in np.random.default_rng(seed).permutation(len(held_out))]
     middle = len(order) // 2
@@ -209,7 +209,7 @@ def halves(held_out: ImageDataset, seed: int = 2) -> tuple[ImageDataset, ImageDa
 
 
 def load_as_stored(trained: TrainedBackbone) -> nn.Module:
-    """Load a supernet in the precision of a family's file: what is measured is what is shipped."""
+    """Load a supernet with weights rounded to the precision of a family's file (float16)."""
     supernet = trained.load()
     with torch.no_grad():
         for tensor in supernet.state_dict().values():

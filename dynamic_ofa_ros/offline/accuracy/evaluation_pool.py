@@ -1,7 +1,7 @@
-"""Accuracy of many candidates at once: in this process, in several, or on a Ray cluster.
+"""Measure the accuracy of many sub-networks: in this process, in several, or on a Ray cluster.
 
-Every worker opens the backbone's folder and prepares the images once; then it gets one
-architecture at a time. Workers compute what one process would, with fewer threads each.
+Each worker loads the backbone and prepares the images once, and then evaluates one architecture at
+a time. The results do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ CLOSING_DEADLINE_S = 5.0
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a worker of this machine needs to evaluate any architecture: names of files.
+    """The input of a worker on this machine, which reads files by name.
 
-    threads: of torch, and of reading images; None leaves them as they are here.
+    threads: for torch and for reading images; None keeps the current setting of torch.
     """
 
     trained: TrainedBackbone
@@ -58,7 +58,7 @@ class Assignment:
         return load_as_stored(self.trained)
 
     def evaluator(self, worker: int = 0) -> Evaluator:
-        """Load the backbone, on the GPU whose turn it is where several were asked for."""
+        """Load the backbone; with device `cuda`, workers are distributed over all GPUs."""
         if self.threads is not None:
             torch.set_num_threads(self.threads)
             cv2.setNumThreads(1)
@@ -80,21 +80,21 @@ class Assignment:
 
 
 class EvaluationWorker:
-    """Answers for one worker: top-1 of an architecture, or the error to raise at the caller's."""
+    """Evaluates architectures in a worker; errors are returned, to be raised by the caller."""
 
     def __init__(self, assignment: Assignment, worker: int) -> None:
         self._assignment, self._worker = assignment, worker
         self._evaluator: Evaluator | None = None
 
     def answer(self, architecture: SubnetArchitecture) -> float | DynamicOfaError:
-        """Evaluate one architecture; the first call makes the evaluator, whose errors count."""
+        """Return the top-1 of an architecture, or the error; the first call loads the backbone."""
         try:
             if self._evaluator is None:
                 self._evaluator = self._assignment.evaluator(self._worker)
             return self._evaluator.evaluate(architecture).top1
         except DynamicOfaError as error:
             return error
-        except Exception as error:  # whatever it is, the caller must hear of it, not wait for it
+        except Exception as error:  # the caller would otherwise wait without end
             return EvaluationError(
                 f'a worker could not evaluate {architecture.to_mapping()}: '
                 f'{type(error).__name__}: {error}'
@@ -102,23 +102,23 @@ class EvaluationWorker:
 
 
 class Workers(Protocol):
-    """Somewhere to have architectures evaluated."""
+    """Evaluates architectures in one or more workers."""
 
     def evaluate_many(
         self, architectures: Sequence[SubnetArchitecture]
     ) -> Iterator[tuple[int, float]]:
-        """Yield (position, top-1), in the order in which they are done."""
+        """Yield (position, top-1) in the order of completion."""
 
     def close(self) -> None:
-        """Let the workers go."""
+        """End the workers."""
 
 
 class EvaluationPool:
-    """Evaluates many architectures with the same images: calibrates batch norm, measures top-1.
+    """Evaluates many architectures on the same images: calibrates batch norms, measures top-1.
 
-    workers: 1 = in this process, more = as many processes on this machine; with `ray_address`
-    ('local', 'auto' or host:port) workers of that Ray cluster, 0 = as many as it has cores.
-    Use it in a `with` block, so that its workers end with it.
+    workers: 1 = this process, more = that many processes on this machine. With `ray_address`
+    ('local', 'auto' or host:port) they run on a Ray cluster; 0 = one per core. Use it as a context
+    manager, which ends the workers.
     """
 
     def __init__(
@@ -159,10 +159,10 @@ class EvaluationPool:
     def evaluate_many(
         self, architectures: Sequence[SubnetArchitecture]
     ) -> Iterator[tuple[int, float]]:
-        """Yield (position in `architectures`, top-1), in the order in which they are done.
+        """Yield (position in `architectures`, top-1) in the order of completion.
 
-        Raise what a worker found wrong with data or backbone, and EvaluationError for a worker
-        that died twice with the same architecture.
+        Raise the errors of workers, and EvaluationError if two workers died while evaluating the
+        same architecture.
         """
         return self._workers.evaluate_many(architectures)
 
@@ -172,22 +172,22 @@ class EvaluationPool:
 
 
 class Attempts:
-    """Counts how often an architecture ended its worker: it gets a second chance, not a third."""
+    """Limits the attempts per architecture: the second worker that dies is an error."""
 
     def __init__(self, architectures: Sequence[SubnetArchitecture]) -> None:
         self._architectures = architectures
         self._ended: set[int] = set()
 
     def record(self, index: int, how: str) -> None:
-        """Warn of a worker's end; raise EvaluationError when it is the second for `index`."""
+        """Log that a worker died; raise EvaluationError if it is the second for `index`."""
         if index in self._ended:
             raise EvaluationError(
-                'two workers ended while they evaluated '
+                'two workers died while evaluating '
                 f'{self._architectures[index].to_mapping()}, '
                 f'the second {how}; use fewer workers if memory is short'
             )
         self._ended.add(index)
-        logger.warning('a worker ended %s; another one tries its architecture again', how)
+        logger.warning('a worker died %s; its architecture is evaluated again', how)
 
 
 class _ThisProcess:
@@ -210,7 +210,7 @@ class _Process:
     connection: Connection
 
     def end(self) -> None:
-        """Ask it to end; kill it when it does not."""
+        """Ask the process to end; kill it after a deadline."""
         with suppress(OSError):
             self.connection.send(None)
         self.process.join(CLOSING_DEADLINE_S)
@@ -225,7 +225,7 @@ class _Process:
 class _LocalProcesses:
     def __init__(self, assignment: Assignment, count: int) -> None:
         threads = assignment.threads or max(1, usable_cpus() // count)
-        # Together they hold no more images in memory than one process would.
+        # All processes together use no more memory for images than one.
         self._assignment = replace(
             assignment, threads=threads, cache_bytes=assignment.cache_bytes // count
         )
@@ -243,7 +243,7 @@ class _LocalProcesses:
                 while waiting and len(busy) < self._count:
                     worker = self._idle.pop() if self._idle else self._start()
                     index = waiting.popleft()
-                    # One that died while idle shows below, as the end of its answers.
+                    # The death of an idle worker is detected below, when its pipe is closed.
                     with suppress(OSError):
                         worker.connection.send(architectures[index])
                     busy[worker.connection] = worker, index
@@ -261,7 +261,7 @@ class _LocalProcesses:
                     self._idle.append(worker)
                     yield index, value_of(answer)
         finally:
-            for worker, _ in busy.values():  # their answers would come to the next caller
+            for worker, _ in busy.values():  # the next caller must not receive their answers
                 worker.kill()
 
     def close(self) -> None:
@@ -269,28 +269,28 @@ class _LocalProcesses:
             self._idle.pop().end()
 
     def _start(self) -> _Process:
-        # Not forked: this process may run threads of torch, which do not survive a fork.
+        # Spawned, because the threads of torch do not survive a fork.
         spawn = multiprocessing.get_context('spawn')
         mine, theirs = spawn.Pipe()
         process = spawn.Process(
             target=_work, args=(self._assignment, self._started, theirs), daemon=True
         )
         process.start()
-        theirs.close()  # so that its death is the end of `mine`
+        theirs.close()  # so that `mine` ends when the process dies
         self._started += 1
         return _Process(process, mine)
 
 
 def value_of(answer: float | DynamicOfaError) -> float:
-    """Return a worker's top-1, or raise what it found wrong."""
+    """Return the top-1 of an answer, or raise its error."""
     if isinstance(answer, DynamicOfaError):
         raise answer
     return answer
 
 
 def _work(assignment: Assignment, number: int, connection: Connection) -> None:
-    """Live as a worker process: evaluate what comes until told to end or the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to handle
+    """Evaluate architectures until the parent sends None or ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     end_with_parent()
     worker = EvaluationWorker(assignment, number)
     with suppress(EOFError):
@@ -301,6 +301,6 @@ def _work(assignment: Assignment, number: int, connection: Connection) -> None:
 def _how(exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
         name = signal.Signals(-exit_code).name
-        memory = ', often for want of memory' if name == 'SIGKILL' else ''
+        memory = ', often because of too little memory' if name == 'SIGKILL' else ''
         return f'by signal {name} (exit code {exit_code}{memory})'
     return f'with exit code {exit_code}'

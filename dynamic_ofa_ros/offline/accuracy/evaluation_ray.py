@@ -1,4 +1,4 @@
-"""Workers of the evaluation pool on a Ray cluster; Ray is optional and imported only here."""
+"""Workers of the evaluation pool on a Ray cluster. Only this module imports Ray."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from dynamic_ofa_ros.space.architecture import SubnetArchitecture
 
 logger = logging.getLogger(__name__)
 
-# The address that starts a cluster of this machine alone.
+# The address that starts a cluster on this machine.
 LOCAL = 'local'
-# Without an answer for so long, the user is told what it may be waiting for.
+# A warning names possible causes if there is no answer for this long.
 PATIENCE_S = 120.0
 
 
 class RayWorkers:
-    """One Ray actor a worker, each with a copy of the backbone and the prepared images.
+    """Ray actors, each with a copy of the backbone and the prepared images.
 
-    Weights and images are sent to them. Every machine of the cluster needs this package, in the
-    same version and for the same Python.
+    Weights and images are sent to them. Every machine of the cluster must have the same versions
+    of this package and of Python.
     """
 
     def __init__(self, assignment: Assignment, address: str, workers: int) -> None:
@@ -48,7 +48,7 @@ class RayWorkers:
             self._assignment = self._ray.put(
                 replace(
                     sent(assignment),
-                    # Ray shows a worker its own GPU only, whatever the number of that.
+                    # Ray makes only the GPU of the worker visible, as number 0.
                     device='cuda' if on_gpu else assignment.device,
                     threads=threads,
                     cache_bytes=assignment.cache_bytes
@@ -70,7 +70,7 @@ class RayWorkers:
     def evaluate_many(
         self, architectures: Sequence[SubnetArchitecture]
     ) -> Iterator[tuple[int, float]]:
-        """Yield (position, top-1), in the order in which they are done."""
+        """Yield (position, top-1) in the order of completion."""
         waiting = deque(range(len(architectures)))
         attempts = Attempts(architectures)
         busy: dict[Any, tuple[Any, int]] = {}
@@ -92,11 +92,11 @@ class RayWorkers:
                 self._idle.append(actor)
                 yield index, value_of(answer)
         finally:
-            for actor, _ in busy.values():  # what they still do is wanted by no one
+            for actor, _ in busy.values():  # nobody needs their results
                 self._ray.kill(actor)
 
     def close(self) -> None:
-        """Let the workers go, and the connection if it was made here."""
+        """End the workers, and the connection if it was opened here."""
         while self._idle:
             self._ray.kill(self._idle.pop())
         self._disconnect()
@@ -106,7 +106,7 @@ class RayWorkers:
             self._ray.shutdown()
 
     def _wait(self, answers: Sequence[Any]) -> Any:
-        """Return the first answer that is there; say once that it takes long."""
+        """Return the first available answer; warn once if it takes long."""
         while True:
             done, _ = self._ray.wait(answers, num_returns=1, timeout=PATIENCE_S)
             if done:
@@ -114,8 +114,8 @@ class RayWorkers:
             if self._is_patient:
                 self._is_patient = False
                 logger.warning(
-                    'no worker of the Ray cluster has answered for %g s: other jobs may be using '
-                    'it (`ray status` tells), or reading the images takes long',
+                    'no worker of the Ray cluster has answered for %g s: check with `ray status` '
+                    'whether other jobs use it; reading many images also takes long',
                     PATIENCE_S,
                 )
 
@@ -127,10 +127,11 @@ class RayWorkers:
 def worker_count(
     wanted: int, threads: int, on_gpu: bool, nodes: Sequence[Mapping[str, float]]
 ) -> int:
-    """Return how many workers of so many threads, and a GPU each, `nodes` can run at once.
+    """Return the number of workers that `nodes` can run at the same time.
 
-    nodes: the resources of each machine, as Ray names them; wanted: 0 for as many as there can
-    be. More would wait for each other for ever. Raise EvaluationError when there is room for none.
+    Further workers would wait without end. Each worker needs `threads` cores, and a GPU if
+    `on_gpu`. nodes: resources of each machine, as named by Ray; wanted: 0 for the maximum. Raise
+    EvaluationError if there are not enough resources for one worker.
     """
     room = 0
     for node in nodes:
@@ -140,18 +141,18 @@ def worker_count(
         cores = f'{threads} CPU core{"s" if threads > 1 else ""}'
         raise EvaluationError(
             f'no machine of the Ray cluster has {cores}{" and a GPU" if on_gpu else ""} for a '
-            'worker (`ray status` shows what there is): use fewer --threads'
-            + (', or --device cpu' if on_gpu else '')
+            'worker; check the resources with `ray status`'
+            + (', or use --device cpu' if on_gpu else '')
         )
     if wanted > room:
         logger.warning(
-            'the Ray cluster has room for %d workers, not for %d: it gets %d', room, wanted, room
+            'the Ray cluster can run %d of %d workers: %d are started', room, wanted, room
         )
     return min(wanted, room) if wanted else room
 
 
 def _import_ray() -> Any:
-    # Ray reports usage to its makers unless told not to.
+    # Ray reports usage statistics to its developers by default.
     os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
     try:
         return importlib.import_module('ray')

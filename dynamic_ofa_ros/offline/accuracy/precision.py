@@ -1,4 +1,4 @@
-"""What computing in another precision does to a family's answers, on images."""
+"""Compare the classifications of a family in a reduced precision with those in fp32."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from dynamic_ofa_ros.errors import DatasetError
 from dynamic_ofa_ros.family import Family
 from dynamic_ofa_ros.offline.data.datasets import ImageDataset, UInt8, report_damaged
-from dynamic_ofa_ros.offline.latency.device_profile import Place
+from dynamic_ofa_ros.offline.latency.family_profile import DeviceSettings
 from dynamic_ofa_ros.runtime.classifier import Classifier
 from dynamic_ofa_ros.runtime.engine import create_engine
 from dynamic_ofa_ros.runtime.host import usable_cpus
@@ -16,10 +16,10 @@ from dynamic_ofa_ros.runtime.host import usable_cpus
 
 @dataclass(frozen=True)
 class PrecisionReport:
-    """Fractions of `images`, by level, level 1 first.
+    """Results as fractions of `images`.
 
-    accuracies: answers that are right in the precision; in_fp32: in fp32, on the same images.
-    agreement: answers that are the same in both, all levels together.
+    accuracies: top-1 of each level in the precision; in_fp32: in fp32, on the same images.
+    agreement: equal classifications in both, averaged over the levels.
     """
 
     images: int
@@ -30,16 +30,16 @@ class PrecisionReport:
 
 def measure_precision(
     family: Family,
-    place: Place,
+    settings: DeviceSettings,
     images: ImageDataset,
     progress: Callable[[int], None] = lambda done: None,
 ) -> PrecisionReport:
-    """Classify every image at every level, in the precision of `place` and in fp32.
+    """Classify every image at every level, in the precision of `settings` and in fp32.
 
-    Damaged images are left out and named. Raises DatasetError when none is left, EngineError when
-    the precision cannot be had here.
+    Damaged images are skipped and logged. Raise DatasetError if no image is readable, and
+    EngineError if the precision is not supported here.
     """
-    many = replace(place, threads=usable_cpus())
+    many = replace(settings, threads=usable_cpus())
     classifiers = [
         Classifier(
             family,

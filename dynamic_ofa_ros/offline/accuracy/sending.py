@@ -1,4 +1,4 @@
-"""What a worker on another machine needs, as data instead of names of files."""
+"""The input of workers on other machines, as data instead of file names."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ from dynamic_ofa_ros.supernet.weights import load_state
 logger = logging.getLogger(__name__)
 
 LARGEST_SENT_BYTES = 2 << 30
-"""Image files that are larger together must be found on every machine, at the same paths."""
+"""Larger sets of image files must exist on every machine, at the same paths."""
 
 
 @dataclass(frozen=True)
 class SentAssignment(Assignment):
-    """An assignment that carries the weights of the backbone."""
+    """An assignment that contains the weights of the backbone."""
 
     weights: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict, repr=False)
 
     def supernet(self) -> nn.Module:
-        """Return the backbone with the weights that came along."""
+        """Return the backbone with the sent weights."""
         supernet = build_supernet(self.trained.backbone)
-        # Copied: what comes through Ray's object store cannot be written to.
+        # Copied, because arrays from Ray's object store are read-only.
         load_state(supernet, {n: torch.from_numpy(w.copy()) for n, w in self.weights.items()})
         return supernet.eval()
 
 
 @dataclass(frozen=True)
 class SentFiles:
-    """Image files of a class folder, still encoded; `names` are for messages."""
+    """Encoded image files of a class folder; `names` are for messages."""
 
     classes: tuple[str, ...]
     labels: tuple[int, ...]
@@ -67,7 +67,7 @@ class SentFiles:
 
 
 def sent(assignment: Assignment) -> SentAssignment:
-    """Return an assignment that needs none of this machine's files, where images are not many."""
+    """Return an assignment that needs no files of this machine, unless there are many images."""
     weights = {name: value.numpy() for name, value in assignment.supernet().state_dict().items()}
     halves = {n: w.astype(np.float16) if w.dtype.kind == 'f' else w for n, w in weights.items()}
     values = {f.name: getattr(assignment, f.name) for f in fields(assignment)}
@@ -81,20 +81,20 @@ def _sent_images(dataset: ImageDataset) -> ImageDataset:
     while isinstance(whole, Subset):
         indices = [whole.indices[i] for i in indices]
         whole = whole.dataset
-    if isinstance(whole, ImageStore):  # a plain array: a mapped one would travel as a file's name
+    if isinstance(whole, ImageStore):  # a mapped array would be pickled as a file name
         images = np.asarray(whole.images)
         is_whole = indices == list(range(len(images)))
         return ImageStore(
             whole.classes, images if is_whole else images[indices], whole.labels[indices]
         )
     if not isinstance(whole, ClassFolder):
-        return dataset  # rendered, wherever it is
+        return dataset  # rendered by each worker
     files = [whole.files[i] for i in indices]
     size = sum(path.stat().st_size for path, _ in files if path.is_file())
     if size > LARGEST_SENT_BYTES:
         logger.warning(
-            '%d images of %s have %.1f GB, too much to be sent to every worker: each machine must '
-            'find them at the same path (a shared file system)',
+            '%d images of %s are too large to be sent to workers (%.1f GB): they must exist at '
+            'the same path on every machine, for instance on a shared file system',
             len(files),
             whole.root,
             size / 1e9,

@@ -1,1 +1,1 @@
-"""From a trained supernet to a family, stage by stage."""
+"""Build a family from a trained supernet, stage by stage."""

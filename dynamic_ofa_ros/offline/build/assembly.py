@@ -1,4 +1,4 @@
-"""The last stages of a build: levels calibrated, measured again, and written as a family."""
+"""The last stages of a build: calibrate levels, measure them again, and write the family."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ from dynamic_ofa_ros.offline.accuracy.evaluation import (
 )
 from dynamic_ofa_ros.offline.build.build_context import BuildContext, accuracy_device
 from dynamic_ofa_ros.offline.build.stages import check_some_are_right
-from dynamic_ofa_ros.offline.latency.device_profile import place_of, profile_family, warn_when_busy
+from dynamic_ofa_ros.offline.latency.family_profile import (
+    profile_family,
+    settings_of,
+    warn_when_busy,
+)
 from dynamic_ofa_ros.offline.latency.on_device import level_of
 from dynamic_ofa_ros.offline.search.candidates import (
     CANDIDATES_FOLDER,
@@ -37,7 +41,7 @@ from dynamic_ofa_ros.offline.search.candidates import (
     write_candidates,
 )
 from dynamic_ofa_ros.offline.search.pareto import front
-from dynamic_ofa_ros.offline.work_folder import Rows
+from dynamic_ofa_ros.offline.work_folder import Journal
 from dynamic_ofa_ros.progress import progress
 from dynamic_ofa_ros.runtime.reference import add_reference
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
@@ -52,7 +56,7 @@ Statistics = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Member:
-    """A level in the making: its top-1 on the report images, its batch-norm statistics."""
+    """A future level: its top-1 on the report images and its batch-norm statistics."""
 
     architecture: SubnetArchitecture
     top1: float
@@ -62,13 +66,13 @@ class Member:
 def calibrate_levels(
     context: BuildContext, architectures: Sequence[SubnetArchitecture]
 ) -> list[Member]:
-    """Give each architecture statistics of its own and a top-1 on the report images.
+    """Calibrate each architecture and measure its top-1 on the report images.
 
-    Every level is kept as soon as it is done: its statistics in a file, then a line in a table.
+    Each level is stored as soon as it is done: its statistics in a file, its top-1 in a journal.
     """
     trained, images = context.trained, context.settings.calibration_images
     depends_on = context.accuracy_id(images, context.report)
-    rows = Rows(context.work.path('reported', depends_on, '.jsonl'), 'architecture')
+    rows = Journal(context.work.path('reported', depends_on, '.jsonl'), 'architecture')
     paths = {
         key_of(a): context.work.path('level', {**depends_on, 'level': key_of(a)}, '.safetensors')
         for a in architectures
@@ -101,7 +105,7 @@ def calibrate_levels(
 
 
 def members_of(family: Family) -> list[Member]:
-    """Return the levels of a family that exists."""
+    """Return the levels of an existing family."""
     stored = load_tensors(family.batch_norm_path)
     members = []
     for level in family.levels:
@@ -114,16 +118,16 @@ def members_of(family: Family) -> list[Member]:
 
 
 def without_useless(context: BuildContext, members: Sequence[Member]) -> list[Member]:
-    """Return the members that classify any image rightly, and say why others are not.
+    """Return the members that classify any image correctly; log the others.
 
-    Raise DatasetError when none does.
+    Raise DatasetError if there are none.
     """
     check_some_are_right([m.top1 for m in members], len(context.report))
     for member in members:
         if not member.top1:
             logger.warning(
-                'a level of %d px is left out: it classifies none of the %d report images '
-                'rightly; with more held-out images it may become a level',
+                'a level of %d px is omitted: it classifies all %d report images wrongly; with '
+                'more held-out images it may become a level',
                 member.architecture.r,
                 len(context.report),
             )
@@ -131,11 +135,11 @@ def without_useless(context: BuildContext, members: Sequence[Member]) -> list[Me
 
 
 def without_dominated(context: BuildContext, members: Sequence[Member]) -> list[Member]:
-    """Return the members that are still on the front, fastest first, and say why others are not.
+    """Return the members on the Pareto front, fastest first; log the others.
 
-    Latency is measured again, all in turns; top-1 is that of the report images.
+    Latency is measured again, in turns; top-1 is that of the report images.
     """
-    profile = context.profile([m.architecture for m in members])
+    profile = context.measure_latency([m.architecture for m in members])
     latency_ms = [level.median_ms for level in profile.levels]
     top1 = [member.top1 for member in members]
     kept = front(latency_ms, top1)
@@ -144,8 +148,8 @@ def without_dominated(context: BuildContext, members: Sequence[Member]) -> list[
             i for i in kept if latency_ms[i] <= latency_ms[index] and top1[i] >= top1[index]
         )
         logger.warning(
-            'a level of %d px (%.2f ms, top-1 %.2f %%) is dropped: measured again, one of %d px '
-            'is no slower and no less accurate (%.2f ms, %.2f %%)',
+            'a level of %d px (%.2f ms, top-1 %.2f %%) is omitted: measured again, one of '
+            '%d px is not slower and not less accurate (%.2f ms, %.2f %%)',
             members[index].architecture.r,
             latency_ms[index],
             top1[index] * 100,
@@ -159,10 +163,9 @@ def without_dominated(context: BuildContext, members: Sequence[Member]) -> list[
 def merged(
     context: BuildContext, members: Sequence[Member], other: Family
 ) -> tuple[list[Member], list[Member]]:
-    """Return all levels of two families with one backbone, and those that came anew.
+    """Return all levels of two families of one backbone, ascending in accuracy, and the new ones.
 
-    Ascending in accuracy. Raise FamilyError unless backbone, labels and preprocessing are the
-    same.
+    Raise FamilyError unless backbone, labels and preprocessing are equal.
     """
     for what, mine, theirs in (
         ('backbone', context.trained.backbone, other.backbone),
@@ -171,8 +174,8 @@ def merged(
     ):
         if mine != theirs:
             raise FamilyError(
-                f'{other.directory} cannot be merged: its {what} is not that of this build; '
-                'levels of one family share one backbone'
+                f'{other.directory} cannot be merged: its {what} differs from that of this build; '
+                'all levels of a family must share one backbone'
             )
     weights, stored = (
         state_in_half(context.supernet.state_dict()),
@@ -182,8 +185,8 @@ def merged(
         not torch.equal(value, stored[name].to(value.dtype)) for name, value in weights.items()
     ):
         raise FamilyError(
-            f'{other.directory} cannot be merged: its weights are not those of this backbone; '
-            'build from the backbone it was built from, or give it as --backbone itself'
+            f'{other.directory} cannot be merged: its weights differ from those of this backbone; '
+            'give the backbone that it was built from, or the family itself as --backbone'
         )
     space = context.trained.space
     old = members_of(other)
@@ -200,7 +203,7 @@ def write_members(
     name: str,
     provenance: Mapping[str, Any],
 ) -> Family:
-    """Write the family's files into `folder`, without platforms."""
+    """Write the files of the family into `folder`, without platforms."""
     save_tensors(state_in_half(context.supernet.state_dict()), folder / BACKBONE_FILE)
     save_statistics(
         {i: member.statistics for i, member in enumerate(members, start=1)},
@@ -224,30 +227,32 @@ def write_members(
 def write_platforms(
     folder: Path, context: BuildContext, members: Sequence[Member], other: Family | None
 ) -> LatencyProfile:
-    """Write the latencies of this platform, and of the merged family's where they can be had.
+    """Write the latencies of this platform, and of the merged family's that can be measured here.
 
-    A platform that is not here lacks the new levels: its file is left out, saying so, and that
-    machine measures itself at its first start.
+    Other platforms lack the new levels, so their files are omitted with a warning. Such a machine
+    measures the family at its first start.
     """
-    profile = context.profile([m.architecture for m in members])
+    profile = context.measure_latency([m.architecture for m in members])
     if context.settings.times_here:
-        warn_when_busy(profile, 'run dynamic-ofa measure --force on the family when it is quiet')
-    # What a table predicts was not measured: the robot does that at its first start.
+        warn_when_busy(profile, 'run dynamic-ofa measure --force on the family on an idle machine')
+    # Predictions of a table are not written: the robot measures the family at its first start.
     profiles = [] if context.settings.by_table else [profile]
     for platform, earlier in (other.platforms if other is not None else {}).items():
         if platform == profile.platform:
             continue
-        place = place_of(earlier)
+        device_settings = settings_of(earlier)
         found = None
-        if place is not None:
+        if device_settings is not None:
             try:
-                found = profile_family(Family.load(folder), place, context.work.folder / 'cache')
+                found = profile_family(
+                    Family.load(folder), device_settings, context.work.folder / 'cache'
+                )
             except EngineError as error:
                 logger.info('%s', error)
         if found is None or found.platform != platform:
             logger.warning(
-                'the latencies of %s are left out, for the new levels were not measured there: it '
-                'measures itself at its first start, or with dynamic-ofa measure',
+                'the latencies of %s are omitted, because the new levels were not measured '
+                'there: they are measured at its first start, or with dynamic-ofa measure',
                 platform,
             )
             continue
@@ -265,7 +270,7 @@ def write_scatter(
     platform: str,
     other: Family | None,
 ) -> None:
-    """Write the candidates beside the family; keep those of the family that was merged."""
+    """Write the candidates beside the family, with those of the merged family."""
     if other is not None and (other.directory / CANDIDATES_FOLDER).is_dir():
         shutil.copytree(other.directory / CANDIDATES_FOLDER, folder / CANDIDATES_FOLDER)
     if not candidates:

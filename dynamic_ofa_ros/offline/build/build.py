@@ -1,7 +1,7 @@
 """Build a family from a backbone: search, calibrate, measure, choose, write.
 
-Eight stages keep their results in a work folder, so that a build that was killed goes on where it
-was. Nothing appears in the output folder before it is complete.
+The results of the eight stages are kept in a work folder, so that an interrupted build can be
+resumed. The output folder is created only when the family is complete.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dynamic_ofa_ros.errors import DatasetError, FamilyError, SearchError
+from dynamic_ofa_ros.errors import FamilyError, SearchError
 from dynamic_ofa_ros.family import MAX_LEVELS, Family, LatencyProfile
 from dynamic_ofa_ros.family.model_card import write_model_card
 from dynamic_ofa_ros.files import creating_folder, naming
-from dynamic_ofa_ros.offline.accuracy.evaluation import halves, load_as_stored
 from dynamic_ofa_ros.offline.build.assembly import (
     calibrate_levels,
     merged,
@@ -28,7 +27,12 @@ from dynamic_ofa_ros.offline.build.assembly import (
     write_platforms,
     write_scatter,
 )
-from dynamic_ofa_ros.offline.build.build_context import BuildContext, BuildSettings, backbone_id
+from dynamic_ofa_ros.offline.build.build_context import (
+    BuildContext,
+    BuildSettings,
+    check_data,
+    open_context,
+)
 from dynamic_ofa_ros.offline.build.stages import (
     SEARCHES,
     BuildCandidates,
@@ -36,7 +40,7 @@ from dynamic_ofa_ros.offline.build.stages import (
     hopeful_candidates,
     stage,
 )
-from dynamic_ofa_ros.offline.data.datasets import ImageDataset, Subset, check_classes, fingerprint
+from dynamic_ofa_ros.offline.data.datasets import ImageDataset, fingerprint
 from dynamic_ofa_ros.offline.latency.measured import read_measured
 from dynamic_ofa_ros.offline.latency.on_device import write_candidate_family
 from dynamic_ofa_ros.offline.search.candidates import FINALIST, Candidate
@@ -54,7 +58,7 @@ logger = logging.getLogger(__name__)
 
 PUBLISHED_LICENCE = 'MIT, as the Once-for-all repository (mit-han-lab) that published them'
 
-# What of the settings tells a reader of family.yaml how it was built.
+# Settings that family.yaml records.
 _RECORDED = (
     'levels', 'span', 'candidates', 'finalists', 'search', 'evaluations', 'calibration_images',
     'selection_images', 'threads', 'seed',
@@ -63,7 +67,7 @@ _RECORDED = (
 
 @dataclass(frozen=True)
 class BuildReport:
-    """A family that was built, the platform it was measured on, and seconds by stage."""
+    """The family, the latency profile of the platform, and the time of each stage."""
 
     family: Family
     profile: LatencyProfile
@@ -82,33 +86,22 @@ def build_family(
     merge_with: Family | None = None,
     candidates_to: Path | None = None,
 ) -> BuildReport | None:
-    """Build a family into the folder `output`, which must not exist yet.
+    """Build a family in the folder `output`, which must not exist.
 
-    Levels are chosen by one half of the held-out images and reported on the other; those of a
-    level file leave no choice, and are reported on all. `work_folder` outlives the build where it
-    is given: a build for another platform then measures latencies only. `merge_with` is a family
-    of the same backbone whose levels are taken over. With `candidates_to` the build ends with the
-    candidates, as a family in that new folder to be measured on a robot, and returns None.
+    Levels are chosen by one half of the held-out images; the family states their accuracies on the
+    other half. Levels of a level file are not chosen, so their accuracies use all images. A given
+    `work_folder` is kept: a build for another platform then measures only latencies. `merge_with`
+    is a family of the same backbone whose levels are added. With `candidates_to` the build ends
+    after stage 4: the candidates are written as a family into that new folder, to be measured on a
+    robot, and None is returned.
     """
     _check(trained, training, held_out, output, settings)
     _check_robot(trained, settings, merge_with, candidates_to)
-    selection, report = halves(held_out)
-    if settings.architectures:
-        report = held_out
     work = WorkFolder(
         work_folder or output.with_name(f'.{output.name}.build'), is_kept=work_folder is not None
     )
-    context = BuildContext(
-        trained=trained,
-        supernet=load_as_stored(trained),
-        training=training,
-        selection=Subset(selection, tuple(range(min(len(selection), settings.selection_images)))),
-        report=report,
-        work=work,
-        settings=settings,
-        backbone_id=backbone_id(trained),
-    )
     with naming(work.folder):
+        context = open_context(trained, training, held_out, work, settings)
         if candidates_to is not None:
             _write_candidates(context, candidates_to)
             return None
@@ -116,7 +109,7 @@ def build_family(
 
 
 def _write_candidates(context: BuildContext, folder: Path) -> None:
-    """Run the stages 1 to 4; write the candidates as a family. The work folder stays."""
+    """Run stages 1 to 4 and write the candidates as a family; the work folder is kept."""
     chosen, _, _ = hopeful_candidates(context)
     chosen = sorted(chosen, key=lambda c: c.macs)[:MAX_LEVELS]
     with creating_folder(folder) as partial:
@@ -147,13 +140,13 @@ def _check_robot(
         if is_given
     ]
     if len(chosen) > 1:
-        raise SearchError(f'{" and ".join(chosen)} exclude each other: give one of them')
+        raise SearchError(f'{" and ".join(chosen)} cannot be combined: give one of them')
     if settings.by_table and not settings.lut:
-        raise SearchError('--by-table needs --lut FILE, the table of the robot')
+        raise SearchError('--by-table requires --lut FILE, the latency model of the robot')
     if merge_with is not None and not settings.times_here:
         raise SearchError(
-            '--merge measures all levels here: build without it, and merge with dynamic-ofa build '
-            'on the robot, or leave --measured and --by-table out'
+            '--merge measures all levels on this machine: build without it and merge on the '
+            'robot, or omit --measured and --by-table'
         )
     if candidates_to is not None and candidates_to.exists():
         raise FamilyError(f'{candidates_to} exists already; choose another folder')
@@ -167,7 +160,7 @@ def _build(
     settings, work = context.settings, context.work
     found = BuildCandidates([], {})
     if settings.architectures:
-        logger.info('%d levels are given: stages 1 to 6 are left out', len(settings.architectures))
+        logger.info('%d levels are given: stages 1 to 6 are omitted', len(settings.architectures))
         chosen: Sequence[SubnetArchitecture] = settings.architectures
     else:
         found = find_candidates(context)
@@ -180,7 +173,7 @@ def _build(
         )
         if merge_with is not None:
             members, new = merged(context, members, merge_with)
-            logger.info('%d levels come to the %d', len(new), len(merge_with.levels))
+            logger.info('%d levels are added to %d', len(new), len(merge_with.levels))
     with work.timed('8 written'):
         stage(8, f'writing {output}')
         provenance = _provenance(context, found.facts, merge_with)
@@ -196,9 +189,9 @@ def _build(
 
 @contextmanager
 def _new_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder beside `path` that becomes it on success, and is removed otherwise.
+    """Yield a folder beside `path`, which is renamed to it on success and removed otherwise.
 
-    What a killed build left there has the same name, and goes.
+    A folder that an interrupted build left is removed.
     """
     partial = path.with_name(f'.{path.name}.partial')
     shutil.rmtree(partial, ignore_errors=True)
@@ -233,14 +226,11 @@ def _check(
         raise SearchError(f'--span is {settings.span * 100:g}; it must be above 0')
     if settings.search not in SEARCHES:
         raise SearchError(f'--search {settings.search!r}: give one of {", ".join(SEARCHES)}')
-    for classes, split in ((training.classes, 'training'), (held_out.classes, 'held-out')):
-        check_classes(trained.labels, classes, split)
-    if len(held_out) < 2:
-        raise DatasetError(f'{len(held_out)} held-out images are too few to choose levels by')
+    check_data(trained, training, held_out)
 
 
 def _choose(candidates: Sequence[Candidate], settings: BuildSettings) -> list[SubnetArchitecture]:
-    """Stage 6: levels from the front of the finalists, fastest first."""
+    """Stage 6: choose levels from the Pareto front of the finalists, fastest first."""
     finalists = [c for c in candidates if c.kind == FINALIST]
     floor = max(c.top1 for c in finalists) - settings.span
     worthy = [c for c in finalists if c.top1 >= floor and c.top1 > 0.0]
@@ -251,7 +241,7 @@ def _choose(candidates: Sequence[Candidate], settings: BuildSettings) -> list[Su
 
 
 def _licence(trained: TrainedBackbone) -> str:
-    """Return what is known of the weights' licence: those of published backbones are MIT's."""
+    """Return the licence of the weights if it is known, which is that of published backbones."""
     return PUBLISHED_LICENCE if trained.backbone.name in published_names() else ''
 
 
@@ -274,8 +264,9 @@ def _provenance(
             **facts,
             'seconds': dict(sorted(context.work.times_s.items())),
         },
-        # A family's levels ascend in the accuracy that it states, so these images do decide that.
-        'accuracy': f'top-1 on {len(context.report)} held-out images that took no part in '
-        'training, calibration or search; a level that another one dominates on them is left out',
+        # The accuracies decide which levels are dominated, so the report images do take part in
+        # that.
+        'accuracy': f'top-1 on {len(context.report)} held-out images that were not used '
+        'for training, calibration or search; levels that are dominated on them are omitted',
         **({'merged': dict(merge_with.provenance)} if merge_with is not None else {}),
     }

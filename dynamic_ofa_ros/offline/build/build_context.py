@@ -1,4 +1,4 @@
-"""What a build works with, and how it measures: every measurement is kept once it is done."""
+"""The inputs of a build, and its measurements, which are kept in the work folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from dynamic_ofa_ros.errors import LatencyTableError
+from dynamic_ofa_ros.errors import DatasetError, LatencyTableError
 from dynamic_ofa_ros.family import (
     BACKBONE_FILE,
     LatencyProfile,
@@ -21,29 +21,36 @@ from dynamic_ofa_ros.family import (
     sha256_of,
     write_profile,
 )
-from dynamic_ofa_ros.offline.accuracy.evaluation import calibration_subset
+from dynamic_ofa_ros.offline.accuracy.evaluation import calibration_subset, halves, load_as_stored
 from dynamic_ofa_ros.offline.accuracy.evaluation_pool import EvaluationPool
-from dynamic_ofa_ros.offline.data.datasets import ImageDataset, Subset, fingerprint
+from dynamic_ofa_ros.offline.data.datasets import (
+    ImageDataset,
+    Subset,
+    check_classes,
+    fingerprint,
+)
 from dynamic_ofa_ros.offline.data.store import build_store
-from dynamic_ofa_ros.offline.latency.device_profile import Place, place_of
+from dynamic_ofa_ros.offline.latency.family_profile import DeviceSettings
 from dynamic_ofa_ros.offline.latency.measured import read_measured
-from dynamic_ofa_ros.offline.latency.on_device import measure_architectures
+from dynamic_ofa_ros.offline.latency.on_device import (
+    measure_architectures,
+    resolve_auto,
+    time_networks,
+)
 from dynamic_ofa_ros.offline.latency.table import LatencyModel, read_table
 from dynamic_ofa_ros.offline.search.candidates import key_of
-from dynamic_ofa_ros.offline.work_folder import Rows, WorkFolder, read_result, write_result
+from dynamic_ofa_ros.offline.work_folder import Journal, WorkFolder, read_result, write_result
 from dynamic_ofa_ros.progress import progress
 from dynamic_ofa_ros.runtime.host import cpu_name, usable_cpus
 from dynamic_ofa_ros.space.architecture import SearchSpace, SubnetArchitecture
 from dynamic_ofa_ros.space.genome import GenomeEncoding, Genomes
 from dynamic_ofa_ros.supernet.trained import TrainedBackbone
 
-# Networks timed to fit a predictor share an engine by so many, for so long each.
-TIMED_TOGETHER = 20
+# Measuring time of a network that a latency predictor is fitted to.
 SECONDS_A_TIMED_NETWORK = 0.25
-# Decoded images are kept on disk up to this size; larger sets are decoded at each use.
+# Decoded images are stored on disk up to this size; larger sets are decoded at each use.
 LARGEST_STORE_BYTES = 2 << 30
-# Networks below this many multiply-accumulates an image wait for torch's threads longer than
-# these save.
+# For networks below this cost, several threads of torch are slower than one.
 MACS_WORTH_THREADS = 100_000_000
 FEWEST_ARCHITECTURES_FOR_WORKERS = 20
 
@@ -52,9 +59,10 @@ FEWEST_ARCHITECTURES_FOR_WORKERS = 20
 class BuildSettings:
     """How to build; see `dynamic-ofa build --help`.
 
-    levels: how many are wanted, at most; span: how far below the most accurate level another may
-    be, a fraction; architectures: those of a level file, which leave no choice; measured: file of
-    latencies from a robot; by_table: latencies are those of the table `lut`.
+    levels: maximum number; span: maximum difference in top-1 from the most accurate level, a
+    fraction; sampled_calibration_images: for the sub-networks that predictors are fitted to, which
+    need fewer images than a level; architectures: those of a level file, used without a search;
+    measured: file of latencies from a robot; by_table: use the latencies of the table `lut`.
     """
 
     levels: int = 8
@@ -64,6 +72,7 @@ class BuildSettings:
     search: str = 'nsga2'
     evaluations: int = 20000
     calibration_images: int = 2000
+    sampled_calibration_images: int = 500
     selection_images: int = 4000
     device: str = 'auto'
     engine: str = 'auto'
@@ -85,10 +94,10 @@ class BuildSettings:
 
 @dataclass(frozen=True)
 class BuildContext:
-    """Everything the stages work with.
+    """The inputs of all stages.
 
-    selection: images that levels are chosen by; report: those their accuracy is reported on;
-    backbone_id: what tells these weights from others.
+    selection: images for the choice of levels; report: images for the accuracies that the family
+    states; backbone_id: identifies the weights.
     """
 
     trained: TrainedBackbone
@@ -101,7 +110,7 @@ class BuildContext:
     backbone_id: str
 
     def accuracy_id(self, calibration_images: int, held_out: ImageDataset) -> dict[str, Any]:
-        """Return all that an accuracy depends on besides the architecture."""
+        """Return everything except the architecture on which an accuracy depends."""
         return {
             'backbone': self.backbone_id,
             'preprocessing': asdict(self.trained.preprocessing),
@@ -111,10 +120,12 @@ class BuildContext:
         }
 
     def latency_id(self) -> dict[str, Any]:
-        """Return all that a latency depends on besides the architecture."""
-        settings = self.settings
-        place = Place(settings.device, settings.engine, settings.threads)
-        return {'backbone': self.backbone_id, 'place': asdict(place), 'machine': cpu_name()}
+        """Return everything except the architecture on which a latency depends."""
+        return {
+            'backbone': self.backbone_id,
+            'device': asdict(self._requested_settings()),
+            'machine': cpu_name(),
+        }
 
     def macs(self, architecture: SubnetArchitecture) -> int:
         """Return the multiply-accumulates of a sub-network."""
@@ -122,31 +133,32 @@ class BuildContext:
         cost = self.trained.space.count_cost(architecture, backbone.width_mult, backbone.classes)
         return cost.macs
 
-    def place(self) -> Place:
-        """Return where latency is measured; `auto` is settled once, by a trial of the extremes."""
-        settings = self.settings
-        wanted = Place(settings.device, settings.engine, settings.threads)
-        if 'auto' not in (wanted.device, wanted.engine):
-            return wanted
-        path = self.work.path('place', self.latency_id(), '.json')
-        settled = read_result(path)
-        if settled is None:
-            space = self.trained.space
-            profile = self._measure((space.smallest(), space.largest()), wanted, 1.0)
-            settled = asdict(place_of(profile) or wanted)
-            write_result(path, settled)
-        return Place(**settled)
+    def device_settings(self) -> DeviceSettings:
+        """Return the device settings; `auto` is resolved once, by a short measurement."""
+        requested = self._requested_settings()
+        if 'auto' not in (requested.device, requested.engine):
+            return requested
+        path = self.work.path('device', self.latency_id(), '.json')
+        resolved = read_result(path)
+        if resolved is None:
+            settings, _ = resolve_auto(self.trained, self.supernet, requested, self._scratch)
+            resolved = asdict(settings)
+            write_result(path, resolved)
+        return DeviceSettings(**resolved)
 
-    def profile(self, architectures: Sequence[SubnetArchitecture]) -> LatencyProfile:
-        """Return the latencies of sub-networks to be compared: measured in turns, or a robot's."""
+    def measure_latency(self, architectures: Sequence[SubnetArchitecture]) -> LatencyProfile:
+        """Return comparable latencies of sub-networks: measured in turns, or those of a robot."""
         if self.settings.measured:
             return read_measured(self.settings.measured).of(architectures)
         if self.settings.by_table:
             return self._from_table(architectures)
         keys = [key_of(a) for a in architectures]
-        path = self.work.path('profile', {**self.latency_id(), 'architectures': keys}, '.yaml')
+        path = self.work.path('latency', {**self.latency_id(), 'architectures': keys}, '.yaml')
         if not path.is_file():
-            write_profile(self._measure(architectures, self.place()), path)
+            profile = measure_architectures(
+                self.trained, self.supernet, architectures, self.device_settings(), self._scratch
+            )
+            write_profile(profile, path)
         return read_profile(path)
 
     def _from_table(self, architectures: Sequence[SubnetArchitecture]) -> LatencyProfile:
@@ -156,27 +168,25 @@ class BuildContext:
         how = {'predicted_by': Path(self.settings.lut).name}
         return LatencyProfile(table.platform, levels, 'not measured', how)
 
-    def time_networks(self, architectures: Sequence[SubnetArchitecture]) -> dict[str, float]:
-        """Return latencies by key, in milliseconds; a few networks are measured at a time."""
-        rows = Rows(self.work.path('latencies', self.latency_id(), '.jsonl'), 'architecture')
-        missing = [a for a in architectures if key_of(a) not in rows]
-        done = len(architectures) - len(missing)
-        with progress('timing whole networks', len(architectures)) as bar:
-            bar.update(done)
-            for start in range(0, len(missing), TIMED_TOGETHER):
-                batch = missing[start : start + TIMED_TOGETHER]
-                profile = self._measure(batch, self.place(), SECONDS_A_TIMED_NETWORK)
-                for architecture, level in zip(batch, profile.levels, strict=True):
-                    rows.add({'architecture': key_of(architecture), 'ms': level.median_ms})
-                bar.update(done := done + len(batch))
-        return {key_of(a): float(rows[key_of(a)]['ms']) for a in architectures}
+    def time_networks(self, architectures: Sequence[SubnetArchitecture]) -> list[float]:
+        """Return latencies in milliseconds, measured in groups: less exact, but much faster."""
+        journal = Journal(self.work.path('latencies', self.latency_id(), '.jsonl'), 'name')
+        return time_networks(
+            self.trained,
+            self.supernet,
+            architectures,
+            self.device_settings(),
+            journal,
+            self._scratch,
+            SECONDS_A_TIMED_NETWORK,
+        )
 
     def measure_accuracy(
         self, architectures: Sequence[SubnetArchitecture], calibration_images: int, what: str
     ) -> list[float]:
         """Return top-1 on the selection images, fractions."""
         depends_on = self.accuracy_id(calibration_images, self.selection)
-        rows = Rows(self.work.path('accuracies', depends_on, '.jsonl'), 'architecture')
+        rows = Journal(self.work.path('accuracies', depends_on, '.jsonl'), 'architecture')
         missing = list({key_of(a): a for a in architectures if key_of(a) not in rows}.values())
         if missing:
             with progress(f'accuracy of {what}', len(architectures)) as bar:
@@ -187,7 +197,7 @@ class BuildContext:
         return [float(rows[key_of(a)]['top1']) for a in architectures]
 
     def set_threads(self) -> None:
-        """Let torch use all cores for large networks, one for small ones."""
+        """Let torch use all cores for large networks, and one for small networks."""
         is_large = self.macs(self.trained.space.largest()) > MACS_WORTH_THREADS
         torch.set_num_threads(usable_cpus() if is_large else 1)
 
@@ -197,7 +207,7 @@ class BuildContext:
         workers = self._workers(len(architectures))
         if workers == 1:
             self.set_threads()
-        # Fewer images are the first of more: decode them once for all stages.
+        # A smaller subset is the beginning of a larger one: decode the images once for all stages.
         most = max(calibration_images, self.settings.calibration_images)
         calibration = self._stored(calibration_subset(self.training, most))
         with EvaluationPool(
@@ -219,9 +229,10 @@ class BuildContext:
         return 1 if on_gpu or architectures < FEWEST_ARCHITECTURES_FOR_WORKERS else usable_cpus()
 
     def _stored(self, dataset: ImageDataset) -> ImageDataset:
-        """Decode images once, where they fit on the disk: every worker and every run shares them.
+        """Decode images into a file that all workers and later runs share, unless it is too large.
 
-        Twice the largest input: averaged down from there, they are what the originals would give.
+        They are stored at twice the largest input size, so that the scaled images equal those
+        scaled from the originals.
         """
         side = 2 * max(self.trained.resolutions)
         if 3 * side * side * len(dataset) > LARGEST_STORE_BYTES:
@@ -230,25 +241,53 @@ class BuildContext:
         with progress('decoding images', len(dataset)) as bar:
             return build_store(dataset, path, side, usable_cpus(), bar.update)
 
-    def _measure(
-        self,
-        architectures: Sequence[SubnetArchitecture],
-        place: Place,
-        seconds_each: float | None = None,
-    ) -> LatencyProfile:
-        scratch = self.work.folder / 'engine'
-        options = {} if seconds_each is None else {'seconds_a_level': seconds_each}
-        return measure_architectures(
-            self.trained, self.supernet, architectures, place, scratch, **options
-        )
+    @property
+    def _scratch(self) -> Path:
+        return self.work.folder / 'engine'
+
+    def _requested_settings(self) -> DeviceSettings:
+        return DeviceSettings(self.settings.device, self.settings.engine, self.settings.threads)
+
+
+def check_data(trained: TrainedBackbone, training: ImageDataset, held_out: ImageDataset) -> None:
+    """Raise DatasetError unless the classes are those of the backbone and there are two images."""
+    check_classes(trained.labels, training.classes, 'training')
+    check_classes(trained.labels, held_out.classes, 'held-out')
+    if len(held_out) < 2:
+        raise DatasetError(f'found {len(held_out)} held-out images; at least 2 are required')
+
+
+def open_context(
+    trained: TrainedBackbone,
+    training: ImageDataset,
+    held_out: ImageDataset,
+    work: WorkFolder,
+    settings: BuildSettings,
+) -> BuildContext:
+    """Load the supernet and split the held-out images.
+
+    One half of the images is for the choice of levels, the other for the accuracies that the
+    family states. With given architectures there is no choice, and all are for the latter.
+    """
+    selection, report = halves(held_out)
+    return BuildContext(
+        trained=trained,
+        supernet=load_as_stored(trained),
+        training=training,
+        selection=Subset(selection, tuple(range(min(len(selection), settings.selection_images)))),
+        report=held_out if settings.architectures else report,
+        work=work,
+        settings=settings,
+        backbone_id=backbone_id(trained),
+    )
 
 
 def open_table(
     file: str, space: SearchSpace
 ) -> tuple[LatencyModel, Callable[[Genomes], npt.NDArray[np.float64]]]:
-    """Read a latency table; return it, and how it predicts genomes of `space`, in milliseconds.
+    """Read a latency table; return it and a function that predicts genomes of `space`, in ms.
 
-    Raise LatencyTableError when it is of another space or lacks a resolution.
+    Raise LatencyTableError if it belongs to another space or lacks a resolution.
     """
     path = Path(file).expanduser()
     table = read_table(path)
@@ -256,8 +295,8 @@ def open_table(
     if replace(table.space, resolutions=space.resolutions) != space or missing:
         what = f'resolutions {", ".join(map(str, missing))}' if missing else 'this search space'
         raise LatencyTableError(
-            f'{path} is a table of another space: it lacks {what}; make one with dynamic-ofa '
-            'profile for this backbone, or choose from fewer --resolutions'
+            f'{path} lacks {what}; measure this backbone with dynamic-ofa profile, or give '
+            'fewer --resolutions'
         )
     position = np.array([table.space.resolutions.index(r) for r in space.resolutions])
 
@@ -270,12 +309,12 @@ def open_table(
 
 
 def accuracy_device(settings: BuildSettings) -> str:
-    """Return where accuracy is measured: on the GPU unless the CPU was asked for."""
+    """Return the device that measures accuracy: the GPU if there is one and it is allowed."""
     if settings.device == 'cpu' or not torch.cuda.is_available():
         return 'cpu'
     return settings.device if settings.device.startswith('cuda') else 'cuda'
 
 
 def backbone_id(trained: TrainedBackbone) -> str:
-    """Return what identifies a backbone: its weights and what they were trained for."""
+    """Return a text that identifies a backbone: its weights and its specification."""
     return f'{sha256_of(trained.directory / BACKBONE_FILE)} {trained.backbone}'

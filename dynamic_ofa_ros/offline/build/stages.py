@@ -1,8 +1,12 @@
-"""The stages of a build that end with measured candidates, each resumed where it was.
+"""The first stages of a build, which end with measured candidates. Each of them can be resumed.
 
-1 sampled sub-networks are measured, 2 an accuracy predictor is fitted to them, 3 a latency model
-is read or fitted to networks timed here, 4 both steer a search, 5 what it found and the best of
-the sampled are measured as carefully as levels. Without search, 2 to 4 are left out.
+1. The accuracy of sampled sub-networks is measured.
+2. An accuracy predictor is fitted to them.
+3. A latency model is read, or fitted to networks that are timed here.
+4. The search uses both.
+5. The best found and sampled sub-networks are measured as carefully as levels.
+
+Without a search, stages 2 to 4 are omitted.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ import numpy.typing as npt
 from dynamic_ofa_ros.errors import DatasetError
 from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import AccuracyPredictor
 from dynamic_ofa_ros.offline.build.build_context import BuildContext, open_table
-from dynamic_ofa_ros.offline.latency.device_profile import warn_when_busy
+from dynamic_ofa_ros.offline.latency.family_profile import warn_when_busy
 from dynamic_ofa_ros.offline.latency.measured import read_measured
 from dynamic_ofa_ros.offline.search.candidates import (
     FINALIST,
@@ -42,31 +46,29 @@ Predict = Callable[[Genomes], FloatArray]
 STAGES = 8
 SEARCHES = ('nsga2', 'algorithm1', 'none')
 
-# Sampled sub-networks only teach a predictor, so fewer calibration images do than for a level.
-SAMPLED_CALIBRATION_IMAGES = 500
-# A predictor fitted to fewer than this knows less than the measurements themselves.
+# A predictor that is fitted to fewer pairs is less accurate than the measurements.
 FEWEST_PAIRS_TO_FIT = 30
-# Whole networks timed to fit a latency predictor.
+# Whole networks that a latency predictor is fitted to.
 TIMED_NETWORKS = 60
-# Of the finalists, the share that the search finds; the others are the best of the sampled.
+# Fraction of the finalists that the search finds; the others are the best sampled ones.
 FOUND_SHARE = 0.7
 
 
 @dataclass(frozen=True)
 class BuildCandidates:
-    """What the stages 1 to 5 end with: candidates, and how well predictors and search did."""
+    """The result of stages 1 to 5: candidates, and statistics of the predictors and the search."""
 
     candidates: list[Candidate]
     facts: Mapping[str, Any]
 
 
 def stage(number: int, what: str) -> None:
-    """Say which stage begins."""
+    """Log that a stage begins."""
     logger.info('stage %d of %d: %s', number, STAGES, what)
 
 
 def find_candidates(context: BuildContext) -> BuildCandidates:
-    """Run the stages 1 to 5, or as much of them as an earlier run left to do."""
+    """Run stages 1 to 5, or those that an earlier run did not complete."""
     chosen, sampled, facts = hopeful_candidates(context)
     with context.work.timed('5 candidates measured'):
         stage(5, f'measuring {len(chosen)} candidates, accuracy and latency')
@@ -79,15 +81,15 @@ def find_candidates(context: BuildContext) -> BuildCandidates:
 def hopeful_candidates(
     context: BuildContext,
 ) -> tuple[list[Candidate], list[Candidate], dict[str, Any]]:
-    """Run the stages 1 to 4; return the candidates worth measuring, the sampled ones, facts.
+    """Run stages 1 to 4; return the candidates, the sampled sub-networks and statistics.
 
-    The sub-networks that a robot measured are the candidates, without those stages.
+    Without those stages, the candidates are the sub-networks that were measured on a robot.
     """
     settings, facts = context.settings, dict[str, Any]()
     if settings.measured:
         networks = read_measured(settings.measured)
         logger.info(
-            '%d sub-networks were measured on %s: stages 1 to 4 are left out',
+            '%d sub-networks were measured on %s: stages 1 to 4 are omitted',
             len(networks.architectures),
             networks.latencies.platform,
         )
@@ -104,7 +106,7 @@ def hopeful_candidates(
     obstacle = '' if settings.predictor else _obstacle(sampled)
     if settings.search == 'none' or obstacle:
         if settings.search != 'none':
-            logger.info('%s: choosing among them, without a search', obstacle)
+            logger.info('%s: levels are chosen from them without a search', obstacle)
         chosen = _hopeful(sampled, settings.finalists)
     else:
         with context.work.timed('2 accuracy predictor'):
@@ -124,17 +126,17 @@ def hopeful_candidates(
 
 
 def _obstacle(sampled: Sequence[Candidate]) -> str:
-    """Return why no predictor can be fitted to the sampled sub-networks; empty when one can."""
+    """Return why no predictor can be fitted to the sampled sub-networks, or ''."""
     if len(sampled) < FEWEST_PAIRS_TO_FIT:
         return (
-            f'{len(sampled)} sampled sub-networks are too few to fit predictors to '
-            f'({FEWEST_PAIRS_TO_FIT} are enough)'
+            f'{len(sampled)} sampled sub-networks are too few for predictors '
+            f'(at least {FEWEST_PAIRS_TO_FIT} are required)'
         )
     first = sampled[0].top1
     if all(c.top1 == first for c in sampled):
         return (
             f'all {len(sampled)} sampled sub-networks have the same top-1 ({100 * first:.1f} %), '
-            'so a predictor has nothing to learn and the fastest is the best'
+            'so the fastest is the best'
         )
     return ''
 
@@ -143,7 +145,8 @@ def measure_sampled(context: BuildContext) -> list[Candidate]:
     """Stage 1: measure the accuracy of sampled sub-networks on the selection images."""
     space, settings = context.trained.space, context.settings
     architectures = sample_candidates(space, settings.candidates, settings.seed)
-    top1 = context.measure_accuracy(architectures, SAMPLED_CALIBRATION_IMAGES, 'sampled')
+    images = settings.sampled_calibration_images
+    top1 = context.measure_accuracy(architectures, images, 'sampled')
     check_some_are_right(top1, len(context.selection))
     return [
         Candidate(a, SAMPLED, context.macs(a), t) for a, t in zip(architectures, top1, strict=True)
@@ -153,7 +156,7 @@ def measure_sampled(context: BuildContext) -> list[Candidate]:
 def accuracy_predictor(
     context: BuildContext, sampled: Sequence[Candidate]
 ) -> tuple[AccuracyPredictor, dict[str, Any]]:
-    """Stage 2: read the predictor that was given, or fit one to the sampled sub-networks."""
+    """Stage 2: read the given predictor, or fit one to the sampled sub-networks."""
     from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import read_predictor, save_predictor
     from dynamic_ofa_ros.offline.accuracy.predictor_fit import fit_predictor
 
@@ -176,7 +179,6 @@ def accuracy_predictor(
             write_result(
                 report_path,
                 {
-                    'model': report.model,
                     'pairs': report.pairs,
                     'held_out_mae': round(report.held_out_mae, 5),
                     'kendall_tau': round(report.kendall_tau, 4),
@@ -190,9 +192,9 @@ def accuracy_predictor(
 def latency_model(
     context: BuildContext, sampled: Sequence[Candidate]
 ) -> tuple[Predict, dict[str, Any], dict[str, float]]:
-    """Stage 3: read the table that was given, or fit a predictor to whole networks timed here.
+    """Stage 3: read the given table, or fit a predictor to whole networks that are timed here.
 
-    Also returns the latencies measured, by key.
+    Also return the measured latencies by key.
     """
     from dynamic_ofa_ros.offline.latency.latency_predictor import fit_latency_predictor
 
@@ -205,8 +207,8 @@ def latency_model(
     )
     macs = [context.macs(a) for a in architectures]
     chosen = [architectures[i] for i in spread(macs, TIMED_NETWORKS)]
-    timed = context.time_networks(chosen)
-    measured_ms = np.array([timed[key_of(a)] for a in chosen])
+    measured_ms = np.array(context.time_networks(chosen))
+    timed = {key_of(a): float(ms) for a, ms in zip(chosen, measured_ms, strict=True)}
     fitted = fit_latency_predictor(GenomeEncoding(space).encode(chosen), measured_ms, space)
     rounded = {name: round(float(value), 4) for name, value in asdict(fitted.report).items()}
     facts = {'networks': len(chosen), **rounded}
@@ -221,7 +223,7 @@ def search(
     predictor: AccuracyPredictor,
     facts: dict[str, Any],
 ) -> tuple[list[Candidate], list[Candidate]]:
-    """Stage 4: return the sampled with their predictions, and what the search found."""
+    """Stage 4: return the sampled sub-networks with predictions, and those of the search."""
     from dynamic_ofa_ros.offline.search.algorithm1 import find_with_algorithm_1
     from dynamic_ofa_ros.offline.search.search import Objectives, find_front
 
@@ -246,7 +248,7 @@ def search(
         'search': context.settings.search,
         'evaluations': context.settings.evaluations,
         'seed': context.settings.seed,
-        # Numbers of a few random networks tell one pair of predictors from another.
+        # The predictions of a few random networks identify the predictors.
         'predictors': _probed(encoding, predict_ms, predict_top1),
     }
     path = context.work.path('front', depends_on, '.json')
@@ -291,14 +293,14 @@ def search(
 
 
 def measure_finalists(context: BuildContext, chosen: Sequence[Candidate]) -> list[Candidate]:
-    """Stage 5: measure accuracy with a level's calibration, and latency, all in turns."""
+    """Stage 5: measure accuracy, calibrated as for a level, and latency, in turns."""
     architectures = [c.architecture for c in chosen]
     images = context.settings.calibration_images
     top1 = context.measure_accuracy(architectures, images, 'candidates')
     check_some_are_right(top1, len(context.selection))
-    profile = context.profile(architectures)
+    profile = context.measure_latency(architectures)
     if context.settings.times_here:
-        warn_when_busy(profile, 'a build on a quiet machine may choose other levels')
+        warn_when_busy(profile, 'on an idle machine, a build may choose other levels')
     return [
         replace(c, kind=FINALIST, top1=t, latency_ms=level.median_ms)
         for c, t, level in zip(chosen, top1, profile.levels, strict=True)
@@ -306,12 +308,11 @@ def measure_finalists(context: BuildContext, chosen: Sequence[Candidate]) -> lis
 
 
 def check_some_are_right(top1: Sequence[float], images: int) -> None:
-    """Raise DatasetError when no network classified a single image rightly."""
+    """Raise DatasetError if no network classified any image correctly."""
     if not any(top1):
         raise DatasetError(
-            f'none of the {len(top1)} sub-networks classified one of {images} held-out images '
-            'rightly: is the backbone trained, are these its classes, and are there images of '
-            'all of them?'
+            f'all {len(top1)} sub-networks classified all {images} held-out images wrongly: '
+            'check that the backbone is trained, and that the images show its classes'
         )
 
 
@@ -319,7 +320,7 @@ def _table(context: BuildContext) -> tuple[Predict, dict[str, Any]]:
     table, predict = open_table(context.settings.lut, context.trained.space)
     name = Path(context.settings.lut).name
     logger.info(
-        '%s was measured on %s: it steers the search%s',
+        '%s was measured on %s: the search uses it%s',
         name,
         table.platform,
         '; candidates are timed here' if context.settings.times_here else '',
@@ -328,7 +329,7 @@ def _table(context: BuildContext) -> tuple[Predict, dict[str, Any]]:
 
 
 def _hopeful(sampled: Sequence[Candidate], count: int) -> list[Candidate]:
-    """Return those that may still be on the front: MACs stand in for latency, with a margin."""
+    """Return the candidates that may be on the front; MACs stand for latency, with a margin."""
     kept = [
         candidate
         for candidate in sampled
@@ -342,7 +343,7 @@ def _hopeful(sampled: Sequence[Candidate], count: int) -> list[Candidate]:
 def _merged(
     found: Sequence[Candidate], sampled: Sequence[Candidate], count: int
 ) -> list[Candidate]:
-    """Return what the search found, then the best of the sampled, `count` in all."""
+    """Return the candidates of the search and the best sampled ones, `count` in total."""
     merged = {key_of(c.architecture): c for c in found}
     best = [sampled[i] for i in _sampled_front(sampled)]
     best = [c for c in best if key_of(c.architecture) not in merged]

@@ -1,1 +1,1 @@
-"""Images with labels: folders, stores, rendered signs."""
+"""Labelled images: folders, stores, rendered signs."""

@@ -1,4 +1,4 @@
-"""Labelled images: class folders, rendered signs, and parts of either."""
+"""Labelled images: class folders, rendered signs, and subsets of them."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ UInt8 = npt.NDArray[np.uint8]
 
 SPLITS = ('train', 'held_out')
 
-# Of each file, its end goes into a fingerprint: images of one size differ there.
+# Bytes at the end of a file that are part of its fingerprint: there, images of equal size differ.
 FINGERPRINT_BYTES = 1 << 14
 FINGERPRINTED_TOGETHER = 256
 
 WORKER_DIED = (
-    'a process that reads images was ended from outside, most likely for want of memory; free '
-    'some and run the same command again'
+    'a process that reads images was killed, probably because of too little memory; free some '
+    'memory and run the same command again'
 )
 
 
@@ -68,9 +68,9 @@ class ImageDataset(Protocol):
 
 @dataclass(frozen=True)
 class RenderedSigns:
-    """Rendered scenes, one sign each, classes in turn; the same by seed and split.
+    """Rendered scenes with one sign each, with alternating classes, determined by seed and split.
 
-    Splits never share a scene: the split is part of every scene's seed.
+    Different splits have different scenes, because the split is part of every scene's seed.
     """
 
     count: int
@@ -99,7 +99,7 @@ class RenderedSigns:
 
 @dataclass(frozen=True)
 class ClassFolder:
-    """Images in one folder per class, as in ImageNet; class names are the folders', sorted."""
+    """Images in one folder per class, as in ImageNet; classes are the sorted folder names."""
 
     root: Path
     classes: tuple[str, ...]
@@ -107,10 +107,10 @@ class ClassFolder:
 
     @classmethod
     def open(cls, root: str | Path, classes: Sequence[str] | None = None) -> ClassFolder:
-        """List the images below `root`; raise DatasetError when there are none.
+        """List the images below `root`; raise DatasetError if there are none.
 
-        Give `classes` to read a split with the labels of another: folders it does not name are an
-        error, classes without a folder are allowed.
+        `classes`: the labels of another split; folders with other names are errors, and classes
+        without a folder are allowed.
         """
         root = Path(root).expanduser()
         listings = {folder: list_files(folder) for folder in class_folders(root)}
@@ -132,7 +132,7 @@ class ClassFolder:
         stray = [entry for entry in sorted(root.iterdir()) if is_image(entry)]
         if stray:
             logger.warning(
-                '%s: %d images are in no class folder and left out: %s',
+                '%s: %d images are not in a class folder and are ignored: %s',
                 printable(root),
                 len(stray),
                 some(names_of(stray)),
@@ -140,13 +140,13 @@ class ClassFolder:
         files = [(path, labels[f.name]) for f, found in images.items() for path in found]
         if not files:
             raise DatasetError(
-                f'{printable(root)} holds no images: expected {printable(root.name)}/<class>/'
+                f'{printable(root)} contains no images: expected {printable(root.name)}/<class>/'
                 f'<image> with {", ".join(IMAGE_SUFFIXES)}'
             )
         empty = [folder for folder, found in images.items() if not found]
         if classes is None and empty:
             raise DatasetError(
-                f'{printable(root)}: class folders without a single image: '
+                f'{printable(root)}: class folders without images: '
                 f'{some(names_of(empty))}; remove them or add images'
             )
         return cls(root, names, tuple(files))
@@ -163,7 +163,7 @@ class ClassFolder:
         return read_image(self.files[index][0])
 
     def identity(self, index: int) -> bytes:
-        """Return what tells file `index` from others: name, size and the end of its contents."""
+        """Return what identifies file `index`: name, size and the end of its contents."""
         path, label = self.files[index]
         digest = hashlib.sha256(os.fsencode(path.relative_to(self.root)) + b'/%d' % label)
         try:
@@ -171,7 +171,7 @@ class ClassFolder:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(max(0, size - FINGERPRINT_BYTES))
                 digest.update(b'%d ' % size + file.read())
-        except OSError:  # left out as damaged where it is used
+        except OSError:  # reported as damaged when it is read
             pass
         return digest.digest()
 
@@ -221,7 +221,7 @@ class ImageStore:
         return image
 
     def __reduce__(self) -> tuple[Callable[..., ImageStore], tuple[object, ...]]:
-        """Hand another process the name of a mapped file instead of all its images."""
+        """Pickle the name of a mapped file instead of its images."""
         if isinstance(self.images, np.memmap) and self.images.filename is not None:
             whole = np.load(self.images.filename, mmap_mode='r')
             if whole.shape == self.images.shape:
@@ -234,7 +234,7 @@ def _open_store(classes: tuple[str, ...], path: str, labels: npt.NDArray[np.int6
 
 
 def read_image(path: Path) -> UInt8:
-    """Decode an image as (H, W, 3) uint8, RGB; raise DatasetError when it is damaged."""
+    """Decode an image as (H, W, 3) uint8, RGB; raise DatasetError if it is damaged."""
     try:
         contents = path.read_bytes()
     except OSError as error:
@@ -243,31 +243,31 @@ def read_image(path: Path) -> UInt8:
 
 
 def decoded(contents: bytes, name: str) -> UInt8:
-    """Decode a file's contents as `read_image` does; `name` is for the message."""
+    """Decode the contents of a file like `read_image`; `name` is for the message."""
     try:
         encoded = np.frombuffer(contents, np.uint8)
         image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if contents else None
-    except cv2.error as error:  # a size, or a format, that OpenCV is not to read
-        raise DatasetError(f'{name} is refused by OpenCV: {error.err}') from None
+    except cv2.error as error:  # a size or format that OpenCV rejects
+        raise DatasetError(f'{name} is rejected by OpenCV: {error.err}') from None
     if image is None:
-        raise DatasetError(f'{name} is damaged, or no image of a format that this OpenCV reads')
+        raise DatasetError(f'{name} is damaged, or not an image that this OpenCV can read')
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def open_splits(
     root: str | Path, held_out_share: float = 0.1
 ) -> tuple[ImageDataset, ImageDataset]:
-    """Open a user's class folders; return the training and the held-out split.
+    """Open the class folders of a user; return the training and the held-out split.
 
-    `root` holds train/ and val/ (or test/), or class folders directly: then a share of each class
-    is held out, by a hash of the files' names and so the same every time.
+    `root` contains train/ and val/ (or test/), or class folders. In the latter case, a fraction of
+    each class is held out, chosen by a hash of the file names.
     """
     splits = find_splits(root)
     root = Path(root).expanduser()
     if splits.held_out is not None and splits.training is None:
         raise DatasetError(
-            f'{printable(root)} holds {splits.held_out.name}/, but no train/: put the class '
-            'folders to train on into train/'
+            f'{printable(root)} contains {splits.held_out.name}/, but no train/: move the '
+            'class folders for training into train/'
         )
     used = [folder for folder in (splits.training, splits.held_out) if folder is not None]
     unused = [folder for folder in class_folders(root) if folder not in used] if used else []
@@ -281,8 +281,8 @@ def open_splits(
     whole = ClassFolder.open(splits.training or root)
     if len(whole.classes) < 2:
         raise DatasetError(
-            f'{printable(whole.root)} holds one class only, {whole.classes[0]}: a classifier '
-            'needs two or more class folders to tell apart'
+            f'{printable(whole.root)} contains only one class, {whole.classes[0]}: a classifier '
+            'requires at least two class folders'
         )
     if splits.held_out is None:
         return _split(whole, held_out_share)
@@ -290,7 +290,7 @@ def open_splits(
     missing = set(range(len(whole.classes))) - {label for _, label in held_out.files}
     if missing:
         logger.warning(
-            '%s has no images of %s: the accuracy says nothing of them',
+            '%s has no images of %s: the accuracy does not include them',
             printable(held_out.root),
             some([whole.classes[label] for label in sorted(missing)]),
         )
@@ -298,15 +298,15 @@ def open_splits(
 
 
 def _split(whole: ClassFolder, held_out_share: float) -> tuple[Subset, Subset]:
-    """Hold out a share of every class, one image at least, and leave one at least."""
+    """Hold out a fraction of every class, at least one image, and keep at least one."""
     of_class: list[list[int]] = [[] for _ in whole.classes]
     for index, (_, label) in enumerate(whole.files):
         of_class[label].append(index)
     small = [whole.classes[label] for label, indices in enumerate(of_class) if len(indices) < 2]
     if small:
         raise DatasetError(
-            f'{printable(whole.root)}: classes with one image only: {some(small)}; each needs two '
-            'at least, one of them to be held out'
+            f'{printable(whole.root)}: classes with only one image: {some(small)}; each requires '
+            'at least two, one of them to be held out'
         )
 
     def order(index: int) -> bytes:
@@ -324,7 +324,7 @@ def _split(whole: ClassFolder, held_out_share: float) -> tuple[Subset, Subset]:
 
 
 def check_classes(expected: Sequence[str], found: Sequence[str], split: str) -> None:
-    """Raise DatasetError unless a split's classes are, in order, those of a backbone."""
+    """Raise DatasetError unless the classes are those of a backbone, in the same order."""
     if tuple(expected) == tuple(found):
         return
     if len(expected) != len(found):
@@ -342,15 +342,15 @@ def check_classes(expected: Sequence[str], found: Sequence[str], split: str) -> 
 
 
 def random_subset(dataset: ImageDataset, images: int, seed: int = 1) -> Subset:
-    """Return some images of a dataset, in random order, the same for the same seed."""
+    """Return a random subset of a dataset in random order, which depends only on the seed."""
     order = np.random.default_rng(seed).permutation(len(dataset))[:images]
     return Subset(dataset, tuple(int(i) for i in order))
 
 
 def fingerprint(dataset: ImageDataset) -> str:
-    """Return a digest of which images a dataset holds, with which labels, in which order.
+    """Return a digest of the images of a dataset, with their labels and order.
 
-    Of files: name, size and the last 16 KiB. Copied elsewhere they are the same images.
+    Files are identified by name, size and the last 16 KiB, so a copy has the same digest.
     """
     indices: Sequence[int] = range(len(dataset))
     while isinstance(dataset, Subset):
@@ -369,7 +369,7 @@ def fingerprint(dataset: ImageDataset) -> str:
 
 
 def _in_threads(function: Callable[[int], bytes], indices: Sequence[int]) -> Iterator[bytes]:
-    """Yield what a function that mostly waits for files returns, joined, in order."""
+    """Yield the joined results, in order, of a function that mostly waits for files."""
 
     def joined(start: int) -> bytes:
         return b''.join(function(i) for i in indices[start : start + FINGERPRINTED_TOGETHER])
@@ -379,11 +379,11 @@ def _in_threads(function: Callable[[int], bytes], indices: Sequence[int]) -> Ite
 
 
 def report_damaged(sentences: Sequence[str], total: int) -> None:
-    """Warn of images that were left out; raise DatasetError when none is left."""
+    """Warn of damaged images, which were skipped; raise DatasetError if all are damaged."""
     if len(sentences) == total:
         raise DatasetError(f'all {total} images are damaged, first: {sentences[0]}')
     logger.warning(
-        '%d of %d images are damaged and left out: %s%s',
+        '%d of %d images are damaged and skipped: %s%s',
         len(sentences),
         total,
         '; '.join(sentences[:10]),
@@ -392,9 +392,9 @@ def report_damaged(sentences: Sequence[str], total: int) -> None:
 
 
 def end_with_parent() -> None:
-    """End this process as soon as its parent is gone, even by SIGKILL; return at once.
+    """End this process as soon as its parent ends, even by SIGKILL; return immediately.
 
-    Without it the workers of a killed command would wait for tasks for ever.
+    Otherwise the workers of a killed command would wait for tasks without end.
     """
 
     def watch(parent: BaseProcess) -> None:

@@ -1,4 +1,4 @@
-"""What a user's folder of images holds: which files are images, which folders are classes."""
+"""The folders of a user's images: image files, class folders and splits."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ IMAGE_SUFFIXES = (
     '.pbm', '.pfm', '.pgm', '.pic', '.png', '.pnm', '.ppm', '.pxm', '.ras', '.sr', '.tif',
     '.tiff', '.webp',
 )  # fmt: skip
-"""Suffixes, in any letter case, of the formats that OpenCV reads as it is installed with pip."""
+"""Suffixes, in any letter case, of the formats that OpenCV reads in its PyPI package."""
 
 TRAINING_FOLDERS = ('train', 'training')
 HELD_OUT_FOLDERS = ('val', 'valid', 'validation', 'test', 'testing', 'eval', 'evaluation')
-"""Names of splits, in any letter case; of several held-out folders the first here is used."""
+"""Names of splits, in any letter case; the first existing held-out folder is used."""
 
 IGNORED_FOLDERS = ('__macosx', '@eadir', '$recycle.bin', 'system volume information', 'lost+found')
-"""Folders that systems leave behind; like hidden ones they are never classes."""
+"""Folders of operating systems, which are ignored like hidden ones."""
 
 SHOWN = 5
-"""Names that a message lists."""
+"""Maximum number of names in a message."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The files below a folder, hidden ones left out: images by their suffix, and the others."""
+    """The files below a folder except hidden ones: images by their suffix, and others."""
 
     images: tuple[Path, ...]
     others: tuple[Path, ...]
 
     def warn_of_others(self, root: Path) -> None:
-        """Count and name the files that are no images."""
+        """Log the number and the names of files that are not images."""
         if self.others:
             suffixes = Counter(file.suffix.lower() or 'no suffix' for file in self.others)
             logger.warning(
-                '%s: %d files are left out, OpenCV does not read their kind (%s): %s',
+                '%s: %d files are ignored, because OpenCV does not read their format (%s): %s',
                 printable(root),
                 len(self.others),
                 ', '.join(f'{count} {suffix}' for suffix, count in suffixes.most_common(SHOWN)),
@@ -54,14 +54,14 @@ class Listing:
 
 @dataclass(frozen=True)
 class Splits:
-    """The folders of class folders that a data set is divided into, where it is."""
+    """The folders of the training and the held-out class folders; None if there are no splits."""
 
     training: Path | None
     held_out: Path | None
 
 
 def is_image(path: Path) -> bool:
-    """Tell whether a file is an image, by its suffix, and not hidden."""
+    """Return whether a file is an image by its suffix, and is not hidden."""
     hidden = path.name.startswith('.')
     return not hidden and path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
 
@@ -69,7 +69,7 @@ def is_image(path: Path) -> bool:
 def list_files(folder: Path) -> Listing:
     """List the files at any depth, sorted; links to folders are not followed.
 
-    Raise DatasetError where a folder cannot be read.
+    Raise DatasetError if a folder cannot be read.
     """
 
     def refuse(error: OSError) -> None:
@@ -87,9 +87,9 @@ def list_files(folder: Path) -> Listing:
 
 
 def class_folders(root: str | Path) -> list[Path]:
-    """Return the folders in `root`, sorted; hidden ones and those of systems are none.
+    """Return the folders in `root`, sorted, without hidden ones and those of operating systems.
 
-    Raise DatasetError where `root` is no folder, or a name cannot be a label.
+    Raise DatasetError if `root` is not a folder, or if a name cannot be a label.
     """
     root = Path(root).expanduser()
     if not root.is_dir():
@@ -100,16 +100,16 @@ def class_folders(root: str | Path) -> list[Path]:
     for folder in folders:
         if printable(folder.name) != folder.name or len(folder.name.splitlines()) > 1:
             raise DatasetError(
-                f'the class folder {printable(folder)!r} has a name that is not UTF-8, or of '
+                f'the class folder {printable(folder)!r} has a name that is not UTF-8 or has '
                 'several lines; rename it'
             )
     return folders
 
 
 def find_splits(root: str | Path) -> Splits:
-    """Find the folders that hold training and held-out class folders.
+    """Find the folders that contain training and held-out class folders.
 
-    `val` may also be a class: a split holds folders and no images of its own.
+    A class may be called `val`: a split contains only folders and no images.
     """
     folders = [folder for folder in class_folders(root) if _holds_folders_only(folder)]
     training = [f for f in folders if f.name.casefold() in TRAINING_FOLDERS]
@@ -120,23 +120,23 @@ def find_splits(root: str | Path) -> Splits:
     if len(training) > 1:
         raise DatasetError(
             f'{printable(root)} has several training folders: {some(names_of(training))}; '
-            'leave one of them'
+            'keep one of them'
         )
     return Splits(next(iter(training), None), next(iter(held_out), None))
 
 
 def held_out_folder(root: str | Path) -> Path:
-    """Return where the class folders of held-out images are: `root` itself, or its val/ or test/.
+    """Return the folder of the held-out class folders: `root` itself, or its val/ or test/.
 
-    Raises DatasetError where there is no such folder.
+    Raise DatasetError if there is no such folder.
     """
     return find_splits(root).held_out or Path(root).expanduser()
 
 
 def check_level(root: Path, images: Mapping[Path, Sequence[Path]]) -> None:
-    """Raise DatasetError where `root` lies one level above class folders.
+    """Raise DatasetError if `root` is one level above the class folders.
 
-    images: of every folder in `root`.
+    images: those of every folder in `root`.
     """
     nested: dict[Path, list[str]] = {}
     for folder, files in images.items():
@@ -146,34 +146,34 @@ def check_level(root: Path, images: Mapping[Path, Sequence[Path]]) -> None:
         lowered = {name.casefold() for name in names}
         if lowered & set(TRAINING_FOLDERS) and lowered & set(HELD_OUT_FOLDERS):
             raise DatasetError(
-                f'{printable(folder)} holds {some([f"{name}/" for name in names])}: --data is one '
-                f'level too high; give {printable(folder)}'
+                f'{printable(folder)} contains {some([f"{name}/" for name in names])}: --data is '
+                f'one level too high; give {printable(folder)}'
             )
         if len(names) > 1:
             nested[folder] = names
     if nested and len(nested) == len(images):
         folder, names = next(iter(nested.items()))
         raise DatasetError(
-            f'the folders in {printable(root)} hold no images, only folders of images '
-            f'({some([printable(Path(folder.name, name)) for name in names])}): --data is one '
-            f'level too high, give {printable(folder)}; or, if {printable(folder.name)} is a '
-            'class, put its images directly into its folder'
+            f'the folders in {printable(root)} contain no images, only folders of images '
+            f'({some([printable(Path(folder.name, name)) for name in names])}): if --data is one '
+            f'level too high, give {printable(folder)}; if {printable(folder.name)} is a class, '
+            'move its images directly into its folder'
         )
     splits = {*TRAINING_FOLDERS, *HELD_OUT_FOLDERS}
     if images and all(folder.name.casefold() in splits for folder in images):
         raise DatasetError(
-            f'{printable(root)} holds {some([f"{name}/" for name in names_of(images)])} without '
-            'class folders; expected for instance train/<class>/<image>'
+            f'{printable(root)} contains {some([f"{name}/" for name in names_of(images)])} '
+            'without class folders; expected for instance train/<class>/<image>'
         )
 
 
 def names_of(folders: Iterable[Path]) -> list[str]:
-    """Return the names of folders, as they can be printed."""
+    """Return printable names of folders."""
     return [printable(folder.name) for folder in folders]
 
 
 def some(names: Sequence[str]) -> str:
-    """Return the first few names, and how many there are."""
+    """Return the first names, and their number if there are more."""
     return ', '.join(names[:SHOWN]) + (f', ... ({len(names)})' if len(names) > SHOWN else '')
 
 

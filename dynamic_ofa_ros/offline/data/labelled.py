@@ -1,4 +1,4 @@
-"""Class folders whose images are labelled as a network's outputs are."""
+"""Class folders whose images get the labels of a network's outputs."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from dynamic_ofa_ros.supernet.published.imagenet_labels import imagenet_labels, 
 
 
 def open_labelled(root: str | Path, labels: Sequence[str], most: int = 0) -> ImageDataset:
-    """Open class folders of held-out images, or some of the images, where `most` is not 0.
+    """Open class folders of held-out images, or `most` of the images if it is not 0.
 
-    `outputs_of` says how folders are named. Classes without a folder are allowed. Raises
-    DatasetError for folders that belong to no label.
+    For the names of folders, see `outputs_of`. Classes without a folder are allowed. Raise
+    DatasetError if a folder does not belong to a label.
     """
     if most < 0:
-        raise DatasetError(f'{most} images were asked for; give 0 for all, or more')
+        raise DatasetError(f'the number of images is {most}; give 0 for all, or more')
     root = held_out_folder(root)
     names = [folder.name for folder in class_folders(root)]
     outputs = outputs_of(names, labels)
     strangers = [name for name in names if name not in outputs]
     if strangers:
         raise DatasetError(
-            f'{printable(root)} has folders that are no label: {some(strangers)}; the labels are '
-            f'{some(labels)}. Name each folder as its label, or by the number of its output'
+            f'{printable(root)} has folders that are not labels: {some(strangers)}; the labels '
+            f'are {some(labels)}. Name each folder by its label, or by the number of its output'
         )
     classes = list(labels)
     taken: dict[int, str] = {}
     for name, output in outputs.items():
         if output in taken:
             raise DatasetError(
-                f'{printable(root)}: the folders {taken[output]} and {name} are both of the label '
+                f'{printable(root)}: the folders {taken[output]} and {name} have the same label '
                 f'{labels[output]!r}; merge them'
             )
         taken[output] = name
@@ -45,10 +45,11 @@ def open_labelled(root: str | Path, labels: Sequence[str], most: int = 0) -> Ima
 
 
 def outputs_of(names: Sequence[str], labels: Sequence[str]) -> dict[str, int]:
-    """Return the network's output that each class folder belongs to; strangers are left out.
+    """Return the output of the network for each class folder; unknown folders are omitted.
 
-    A folder is named after its label (case, spaces, hyphens and underscores do not matter), has
-    its WordNet id where the labels are ImageNet's, or, where all are numbers, its output's.
+    A folder has the name of its label (ignoring case, spaces, hyphens and underscores), its
+    WordNet id if the labels are those of ImageNet, or, if all names are numbers, the number of its
+    output.
     """
     known = {_plain(label): output for output, label in enumerate(labels)}
     if tuple(labels) == imagenet_labels():

@@ -1,4 +1,4 @@
-"""Images on their way into a network: read and preprocessed in parallel, a few batches ahead."""
+"""Read and preprocess images in parallel, a few batches ahead of the network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dynamic_ofa_ros.runtime.image import preprocess
 
 Float32Array = npt.NDArray[np.float32]
 
-# Starting a process costs about a second, as much as reading some hundreds of images.
+# Starting a process takes about a second, as long as reading some hundreds of images.
 FEWEST_IMAGES_FOR_PROCESSES = 2000
 
 
@@ -29,8 +29,8 @@ FEWEST_IMAGES_FOR_PROCESSES = 2000
 class Chunk:
     """Some images of a dataset as network input.
 
-    `kept` are the indices that could be read, `pixels` are theirs by resolution, (kept, 3, r, r)
-    float32; `damaged` has a sentence for every other index.
+    `kept` are the indices of the readable images; `pixels` contains them by resolution, (kept, 3,
+    r, r) float32; `damaged` contains an error message for every other index.
     """
 
     kept: tuple[int, ...]
@@ -40,13 +40,13 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Task:
-    """What to prepare images for; a worker gets it once, as a list of files can be long."""
+    """The dataset and its preprocessing; sent once per worker, because file lists can be long."""
 
     dataset: ImageDataset
     preprocessing: Preprocessing
 
     def prepare(self, indices: Sequence[int], resolutions: Sequence[int]) -> Chunk:
-        """Read and preprocess some images; damaged ones are left out and named."""
+        """Read and preprocess some images; errors of damaged images are returned."""
         kept: list[int] = []
         damaged: dict[int, str] = {}
         pixels = {r: np.empty((len(indices), 3, r, r), np.float32) for r in resolutions}
@@ -65,7 +65,7 @@ class Task:
 class Loader:
     """Prepares chunks of images in order, in threads or, for many images, in processes.
 
-    Only a few chunks are held at any time, however large the dataset is.
+    Only a few chunks are in memory at any time.
     """
 
     def __init__(self, task: Task, workers: int | None = None) -> None:
@@ -74,13 +74,13 @@ class Loader:
         self._in_processes = (
             len(task.dataset) >= FEWEST_IMAGES_FOR_PROCESSES
             and self._workers > 1
-            # A daemon, such as a worker of the evaluation pool, may not have children.
+            # A daemon, such as a worker of the evaluation pool, cannot have children.
             and not multiprocessing.current_process().daemon
         )
         self._executor: Executor | None = None
 
     def load(self, parts: Iterable[Sequence[int]], resolutions: Sequence[int]) -> Iterator[Chunk]:
-        """Yield a chunk for each part, in order; raise DatasetError when a process dies."""
+        """Yield a chunk for each part, in order; raise DatasetError if a process dies."""
         executor = self._start()
         ahead: deque[Future[Chunk]] = deque()
         waiting = iter(parts)
@@ -106,18 +106,18 @@ class Loader:
             if self._in_processes:
                 self._executor = ProcessPoolExecutor(
                     self._workers,
-                    # Not forked: the parent may run threads of torch, which do not survive it.
+                    # Spawned, because the threads of torch do not survive a fork.
                     mp_context=multiprocessing.get_context('spawn'),
                     initializer=_start_worker,
                     initargs=(self._task,),
                 )
             else:
-                # OpenCV decodes and resizes without the interpreter's lock.
+                # OpenCV decodes and resizes without holding the interpreter's lock.
                 self._executor = ThreadPoolExecutor(self._workers)
         return self._executor
 
 
-# What a worker process prepares images for; set once by `_start_worker`.
+# The task of a worker process; set once by `_start_worker`.
 _worker_task: Task | None = None
 
 

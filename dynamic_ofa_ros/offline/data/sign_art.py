@@ -1,4 +1,4 @@
-"""The signs themselves, painted once: shapes, symbols and letters as strokes."""
+"""Images of the signs: shapes, symbols, and letters made of strokes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Colour = tuple[int, int, int]
 RED, BLUE, GREEN, YELLOW = (190, 22, 28), (0, 82, 155), (0, 122, 72), (250, 200, 20)
 WHITE, BLACK = (245, 245, 245), (20, 20, 20)
 
-# Signs are drawn once at this size, four times finer than they are kept (anti-aliasing).
+# Signs are drawn once, at _FINE times this size, and reduced (anti-aliasing).
 ART_PX = 192
 _FINE = 4
 
-# Letters as strokes on a grid 0.6 wide and 1 high: the same in every version of OpenCV.
+# Letters as strokes on a grid of 0.6 x 1; unlike OpenCV's fonts, they are equal in all versions.
 GLYPHS: dict[str, str] = {
     '0': '3,0 1,1 0,3 0,7 1,9 3,10 5,9 6,7 6,3 5,1 3,0',
     '2': '0,2 1,0 5,0 6,2 6,4 0,10 6,10',
@@ -315,7 +315,7 @@ _SIGNS: dict[str, Callable[[_Canvas], None]] = {
 
 @cache
 def art_of(class_id: int) -> UInt8:
-    """Return the sign as (192, 192, 4) uint8 RGBA with colour premultiplied by alpha."""
+    """Return the sign as (192, 192, 4) uint8 RGBA, with premultiplied alpha."""
     names = sign_names()
     if not 0 <= class_id < len(names):
         raise DatasetError(

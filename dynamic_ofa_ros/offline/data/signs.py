@@ -1,4 +1,4 @@
-"""Rendered road and warehouse signs in cluttered scenes: the demo's own data, by seed."""
+"""Rendered road and warehouse signs in cluttered scenes, the data of the demo family."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ __all__ = ['Scene', 'drift', 'render_scene', 'sample_scene', 'sign_names']
 
 UInt8 = npt.NDArray[np.uint8]
 
-# Heights of the farthest and the nearest sign, in heights of the picture.
+# Heights of the farthest and the nearest sign, as fractions of the image height.
 SMALLEST, LARGEST = 0.12, 0.85
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that determines a picture, in units of the image's height.
+    """Everything that determines an image, in units of its height.
 
-    centre: sign's centre (x, y) from the image's centre; size: its height; roll, yaw and pitch in
-    radians; exposure multiplies the light; blur and noise are in pixels and grey levels at 480 px.
+    centre: (x, y) of the sign from the centre of the image; size: height of the sign; roll, yaw
+    and pitch in radians; exposure multiplies the light; blur and noise: pixels and grey levels at
+    480 px.
     """
 
     class_id: int
@@ -62,10 +63,10 @@ class Scene:
 
 
 def sample_scene(rng: np.random.Generator, class_id: int) -> Scene:
-    """Draw a scene with the sign `class_id`: near or far, tilted, dark, blurred, hidden at times.
+    """Draw a scene with the sign `class_id`: near or far, tilted, dark, blurred, partly hidden.
 
-    A far sign is small: it takes an input of many pixels to read it. It is blurred less than a
-    near one, for it moves more slowly across the picture, and cameras focus on what is far.
+    A far sign is small, so it requires a large network input. It is blurred less than a near one,
+    because it moves more slowly in the image, and because cameras focus on distant objects.
     """
     size = math.exp(rng.uniform(math.log(SMALLEST), math.log(LARGEST)))
     reach = 0.5 - 0.5 * size
@@ -92,7 +93,7 @@ def sample_scene(rng: np.random.Generator, class_id: int) -> Scene:
 
 
 def drift(scene: Scene, rng: np.random.Generator) -> Scene:
-    """Return the same scene a moment later, as a moving camera sees it: for streams."""
+    """Return the same scene a moment later, as seen by a moving camera."""
     reach = 0.5 - 0.5 * scene.size
     return replace(
         scene,
@@ -108,7 +109,7 @@ def drift(scene: Scene, rng: np.random.Generator) -> Scene:
 def render_scene(scene: Scene, width: int = 640, height: int = 480) -> UInt8:
     """Render a scene; return (height, width, 3) uint8, RGB."""
     if width < 16 or height < 16:
-        raise DatasetError(f'a scene of {width}x{height} pixels is too small; 16x16 is the least')
+        raise DatasetError(f'a scene of {width}x{height} pixels is too small; at least 16x16')
     image = _background(scene.background_seed, width, height).copy()
     _paste_sign(image, scene)
     blur_scale = height / 480.0
@@ -157,7 +158,7 @@ def _paste_sign(image: UInt8, scene: Scene) -> None:
     right, bottom = np.minimum(np.ceil(corners.max(0)).astype(int) + margin, (width, height))
     if right <= left or bottom <= top:
         return
-    # Shrink the art first where the sign is small: warping alone would alias.
+    # A small sign is resized first, because warping alone would cause aliasing.
     shrink = min(1.0, 2.0 * scene.size * height / ART_PX)
     if shrink < 1.0:
         side = max(8, round(ART_PX * shrink))
@@ -179,7 +180,7 @@ def _paste_sign(image: UInt8, scene: Scene) -> None:
 def _project_corners(
     scene: Scene, centre: npt.NDArray[np.float64], side_px: float
 ) -> npt.NDArray[np.float64]:
-    """Return (4, 2): a tilted square's corners under perspective, clockwise from the top left."""
+    """Return (4, 2): the corners of a tilted square in perspective, clockwise from top left."""
     square = np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]], np.float64) * 0.5
     cy, sy = math.cos(scene.yaw), math.sin(scene.yaw)
     cp, sp = math.cos(scene.pitch), math.sin(scene.pitch)
@@ -196,7 +197,7 @@ def _project_corners(
 
 
 def _occlude(patch: UInt8, scene: Scene) -> None:
-    """Cover about `scene.occlusion` of the sign from one side, by a leaf or a post."""
+    """Cover about `scene.occlusion` of the sign from one side with a leaf or a post."""
     rng = np.random.default_rng(scene.occluder_seed)
     height, width = patch.shape[:2]
     colour = tuple(int(c) for c in rng.integers(20, 130, 3))
@@ -244,7 +245,7 @@ def _motion_kernel(length: float, angle: float) -> npt.NDArray[np.float32]:
 
 @lru_cache(maxsize=2)
 def _background(seed: int, width: int, height: int) -> UInt8:
-    """Return a street or a hall with clutter that shares the signs' colours and shapes."""
+    """Return a street or a hall with clutter in the colours and shapes of the signs."""
     rng = np.random.default_rng(seed)
     indoor = rng.random() < 0.4
     sky = np.array([180, 175, 165]) if indoor else np.array([150, 180, 215])

@@ -1,4 +1,4 @@
-"""A store: a dataset decoded once, as squares in a file that every process maps into memory."""
+"""Stores: datasets that are decoded once into squares in a memory-mapped file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from dynamic_ofa_ros.offline.data.datasets import (
 
 
 def centre_square(image: UInt8, side: int) -> UInt8:
-    """Cut the centre square out of an image and resize it to (side, side, 3)."""
+    """Crop the central square of an image and resize it to (side, side, 3)."""
     height, width = image.shape[:2]
     edge = min(height, width)
     top, left = (height - edge) // 2, (width - edge) // 2
@@ -39,14 +39,14 @@ def centre_square(image: UInt8, side: int) -> UInt8:
 
 
 def open_store(dataset: ImageDataset, path: Path, side: int) -> ImageDataset | None:
-    """Return the images that `build_store` left in `path`; None where they are not `dataset`'s.
+    """Return the images of `dataset` that `build_store` wrote to `path`; None if it has others.
 
-    Damaged images are left out, counted and listed in the log, as when they were decoded.
+    Damaged images are skipped and logged, as when they were decoded.
     """
     try:
         facts: dict[str, Any] = json.loads(_facts_file(path).read_text(encoding='utf-8'))
         images = np.load(path, mmap_mode='r')
-    except (FileNotFoundError, ValueError):  # ValueError: cut short
+    except (FileNotFoundError, ValueError):  # ValueError: the file is truncated
         return None
     is_same = facts['images'] == fingerprint(dataset)
     if not is_same or images.shape != (len(dataset), side, side, 3):
@@ -61,14 +61,14 @@ def build_store(
     processes: int = 1,
     on_progress: Callable[[int], None] | None = None,
 ) -> ImageDataset:
-    """Decode a dataset once into `path` (memory-mapped .npy), unless it is there already.
+    """Decode a dataset into `path` (memory-mapped .npy), unless this was done before.
 
-    Damaged images are left out, counted and listed in the log. `on_progress` gets the images done.
+    Damaged images are skipped and logged. `on_progress` is called with the number of images done.
     """
     stored = open_store(dataset, path, side)
     if stored is not None:
         return stored
-    # Written last: images without it, or with another's, are never taken for these.
+    # Written last: without it, or with that of another dataset, the images are not used.
     _facts_file(path).unlink(missing_ok=True)
     facts = {'images': fingerprint(dataset)}
     with replacing(path) as temporary:
@@ -83,7 +83,7 @@ def build_store(
 
 
 def remove_store(path: Path) -> None:
-    """Remove what `build_store` left in `path`, if anything."""
+    """Remove the files of `build_store` for `path`."""
     _facts_file(path).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
 
@@ -107,12 +107,12 @@ def _decode(
     processes: int,
     on_progress: Callable[[int], None] | None,
 ) -> dict[int, str]:
-    """Decode all images into their places; return what is wrong with the damaged ones."""
+    """Decode all images into the store; return the errors of damaged ones."""
     damaged: dict[int, str] = {}
-    # Each worker gets the dataset once: its list of files is long.
+    # Sent once per worker, because the dataset contains a long list of files.
     with ProcessPoolExecutor(
         processes,
-        # Not forked: the parent may run threads of torch, which do not survive a fork.
+        # Spawned, because the threads of torch do not survive a fork.
         mp_context=multiprocessing.get_context('spawn'),
         initializer=_start_worker,
         initargs=(dataset, store),
@@ -129,7 +129,7 @@ def _decode(
     return damaged
 
 
-# What a worker process decodes, and into what; set once by `_start_worker`.
+# The dataset and the store of a worker process; set once by `_start_worker`.
 _worker_task: tuple[ImageDataset, UInt8] | None = None
 
 
@@ -141,9 +141,9 @@ def _start_worker(dataset: ImageDataset, store: Path) -> None:
 
 
 def _allocate(file: Path, target: Path) -> None:
-    """Claim the disk space of a sparse file; raise OSError naming `target` when it is short.
+    """Allocate the disk space of a sparse file; raise OSError with `target` if it is too small.
 
-    Writing through a memory map to a full disk kills the process without a word (SIGBUS).
+    Otherwise, writing to a memory map on a full disk would kill the process (SIGBUS).
     """
     with file.open('rb+') as opened:
         try:
@@ -153,7 +153,7 @@ def _allocate(file: Path, target: Path) -> None:
 
 
 def _store_square(index: int) -> str:
-    """Decode an image into its place in the store; return what is wrong with it, or nothing."""
+    """Decode an image into the store; return the error, or ''."""
     assert _worker_task is not None
     dataset, images = _worker_task
     try:

@@ -1,1 +1,1 @@
-"""How long sub-networks take: measured, from tables, predicted."""
+"""Measure and predict the latency of sub-networks."""

@@ -1,4 +1,4 @@
-"""What state a device was in while it was measured: clocks, load, temperature, power."""
+"""The state of a device during a measurement: clocks, load, temperature, power."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ _GOVERNOR = Path('devices/system/cpu/cpu0/cpufreq/scaling_governor')
 
 
 class DeviceWatch:
-    """Watches a device from its creation until `state` is asked for. device: as for engines."""
+    """Observes a device from its creation until `state` is called. device: as for engines."""
 
     def __init__(self, device: str, sysfs: Path = Path('/sys')) -> None:
         self._device, self._sysfs = device, sysfs
         self._others = OthersLoad(device)
         self._monitor = HostMonitor(device, sysfs=sysfs)
-        self._monitor.sample()  # loads and power are means since the last sample
+        self._monitor.sample()  # load and power are averages since the last sample
 
     @property
     def load_of_others(self) -> float:
-        """The share of the device that others used since the creation; NaN when unknown."""
+        """The fraction of the device used by others since the creation; NaN if unknown."""
         return self._others.fraction()
 
     def state(self) -> dict[str, float | str]:
-        """Return what is known of the device since the creation; what is not is left out."""
+        """Return the available measurements of the device since the creation."""
         status = self._monitor.sample()
         numbers = {
             'load_of_others': self.load_of_others,
@@ -40,7 +40,7 @@ class DeviceWatch:
         state: dict[str, float | str] = {
             name: round(value, 3) for name, value in numbers.items() if not math.isnan(value)
         }
-        with suppress(OSError):  # virtual machines and containers have none
+        with suppress(OSError):  # not available in virtual machines and containers
             state['cpu_governor'] = (self._sysfs / _GOVERNOR).read_text(encoding='utf-8').strip()
         return state
 

@@ -1,8 +1,8 @@
-"""Latency of sub-networks, predicted from measurements of about 100 whole ones.
+"""Latency predictor, fitted to the latencies of about 100 whole networks.
 
-The alternative to the table of operators: a sum over blocks, too, but of what a block's work is
-known to grow with (points of the feature map, expand ratio, kernel area), with factors per stage
-that are fitted instead of measured one by one. Work costs time, so no factor is negative.
+It is the alternative to the operator table. The latency is also a sum over blocks, but of known
+amounts of work: the size of the feature map times expand ratio and kernel area. The factors of
+each stage are fitted. They are not negative, because work takes time.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ FloatArray = npt.NDArray[np.float64]
 MIN_NETWORKS = 20
 SHRINKAGES = (1e-4, 1e-3, 1e-2, 1e-1)
 FOLDS = 5
-"""Strengths of regularisation to choose from, by cross-validation."""
+"""Strengths of the regularisation, from which cross-validation chooses."""
 
-# By what the feature map is smaller than the image, at the exit of each stage.
+# Image size divided by the size of the feature map at the end of each stage.
 _REDUCTIONS = {
     'ofa_mobilenetv3': (4, 8, 16, 16, 32),
     'ofa_proxyless': (4, 8, 16, 16, 32, 32),
@@ -47,7 +47,7 @@ _REDUCTIONS = {
 
 @dataclass(frozen=True)
 class LatencyPredictor:
-    """Predicts latency from a network's work; factors: (F,) milliseconds a unit of work."""
+    """Predicts latency from the work of a network; factors: (F,) milliseconds per unit of work."""
 
     space: SearchSpace
     factors: FloatArray
@@ -64,15 +64,15 @@ class LatencyPredictor:
 def fit_latency_predictor(
     genomes: Genomes, measured_ms: npt.ArrayLike, space: SearchSpace
 ) -> LatencyPredictor:
-    """Fit on N >= 20 measured networks, (N, genes) and (N,); they should spread over the range.
+    """Fit to N >= 20 measured networks, (N, genes) and (N,), spread over the range of latencies.
 
-    Least squares of the relative error, factors not negative. The report is of predictions by fits
-    that had not seen the network (leave one out).
+    The squared relative error is minimised by factors that are not negative. The report is a
+    leave-one-out validation.
     """
     measured = np.asarray(measured_ms, np.float64)
     if len(genomes) != len(measured) or len(measured) < MIN_NETWORKS:
         raise LatencyTableError(
-            f'a latency predictor needs at least {MIN_NETWORKS} measured networks, '
+            f'a latency predictor requires at least {MIN_NETWORKS} measured networks, '
             f'found {len(measured)}'
         )
     work = work_of(genomes, space)
@@ -87,14 +87,14 @@ def fit_latency_predictor(
 
 
 def work_of(genomes: Genomes, space: SearchSpace) -> FloatArray:
-    """Return (N, F) amounts of work: of every stage's first block, its later ones, and the rest.
+    """Return (N, F) amounts of work of the first block and of the other blocks of each stage.
 
-    A block's: 1, the expand ratio (squeeze-and-excitation, weights to load), the points of its
-    map times the pointwise and times the spatial convolution's size. The rest: 1 and the points
-    of the image.
+    For a block, these are 1, the expand ratio (for squeeze-and-excitation and the loading of
+    weights), and the feature map's points times the size of the pointwise and of the spatial
+    convolution. The first two columns are 1 and the points of the image.
     """
     if space.kind not in _REDUCTIONS:
-        raise LatencyTableError(f'the work of a backbone of kind {space.kind!r} is not known')
+        raise LatencyTableError(f'no latency predictor for a backbone of kind {space.kind!r}')
     encoding = GenomeEncoding(space)
     pixels = encoding.resolutions(genomes).astype(np.float64)
     stages = np.array([stage for stage, _ in space.block_places])
@@ -133,7 +133,7 @@ def write_predictor(
     head: Mapping[str, Any],
     networks: list[dict[str, Any]],
 ) -> None:
-    """Write a predictor with the networks it was fitted on, atomically; head: see write_table."""
+    """Write a predictor and the networks it was fitted to, atomically; head: see write_table."""
     contents = {
         **head,
         'leave_one_out': asdict(predictor.report),
@@ -144,7 +144,7 @@ def write_predictor(
 
 
 def predictor_of(document: Mapping[str, Any], path: Path) -> LatencyPredictor:
-    """Return the predictor that a file's document describes; raise LatencyTableError."""
+    """Return the predictor in a document; raise LatencyTableError if it is damaged."""
     space = space_of(document, path)
     expected = work_of(GenomeEncoding(space).encode([space.smallest()]), space).shape[1]
     try:
@@ -154,7 +154,7 @@ def predictor_of(document: Mapping[str, Any], path: Path) -> LatencyPredictor:
         raise LatencyTableError(f'{path} is damaged: {type(error).__name__}: {error}') from None
     if factors.shape != (expected,) or not (factors >= 0).all():
         raise LatencyTableError(
-            f'{path}: "factors" should hold {expected} numbers that are not negative'
+            f'{path}: "factors" must contain {expected} numbers that are not negative'
         )
     platform = str(document.get('platform', path.stem))
     return LatencyPredictor(space, factors, report, platform, backbone_of(document))
@@ -167,11 +167,11 @@ def _widths(
     stages: npt.NDArray[np.int64],
     is_first: npt.NDArray[np.bool_],
 ) -> tuple[FloatArray, FloatArray]:
-    """Return (N, blocks) relative widths before and after every block; 1 where they are fixed."""
+    """Return (N, blocks) relative widths before and after each block; 1 if they are fixed."""
     if not isinstance(space, ResNet50Space):
         ones = np.ones((len(genomes), len(stages)))
         return ones, ones
-    # The first two widths are the stem's.
+    # The first two widths are those of the stem.
     width_mults = np.asarray(space.width_mults, np.float64)[encoding.indices(genomes, 'w')]
     after = width_mults[:, stages + 2]
     return np.where(is_first, width_mults[:, stages + 1], after), after
@@ -188,7 +188,7 @@ def _held_out_error(work: FloatArray, measured: FloatArray, shrinkage: float) ->
 
 
 def _fit(work: FloatArray, measured: FloatArray, shrinkage: float) -> FloatArray:
-    """Return factors that are not negative; `shrinkage` draws scaled ones towards zero."""
+    """Return factors that are not negative; `shrinkage` moves scaled factors towards zero."""
     from scipy.optimize import nnls
 
     relative = work / measured[:, None]

@@ -1,7 +1,7 @@
-"""Latencies that were measured on another machine: the file that carries them to a build.
+"""Latencies that were measured on another machine, in a file for a build.
 
-`dynamic-ofa measure FAMILY --output FILE` writes it on the robot, `dynamic-ofa build --measured
-FILE` reads it on the server.
+`dynamic-ofa measure FAMILY --output FILE` writes it on the robot, and `dynamic-ofa build
+--measured FILE` reads it on the server.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KEY = 'architectures'
 
 @dataclass(frozen=True)
 class MeasuredNetworks:
-    """Sub-networks of a backbone, and their latencies on the platform of `profile`."""
+    """Sub-networks of a backbone, and their latencies on a platform."""
 
     path: Path
     backbone: Mapping[str, object]
@@ -29,11 +29,11 @@ class MeasuredNetworks:
     latencies: LatencyProfile
 
     def check_fits(self, backbone: BackboneSpec, space: SearchSpace) -> None:
-        """Raise LatencyTableError unless these are sub-networks of a backbone in a space."""
+        """Raise LatencyTableError unless the sub-networks belong to this backbone and space."""
         if self.backbone != asdict(backbone):
             raise LatencyTableError(
-                f'{self.path} is of the backbone {self.backbone.get("name")}, not of '
-                f'{backbone.name}: give the backbone whose candidates were measured'
+                f'{self.path} is for the backbone {self.backbone.get("name")}, not for '
+                f'{backbone.name}: give the backbone of the measured candidates'
             )
         for architecture in self.architectures:
             try:
@@ -44,20 +44,20 @@ class MeasuredNetworks:
                 ) from None
 
     def of(self, architectures: Sequence[SubnetArchitecture]) -> LatencyProfile:
-        """Return the latencies of some of the sub-networks; raise LatencyTableError for others."""
+        """Return the latencies of these sub-networks; raise LatencyTableError if any is absent."""
         known = dict(zip(self.architectures, self.latencies.levels, strict=True))
         missing = [a for a in architectures if a not in known]
         if missing:
             raise LatencyTableError(
                 f'{self.path} lacks {len(missing)} of {len(architectures)} sub-networks: measure '
-                'them on the robot too'
+                'these on the robot too'
             )
         levels = tuple(known[a] for a in architectures)
         return replace(self.latencies, levels=levels, accuracies=())
 
 
 def write_measured(family: Family, profile_file: Path, path: Path) -> None:
-    """Write the platform file of a family as one that needs no family beside it."""
+    """Write the profile of a family with its architectures, so that it is complete by itself."""
     document = parse_yaml(profile_file, read_bytes(profile_file))
     document['backbone'] = asdict(family.backbone)
     document[KEY] = [level.architecture.to_mapping() for level in family.levels]
@@ -65,15 +65,15 @@ def write_measured(family: Family, profile_file: Path, path: Path) -> None:
 
 
 def read_measured(file: str | Path) -> MeasuredNetworks:
-    """Read what `write_measured` wrote; raise LatencyTableError where it is something else."""
+    """Read a file of `write_measured`; raise LatencyTableError if it is damaged."""
     path = Path(file).expanduser()
     try:
         profile = read_profile(path)
         reader = Reader(path, parse_yaml(path, read_bytes(path)))
         if not reader.has(KEY):
             raise LatencyTableError(
-                f'{path} does not say what was measured: write it with dynamic-ofa measure '
-                'FAMILY --output FILE'
+                f'{path} lacks the architectures: write it with dynamic-ofa measure FAMILY '
+                '--output FILE'
             )
         architectures = tuple(map(SubnetArchitecture.from_mapping, reader.sequence(KEY)))
         backbone = reader.mapping('backbone')

@@ -1,8 +1,8 @@
-"""Which operators a network of a search space consists of, and what they are called.
+"""The operators of the networks in a search space, and their names.
 
-An operator is a module of the static network: the stem, a block, a layer of the head. It is the
-same operator wherever its configuration is the same: `s2.b1.k5.e4` is every later block of stage 2
-with kernel 5 and expand ratio 4. Times of operators are added up by these names.
+An operator is a module of a static network: the stem, a block, or a layer of the head. Modules of
+equal configuration are the same operator: `s2.b1.k5.e4` is every block of stage 2 except the
+first, with kernel size 5 and expand ratio 4.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dynamic_ofa_ros.space.genome import GenomeEncoding, Genomes
 
 ABSENT = -1
 
-# What surrounds the elastic blocks, in the order of the forward pass.
+# The operators before and after the elastic blocks, in the order of the forward pass.
 _BEFORE = ('stem', 'block0')
 _AFTER = {
     'ofa_mobilenetv3': ('final_expand', 'avgpool', 'feature_mix', 'classifier'),
@@ -34,11 +34,11 @@ _LETTERS = {'ks': 'k', 'e': 'e', 'w': 'w'}
 
 @dataclass(frozen=True)
 class Slot:
-    """A place in the deepest network of a space.
+    """A position in the deepest network of a space.
 
-    prefix: the operator's name, less the choices; genes: (field, index) of every choice it depends
-    on; block: the index of an elastic block, which shallower networks may lack; is_stem_middle:
-    ResNet-50's layer that they may lack, too.
+    prefix: the operator's name without choices; genes: (field, index) of every choice that it
+    depends on; block: the index of an elastic block, which shallower networks may lack;
+    is_stem_middle: the stem's middle layer in ResNet-50, which networks may lack.
     """
 
     prefix: str
@@ -48,7 +48,7 @@ class Slot:
 
 
 class OperatorLayout:
-    """The operators of a search space: their `names`, and which of them genomes consist of."""
+    """The names of all operators of a search space, and the operators of each genome."""
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
@@ -68,7 +68,7 @@ class OperatorLayout:
         self.names = tuple(rows)
 
     def rows(self, genomes: Genomes) -> npt.NDArray[np.int64]:
-        """Return (N, slots): for every place in a network the row in `names`, or ABSENT."""
+        """Return (N, slots) indices into `names` of the operators of networks, or ABSENT."""
         active = self._encoding.active(genomes)
         has_stem_middle = self._encoding.indices(genomes, 'd')[:, 0] > 0
         columns = []
@@ -88,10 +88,10 @@ class OperatorLayout:
         return [self.names[row] for row in rows if row != ABSENT]
 
     def covering(self) -> list[SubnetArchitecture]:
-        """Return the deepest networks in which every operator occurs at least once.
+        """Return the deepest networks that together contain every operator.
 
-        Kernel sizes and expand ratios are uniform; widths alternate between two choices, so that
-        each meets each.
+        Kernel sizes and expand ratios are uniform. Widths alternate between two choices, so that
+        all pairs of widths occur.
         """
         largest = self.space.largest()
         fields = [field for field in ('ks', 'e', 'w') if largest.values(field)]
@@ -108,7 +108,7 @@ class OperatorLayout:
         return found
 
     def _variants(self, slot: Slot) -> list[str]:
-        """Return the names of a slot's operators, the last gene changing fastest."""
+        """Return the names of a slot's operators; the last gene changes fastest."""
         letters = [_LETTERS[field] for field, _ in slot.genes]
         return [
             '.'.join((slot.prefix, *(f'{a}{v:g}' for a, v in zip(letters, values, strict=True))))
@@ -116,7 +116,7 @@ class OperatorLayout:
         ]
 
     def _patterns(self, field: str) -> list[tuple[float, ...]]:
-        """Return what a list alternates between."""
+        """Return the pairs of choices between which a list alternates."""
         choices = tuple(sorted({value for choices in self._choices[field] for value in choices}))
         if field == 'w':
             return list(itertools.product(choices, repeat=2))
@@ -128,8 +128,8 @@ def _slots(space: SearchSpace) -> tuple[Slot, ...]:
         return _resnet50_slots(space)
     if space.kind not in _AFTER:
         raise LatencyTableError(
-            f'the operators of a backbone of kind {space.kind!r} are not known; fit a latency '
-            'predictor on whole networks instead: dynamic-ofa profile --whole-networks 100'
+            f'no operator table for a backbone of kind {space.kind!r}: fit a latency predictor '
+            'to whole networks, with dynamic-ofa profile --whole-networks 100'
         )
     return (
         *map(Slot, _BEFORE),
@@ -142,7 +142,7 @@ def _slots(space: SearchSpace) -> tuple[Slot, ...]:
 
 
 def _resnet50_slots(space: SearchSpace) -> tuple[Slot, ...]:
-    """Widths: stem inside, stem out, then the stages; a stage's first block takes the last's."""
+    """Return the slots; a stage's first block also depends on the width of the stage before."""
     blocks = []
     for block, (stage, place) in enumerate(space.block_places):
         width = stage + 2

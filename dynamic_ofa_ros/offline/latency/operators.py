@@ -1,15 +1,13 @@
-"""Time the operators of a backbone one by one, with the engine that will run whole networks.
+"""Time single operators of a backbone with the engine that runs whole networks.
 
-An operator alone does not cost what it costs inside a network: a call has an overhead, and an
-engine rearranges tensors where they enter and leave. A network pays both once, but a sum over its
-operators would pay them at each. So every operator runs inside a frame (a 1x1 convolution that
-makes its input from an image, a global average pool behind it), the frame also runs alone, and
-the operator's time is the difference.
+An operator that runs alone includes the overhead of a call, and the engine rearranges tensors at
+its input and output. A network has this overhead only once. Therefore each operator runs between a
+1x1 convolution, which makes its input from an image, and a global average pool. This frame also
+runs without the operator, and the difference is the time of the operator.
 
-The operators of a group take turns, one run each: every one finds the caches as in a network, full
-of others' data. There is no pause before a run, unlike between whole networks
-(`runtime/profiling.py`): waking up after a pause is another thing that a network pays once. The
-correction's offset accounts for it.
+The operators of a group run alternately, so that the caches contain data of others, as in a
+network. There is no pause before a run, unlike between whole networks (`runtime/profiling.py`),
+because the delay after a pause occurs once per network. The offset of the correction includes it.
 """
 
 from __future__ import annotations
@@ -38,13 +36,13 @@ Call = Callable[[], object]
 
 SETTLE_ROUNDS = 5
 SETTLED_WITHIN = 0.05
-"""Warm-up ends when medians of two spans of `SETTLE_ROUNDS` rounds differ by less than this."""
+"""The warm-up ends when the medians of two successive spans of rounds differ by less."""
 
 MAX_WARMUP_ROUNDS = 50
 MIN_ROUNDS = 30
 MAX_ROUNDS = 200
 PRECISE_WITHIN = 0.01
-"""Timing ends when the standard error of the group's total is below this share of it."""
+"""Timing ends when the standard error of the group's total is below this fraction of it."""
 
 LAYOUT_TRIALS = 5
 IMAGE_CHANNELS = 3
@@ -54,7 +52,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {'Hswish': nn.Hardswish, 'Hsigmoid': 
 
 @dataclass(frozen=True)
 class Operator:
-    """A module with the shape of what enters it, (1, C, H, W) or (1, C), at each resolution."""
+    """A module with the shape of its input, (1, C, H, W) or (1, C), at each resolution."""
 
     name: str
     module: nn.Module
@@ -64,7 +62,7 @@ class Operator:
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of one operator: the frame's time is already taken off each run."""
+    """Milliseconds of one operator, without the time of the frame."""
 
     median_ms: float
     mean_ms: float
@@ -78,7 +76,7 @@ def collect_operators(supernet: nn.Module, layout: OperatorLayout) -> list[Opera
     sides: list[list[tuple[int, ...]]] = []
     for architecture in layout.covering():
         network = extract_subnet(supernet, architecture)
-        if not sides:  # they depend on the place alone, not on the choices there
+        if not sides:  # they depend only on the position
             of_resolutions = [_input_shapes(network, r) for r in layout.space.resolutions]
             sides = [
                 [shape[2:] for shape in of_place] for of_place in zip(*of_resolutions, strict=True)
@@ -106,7 +104,7 @@ def _modules(network: nn.Module) -> list[nn.Module]:
 
 
 def _input_shapes(network: nn.Module, resolution: int) -> list[tuple[int, ...]]:
-    """Return the shape of what enters every operator."""
+    """Return the shape of the input of every operator."""
     modules = _modules(network)
     shapes: dict[nn.Module, tuple[int, ...]] = {}
 
@@ -122,10 +120,9 @@ def _input_shapes(network: nn.Module, resolution: int) -> list[tuple[int, ...]]:
 
 
 class Framed(nn.Module):
-    """An operator between what makes its input from an image and what shrinks its output.
+    """An operator between the layers of the frame, or the frame alone.
 
-    Without an operator it is the frame alone. `key` is the same for the same computation, be it
-    at another resolution.
+    `key` is equal for equal computations, also at other resolutions.
     """
 
     def __init__(self, operator: Operator, is_frame_alone: bool = False) -> None:
@@ -153,10 +150,10 @@ class Framed(nn.Module):
 
 
 class OperatorEngine:
-    """Turns modules into calls that run them once as the engine would, device-synchronised.
+    """Prepares modules for timing, as the engine of the runtime would run them.
 
-    engine: one of `ENGINES`; device: 'cpu', 'cuda' or 'cuda:N'. `largest` decides
-    the memory layout, as in the engine for PyTorch.
+    engine: one of `ENGINES`; device: 'cpu', 'cuda' or 'cuda:N'. `largest` determines the memory
+    layout, as in the engine for PyTorch.
     """
 
     def __init__(
@@ -164,9 +161,8 @@ class OperatorEngine:
     ) -> None:
         if engine not in ENGINES:
             raise EngineError(
-                f'operators cannot be timed one by one with engine {engine!r}; use '
-                f'{", ".join(ENGINES)}, or measure whole networks: '
-                'dynamic-ofa profile --whole-networks 100'
+                f'engine {engine!r} cannot time single operators; use {", ".join(ENGINES)}, or '
+                'measure whole networks: dynamic-ofa profile --whole-networks 100'
             )
         self._engine, self._device, self._threads = engine, device, threads
         self._exported: dict[str, bytes] = {}
@@ -176,7 +172,7 @@ class OperatorEngine:
             self._layout = self._faster_layout(largest, resolution)
 
     def prepare(self, framed: Framed, side: int) -> Call:
-        """Return a call that runs `framed` on an image of side x side, to the end."""
+        """Return a function that runs `framed` on a square image and waits for the end."""
         image = torch.randn(1, IMAGE_CHANNELS, side, side)
         if self._engine == 'onnxruntime':
             return self._session(framed, image)
@@ -202,7 +198,7 @@ class OperatorEngine:
         return run
 
     def _faster_layout(self, network: nn.Module, resolution: int) -> torch.memory_format:
-        """Return the memory format in which the largest network is faster, tried as the engine."""
+        """Return the faster memory format of the largest network, as chosen by the engine."""
         image = torch.zeros(1, IMAGE_CHANNELS, resolution, resolution)
         medians: dict[torch.memory_format, float] = {}
         for layout in (torch.channels_last, torch.contiguous_format):
@@ -221,7 +217,7 @@ class OperatorEngine:
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         options.log_severity_level = engine.QUIET
-        # Fixed here, shapes are constants as in the engine.
+        # Shapes are constant, as in the engine.
         for name, size in zip(_SIDES, image.shape[2:], strict=True):
             options.add_free_dimension_override_by_name(name, size)
         session = onnxruntime.InferenceSession(
@@ -240,7 +236,7 @@ class OperatorEngine:
         return lambda: request.infer(request.input)
 
     def _onnx(self, framed: Framed, image: torch.Tensor) -> bytes:
-        """Return the export of an operator; one serves all resolutions."""
+        """Return the ONNX model of an operator, which is valid for all resolutions."""
         if framed.key not in self._exported:
             self._exported[framed.key] = _export(framed.eval(), image)
         return self._exported[framed.key]
@@ -254,13 +250,13 @@ def _export(module: nn.Module, image: torch.Tensor) -> bytes:
     except Exception as error:
         raise EngineError(
             f'PyTorch cannot export an operator to ONNX ({type(error).__name__}: {error}); '
-            'check that onnx, numpy and torch fit together, or use engine pytorch'
+            'check that the versions of onnx, numpy and torch match, or use engine pytorch'
         ) from error
     return buffer.getvalue()
 
 
 def _replace_activations(module: nn.Module) -> None:
-    """Use PyTorch's activations for those of `ofa`: one operator each, as the engines run them."""
+    """Replace the activations of `ofa` by PyTorch's, which the engines run as one operator."""
     for name, child in module.named_children():
         if type(child).__name__ in _ACTIVATIONS:
             setattr(module, name, _ACTIVATIONS[type(child).__name__]())
@@ -271,7 +267,7 @@ def _replace_activations(module: nn.Module) -> None:
 def time_operators(
     places: Sequence[tuple[Operator, int]], engine: OperatorEngine, rng: np.random.Generator
 ) -> list[Timing]:
-    """Time a group of (operator, index of the resolution) in turns; return times in order."""
+    """Time a group of (operator, index of the resolution) alternately; return times in order."""
     calls: list[Call] = []
     frames: dict[tuple[str, int], int] = {}
     of_place: list[tuple[int, int]] = []
@@ -290,10 +286,9 @@ def time_operators(
 
 
 def time_in_turns(calls: Sequence[Call], rng: np.random.Generator) -> FloatArray:
-    """Return (rounds, calls) milliseconds: one run of each a round, in an order drawn anew.
+    """Return (rounds, calls) milliseconds; each round runs all calls once, in random order.
 
-    Rounds before the times have settled are not returned; then it goes on until the total is
-    known well enough.
+    Rounds of the warm-up are not included. The measurement ends when the total is precise.
     """
 
     def one_round() -> FloatArray:
@@ -317,7 +312,7 @@ def time_in_turns(calls: Sequence[Call], rng: np.random.Generator) -> FloatArray
 def summarise(samples_ms: FloatArray) -> Timing:
     """Return median, mean, sd and count.
 
-    What is quicker than the frame's own scatter can come out below zero; it counts as nothing.
+    The difference of noisy times can be negative; medians and means are at least 0.
     """
     return Timing(
         median_ms=max(0.0, float(np.median(samples_ms))),
@@ -332,7 +327,7 @@ def _median_total(rounds: Sequence[FloatArray]) -> float:
 
 
 def _is_precise(totals: FloatArray) -> bool:
-    """Tell whether the standard error of the median total is small; robust against outliers."""
+    """Return whether the standard error of the median total is small; robust to outliers."""
     middle = np.median(totals)
     scatter = 1.4826 * np.median(np.abs(totals - middle))
     return bool(1.25 * scatter / np.sqrt(len(totals)) <= PRECISE_WITHIN * middle)

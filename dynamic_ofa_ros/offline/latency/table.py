@@ -1,11 +1,11 @@
 """Latency of sub-networks from a look-up table of their operators (Lou et al. 2021).
 
-A network's latency is the sum of its operators': stem, first block, the active blocks and the
-head. The sum of operators timed one by one is off by a factor and an offset, alike for all
-networks; a `Correction` fitted on a handful of whole networks repairs that.
+The latency of a network is the sum of its operators: stem, first block, active blocks and head.
+The sum of separately timed operators deviates by a factor and an offset that are the same for all
+networks; a `Correction` that is fitted to a few whole networks removes them.
 
-`read_table` reads our own tables (`dynamic-ofa profile`), those of the paper's authors, and
-predictors fitted on whole networks (`latency_predictor.py`).
+`read_table` reads the files of `dynamic-ofa profile`, which are tables or predictors
+(`latency_predictor.py`), and the tables of the paper's authors.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class LatencyModel(Protocol):
 
     @property
     def platform(self) -> str:
-        """What the latencies were measured on."""
+        """The platform of the measurements."""
 
     @property
     def space(self) -> SearchSpace:
@@ -48,7 +48,7 @@ class LatencyModel(Protocol):
 
     @property
     def backbone(self) -> BackboneSpec | None:
-        """The backbone that was measured; None where the file does not say."""
+        """The measured backbone; None if the file does not contain it."""
 
     def predict(self, genomes: Genomes) -> FloatArray:
         """Return (N,) latencies in milliseconds."""
@@ -56,7 +56,7 @@ class LatencyModel(Protocol):
 
 @dataclass(frozen=True)
 class Correction:
-    """Measured latency as a line over the table's sum: `offset_ms + factor * sum`."""
+    """A line that maps the sum of operators to latency: `offset_ms + factor * sum`."""
 
     offset_ms: float = 0.0
     factor: float = 1.0
@@ -68,9 +68,9 @@ class Correction:
 
 @dataclass(frozen=True)
 class PredictionReport:
-    """How well a prediction does on networks it was not fitted on.
+    """Errors of predictions for networks that the model was not fitted to.
 
-    errors are fractions of the measured latency; kendall_tau compares the orders, 1 = the same.
+    Errors are fractions of the measured latency; kendall_tau: 1 = same order as measured.
     """
 
     mean_error: float
@@ -81,7 +81,7 @@ class PredictionReport:
 
 @dataclass(frozen=True)
 class CorrectionReport(PredictionReport):
-    """A correction, and how well it does on networks it has not seen (leave one out)."""
+    """A correction, and its errors in a leave-one-out validation."""
 
     correction: Correction
 
@@ -89,7 +89,7 @@ class CorrectionReport(PredictionReport):
 class OperatorTable:
     """Latency of every operator of a search space on one platform, batch 1.
 
-    operators_ms: (operators, resolutions), rows as in `OperatorLayout(space).names`.
+    operators_ms: (operators, resolutions); rows in the order of `OperatorLayout(space).names`.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class OperatorTable:
         self._layout = OperatorLayout(space)
 
     def sum(self, genomes: Genomes) -> FloatArray:
-        """Return (N,) sums of the networks' operators in milliseconds, not corrected."""
+        """Return (N,) sums of the operators in milliseconds, without correction."""
         rows = self._layout.rows(genomes)
         per_operator = np.where(
             rows == ABSENT, 0.0, self._operators_ms[rows, genomes[:, -1][:, None]]
@@ -115,7 +115,7 @@ class OperatorTable:
         return total
 
     def predict(self, genomes: Genomes) -> FloatArray:
-        """Return (N,) latencies in milliseconds, corrected."""
+        """Return (N,) corrected latencies in milliseconds."""
         return self.correction.apply(self.sum(genomes))
 
     def corrected(self, correction: Correction) -> OperatorTable:
@@ -126,10 +126,10 @@ class OperatorTable:
 
 
 def read_table(path: str | Path) -> LatencyModel:
-    """Read what predicts latencies (JSON); raise LatencyTableError saying what is wrong.
+    """Read a latency model (JSON); raise LatencyTableError if it is damaged.
 
-    Our own files say in `format` what they are. In the authors' tables `resolutions` lists input
-    sizes and `ops[name].mean[i]` belongs to `resolutions[i]`; blocks are named
+    The field `format` identifies our own files. In the tables of the authors, `resolutions`
+    contains the input sizes, and `ops[name].mean[i]` belongs to `resolutions[i]`; blocks are named
     `s<stage>.b<0 first, 1 later>.k<kernel>.e<expand>`.
     """
     path = Path(path)
@@ -151,7 +151,7 @@ def read_table(path: str | Path) -> LatencyModel:
         )
     except (AttributeError, TypeError, ValueError):
         raise LatencyTableError(
-            f'{path}: "correction" should hold the numbers offset_ms and factor'
+            f'{path}: "correction" must contain the numbers offset_ms and factor'
         ) from None
     return OperatorTable(
         str(document.get('platform', path.stem)),
@@ -168,7 +168,7 @@ def read_table(path: str | Path) -> LatencyModel:
 
 
 def read_document(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; raise LatencyTableError when there is none."""
+    """Return the JSON object in a file; raise LatencyTableError if there is none."""
     try:
         document = json.loads(path.read_text(encoding='utf-8'))
     except OSError as error:
@@ -181,11 +181,11 @@ def read_document(path: Path) -> dict[str, Any]:
 
 
 def space_of(document: Mapping[str, Any], path: Path) -> SearchSpace:
-    """Return the search space that one of our own files is about."""
+    """Return the search space of one of our own files."""
     if document.get('version') != VERSION:
         raise LatencyTableError(
             f'{path}: version is {document.get("version")!r}; this release reads version '
-            f'{VERSION}: profile again, or install a release that matches'
+            f'{VERSION}: measure it again, or install a matching release'
         )
     backbone = document.get('backbone')
     kind = backbone.get('kind') if isinstance(backbone, dict) else None
@@ -196,7 +196,7 @@ def space_of(document: Mapping[str, Any], path: Path) -> SearchSpace:
 
 
 def backbone_of(document: Mapping[str, Any]) -> BackboneSpec | None:
-    """Return the backbone that one of our own files is about; None where it does not say."""
+    """Return the backbone of one of our own files; None if it does not contain one."""
     try:
         return BackboneSpec(**document['backbone'])
     except (LookupError, TypeError):
@@ -206,23 +206,23 @@ def backbone_of(document: Mapping[str, Any]) -> BackboneSpec | None:
 def write_table(
     path: Path, head: Mapping[str, Any], operators: Mapping[str, Any], networks: Mapping[str, Any]
 ) -> None:
-    """Write an operator table of our own, atomically.
+    """Write an operator table, atomically.
 
-    head: platform, backbone, resolutions, conditions; operators: by name, lists by resolution;
-    networks: the correction, how well it does, and the networks it was fitted on.
+    head: platform, backbone, resolutions, conditions; operators: lists by resolution, by name;
+    networks: the correction, its errors, and the networks that it was fitted to.
     """
     write_document(path, TABLE_FORMAT, {**head, **networks, 'operators': operators})
 
 
 def write_document(path: Path, file_format: str, contents: Mapping[str, Any]) -> None:
-    """Write one of our own files, atomically: an operator or a network a line."""
+    """Write one of our own files, atomically, with one line per operator or network."""
     document = {'format': file_format, 'version': VERSION, 'unit': 'ms', 'batch': 1, **contents}
     text = ',\n'.join(f' {json.dumps(key)}: {_lines(value)}' for key, value in document.items())
     write_text_atomically(path, f'{{\n{text}\n}}\n')
 
 
 def _lines(value: Any) -> str:
-    """Return JSON with every item of a collection of collections on a line of its own."""
+    """Return JSON with one line per item of a collection of mappings."""
     if isinstance(value, Mapping) and all(isinstance(item, Mapping) for item in value.values()):
         inside = [f'  {json.dumps(key)}: {json.dumps(item)}' for key, item in value.items()]
         return '{\n' + ',\n'.join(inside) + '\n }'
@@ -234,41 +234,43 @@ def _lines(value: Any) -> str:
 def _sizes(document: Mapping[str, Any], path: Path) -> tuple[int, ...]:
     sizes = document.get('resolutions')
     if not isinstance(sizes, list) or not sizes or not all(type(r) is int for r in sizes):
-        raise LatencyTableError(f'{path}: "resolutions" should list input sizes in pixels')
+        raise LatencyTableError(f'{path}: "resolutions" must be a list of input sizes in pixels')
     return tuple(sizes)
 
 
 def _times_of(
     path: Path, operators: Mapping[str, Any], name: str, column: str, count: int
 ) -> FloatArray:
-    """Return an operator's milliseconds by resolution.
+    """Return the milliseconds of an operator by resolution.
 
-    Of ours some are 0: too quick to be told from the frame they were timed in.
+    In our own files, 0 means that the operator is faster than the measurement can resolve.
     """
     try:
         values = np.asarray(operators[name][column], np.float64)
     except KeyError:
         raise LatencyTableError(
-            f'{path} lacks operator {name}; the table is unfinished or of another space'
+            f'{path} lacks operator {name}; the table is incomplete or for another space'
         ) from None
     except (TypeError, ValueError):
-        raise LatencyTableError(f'{path}: {name}: "{column}" should list milliseconds') from None
+        raise LatencyTableError(
+            f'{path}: {name}: "{column}" must be a list of milliseconds'
+        ) from None
     is_own = column != 'mean'
     if values.shape != (count,) or not ((values >= 0) if is_own else (values > 0)).all():
         raise LatencyTableError(
-            f'{path}: {name}: "{column}" should hold {count} positive milliseconds'
+            f'{path}: {name}: "{column}" must contain {count} positive milliseconds'
         )
     return values
 
 
 def fit_correction(predicted_ms: FloatArray, measured_ms: FloatArray) -> CorrectionReport:
-    """Fit `ms = offset + factor * sum` by least squares and report the leave-one-out error.
+    """Fit `ms = offset + factor * sum` by least squares; report the leave-one-out error.
 
-    Both arrays are (N,), N >= 3: whole networks, chosen to spread over the range of latencies.
+    Both arrays are (N,), N >= 3, of whole networks that are spread over the range of latencies.
     """
     if len(predicted_ms) != len(measured_ms) or len(measured_ms) < 3:
         raise LatencyTableError(
-            f'a correction needs at least 3 measured networks, found {len(measured_ms)}'
+            f'a correction requires at least 3 measured networks, found {len(measured_ms)}'
         )
     everything = np.ones(len(measured_ms), bool)
     held_out = np.empty(len(measured_ms))
@@ -282,7 +284,7 @@ def fit_correction(predicted_ms: FloatArray, measured_ms: FloatArray) -> Correct
 
 
 def report_of(predicted_ms: FloatArray, measured_ms: FloatArray) -> PredictionReport:
-    """Compare (N,) predictions with (N,) measurements of networks that were not fitted on."""
+    """Compare (N,) predictions with (N,) measurements of networks that were not fitted."""
     errors = np.abs(predicted_ms - measured_ms) / measured_ms
     return PredictionReport(
         mean_error=float(errors.mean()),

@@ -1,4 +1,4 @@
-"""The levels of a family as ONNX files that say everything about themselves."""
+"""Export the levels of a family as ONNX files with metadata."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ LEVEL_KEY = 'dynamic_ofa.level'
 
 
 def export_family(family: Family, output: Path, indices: Sequence[int] = ()) -> list[Path]:
-    """Write levels, all unless `indices` says which, into the new folder `output`.
+    """Write levels, by default all, into the new folder `output`.
 
-    One file a level, `level_<index>_<resolution>px.onnx`: (1, 3, side, side) to (1, classes)
-    logits, float32. Its metadata holds labels, preprocessing, and what the family says of the
-    level. Raise FamilyError where `output` exists or a level does not.
+    The files `level_<index>_<resolution>px.onnx` map (1, 3, side, side) float32 to (1, classes)
+    float32 logits. Their metadata contain labels, preprocessing, and the level's entry in the
+    family. Raise FamilyError if `output` exists or a level does not.
     """
     if output.exists():
         raise FamilyError(f'{output} exists already; choose another folder, or remove it first')
@@ -41,7 +41,7 @@ def export_family(family: Family, output: Path, indices: Sequence[int] = ()) -> 
 
 
 def metadata(family: Family, level: Level, model: onnx.ModelProto) -> dict[str, str]:
-    """Return what the file of a level says about itself, beside what `model` says already."""
+    """Return the metadata of a level's file that `model` does not contain yet."""
     about = {
         'family': family.name,
         'checksum': family.checksum,
@@ -71,7 +71,7 @@ def _models(family: Family, levels: Sequence[Level]) -> Iterator[tuple[Level, on
     for level in levels:
         assert isinstance(level.network, OnnxNetwork)
         model = onnx.load(str(family.network_path(level.network)))
-        for value in model.graph.input:  # a free input size becomes the level's
+        for value in model.graph.input:  # a variable input size becomes that of the level
             for dimension in value.type.tensor_type.shape.dim:
                 if dimension.dim_param == FREE_SIDE:
                     dimension.dim_value = level.resolution

@@ -11,7 +11,7 @@ from pathlib import Path
 from dynamic_ofa_ros.errors import FamilyError
 from dynamic_ofa_ros.family import FAMILY_FILE, IMAGENET_FAMILY
 from dynamic_ofa_ros.offline.data.labelled import open_labelled
-from dynamic_ofa_ros.offline.latency.device_profile import Place
+from dynamic_ofa_ros.offline.latency.family_profile import DeviceSettings
 from dynamic_ofa_ros.offline.networks.networks import (
     Candidate,
     KnownAccuracy,
@@ -37,18 +37,18 @@ def build_imagenet_family(
     data: str | None = None,
     most_images: int = 0,
     precisions: Sequence[str] = ('fp32',),
-    place: Place = Place(),  # noqa: B008 - it cannot be changed
+    device_settings: DeviceSettings = DeviceSettings(),  # noqa: B008 - it cannot be changed
     is_forced: bool = False,
 ) -> NetworksReport:
-    """Make the family into `output`; with `data`, measure every level's top-1 on those images.
+    """Write the family to `output`; with `data`, measure the top-1 of every level on those images.
 
-    `precisions`: see `with_precisions`. `is_forced`: replace a family that is there. Raises
-    FamilyError where one is and it is not.
+    `precisions`: see `with_precisions`. `is_forced`: replace an existing family. Raise FamilyError
+    if `output` exists and is not replaced.
     """
     if output.exists() and not (output / FAMILY_FILE).is_file():
-        raise FamilyError(f'{output} exists and is no family; choose another folder')
+        raise FamilyError(f'{output} exists and is not a family; choose another folder')
     if output.exists() and not is_forced:
-        raise FamilyError(f'{output} is built already; --force builds it again')
+        raise FamilyError(f'{output} exists already; --force builds it again')
     labels = imagenet_labels()
     images = None if data is None else open_labelled(data, labels, most_images)
     candidates, images = with_precisions(_candidates(), images, precisions)
@@ -60,7 +60,7 @@ def build_imagenet_family(
         images,
         new,
         IMAGENET_FAMILY,
-        place=place,
+        device_settings=device_settings,
         description=DESCRIPTION,
         provenance={'source': SOURCE},
     )

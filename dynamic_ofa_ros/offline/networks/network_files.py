@@ -1,4 +1,4 @@
-"""From what a user says of ONNX files to candidates for a family's levels."""
+"""Convert ONNX files and the user's settings to candidates for the levels of a family."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ RANGES: Mapping[str, tuple[Triple, Triple]] = {
     'signed': ((0.5,) * 3, (0.5,) * 3),
     'raw': ((0.0,) * 3, (1 / 255,) * 3),
 }
-"""Mean and standard deviation behind the usual ranges of input values.
+"""Mean and standard deviation of the usual ranges of input values.
 
 'imagenet': normalised by ImageNet's mean and deviation (torchvision, timm); 'unit': 0 to 1;
 'signed': -1 to 1; 'raw': 0 to 255.
 """
 
 USUAL_INTERPOLATION = 'area'
-"""What is nearest to the resizing of most trainings: Pillow's filters average when they shrink."""
+"""The most similar to the resizing in most trainings: Pillow's filters average on shrinking."""
 
 SMALLEST_RESOLUTION = 16
 
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """What is said of a network beside its file; None where nothing is.
+    """The user's settings for a network; None if not given.
 
-    values: one of RANGES, in place of mean and std. mean, std: of pixels from 0 to `pixel_max`.
-    accuracy: top-1, for every resolution or by resolution; resolutions: for a free input size.
+    values: one of RANGES, instead of mean and std. mean, std: of pixels from 0 to `pixel_max`.
+    accuracy: top-1, for all resolutions or by resolution; resolutions: for a variable input size.
     """
 
     values: str | None = None
@@ -82,8 +82,8 @@ class NetworkSettings:
         for resolution in self.resolutions or ():
             if not SMALLEST_RESOLUTION <= resolution <= MAX_RESOLUTION:
                 raise FamilyError(
-                    f'a resolution of {resolution} px was given; {SMALLEST_RESOLUTION} to '
-                    f'{MAX_RESOLUTION} are possible'
+                    f'the resolution {resolution} px is not valid: give {SMALLEST_RESOLUTION} to '
+                    f'{MAX_RESOLUTION}'
                 )
         if self.crop_fraction is not None and not 0.0 < self.crop_fraction <= 1.0:
             raise FamilyError(f'crop_fraction is {self.crop_fraction:g}; it must be in (0, 1]')
@@ -92,28 +92,28 @@ class NetworkSettings:
         stated = self.accuracy
         for value in stated.values() if isinstance(stated, Mapping) else [stated]:
             if value is not None and not 0.0 < value <= 1.0:
-                raise FamilyError(f'an accuracy of {value:g} was given; it must be in (0, 1]')
+                raise FamilyError(f'the accuracy is {value:g}; it must be a fraction in (0, 1]')
 
     def over(self, other: NetworkSettings) -> NetworkSettings:
-        """Return these settings, the other's where nothing is said here."""
+        """Return these settings; those that are not given are taken from `other`."""
         said = {f.name: getattr(self, f.name) for f in fields(self)}
-        if self.values or self.mean or self.std:  # ways to say one thing
+        if self.values or self.mean or self.std:  # alternatives for the same setting
             other = replace(other, values=None, mean=None, std=None, pixel_max=None)
         return replace(other, **{k: v for k, v in said.items() if v is not None})
 
 
 @dataclass(frozen=True)
 class NetworkFile:
-    """An ONNX file and what is said of it."""
+    """An ONNX file with its settings."""
 
     path: Path
     settings: NetworkSettings
 
 
 def read_list(path: Path) -> list[NetworkFile]:
-    """Read a YAML list of networks; files are relative to it. Raise FamilyError when it is wrong.
+    """Read a YAML list of networks; files are relative to it. Raise FamilyError if it is invalid.
 
-    `networks:` holds a mapping for each, with `file` and any of NetworkSettings' fields.
+    `networks:` contains a mapping per network, with `file` and fields of NetworkSettings.
     """
     reader = Reader(path, parse_yaml(path, read_bytes(path)))
     files = []
@@ -124,7 +124,7 @@ def read_list(path: Path) -> list[NetworkFile]:
         unknown = sorted(str(key) for key in set(item) - set(known))
         if unknown:
             raise FamilyError(
-                f'{path}: {entry.prefix}{unknown[0]} is not known; the keys are {", ".join(known)}'
+                f'{path}: {entry.prefix}{unknown[0]} is unknown; the keys are {", ".join(known)}'
             )
         try:
             files.append(NetworkFile(file, _settings(entry)))
@@ -168,7 +168,7 @@ def _size(key: Any) -> int:
 def open_candidates(files: Sequence[NetworkFile]) -> list[Candidate]:
     """Read the files; return a candidate for every network and resolution, smallest first.
 
-    Raises FamilyError for what is no classifier, or what is not said and cannot be known.
+    Raise FamilyError if a file is not a classifier, or if a setting is missing.
     """
     names: dict[str, Path] = {}
     candidates = []
@@ -176,7 +176,7 @@ def open_candidates(files: Sequence[NetworkFile]) -> list[Candidate]:
         name = filesystem_safe(file.path.stem)
         if name in names:
             raise FamilyError(
-                f'{names[name]} and {file.path} would both be called {name}; rename one'
+                f'{names[name]} and {file.path} would have the same name {name}; rename one'
             )
         names[name] = file.path
         sizes = file.settings.resolutions
@@ -202,7 +202,7 @@ def open_candidates(files: Sequence[NetworkFile]) -> list[Candidate]:
 
 
 def _description(network: ImportedNetwork, preprocessing: Preprocessing) -> str:
-    """Return what was understood of a file, for the user to check."""
+    """Describe how a file was interpreted, for the user to check."""
     size = 'of any size' if network.resolution is None else f'{network.resolution} px'
     values = (f'{v:g}' for v in (*preprocessing.mean, *preprocessing.std))
     resize = preprocessing.resize
@@ -217,11 +217,11 @@ def _description(network: ImportedNetwork, preprocessing: Preprocessing) -> str:
 
 
 def common_labels(candidates: Sequence[Candidate]) -> tuple[str, ...]:
-    """Return the labels that the files themselves hold; empty where none does."""
+    """Return the labels in the files; empty if there are none."""
     found = {c.network.labels: c.network.name for c in candidates if c.network.labels}
     if len(found) > 1:
         one, other, *_ = found.values()
-        raise FamilyError(f'{one} and {other} name their classes differently: give --labels')
+        raise FamilyError(f'{one} and {other} have different class names: give --labels')
     return next(iter(found), ())
 
 
@@ -229,14 +229,14 @@ def _resolutions(network: ImportedNetwork, asked: tuple[int, ...] | None) -> tup
     if network.resolution is None:
         if not asked:
             raise FamilyError(
-                f'the input of {network.name} may have any size: say which with --resolutions, '
-                'such as --resolutions 128,160,224'
+                f'the input size of {network.name} is variable: give --resolutions, for instance '
+                '--resolutions 128,160,224'
             )
         return asked
     if asked and asked != (network.resolution,):
         raise FamilyError(
-            f'the input of {network.name} is fixed at {network.resolution} px: leave '
-            '--resolutions out, or export it with free height and width'
+            f'the input size of {network.name} is fixed at {network.resolution} px: omit '
+            '--resolutions, or export it with variable height and width'
         )
     return (network.resolution,)
 
@@ -256,8 +256,8 @@ def _preprocessing(network: ImportedNetwork, settings: NetworkSettings) -> Prepr
             said[name] = value
     if 'mean' not in said or 'std' not in said:
         raise FamilyError(
-            f'{network.name} does not say which values its input takes: give --values '
-            f'({", ".join(RANGES)}), or --mean and --std as in its training'
+            f'the range of the input values of {network.name} is unknown: give --values '
+            f'({", ".join(RANGES)}), or --mean and --std of its training'
         )
     said['mean'], said['std'] = tuple(said['mean']), tuple(said['std'])
     return Preprocessing(**said)

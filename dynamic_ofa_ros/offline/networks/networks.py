@@ -1,8 +1,8 @@
-"""Make a family of separate networks: ONNX classifiers of one task, at one or several input sizes.
+"""Build a family from separate networks: ONNX classifiers of one task.
 
-Each network and input size is a candidate. Accuracy is measured on labelled images with the code
-that the node runs, or stated; latency is measured on this machine; candidates that another one
-beats in both are left out.
+Each network at each input size is a candidate. Its accuracy is measured on labelled images with
+the code of the node, or given by the user; its latency is measured on this machine. Candidates
+that are not better than another in latency or accuracy are omitted.
 """
 
 from __future__ import annotations
@@ -33,10 +33,14 @@ from dynamic_ofa_ros.family import (
 from dynamic_ofa_ros.family.model_card import write_model_card
 from dynamic_ofa_ros.files import creating_folder, naming
 from dynamic_ofa_ros.offline.data.datasets import ImageDataset, fingerprint, report_damaged
-from dynamic_ofa_ros.offline.latency.device_profile import Place, profile_family, warn_when_busy
+from dynamic_ofa_ros.offline.latency.family_profile import (
+    DeviceSettings,
+    profile_family,
+    warn_when_busy,
+)
 from dynamic_ofa_ros.offline.networks.onnx_import import ImportedNetwork, check_resolution
 from dynamic_ofa_ros.offline.search.pareto import front
-from dynamic_ofa_ros.offline.work_folder import Rows, WorkFolder
+from dynamic_ofa_ros.offline.work_folder import Journal, WorkFolder
 from dynamic_ofa_ros.progress import progress
 from dynamic_ofa_ros.runtime.classifier import Classifier
 from dynamic_ofa_ros.runtime.engine import create_engine
@@ -45,15 +49,15 @@ from dynamic_ofa_ros.runtime.host import usable_cpus
 logger = logging.getLogger(__name__)
 
 CHUNK = 50
-"""Images classified by all candidates between two lines of the work folder's record."""
+"""Images that all candidates classify between two rows of the journal."""
 
 UNKNOWN_ACCURACY = 0.5
-"""Stands in a family that is there only to be measured."""
+"""Accuracy in a temporary family that is only measured."""
 
 
 @dataclass(frozen=True)
 class KnownAccuracy:
-    """A top-1, as a fraction, that is not measured; source: one of `family.ACCURACY_SOURCES`."""
+    """A top-1 that is not measured, a fraction; source: one of `family.ACCURACY_SOURCES`."""
 
     top1: float
     source: str = 'stated'
@@ -61,7 +65,7 @@ class KnownAccuracy:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network at an input size: perhaps a level."""
+    """A network at an input size, which may become a level."""
 
     name: str
     network: ImportedNetwork
@@ -73,7 +77,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class NetworksReport:
-    """A family that was made, and a sentence for every candidate that did not become a level."""
+    """The new family, and a sentence for every candidate that did not become a level."""
 
     family: Family
     profile: LatencyProfile
@@ -82,7 +86,7 @@ class NetworksReport:
 
 @dataclass(frozen=True)
 class _Measured:
-    """Top-1 of every candidate and how it is known; images: how many took part, 0 for none."""
+    """Top-1 of every candidate and its source; images: number of images, 0 if none were used."""
 
     accuracies: tuple[KnownAccuracy, ...]
     images: int = 0
@@ -97,15 +101,15 @@ def build_networks_family(
     output: Path,
     name: str,
     *,
-    place: Place = Place(),  # noqa: B008 - it cannot be changed
+    device_settings: DeviceSettings = DeviceSettings(),  # noqa: B008 - it cannot be changed
     description: str = '',
     provenance: Mapping[str, Any] | None = None,
 ) -> NetworksReport:
-    """Make a family into the folder `output`, which must not exist yet.
+    """Build a family in the folder `output`, which must not exist.
 
-    `images` are labelled as in `labels`; without them every candidate's accuracy must be known.
-    What was measured before a kill is kept in a hidden folder beside `output` and used again.
-    Raises FamilyError, DatasetError or EngineError for what cannot be made into a family.
+    `images` have the labels `labels`; without them, the accuracy of every candidate must be given.
+    Measurements are kept in a hidden folder beside `output`, so that an interrupted run can be
+    resumed. Raise FamilyError, DatasetError or EngineError if the input is invalid.
     """
     _check(candidates, labels, images, output)
     for candidate in candidates:
@@ -113,11 +117,14 @@ def build_networks_family(
     spec = NetworksSpec(description or name, len(labels))
     with naming(output), _working(output) as work:
         trial = _trial_family(work.fresh_folder('family'), candidates, labels, spec)
-        measured = _accuracies(trial, candidates, images, work, place)
+        measured = _accuracies(trial, candidates, images, work, device_settings)
         profile = profile_family(
-            trial, place, work.folder / 'cache', progress=lambda text: logger.info('%s', text)
+            trial,
+            device_settings,
+            work.folder / 'cache',
+            progress=lambda text: logger.info('%s', text),
         )
-        warn_when_busy(profile, 'run dynamic-ofa measure --force on the family when it is quiet')
+        warn_when_busy(profile, 'run dynamic-ofa measure --force on the family on an idle machine')
         kept, left_out = _choose(candidates, measured.accuracies, profile)
         profile = replace(profile, levels=tuple(profile.levels[position] for position in kept))
         levels = [
@@ -148,7 +155,7 @@ def build_networks_family(
                 },
             )
             write_model_card(folder)
-            family = Family.load(folder)  # what cannot be read must not appear
+            family = Family.load(folder)  # a family that cannot be read must not be published
         work.finish()
     return NetworksReport(replace(family, directory=output), profile, tuple(left_out))
 
@@ -159,25 +166,25 @@ def _origin(network: ImportedNetwork) -> dict[str, Any]:
 
 @contextmanager
 def _working(output: Path) -> Iterator[WorkFolder]:
-    """Yield the work folder beside `output`; raise FamilyError when another process has it."""
+    """Yield the work folder beside `output`; raise FamilyError if another process uses it."""
     work = WorkFolder(output.with_name(f'.{output.name}.work'))
     with (work.folder / 'lock').open('w') as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise FamilyError(
-                f'another process is making {output}: wait for it, or choose another folder'
+                f'another process builds {output}: wait for it, or choose another folder'
             ) from None
         yield work
 
 
 def check_labels(candidates: Sequence[Candidate], labels: Sequence[str]) -> None:
-    """Raise FamilyError unless there is a label for each output of every network."""
+    """Raise FamilyError unless there is one label per output of every network."""
     for network in (candidate.network for candidate in candidates):
         if network.classes != len(labels):
             raise FamilyError(
-                f'{network.name} tells {network.classes} classes apart, but there are '
-                f'{len(labels)} labels: give the labels in the order of its outputs'
+                f'{network.name} has {network.classes} outputs, but there are {len(labels)} '
+                'labels: give the labels in the order of its outputs'
             )
 
 
@@ -198,13 +205,13 @@ def _check(
     for candidate in candidates:
         if images is None and candidate.accuracy is None:
             raise FamilyError(
-                f'the accuracy of {candidate.name} is not known: give labelled images with --data '
-                'to measure it, or state it with --accuracy'
+                f'the accuracy of {candidate.name} is unknown: measure it with --data, or give '
+                'it with --accuracy'
             )
     names = [candidate.name for candidate in candidates]
     for name in names:
         if names.count(name) > 1:
-            raise FamilyError(f'{name} is there {names.count(name)} times: give each file once')
+            raise FamilyError(f'{name} was given {names.count(name)} times: give each file once')
 
 
 def _write_networks(folder: Path, candidates: Sequence[Candidate]) -> None:
@@ -216,7 +223,7 @@ def _write_networks(folder: Path, candidates: Sequence[Candidate]) -> None:
 def _trial_family(
     folder: Path, candidates: Sequence[Candidate], labels: Sequence[str], spec: NetworksSpec
 ) -> Family:
-    """Write a family of all candidates, to measure them with the code that the node runs."""
+    """Write a family of all candidates, so that they are measured with the code of the node."""
     common = candidates[-1].preprocessing
     _write_networks(folder, candidates)
     levels = [
@@ -244,9 +251,9 @@ def _accuracies(
     candidates: Sequence[Candidate],
     images: ImageDataset | None,
     work: WorkFolder,
-    place: Place,
+    device_settings: DeviceSettings,
 ) -> _Measured:
-    """Measure every candidate on the same images, or take what is known of it."""
+    """Measure every candidate on the same images, or use the given accuracies."""
     if images is None:
         return _Measured(tuple(c.accuracy for c in candidates if c.accuracy is not None))
     data_id = fingerprint(images)
@@ -261,11 +268,11 @@ def _accuracies(
             for candidate in candidates
         ],
     }
-    rows = Rows(work.path('accuracy', depends_on, '.jsonl'), 'chunk')
+    rows = Journal(work.path('accuracy', depends_on, '.jsonl'), 'chunk')
     engine = create_engine(
         trial,
-        device=place.device,
-        engine=place.engine,
+        device=device_settings.device,
+        engine=device_settings.engine,
         threads=usable_cpus(),
         cache_dir=work.folder / 'cache',
         progress=lambda text: logger.info('%s', text),
@@ -292,7 +299,7 @@ def _accuracies(
 
 
 def _classify(classifier: Classifier, images: ImageDataset, start: int) -> dict[str, Any]:
-    """Return how many images of a chunk each level names right, and what could not be read."""
+    """Return how many images of a chunk each level classifies correctly, and the damaged ones."""
     levels = [level.index for level in classifier.family.levels]
     right = [0] * len(levels)
     damaged = []
@@ -313,21 +320,21 @@ def _choose(
     accuracies: Sequence[KnownAccuracy],
     profile: LatencyProfile,
 ) -> tuple[list[int], list[str]]:
-    """Return the positions of the levels, fastest first, and why each other one is none."""
+    """Return the positions of the levels, fastest first, and why the others were omitted."""
     top1 = [accuracy.top1 for accuracy in accuracies]
     latency_ms = [latency.median_ms for latency in profile.levels]
     kept = [position for position in front(latency_ms, top1) if top1[position] > 0.0]
     if not kept:
         raise FamilyError(
-            'none of the networks named a single image right: check the labels (in the order of '
+            'all networks classified all images wrongly: check the labels (in the order of '
             "the networks' outputs) and the preprocessing"
         )
     left_out = []
     for position in sorted(set(range(len(candidates))) - set(kept)):
-        what = f'{candidates[position].name} is left out: '
+        what = f'{candidates[position].name} is omitted: '
         better = [i for i in kept if latency_ms[i] <= latency_ms[position]]
         if not better:
-            left_out.append(f'{what}it names no image right')
+            left_out.append(f'{what}it classifies all images wrongly')
             continue
         other = better[-1]
         left_out.append(

@@ -1,4 +1,4 @@
-"""Give an ONNX classifier the input and output of a family, by operators in its graph."""
+"""Adapt the input and the output of an ONNX classifier to a family, by operators in its graph."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Scores = NDArray[Any]
 
 @dataclass(frozen=True)
 class _Step:
-    """One operator of a chain, with an optional constant as its second input."""
+    """An operator of a chain, with an optional constant as its second input."""
 
     operator: str
     constant: NDArray[Any] | None = None
@@ -43,8 +43,8 @@ class _Step:
 def adapt_input(model: Any, name: str, layout: str | None) -> tuple[int | None, bool, list[str]]:
     """Make `input` the only input: float32 (1, 3, side, side).
 
-    Returns its fixed height and width in px (None: free), whether the network takes raw values
-    (0 to 255), and notes.
+    Return its fixed height and width in px (None: variable), whether the network expects raw
+    values (0 to 255), and notes.
     """
     from onnx.helper import make_tensor_value_info
 
@@ -53,7 +53,7 @@ def adapt_input(model: Any, name: str, layout: str | None) -> tuple[int | None, 
     kind = image.type.tensor_type
     what = f'the input of {name}, {_described([image])},'
     if kind.elem_type not in INPUT_TYPES:
-        raise FamilyError(f'{what} is no image: float32, float16 or uint8 values are expected')
+        raise FamilyError(f'{what} is not an image: float32, float16 or uint8 values are required')
     dims = [d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim]
     nhwc, resolution = _understood(dims, what, layout)
 
@@ -79,7 +79,7 @@ def adapt_input(model: Any, name: str, layout: str | None) -> tuple[int | None, 
 def adapt_output(model: Any, name: str, scores: Sequence[Scores]) -> list[str]:
     """Make `logits`, float32 (1, classes), of the only output; return notes.
 
-    `scores` are answers to some images: shape, type and meaning of the output follow from them.
+    `scores` are outputs for some images; they determine shape, type and meaning of the output.
     """
     from onnx.helper import make_tensor_value_info
 
@@ -98,8 +98,8 @@ def adapt_output(model: Any, name: str, scores: Sequence[Scores]) -> list[str]:
         notes.append('output probabilities: logarithm appended')
     elif all(0 <= values.min() < values.max() <= 1 for values in scores):
         notes.append(
-            'the scores lie in [0, 1] and do not sum to 1 (a sigmoid?): the order of the classes '
-            'is right, the confidences are not'
+            'the scores are in [0, 1] but their sum is not 1 (a sigmoid?): the order of classes '
+            'is correct, but the confidences are not'
         )
     old = _set_aside(graph, graph.output[0].name, OUTPUT)
     graph.node.extend(_chain(graph, steps, old, OUTPUT))
@@ -109,7 +109,7 @@ def adapt_output(model: Any, name: str, scores: Sequence[Scores]) -> list[str]:
 
 
 def _only_input(model: Any, name: str) -> Any:
-    """Return the only input of a network that also has one output, and an opset in use."""
+    """Return the only input of a network with one output and a supported opset."""
     graph = model.graph
     stored = {tensor.name for tensor in graph.initializer}
     inputs = [info for info in graph.input if info.name not in stored]
@@ -126,7 +126,7 @@ def _only_input(model: Any, name: str) -> Any:
     opset = max((o.version for o in model.opset_import if o.domain in DOMAINS), default=0)
     if opset < OLDEST_OPSET:
         raise FamilyError(
-            f'{name} has opset {opset}; {OLDEST_OPSET} or later is needed: export it again, or '
+            f'{name} has opset {opset}; at least {OLDEST_OPSET} is required: export it again, or '
             'convert it with onnx.version_converter'
         )
     return inputs[0]
@@ -135,14 +135,14 @@ def _only_input(model: Any, name: str) -> Any:
 def _understood(
     dims: Sequence[int | None], what: str, layout: str | None
 ) -> tuple[bool, int | None]:
-    """Return whether the input is NHWC, and its height and width; None where they are free."""
+    """Return whether the input is NHWC, and its height and width; None if they are variable."""
     if len(dims) == 3:
         raise FamilyError(f'{what} has no batch dimension: export with an input (1, 3, H, W)')
     if len(dims) != 4:
-        raise FamilyError(f'{what} is no image: a shape (1, 3, H, W) is expected')
+        raise FamilyError(f'{what} is not an image: the shape (1, 3, H, W) is required')
     if dims[0] not in (None, 1):
         raise FamilyError(
-            f'{what} takes {dims[0]} images at once: export with a batch of 1 or a free one'
+            f'{what} has batch size {dims[0]}: export with batch size 1 or a variable one'
         )
     if layout is None:
         found = [known for known, axis in zip(LAYOUTS, (1, 3), strict=True) if dims[axis] == 3]
@@ -150,7 +150,7 @@ def _understood(
             raise FamilyError(f'{what} has 1 channel (grey): a network for colour images has 3')
         if len(found) != 1:
             raise FamilyError(
-                f'{what} does not tell which dimension is the 3 channels: give the layout, nchw '
+                f'{what} does not show which dimension is the 3 channels: give the layout, nchw '
                 'or nhwc'
             )
         layout = found[0]
@@ -161,24 +161,24 @@ def _understood(
             f'{what} has {channels} channels as {layout}: a network for colour images has 3'
         )
     if height and width and height != width:
-        raise FamilyError(f'{what} is {width}x{height}: only square inputs are possible')
+        raise FamilyError(f'{what} is {width}x{height}: the input must be square')
     return nhwc, height or width
 
 
 def _check_scores(scores: Scores, what: str) -> None:
     shape = scores.shape
     if not np.issubdtype(scores.dtype, np.floating):
-        raise FamilyError(f'{what} is no scores: export without the final choice of a class')
+        raise FamilyError(f'{what} contains no scores: export it without the choice of a class')
     if len(shape) < 2:
-        raise FamilyError(f'{what} has no batch dimension: (1, classes) is expected')
+        raise FamilyError(f'{what} has no batch dimension: (1, classes) is required')
     if shape[0] != 1 or prod(shape) != max(shape):
         kind = {3: 'boxes or features', 4: 'maps, as for segmentation'}.get(len(shape), 'values')
         raise FamilyError(
-            f'{what} holds {kind}: a classifier gives (1, classes); export a network for '
+            f'{what} contains {kind}: a classifier has (1, classes); export a network for '
             'classification'
         )
     if scores.size < 2:
-        raise FamilyError(f'{what} is a single score: a classifier gives one per class, 2 or more')
+        raise FamilyError(f'{what} is a single score: a classifier has one per class, 2 or more')
 
 
 def _are_probabilities(scores: Sequence[Scores]) -> bool:
@@ -189,7 +189,7 @@ def _are_probabilities(scores: Sequence[Scores]) -> bool:
 
 
 def _described(infos: Sequence[Any]) -> str:
-    """Return names, types and shapes, as in `x float (1, 3, ?, ?)`."""
+    """Return names, types and shapes, for instance `x float (1, 3, ?, ?)`."""
     texts = []
     for info in infos[:MAX_DESCRIBED]:
         kind = info.type.tensor_type
@@ -201,7 +201,7 @@ def _described(infos: Sequence[Any]) -> str:
 
 
 def _chain(graph: Any, steps: Sequence[_Step], first: str, last: str) -> list[Any]:
-    """Return operators from tensor `first` to tensor `last`; without steps they become one."""
+    """Return operators from tensor `first` to `last`; without steps, unify both tensors."""
     from onnx import numpy_helper
     from onnx.helper import make_node
 
@@ -220,7 +220,7 @@ def _chain(graph: Any, steps: Sequence[_Step], first: str, last: str) -> list[An
 
 
 def _set_aside(graph: Any, tensor: str, name: str) -> str:
-    """Rename a tensor, and any other that is called `name`; return the tensor's new name."""
+    """Rename a tensor, and any other one called `name`; return the tensor's new name."""
     fresh = _fresh(graph, f'{tensor}_of_the_file')
     _rename(graph, tensor, fresh)
     _rename(graph, name, _fresh(graph, f'{name}_inside'))
@@ -228,7 +228,7 @@ def _set_aside(graph: Any, tensor: str, name: str) -> str:
 
 
 def _fresh(graph: Any, stem: str) -> str:
-    """Return a name that no tensor has."""
+    """Return a name that is not used by a tensor."""
     taken = {name for node in graph.node for name in (*node.input, *node.output)}
     taken.update(named.name for named in (*graph.initializer, *graph.input, *graph.output))
     while stem in taken:
@@ -237,7 +237,7 @@ def _fresh(graph: Any, stem: str) -> str:
 
 
 def _rename(graph: Any, old: str, new: str) -> None:
-    """Rename a tensor wherever the main graph names it."""
+    """Rename a tensor in the whole main graph."""
     for node in graph.node:
         for names in (node.input, node.output):
             for index, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""Read an ONNX file as exporters leave it: weights beside it, functions, descriptions."""
+"""Read an ONNX file in any form: with external weights, functions and descriptions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dynamic_ofa_ros.family.onnx_safety import MAX_FILE_BYTES, parse, shortened
 from dynamic_ofa_ros.family.onnx_shapes import messages
 
 IR_VERSIONS = (8, 10)
-"""What every ONNX Runtime since 2024 reads; later versions add nothing that is needed here."""
+"""Readable by every ONNX Runtime since 2024; features of later versions are not used here."""
 
 DESCRIPTIONS = ('metadata_props', 'doc_string', 'device_configurations', 'configuration')
 CLAIMS = ('value_info', 'quantization_annotation')
@@ -28,11 +28,11 @@ OTHER_FORMATS = (
     (0, b'version https://git-lfs', 'a pointer of Git LFS (git lfs pull fetches the file)'),
     (0, b'<', 'a web page or another text'),
 )
-"""Position, first bytes and name of files that are taken for ONNX."""
+"""Position, first bytes and description of files that are mistaken for ONNX."""
 
 
 def read_model(path: Path) -> tuple[Any, list[str]]:
-    """Return the ModelProto with all weights in it and without functions, and notes on it."""
+    """Return the ModelProto with all weights and without functions, and notes."""
     try:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
@@ -61,14 +61,14 @@ def _parsed(data: bytes, name: str) -> Any:
         return model
     for position, start, what in OTHER_FORMATS:
         if data[position:].startswith(start):
-            raise FamilyError(f'{name} is no ONNX file but {what}: export the network to ONNX')
+            raise FamilyError(f'{name} is not an ONNX file but {what}: export the network to ONNX')
     raise FamilyError(
-        f'{name} ({len(data)} bytes) is truncated, empty or no ONNX file: export or copy it again'
+        f'{name} ({len(data)} bytes) is truncated, empty or not ONNX: export or copy it again'
     )
 
 
 def _take_in_weights(model: Any, path: Path) -> list[str]:
-    """Load tensors that lie in other files of the model's folder into the model."""
+    """Load external tensors from files in the model's folder into the model."""
     room = MAX_FILE_BYTES
     locations = set()
     for tensor in messages(model, 'TensorProto'):
@@ -77,7 +77,7 @@ def _take_in_weights(model: Any, path: Path) -> list[str]:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get('location', '')
         file = _beside(path, location)
-        where = f'{path.name} keeps weights in another file, {location!r},'
+        where = f'{path.name} has weights in another file, {location!r},'
         try:
             offset = int(entries.get('offset', 0))
             length = int(entries.get('length', file.stat().st_size - offset))
@@ -103,19 +103,19 @@ def _take_in_weights(model: Any, path: Path) -> list[str]:
 
 
 def _beside(path: Path, location: str) -> Path:
-    """Return a file of the model's folder; links may lead to where the model itself lies."""
+    """Return a file of the model's folder; links may lead to the folder of the model itself."""
     file = (path.parent / location).resolve()
     folders = (path.parent.resolve(), path.resolve().parent)
     if Path(location).name != location or file.parent not in folders:
         raise FamilyError(
-            f'{path.name} keeps weights in another file outside its folder, {location!r}: export '
+            f'{path.name} has weights in another file outside its folder, {location!r}: export '
             'the network as one file'
         )
     return file
 
 
 def strip(model: Any) -> list[str]:
-    """Remove what only describes (it can hold paths), and lower the IR version; return notes."""
+    """Remove descriptions, which may contain paths, and lower the IR version; return notes."""
     for kind in ('ModelProto', 'GraphProto', 'NodeProto', 'TensorProto', 'ValueInfoProto'):
         for message in messages(model, kind):
             for described in DESCRIPTIONS:

@@ -1,7 +1,7 @@
-"""Read an image classifier from an ONNX file and bring it into the form a family keeps.
+"""Read an image classifier from an ONNX file and convert it to the form of a family.
 
-In that form there is one input, `input`, float32 (1, 3, side, side), and one output,
-`logits`, float32 (1, classes). What a file has instead is adapted by operators in the graph.
+This form has one input, `input`, float32 (1, 3, side, side), and one output, `logits`, float32
+(1, classes). Other inputs and outputs are adapted by operators in the graph.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from dynamic_ofa_ros.offline.networks.onnx_metadata import (
 )
 
 RAW_VALUES = {'mean': [0.0] * 3, 'std': [1 / 255] * 3}
-"""Values as they are in the image, 0 to 255, in terms of a family's preprocessing."""
+"""Preprocessing for pixel values from 0 to 255."""
 
 NOISE_IMAGES = 3
-SILENT = 4  # ONNX Runtime's log level: what is wrong, its exceptions say
+SILENT = 4  # log level of ONNX Runtime; its errors are in the exceptions
 
 
 @dataclass(frozen=True)
 class ImportedNetwork:
-    """A classifier in a family's form; `resolution` is None where the input size is free.
+    """A classifier in the form of a family; `resolution` is None if the input size is variable.
 
-    `preprocessing` holds what the file states of a family's preprocessing (some or all fields
-    of `family.Preprocessing`); `notes` say what was adapted, for the user.
+    `preprocessing` contains the fields of `family.Preprocessing` that the file states; `notes`
+    describe the adaptations for the user.
     """
 
     name: str
@@ -54,7 +54,7 @@ class ImportedNetwork:
     precision: str = 'fp32'
 
     def macs_at(self, resolution: int) -> int:
-        """Return the multiply-accumulates of one image; the network is not run."""
+        """Return the multiply-accumulates for one image, without running the network."""
         model = parse(self.model, self.name)
         return count_macs(model, infer(model, resolution))
 
@@ -65,10 +65,10 @@ def read_classifier(
     layout: str | None = None,
     side: int = DEFAULT_SIDE_PX,
 ) -> ImportedNetwork:
-    """Return the classifier of an ONNX file; raise FamilyError with what was found and to do.
+    """Return the classifier in an ONNX file; raise FamilyError if it is not supported.
 
-    `layout`, 'nchw' or 'nhwc', is needed only where the shape of the input does not tell. A
-    network with a free input size is tried at `side` px.
+    `layout`, 'nchw' or 'nhwc', is required only if the shape of the input does not show it. A
+    network with a variable input size is tested at `side` px.
     """
     requirements.check('onnx', 'onnxruntime', reason='ONNX networks are to be read')
     name = path.name
@@ -107,18 +107,18 @@ def read_classifier(
 
 
 def check_resolution(network: ImportedNetwork, resolution: int) -> None:
-    """Raise FamilyError unless the network runs at a size and gives finite logits there."""
+    """Raise FamilyError unless the network runs at this size with finite logits."""
     if network.resolution not in (None, resolution):
         raise FamilyError(
             f'{network.name} has the fixed input size {network.resolution} px and cannot run at '
-            f'{resolution} px: export it with a free height and width, or leave {resolution} out'
+            f'{resolution} px: export it with variable height and width, or omit {resolution}'
         )
     try:
         check_network(network.model, network.name, side=resolution)
         scores = _answers_to_noise(network.model, network.name, resolution, 1)
         if scores[0].shape != (1, network.classes):
             raise FamilyError(
-                f'{network.name} gives scores {scores[0].shape} at {resolution} px, not '
+                f'{network.name} has scores of shape {scores[0].shape} at {resolution} px, not '
                 f'{(1, network.classes)}'
             )
     except FamilyError as error:
@@ -129,7 +129,7 @@ def check_resolution(network: ImportedNetwork, resolution: int) -> None:
 
 
 def _answers_to_noise(data: bytes, name: str, side: int, largest: float) -> list[NDArray[Any]]:
-    """Return what the network answers to a few images of noise from 0 to `largest` and less."""
+    """Return the outputs of the network for a few images of noise from 0 to at most `largest`."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -143,21 +143,21 @@ def _answers_to_noise(data: bytes, name: str, side: int, largest: float) -> list
     try:
         session = onnxruntime.InferenceSession(data, options, providers=['CPUExecutionProvider'])
         scores = [session.run(None, {NETWORK_INPUT: image})[0] for image in images]
-    except Exception as error:  # ONNX Runtime's have no common base
+    except Exception as error:  # the exceptions of ONNX Runtime have no common base
         raise FamilyError(
             f'{name} cannot run at {side} px: onnxruntime {onnxruntime.__version__} says: '
             f'{_reason(error)}'
         ) from error
     if not all(np.isfinite(values).all() for values in scores):
         raise FamilyError(
-            f'{name} gives scores that are not finite at {side} px: export it in float32, and '
+            f'{name} has scores that are not finite at {side} px: export it in float32, and '
             'check its weights'
         )
     return scores
 
 
 def _reason(error: Exception) -> str:
-    """Return ONNX Runtime's message without its codes and the paths of its sources."""
+    """Return the message of ONNX Runtime without its codes and source paths."""
     text = re.sub(r'^\[ONNXRuntimeError\] : \d+ : \w+ : ', '', str(error))
     text = re.sub(r'/\S+\.(cc|h):\d+ [^(]*\(.*?\) (?=\w)', '', text)
     newest = re.search(r'till opset (\d+)', text)

@@ -1,4 +1,4 @@
-"""What an ONNX file says about itself: class names, preprocessing, its task."""
+"""The metadata of ONNX files: class names, preprocessing and task."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ PREPROCESSING_KEY = 'dynamic_ofa.preprocessing'
 MAX_CHARACTERS = 2**20
 
 ULTRALYTICS = {'mean': [0.0] * 3, 'std': [1.0] * 3, 'crop_fraction': 1.0}
-"""Its classifiers see values in [0, 1] of the whole shorter side."""
+"""Ultralytics classifiers use values in [0, 1] and the whole shorter side."""
 
 _UNREADABLE = (ValueError, SyntaxError, LookupError, TypeError, MemoryError, RecursionError)
 
 
 def check_task(metadata: Mapping[str, str], name: str) -> None:
-    """Raise FamilyError where the file says that it is made for something else."""
+    """Raise FamilyError if the file states another task."""
     task = metadata.get('task', 'classify')
     if task != 'classify':
         raise FamilyError(
-            f"{name} is made for '{task}', not for classification; with Ultralytics, export a "
+            f"{name} is for '{task}', not for classification; with Ultralytics, export a "
             "classification model ('-cls')"
         )
 
 
 def read_labels(metadata: Mapping[str, str], classes: int) -> tuple[tuple[str, ...], list[str]]:
-    """Return the class names, none where they do not fit, and notes.
+    """Return the class names, or none if they are not valid, and notes.
 
-    They stand as a JSON list under our own key, or as Ultralytics writes them, as a Python
-    literal {0: 'name', ...} under `names`.
+    They are a JSON list under our own key, or, as written by Ultralytics, a Python literal
+    {0: 'name', ...} under `names`.
     """
     own, ultralytics = metadata.get(LABELS_KEY), metadata.get('names')
     text = own or ultralytics
@@ -49,16 +49,16 @@ def read_labels(metadata: Mapping[str, str], classes: int) -> tuple[tuple[str, .
             stated = [stated[index] for index in range(len(stated))]
         labels = tuple(str(label).strip() for label in stated)
     except _UNREADABLE:
-        return (), ['the class names in the file cannot be read: left out']
+        return (), ['the class names in the file cannot be read: ignored']
     if len(labels) != classes:
-        return (), [f'the file names {len(labels)} classes of {classes}: left out']
+        return (), [f'the file has {len(labels)} class names for {classes} classes: ignored']
     if not all(label.isprintable() and label for label in labels):
-        return (), ['class names in the file are empty or not printable: left out']
+        return (), ['class names in the file are empty or not printable: ignored']
     return labels, []
 
 
 def read_preprocessing(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
-    """Return what the file states of a family's preprocessing: some of its fields, or all."""
+    """Return the fields of a family's preprocessing that the file states."""
     text = metadata.get(PREPROCESSING_KEY)
     if text is None:
         return dict(ULTRALYTICS) if metadata.get('author') == 'Ultralytics' else {}
@@ -70,10 +70,10 @@ def read_preprocessing(metadata: Mapping[str, str], name: str) -> dict[str, Any]
         key in _ALLOWED and _ALLOWED[key](value) for key, value in facts.items()
     ):
         raise FamilyError(
-            f'{PREPROCESSING_KEY} in {name} is {text[:80]!r}; a JSON mapping of mean and std '
-            '(three numbers, of values in [0, 1]), crop_fraction (0 to 1), interpolation '
+            f'{PREPROCESSING_KEY} in {name} is {text[:80]!r}; it must be a JSON mapping of mean '
+            'and std (three numbers, of values in [0, 1]), crop_fraction (0 to 1), interpolation '
             f'({" or ".join(INTERPOLATIONS)}), resize ({", ".join(RESIZES)}) and channels '
-            f'({" or ".join(CHANNELS)}) is expected'
+            f'({" or ".join(CHANNELS)})'
         )
     return facts
 

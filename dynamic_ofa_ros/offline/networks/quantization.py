@@ -1,8 +1,8 @@
-"""Post-training quantisation of ONNX networks to int8: static, weights per channel.
+"""Post-training quantisation of ONNX networks to int8: static, with weights per channel.
 
-Where the processor has int8 instructions (VNNI, AMX) a convolutional network with ReLU6 takes half
-of its time and answers nearly as well; one with many small layers, squeeze-and-excitation and hard
-swish takes longer than before (benchmarks/results/precision.json).
+On processors with int8 instructions (VNNI, AMX), a convolutional network with ReLU6 takes half the
+time and is almost as accurate. Networks with many small layers, squeeze-and-excitation and hard
+swish become slower (benchmarks/results/precision.json).
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from dynamic_ofa_ros.progress import progress
 from dynamic_ofa_ros.runtime.image import FloatArray, preprocess
 
 CALIBRATION_IMAGES = 128
-"""Images whose activations set the ranges; more change them little, and take memory."""
+"""Images for the ranges of activations; more images change the ranges little."""
 
 
 def quantize(network: Path, inputs: Iterable[FloatArray], target: Path) -> None:
-    """Write an int8 network (QDQ operators, which every engine for ONNX fuses) to `target`.
+    """Write an int8 network (QDQ operators, which all engines for ONNX fuse) to `target`.
 
     network: an ONNX file whose input is `input`. inputs: preprocessed images, (1, 3, r, r) each,
-    that set the ranges of the activations: training images, not those that accuracy is measured
-    on. Raises MissingPackageError where onnx or onnxruntime is missing.
+    for the ranges of activations; they should not be used to measure the accuracy. Raise
+    MissingPackageError if onnx or onnxruntime is missing.
     """
     requirements.check('onnx', 'onnxruntime', reason='networks are to be quantised')
     from onnxruntime import quantization
@@ -49,7 +49,7 @@ def quantize(network: Path, inputs: Iterable[FloatArray], target: Path) -> None:
             return None if image is None else {NETWORK_INPUT: image}
 
     with tempfile.TemporaryDirectory() as folder:
-        prepared = Path(folder) / 'prepared.onnx'  # batch norms folded, shapes known
+        prepared = Path(folder) / 'prepared.onnx'  # with folded batch norms and known shapes
         quant_pre_process(str(network), str(prepared), skip_symbolic_shape=True)
         with replacing(target) as written:
             quantization.quantize_static(
@@ -66,25 +66,25 @@ def quantize(network: Path, inputs: Iterable[FloatArray], target: Path) -> None:
 def with_precisions(
     candidates: Sequence[Candidate], images: ImageDataset | None, precisions: Sequence[str]
 ) -> tuple[list[Candidate], ImageDataset | None]:
-    """Return the candidates in these precisions, and the images to measure their accuracy on.
+    """Return the candidates in these precisions, and the images for their accuracy.
 
-    With `int8` every network is there as an int8 network too, unless it is one; some of the
-    images set its ranges, and are not among those returned. Raises FamilyError where a word is
-    none of `fp32` and `int8`, or there are too few images.
+    With `int8`, every network that is not int8 yet is also quantised. Some of the images determine
+    the ranges and are not returned. Raise FamilyError if a precision is not `fp32` or `int8`, or
+    if there are too few images.
     """
     wanted = {precision.strip() for precision in precisions}
     if not wanted or wanted - set(NETWORK_PRECISIONS):
         raise FamilyError(
             f'--precisions is {",".join(precisions)}; give one or both of '
-            f'{", ".join(NETWORK_PRECISIONS)}, with a comma between them'
+            f'{", ".join(NETWORK_PRECISIONS)}, separated by a comma'
         )
     if 'int8' not in wanted:
         return list(candidates), images
     found = 0 if images is None else len(images)
     if images is None or found < 2 * CALIBRATION_IMAGES:
         raise FamilyError(
-            f'int8 needs labelled images, {CALIBRATION_IMAGES} for the ranges of activations and '
-            f'as many at least for the accuracy; --data has {found}'
+            f'int8 requires labelled images, {CALIBRATION_IMAGES} for the ranges of activations '
+            f'and at least as many for the accuracy; --data has {found}'
         )
     order = np.random.default_rng(1).permutation(found).tolist()
     quantised = _in_int8(
@@ -96,7 +96,7 @@ def with_precisions(
 
 
 def _in_int8(candidates: Sequence[Candidate], images: ImageDataset) -> list[Candidate]:
-    """Return the candidates once more, each as an int8 network; `images` set its ranges."""
+    """Return the candidates as int8 networks as well; `images` determine the ranges."""
     quantised = []
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -111,7 +111,7 @@ def _in_int8(candidates: Sequence[Candidate], images: ImageDataset) -> list[Cand
             except (RuntimeError, ValueError, NotImplementedError) as error:
                 raise FamilyError(
                     f'{candidate.name} cannot be quantised ({" ".join(str(error).split())}): '
-                    'leave int8 out of --precisions'
+                    'remove int8 from --precisions'
                 ) from error
             network = read_classifier(target, side=candidate.resolution)
             quantised.append(
@@ -132,5 +132,5 @@ def _inputs(candidate: Candidate, images: ImageDataset) -> Iterator[FloatArray]:
         try:
             image = images.image(index)
         except DatasetError:
-            continue  # damaged: others do as well
+            continue  # damaged images are skipped
         yield preprocess(image, candidate.resolution, candidate.preprocessing)

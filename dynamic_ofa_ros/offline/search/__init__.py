@@ -1,1 +1,1 @@
-"""Find the sub-networks that are the most accurate for their latency."""
+"""Find the most accurate sub-networks for given latencies."""

@@ -1,14 +1,14 @@
-"""Algorithm 1 of Dynamic-OFA: one evolutionary run per target latency (its search for levels).
+"""Algorithm 1 of the Dynamic-OFA paper: one evolutionary search per latency limit.
 
-The evolutionary search is OFA's (Cai et al., ICLR 2020): of each generation the most accurate are
-parents, their children are mutations and crossovers, and a child is drawn again until it fits:
-its accuracy lies in a window and its latency within the limit. Only for the first generation,
-drawn at random, the limit is relaxed: by a step whenever so many draws in a row found nothing, up
-to a cap, and for one network, since the next one starts at the true limit again. A network beyond
-the true limit may be a parent where there are too few others, but is never a result.
+The evolutionary search is that of OFA (Cai et al., ICLR 2020). The most accurate networks of a
+generation are the parents of the next one, by mutation and crossover. Children are drawn until
+enough of them satisfy the conditions: an accuracy within a window and a latency within the limit.
+The limit is relaxed only for the random first generation: by one step after a number of draws
+without success, up to a cap, and for one network at a time. A network beyond the true limit can be
+a parent if there are too few others, but it is never a result.
 
-What is too slow by the latency model is not evaluated, so it does not count as an evaluation. The
-numbers of the population, generations and ratios are those of the paper's released code.
+Networks that are too slow by the latency model are not evaluated, so they do not count as
+evaluations. Population, generations and ratios are those of the released code of the paper.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from dynamic_ofa_ros.space.genome import Genomes
 
 logger = logging.getLogger(__name__)
 
-# A step of relaxation, of what lies between the latencies of the smallest and largest network: so
-# the same settings suit tables of 2 ms and of 2 s. The cap is so many steps above the limit.
+# Step of the relaxation, as a fraction of the range of latencies, so that the settings are valid
+# for tables of 2 ms and of 2 s; number of steps between the limit and the cap.
 STEP_SHARE = 0.01
 CAP_STEPS = 10
 
-# Genomes with their (N,) latencies and accuracies.
+# Genomes with (N,) latencies and accuracies.
 Evaluated = tuple[Genomes, FloatArray, FloatArray]
 
 
@@ -42,9 +42,9 @@ Evaluated = tuple[Genomes, FloatArray, FloatArray]
 class Algorithm1Settings:
     """The parameters of Algorithm 1.
 
-    min_accuracy, max_accuracy: the window, fractions; latency_step_ms (Lat_add) is added to the
-    limit of a first network after step_every (itr_n) draws in a row that do not fit, up to
-    latency_cap_ms. None: STEP_SHARE of the range of latencies; CAP_STEPS steps above the limit.
+    min_accuracy, max_accuracy: the window, fractions; latency_step_ms (Lat_add): added to the
+    limit after step_every (itr_n) consecutive draws without success, up to latency_cap_ms. None:
+    STEP_SHARE of the range of latencies, and CAP_STEPS steps above the limit.
     """
 
     min_accuracy: float = 0.0
@@ -59,30 +59,30 @@ class Algorithm1Settings:
     mutation_probability: float = 0.4
 
     def __post_init__(self) -> None:
-        """Raise SearchError for settings that make no sense."""
+        """Raise SearchError for invalid settings."""
         if not 0.0 <= self.min_accuracy < self.max_accuracy <= 1.0:
             raise SearchError(
                 f'the accuracy window from {self.min_accuracy:g} to {self.max_accuracy:g} is '
-                'empty; give fractions, the smaller first'
+                'empty; give fractions in ascending order'
             )
         step_ms = self.latency_step_ms
         if (step_ms is not None and not 0 < step_ms < math.inf) or self.step_every < 1:
             step = 'the default step' if step_ms is None else f'a latency step of {step_ms:g} ms'
             raise SearchError(
-                f'{step} every {self.step_every} draws relaxes nothing; both must be positive'
+                f'{step} every {self.step_every} draws has no effect; both must be positive'
             )
         if self.population < 4 or self.generations < 1:
             raise SearchError(
-                f'a population of {self.population} over {self.generations} generations is too '
-                'small; 4 and 1 are the least'
+                f'a population of {self.population} and {self.generations} generations are too '
+                'few; the minimum is 4 and 1'
             )
 
 
 @dataclass(frozen=True)
 class Target:
-    """One run: the limit, how far it was relaxed for a first network, and all that fitted.
+    """The result of one run: the limit, its largest relaxation, and all accepted networks.
 
-    population: (N, genes) genomes of all generations, no two the same; best: within the limit.
+    population: (N, genes) distinct genomes of all generations; best: the best within the limit.
     """
 
     limit_ms: float
@@ -100,15 +100,15 @@ def find_with_algorithm_1(
     *,
     skips_empty: bool = False,
 ) -> tuple[SearchResult, tuple[Target, ...]]:
-    """Run Algorithm 1 once per limit; return what was found and how each run went.
+    """Run Algorithm 1 once per limit; return the result and the details of each run.
 
-    `evaluations` is the most of all runs together, shared evenly. Raise SearchError where nothing
-    in the window keeps the limit, naming the nearest found; with `skips_empty` such limits are
-    left out, with a message, and the error is raised only where all are empty.
+    `evaluations` is the maximum of all runs together, divided evenly. Raise SearchError if no
+    network in the window satisfies a limit; the message contains the nearest one. With
+    `skips_empty` such limits are logged and skipped; the error is raised only if all are empty.
     """
     settings = settings or Algorithm1Settings()
     if not limits_ms:
-        raise SearchError('Algorithm 1 searches at given latency limits; none was given')
+        raise SearchError('Algorithm 1 requires at least one latency limit')
     check_limits(limits_ms)
     started = time.perf_counter()
     rng = np.random.default_rng(seed)
@@ -134,7 +134,7 @@ def find_with_algorithm_1(
 
 
 class _Run:
-    """One evolutionary search at one limit."""
+    """One evolutionary search for one limit."""
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ class _Run:
         for _ in range(settings.generations):
             if self._is_spent or not len(genomes):
                 break
-            # What keeps the limit is better than what does not, then the more accurate.
+            # Networks within the limit come first, then the more accurate ones.
             parents = np.lexsort((-top1, latency_ms > self.limit_ms))
             parents = parents[: max(2, round(settings.parent_ratio * settings.population))]
             mutated = self._fill(mutations, self._mutating(genomes[parents]))
@@ -186,7 +186,7 @@ class _Run:
         return self.objectives.evaluations >= self._evaluations
 
     def _relaxing(self) -> tuple[float, float]:
-        """Return the step by which a first network's limit is relaxed, and its cap."""
+        """Return the step and the cap of the relaxation."""
         step_ms, cap_ms = self.settings.latency_step_ms, self.settings.latency_cap_ms
         if step_ms is None:
             encoding = self.objectives.encoding
@@ -203,10 +203,10 @@ class _Run:
         step_ms: float = 0.0,
         cap_ms: float = -math.inf,
     ) -> Evaluated:
-        """Draw until `count` new genomes fit; fewer where that is no use, or no evaluation left.
+        """Draw until `count` new genomes are accepted, or until no progress or evaluation is left.
 
-        Below the cap the limit gives way by a step after so many draws in vain, for one genome;
-        at the cap, so many in vain are the end.
+        Below the cap, the limit is relaxed by a step after a number of draws without success, for
+        one genome; at the cap, drawing then ends.
         """
         settings = self.settings
         nothing = np.empty((0, len(self.objectives.encoding.choices)), np.int64)
@@ -232,7 +232,7 @@ class _Run:
         return _joined(parts)
 
     def _fitting(self, genomes: Genomes, limit_ms: float) -> Evaluated:
-        """Return those that fit, evaluating only what is within the limit."""
+        """Return the accepted genomes; only those within the limit are evaluated."""
         latency_ms = self.objectives.latency(genomes)
         self._fastest_ms = min(self._fastest_ms, float(latency_ms.min(initial=math.inf)))
         genomes = genomes[latency_ms <= limit_ms]
@@ -262,12 +262,12 @@ class _Run:
         return draw
 
     def _without_duplicates(self, genomes: Genomes) -> Genomes:
-        """Return those that no generation of this run has yet, each once."""
+        """Return distinct genomes that are not in a generation of this run yet."""
         fresh = {genome.tobytes(): index for index, genome in enumerate(genomes)}
         return genomes[[index for key, index in fresh.items() if key not in self._keys]]
 
     def _nothing(self) -> SearchError:
-        """Return the error that names the nearest found: by latency, then by accuracy."""
+        """Return an error that contains the nearest network, by latency and then by accuracy."""
         settings = self.settings
         window = f'top-1 from {settings.min_accuracy:g} to {settings.max_accuracy:g}'
         asked = f'nothing with {window} was found within {self.limit_ms:.4g} ms'
@@ -275,13 +275,9 @@ class _Run:
         within = latency_ms <= self.limit_ms
         slower_ms = latency_ms[self._in_window(top1) & ~within]
         if len(slower_ms):
-            return SearchError(
-                f'{asked}; the fastest that was found takes {slower_ms.min():.4g} ms'
-            )
+            return SearchError(f'{asked}; the fastest one takes {slower_ms.min():.4g} ms')
         if not within.any():
-            return SearchError(
-                f'{asked}; the nearest that was found takes {self._fastest_ms:.4g} ms'
-            )
+            return SearchError(f'{asked}; the nearest one takes {self._fastest_ms:.4g} ms')
         allowed = within & (top1 >= 0)
         if not allowed.any():
             return self.objectives.refuse()
@@ -289,7 +285,7 @@ class _Run:
         distance = np.maximum(settings.min_accuracy - top1, top1 - settings.max_accuracy)
         nearest = int(distance.argmin())
         return SearchError(
-            f'{asked}; the nearest that was found has top-1 {top1[nearest]:.4f} at '
+            f'{asked}; the nearest one has top-1 {top1[nearest]:.4f} at '
             f'{latency_ms[nearest]:.4g} ms'
         )
 

@@ -1,6 +1,6 @@
-"""Candidates for a family: architectures, with what was measured and predicted of each.
+"""Candidates for the levels of a family: architectures with measurements and predictions.
 
-A build keeps them beside the family, `candidates/<platform>.csv`: the scatter behind its levels.
+A build writes them to `candidates/<platform>.csv` in the family, for plots.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _COLUMNS = (
     'predicted_latency_ms', 'architecture',
 )  # fmt: skip
 
-# How far draws lean to small or to large choices: a choice is up to e^1.5 times as likely as its
-# neighbour, which covers the range of costs from end to end.
+# Largest bias of samples to small or large choices: a choice is up to e^1.5 times as likely as the
+# next one, so that samples cover the whole range of costs.
 LARGEST_LEAN = 1.5
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An architecture with what is known of it; NaN for what is not.
+    """An architecture with its measurements and predictions; NaN if unknown.
 
-    kind: `sampled`, or `finalist` when it was measured as carefully as a level. top1: a fraction,
-    on the images that levels are chosen by. level: its index in the family, 0 for none.
+    kind: `sampled`, or `finalist` if it was measured as carefully as a level. top1: a fraction, on
+    the selection images. level: its index in the family, 0 if it is not a level.
     """
 
     architecture: SubnetArchitecture
@@ -55,10 +55,10 @@ def key_of(architecture: SubnetArchitecture) -> str:
 
 
 def sample_candidates(space: SearchSpace, count: int, seed: int) -> list[SubnetArchitecture]:
-    """Draw distinct architectures that cover the range of costs, the extremes first.
+    """Draw distinct architectures that cover the range of costs; the extremes come first.
 
-    Independent random choices all cost about the average; so every draw first picks how large the
-    network should be, then leans its choices that way.
+    Independent random choices would all have about the average cost. Therefore each draw first
+    chooses a bias to small or large networks.
     """
     rng = np.random.default_rng(seed)
     extremes = [space.smallest(), space.largest()]
@@ -75,7 +75,7 @@ def sample_candidates(space: SearchSpace, count: int, seed: int) -> list[SubnetA
 
 
 def spread(values: Sequence[float], count: int) -> list[int]:
-    """Return the positions of `count` values spread evenly over their ranks, ends included."""
+    """Return the positions of `count` values spread evenly over the ranks, including the ends."""
     order = sorted(range(len(values)), key=lambda i: (values[i], i))
     if len(order) <= count:
         return order
@@ -108,7 +108,7 @@ def write_candidates(folder: Path, platform: str, candidates: Sequence[Candidate
 
 
 def read_candidates(path: Path) -> list[Candidate]:
-    """Read what `write_candidates` wrote; raise FamilyError when it is damaged."""
+    """Read a file of `write_candidates`; raise FamilyError if it is damaged."""
     try:
         with path.open(encoding='utf-8', newline='') as file:
             return [_candidate(row) for row in csv.DictReader(file)]
@@ -116,8 +116,8 @@ def read_candidates(path: Path) -> list[Candidate]:
         raise FamilyError(f'{path} cannot be read: {error.strerror or error}') from None
     except (KeyError, TypeError, ValueError, ArchitectureError, csv.Error) as error:
         raise FamilyError(
-            f'{path} is damaged ({type(error).__name__}: {error}); delete it, only the picture '
-            'of the candidates needs it'
+            f'{path} is damaged ({type(error).__name__}: {error}); delete it; only the plot of '
+            'the candidates requires it'
         ) from None
 
 

@@ -1,13 +1,13 @@
-"""Local search: makes the best of one latency limit after another, structure by structure.
+"""Local search: improves the best network at every latency limit.
 
-Many climbers work side by side, each at one limit within one structure (`structures.py`). A
-climber estimates what every single change of where it stands would gain, evaluates a batch of the
-most promising changes and combinations that keep the limit (`moves.py`), and moves to the best.
-When a batch brings nothing it stops, and another takes its place: from the best of a promising
-structure, or from a variation of it.
+Many climbers work in parallel, each at one limit within one structure (`structures.py`). A climber
+estimates the gain of every single change of its genome, evaluates a batch of the most promising
+changes and combinations within the limit (`moves.py`), and moves to the best result. If a batch
+brings no improvement, the climber is replaced by one that starts from the best genome of a
+promising structure, or from a variation of it.
 
-The estimates come from the accuracy predictor's gradient where there is one, else from evaluating
-all single changes. Latency comes from a table, so what breaks the limit is never evaluated.
+The estimates come from the gradient of the accuracy predictor; without it, all single changes are
+evaluated. Latency comes from a table, so genomes beyond the limit are never evaluated.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ from dynamic_ofa_ros.offline.search.objectives import FloatArray, Objectives
 from dynamic_ofa_ros.offline.search.structures import Structures
 from dynamic_ofa_ros.space.genome import Genomes
 
-# How many climb at once: so many share each call of the predictors.
+# Number of parallel climbers, which share the calls of the predictors.
 CLIMBERS = 30
-# Where all climbers together find fewer new genomes a round, for so many rounds, the space is
-# nearly exhausted.
+# The search ends if all climbers together find fewer new genomes per round in so many rounds,
+# because the space is almost exhausted.
 IDLE, IDLE_ROUNDS = 5, 5
-# What a climber evaluates at once; where none of it is better, the climber stops.
+# Genomes that a climber evaluates at a time; it stops if none of them is better.
 BATCH = 10
-# A structure already climbed in counts as this much less accurate at the next choice, a visit.
+# Decrease of a structure's accuracy per visit when the next structure is chosen.
 VISIT_PENALTY = 0.0003
-# What a first climb in a structure is expected to gain over what is known of it.
+# Expected gain of the first climb in a structure.
 FIRST_CLIMB_GAIN = 0.004
-# Shares of the evaluations at which a stage ends. Every stage starts with new proposals from the
-# additive model, which knows more then, and forgets the visits.
+# Fractions of the evaluations at which a stage ends. Each stage starts with new proposals of the
+# additive model, which is more accurate then, and resets the numbers of visits.
 STAGES = (0.3, 1.0)
-# Structures that the additive model proposes at each limit, and what it is fitted on.
+# Structures that the additive model proposes per limit, and genomes that it is fitted to.
 PROPOSED = 30
 FITTED = 1500
-# In a structure climbed in before a climber starts from the best with this share of genes redrawn,
-# drawn anew each time.
+# In a structure that was visited before, a climber starts from the best genome with this fraction
+# of genes redrawn.
 REDRAWN = (0.2, 1.0)
 
 
 @dataclass
 class _Standing:
-    """What is known at one limit: of every structure the best genome, and how often it was used.
+    """The best genome of every structure at one limit, and the number of visits.
 
-    structures: structure id to (accuracy, place in the archive); promises: to the accuracy that a
-    climb there may end with.
+    structures: structure id to (accuracy, position in the archive); promises: structure id to the
+    expected accuracy at the end of a climb.
     """
 
     limit_ms: float
@@ -59,7 +59,7 @@ class _Standing:
     promises: dict[int, float] = field(default_factory=dict)
 
     def update(self, ids: Genomes, latency_ms: FloatArray, top1: FloatArray, offset: int) -> None:
-        """Take in evaluations, which start at `offset` of the archive."""
+        """Add evaluations, which start at `offset` of the archive."""
         allowed = np.flatnonzero((latency_ms <= self.limit_ms) & (top1 >= 0))
         allowed = allowed[np.argsort(-top1[allowed], kind='stable')]
         structures, firsts = np.unique(ids[allowed], return_index=True)
@@ -69,7 +69,7 @@ class _Standing:
                 self._promise(structure)
 
     def next_structure(self) -> int:
-        """Return the structure that promises most, less a penalty for visits; count one."""
+        """Return the most promising structure, less a penalty per visit; count the visit."""
         structure = max(self.promises, key=self.promises.__getitem__)
         self.visits[structure] = self.visits.get(structure, 0) + 1
         self._promise(structure)
@@ -83,7 +83,7 @@ class _Standing:
 
 @dataclass
 class _Climber:
-    """One climb; `moves` are those from where it stands, None where it has just arrived."""
+    """One climb; `moves` are those from its genome, None after it has moved."""
 
     standing: _Standing
     genome: Genomes
@@ -94,11 +94,11 @@ class _Climber:
 
     @property
     def merit(self) -> float:
-        """Return the accuracy; what misses the limit is below everything that keeps it."""
+        """Return the accuracies; genomes beyond the limit are below all others."""
         return self.value if self.latency_ms <= self.standing.limit_ms else -math.inf
 
     def learn(self, genomes: Genomes, latency_ms: FloatArray, top1: FloatArray) -> None:
-        """Move to the best of what was evaluated if it is better, else stop."""
+        """Move to the best evaluated genome if it is better; otherwise stop."""
         if not len(genomes):
             self.is_done = True
             return
@@ -110,7 +110,7 @@ class _Climber:
             self.is_done = True
 
     def proposals(self, batch: int) -> Genomes:
-        """Return the most promising genomes around."""
+        """Return the most promising genomes in the neighbourhood."""
         assert self.moves is not None
         return self.moves.propose(self.standing.limit_ms - self.latency_ms, batch)
 
@@ -118,7 +118,7 @@ class _Climber:
 def climb(
     objectives: Objectives, limits_ms: Sequence[float], evaluations: int, rng: np.random.Generator
 ) -> None:
-    """Improve the best at each limit until the evaluations are used up."""
+    """Improve the best genome at each limit until the evaluations are used up."""
     structures = Structures(objectives.encoding, rng)
     for share in STAGES:
         search = _LocalSearch(objectives, structures, limits_ms, round(share * evaluations), rng)
@@ -141,7 +141,7 @@ class _LocalSearch:
         self._seen = self._started = 0
 
     def propose_structures(self) -> None:
-        """Evaluate what an additive model of all that is known makes the best of each limit."""
+        """Evaluate the best genomes of an additive model at each limit."""
         genomes, latency_ms, top1 = self.objectives.archive()
         proposed = []
         for standing in self.standings:
@@ -156,7 +156,7 @@ class _LocalSearch:
         self.objectives.lookup(np.concatenate(proposed), self._evaluations)
 
     def run(self) -> None:
-        """Let climbers climb, and others start in their place."""
+        """Run the climbers, and replace those that stop."""
         climbers: list[_Climber] = []
         idle_rounds = 0
         while idle_rounds < IDLE_ROUNDS:
@@ -170,7 +170,7 @@ class _LocalSearch:
             idle_rounds = idle_rounds + 1 if is_idle else 0
 
     def _update(self) -> int:
-        """Take in what was evaluated since; return how much is known."""
+        """Add new evaluations; return the number of all evaluations."""
         genomes, latency_ms, top1 = self.objectives.archive()
         ids = self.structures.ids(genomes[self._seen :])
         for standing in self.standings:
@@ -183,7 +183,7 @@ class _LocalSearch:
         return max(CLIMBERS - len(climbers), 0) if is_possible else 0
 
     def _start(self) -> _Climber:
-        """Start at the next limit: from the best of a structure, or from a variation of it."""
+        """Start at the next limit, from the best genome of a structure or a variation of it."""
         possible = [standing for standing in self.standings if standing.structures]
         standing = possible[self._started % len(possible)]
         self._started += 1
@@ -197,7 +197,7 @@ class _LocalSearch:
         return _Climber(standing, genome)
 
     def _step(self, climbers: Sequence[_Climber]) -> list[_Climber]:
-        """Let every climber evaluate a batch; return them, none where evaluations are used up."""
+        """Let every climber evaluate a batch; return none if no evaluations are left."""
         climbers = self._arrive(climbers)
         if not climbers:
             return []
@@ -218,9 +218,9 @@ class _LocalSearch:
         return list(climbers)
 
     def _arrive(self, climbers: Sequence[_Climber]) -> list[_Climber]:
-        """Evaluate where climbers have just arrived, and estimate the moves from there.
+        """Evaluate the new genomes of climbers and estimate the moves from there.
 
-        Return those for which the evaluations sufficed.
+        Return the climbers for which the evaluations were sufficient.
         """
         arrived = [climber for climber in climbers if climber.moves is None]
         if arrived:

@@ -1,7 +1,7 @@
-"""Moves: how a local search changes one genome, guided by estimates.
+"""Moves: changes of one genome in the local search, guided by estimates.
 
-A move gives one gene another choice. What moves do together is estimated as the sum of what each
-does alone, both in latency and in accuracy.
+A move changes one gene. The effect of several moves on latency and accuracy is estimated as the
+sum of their single effects.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy.typing as npt
 
 from dynamic_ofa_ros.space.genome import FloatArray, Genomes
 
-# Of a batch, the shares of single moves and of combinations of three and more; the rest are pairs.
+# Fractions of single moves and of combinations of three and more in a batch; the rest are pairs.
 SINGLES, LARGER = 0.3, 0.3
-# How many moves larger combinations have, and the most where they fill what a limit leaves.
+# Sizes of larger combinations, and the maximum of those that fill the remaining latency.
 SIZES = (3, 4, 6, 8, 12)
 MOST_MOVES = 16
-# Rates of exchange between accuracy and latency that larger combinations are made for.
+# Exchange rates between accuracy and latency for larger combinations.
 RATES = np.linspace(0.05, 0.95, 8)
 
 
@@ -27,7 +27,7 @@ RATES = np.linspace(0.05, 0.95, 8)
 class Moves:
     """The moves from one genome.
 
-    genes, choices: (M,) what changes, gene after gene; cost_ms, gain: (M,) estimated changes of
+    genes, choices: (M,) the changes, gene by gene; cost_ms, gain: (M,) estimated changes of
     latency and top-1.
     """
 
@@ -38,10 +38,10 @@ class Moves:
     gain: FloatArray
 
     def propose(self, slack_ms: float, batch: int) -> Genomes:
-        """Return up to three batches of genomes that should need no more than `slack_ms` more.
+        """Return up to three batches of genomes that increase the latency by at most `slack_ms`.
 
-        In an order in which any first ones hold singles, pairs and larger combinations in their
-        shares, each kind by its estimated gain.
+        Their order mixes single moves, pairs and larger combinations in fixed proportions; within
+        each kind they are sorted by estimated gain.
         """
         kinds = [
             self._singles(slack_ms, batch),
@@ -75,17 +75,17 @@ class Moves:
         return self._apply(pairs[_largest(self.gain[pairs].sum(1), count)])
 
     def _larger(self, slack_ms: float, count: int) -> Genomes:
-        """Return combinations of three and more, greedy at several rates of exchange.
+        """Return combinations of three and more moves, chosen greedily for several exchange rates.
 
-        At a rate every gene has a best move. In the order of what they are worth, either the
-        first few are made, or all that fit one after the other.
+        Each rate defines the best move of every gene. In the order of their value, either the
+        first few are taken, or all that fit one after the other.
         """
         moving = self.cost_ms != 0
         if not moving.any():
             return np.repeat(self.genome[None], 0, axis=0)
         rates = np.sort(np.abs(self.gain[moving] / self.cost_ms[moving]))
         rates = rates[np.round(RATES * (len(rates) - 1)).astype(np.int64)]
-        if slack_ms < 0:  # what misses its limit first of all needs to become faster
+        if slack_ms < 0:  # a genome beyond its limit must first become faster
             rates = np.append(rates, 1e3 * rates[-1] + 1.0)
         worth = self.gain - rates[:, None] * self.cost_ms
         of_gene = self._of_gene
@@ -118,7 +118,7 @@ class Moves:
 
     @cached_property
     def _of_gene(self) -> Genomes:
-        """Return (genes, most moves of one): the moves of every gene, then -1."""
+        """Return (genes, most moves of one): the moves of every gene, padded with -1."""
         _, starts, counts = np.unique(self.genes, return_index=True, return_counts=True)
         offsets = np.arange(counts.max())
         moves: Genomes = np.where(offsets < counts[:, None], starts[:, None] + offsets, -1)
@@ -127,14 +127,14 @@ class Moves:
 
 @lru_cache(maxsize=256)
 def _pairs_of(count: int) -> Genomes:
-    """Return (2, pairs): both indices of every pair among so many."""
+    """Return (2, pairs): the indices of all pairs of `count` items."""
     return np.stack(np.triu_indices(count, 1))
 
 
 def _filled(cost_ms: FloatArray, slack_ms: float) -> npt.NDArray[np.bool_]:
-    """Return (N, genes): which of N lists of costs fit, one after the other, into the slack."""
+    """Return (N, genes): which of the N lists of costs fit into the slack, one after the other."""
     made = []
-    for costs in cost_ms.tolist():  # lists: these are too short for an array's overhead
+    for costs in cost_ms.tolist():  # lists are faster than such short arrays
         left_ms, fitting = slack_ms, []
         for cost in costs:
             fits = cost <= left_ms
@@ -145,7 +145,7 @@ def _filled(cost_ms: FloatArray, slack_ms: float) -> npt.NDArray[np.bool_]:
 
 
 def _largest(values: FloatArray, count: int) -> Genomes:
-    """Return the indices of the largest values, `count` at most, the largest first."""
+    """Return the indices of up to `count` largest values, in descending order."""
     if len(values) > count:
         among = np.argpartition(-values, count)[:count]
         return among[np.argsort(-values[among], kind='stable')]

@@ -1,4 +1,4 @@
-"""NSGA-II over genomes (Deb et al. 2002), by pymoo."""
+"""NSGA-II over genomes (Deb et al. 2002), with pymoo."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dynamic_ofa_ros.space.genome import GenomeEncoding, Genomes
 
 
 def run_nsga2(objectives: Objectives, first: Genomes, evaluations: int, seed: int) -> None:
-    """Evolve the population `first` until `evaluations` are made; `objectives` remembers all."""
+    """Evolve the population `first` with `evaluations`, which `objectives` stores."""
     minimize(
         _Subnets(objectives),
         NSGA2(
@@ -45,7 +45,7 @@ class _Subnets(Problem):  # type: ignore[misc]
 
 
 class _RedrawOneGene(Mutation):  # type: ignore[misc]
-    """Redraw each gene with a probability that changes about one."""
+    """Redraw each gene with a probability that changes one gene on average."""
 
     def __init__(self, encoding: GenomeEncoding) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a search optimises: latency and accuracy of genomes, within constraints, counted."""
+"""The objectives of a search: latency and accuracy of genomes, with constraints and a counter."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from dynamic_ofa_ros.space.genome import GenomeEncoding, Genomes
 FloatArray = npt.NDArray[np.float64]
 Predict = Callable[[Genomes], FloatArray]
 
-# Evaluations that estimating the effects of all changes of a genome counts as: a backward pass
-# takes at most twice the operations of a forward pass.
+# Evaluations that count for the estimated effects of all changes of a genome: a backward pass has
+# at most twice the operations of a forward pass.
 EFFECTS_COST = 3
 
 
 @dataclass(frozen=True)
 class Bound:
-    """A constraint on something other than accuracy: `smallest <= measure(genomes) <= largest`.
+    """A constraint on a quantity other than accuracy: `smallest <= measure(genomes) <= largest`.
 
-    measure: (N, genes) genomes to (N,) values in `unit`, of what `name` says; without it the bound
-    is on latency.
+    measure: maps (N, genes) genomes to (N,) values of `name` in `unit`; without it, the bound is
+    on latency.
     """
 
     name: str
@@ -36,13 +36,13 @@ class Bound:
     measure: Predict | None = None
 
     def excess(self, values: FloatArray) -> FloatArray:
-        """Return (N,) by what share of the bound it is missed; 0 where it is kept."""
+        """Return the (N,) violations as fractions of the bound; 0 if it is satisfied."""
         over = (values - self.largest) / abs(self.largest) if self.largest < math.inf else 0.0
         under = (self.smallest - values) / abs(self.smallest) if self.smallest > -math.inf else 0.0
         return np.maximum(np.maximum(over, under), np.zeros(len(values)))
 
     def describe(self) -> str:
-        """Say the bound in words."""
+        """Describe the bound in words."""
         ends = []
         if self.smallest > -math.inf:
             ends.append(f'at least {self.smallest:.4g}')
@@ -52,15 +52,15 @@ class Bound:
 
 
 class Objectives:
-    """Both predictors over populations; remembers and counts what it evaluated.
+    """Both predictors for populations; stores and counts the evaluations.
 
-    Accuracies are what counts as evaluations, as in OFA's search: latencies alone, which a table
-    gives for next to nothing, do not. `effects` estimates from (N, genes) genomes, in a forward
-    and a backward pass of the accuracy predictor, how accuracy changes where a gene takes a
-    choice: (N, genes, choices). A genome that it is asked about counts as EFFECTS_COST.
+    Only accuracies count as evaluations, as in OFA's search, because latencies come from a table.
+    `effects` estimates the change of accuracy if a gene takes another choice, (N, genes, choices)
+    for (N, genes) genomes, with a forward and a backward pass of the accuracy predictor. Each of
+    these genomes counts as EFFECTS_COST.
 
-    A genome that breaks a bound gets, in place of its accuracy, minus the share by which it breaks
-    them: so any that keeps them is better, and of the others the nearest.
+    The accuracy of a genome that violates bounds is replaced by minus its violation, so that it is
+    worse than all valid ones, and smaller violations are better.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Objectives:
         self.bounds = tuple(bounds)
         self._latency, self._accuracy, self._effects = latency, accuracy, effects
         self._known: dict[bytes, tuple[float, float]] = {}
-        self._count = 0  # of what follows, the first so many are in use
+        self._count = 0  # number of used rows of the following arrays
         self._genomes: Genomes = np.empty((1024, len(encoding.choices)), np.int64)
         self._latency_ms: FloatArray = np.empty(1024)
         self._top1: FloatArray = np.empty(1024)
@@ -86,7 +86,7 @@ class Objectives:
     ) -> tuple[FloatArray, FloatArray]:
         """Return (N,) latencies and (N,) accuracies; every genome counts as an evaluation.
 
-        latency_ms: where they are known already.
+        latency_ms: if they are known already.
         """
         if not len(genomes):
             return np.empty(0), np.empty(0)
@@ -103,9 +103,9 @@ class Objectives:
         return latency_ms, top1
 
     def lookup(self, genomes: Genomes, evaluations: int) -> tuple[FloatArray, FloatArray]:
-        """Return (N,) latencies and accuracies, evaluating those not known yet.
+        """Return (N,) latencies and accuracies; evaluate only unknown genomes.
 
-        No more than `evaluations` are made in all, earlier ones included; NaN for what is left.
+        At most `evaluations` are made in total, including earlier ones; the rest are NaN.
         """
         fresh = self.unseen(genomes)[: max(0, evaluations - self.evaluations)]
         if len(fresh):
@@ -116,17 +116,17 @@ class Objectives:
         return latency_ms, top1
 
     def latency(self, genomes: Genomes) -> FloatArray:
-        """Return (N,) latencies; no evaluations."""
+        """Return (N,) latencies, which do not count as evaluations."""
         return self._latency(genomes)
 
     def gains(
         self, genomes: Genomes, top1: FloatArray, changed: Sequence[Genomes], evaluations: int
     ) -> list[FloatArray]:
-        """Return estimates of what single changes add to the accuracies `top1` of genomes.
+        """Return the estimated gain of single changes over the accuracies `top1` of genomes.
 
-        genomes: (N, genes); changed: N groups of (M, genes), each genome's changes. Without a
-        predictor's effects the changes are evaluated. Returns N groups of (M,), or fewer where
-        more would take more than `evaluations` in all.
+        genomes: (N, genes); changed: N groups of (M, genes), the changes of each genome. Without
+        effects of the predictor, the changes are evaluated. Return N groups of (M,); fewer if the
+        total would exceed `evaluations`.
         """
         if self._effects is None:
             return self._evaluated_gains(top1, changed, evaluations)
@@ -149,11 +149,11 @@ class Objectives:
         return list(itertools.takewhile(lambda gain: not np.isnan(gain).any(), gains))
 
     def unseen(self, genomes: Genomes) -> Genomes:
-        """Return those that were not evaluated yet, each once."""
+        """Return the distinct genomes that were not evaluated yet."""
         return genomes[self.unseen_at(genomes)]
 
     def unseen_at(self, genomes: Genomes) -> list[int]:
-        """Return where those are that were not evaluated yet, each once."""
+        """Return the positions of the distinct genomes that were not evaluated yet."""
         fresh: dict[bytes, int] = {}
         for index, genome in enumerate(genomes):
             key = genome.tobytes()
@@ -162,7 +162,7 @@ class Objectives:
         return list(fresh.values())
 
     def archive(self) -> tuple[Genomes, FloatArray, FloatArray]:
-        """Return everything evaluated so far, in order."""
+        """Return all evaluations in order."""
         count = self._count
         return self._genomes[:count], self._latency_ms[:count], self._top1[:count]
 
@@ -179,7 +179,7 @@ class Objectives:
         self._count = end
 
     def refuse(self, latency_ms: float = math.inf) -> SearchError:
-        """Return the error for a search that found nothing, naming the nearest possible."""
+        """Return the error for a search without results, which contains the nearest network."""
         bound_ms = Bound('latency', 'ms', largest=latency_ms)
         bounds = [*self.bounds, *([bound_ms] if latency_ms < math.inf else [])]
         genomes, all_ms, top1 = self.archive()
@@ -193,7 +193,7 @@ class Objectives:
         )
         return SearchError(
             f'no sub-network of this space has {" and ".join(b.describe() for b in bounds)}; '
-            f'the nearest possible has {values}'
+            f'the nearest one has {values}'
         )
 
     def _measured(self, bound: Bound, genomes: Genomes, latency_ms: FloatArray) -> FloatArray:
@@ -201,7 +201,7 @@ class Objectives:
 
 
 def cost_measure(encoding: GenomeEncoding, name: str, width_mult: float, classes: int) -> Predict:
-    """Return a measure of `macs` or `parameters`, which counts every network once."""
+    """Return a measure of `macs` or `parameters`, which counts each network once."""
     known: dict[bytes, float] = {}
 
     def measure(genomes: Genomes) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Pareto fronts of (latency, accuracy), and choosing a family's levels from one."""
+"""Pareto fronts of (latency, accuracy), and the choice of levels from a front."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def front(latency_ms: Sequence[float], accuracy: Sequence[float]) -> list[int]:
-    """Return the indices of the points that no other dominates, fastest first.
+    """Return the indices of the points that no other point dominates, fastest first.
 
-    A point dominates another when it is no slower and no less accurate, and better in one of both;
-    of equal points the first stays.
+    A point dominates another if it is not slower and not less accurate, and better in one of them.
+    Of equal points, the first one is returned.
     """
     order = sorted(range(len(latency_ms)), key=lambda i: (latency_ms[i], -accuracy[i], i))
     kept: list[int] = []
@@ -32,7 +32,7 @@ def hypervolume(
     accuracy: Sequence[float],
     reference: tuple[float, float],
 ) -> float:
-    """Return the area the points dominate, up to the worst (latency, accuracy), `reference`."""
+    """Return the area that the points dominate, up to the worst (latency, accuracy)."""
     worst_latency, worst_accuracy = reference
     area, floor = 0.0, worst_accuracy
     for index in front(latency_ms, accuracy):
@@ -49,12 +49,12 @@ def choose_levels(
     smallest_step: float = 0.01,
     largest_step: float = 0.03,
 ) -> list[int]:
-    """Choose up to `count` points of the front, fastest first: a family's levels.
+    """Choose up to `count` points of the front as levels, fastest first.
 
-    The two ends are always taken. Neighbours differ by `smallest_step` to `largest_step` in
-    accuracy (fractions) wherever the front has points for it; of the choices that keep to that,
-    as many levels as possible are taken, and spread evenly in accuracy and log-latency. Without
-    `count` the steps decide how many there are.
+    Both ends are always chosen. Neighbours differ by `smallest_step` to `largest_step` in accuracy
+    (fractions) if the front has such points. Among such choices, the number of levels is as large
+    as possible, and they are spread evenly in accuracy and log-latency. Without `count`, the steps
+    determine the number of levels.
     """
     candidates = front(latency_ms, accuracy)
     if count is not None and count < 2:
@@ -78,10 +78,10 @@ def choose_levels(
 
 
 def _shortest_path(first: FloatArray, second: FloatArray, points: int) -> list[int]:
-    """Return the path from the first to the last of N points, over `points` of them in order.
+    """Return a path from the first to the last of N points, over `points` of them in order.
 
-    The sum of its steps in `first` is the least, and among such, nearly, that in `second`; both
-    are (N, N), a step from row to column.
+    The sum of its steps in `first` is minimal, and among these the sum in `second` is nearly
+    minimal; both are (N, N), for a step from row to column.
     """
     steps = np.where(np.triu(np.ones_like(first), 1) > 0, first + 1e-6 * second, np.inf)
     length = steps[0]

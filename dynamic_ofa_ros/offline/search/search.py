@@ -1,8 +1,8 @@
-"""Search: which architectures are the most accurate at a latency.
+"""Find the most accurate architectures for given latency limits.
 
-`find_front` is the default: NSGA-II over (latency, accuracy) finds the whole front at once, then a
-local search makes the best of each limit. `algorithm1.find_with_algorithm_1` is the paper's: one
-evolutionary run per target.
+`find_front`, the default, runs NSGA-II over (latency, accuracy) for the whole front, and then a
+local search at each limit. `algorithm1.find_with_algorithm_1` is the search of the paper: one
+evolutionary run per limit.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from dynamic_ofa_ros.space.genome import GenomeEncoding, Genomes
 
 __all__ = ['Bound', 'Objectives', 'Predict', 'SearchResult', 'Solution', 'find_front', 'result_of']
 
-# Of the evaluations, the share that NSGA-II gets; local search gets the rest.
+# Fraction of the evaluations for NSGA-II; the others are for the local search.
 GLOBAL_SHARE = 0.1
-# Limits that local search serves where none are given.
+# Number of limits of the local search if none are given.
 SPREAD_LIMITS = 10
 
 
@@ -40,9 +40,9 @@ class Solution:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found: the front, fastest first, and the best within each limit asked for.
+    """The result of a search: the front, fastest first, and the best network for each limit.
 
-    `at_limits` has one entry per limit, in their order.
+    `at_limits` has one entry per limit, in the same order.
     """
 
     front: tuple[Solution, ...]
@@ -59,19 +59,19 @@ def find_front(
     population: int = 100,
     warm_start: Sequence[SubnetArchitecture] = (),
 ) -> SearchResult:
-    """Search the front of (latency, accuracy), the same for the same seed.
+    """Search the front of (latency, accuracy); the result depends only on the seed.
 
-    Without `limits_ms` local search serves ten limits spread over the front. `warm_start` puts
-    known architectures into the first population, for instance an earlier search's front. Raise
-    SearchError for constraints that nothing in the space meets, naming the nearest possible.
+    Without `limits_ms`, the local search uses ten limits spread over the front. `warm_start` adds
+    known architectures to the first population, for instance the front of an earlier search. Raise
+    SearchError if no network satisfies the constraints; the message contains the nearest one.
     """
     from dynamic_ofa_ros.offline.search.nsga2 import run_nsga2
 
     started = time.perf_counter()
     if evaluations < 2 * population:
         raise SearchError(
-            f'{evaluations} evaluations are too few; {2 * population} are the least with a '
-            f'population of {population}'
+            f'{evaluations} evaluations are too few; a population of {population} requires at '
+            f'least {2 * population}'
         )
     check_limits(limits_ms)
     rng = np.random.default_rng(seed)
@@ -83,7 +83,7 @@ def find_front(
 
 
 def check_limits(limits_ms: Sequence[float]) -> None:
-    """Raise SearchError for a limit that is no positive number."""
+    """Raise SearchError unless all limits are positive numbers."""
     for limit_ms in limits_ms:
         if not 0.0 < limit_ms < math.inf:
             raise SearchError(f'a latency limit is {limit_ms:g} ms; give a positive number')
@@ -95,7 +95,7 @@ def _first_population(
     population: int,
     warm_start: Sequence[SubnetArchitecture],
 ) -> Genomes:
-    """Return the warm start, the extremes at every resolution, and random ones; canonical."""
+    """Return canonical genomes: the warm start, the extremes of every resolution, random ones."""
     space = encoding.space
     extremes = np.repeat(
         encoding.encode([space.smallest(), space.largest()]), len(space.resolutions), axis=0
@@ -118,9 +118,9 @@ def _spread_limits(objectives: Objectives) -> list[float]:
 
 
 def result_of(objectives: Objectives, limits_ms: Sequence[float], seconds: float) -> SearchResult:
-    """Return the front of all that was evaluated and the best at each limit.
+    """Return the front of all evaluations and the best network for each limit.
 
-    Raise SearchError where nothing evaluated keeps a limit and the constraints.
+    Raise SearchError if no evaluated network satisfies a limit and the constraints.
     """
     genomes, latency_ms, top1 = objectives.archive()
     allowed = np.flatnonzero(top1 >= 0)

@@ -1,8 +1,8 @@
-"""Structures: what the genes of depth and resolution make of a network.
+"""Structures: the parts of a genome that determine depths and resolution.
 
-A search that walks by single changes hardly crosses from one depth or resolution to another: the
-rest of the network must change with it. So it looks at them apart. Within a structure both
-latency and accuracy are nearly sums over the other genes, and a sum is quickly made the best of.
+A search by single changes seldom moves from one depth or resolution to another, because the rest
+of the network would have to change too. Therefore structures are searched separately. Within a
+structure, latency and accuracy are almost sums over the other genes, which are easy to optimise.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from dynamic_ofa_ros.space.genome import GenomeEncoding, Genomes
 
 FloatArray = npt.NDArray[np.float64]
 
-# Of spaces with more structures, as many are drawn.
+# Of spaces with more structures, this many are drawn.
 MOST_STRUCTURES = 20000
-# Multipliers that trade accuracy for latency, over the ratio of their deviations.
+# Multipliers for the trade-off of accuracy and latency, times the ratio of their deviations.
 _TRADES = np.array([0.0, *np.geomspace(0.003, 10.0, 20)])
 _RIDGE = 1e-2
 
@@ -36,7 +36,7 @@ class Structures:
 
     @cached_property
     def genes(self) -> Genomes:
-        """Return which genes decide which others are in use, and the last, the resolution."""
+        """Return the genes that determine the active blocks, and the resolution (the last one)."""
         choices = self.encoding.choices
         deciding = []
         for gene, count in enumerate(choices):
@@ -49,22 +49,22 @@ class Structures:
 
     @cached_property
     def free(self) -> npt.NDArray[np.bool_]:
-        """Return (genes,) which genes do not belong to the structure."""
+        """Return (genes,): the genes that are not part of the structure."""
         free = np.ones(len(self.encoding.choices), np.bool_)
         free[self.genes] = False
         return free
 
     def ids(self, genomes: Genomes) -> Genomes:
-        """Return (N,) one number for all genomes of the same structure."""
+        """Return (N,): a number that is equal for genomes of the same structure."""
         number: Genomes = np.ravel_multi_index(
             tuple(genomes[:, self.genes].T), tuple(self.encoding.choices[self.genes])
         )
         return number
 
     def moves(self, genome: Genomes) -> tuple[Genomes, Genomes, Genomes]:
-        """Return all changes of a single gene that stay in the structure.
+        """Return all changes of a single gene within the structure.
 
-        (M,) genes, (M,) their new choices, and (M, genes) the genomes.
+        They are (M,) genes, (M,) new choices, and the (M, genes) genomes.
         """
         in_use = self.free_in_use(genome)
         moved = np.flatnonzero(in_use[self._gene] & (self._choice != genome[self._gene]))
@@ -74,7 +74,7 @@ class Structures:
         return genes, choices, genomes
 
     def free_in_use(self, genome: Genomes) -> npt.NDArray[np.bool_]:
-        """Return (genes,): which matter in this genome and do not belong to the structure."""
+        """Return (genes,): the active genes of this genome that are not part of the structure."""
         key = genome[self.genes].tobytes()
         if key not in self._in_use:
             self._in_use[key] = self.used(genome[None])[0] & self.free
@@ -89,11 +89,11 @@ class Structures:
         count: int,
         latency: Callable[[Genomes], FloatArray],
     ) -> Genomes:
-        """Return the genomes, `count` at most, that a sum fitted to those given makes the best of.
+        """Return up to `count` genomes that are optimal for sums fitted to the given ones.
 
-        For every structure the sum's best at the limit is found by Lagrange multipliers, and the
-        structures are ranked by the bound that these give. Of each, the multiplier is the least
-        that keeps the limit in truth, as `latency` gives it.
+        For every structure, Lagrange multipliers find the optimum of the sums at the limit, and
+        their bound ranks the structures. The multiplier of each is the smallest one whose genome
+        satisfies the limit, as given by `latency`.
         """
         one_hot = self.used(genomes)[:, self._gene] & (genomes[:, self._gene] == self._choice)
         features = np.column_stack([one_hot, np.ones(len(genomes))]).astype(np.float64)
@@ -117,7 +117,7 @@ class Structures:
                 chosen[:, :, 0] += cost[own], gain[own]
         total_ms, total = used @ picked.transpose(0, 2, 1) + chosen + weights[-1][:, None, None]
         bound = (total + trades * (limit_ms - total_ms)).min(1)
-        # A structure that misses the limit by a little in the sum may keep it in truth.
+        # A structure that slightly exceeds the limit in the sum may satisfy it in truth.
         bound = np.where(total_ms.min(1) <= 1.01 * limit_ms, bound, -math.inf)
         ranked = np.argsort(-bound, kind='stable')[:count]
         made = np.tile(picks, (len(ranked), 1))
@@ -139,7 +139,7 @@ class Structures:
 
     @cached_property
     def _all(self) -> Genomes:
-        """Return a genome of every structure, all other genes at their largest."""
+        """Return a genome of every structure, with all other genes at their largest choice."""
         choices = self.encoding.choices
         counts = choices[self.genes]
         if math.prod(int(count) for count in counts) <= MOST_STRUCTURES:
@@ -155,7 +155,7 @@ class Structures:
         return self.used(self._all).astype(np.float64)
 
     def used(self, genomes: Genomes) -> npt.NDArray[np.bool_]:
-        """Return (N, genes): which genes matter."""
+        """Return (N, genes): which genes are active."""
         largest = np.repeat((self.encoding.choices - 1)[None], len(genomes), axis=0)
         largest[:, self.genes] = genomes[:, self.genes]
         used: npt.NDArray[np.bool_] = self.encoding.canonical(largest) > 0

@@ -1,8 +1,8 @@
-"""Random crops, flips, light and distortions of training images, and batches of them.
+"""Random augmentation of training images, and batches of them.
 
-OpenCV releases the interpreter's lock, so threads prepare batches side by side; they share one
-memory-mapped store and need no copies of it. benchmarks/fine_tuning.py compares them with the
-worker processes of `torch.utils.data`.
+OpenCV releases the interpreter's lock, so threads can prepare batches in parallel; they share one
+memory-mapped store without copies. benchmarks/fine_tuning.py compares them with the worker
+processes of `torch.utils.data`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ UInt8 = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Augmented:
-    """A random crop, (side, side, 3) uint8, and the random light it is still to be seen in."""
+    """A random crop, (side, side, 3) uint8, and random light, which is applied on the device."""
 
     pixels: UInt8
     gain: float
@@ -33,10 +33,10 @@ class Augmented:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training images are varied.
+    """The augmentation of training images.
 
-    mirror: flip left to right at random; smallest_crop: least share of the area that a random crop
-    keeps; is_strong: distort each image twice more (RandAugment, Cubuk et al., 2020).
+    mirror: flip left to right at random; smallest_crop: minimum fraction of the area in a random
+    crop; is_strong: distort each image twice in addition (RandAugment, Cubuk et al., 2020).
     """
 
     mirror: bool = True
@@ -123,7 +123,7 @@ DISTORTIONS_AN_IMAGE = 2
 
 @dataclass(frozen=True)
 class Batch:
-    """Augmented images on their way to the device: (N, r, r, 3) uint8, (N, 2) light, (N,)."""
+    """Augmented images for the device: (N, r, r, 3) uint8, (N, 2) light, (N,) labels."""
 
     pixels: torch.Tensor
     light: torch.Tensor
@@ -131,7 +131,7 @@ class Batch:
 
     @classmethod
     def of(cls, images: Sequence[Augmented], labels: Sequence[int] = ()) -> Batch:
-        """Put images together."""
+        """Combine images into a batch."""
         return cls(
             torch.from_numpy(np.stack([image.pixels for image in images])),
             torch.tensor([(image.gain, image.offset) for image in images]),
@@ -139,18 +139,18 @@ class Batch:
         )
 
     def pinned(self) -> Batch:
-        """Return a copy that can travel to a GPU while that computes."""
+        """Return a copy in pinned memory, which is transferred while the GPU computes."""
         return Batch(self.pixels.pin_memory(), self.light.pin_memory(), self.labels.pin_memory())
 
     def to(self, device: torch.device) -> Batch:
-        """Return a copy there."""
+        """Return a copy on a device."""
         return Batch(
             *(t.to(device, non_blocking=True) for t in (self.pixels, self.light, self.labels))
         )
 
     def network_input(self, preprocessing: Preprocessing) -> torch.Tensor:
-        """Return (N, 3, r, r) float32: the images in their light, normalised."""
-        # NHWC in memory, seen as NCHW: that is channels_last, and costs no transposition.
+        """Return (N, 3, r, r) float32: the normalised images in their light."""
+        # NHWC in memory as an NCHW view is the channels_last format; nothing is transposed.
         images = self.pixels.permute(0, 3, 1, 2).float()
         gain, offset = self.light[:, :, None, None, None].unbind(1)
         lit = (images * gain + offset).clamp_(0.0, 255.0)

@@ -1,4 +1,4 @@
-"""Accuracy by class: a confusion matrix as a table, as a picture and as a sentence."""
+"""Accuracy by class: the confusion matrix as a table, a plot, and a sentence."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from dynamic_ofa_ros.files import write_text_atomically
 
 SHOWN_CLASSES = 3
-# More names and counts than this would overlap in a picture.
+# More names and counts would overlap in a plot.
 MOST_NAMES, MOST_COUNTS = 50, 20
 
 Int64Array = npt.NDArray[np.int64]
@@ -30,9 +30,9 @@ def write_confusion(matrix: Int64Array, classes: Sequence[str], path: Path) -> N
 
 
 def draw_confusion(matrix: Int64Array, classes: Sequence[str], path: Path) -> None:
-    """Draw the matrix as shares of each true class; nothing where matplotlib is missing.
+    """Plot the matrix as fractions of each true class; do nothing if matplotlib is missing.
 
-    With up to MOST_COUNTS classes every cell that is not empty has its count.
+    With up to MOST_COUNTS classes, every non-empty cell shows its count.
     """
     try:
         from dynamic_ofa_ros.plotting.style import TEXT_SIZE, new_figure, save_figure
@@ -47,7 +47,7 @@ def draw_confusion(matrix: Int64Array, classes: Sequence[str], path: Path) -> No
     axes.set_ylabel('true', fontsize=TEXT_SIZE + 1)
     is_named = len(classes) <= MOST_NAMES
     ticks, names = (range(len(classes)), classes) if is_named else ((), ())
-    # A dollar sign would begin a formula.
+    # A dollar sign would start a formula.
     texts = [name.replace('$', r'\$') for name in names]
     axes.set_xticks(ticks, texts, fontsize=TEXT_SIZE, rotation=90)
     axes.set_yticks(ticks, texts, fontsize=TEXT_SIZE)
@@ -63,7 +63,7 @@ def draw_confusion(matrix: Int64Array, classes: Sequence[str], path: Path) -> No
 
 
 def recalls(matrix: Int64Array) -> npt.NDArray[np.float64]:
-    """Return (classes,) the share of each class that is recognised, NaN without images."""
+    """Return the (classes,) recall of each class, NaN without images."""
     shares = np.full(len(matrix), np.nan)
     totals = matrix.sum(axis=1)
     np.divide(matrix.diagonal(), totals, out=shares, where=totals > 0)
@@ -71,7 +71,7 @@ def recalls(matrix: Int64Array) -> npt.NDArray[np.float64]:
 
 
 def describe_classes(matrix: Int64Array, classes: Sequence[str]) -> str:
-    """Return the least accurate classes, and what each is mostly mistaken for."""
+    """Describe the least accurate classes, and with which class each is confused most."""
     recall = recalls(matrix)
     order = [int(index) for index in np.argsort(recall) if not np.isnan(recall[index])]
     parts = []

@@ -1,4 +1,4 @@
-"""How a training goes: curves as a picture, and as TensorBoard files where that is installed."""
+"""Training curves as a plot, and as TensorBoard files if TensorBoard is installed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ACCURACIES = {'held_out_top1_largest': 'largest', 'held_out_top1_smallest': 'sma
 class Curves:
     """Writes a row of metrics after each epoch to metrics.csv, TensorBoard and curves.png.
 
-    step: where the training goes on; what a killed run wrote after it is dropped.
+    step: where the training resumes; later rows of a killed run are removed.
     """
 
     def __init__(self, directory: Path, step: int) -> None:
@@ -29,7 +29,7 @@ class Curves:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            logger.info('no TensorBoard files: pip install tensorboard writes them too')
+            logger.info('no TensorBoard files: pip install tensorboard to write them')
         else:
             self._writer = SummaryWriter(str(directory / TENSORBOARD_FOLDER), purge_step=step + 1)
 
@@ -51,7 +51,7 @@ class Curves:
 
 
 def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draw losses and held-out accuracies over epochs; nothing where matplotlib is missing."""
+    """Plot losses and held-out accuracies over epochs; do nothing if matplotlib is missing."""
     try:
         from dynamic_ofa_ros.plotting.style import (
             INK,
@@ -80,12 +80,12 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
 
 
 def best_row(rows: Sequence[Mapping[str, float]]) -> Mapping[str, float] | None:
-    """Return the row with the highest sum of held-out accuracies, the first of equal ones."""
+    """Return the row with the highest sum of held-out accuracies; the first of equal ones."""
     return max(rows, key=_score, default=None)
 
 
 def epochs_without_progress(rows: Sequence[Mapping[str, float]]) -> int:
-    """Return how many epochs of the whole supernet have passed since the best one."""
+    """Return the number of epochs of the whole supernet since the best one."""
     of_all = [row for row in rows if not math.isnan(row['loss_smallest'])]
     best = best_row(of_all)
     return 0 if best is None else sum(row['step'] > best['step'] for row in of_all)

@@ -1,9 +1,9 @@
-"""Several processes that train one supernet together, as `torchrun` starts them.
+"""Processes of `torchrun` that train one supernet together.
 
-Not DistributedDataParallel: it expects every parameter to have a gradient once a step, while a
-sandwich step uses another part of the supernet in each of several passes. All ranks draw the same
-architectures, so the same parameters have gradients everywhere, and their mean is taken once a
-step, after the last pass.
+DistributedDataParallel is not used: it requires a gradient for every parameter once per step, but
+a sandwich step uses another part of the supernet in each of several passes. All ranks draw the
+same architectures, so the same parameters have gradients, which are averaged once per step, after
+the last pass.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from torch import distributed, nn
 
 from dynamic_ofa_ros.errors import BackboneError
 
-# The others wait while the first decodes all images, or evaluates.
+# The other ranks wait while the first one decodes images or evaluates.
 TIMEOUT = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
 class World:
-    """One process among those that train together; `rank` 0 writes files and reports."""
+    """One of the processes that train together; `rank` 0 writes files and reports."""
 
     rank: int = 0
     size: int = 1
@@ -34,7 +34,7 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Tell whether this is the process that writes and reports."""
+        """Return whether this process writes files and reports."""
         return self.rank == 0
 
     def average_gradients(self, module: nn.Module) -> None:
@@ -50,7 +50,7 @@ class World:
             gradient.copy_(mean.view(gradient.shape))
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the mean over all ranks of a few numbers."""
+        """Return the mean of some numbers over all ranks."""
         if self.size == 1:
             return values
         total = values.clone()
@@ -58,21 +58,21 @@ class World:
         return total / self.size
 
     def copy_first(self, module: nn.Module) -> None:
-        """Give every rank the first one's weights."""
+        """Copy the weights of the first rank to all ranks."""
         if self.size > 1:
             for value in module.state_dict().values():
                 distributed.broadcast(value, src=0)
 
     def wait(self) -> None:
-        """Return when all ranks have come here."""
+        """Wait until all ranks have called this."""
         if self.size > 1:
             distributed.barrier()
 
 
 def started_world() -> World:
-    """Read what torchrun says of this process in the environment; alone without it.
+    """Read the variables of torchrun from the environment; without them there is one process.
 
-    Raise BackboneError when it makes no sense.
+    Raise BackboneError if they are invalid.
     """
     try:
         rank, size, local_rank, local_size = (
@@ -93,10 +93,10 @@ def started_world() -> World:
 
 @contextmanager
 def joined(world: World, device: str) -> Iterator[World]:
-    """Connect the processes while the block runs: NCCL between GPUs, else gloo.
+    """Connect the processes during the block: with NCCL between GPUs, otherwise with gloo.
 
-    Processes that the caller has connected already stay so: a second connection through the same
-    torchrun would meet what the first one left behind, and hang.
+    Processes that the caller has connected already stay connected, because a second connection
+    through the same torchrun would hang.
     """
     if world.size == 1 or distributed.is_initialized():
         yield world

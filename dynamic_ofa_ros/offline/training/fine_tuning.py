@@ -1,4 +1,4 @@
-"""What a training takes over from the backbone that it starts from."""
+"""Start a training from the weights of a backbone."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ DEFAULT_KIND, DEFAULT_WIDTH = SearchSpace.kind, 0.35
 DEFAULT_RESOLUTIONS = (32, 40, 48, 56, 64)
 
 NEW_CLASSES_BODY_RATE = 0.1
-"""Learning rate of all layers before the classifier, times the classifier's, where classes are
-new: what the body has learnt must not be lost to a classifier that begins at random."""
+"""Relative learning rate of all layers before a new classifier, so that the random classifier does
+not destroy what they have learned."""
 
 CLASSIFIER = 'classifier.'
 
 
 @dataclass(frozen=True)
 class Start:
-    """The network that a training trains, and the backbone that it comes from, if any."""
+    """The network to train, and the backbone that it starts from, if any."""
 
     kind: str
     width_mult: float
@@ -36,15 +36,15 @@ class Start:
     backbone: TrainedBackbone | None = None
 
     def has_classes(self, classes: Sequence[str]) -> bool:
-        """Tell whether the backbone tells these classes apart, in this order."""
+        """Return whether the backbone has these classes in this order."""
         return self.backbone is not None and tuple(classes) == tuple(self.backbone.labels)
 
     def body_rate(self, classes: Sequence[str]) -> float:
-        """Return the learning rate of all but the classifier, times the classifier's."""
+        """Return the learning rate of all layers before the classifier, relative to its own."""
         return 1.0 if self.backbone is None or self.has_classes(classes) else NEW_CLASSES_BODY_RATE
 
     def weights(self, classes: Sequence[str]) -> Mapping[str, torch.Tensor] | None:
-        """Return the first weights, without a classifier of other classes; None: at random."""
+        """Return the initial weights, without a classifier of other classes; None: random."""
         if self.backbone is None:
             return None
         weights: Mapping[str, torch.Tensor] = self.backbone.load().state_dict()
@@ -59,24 +59,24 @@ def start_of(
     width_mult: float | None = None,
     resolutions: tuple[int, ...] = (),
 ) -> Start:
-    """Return where a training starts: what is left open is the backbone's, or the default.
+    """Return the start of a training; missing settings are those of the backbone or the defaults.
 
-    Raise CheckpointError where another network than the backbone's is asked for.
+    Raise CheckpointError if the settings contradict the backbone.
     """
     if backbone is None:
         return Start(
             kind or DEFAULT_KIND,
             width_mult or DEFAULT_WIDTH,
             resolutions or DEFAULT_RESOLUTIONS,
-            # Class folders hold objects that fill the picture; a scene's sign may be anywhere.
+            # In class folders, objects fill the image; the sign of a scene can be anywhere.
             Preprocessing(crop_fraction=1.0, interpolation='area'),
         )
     own = backbone.backbone
     kind, width_mult = kind or own.kind, width_mult or own.width_mult
     if (kind, width_mult) != (own.kind, own.width_mult):
         raise CheckpointError(
-            f'{backbone.directory} is {own.kind} of width {own.width_mult:g}; asked for are '
-            f'{kind} and width {width_mult:g}: leave --kind and --width-mult out to take its own'
+            f'{backbone.directory} is {own.kind} of width {own.width_mult:g}, not '
+            f'{kind} of width {width_mult:g}: omit --kind and --width-mult to use its own'
         )
     return Start(
         kind, width_mult, resolutions or backbone.resolutions, backbone.preprocessing, backbone

@@ -1,4 +1,4 @@
-"""What a run's folder remembers: which data and settings it is of, and how it went."""
+"""The metrics of a run, and the identity of its data and settings."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ METRICS_FILE = 'metrics.csv'
 
 @dataclass(frozen=True)
 class DataIdentity:
-    """What tells one training split from another: a checkpoint is gone on from with its own only.
+    """The identity of a training split; a checkpoint is resumed only with its own split.
 
-    images: as listed, damaged ones included.
+    images: number of listed images, including damaged ones.
     """
 
     classes: tuple[str, ...]
@@ -28,14 +28,14 @@ class DataIdentity:
 
     @classmethod
     def of(cls, dataset: ImageDataset) -> DataIdentity:
-        """Look at a dataset before it is decoded into a store."""
+        """Return the identity of a dataset, before it is decoded into a store."""
         return cls(dataset.classes, len(dataset), fingerprint(dataset))
 
 
 def change_of(before: Any, now: dict[str, Any]) -> str:
-    """Say what differs between the identities of a checkpoint and of this training, if anything.
+    """Describe the differences between the identities of a checkpoint and of this training.
 
-    They come from `Trainer._identity`, but that of a checkpoint may be another version's.
+    They come from `Trainer._identity`; that of a checkpoint may be from another version.
     """
     if before == now:
         return ''
@@ -64,9 +64,9 @@ def change_of(before: Any, now: dict[str, Any]) -> str:
 
 
 def forget_metrics_after(directory: Path, step: int) -> None:
-    """Drop the rows of metrics.csv that a killed run wrote after its last checkpoint.
+    """Remove the rows that a killed run wrote to metrics.csv after its last checkpoint.
 
-    They are written anew, as is a last row that a kill cut short.
+    They are written again, and so is an incomplete last row.
     """
     path = directory / METRICS_FILE
     if not path.is_file():
@@ -85,7 +85,7 @@ def _step(row: str) -> float:
 
 
 def read_metrics(directory: Path) -> list[dict[str, float]]:
-    """Return the rows of the run's metrics.csv, NaN where a cell is empty."""
+    """Return the rows of the run's metrics.csv; empty cells are NaN."""
     path = directory / METRICS_FILE
     if not path.is_file():
         return []
@@ -97,7 +97,7 @@ def read_metrics(directory: Path) -> list[dict[str, float]]:
 
 
 def append_metrics(directory: Path, row: dict[str, Any]) -> None:
-    """Append a row to the run's metrics.csv, with a header if it is new."""
+    """Append a row to the run's metrics.csv; write the header first if the file is new."""
     path = directory / METRICS_FILE
     is_new = not path.is_file()
     with path.open('a', newline='', encoding='utf-8') as file:

@@ -1,12 +1,12 @@
-"""A whole training run: data, trainer, evaluation, and the files it leaves.
+"""A complete training run: data, training, evaluation, and files.
 
-A run is a folder: `checkpoint.pt` to resume from, `metrics.csv` and `curves.png`, TensorBoard
-files where that is installed, `confusion_largest` and `confusion_smallest` (`.csv`, `.png`), and
-`backbone.safetensors` with `backbone.yaml`, which `dynamic-ofa build` starts from. The backbone
-is that of the best epoch so far: whenever a run is stopped, it can be used.
+The folder of a run contains `checkpoint.pt` to resume it, `metrics.csv` and `curves.png`,
+TensorBoard files if TensorBoard is installed, `confusion_largest` and `confusion_smallest`
+(`.csv`, `.png`), and `backbone.safetensors` with `backbone.yaml`, the input of `dynamic-ofa
+build`. The backbone is that of the best epoch so far, so it can be used whenever a run is stopped.
 
-Under `torchrun` several processes train together; the first one decodes, writes and reports. All
-of them must see the data and the run's folder at the same path.
+Under `torchrun`, several processes train together; the first one decodes, writes and reports. All
+of them must have the data and the folder of the run at the same path.
 """
 
 from __future__ import annotations
@@ -70,18 +70,18 @@ logger = logging.getLogger(__name__)
 
 SIGNS = 'signs'
 
-# Stored somewhat larger than the largest resolution, so that random crops lose no detail.
+# Images are stored larger than the largest resolution, so that random crops lose no detail.
 STORE_MARGIN = 1.25
-# The share of free disk and memory that a store may take; a larger dataset is decoded anew for
-# every batch. It is read in random order: what does not fit into memory would be slower.
+# Maximum fraction of free disk and memory for a store. The images of a larger dataset are decoded
+# for every batch: they are read in random order, which is slow if they do not fit into memory.
 STORE_SHARE = 0.6
-# As the camera publishes scenes; for training they are rendered no larger than they are stored.
+# Height of scenes in camera images; for training, scenes are rendered at the size of the store.
 SCENE_HEIGHT, SMALLEST_SCENE_HEIGHT = 480, 240
 CALIBRATION_IMAGES = 1000
 SAVE_EVERY_S = 60.0
 
 
-# For the names of backbones.
+# In the names of backbones.
 _SHORT = {
     MOBILENET_V3: 'mbv3',
     'ofa_proxyless': 'proxyless',
@@ -92,10 +92,10 @@ _SHORT = {
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """What the user asks of a training run; see `dynamic-ofa train --help`.
+    """The settings of a training run; see `dynamic-ofa train --help`.
 
-    What is empty or None is the backbone's that it starts from, or the default. patience: epochs
-    without progress before the run stops, 0: never.
+    Empty settings and None are replaced by those of the initial backbone, or by defaults.
+    patience: epochs without progress after which the run stops, 0: never.
     """
 
     data: str
@@ -128,7 +128,7 @@ class TrainingRequest:
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """Held-out top-1 at the end of a run, and where the weights are."""
+    """Held-out top-1 at the end of a run, and the file of the weights."""
 
     smallest: float
     largest: float
@@ -136,9 +136,9 @@ class TrainingReport:
 
 
 def held_out_side(resolutions: Sequence[int]) -> int:
-    """Return the side to store held-out images at: twice the input, where cameras give as much.
+    """Return the stored size of held-out images: twice the input, at most that of camera images.
 
-    Area averaging from there is what averaging the original would give.
+    Area averaging from this size gives the same result as from the original.
     """
     largest = max(resolutions)
     return max(largest, min(2 * largest, SCENE_HEIGHT))
@@ -149,8 +149,8 @@ def open_data(
 ) -> tuple[ImageDataset, ImageDataset]:
     """Open `signs` or a user's folder; return the training and the held-out split.
 
-    Training scenes may be rendered at a smaller height (they are shrunk anyway); held-out ones are
-    always as the camera publishes them, 640x480.
+    Training scenes may be rendered at a smaller height, because they are reduced anyway; held-out
+    ones always have the size of camera images, 640x480.
     """
     if data == SIGNS:
         return (
@@ -161,9 +161,9 @@ def open_data(
 
 
 def train(request: TrainingRequest) -> TrainingReport:
-    """Train, or go on training, until all epochs are done; write the run's files.
+    """Train until all epochs are done, or resume a training; write the files of the run.
 
-    In the processes of torchrun that are not the first, the report's accuracies are NaN.
+    In processes of torchrun other than the first, the accuracies of the report are NaN.
     """
     _check(request)
     world = started_world()
@@ -195,7 +195,7 @@ def _train(request: TrainingRequest, directory: Path, device: str, world: World)
     classes = training.classes
     identity = DataIdentity.of(training)
     if not world.is_first:
-        world.wait()  # for what the first one decodes
+        world.wait()  # until the first process has decoded the images
     training = _stored(training, directory / f'train-{side}.npy', side, 'decoding training images')
     held_out = _stored(
         held_out,
@@ -216,7 +216,7 @@ def _train(request: TrainingRequest, directory: Path, device: str, world: World)
         label_smoothing=request.label_smoothing,
         augmentation=Augmentation(
             request.mirror,
-            # A far sign near the edge must stay in the picture.
+            # A far sign near the edge must stay in the image.
             0.9 if request.data == SIGNS else Augmentation.smallest_crop,
             request.is_strong,
         ),
@@ -277,7 +277,7 @@ def _train(request: TrainingRequest, directory: Path, device: str, world: World)
 
 
 class _HeldOut:
-    """Measures smallest and largest sub-network of a supernet on the held-out images."""
+    """Measures the smallest and the largest sub-network of a supernet on held-out images."""
 
     def __init__(
         self,
@@ -295,13 +295,13 @@ class _HeldOut:
         self._directory = trainer.directory
 
     def top1(self, supernet: nn.Module) -> tuple[float, float]:
-        """Return the held-out top-1 of smallest and largest, as fractions."""
+        """Return the held-out top-1 of the smallest and the largest sub-network, as fractions."""
         evaluator = Evaluator(supernet, self._calibration, self._held_out)
         smallest, largest = (evaluator.evaluate(architecture).top1 for architecture in self._ends)
         return smallest, largest
 
     def report_classes(self, trained: TrainedBackbone, classes: Sequence[str]) -> None:
-        """Write the confusion matrices of smallest and largest; log the least accurate classes."""
+        """Write the confusion matrices of both sub-networks; log the least accurate classes."""
         evaluator = Evaluator(load_as_stored(trained), self._calibration, self._held_out)
         for name, architecture in zip(('smallest', 'largest'), self._ends, strict=True):
             subnet = evaluator.calibrated(architecture)
@@ -322,7 +322,7 @@ def _run_epochs(
     held_out: _HeldOut,
     save: SaveBackbone,
 ) -> None:
-    """Train until all epochs are done, or held-out accuracy no longer rises."""
+    """Train until all epochs are done, or until the held-out accuracy stops increasing."""
     if world.is_first:
         forget_metrics_after(directory, trainer.step)
     curves = Curves(directory, trainer.step) if world.is_first else None
@@ -330,7 +330,7 @@ def _run_epochs(
         report.update(trainer.step)
         last_save = time.monotonic()
         while trainer.step < trainer.steps:
-            # All processes read the file that the first one writes before it goes on.
+            # The first process writes a file that all processes read.
             world.wait()
             stalled = epochs_without_progress(read_metrics(directory))
             if 0 < patience <= stalled:
@@ -351,8 +351,8 @@ def _run_epochs(
             of_largest, of_smallest = _means(losses)
             if of_largest is None:
                 raise CheckpointError(
-                    'the loss is not a number any more, the training has diverged; start again '
-                    f'with a lower --learning-rate, without the old {CHECKPOINT_FILE}'
+                    'the loss is NaN or infinite, so the training has diverged; start again with '
+                    f'a lower --learning-rate, after deleting {CHECKPOINT_FILE}'
                 )
             if curves is None:
                 continue
@@ -395,7 +395,7 @@ def _keep_the_better(
 ) -> tuple[float, float]:
     """Save the last weights if they are more accurate than the best average; return top-1."""
     best, epochs = best_row(read_metrics(directory)), trainer.step / trainer.steps_per_epoch
-    if best is None or not _is_saved(directory):  # its files were removed, or a kill left only one
+    if best is None or not _is_saved(directory):  # the files were removed, or are incomplete
         of_best, epoch = held_out.top1(trainer.averaged), epochs
         save('averaged', epochs, *of_best)
     else:
@@ -429,17 +429,17 @@ def _reporting(steps: int, world: World) -> Iterator[ProgressReport | SilentRepo
 
 
 class SilentReport:
-    """What a process that is not the first reports to."""
+    """Receives the progress of processes other than the first; does nothing."""
 
     def update(self, done: int, note: str = '') -> None:
         """Say nothing."""
 
 
 def _means(losses: Sequence[tuple[float, float]]) -> tuple[float | None, float | None]:
-    """Return the mean losses of largest and smallest, None where there are none.
+    """Return the mean losses of the largest and the smallest sub-network, None without any.
 
-    The smallest has none while the largest is trained alone, and no network in a step that
-    overflows in half precision, which changes nothing.
+    While the largest is trained alone, the smallest has no loss. A step that overflows in half
+    precision has no losses and changes nothing.
     """
     largest, smallest = (
         [loss for loss in column if math.isfinite(loss)] for column in zip(*losses, strict=True)
@@ -463,7 +463,7 @@ def _stored(dataset: ImageDataset, path: Path, side: int, description: str) -> I
     stored = open_store(dataset, path, side)
     if stored is not None:
         return stored
-    remove_store(path)  # of other images: its room counts
+    remove_store(path)  # it has other images; its space is free again
     if len(dataset) * side * side * 3 > _room_for_store(path.parent):
         return dataset
     with progress(description, len(dataset)) as report:
@@ -482,13 +482,13 @@ def _choose_device(device: str, world: World) -> str:
         if world.local_size > torch.cuda.device_count():
             raise CheckpointError(
                 f'torchrun started {world.local_size} processes on this machine, which has '
-                f'{torch.cuda.device_count()} GPUs; give each process a GPU of its own'
+                f'{torch.cuda.device_count()} GPUs; start at most one process per GPU'
             )
         return f'cuda:{world.local_rank}'
     if device.startswith('cuda') and not torch.cuda.is_available():
         raise CheckpointError(
-            f'device {device} was asked for, but this torch sees no GPU; use --device cpu, or '
-            'install a torch built for your CUDA'
+            f'torch finds no GPU for device {device}; use --device cpu, or install a torch built '
+            'for your CUDA'
         )
     return device
 

@@ -1,8 +1,8 @@
-"""Train or fine-tune a supernet: the sandwich rule with in-place distillation.
+"""Train or fine-tune a supernet with the sandwich rule and in-place distillation.
 
-Each step trains the largest sub-network on the labels, then the smallest and random ones on the
-largest's soft predictions (Yu & Huang, ICCV 2019; Yu et al., BigNAS, ECCV 2020), every
-sub-network at a resolution of its own (elastic resolution, Cai et al., ICLR 2020).
+Each step trains the largest sub-network on the labels, and then the smallest one and random ones
+on its soft predictions (Yu & Huang, ICCV 2019; Yu et al., BigNAS, ECCV 2020). Each sub-network has
+its own resolution (elastic resolution, Cai et al., ICLR 2020).
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT_FILE = 'checkpoint.pt'
 
-# That prepare images; more only wait for the interpreter.
+# Threads that prepare images; more threads would only wait for the interpreter's lock.
 MOST_THREADS = 8
-# Where training the largest sub-network alone would be all of a training, it is this share.
+# Fraction of the training for the largest sub-network alone, if it would otherwise be all of it.
 LARGEST_ONLY_SHARE = 0.2
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How to train. Every value is recorded with the result.
+    """The settings of a training. All of them are recorded with the result.
 
-    epochs: passes over the training split; largest_only_epochs: how many of them, at the start,
-    train the largest sub-network alone (progressive shrinking's first phase); random_subnets:
-    sub-networks a step beside the largest and the smallest; mixup: alpha of the Beta distribution
-    that images are mixed by (Zhang et al., ICLR 2018), 0: none; is_balanced: draw all classes
-    equally often; averaging: decay of the averaged weights; is_half: half precision on a GPU;
-    start_from: SHA-256 of the weights that a fine-tuning starts from;
-    body_rate: learning rate of all layers before the classifier, times the classifier's; at 0 they
-    stay as they are.
+    epochs: passes over the training split; largest_only_epochs: number of epochs at the beginning
+    that train only the largest sub-network (the first phase of progressive shrinking);
+    random_subnets: sub-networks per step in addition to the largest and the smallest; mixup: alpha
+    of the Beta distribution for mixing images (Zhang et al., ICLR 2018), 0: none; is_balanced:
+    draw all classes equally often; averaging: decay of the averaged weights; is_half: half
+    precision on a GPU; start_from: SHA-256 of the initial weights of a fine-tuning; body_rate:
+    learning rate of all layers before the classifier, relative to its own; 0: they are not
+    trained.
     """
 
     resolutions: tuple[int, ...]
@@ -79,13 +79,13 @@ class TrainingSettings:
 
 
 class Trainer:
-    """Trains one supernet; everything it needs to go on after a kill is in its checkpoint.
+    """Trains a supernet; its checkpoint contains everything that is required to resume.
 
-    In a `world` of several processes each takes its share of every batch. What is trained does not
-    depend on how many there are, but for batch norm, which sees a process' share only, and for
-    rounding: so any number of processes may go on from a checkpoint.
+    In a `world` of several processes, each has a part of every batch. The result does not depend
+    on their number, except for rounding and for batch norms, whose statistics are those of the
+    part. A checkpoint can therefore be resumed with another number of processes.
 
-    Images that cannot be read are left out: another one takes their place in the batch.
+    Damaged images are replaced by others in the batch.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Trainer:
         self._reported = 0
         labels = np.array([dataset.label(i) for i in range(len(dataset))])
         chances = 1.0 / np.bincount(labels)[labels]
-        self._chances = chances / chances.sum()  # of each image, where classes are balanced
+        self._chances = chances / chances.sum()  # if classes are balanced
         self._device, self._world = torch.device(device), world
         self.space = search_space(backbone.kind, settings.resolutions)
         torch.manual_seed(settings.seed)
@@ -140,10 +140,10 @@ class Trainer:
         self._optimizer = torch.optim.AdamW(
             _parameter_groups(self._supernet, settings), lr=settings.learning_rate
         )
-        # AMP is for GPUs: on CPUs bfloat16 convolutions of these sizes are slower than float32.
+        # AMP is for GPUs: on CPUs, bfloat16 convolutions of these sizes are slower than float32.
         self._amp = self._device.type == 'cuda' and settings.is_half
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=self._amp)
-        # Threads: OpenCV decodes and resizes without the interpreter's lock.
+        # Threads are sufficient: OpenCV decodes and resizes without the interpreter's lock.
         self._threads = min(MOST_THREADS, torch.get_num_threads())
         self._executor = ThreadPoolExecutor(self._threads)
         self._ahead: dict[int, Future[Batch]] = {}
@@ -155,7 +155,7 @@ class Trainer:
             self._largest_only_steps = int(LARGEST_ONLY_SHARE * self.steps)
             if world.is_first:
                 logger.warning(
-                    '--largest-only-epochs %g would be all of --epochs %g: the largest '
+                    '--largest-only-epochs %g is not less than --epochs %g: the largest '
                     'sub-network is trained alone for %d of %d steps',
                     settings.largest_only_epochs,
                     settings.epochs,
@@ -165,7 +165,7 @@ class Trainer:
 
     @property
     def averaged(self) -> nn.Module:
-        """Return the supernet with averaged weights: as a rule more accurate than the last."""
+        """Return the supernet with averaged weights, usually more accurate than the last ones."""
         averaged: nn.Module = self._average.module
         return averaged
 
@@ -177,16 +177,16 @@ class Trainer:
     def steps_until(self, stop_step: int) -> Iterator[tuple[float, float]]:
         """Train up to `stop_step`; yield the losses of largest and smallest after each step.
 
-        The smallest's is NaN while the largest is trained alone.
+        That of the smallest is NaN while the largest is trained alone.
         """
         self._supernet.train()
         while self.step < min(stop_step, self.steps):
             yield self._train_step()
 
     def save(self) -> None:
-        """Write the checkpoint, atomically; of several processes only the first does.
+        """Write the checkpoint, atomically; only the first of several processes does this.
 
-        Raise CheckpointError when the disk is full.
+        Raise CheckpointError if the disk is full.
         """
         if not self._world.is_first:
             return
@@ -202,7 +202,7 @@ class Trainer:
         with replacing(path) as temporary, temporary.open('wb') as file:
             try:
                 torch.save(state, file)
-            except RuntimeError as error:  # what torch makes of an OSError
+            except RuntimeError as error:  # torch raises it for an OSError
                 free_mb = shutil.disk_usage(self.directory).free / 1e6
                 raise CheckpointError(
                     f'{printable(path)} cannot be written, with {free_mb:.0f} MB free on its '
@@ -210,16 +210,16 @@ class Trainer:
                 ) from None
 
     def report_damaged(self) -> None:
-        """Count and name the images that turned out to be damaged since the last report."""
+        """Log the number and names of images that were found damaged since the last report."""
         sentences = tuple(self._damaged.values())
         if len(sentences) > self._reported:
             report_damaged(sentences, len(self._dataset))
         self._reported = len(sentences)
 
     def resume(self) -> bool:
-        """Go on from the directory's checkpoint, if there is one; tell whether there was.
+        """Resume from the checkpoint of the directory if there is one; return whether there was.
 
-        Raise CheckpointError when it is damaged or belongs to other data or settings.
+        Raise CheckpointError if it is damaged or belongs to other data or settings.
         """
         path = self.directory / CHECKPOINT_FILE
         if not path.is_file():
@@ -227,7 +227,7 @@ class Trainer:
         try:
             with path.open('rb') as file:
                 state = torch.load(file, map_location=self._device, weights_only=True)
-        except Exception as error:  # whatever torch finds wrong with a damaged file
+        except Exception as error:  # torch raises many types for a damaged file
             raise CheckpointError(
                 f'{printable(path)} is damaged ({type(error).__name__}: {error}); delete it to '
                 'start again'
@@ -252,9 +252,9 @@ class Trainer:
         return True
 
     def _identity(self) -> dict[str, Any]:
-        """Return what a checkpoint must agree with.
+        """Return the identity of the training, which a checkpoint must match.
 
-        The data folder may have another name, and a training may be made longer.
+        It does not contain the name of the data folder or the number of epochs.
         """
         backbone = {'kind': self.backbone.kind, 'width_mult': self.backbone.width_mult}
         settings = asdict(self.settings)
@@ -263,8 +263,7 @@ class Trainer:
 
     def _train_step(self) -> tuple[float, float]:
         settings = self.settings
-        # One generator a step: a resumed run draws what the uninterrupted one would have drawn,
-        # and all processes draw the same.
+        # One generator per step, so that a resumed run and all processes draw the same numbers.
         rng = np.random.default_rng([settings.seed, self.step])
         learning_rate = self._learning_rate()
         for group in self._optimizer.param_groups:
@@ -301,7 +300,7 @@ class Trainer:
         self._scaler.update()
         self._average.update_parameters(self._supernet)
         self.step += 1
-        # Read once a step: every look at a number waits for the GPU.
+        # Read once per step, because reading a number waits for the GPU.
         of_largest, of_smallest = self._world.mean(torch.stack(losses)).tolist()
         return of_largest, of_smallest
 
@@ -329,17 +328,17 @@ class Trainer:
         return self.settings.learning_rate * rise * _cosine(self.step / self.steps)
 
     def _batch(self) -> Batch:
-        """Return this step's batch on the device; the next ones are prepared in the meantime."""
+        """Return this step's batch on the device; the next ones are prepared in parallel."""
         for step in range(self.step, min(self.step + self._threads + 1, self.steps)):
             if step not in self._ahead:
                 self._ahead[step] = self._executor.submit(self._prepare, step)
         return self._ahead.pop(self.step).result().to(self._device)
 
     def _prepare(self, step: int) -> Batch:
-        """Augment this process' share of a step's images.
+        """Augment this process' part of the images of a step.
 
-        Each image has a generator of its own: what becomes of it does not depend on how the batch
-        is shared.
+        Each image has its own generator, so the result does not depend on the distribution of the
+        batch.
         """
         settings = self.settings
         epoch, position = divmod(step, self.steps_per_epoch)
@@ -357,7 +356,7 @@ class Trainer:
         return batch.pinned() if self._device.type == 'cuda' else batch
 
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
-        """Return the indices of an epoch's images, in random order."""
+        """Return the indices of the images of an epoch, in random order."""
         rng = np.random.default_rng([self.settings.seed, 77, epoch])
         count = len(self._dataset)
         if not self.settings.is_balanced:
@@ -365,7 +364,7 @@ class Trainer:
         return rng.choice(count, count, p=self._chances)
 
     def _readable(self, order: npt.NDArray[np.int64], place: int) -> tuple[UInt8, int]:
-        """Return the image and label at a place in an epoch's order, or the next that is good."""
+        """Return the image and label at a position of an epoch, or the next readable one."""
         for offset in range(len(order)):
             index = int(order[(place + offset) % len(order)])
             if index not in self._damaged:
@@ -378,10 +377,10 @@ class Trainer:
 
 
 def _moving_average(decay: float) -> Callable[..., None]:
-    """Return an exponential moving average for `AveragedModel` that forgets its start early.
+    """Return an exponential moving average for `AveragedModel` whose decay increases at the start.
 
-    With a constant decay the untrained weights would still have a share of e^-1 in the average
-    after 1 / (1 - decay) steps; a short training would be judged by them.
+    With a constant decay, the initial weights would still contribute e^-1 of the average after
+    1 / (1 - decay) steps, which is too much in a short training.
     """
 
     def average(
@@ -398,7 +397,7 @@ def _cosine(share: float) -> float:
 
 
 def _parameter_groups(module: nn.Module, settings: TrainingSettings) -> list[dict[str, Any]]:
-    """Keep weight decay off batch norms and biases, and the body at its own learning rate."""
+    """Exclude batch norms and biases from weight decay; set the learning rate of the body."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         share = 1.0 if name.startswith(CLASSIFIER) else settings.body_rate

@@ -197,9 +197,8 @@ class Sharing:
         if optimism:
             slope = demand / total[..., None]
             covariance = self._covariance[place[..., :, None], place[..., None, :]]
-            slowdown -= optimism * np.sqrt(
-                np.einsum('...ij,...jk,...ik->...i', slope, covariance, slope)
-            )
+            variance = np.einsum('...ij,...jk,...ik->...i', slope, covariance, slope)
+            slowdown -= optimism * np.sqrt(np.maximum(variance, 0.0))
         found: FloatArray = (
             np.log(own_ms)
             + np.maximum(slowdown, 0.0)

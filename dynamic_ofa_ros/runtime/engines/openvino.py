@@ -8,14 +8,17 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import openvino
 
+from dynamic_ofa_ros import requirements
 from dynamic_ofa_ros.errors import EngineError
 from dynamic_ofa_ros.runtime.engine import EngineBase, platform_name
 from dynamic_ofa_ros.runtime.engines.onnx_files import FILES_VERSION, level_files
 from dynamic_ofa_ros.runtime.engines.residents import Residents
 from dynamic_ofa_ros.runtime.host import cpu_name, usable_cpus
 from dynamic_ofa_ros.runtime.image import FloatArray
+
+requirements.check('openvino')  # before the import, which would also import the converter
+import openvino  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

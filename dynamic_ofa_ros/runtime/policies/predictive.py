@@ -44,6 +44,9 @@ halved."""
 LATE_TOLERANCE = 0.02
 """Levels whose shares of late frames differ by less than this are equally late."""
 
+ROUNDING = 1e-9
+"""Shares of late frames that differ by less than this are equal."""
+
 HOPELESS = 0.5
 """If inference makes at least this share of frames late at every level, the fastest level is used.
 """
@@ -87,7 +90,7 @@ class PredictivePolicy:
 
     def decide(self, situation: Situation) -> Choice:
         """Return the option for the next frame."""
-        at, allowed = situation.option, 1.0 - situation.quantile + 1e-9
+        at, allowed = situation.option, 1.0 - situation.quantile + ROUNDING
         candidates = self._above_floor(situation)
         shares = self._late_shares(situation, 0.0)
         self._count(situation, allowed)
@@ -100,7 +103,7 @@ class PredictivePolicy:
             self._end_stay(allowed)
             why = 'new constraints: ' if situation.is_changed else _cause_text(situation, at)
             return choose(target, why)
-        risen, is_trial = self._held(situation, candidates, target, allowed)
+        risen, is_trial = self._held(situation, candidates, target, shares, allowed)
         if risen is None:
             return choose(at, '')
         held_s = (situation.time_ns - self._safe_since_ns[risen]) / 1e9
@@ -156,7 +159,7 @@ class PredictivePolicy:
         is_hopeless = least - outside >= HOPELESS and bound >= HOPELESS
         if is_hopeless and not self._may_be_one_slow_frame(situation):
             return min(candidates, key=lambda o: self._expected_ms(situation, o))
-        return max([o for o in candidates if shares[o] <= bound], key=rank.__getitem__)
+        return max([o for o in candidates if shares[o] <= bound + ROUNDING], key=rank.__getitem__)
 
     def _may_be_one_slow_frame(self, situation: Situation) -> bool:
         at = situation.option
@@ -194,13 +197,15 @@ class PredictivePolicy:
         situation: Situation,
         candidates: Sequence[Option],
         target: Option,
+        shares: Mapping[Option, float],
         allowed: float,
     ) -> tuple[Option | None, bool]:
         """Return the best higher option whose hold time is over, and whether it is a trial."""
         at, now_ns, rank = situation.option, situation.time_ns, self._table.rank
         if at is None or rank[at] >= rank[candidates[-1]]:
             return None, False
-        cautious = self._late_shares(situation, MARGIN_SD)
+        # Without a higher target, no higher option is on time, with or without the margin.
+        cautious = self._late_shares(situation, MARGIN_SD) if target != at else shares
         highest_safe = rank[target]
         held, is_held_trial, may_try = None, False, True
         for option in candidates:
@@ -229,8 +234,8 @@ class PredictivePolicy:
         forecast = situation.forecasts[option.platform]
         if not forecast.is_contended or forecast.own_frames(option.level) >= KNOWN_FRAMES:
             return False
-        share = forecast.optimistic_late_shares(situation.limit_ms)[option.level - 1]
-        return bool(share <= 1.0 - situation.quantile + 1e-9)
+        share = forecast.optimistic_late_share(option.level, situation.limit_ms)
+        return share <= 1.0 - situation.quantile + ROUNDING
 
     def _count(self, situation: Situation, allowed: float) -> None:
         """Count the frame; shorten the hold time of a level that is on time."""

@@ -1,11 +1,11 @@
-"""The options that say where latency is measured."""
+"""The options of commands that measure latency."""
 
 from __future__ import annotations
 
 from typing import Any
 
 
-def add_place(group: Any) -> None:
+def add_device_options(group: Any) -> None:
     """Add --device, --engine and --threads to a parser or a group of one."""
     group.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     group.add_argument(

@@ -1,4 +1,4 @@
-"""Measure a family's latencies on this machine with the real engine."""
+"""Measure the latency profile of a family on this machine with the engine of the runtime."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ FEWEST_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where latency is measured: device and engine (each may be auto), threads, precision."""
+class DeviceSettings:
+    """The device and the engine (`auto`: chosen by the runtime), threads, and precision."""
 
     device: str = 'auto'
     engine: str = 'auto'
@@ -36,22 +36,22 @@ class Place:
 
 def profile_family(
     family: Family,
-    place: Place,
+    settings: DeviceSettings,
     cache: Path | None = None,
     seconds_a_level: float = SECONDS_A_LEVEL,
     progress: Callable[[str], None] | None = None,
     check_platform: Callable[[str], None] | None = None,
 ) -> LatencyProfile:
-    """Measure every level of a family; the conditions say how to measure there again.
+    """Measure every level of a family; the conditions contain the settings that were used.
 
-    `check_platform` gets the platform's name before the measurement, and may raise.
+    `check_platform` is called with the name of the platform before the measurement; it may raise.
     """
     engine = create_engine(
         family,
-        device=place.device,
-        engine=place.engine,
-        precision=place.precision,
-        threads=place.threads,
+        device=settings.device,
+        engine=settings.engine,
+        precision=settings.precision,
+        threads=settings.threads,
         cache_dir=cache,
         progress=progress,
     )
@@ -65,20 +65,20 @@ def profile_family(
         profile = profile_engine(
             engine, family, max_seconds=max(FEWEST_SECONDS, seconds_a_level * len(family.levels))
         )
-        device = place.device
+        device = settings.device
         if device == 'auto':
             device = engine.platform.partition('-')[0]
-        used = replace(place, device=device, engine=engine.name)
+        used = replace(settings, device=device, engine=engine.name)
     finally:
         engine.close()
     again = {name: str(value) for name, value in asdict(used).items()}
     return replace(profile, conditions={**profile.conditions, **again})
 
 
-def place_of(profile: LatencyProfile) -> Place | None:
-    """Return where a profile was measured; None for one that does not say."""
+def settings_of(profile: LatencyProfile) -> DeviceSettings | None:
+    """Return the settings that a profile was measured with; None if it does not contain them."""
     try:
-        return Place(
+        return DeviceSettings(
             profile.conditions['device'],
             profile.conditions['engine'],
             int(profile.conditions['threads']),
@@ -89,7 +89,7 @@ def place_of(profile: LatencyProfile) -> Place | None:
 
 
 def others_load(profile: LatencyProfile) -> float:
-    """Return the share of the device that other programs used meanwhile; 0.0 when unknown."""
+    """Return the fraction of the device that other programs used; 0.0 if it is unknown."""
     try:
         return float(profile.conditions.get('load_of_others', '0'))
     except ValueError:
@@ -97,10 +97,10 @@ def others_load(profile: LatencyProfile) -> float:
 
 
 def warn_when_busy(profile: LatencyProfile, advice: str) -> None:
-    """Warn that latencies may be too high when other programs were busy meanwhile."""
+    """Warn that latencies may be too high if other programs were busy during the measurement."""
     if others_load(profile) > BUSY_ABOVE:
         logger.warning(
-            'other programs used %.0f %% of the device while latencies were measured, so they may '
+            'other programs used %.0f %% of the device during the measurement, so latencies may '
             'be too high: %s',
             others_load(profile) * 100,
             advice,
@@ -109,27 +109,27 @@ def warn_when_busy(profile: LatencyProfile, advice: str) -> None:
 
 def add_platform(
     family: Family,
-    place: Place,
+    settings: DeviceSettings,
     is_forced: bool,
     progress: Callable[[str], None] | None = None,
-    accuracies: Callable[[Place], tuple[float, ...]] | None = None,
+    accuracies: Callable[[DeviceSettings], tuple[float, ...]] | None = None,
 ) -> LatencyProfile:
-    """Measure a family here and write the platform's file into it; return the profile.
+    """Measure a family here and write the profile of the platform into it; return the profile.
 
-    accuracies: measures them at the place that `place` turned out to be.
-    Raise FamilyError where the family has this platform already, unless `is_forced`.
+    accuracies: returns the accuracies of the levels with the settings that were used. Raise
+    FamilyError if the family already has this platform, unless `is_forced`.
     """
 
     def check(platform: str) -> None:
         earlier = family.platforms.get(platform)
         if earlier is not None and not is_forced:
             raise FamilyError(
-                f'{family.name} has latencies of {platform} already, measured at '
-                f'{earlier.measured_at}; --force measures and replaces them'
+                f'{family.name} already has latencies of {platform}, measured at '
+                f'{earlier.measured_at}; --force replaces them'
             )
 
-    profile = profile_family(family, place, progress=progress, check_platform=check)
-    used = place_of(profile)
+    profile = profile_family(family, settings, progress=progress, check_platform=check)
+    used = settings_of(profile)
     if accuracies is not None and used is not None:
         profile = replace(profile, accuracies=accuracies(used))
     path = family.directory / PLATFORMS_FOLDER / f'{profile.platform}.yaml'

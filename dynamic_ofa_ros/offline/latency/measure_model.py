@@ -1,7 +1,7 @@
-"""Profile a backbone on this device: the table of its operators, or a predictor from networks.
+"""Measure a latency model of a backbone on this device: an operator table or a predictor.
 
-Both keep what they measured in a journal beside the output, so that a killed profile goes on. The
-output appears when it is complete, and the journal is removed then.
+Measurements are kept in a journal beside the output, so that an interrupted run can be resumed.
+The journal is removed when the output is complete.
 """
 
 from __future__ import annotations
@@ -21,15 +21,14 @@ import torch
 from torch import nn
 
 from dynamic_ofa_ros.errors import LatencyTableError
-from dynamic_ofa_ros.family import LatencyProfile
-from dynamic_ofa_ros.offline.latency.device_profile import Place, place_of
 from dynamic_ofa_ros.offline.latency.device_state import DeviceWatch
+from dynamic_ofa_ros.offline.latency.family_profile import DeviceSettings
 from dynamic_ofa_ros.offline.latency.latency_predictor import (
     LatencyPredictor,
     fit_latency_predictor,
     write_predictor,
 )
-from dynamic_ofa_ros.offline.latency.on_device import measure_architectures
+from dynamic_ofa_ros.offline.latency.on_device import resolve_auto, time_networks
 from dynamic_ofa_ros.offline.latency.operator_layout import OperatorLayout
 from dynamic_ofa_ros.offline.latency.operators import (
     Operator,
@@ -44,8 +43,8 @@ from dynamic_ofa_ros.offline.latency.table import (
     fit_correction,
     write_table,
 )
-from dynamic_ofa_ros.offline.search.candidates import key_of, sample_candidates
-from dynamic_ofa_ros.offline.work_folder import Rows
+from dynamic_ofa_ros.offline.search.candidates import sample_candidates
+from dynamic_ofa_ros.offline.work_folder import Journal
 from dynamic_ofa_ros.progress import progress
 from dynamic_ofa_ros.runtime.profiling import BUSY_ABOVE, PAUSE_S
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
@@ -58,38 +57,47 @@ FloatArray = npt.NDArray[np.float64]
 CORRECTION_NETWORKS = 12
 PREDICTOR_NETWORKS = 100
 GROUP_OPERATORS = 32
-"""Operators timed in turns: their data are far more than the caches hold, their memory is little.
+"""Operators that are timed in turns: together their data exceed the caches of the processor.
 
-They are drawn across all places and resolutions: what disturbs the device for a while disturbs
-some operators of every network a little, and not one resolution a lot.
+A group is drawn at random from all operators and resolutions. A temporary disturbance therefore
+affects a few operators of each network slightly instead of one resolution strongly.
 """
 
-GROUP_NETWORKS = 12
 SECONDS_A_NETWORK = 1.0
 POOR_ABOVE = 0.15
-"""Mean error on left-out networks above which a table or predictor misleads a search."""
+"""Mean error on left-out networks above which a search with the model is not reliable."""
 
 CANDIDATES = 600
-"""Networks that those which the correction is fitted on are chosen from."""
+"""Sampled networks from which those for the correction are chosen."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class _Session:
-    """A backbone on a device: what both kinds of profile begin with."""
+    """A backbone on a device, with the journal of its measurements."""
 
     trained: TrainedBackbone
     supernet: nn.Module
-    place: Place
+    settings: DeviceSettings
     platform: str
-    journal: Rows
+    journal: Journal
     watch: DeviceWatch
+    scratch: Path
+
+    def time_networks(self, networks: Sequence[SubnetArchitecture]) -> FloatArray:
+        """Return the (N,) latencies of whole networks in milliseconds."""
+        return np.array(
+            time_networks(
+                self.trained, self.supernet, networks, self.settings, self.journal,
+                self.scratch, SECONDS_A_NETWORK,
+            )
+        )  # fmt: skip
 
     def head(self) -> dict[str, Any]:
-        """Return what a file says about the measurement as a whole."""
+        """Return the part of the file that describes the whole measurement."""
         conditions = {
-            **asdict(self.place),
+            **asdict(self.settings),
             **self.watch.state(),
             'operators': 'in turns, one run each, no pause, time of the frame taken off',
             'networks': f'real engine, {PAUSE_S * 1e3:g} ms pause before each run',
@@ -103,7 +111,7 @@ class _Session:
         }
 
 
-def profile_operators(
+def measure_operator_table(
     trained: TrainedBackbone,
     output: Path,
     *,
@@ -115,14 +123,16 @@ def profile_operators(
     networks: int = CORRECTION_NETWORKS,
     seed: int = 1,
 ) -> OperatorTable:
-    """Time every operator of the backbone, correct the sums on whole networks, write `output`.
+    """Time every operator of the backbone, fit a correction to whole networks, write `output`.
 
-    resolutions: those of the backbone unless given. Raise LatencyTableError when the output
-    exists, or when the journal of an unfinished profile is of something else.
+    resolutions: default: those of the backbone. Raise LatencyTableError if the output exists, or
+    if the journal of an interrupted run belongs to another measurement.
     """
     trained = _with_resolutions(trained, resolutions)
     layout = OperatorLayout(trained.space)
-    with _session(trained, output, Place(device, engine, threads), resume, 'operators') as session:
+    with _session(
+        trained, output, DeviceSettings(device, engine, threads), resume, 'operators'
+    ) as session:
         operators = _time_all(session, layout)
         times = {name: [row['median_ms'] for row in rows] for name, rows in operators.items()}
         table = OperatorTable(
@@ -132,7 +142,7 @@ def profile_operators(
             backbone=trained.backbone,
         )
         chosen = _spread_networks(table, networks, seed)
-        measured = _measure(session, chosen, 'measuring whole networks')
+        measured = session.time_networks(chosen)
         sums = table.sum(GenomeEncoding(trained.space).encode(chosen))
         report = fit_correction(sums, measured)
         _warn_when_poor(report)
@@ -148,7 +158,7 @@ def profile_operators(
         return table.corrected(report.correction)
 
 
-def profile_networks(
+def measure_latency_predictor(
     trained: TrainedBackbone,
     output: Path,
     *,
@@ -160,11 +170,16 @@ def profile_networks(
     networks: int = PREDICTOR_NETWORKS,
     seed: int = 1,
 ) -> LatencyPredictor:
-    """Measure whole networks, fit a predictor on them, write `output`; else as above."""
+    """Measure whole networks, fit a latency predictor to them, write `output`.
+
+    Arguments and errors are those of `measure_operator_table`.
+    """
     trained = _with_resolutions(trained, resolutions)
-    with _session(trained, output, Place(device, engine, threads), resume, 'networks') as session:
+    with _session(
+        trained, output, DeviceSettings(device, engine, threads), resume, 'networks'
+    ) as session:
         chosen = sample_candidates(trained.space, networks, seed)
-        measured = _measure(session, chosen, 'measuring whole networks')
+        measured = session.time_networks(chosen)
         genomes = GenomeEncoding(trained.space).encode(chosen)
         predictor = replace(
             fit_latency_predictor(genomes, measured, trained.space),
@@ -181,60 +196,58 @@ _COLUMNS = ('median_ms', 'mean_ms', 'sd_ms', 'count')
 
 @contextmanager
 def _session(
-    trained: TrainedBackbone, output: Path, place: Place, resume: bool, what: str
+    trained: TrainedBackbone, output: Path, settings: DeviceSettings, resume: bool, what: str
 ) -> Iterator[_Session]:
-    """Find out where we are, open the journal; remove it when the block has done its work."""
+    """Resolve the device settings and open the journal; remove it after the block."""
     if output.exists():
         raise LatencyTableError(f'{output} exists already; remove it, or name another output')
     output.parent.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)  # small work all along; more threads would only wait for each other
+    torch.set_num_threads(1)  # the tensors are too small to gain from more threads
     supernet = trained.load()
-    # The extremes tell which engine `auto` means, what the platform is called, and that it works.
-    first = _on_engine(
-        trained, supernet, [trained.space.smallest(), trained.space.largest()], place
-    )
-    resolved = place_of(first) or place
-    path = output.with_name(f'{output.name}.journal')
-    if not resume:
-        path.unlink(missing_ok=True)
-    journal = Rows(path, 'name')
-    identity = {
-        'name': 'identity',
-        'what': what,
-        'platform': first.platform,
-        'backbone': asdict(trained.backbone),
-        'resolutions': list(trained.resolutions),
-    }
-    if 'identity' in journal and journal['identity'] != identity:
-        raise LatencyTableError(
-            f'{path} is the unfinished profile of something else: '
-            f'{_differences(journal["identity"], identity)}; finish it there, name another '
-            'output, or start anew with --fresh'
-        )
-    if 'identity' not in journal:
-        journal.add(identity)
-    watch = DeviceWatch(resolved.device)
-    yield _Session(trained, supernet, resolved, first.platform, journal, watch)
+    with tempfile.TemporaryDirectory(prefix='dynamic_ofa_') as folder:
+        scratch = Path(folder) / 'engine'
+        resolved, platform = resolve_auto(trained, supernet, settings, scratch)
+        path = output.with_name(f'{output.name}.journal')
+        if not resume:
+            path.unlink(missing_ok=True)
+        journal = Journal(path, 'name')
+        identity = {
+            'name': 'identity',
+            'what': what,
+            'platform': platform,
+            'backbone': asdict(trained.backbone),
+            'resolutions': list(trained.resolutions),
+        }
+        if 'identity' in journal and journal['identity'] != identity:
+            raise LatencyTableError(
+                f'{path} belongs to another unfinished measurement: '
+                f'{_differences(journal["identity"], identity)}; finish that one, choose another '
+                'output, or start again with --fresh'
+            )
+        if 'identity' not in journal:
+            journal.add(identity)
+        watch = DeviceWatch(resolved.device)
+        yield _Session(trained, supernet, resolved, platform, journal, watch, scratch)
     if watch.load_of_others > BUSY_ABOVE:
         logger.warning(
-            'other programs used %.0f %% of the device meanwhile: latencies may be too high and '
-            'uneven; profile again on a quiet machine',
+            'other programs used %.0f %% of the device during the measurement: latencies may be '
+            'too high; repeat it on an idle device',
             watch.load_of_others * 100,
         )
     path.unlink(missing_ok=True)
 
 
 def _time_all(session: _Session, layout: OperatorLayout) -> dict[str, list[dict[str, Any]]]:
-    """Time what the journal lacks; return the rows of every operator, one a resolution."""
+    """Time the operators that the journal lacks; return rows by operator, one per resolution."""
     resolutions = session.trained.resolutions
     journal, rng = session.journal, np.random.default_rng(len(layout.names))
     wanted = [(name, index) for name in layout.names for index in range(len(resolutions))]
     left = [(n, i) for n, i in wanted if _key(n, resolutions[i]) not in journal]
     if left:
         largest = extract_subnet(session.supernet, session.trained.space.largest())
-        place = session.place
+        settings = session.settings
         engine = OperatorEngine(
-            place.engine, place.device, place.threads, largest, max(resolutions)
+            settings.engine, settings.device, settings.threads, largest, max(resolutions)
         )
         by_name = {o.name: o for o in collect_operators(session.supernet, layout)}
         with progress('timing operators', len(wanted)) as bar:
@@ -254,7 +267,7 @@ def _time_group(
     operators: Mapping[str, Operator],
     resolutions: Sequence[int],
     engine: OperatorEngine,
-    journal: Rows,
+    journal: Journal,
     rng: np.random.Generator,
 ) -> None:
     timings = time_operators([(operators[name], index) for name, index in group], engine, rng)
@@ -263,42 +276,8 @@ def _time_group(
         journal.add({'name': _key(name, resolutions[index]), **row})
 
 
-def _measure(
-    session: _Session, architectures: Sequence[SubnetArchitecture], description: str
-) -> FloatArray:
-    """Measure networks with the real engine, as many in turns as a group holds; return ms."""
-    journal = session.journal
-    left = [a for a in architectures if key_of(a) not in journal]
-    order = np.random.default_rng(len(architectures)).permutation(len(left))
-    with progress(description, len(architectures)) as bar:
-        bar.update(len(architectures) - len(left))
-        done = len(architectures) - len(left)
-        for group in _groups([left[k] for k in order], GROUP_NETWORKS):
-            # The engine may choose by its last level, which in a family is the largest.
-            group = sorted(group, key=lambda a: _macs(session.trained, a))
-            profile = _on_engine(session.trained, session.supernet, group, session.place)
-            for architecture, level in zip(group, profile.levels, strict=True):
-                row = {'name': key_of(architecture), **asdict(level)}
-                journal.add(row)
-            done += len(group)
-            bar.update(done)
-    return np.array([journal[key_of(a)]['median_ms'] for a in architectures])
-
-
-def _on_engine(
-    trained: TrainedBackbone,
-    supernet: nn.Module,
-    architectures: Sequence[SubnetArchitecture],
-    place: Place,
-) -> LatencyProfile:
-    with tempfile.TemporaryDirectory(prefix='dynamic_ofa_') as folder:
-        return measure_architectures(
-            trained, supernet, architectures, place, Path(folder) / 'work', SECONDS_A_NETWORK
-        )
-
-
 def _spread_networks(table: OperatorTable, count: int, seed: int) -> list[SubnetArchitecture]:
-    """Choose networks whose sums are spread evenly over the range, in the logarithm."""
+    """Choose networks whose sums are spread evenly over the range, on a logarithmic scale."""
     candidates = sample_candidates(table.space, max(CANDIDATES, count), seed)
     sums = np.log(table.sum(GenomeEncoding(table.space).encode(candidates)))
     free = np.ones(len(sums), bool)
@@ -334,9 +313,8 @@ def _networks_document(
 def _warn_when_poor(report: PredictionReport) -> None:
     if report.mean_error > POOR_ABOVE:
         logger.warning(
-            'predictions are off by %.0f %% on average (left-out networks): do not search with '
-            'this file; other programs probably disturbed the whole networks, so profile again '
-            'on a quiet machine',
+            'the mean error on left-out networks is %.0f %%: do not search with this file; other '
+            'programs probably disturbed the measurement: repeat it on an idle device',
             report.mean_error * 100,
         )
 
@@ -347,11 +325,6 @@ def _with_resolutions(
     if resolutions is None:
         return trained
     return replace(trained, resolutions=tuple(sorted(set(resolutions))))
-
-
-def _macs(trained: TrainedBackbone, architecture: SubnetArchitecture) -> int:
-    backbone = trained.backbone
-    return trained.space.count_cost(architecture, backbone.width_mult, backbone.classes).macs
 
 
 def _groups(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
