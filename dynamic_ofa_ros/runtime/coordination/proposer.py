@@ -28,8 +28,10 @@ from dynamic_ofa_ros.runtime.coordination.sharing import (
 )
 from dynamic_ofa_ros.runtime.coordination.status import Agreement, Status
 
-EARLY_NS, EARLY_HOLD_NS, HOLD_NS = 1_000_000_000, 300_000_000, 6_000_000_000
-"""Initial time after an external change; hold time of a combination during it, and later."""
+EARLY_NS, EARLY_HOLD_NS = 1_000_000_000, 300_000_000
+HOLD_NS, PAUSE_NS = 6_000_000_000, 1_000_000_000
+"""Initial time after an external change; hold time of a combination during it, and later; time
+between two searches for a trial."""
 
 EXCLUDED_NS = 30_000_000_000
 """Time for which a combination with late frames, and all heavier ones, are excluded."""
@@ -191,8 +193,8 @@ class Proposer:
             margin = max(float(error[measured > 0.0].max()), 0.0)
             return search(self._sharing, everyone, ladders, [*excluded, now], margin)
         is_early = time_ns - self._changed_ns < EARLY_NS
-        hold_ns = EARLY_HOLD_NS if is_early else HOLD_NS
-        since_ns = max(self._moved_ns + hold_ns, self._searched_ns + EARLY_HOLD_NS)
+        hold_ns, pause_ns = (EARLY_HOLD_NS,) * 2 if is_early else (HOLD_NS, PAUSE_NS)
+        since_ns = max(self._moved_ns + hold_ns, self._searched_ns + pause_ns)
         if time_ns < since_ns or not all(frames_ms):
             return now
         self._searched_ns = time_ns
