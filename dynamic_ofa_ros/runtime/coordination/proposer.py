@@ -40,6 +40,10 @@ OPTIMISM, WORTHWHILE = 1.0, 0.001
 """Trials assume a slowdown this many standard deviations lower than predicted. Minimum gain of
 weighted accuracy (a fraction) for a trial."""
 
+RELIEF = 0.05
+"""If frames are late other than in a trial, latencies must be predicted to decrease by this much
+(log) more than needed."""
+
 TRIAL_FRAMES = 10
 """In the first frames of a trial, a late frame is not accepted as an outlier."""
 
@@ -184,15 +188,18 @@ class Proposer:
         measured = self._excess(everyone, frames_ms)
         error = measured - self._sharing.excess(everyone, np.array(now))
         excluded = [levels for levels, end_ns in self._excluded.items() if time_ns < end_ns]
+        is_early = time_ns - self._changed_ns < EARLY_NS
         if (measured > 0.0).any():
             if now == tuple(choices[0] for choices in ladders):
                 self._learn_unavoidable(everyone, frames_ms, time_ns)
                 return now
-            self._is_trial = False
             self._excluded[now] = time_ns + EXCLUDED_NS
-            margin = max(float(error[measured > 0.0].max()), 0.0)
+            relief = 0.0 if self._is_trial else RELIEF
+            self._is_trial = False
+            if not is_early:
+                ladders = _below(everyone, ladders, now)
+            margin = max(float(error[measured > 0.0].max()), 0.0) + relief
             return search(self._sharing, everyone, ladders, [*excluded, now], margin)
-        is_early = time_ns - self._changed_ns < EARLY_NS
         hold_ns, pause_ns = (EARLY_HOLD_NS,) * 2 if is_early else (HOLD_NS, PAUSE_NS)
         since_ns = max(self._moved_ns + hold_ns, self._searched_ns + pause_ns)
         if time_ns < since_ns or not all(frames_ms):
@@ -252,6 +259,17 @@ class Proposer:
             for s, found in zip(everyone, frames_ms, strict=True):
                 share = sum(is_late(ms, s.limit_ms) for ms in found) / len(found)
                 self._unavoidable[s.name] = share + SLACK
+
+
+def _below(
+    everyone: Sequence[Status], ladders: Sequence[Sequence[int]], levels: Levels
+) -> list[list[int]]:
+    """Return the ladders without the levels that are slower than `levels`."""
+    found = []
+    for s, choices, level in zip(everyone, ladders, levels, strict=True):
+        bound_ms = s.latencies_ms[level - 1]
+        found.append([n for n in choices if s.latencies_ms[n - 1] <= bound_ms] or [choices[0]])
+    return found
 
 
 def weighted_accuracy(everyone: Sequence[Status], levels: IntArray) -> FloatArray:

@@ -37,8 +37,9 @@ and of the log-demand of one level."""
 PACE_SD, PACE_DRIFT, DEMAND_DRIFT = 0.03, 0.05, 0.01
 """Standard deviation of the log-pace at first; changes of log-pace and log-demand in a second."""
 
-SPREAD, MIN_SPREAD, MAX_SPREAD, SPREAD_GAIN = 0.03, 0.02, 0.3, 0.25
-"""Standard deviation of a frame's log-latency: initial value, bounds, weight of a new frame."""
+SPREAD, MAX_SPREAD, SPREAD_GAIN = 0.03, 0.3, 0.25
+"""Standard deviation of a frame's log-latency: initial and minimum value, maximum, weight of a new
+frame."""
 
 OUTLIER_SD = 1.5
 """Deviations are clipped to this number of standard deviations."""
@@ -166,7 +167,7 @@ class Sharing:
         self._covariance -= np.outer(uncertain, uncertain) / variance
         rest = (error * spread**2 / variance) ** 2
         self._spread[model] = min(
-            max(math.sqrt((1 - SPREAD_GAIN) * spread**2 + SPREAD_GAIN * rest), MIN_SPREAD),
+            max(math.sqrt((1 - SPREAD_GAIN) * spread**2 + SPREAD_GAIN * rest), SPREAD),
             MAX_SPREAD,
         )
 
