@@ -71,13 +71,13 @@ def main() -> None:
 def compare(backbone: str, engine: str, folder: Path) -> dict[str, Any]:
     """Return the error of every model on held-out networks, and the effort to build it."""
     trained = open_backbone(backbone)
-    options: dict[str, Any] = {'device': 'cpu', 'engine': engine}
+    settings = DeviceSettings('cpu', engine)
     started = time.monotonic()
-    table = measure_operator_table(trained, folder / 'table.json', **options)
+    table = measure_operator_table(trained, folder / 'table.json', settings)
     table_s = time.monotonic() - started
     started = time.monotonic()
     predictor = measure_latency_predictor(
-        trained, folder / 'networks.json', networks=NETWORKS, **options
+        trained, folder / 'networks.json', settings, networks=NETWORKS
     )
     predictor_s = time.monotonic() - started
 
@@ -95,9 +95,7 @@ def compare(backbone: str, engine: str, folder: Path) -> dict[str, Any]:
     supernet, measured = trained.load(), []
     for start in range(0, len(held_out), GROUP):
         group = held_out[start : start + GROUP]
-        profile = measure_architectures(
-            trained, supernet, group, DeviceSettings('cpu', engine, 1), folder / 'work', 1.0
-        )
+        profile = measure_architectures(trained, supernet, group, settings, folder / 'work', 1.0)
         measured += [level.median_ms for level in profile.levels]
     truth = np.array(measured)
     genomes = GenomeEncoding(trained.space).encode(held_out)

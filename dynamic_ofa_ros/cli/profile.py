@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from dynamic_ofa_ros.cli.train import parse_resolutions
+    from dynamic_ofa_ros.offline.latency.family_profile import DeviceSettings
     from dynamic_ofa_ros.offline.latency.measure_model import (
         measure_latency_predictor,
         measure_operator_table,
@@ -78,9 +79,7 @@ def run(args: argparse.Namespace) -> int:
     measure(
         open_backbone(args.backbone),
         output,
-        device=args.device,
-        engine=args.engine,
-        threads=args.threads,
+        DeviceSettings(args.device, args.engine, args.threads),
         resolutions=parse_resolutions(args.resolutions) if args.resolutions else None,
         resume=not args.fresh,
         networks=networks,

@@ -84,12 +84,14 @@ def command_node() -> Iterator[CommandNode]:
         try:
             # rclpy's handler works even if the process was started with SIGINT ignored.
             rclpy.init(args=[], context=context, signal_handler_options=SignalHandlerOptions.ALL)
-            stack.callback(uninstall_signal_handlers)
             stack.callback(context.try_shutdown)
             node = CommandNode(context)
             stack.callback(node.destroy_node)
+            # First of all, because it joins the thread in which rclpy shuts down after a signal.
+            stack.callback(uninstall_signal_handlers)
             yield node
         except Exception as error:
+            uninstall_signal_handlers()
             if node and not context.ok():
                 raise KeyboardInterrupt from None
             if isinstance(error, (RuntimeError, ValueError)):  # no middleware, invalid name

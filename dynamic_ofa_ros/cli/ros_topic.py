@@ -34,18 +34,19 @@ def _subscribe(
 ) -> None:
     """Subscribe with the type and the quality of service that the publishers offer."""
     name = ros.resolve_topic_name(topic)
+    types: list[str] = []  # kept, because the only other subscriber may leave at any time
 
-    def types() -> list[str]:
-        known: dict[str, list[str]] = dict(ros.get_topic_names_and_types())
-        return known.get(name, [])
+    def is_found() -> bool:
+        types.extend(dict(ros.get_topic_names_and_types()).get(name, []))
+        return bool(types)
 
-    if not ros.discover(lambda: bool(types())) and not kind:
+    if not ros.discover(is_found) and not kind:
         print(f'WARNING: topic [{topic}] does not appear to be published yet')
         if not wait:
             raise RosCommandError('Could not determine the type for the passed topic')
-        ros.spin_until(lambda: bool(types()))
+        ros.spin_until(is_found)
     profile = offered_profile(ros, name, depth=5)
-    ros.create_subscription(kind or interface(types()[0], 'msg'), name, callback, profile)
+    ros.create_subscription(kind or interface(types[0], 'msg'), name, callback, profile)
 
 
 def offered_profile(ros: CommandNode, topic: str, depth: int) -> QoSProfile:

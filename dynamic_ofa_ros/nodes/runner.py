@@ -67,8 +67,9 @@ def run(
             return 0 if signals else _report(name, error)
         return 0 if signals else _run(name, create, executor, signals)
     finally:
+        # First, because it joins the thread in which rclpy shuts down after a signal.
+        uninstall_signal_handlers()
         rclpy.try_shutdown()
-        uninstall_signal_handlers()  # rclpy keeps its handlers if a signal shut it down
         for number in ENDING_SIGNALS:
             _handle(number, signal.SIG_IGN)
 

@@ -8,6 +8,7 @@ import pytest
 
 from dynamic_ofa_ros.cli.main import EXIT_BAD_INPUT, main
 from dynamic_ofa_ros.offline.latency import measure_model
+from dynamic_ofa_ros.offline.latency.family_profile import DeviceSettings
 
 QUALITY = {
     'mean_error': 0.021,
@@ -23,13 +24,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Replace the measurement by one that records its options and writes a small document."""
     asked: dict[str, Any] = {}
 
-    def operators(trained: Any, output: Path, **options: Any) -> None:
-        asked.update(options, what='operators', kind=trained.backbone.kind)
+    def operators(trained: Any, output: Path, settings: Any, **options: Any) -> None:
+        asked.update(options, what='operators', kind=trained.backbone.kind, settings=settings)
         correction = {'offset_ms': 1.25, 'factor': 1.5, 'leave_one_out': QUALITY}
         document = {'correction': correction, 'networks': [0] * 12, 'operators': {'stem': {}}}
         output.write_text(json.dumps({**HEAD, **document}))
 
-    def networks(trained: Any, output: Path, **options: Any) -> None:
+    def networks(trained: Any, output: Path, settings: Any, **options: Any) -> None:
         asked.update(options, what='networks')
         document = {'leave_one_out': QUALITY, 'networks': [0] * options['networks']}
         output.write_text(json.dumps({**HEAD, **document}))
@@ -48,7 +49,8 @@ def test_the_summary_of_a_table_is_printed(
     assert asked['what'] == 'operators'
     assert asked['kind'] == 'ofa_mobilenetv3'
     assert sorted(asked['resolutions']) == [32, 48]
-    assert (asked['engine'], asked['threads'], asked['resume']) == ('pytorch', 2, True)
+    assert asked['settings'] == DeviceSettings('auto', 'pytorch', threads=2)
+    assert asked['resume']
     text = capsys.readouterr().out
     assert 'corrected: 1.25 ms + 1.5 x sum' in text
     assert 'error 2.1% on average, 5.5% at most, 100% within 10 %' in text

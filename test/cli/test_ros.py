@@ -374,8 +374,7 @@ def test_hz_until_ctrl_c(robot: Robot, inherited: signal.Handlers) -> None:
     )
     assert window is not None
     assert int(window[3]) > 5
-    assert process.returncode == 130
-    assert errors == ''
+    assert (process.returncode, errors) == (130, '')
 
 
 def test_values_of_the_wrong_type_never_reach_the_middleware(robot: Robot) -> None:

@@ -32,8 +32,8 @@ from dynamic_ofa_ros.space.spaces import ResNet50Space
 FloatArray = npt.NDArray[np.float64]
 
 MIN_NETWORKS = 20
-SHRINKAGES = (1e-4, 1e-3, 1e-2, 1e-1)
 FOLDS = 5
+SHRINKAGES = (1e-4, 1e-3, 1e-2, 1e-1)
 """Strengths of the regularisation, from which cross-validation chooses."""
 
 # Image size divided by the size of the feature map at the end of each stage.

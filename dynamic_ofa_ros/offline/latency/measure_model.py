@@ -114,10 +114,8 @@ class _Session:
 def measure_operator_table(
     trained: TrainedBackbone,
     output: Path,
+    settings: DeviceSettings = DeviceSettings(),  # noqa: B008 - it cannot be changed
     *,
-    device: str = 'auto',
-    engine: str = 'auto',
-    threads: int = 1,
     resolutions: Sequence[int] | None = None,
     resume: bool = True,
     networks: int = CORRECTION_NETWORKS,
@@ -130,9 +128,7 @@ def measure_operator_table(
     """
     trained = _with_resolutions(trained, resolutions)
     layout = OperatorLayout(trained.space)
-    with _session(
-        trained, output, DeviceSettings(device, engine, threads), resume, 'operators'
-    ) as session:
+    with _session(trained, output, settings, resume, 'operators') as session:
         operators = _time_all(session, layout)
         times = {name: [row['median_ms'] for row in rows] for name, rows in operators.items()}
         table = OperatorTable(
@@ -161,10 +157,8 @@ def measure_operator_table(
 def measure_latency_predictor(
     trained: TrainedBackbone,
     output: Path,
+    settings: DeviceSettings = DeviceSettings(),  # noqa: B008 - it cannot be changed
     *,
-    device: str = 'auto',
-    engine: str = 'auto',
-    threads: int = 1,
     resolutions: Sequence[int] | None = None,
     resume: bool = True,
     networks: int = PREDICTOR_NETWORKS,
@@ -175,9 +169,7 @@ def measure_latency_predictor(
     Arguments and errors are those of `measure_operator_table`.
     """
     trained = _with_resolutions(trained, resolutions)
-    with _session(
-        trained, output, DeviceSettings(device, engine, threads), resume, 'networks'
-    ) as session:
+    with _session(trained, output, settings, resume, 'networks') as session:
         chosen = sample_candidates(trained.space, networks, seed)
         measured = session.time_networks(chosen)
         genomes = GenomeEncoding(trained.space).encode(chosen)
