@@ -28,8 +28,9 @@ from dynamic_ofa_ros.runtime.coordination.sharing import (
 )
 from dynamic_ofa_ros.runtime.coordination.status import Agreement, Status
 
-EARLY_NS, EARLY_HOLD_NS = 1_000_000_000, 300_000_000
-HOLD_NS, PAUSE_NS = 6_000_000_000, 1_000_000_000
+EARLY_NS, EARLY_HOLD_NS = 1_500_000_000, 300_000_000
+HOLD_NS, FALL_HOLD_NS, PAUSE_NS = 6_000_000_000, 1_000_000_000, 1_000_000_000
+TRUSTED_FRAMES = 15
 """Initial time after an external change; hold time of a combination during it, and later; time
 between two searches for a trial."""
 
@@ -44,8 +45,8 @@ RELIEF = 0.05
 """If frames are late other than in a trial, latencies must be predicted to decrease by this much
 (log) more than needed."""
 
-TRIAL_FRAMES = 10
-"""In the first frames of a trial, a late frame is not accepted as an outlier."""
+OUTLIER = 1.5
+"""A frame that takes this many times longer than the second longest is an outlier."""
 
 ENOUGH_FRAMES, SLACK, UNAVOIDABLE_NS = 20, 0.04, 60_000_000_000
 """Number of frames for measuring the share of late frames at the lowest levels, the additional
@@ -117,6 +118,8 @@ class Proposer:
         self._sharing = Sharing()
         self._known: Sequence[Status] = ()  # statuses at the last change
         self._target: Levels = ()
+        self._before: Levels = ()
+        self._hold_ns = HOLD_NS
         self._stubborn: dict[str, tuple[int, int]] = {}  # level and end of the time, by name
         self._is_trial = False
         self._round = self._moved_ns = self._off_since_ns = 0
@@ -142,17 +145,24 @@ class Proposer:
         """Detect external changes; return whether a new choice is required."""
         if members(everyone) != self._sharing.members:
             self._sharing = Sharing(everyone, self._sharing)
-            self._target = ()
-        is_changed = [s.wishes for s in everyone] != [s.wishes for s in self._known] or any(
+            self._target, self._is_trial = (), False
+        is_changed = [s.wishes for s in everyone] != [s.wishes for s in self._known]
+        is_other = len(everyone) != len(self._known) or any(
             _is_other(s.limit_ms, known.limit_ms, LIMIT_CHANGE)
             for s, known in zip(everyone, self._known, strict=True)
         )
-        if is_changed or any(
+        if is_changed or is_other or any(
             _is_other(s.interval_ms, known.interval_ms, INTERVAL_CHANGE)
             for s, known in zip(everyone, self._known, strict=True)
         ):
             self._known = everyone
+            before = self._changed_ns, self._excluded
             self._reset(time_ns)
+            if not is_other:
+                self._excluded = before[1]
+                if not is_changed:
+                    self._changed_ns = before[0]
+        is_changed |= is_other
         return is_changed
 
     def _detect_stubborn(self, everyone: Sequence[Status], time_ns: int) -> bool:
@@ -179,7 +189,7 @@ class Proposer:
             for s in everyone
         ]
         now = self._target
-        if not now or is_changed:
+        if not now:
             self._is_trial = False
             return search(self._sharing, everyone, ladders)
         if time_ns - self._learnt_ns > UNAVOIDABLE_NS:
@@ -187,31 +197,40 @@ class Proposer:
         frames_ms = self._frames_ms(everyone)
         measured = self._excess(everyone, frames_ms)
         error = measured - self._sharing.excess(everyone, np.array(now))
+        # With enough frames, a measured quantile below the prediction is trusted.
+        is_known = np.array([len(ms) >= TRUSTED_FRAMES for ms in frames_ms])
+        surplus = np.where(is_known, np.minimum(error, 0.0), 0.0)
         excluded = [levels for levels, end_ns in self._excluded.items() if time_ns < end_ns]
         is_early = time_ns - self._changed_ns < EARLY_NS
+        if is_changed:
+            self._is_trial = False
+            return search(self._sharing, everyone, ladders, excluded, surplus)
         if (measured > 0.0).any():
             if now == tuple(choices[0] for choices in ladders):
                 self._learn_unavoidable(everyone, frames_ms, time_ns)
                 return now
             self._excluded[now] = time_ns + EXCLUDED_NS
-            relief = 0.0 if self._is_trial else RELIEF
+            self._hold_ns = HOLD_NS if self._is_trial else FALL_HOLD_NS
+            if self._is_trial and self._before:
+                self._is_trial = False
+                return self._before
             self._is_trial = False
             if not is_early:
                 ladders = _below(everyone, ladders, now)
-            margin = max(float(error[measured > 0.0].max()), 0.0) + relief
+            margin = max(float(error[measured > 0.0].max()), 0.0) + RELIEF
             return search(self._sharing, everyone, ladders, [*excluded, now], margin)
-        hold_ns, pause_ns = (EARLY_HOLD_NS,) * 2 if is_early else (HOLD_NS, PAUSE_NS)
+        hold_ns, pause_ns = (EARLY_HOLD_NS,) * 2 if is_early else (self._hold_ns, PAUSE_NS)
         since_ns = max(self._moved_ns + hold_ns, self._searched_ns + pause_ns)
         if time_ns < since_ns or not all(frames_ms):
             return now
         self._searched_ns = time_ns
-        # Later, there are enough frames to trust a measured quantile below the prediction.
-        surplus = np.where(np.isfinite(error) & (not is_early), np.minimum(error, 0.0), 0.0)
-        best = search(self._sharing, everyone, ladders, excluded, surplus, OPTIMISM)
+        optimism = OPTIMISM if is_early else 0.0
+        best = search(self._sharing, everyone, ladders, excluded, surplus, optimism)
         accuracy, before = weighted_accuracy(everyone, np.array([best, now]))
         if accuracy <= before + WORTHWHILE:
             return now
-        self._is_trial = True
+        self._is_trial, self._hold_ns = True, HOLD_NS
+        self._before = now if is_known.all() else ()
         return best
 
     def _frames_ms(self, everyone: Sequence[Status]) -> list[list[float]]:
@@ -228,7 +247,10 @@ class Proposer:
     def _allowed(self, status: Status, frames_ms: Sequence[float]) -> int:
         """Return how many frames may be late: one as an outlier, but none at first in a trial."""
         count = len(frames_ms)
-        outliers = 0 if self._is_trial and count < TRIAL_FRAMES else 1
+        outliers = 0
+        if count > 1:
+            longest = sorted(frames_ms)
+            outliers = int(longest[-1] > OUTLIER * longest[-2])
         if status.name in self._unavoidable:
             outliers = 1 + int(self._unavoidable[status.name] * count)
         return max(int((1.0 - status.quantile) * count), outliers)

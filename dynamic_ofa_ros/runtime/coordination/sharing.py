@@ -47,6 +47,8 @@ OUTLIER_SD = 1.5
 TAIL = 1.65
 """Distance of the limited quantile of the latency from its mean, in standard deviations."""
 
+TURN_SD, MAX_EVIDENCE, BOUND, KEPT_DELAYS, TURN_TAIL = 0.1, 3.0, 30.0, 32, 0.03
+
 KEPT_FRAMES, MAX_FRAMES, NEVER_MS = 64, 1e3, 1e9
 """Maximum numbers of frames stored per model, and of frames of a peer within a limit; frame
 interval of a model without frames."""
@@ -86,6 +88,8 @@ class Sharing:
         self._covariance[:count, :count] = prior
         self._covariance[count, count] = PACE_SD**2
         self._known_ns = 0
+        self._evidence = before._evidence if before is not None else 0.1
+        self._delays = [deque([0.0], maxlen=KEPT_DELAYS) for _ in everyone]
         if before is not None:
             self._inherit(before)
 
@@ -100,6 +104,7 @@ class Sharing:
             if member in before.members:
                 j = before.members.index(member)
                 self.frames[i] = before.frames[j]
+                self._delays[i] = before._delays[j]
                 ours += range(self._first[i], self._first[i + 1])
                 theirs += range(before._first[j], before._first[j + 1])
         prior = self._covariance
@@ -154,7 +159,17 @@ class Sharing:
         own_ms = everyone[model].latencies_ms[frame.level - 1]
         done = np.diff(cuts) / 1e6 / own_ms / total
         error = math.log(done.sum()) - self._state[-1]  # > 0: the frame took longer than expected
-        is_shared = (works.sum(axis=0) > 1) & ((total > 1.0) | (error > 0.0))
+        count = works.sum(axis=0)
+        is_shared = (count > 1) & ((total > 1.0) | (error > 0.0))
+        parts_ms = np.diff(cuts) / 1e6
+        fair_ms = float((parts_ms / count).sum())  # in turns: the time that it should have had
+        mean = float((parts_ms * count).sum() / parts_ms.sum())
+        if mean > 1.3:
+            self._delays[model].append((fair_ms - own_ms) * mean / (mean - 1.0))
+            turns = min(abs(math.log(fair_ms / own_ms)) / TURN_SD, MAX_EVIDENCE)
+            demands = min(abs(error) / TURN_SD, MAX_EVIDENCE)
+            evidence = self._evidence + demands**2 - turns**2
+            self._evidence = min(max(evidence, -BOUND), BOUND)
         slope = np.zeros(len(self._state))
         slope[-1] = 1.0
         np.add.at(slope, place, (demand * (is_shared * done / done.sum() / total)).sum(axis=1))
@@ -190,8 +205,16 @@ class Sharing:
         own_ms = table[place]
         peers_ms = own_ms[..., None, :]
         beside_ms = whole * peers_ms + np.minimum(peers_ms, rest_ms)
+        is_self = np.eye(len(everyone), dtype=bool)
+        if self._evidence > 0.0:
+            share = 0.5 if optimism else 0.95
+            delay_ms = np.array([max(np.quantile(d, share), 0.0) for d in self._delays])
+            most_ms = (own_ms + delay_ms)[..., :, None]
+            others_ms = np.where(is_self, 0.0, np.minimum(beside_ms, most_ms)).sum(axis=-1)
+            turns: FloatArray = np.log(own_ms + others_ms) + TURN_TAIL - np.log(limit_ms)
+            return turns
         beside = np.minimum(beside_ms / own_ms[..., :, None], 1.0)
-        beside = np.where(np.eye(len(everyone), dtype=bool), 1.0, beside)
+        beside = np.where(is_self, 1.0, beside)
         demand = beside * np.exp(np.minimum(self._state[place], 0.0))[..., None, :]
         total = demand.sum(axis=-1)
         slowdown = np.log(total)
