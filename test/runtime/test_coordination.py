@@ -43,6 +43,7 @@ def known(everyone: list[Status], demand: float = 1.0) -> Sharing:
     """Return a device with known demands; with a demand of 1, models run one at a time."""
     sharing = Sharing(everyone)
     sharing._state[:-1] = math.log(demand)
+    sharing._evidence = -1.0
     return sharing
 
 

@@ -34,7 +34,7 @@ TRUSTED_FRAMES = 15
 """Initial time after an external change; hold time of a combination during it, and later; time
 between two searches for a trial."""
 
-EXCLUDED_NS = 30_000_000_000
+EXCLUDED_NS, MAX_EXCLUDED_NS = 10_000_000_000, 80_000_000_000
 """Time for which a combination with late frames, and all heavier ones, are excluded."""
 
 OPTIMISM, WORTHWHILE = 1.0, 0.001
@@ -127,7 +127,7 @@ class Proposer:
 
     def _reset(self, time_ns: int) -> None:
         self._changed_ns = self._learnt_ns = self._searched_ns = time_ns
-        self._excluded: dict[Levels, int] = {}  # end of the exclusion
+        self._excluded: dict[Levels, tuple[int, int]] = {}  # end and duration of the exclusion
         self._unavoidable: dict[str, float] = {}
 
     def propose(self, everyone: Sequence[Status], time_ns: int, last_round: int) -> Agreement:
@@ -199,8 +199,8 @@ class Proposer:
         error = measured - self._sharing.excess(everyone, np.array(now))
         # With enough frames, a measured quantile below the prediction is trusted.
         is_known = np.array([len(ms) >= TRUSTED_FRAMES for ms in frames_ms])
-        surplus = np.where(is_known, np.minimum(error, 0.0), 0.0)
-        excluded = [levels for levels, end_ns in self._excluded.items() if time_ns < end_ns]
+        surplus = np.where(is_known & np.isfinite(error), np.minimum(error, 0.0), 0.0)
+        excluded = [n for n, (end_ns, _) in self._excluded.items() if time_ns < end_ns]
         is_early = time_ns - self._changed_ns < EARLY_NS
         if is_changed:
             self._is_trial = False
@@ -209,7 +209,9 @@ class Proposer:
             if now == tuple(choices[0] for choices in ladders):
                 self._learn_unavoidable(everyone, frames_ms, time_ns)
                 return now
-            self._excluded[now] = time_ns + EXCLUDED_NS
+            _, last_ns = self._excluded.get(now, (0, EXCLUDED_NS // 2))
+            excluded_ns = min(2 * last_ns, MAX_EXCLUDED_NS)
+            self._excluded[now] = time_ns + excluded_ns, excluded_ns
             self._hold_ns = HOLD_NS if self._is_trial else FALL_HOLD_NS
             if self._is_trial and self._before:
                 self._is_trial = False
