@@ -3,9 +3,9 @@
 After an external change (of a model, a limit, an importance, or a frame rate), the combination
 with the best prediction is used. If frames are late more often than allowed, the combination and
 all heavier ones are excluded for a time, and a lighter one is used at once. If all models are on
-time, a better combination is tried as soon as its slowdown may be low enough, even if a higher one
-is expected: only the frames at a combination show its latency. A trial ends with the first late
-frame.
+time, a better combination is tried: soon after a change, if its slowdown may be low enough; later,
+if the latencies measured at the present combination support it. If frames are late in a trial, the
+combination before it is used again.
 """
 
 from __future__ import annotations
@@ -29,24 +29,29 @@ from dynamic_ofa_ros.runtime.coordination.sharing import (
 from dynamic_ofa_ros.runtime.coordination.status import Agreement, Status
 
 EARLY_NS, EARLY_HOLD_NS = 1_500_000_000, 300_000_000
+"""Initial time after an external change; hold time of a combination during it."""
+
 HOLD_NS, FALL_HOLD_NS, PAUSE_NS = 6_000_000_000, 1_000_000_000, 1_000_000_000
+"""Later: hold time of a combination; the same after late frames outside a trial; time between two
+searches for a trial."""
+
 TRUSTED_FRAMES = 15
-"""Initial time after an external change; hold time of a combination during it, and later; time
-between two searches for a trial."""
+"""A measured quantile below the prediction is trusted from this number of frames."""
 
 EXCLUDED_NS, MAX_EXCLUDED_NS = 10_000_000_000, 80_000_000_000
-"""Time for which a combination with late frames, and all heavier ones, are excluded."""
+"""Time for which a combination with late frames, and all heavier ones, are excluded; every further
+failure doubles it up to a maximum."""
 
 OPTIMISM, WORTHWHILE = 1.0, 0.001
-"""Trials assume a slowdown this many standard deviations lower than predicted. Minimum gain of
-weighted accuracy (a fraction) for a trial."""
+"""Early trials assume a slowdown this many standard deviations lower than predicted. Minimum gain
+of weighted accuracy (a fraction) for a trial."""
 
 RELIEF = 0.05
 """If frames are late other than in a trial, latencies must be predicted to decrease by this much
 (log) more than needed."""
 
 OUTLIER = 1.5
-"""A frame that takes this many times longer than the second longest is an outlier."""
+"""A frame is an outlier if it takes more than this many times longer than the second longest."""
 
 ENOUGH_FRAMES, SLACK, UNAVOIDABLE_NS = 20, 0.04, 60_000_000_000
 """Number of frames for measuring the share of late frames at the lowest levels, the additional
@@ -91,6 +96,8 @@ def search(
     other. margin, optimism: see `Sharing.excess`.
     """
     levels = tuple(choices[0] for choices in ladders)
+    bounds = np.array(excluded, dtype=int).reshape(-1, len(levels))
+    bounds_ms = of_levels([s.latencies_ms for s in everyone], bounds)
     pairs = list(itertools.combinations(range(len(levels)), min(2, len(levels))))
     for _ in levels:
         before = levels
@@ -99,12 +106,9 @@ def search(
             every = np.array(list(itertools.product(*free)))
             late = np.maximum(sharing.excess(everyone, every, optimism) + margin, 0.0).sum(axis=1)
             own_ms = of_levels([s.latencies_ms for s in everyone], every)
-            is_excluded = np.zeros(len(every), dtype=bool)
-            for bound in excluded:
-                bound_ms = of_levels([s.latencies_ms for s in everyone], np.array(bound))
-                is_excluded |= (own_ms >= bound_ms).all(axis=1)
+            heavier = (own_ms[:, None] >= bounds_ms).all(axis=2).any(axis=1)
             accuracy = weighted_accuracy(everyone, every)
-            best = np.lexsort((-accuracy, np.round(late, 9), is_excluded))[0]
+            best = np.lexsort((-accuracy, np.round(late, 9), heavier))[0]
             levels = tuple(int(n) for n in every[best])
         if levels == before:
             break
@@ -146,23 +150,20 @@ class Proposer:
         if members(everyone) != self._sharing.members:
             self._sharing = Sharing(everyone, self._sharing)
             self._target, self._is_trial = (), False
-        is_changed = [s.wishes for s in everyone] != [s.wishes for s in self._known]
-        is_other = len(everyone) != len(self._known) or any(
-            _is_other(s.limit_ms, known.limit_ms, LIMIT_CHANGE)
-            for s, known in zip(everyone, self._known, strict=True)
+        pairs = list(zip(everyone, self._known, strict=False))
+        is_other_limit = len(everyone) != len(self._known) or any(
+            _is_other(s.limit_ms, known.limit_ms, LIMIT_CHANGE) for s, known in pairs
         )
-        if is_changed or is_other or any(
-            _is_other(s.interval_ms, known.interval_ms, INTERVAL_CHANGE)
-            for s, known in zip(everyone, self._known, strict=True)
+        is_changed = is_other_limit or any(s.wishes != known.wishes for s, known in pairs)
+        if is_changed or any(
+            _is_other(s.interval_ms, known.interval_ms, INTERVAL_CHANGE) for s, known in pairs
         ):
-            self._known = everyone
-            before = self._changed_ns, self._excluded
+            self._known, before = everyone, (self._changed_ns, self._excluded)
             self._reset(time_ns)
-            if not is_other:
+            if not is_other_limit:
                 self._excluded = before[1]
-                if not is_changed:
-                    self._changed_ns = before[0]
-        is_changed |= is_other
+            if not is_changed:
+                self._changed_ns = before[0]
         return is_changed
 
     def _detect_stubborn(self, everyone: Sequence[Status], time_ns: int) -> bool:
@@ -197,7 +198,6 @@ class Proposer:
         frames_ms = self._frames_ms(everyone)
         measured = self._excess(everyone, frames_ms)
         error = measured - self._sharing.excess(everyone, np.array(now))
-        # With enough frames, a measured quantile below the prediction is trusted.
         is_known = np.array([len(ms) >= TRUSTED_FRAMES for ms in frames_ms])
         surplus = np.where(is_known & np.isfinite(error), np.minimum(error, 0.0), 0.0)
         excluded = [n for n, (end_ns, _) in self._excluded.items() if time_ns < end_ns]
@@ -212,11 +212,10 @@ class Proposer:
             _, last_ns = self._excluded.get(now, (0, EXCLUDED_NS // 2))
             excluded_ns = min(2 * last_ns, MAX_EXCLUDED_NS)
             self._excluded[now] = time_ns + excluded_ns, excluded_ns
-            self._hold_ns = HOLD_NS if self._is_trial else FALL_HOLD_NS
-            if self._is_trial and self._before:
-                self._is_trial = False
+            was_trial, self._is_trial = self._is_trial, False
+            self._hold_ns = HOLD_NS if was_trial else FALL_HOLD_NS
+            if was_trial and self._before:
                 return self._before
-            self._is_trial = False
             if not is_early:
                 ladders = _below(everyone, ladders, now)
             margin = max(float(error[measured > 0.0].max()), 0.0) + RELIEF
@@ -247,12 +246,10 @@ class Proposer:
         return [[f.latency_ms for f in found if f.start_ns >= since_ns] for found in frames]
 
     def _allowed(self, status: Status, frames_ms: Sequence[float]) -> int:
-        """Return how many frames may be late: one as an outlier, but none at first in a trial."""
+        """Return how many frames may be late: the allowed share, or one as an outlier."""
         count = len(frames_ms)
-        outliers = 0
-        if count > 1:
-            longest = sorted(frames_ms)
-            outliers = int(longest[-1] > OUTLIER * longest[-2])
+        last = sorted(frames_ms)[-2:]
+        outliers = int(count > 1 and last[-1] > OUTLIER * last[0])
         if status.name in self._unavoidable:
             outliers = 1 + int(self._unavoidable[status.name] * count)
         return max(int((1.0 - status.quantile) * count), outliers)
@@ -289,11 +286,10 @@ def _below(
     everyone: Sequence[Status], ladders: Sequence[Sequence[int]], levels: Levels
 ) -> list[list[int]]:
     """Return the ladders without the levels that are slower than `levels`."""
-    found = []
-    for s, choices, level in zip(everyone, ladders, levels, strict=True):
-        bound_ms = s.latencies_ms[level - 1]
-        found.append([n for n in choices if s.latencies_ms[n - 1] <= bound_ms] or [choices[0]])
-    return found
+    return [
+        [n for n in choices if s.latencies_ms[n - 1] <= s.latencies_ms[level - 1]] or [choices[0]]
+        for s, choices, level in zip(everyone, ladders, levels, strict=True)
+    ]
 
 
 def weighted_accuracy(everyone: Sequence[Status], levels: IntArray) -> FloatArray:

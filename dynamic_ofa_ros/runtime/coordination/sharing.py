@@ -1,15 +1,19 @@
 """Learn from frames how models share a device, and predict the latencies of their levels.
 
-The demand of a level is the share of the device that it uses while it runs. If the sum of the
-demands of all running levels is at most 1, no model is slowed down; otherwise all are slowed down
-by this sum. The demand of a single-threaded model is 1 on one core and 0.5 on two cores; on a GPU,
-the demand of a light level can be lower than that of a heavy one.
+There are two ways of sharing; the one that explains recent frames better is used:
 
-An extended Kalman filter estimates the log of the demand of every level of every model, and the
-log of the pace: a slowdown of all models that their demands do not explain (a lower clock, another
-program). Similar levels have similar demands, so a frame at one level also says something about
-the others. All peers are processes of one host and share its monotonic clock, so the times of
-their frames show which frames ran at the same time.
+- At the same time: the demand of a level is the share of the device that it uses while it runs. If
+  the sum of the demands of all running levels exceeds 1, all are slowed down by this sum. An
+  extended Kalman filter estimates the log of the demand of every level of every model, and the log
+  of the pace: a slowdown of all models that their demands do not explain (a lower clock, another
+  program). Similar levels have similar demands, so a frame at one level also says something about
+  the others.
+- In turns: one model runs at a time, each for a time slice. While a frame is processed, each peer
+  runs as long as the frame itself, and at most one slice longer, but not longer than it has work.
+  The delay by time slices is measured as a quantile for each model.
+
+All peers are processes of one host and share its monotonic clock, so the times of their frames
+show which frames ran at the same time.
 """
 
 from __future__ import annotations
@@ -47,7 +51,13 @@ OUTLIER_SD = 1.5
 TAIL = 1.65
 """Distance of the limited quantile of the latency from its mean, in standard deviations."""
 
-TURN_SD, MAX_EVIDENCE, BOUND, KEPT_DELAYS, TURN_TAIL = 0.1, 3.0, 30.0, 32, 0.03
+TURN_SD, MAX_TURN_SDS, FIRST_EVIDENCE, MAX_EVIDENCE = 0.1, 3.0, 0.1, 30.0
+"""Unit and maximum (in units) of the deviations of log-latencies whose squares are compared to
+decide between the ways of sharing; initial and maximum sum of the differences (> 0: in turns)."""
+
+SHARED, KEPT_DELAYS, DELAY_QUANTILE, TRIAL_QUANTILE, TURN_TAIL = 1.3, 32, 0.95, 0.5, 0.03
+"""Mean number of running models for a delay by time slices to be measured; number of delays per
+model; their quantiles for predictions and for trials; noise of a log-latency."""
 
 KEPT_FRAMES, MAX_FRAMES, NEVER_MS = 64, 1e3, 1e9
 """Maximum numbers of frames stored per model, and of frames of a peer within a limit; frame
@@ -88,8 +98,8 @@ class Sharing:
         self._covariance[:count, :count] = prior
         self._covariance[count, count] = PACE_SD**2
         self._known_ns = 0
-        self._evidence = before._evidence if before is not None else 0.1
-        self._delays = [deque([0.0], maxlen=KEPT_DELAYS) for _ in everyone]
+        self._evidence: float = FIRST_EVIDENCE if before is None else before._evidence
+        self._delays_ms = [deque([0.0], maxlen=KEPT_DELAYS) for _ in everyone]
         if before is not None:
             self._inherit(before)
 
@@ -104,7 +114,7 @@ class Sharing:
             if member in before.members:
                 j = before.members.index(member)
                 self.frames[i] = before.frames[j]
-                self._delays[i] = before._delays[j]
+                self._delays_ms[i] = before._delays_ms[j]
                 ours += range(self._first[i], self._first[i + 1])
                 theirs += range(before._first[j], before._first[j + 1])
         prior = self._covariance
@@ -160,16 +170,8 @@ class Sharing:
         done = np.diff(cuts) / 1e6 / own_ms / total
         error = math.log(done.sum()) - self._state[-1]  # > 0: the frame took longer than expected
         count = works.sum(axis=0)
+        self._learn_turns(model, own_ms, np.diff(cuts) / 1e6, count, error)
         is_shared = (count > 1) & ((total > 1.0) | (error > 0.0))
-        parts_ms = np.diff(cuts) / 1e6
-        fair_ms = float((parts_ms / count).sum())  # in turns: the time that it should have had
-        mean = float((parts_ms * count).sum() / parts_ms.sum())
-        if mean > 1.3:
-            self._delays[model].append((fair_ms - own_ms) * mean / (mean - 1.0))
-            turns = min(abs(math.log(fair_ms / own_ms)) / TURN_SD, MAX_EVIDENCE)
-            demands = min(abs(error) / TURN_SD, MAX_EVIDENCE)
-            evidence = self._evidence + demands**2 - turns**2
-            self._evidence = min(max(evidence, -BOUND), BOUND)
         slope = np.zeros(len(self._state))
         slope[-1] = 1.0
         np.add.at(slope, place, (demand * (is_shared * done / done.sum() / total)).sum(axis=1))
@@ -181,10 +183,25 @@ class Sharing:
         self._state += uncertain * (error / variance)
         self._covariance -= np.outer(uncertain, uncertain) / variance
         rest = (error * spread**2 / variance) ** 2
-        self._spread[model] = min(
-            max(math.sqrt((1 - SPREAD_GAIN) * spread**2 + SPREAD_GAIN * rest), SPREAD),
-            MAX_SPREAD,
-        )
+        after = math.sqrt((1 - SPREAD_GAIN) * spread**2 + SPREAD_GAIN * rest)
+        self._spread[model] = min(max(after, SPREAD), MAX_SPREAD)
+
+    def _learn_turns(
+        self, model: int, own_ms: float, parts_ms: FloatArray, count: IntArray, error: float
+    ) -> None:
+        """Measure the delay by time slices, and compare how well both ways predict a frame.
+
+        parts_ms, count: duration and number of running models of its parts. error: of the demands.
+        """
+        mean = float((parts_ms * count).sum() / parts_ms.sum())
+        if mean <= SHARED:
+            return
+        fair_ms = float((parts_ms / count).sum())  # time for which the frame should have run
+        self._delays_ms[model].append((fair_ms - own_ms) * mean / (mean - 1.0))
+        deviations = np.array([error, math.log(fair_ms / own_ms)]) / TURN_SD
+        demands, turns = np.minimum(np.abs(deviations), MAX_TURN_SDS) ** 2
+        evidence = self._evidence + float(demands - turns)
+        self._evidence = min(max(evidence, -MAX_EVIDENCE), MAX_EVIDENCE)
 
     def excess(
         self, everyone: Sequence[Status], levels: IntArray, optimism: float = 0.0
@@ -193,7 +210,7 @@ class Sharing:
 
         Predicted for the critical instant of response-time analysis: all cameras deliver an image
         at the same time. levels: (..., models). optimism: standard deviations by which a slowdown
-        is assumed to be lower than estimated.
+        is assumed to be lower than estimated; in turns, the delay is then the median.
         """
         limit_ms = np.minimum([s.limit_ms for s in everyone], NEVER_MS)
         interval_ms = np.minimum([s.interval_ms for s in everyone], NEVER_MS)
@@ -207,12 +224,11 @@ class Sharing:
         beside_ms = whole * peers_ms + np.minimum(peers_ms, rest_ms)
         is_self = np.eye(len(everyone), dtype=bool)
         if self._evidence > 0.0:
-            share = 0.5 if optimism else 0.95
-            delay_ms = np.array([max(np.quantile(d, share), 0.0) for d in self._delays])
+            share = TRIAL_QUANTILE if optimism else DELAY_QUANTILE
+            delay_ms = np.array([max(np.quantile(ms, share), 0.0) for ms in self._delays_ms])
             most_ms = (own_ms + delay_ms)[..., :, None]
             others_ms = np.where(is_self, 0.0, np.minimum(beside_ms, most_ms)).sum(axis=-1)
-            turns: FloatArray = np.log(own_ms + others_ms) + TURN_TAIL - np.log(limit_ms)
-            return turns
+            return np.log((own_ms + others_ms) / limit_ms) + TURN_TAIL  # type: ignore[no-any-return]
         beside = np.minimum(beside_ms / own_ms[..., :, None], 1.0)
         beside = np.where(is_self, 1.0, beside)
         demand = beside * np.exp(np.minimum(self._state[place], 0.0))[..., None, :]
@@ -223,11 +239,6 @@ class Sharing:
             covariance = self._covariance[place[..., :, None], place[..., None, :]]
             variance = np.einsum('...ij,...jk,...ik->...i', slope, covariance, slope)
             slowdown -= optimism * np.sqrt(np.maximum(variance, 0.0))
-        found: FloatArray = (
-            np.log(own_ms)
-            + np.maximum(slowdown, 0.0)
-            + self._state[-1]
-            - np.log(limit_ms)
-            + TAIL * self._spread
-        )
+        slowdown = np.maximum(slowdown, 0.0) + self._state[-1] + TAIL * self._spread
+        found: FloatArray = np.log(own_ms / limit_ms) + slowdown
         return found
