@@ -264,6 +264,30 @@ def fine_tuning() -> str:
     )
 
 
+def small_data() -> str:
+    """Return top-1 after training with few images, by the weights that are kept."""
+    document = results('small_data')
+    names = {
+        'colours': 'three colours with noise',
+        'cifar10_few': 'photographs, 10 classes',
+        'cifar10_more': 'photographs, 10 classes',
+    }
+    rows = [
+        (
+            names[name],
+            f'{found["images"]:,}',
+            *(
+                f'{percent(found["top1"][kind]["largest"])} '
+                f'({percent(found["top1"][kind]["smallest"])})'
+                for kind in ('constant', 'warmed_up', 'last')
+            ),
+        )
+        for name, found in document['results'].items()
+    ]
+    headers = ('data', 'images', 'constant decay', 'increasing decay', 'last weights')
+    return f'{table(headers, rows)}\n\n{source(document, "small_data")}'
+
+
 def latency_models() -> str:
     """Return the errors of latency models on held-out networks."""
     document = results('latency_models')
@@ -666,9 +690,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     make.__name__: make
     for make in (
         demo, demo_sentence, signs, imagenet, node_losses, node_stages, calibration,
-        fine_tuning, latency_models, search, contention, coordination, targets, traces, engines,
-        engine_targets, switching, start, memory, precision, scheduling, backbones, parameters,
-        camera_parameters, monitor_parameters, monitor,
+        fine_tuning, small_data, latency_models, search, contention, coordination, targets,
+        traces, engines, engine_targets, switching, start, memory, precision, scheduling,
+        backbones, parameters, camera_parameters, monitor_parameters, monitor,
     )
 }  # fmt: skip
 
