@@ -157,42 +157,24 @@ def imagenet() -> str:
 
 
 def node_losses() -> str:
-    """Return the numbers of lost images with and without the Fast DDS profile."""
+    """Return lost images and delays with and without the Fast DDS profile, and the start time."""
     document = results('node')
     found: dict[str, list[str]] = {}
     for stream in document['results']['streams']:
         if not stream['is_disturbed']:
-            gone = stream['sent'] - stream['labels']
-            transport_ms = stream['stages']['transport (stamp to arrival)']['median_ms']
-            cell = f'{gone} of {stream["sent"]}; {transport_ms:.3g}'
+            lost = 1.0 - stream['labels'] / stream['sent']
+            delay = stream['stages']['end to end - inference']
+            cell = f'{percent(lost)}; {delay["median_ms"]:.1f}/{delay["p99_ms"]:.0f}'
             found.setdefault(_stream(stream), []).append(cell)
     headers = ('', 'best effort', 'best effort, profile', 'reliable', 'reliable, profile')
     rows = [(name, *cells) for name, cells in found.items()]
-    return f'{table(headers, rows)}\n\n{source(document, "node")}'
-
-
-def node_stages() -> str:
-    """Return the time of the longest stages of the node."""
-    stages = {
-        'executor (arrival to callback)': 'executor',
-        'queue (callback to worker)': 'queue',
-        'decode and preprocess': 'decode, preprocess',
-        'end to end - inference': 'end to end minus inference',
-    }
-    document = results('node')
-    rows = [
-        (
-            _stream(stream) + (', disturbed' if stream['is_disturbed'] else ''),
-            *(_quantiles(stream['stages'][stage]) for stage in stages),
-        )
-        for stream in document['results']['streams']
-        if stream['has_profile'] and stream['reliability'] == 'reliable'
-    ]
     start_s = document['results']['start_to_first_label_s']
     return (
-        f'{table(("", *stages.values()), rows)}\n\n'
+        f'{table(headers, rows)}\n\n'
+        'Cells: images without a label in %; time from stamp to label without inference, median '
+        'and 99 %, in ms.\n\n'
         f'From start to first label: {start_s["cold"]:.1f} s with an empty cache, '
-        f'{start_s["warm"]:.1f} s with a filled one.'
+        f'{start_s["warm"]:.1f} s with a filled one. {source(document, "node")}'
     )
 
 
@@ -637,7 +619,7 @@ def camera_parameters() -> str:
 def _parameter_table(name: str) -> str:
     from dynamic_ofa_ros.nodes import parameter_table, parameters  # import ROS 2
 
-    return parameter_table.markdown_table(getattr(parameters, name))
+    return parameter_table.markdown_tables(getattr(parameters, name))
 
 
 def monitor_parameters() -> str:
@@ -665,7 +647,7 @@ def monitor() -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     make.__name__: make
     for make in (
-        demo, demo_sentence, signs, imagenet, node_losses, node_stages, calibration,
+        demo, demo_sentence, signs, imagenet, node_losses, calibration,
         fine_tuning, latency_models, search, contention, coordination, targets, traces, engines,
         engine_targets, switching, start, memory, precision, scheduling, backbones, parameters,
         camera_parameters, monitor_parameters, monitor,
