@@ -46,7 +46,6 @@ monitor-pictures: setup
 # Update everything in the documentation that is simulated or copied from benchmarks/results/.
 documents: setup
 	rm -rf build/figures
-	$(BIN)/dynamic-ofa simulate training_job --output docs/images/runtime-manager.png
 	$(BIN)/dynamic-ofa simulate gpu_and_cpu --output docs/images/gpu_and_cpu.png
 	$(BIN)/dynamic-ofa figures --all --output build/figures
 	cp build/figures/*.png docs/images/
