@@ -123,12 +123,11 @@ def signs() -> str:
             level.index,
             level.resolution,
             percent(level.accuracy),
-            f'{level.macs / 1e6:.1f}',
             f'{profile.latency_ms(level.index):.2f}',
         )
         for level in family.levels
     ]
-    headers = ('level', 'input, px', 'top-1, %', 'MACs, M', 'median, ms')
+    headers = ('level', 'input, px', 'top-1, %', 'median, ms')
     return f'{table(headers, rows)}\n\n*Latency on `{profile.platform}`.*'
 
 
@@ -138,10 +137,8 @@ def imagenet() -> str:
     rows = [
         (
             level['level'],
-            f'Lite{level["name"][len("efficientnet-lite")]}',
-            level['resolution'],
-            percent(level['top1']),
-            level['top1_is'],
+            f'Lite{level["name"][len("efficientnet-lite")]}, {level["resolution"]} px',
+            f'{percent(level["top1"])}, {level["top1_is"]}',
             percent(level['measured_top1']),
             f'{level["mean_top_score"]:.2f}',
             f'{level["median_ms"]:.1f}',
@@ -149,8 +146,7 @@ def imagenet() -> str:
         for level in document['results']['levels']
     ]
     headers = (
-        'level', 'network', 'input, px', 'top-1, %', 'source', 'on the photographs, %',
-        'mean top score', 'median, ms',
+        'level', 'network', 'top-1, %', 'on the photographs, %', 'mean top score', 'median, ms',
     )  # fmt: skip
     photographs = f'{document["results"]["photographs"]:,} photographs, onnxruntime, one thread.'
     return f'{table(headers, rows)}\n\n{source(document, "imagenet")[:-2]}; {photographs}*'
@@ -183,11 +179,11 @@ def _stream(stream: dict[str, Any]) -> str:
 
 
 def _quantiles(stage: dict[str, float]) -> str:
-    return ' / '.join(f'{stage[key]:.3g}' for key in ('median_ms', 'p95_ms', 'p99_ms'))
+    return '/'.join(f'{stage[key]:.3g}' for key in ('median_ms', 'p99_ms'))
 
 
 def calibration() -> str:
-    """Return the accuracy with batch-norm statistics of different numbers of images."""
+    """Return the accuracy with batch-norm statistics of numbers of images, not augmented."""
     document = results('calibration')
     by_level: dict[int, dict[tuple[int, bool], str]] = {}
     resolutions = {}
@@ -196,17 +192,16 @@ def calibration() -> str:
         cells = by_level.setdefault(row['level'], {})
         cells[row['images'], row['augment']] = percent(row['mean'], 2) + spread
         resolutions[row['level']] = row['resolution']
-    keys = list(next(iter(by_level.values())))
+    keys = [key for key in next(iter(by_level.values())) if not key[1]]
     rows = [
         (
             f'{images:,}' if images else '0 (statistics of the supernet)',
-            ('yes' if is_augmented else 'no') if images else '',
             *(cells[images, is_augmented] for cells in by_level.values()),
         )
         for images, is_augmented in keys
     ]
     levels = [f'level {level} ({resolutions[level]} px)' for level in by_level]
-    text = table(('images', 'augmented', *levels), rows)
+    text = table(('images', *levels), rows)
     return f'{text}\n\n{source(document, "calibration")}'
 
 
@@ -261,15 +256,12 @@ def latency_models() -> str:
             names.get(name, f'predictor from {name}'),
             percent(model['mean_error']),
             percent(model['largest_error']),
-            percent(model['within_10_percent'], 0),
-            f'{model["kendall_tau"]:.3f}',
             f'{model["seconds"]:.0f}' if 'seconds' in model else '',
         )
         for name, model in found['models'].items()
+        if 'seconds' in model or name in names
     ]
-    headers = (
-        'model', 'mean error, %', 'largest, %', 'within 10 %', "Kendall's tau", 'time to build, s',
-    )  # fmt: skip
+    headers = ('model', 'mean error, %', 'largest error, %', 'time to build, s')
     return f'{table(headers, rows)}\n\n{source(document, "latency_models")}'
 
 
@@ -281,26 +273,21 @@ def search() -> str:
     for target in ('gpu', 'cpu'):
         for key, found in document['results'][target].items():
             name = key.rpartition(' ')[0]
-            if name not in names:
+            configuration = document['configuration']
+            if name not in names or found['evaluations'] > configuration['evaluations']:
                 continue
             gains = found['gain_median']
-            front = found['hypervolume_ratio']['front']
-            is_long = found['evaluations'] == document['configuration']['front_evaluations']
-            seeds = document['configuration']['front_seeds' if is_long else 'seeds']
             rows.append(
                 (
                     target.upper(),
                     names[name],
-                    f'{found["evaluations"]:,.0f}',
                     f'{found["seconds"]:.2g}',
                     f'{100 * min(gains):+.2f} to {100 * max(gains):+.2f}',
-                    f'{found["seeds_at_least_as_good_everywhere"]} of {seeds}',
-                    f'{front["near"]:.2f} / {front["far"]:.2f}',
+                    f'{found["seeds_at_least_as_good_everywhere"]} of {configuration["seeds"]}',
                 )
             )
     headers = (
-        'table', 'search', 'evaluations', 's', 'gain at the limits (range)',
-        'seeds without a loss at any limit', 'hypervolume, near / far',
+        'table', 'search', 's', 'gain at the limits (range)', 'seeds without a loss at any limit',
     )  # fmt: skip
     return f'{table(headers, rows)}\n\n{source(document, "search")}'
 
@@ -442,11 +429,12 @@ def traces() -> str:
 
 
 def engines() -> str:
-    """Return the latency of a level with each engine, and in the supernet."""
+    """Return the latency of the lowest and highest level with each engine, and in the supernet."""
     cpu, gpu = results('engines'), results('gpu_check')
     of_gpu = gpu['results']['families'][PUBLISHED_W12]
     on_gpu = {level['level']: level for level in of_gpu['levels']}
     by = ('ofa dynamic', 'pytorch', 'onnxruntime', 'openvino')
+    levels = cpu['results'][PUBLISHED_W12]['levels']
     rows = [
         (
             level['level'],
@@ -456,7 +444,7 @@ def engines() -> str:
                 for engine in ('ofa dynamic', 'pytorch cuda')
             ),
         )
-        for level in cpu['results'][PUBLISHED_W12]['levels']
+        for level in (levels[0], levels[-1])
     ]
     headers = (
         'level', 'CPU: supernet', 'CPU: `pytorch`', 'CPU: `onnxruntime`', 'CPU: `openvino`',
@@ -480,13 +468,19 @@ def engine_targets() -> str:
         (0.62, signs, 'onnxruntime', 'onnxruntime, exported by PyTorch', 'signs'),
         (0.26, published, 'openvino', 'ofa dynamic', 'w1.2'),
     )
+    baselines = {
+        'openvino by itself': 'OpenVINO called directly',
+        'onnxruntime, exported by PyTorch': "onnxruntime with PyTorch's export",
+        'ofa dynamic': 'supernet',
+    }
     rows = []
     for aim, family, engine, baseline, name in wanted:
         found = _mean_ratio(family, engine, baseline)
         is_met = 'met' if found <= aim else f'missed by {found - aim:.2g}'
-        rows.append((f'{engine} / {baseline}, {name}', f'<= {aim:g}', f'{found:.2f}', is_met))
-    headers = ('mean ratio of the levels', 'target', 'result', '')
-    return f'{table(headers, rows)}\n\n{source(document, "engines")}'
+        what = f'{name}: {engine} / {baselines[baseline]}'
+        rows.append((what, f'<= {aim:g}', f'{found:.2f}', is_met))
+    headers = ('latency ratio, mean of the levels', 'target', 'result', '')
+    return table(headers, rows)
 
 
 def _mean_ratio(family: dict[str, Any], engine: str, baseline: str) -> float:
@@ -503,13 +497,12 @@ def switching() -> str:
     published = 'published method: the level is extracted again'
     rows = [
         ('CPU', 'an index changes', _quantiles(cpu['results']['all'])),
-        ('CPU', 'no switch (noise of the machine)', _quantiles(cpu['results']['no_switch'])),
         ('CPU', published, _quantiles(cpu['results']['published_way'])),
         ('GPU', 'an index changes', _quantiles(of_signs['resident'])),
         ('GPU', published, _quantiles(of_signs['published_way'])),
-        ('Jetson, published', 'Dynamic-OFA / AutoSlim / MutualNet', '73 / 33 / 17 on average'),
+        ('Jetson, published', 'Dynamic-OFA/AutoSlim/MutualNet', '73/33/17 on average'),
     ]
-    headers = ('', 'method', 'extra time of the first frame: median / 95 % / 99 %, ms')
+    headers = ('', 'method', 'extra time of the first frame: median/99 %, ms')
     return f'{table(headers, rows)}\n\n{source(cpu, "switching")}'
 
 
@@ -541,14 +534,14 @@ def _short(family: str) -> str:
 
 
 def scheduling() -> str:
-    """Return the effect of niceness and other variants beside busy processes."""
+    """Return the effect of niceness beside busy processes."""
     document = results('scheduling')
     columns = list(document['results'].values())
     rows = [
-        (way, *(' / '.join(f'{of[way][f"p{q}_ms"]:.1f}' for q in (50, 95, 99)) for of in columns))
-        for way in columns[0]
+        (way, *('/'.join(f'{of[way][f"p{q}_ms"]:.1f}' for q in (50, 99)) for of in columns))
+        for way in ('as it is', 'niceness -5', 'niceness -10')
     ]
-    headers = ('', *(f'{load}: median / 95 % / 99 %, ms' for load in document['results']))
+    headers = ('', *(f'{load}: median/99 %, ms' for load in document['results']))
     return f'{table(headers, rows)}\n\n{source(document, "scheduling")}'
 
 
@@ -565,14 +558,11 @@ def memory() -> str:
                     f'`{engine}`',
                     f'{found["all_mb"]:.0f}',
                     f'{found["alone_mb"]:.0f}',
-                    f'{found["ratio"]:.1f}',
                     f'{found["budget_mb"]:.0f}',
                 )
             )
-        alone = f'{of["supernet_mb"]:.0f}'
-        rows.append((_short(family), 'supernet in PyTorch', alone, '', '', ''))
     headers = (
-        'family', 'engine', 'all levels, MB', 'largest level only, MB', 'ratio',
+        'family', 'engine', 'all levels, MB', 'largest level only, MB',
         'with half as `max_resident_mb`, MB',
     )  # fmt: skip
     return f'{table(headers, rows)}\n\n{source(document, "memory")}'
@@ -581,18 +571,12 @@ def memory() -> str:
 def start() -> str:
     """Return the time of a start."""
     document = results('start')
-    kinds = {
-        'first': 'first start',
-        'warm': 'later starts',
-        'published way': 'PyTorch, the supernet and one level',
-    }
-    families = document['results']
     rows = [
-        (what, *(f'{of[kind]["median_s"]:.1f}' for of in families.values()))
-        for kind, what in kinds.items()
+        (_short(name), *(f'{of[kind]["median_s"]:.1f}' for kind in ('first', 'warm')))
+        for name, of in document['results'].items()
     ]
-    headers = ('', *(f'{_short(family)}, s' for family in families))
-    return f'{table(headers, rows)}\n\n{source(document, "start")}'
+    text = table(('family', 'first start, s', 'later starts, s'), rows)
+    return f'{text}\n\n{source(document, "start")}'
 
 
 def backbones() -> str:
@@ -606,9 +590,8 @@ def backbones() -> str:
             space.count_cost(architecture, backbone.width_mult, backbone.classes)
             for architecture in (space.smallest(), space.largest())
         ]
-        cells = [f'{c.macs / 1e6:,.0f} M MACs, {c.parameters / 1e6:.1f} M' for c in costs]
-        rows.append((f'`{name}`', f'`{backbone.kind}`', f'{backbone.width_mult:g}', *cells))
-    return table(('name', 'kind', 'width', 'smallest', 'largest'), rows)
+        rows.append((f'`{name}`', *(f'{cost.macs / 1e6:,.0f}' for cost in costs)))
+    return table(('name', 'MACs of the smallest network, M', 'of the largest, M'), rows)
 
 
 def parameters() -> str:
