@@ -37,6 +37,8 @@ demo-pictures: setup
 	cp build/demo/one/comparison.png docs/images/demo.png
 	cp build/demo/one/summary.json benchmarks/results/demo.json
 	cp build/demo/two/two_models.png docs/images/two_models.png
+	$(BIN)/dynamic-ofa compare 'build/demo/one/frames.csv:highest level' \
+	  build/demo/one/frames.csv:switching --output docs/images/compared.png
 	$(BIN)/python -m benchmarks.tables
 
 # Update the pictures of docs/monitor.md. Requires Chromium and an idle machine.
