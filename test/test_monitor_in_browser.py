@@ -212,9 +212,9 @@ def test_sliders_lists_and_switches_set_parameters(page, session):
 
 def test_picture_numbers_and_lost_images_are_shown(page):
     found = section(page, '/classifier')
-    image = found.locator('.picture img')
+    image = found.locator('.picture canvas')
     expect(image).to_be_visible()
-    wait_on_page(page, lambda: image.evaluate('i => i.naturalWidth') == 640, 'a picture')
+    wait_on_page(page, lambda: image.evaluate('c => c.width') == 640, 'a picture')
     expect(found.locator('.picture .label')).to_have_text(re.compile(r'\w+ +\d+ %'))
     expect(found.locator('.picture .level')).to_have_text(re.compile(r'level \d'))
     enter(found, LIMIT, 30)  # without a limit, no image is late
@@ -261,7 +261,7 @@ def test_the_page_fits_every_screen_width(page, size):
 def test_the_page_is_readable_on_a_phone(page, pictures):
     page.set_viewport_size(PHONE)
     found = section(page, '/classifier')
-    expect(found.locator('.picture img')).to_be_visible()
+    expect(found.locator('.picture canvas')).to_be_visible()
     page.wait_for_timeout(1000)
     page.screenshot(path=pictures / 'monitor_phone.png')
     sizes = found.locator('.tile b').evaluate_all(

@@ -46,7 +46,7 @@ function element(tag, className, text) {
 
 function isNumber(value) { return typeof value === 'number' && Number.isFinite(value); }
 
-function number(value, digits = 1) { return isNumber(value) ? value.toFixed(digits) : '–'; }
+function number(value, digits = 1) { return isNumber(value) ? value.toFixed(Math.abs(value) < 100 ? digits : 0) : '–'; }
 
 function percent(value, digits = 1) { return isNumber(value) ? (100 * value).toFixed(digits) : '–'; }
 
@@ -67,7 +67,6 @@ class View {
     this.latest = null;
     this.counters = [];
     this.fields = new Map();
-    this.pictureUrl = '';
     this.root = document.getElementById('classifier').content.cloneNode(true).firstElementChild;
     this.root.dataset.classifier = name;
     this.find('h2').textContent = name;
@@ -226,16 +225,17 @@ class View {
       return line;
     });
     this.find('.switches ol').replaceChildren(...items);
-    setText(this.find('.count'), `the last ${items.length}, newest first`);
+    setText(this.find('.count'), items.length > 1 ? `the last ${items.length}, newest first` : '');
   }
 
-  showPicture(answer, blob) {
-    const image = this.find('.picture img');
-    const before = this.pictureUrl;
-    this.pictureUrl = URL.createObjectURL(blob);
-    image.src = this.pictureUrl;
-    image.hidden = false;
-    if (before) URL.revokeObjectURL(before);
+  showPicture(answer, bitmap) {
+    const canvas = this.find('.picture canvas');
+    if (canvas.width !== bitmap.width || canvas.height !== bitmap.height) {
+      canvas.width = bitmap.width;
+      canvas.height = bitmap.height;
+    }
+    canvas.getContext('2d').drawImage(bitmap, 0, 0);
+    canvas.hidden = false;
     if (answer.level === undefined) return;
     const label = answer.label ? `${answer.label}  ${percent(answer.score, 0)} %` : 'no class above the threshold';
     setText(this.find('.picture .label'), label);
@@ -344,10 +344,7 @@ class View {
     chart.line(this.frames, columns.level, colour('--accent'), [], 2.5);
   }
 
-  remove() {
-    if (this.pictureUrl) URL.revokeObjectURL(this.pictureUrl);
-    this.root.remove();
-  }
+  remove() { this.root.remove(); }
 }
 
 function ladderRow(level) {
@@ -589,11 +586,15 @@ function take(message) {
   document.getElementById('empty').hidden = views.size > 0;
 }
 
-function takePicture(buffer) {
+// Decodes a picture once for all its classifiers and frees it at once; as images with URLs, old
+// pictures would stay in the memory of the browser for long.
+async function takePicture(buffer) {
   const length = new DataView(buffer).getUint16(0);
   const answers = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 2, length)));
-  const picture = new Blob([new Uint8Array(buffer, 2 + length)], { type: 'image/jpeg' });
-  for (const [name, answer] of Object.entries(answers)) views.get(name)?.showPicture(answer, picture);
+  const jpeg = new Blob([new Uint8Array(buffer, 2 + length)], { type: 'image/jpeg' });
+  const bitmap = await createImageBitmap(jpeg);
+  for (const [name, answer] of Object.entries(answers)) views.get(name)?.showPicture(answer, bitmap);
+  bitmap.close();
 }
 
 function connection(words, kind) {
