@@ -149,8 +149,8 @@ class View {
     else if (this.value('enabled') === false) state = ['disabled', 'warn'];
     else if (silent) state = ['no labels', 'warn'];
     else if (!latest.feasible) state = ['no level fits', 'bad'];
-    else if (late > allowed) state = ['too many late', 'bad'];
     else if (!isNumber(latest.max_latency_ms)) state = ['no latency limit', 'good'];
+    else if (late > allowed) state = ['too many late', 'bad'];
     const badge = this.find('.state');
     setText(badge, state[0]);
     badge.className = `badge state ${state[1]}`;
