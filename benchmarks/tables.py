@@ -526,14 +526,31 @@ def monitor() -> str:
         (row['classifiers'], row['pages'], f'{row["cpu_percent"]:.1f}', f'{row["kb_per_s"]:.0f}')
         for row in document['results']['cases']
     ]
-    memory = document['results']['memory']
-    first, last = memory[0], memory[-1]
     headers = ('classifiers', 'open pages', '% of a core', 'KB per second and page')
-    return (
-        f'{table(headers, rows)}\n\n'
-        f'Memory with two pages: {first["mb"]:.0f} MB at first, {last["mb"]:.0f} MB after '
-        f'{last["s"] / 60.0:.0f} minutes. {source(document, "monitor")}'
-    )
+    return f'{table(headers, rows)}\n\n{source(document, "monitor")}'
+
+
+def monitor_memory() -> str:
+    """Return the memory of monitor_node and of its page over minutes."""
+    document = results('monitor_memory')
+    samples = document['results']['memory']
+    shown = [row for row in samples if row['is_open']]
+    before = [row for row in samples if row['s'] < shown[0]['s']][-1]
+    early = min(shown, key=lambda row: abs(row['s'] - shown[0]['s'] - 60.0))
+    rows = [
+        (words, f'{row["node_mb"]:.0f}', *(
+            f'{row[name]:.{digits}f}' if row['is_open'] else '-'
+            for name, digits in (('heap_mb', 1), ('dom_nodes', 0), ('browser_mb', 0))
+        ))
+        for words, row in (
+            ('before the first page', before),
+            (f'page open for {(early["s"] - before["s"]) / 60.0:.0f} min', early),
+            (f'page open for {(shown[-1]["s"] - before["s"]) / 60.0:.0f} min', shown[-1]),
+            ('page closed again', samples[-1]),
+        )
+    ]  # fmt: skip
+    headers = ('', 'node, MB', "page's JavaScript, MB", "page's elements", 'all of Chromium, MB')
+    return f'{table(headers, rows)}\n\n{source(document, "monitor_memory")}'
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
@@ -541,7 +558,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     for make in (
         demo, demo_sentence, imagenet, node_losses, calibration, fine_tuning, small_data,
         latency_models, search, contention, coordination, targets, traces, gpu, engine_targets,
-        precision, scheduling, parameters, monitor_parameters, monitor,
+        precision, scheduling, parameters, monitor_parameters, monitor, monitor_memory,
     )
 }  # fmt: skip
 
