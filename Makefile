@@ -37,6 +37,8 @@ demo-pictures: setup
 	cp build/demo/one/comparison.png docs/images/demo.png
 	cp build/demo/one/summary.json benchmarks/results/demo.json
 	cp build/demo/two/two_models.png docs/images/two_models.png
+	$(BIN)/dynamic-ofa compare 'build/demo/one/frames.csv:highest level' \
+	  build/demo/one/frames.csv:switching --output docs/images/compared.png
 	$(BIN)/python -m benchmarks.tables
 
 # Update the pictures of docs/monitor.md. Requires Chromium and an idle machine.
@@ -46,7 +48,6 @@ monitor-pictures: setup
 # Update everything in the documentation that is simulated or copied from benchmarks/results/.
 documents: setup
 	rm -rf build/figures
-	$(BIN)/dynamic-ofa simulate training_job --output docs/images/runtime-manager.png
 	$(BIN)/dynamic-ofa simulate gpu_and_cpu --output docs/images/gpu_and_cpu.png
 	$(BIN)/dynamic-ofa figures --all --output build/figures
 	cp build/figures/*.png docs/images/

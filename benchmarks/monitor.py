@@ -1,9 +1,12 @@
-"""What monitor_node costs: processor time with 0, 1 and 2 open pages, and memory over minutes.
+"""What monitor_node costs: processor time by classifiers and open pages, or memory over minutes.
 
-    python -m benchmarks.monitor [--seconds 60] [--minutes 10]
+    python -m benchmarks.monitor [--seconds 30]     to monitor.json
+    python -m benchmarks.monitor --memory 15        to monitor_memory.json; requires Chromium
 
-Camera, classifier and monitor are processes of their own on ROS 2, 640x480 at 30 Hz. A page is a
-connection that takes everything, as a browser does, without a browser's own work.
+Camera, classifiers and monitor are processes of their own on ROS 2, 640x480 at 30 Hz. For
+processor time, a page is a connection that takes everything, as a browser does, without a
+browser's own work. For memory, Chromium shows the page, and another page is opened again and
+again; before and after, no page is open.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import shutil
 import sys
 import tempfile
 import time
@@ -37,8 +41,14 @@ from dynamic_ofa_ros.runtime.host import OthersLoad
 
 START_TIMEOUT_S = 120.0
 SETTLE_S = 5.0
-SAMPLE_S = 10.0
+REOPEN_S = 10.0
+SAMPLE_S = 30.0
+CLOSED_S = 60.0
+"""Time without a page, before and after."""
+
+MEMORY_CLASSIFIERS = 2
 RATE_HZ = 30
+VIEWPORT = {'width': 1440, 'height': 1080}
 
 
 @dataclass(frozen=True)
@@ -49,42 +59,57 @@ class Case:
     pages: int
 
 
-CASES = (Case(1, 0), Case(1, 1), Case(1, 2), Case(2, 1))
+CASES = (
+    Case(1, 0), Case(1, 1), Case(1, 2), Case(2, 0), Case(2, 1), Case(4, 0), Case(4, 1),
+)  # fmt: skip
 
 
 def main() -> None:
     """Measure, print the tables and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--seconds', type=float, default=60.0, help='length of each case')
-    parser.add_argument('--minutes', type=float, default=10.0, help='length of the memory test')
+    parser.add_argument('--seconds', type=float, default=30.0, help='length of each case')
+    parser.add_argument(
+        '--memory', metavar='MINUTES', type=float, help='measure memory with a page open so long'
+    )
     parser.add_argument('--output', type=Path, default=RESULTS, help='folder of the JSON file')
     options = parser.parse_args()
     load = OthersLoad()
-    rows, memory = [], []
+    configuration: dict[str, Any] = {'rate_hz': RATE_HZ, 'image': '640x480'}
     with tempfile.TemporaryDirectory() as folder:
-        for count in sorted({case.classifiers for case in CASES}):
+        if options.memory is None:
+            name, rows = 'monitor', cases(Path(folder), options.seconds)
+            configuration['seconds'] = options.seconds
+        else:
             with ros(Path(folder)) as session:
-                monitor, url = start(session, count)
-                for case in (case for case in CASES if case.classifiers == count):
-                    rows.append(asyncio.run(measured(case, monitor, url, options.seconds)))
-                    print(rows[-1], flush=True)
-                if count == 1:
-                    memory = asyncio.run(sampled(monitor, url, 60.0 * options.minutes))
-    print_table(
-        'The process of monitor_node',
-        ('classifiers', 'pages', '% of a core', 'messages a page takes per s', 'KB per s'),
-        [tuple(row.values()) for row in rows],
-    )
-    print_table('Memory with 2 pages', ('s', 'MB'), memory)
+                monitor, url = start(session, MEMORY_CLASSIFIERS)
+                rows = asyncio.run(memory(monitor, url, 60.0 * options.memory))
+            name = 'monitor_memory'
+            configuration |= {
+                'classifiers': MEMORY_CLASSIFIERS, 'minutes': options.memory,
+                'reopen_s': REOPEN_S,
+            }  # fmt: skip
+    print_table(name, tuple(rows[0]), [tuple(row.values()) for row in rows])
     family = default_family()
     write_results(
-        'monitor',
-        {'cases': rows, 'memory': [{'s': s, 'mb': mb} for s, mb in memory]},
-        configuration={'rate_hz': RATE_HZ, 'image': '640x480', 'seconds': options.seconds},
+        name,
+        {'cases' if options.memory is None else 'memory': rows},
+        configuration=configuration,
         input_checksum=hashlib.sha256(Family.load(family).checksum.encode()).hexdigest(),
         load=load,
         folder=options.output,
     )
+
+
+def cases(folder: Path, seconds: float) -> list[dict[str, Any]]:
+    """Return what each case costs."""
+    rows = []
+    for count in sorted({case.classifiers for case in CASES}):
+        with ros(folder) as session:
+            monitor, url = start(session, count)
+            for case in (case for case in CASES if case.classifiers == count):
+                rows.append(asyncio.run(measured(case, monitor, url, seconds)))
+                print(rows[-1], flush=True)
+    return rows
 
 
 def start(session: Ros, classifiers: int) -> tuple[Program, str]:
@@ -141,24 +166,73 @@ async def measured(case: Case, monitor: Program, url: str, seconds: float) -> di
             'pages': case.pages,
             'cpu_percent': round(
                 100.0 * (after.user + after.system - before.user - before.system) / took_s, 1
-            ),
+            )
+            + 0.0,  # not -0.0
             'messages_hz': round((totals[0] - seen[0]) / took_s / pages, 1),
             'kb_per_s': round((totals[1] - seen[1]) / took_s / pages / 1e3, 1),
         }
 
 
-async def sampled(monitor: Program, url: str, seconds: float) -> list[tuple[int, float]]:
-    """Return seconds and resident memory, with two pages that are opened again and again."""
-    process = psutil.Process(monitor.process.pid)
-    found = []
+async def memory(monitor: Program, url: str, seconds: float) -> list[dict[str, Any]]:
+    """Return samples of the memory of the node and, while Chromium shows the page, of both.
+
+    node_mb: resident memory. heap_mb, dom_nodes, listeners: of the page, after a garbage
+    collection. browser_mb: proportional memory of all processes of Chromium.
+    """
+    from playwright.async_api import async_playwright
+
+    node = psutil.Process(monitor.process.pid)
     begin_s = time.monotonic()
-    while (at_s := time.monotonic() - begin_s) < seconds:
-        async with AsyncExitStack() as stack:
-            for _ in range(2):
-                await opened(stack, url, [0, 0])
+    samples: list[dict[str, Any]] = []
+
+    async def sample(devtools: Any = None) -> None:
+        row: dict[str, Any] = {
+            's': round(time.monotonic() - begin_s),
+            'is_open': devtools is not None,
+            'node_mb': round(node.memory_info().rss / 2**20, 1),
+            'heap_mb': None, 'dom_nodes': None, 'listeners': None, 'browser_mb': None,
+        }  # fmt: skip
+        if devtools is not None:
+            await devtools.send('HeapProfiler.collectGarbage')
+            heap = await devtools.send('Runtime.getHeapUsage')
+            counters = await devtools.send('Memory.getDOMCounters')
+            row['heap_mb'] = round(heap['usedSize'] / 2**20, 2)
+            row['dom_nodes'], row['listeners'] = counters['nodes'], counters['jsEventListeners']
+            row['browser_mb'] = round(sum(p.memory_full_info().pss for p in browsers()) / 2**20, 1)
+        samples.append(row)
+        print(row, flush=True)
+
+    async def closed() -> None:
+        until_s = time.monotonic() + CLOSED_S
+        while time.monotonic() < until_s:
             await asyncio.sleep(SAMPLE_S)
-            found.append((round(at_s), round(process.memory_info().rss / 2**20, 1)))
-    return found
+            await sample()
+
+    await closed()
+    async with async_playwright() as driver:
+        browser = await driver.chromium.launch(
+            executable_path=shutil.which('chromium') or shutil.which('chromium-browser'),
+            args=['--no-sandbox', '--disable-gpu'],
+        )
+        page = await browser.new_page(viewport=VIEWPORT)
+        await page.goto(url)
+        devtools = await page.context.new_cdp_session(page)
+        until_s, next_s = time.monotonic() + seconds, time.monotonic()
+        while time.monotonic() < until_s:
+            async with AsyncExitStack() as stack:
+                await opened(stack, url, [0, 0])
+                await asyncio.sleep(REOPEN_S)
+            if time.monotonic() >= next_s:
+                next_s += SAMPLE_S
+                await sample(devtools)
+        await browser.close()
+    await closed()
+    return samples
+
+
+def browsers() -> list[psutil.Process]:
+    """Return the processes of Chromium that this program has started."""
+    return [p for p in psutil.Process().children(recursive=True) if 'chrom' in p.name()]
 
 
 if __name__ == '__main__':

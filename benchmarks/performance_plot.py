@@ -1,4 +1,4 @@
-"""Plot the results in the tables of docs/performance.md.
+"""Plot results for docs/performance.md.
 
 python -m benchmarks.performance_plot [--output docs/images/performance.png]
 """

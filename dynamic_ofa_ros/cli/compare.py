@@ -78,6 +78,8 @@ def _draw(recordings: Mapping[str, Recording], notes: list[str], path: Path) -> 
         'with a 95 % confidence interval in brackets.'
     )
     runs = [recording.run for recording in recordings.values()]
+    if any(run.loads for run in runs):
+        caption += ' Grey: other programs used the processor.'
     save_figure(plot_runs(runs, ' '.join([caption, *(f'Note: {note}.' for note in notes)])), path)
 
 

@@ -62,10 +62,11 @@ def run(args: argparse.Namespace) -> int:
     from dynamic_ofa_ros.cli.levels import print_levels
     from dynamic_ofa_ros.family import PLATFORMS_FOLDER, Family, default_family
     from dynamic_ofa_ros.offline.latency.family_profile import (
+        MEASURE_AGAIN,
         DeviceSettings,
         add_platform,
-        warn_when_busy,
     )
+    from dynamic_ofa_ros.runtime.profiling import warn_when_busy
 
     def accuracies(settings: DeviceSettings) -> tuple[float, ...]:
         return _accuracies(family, settings, args.data, args.images)
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         progress=lambda text: print(text, file=sys.stderr),
         accuracies=accuracies if args.data else None,
     )
-    warn_when_busy(profile, 'run the command again with --force when the machine is quiet')
+    warn_when_busy(profile.load_of_others, MEASURE_AGAIN)
     path = family.directory / PLATFORMS_FOLDER / f'{profile.platform}.yaml'
     if args.output:
         from dynamic_ofa_ros.offline.latency.measured import write_measured

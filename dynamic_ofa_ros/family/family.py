@@ -9,6 +9,7 @@ same task (`networks/<name>.onnx`). No file of a family can execute code.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -172,6 +173,14 @@ class LatencyProfile:
     def latency_ms(self, index: int) -> float:
         """Return the median latency of level `index` (1-based)."""
         return self.levels[index - 1].median_ms
+
+    @property
+    def load_of_others(self) -> float:
+        """Return the fraction of the device that other programs used; NaN if it is unknown."""
+        try:
+            return float(self.conditions.get('load_of_others', 'nan'))
+        except ValueError:
+            return math.nan
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,23 @@ from rclpy.clock import Clock, ClockType
 from rclpy.qos import qos_profile_parameter_events
 
 from dynamic_ofa_ros.monitor.parameter_client import Answer, value_of
+from dynamic_ofa_ros.monitor.pictures import IMAGE_TYPES, Camera
 from dynamic_ofa_ros.monitor.records import Records
-from dynamic_ofa_ros.monitor.watch import IMAGE_TYPES, Watch
+from dynamic_ofa_ros.monitor.watch import Watch
 
 TELEMETRY_TYPE = 'dynamic_ofa_ros/msg/Telemetry'
 DISCOVERY_PERIOD_S = 1.0
+IDLE_DISCOVERY_PERIOD_S = 5.0
+"""While no page is open."""
+
+READING_PERIOD_S = 0.1
+"""Time between readings of telemetry and images; pages are also updated at this period."""
+
 UNKNOWN_NODE_NAME = '_NODE_NAME_UNKNOWN_'
 """The name that rmw gives to nodes that it has not discovered yet."""
+
+MAX_LABEL_WAIT_S = 0.5
+"""Longest time that an image waits for its labels before it is shown."""
 
 MAX_CLASSIFIERS = 16
 FORGET_AFTER_S = 300.0
@@ -28,6 +38,7 @@ FORGET_AFTER_S = 300.0
 class Collector:
     """Watches every node that publishes telemetry. Use it on the executor's thread.
 
+    picture_width: in px. picture_rate_hz: of all cameras together, which take turns; 0 = none.
     `set_watching` and `set_parameter` may be called on any thread.
     """
 
@@ -38,14 +49,18 @@ class Collector:
         self._records = records
         self._picture_width = picture_width
         self._picture_period_s = 1.0 / picture_rate_hz if picture_rate_hz > 0.0 else 0.0
+        self._next_picture_s = 0.0
         self._watches: dict[str, Watch] = {}
+        self._cameras: dict[str, Camera] = {}
         self._is_watching = False
         self._events: Any = None
-        self._pace: Any = None
+        self._readings: Any = None
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = node.create_guard_condition(self._on_wake)
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
-        node.create_timer(DISCOVERY_PERIOD_S, self.discover, clock=self._steady)
+        self._discoveries = node.create_timer(
+            IDLE_DISCOVERY_PERIOD_S, self.discover, clock=self._steady
+        )
 
     def set_watching(self, is_watching: bool) -> None:
         """Set whether a page is open; otherwise telemetry, images and parameters are not read."""
@@ -81,6 +96,7 @@ class Collector:
                 self._remove(name)
             elif self._is_watching and watch.parameters is not None:
                 watch.parameters.update()
+        self._open_cameras()
 
     def _publishers(self) -> dict[str, tuple[str, str, str]]:
         """Return node name, namespace and topic of each publisher of telemetry, by full name."""
@@ -100,14 +116,7 @@ class Collector:
             if not gone:
                 return None
             self._remove(min(gone, key=lambda n: self._watches[n].seen_s))
-        watch = Watch(
-            self._node,
-            self._records,
-            self._records.create(name),
-            self._picture_width,
-            self._picture_period_s,
-        )
-        self._watches[name] = watch
+        watch = self._watches[name] = Watch(self._node, self._records, self._records.create(name))
         self._node.get_logger().info(f'found classifier {name}')
         return watch
 
@@ -131,32 +140,64 @@ class Collector:
             subscribed = self._node.get_subscriber_names_and_types_by_node(node_name, namespace)
         except RuntimeError:  # NodeNameNonExistentError: the node has just stopped
             return
-        images = [
-            (name, kind) for name, types in subscribed for kind in types if kind in IMAGE_TYPES
-        ]
-        watch.watch_images(*(images[0] if images else ('', '')))
+        watch.find_images(
+            [(name, kind) for name, types in subscribed for kind in types if kind in IMAGE_TYPES]
+        )
+
+    def _open_cameras(self) -> None:
+        """Subscribe to the image topics of the running classifiers while a page is open."""
+        watches = self._watches.values() if self._is_watching and self._picture_period_s else ()
+        wanted = {watch.images for watch in watches if watch.record.is_alive and watch.images}
+        for topic in set(self._cameras) - {topic for topic, _ in wanted}:
+            self._cameras.pop(topic).close()
+            self._records.remove_picture(topic)
+        for topic, kind in sorted(wanted):
+            if topic not in self._cameras:
+                self._cameras[topic] = Camera(self._node, topic, kind, self._picture_width)
+
+    def _read(self) -> None:
+        for watch in self._watches.values():
+            watch.take_telemetry()
+        for topic, camera in self._cameras.items():
+            stamp = camera.stamp
+            if stamp is None or not (
+                self._records.is_answered(topic, stamp) or camera.waited_s > MAX_LABEL_WAIT_S
+            ):
+                continue
+            picture = camera.picture()
+            if picture is not None:
+                self._records.set_picture(topic, picture, stamp)
+        now_s = time.monotonic()
+        if now_s < self._next_picture_s:
+            return
+        for topic, camera in list(self._cameras.items()):
+            if camera.stamp is None and camera.take():
+                self._cameras[topic] = self._cameras.pop(topic)  # the last in turn
+                late_s = min(now_s - self._next_picture_s, READING_PERIOD_S)
+                self._next_picture_s = now_s - late_s + self._picture_period_s
+                return
 
     def _watch(self, is_watching: bool) -> None:
         if is_watching == self._is_watching:
             return
         self._is_watching = is_watching
+        period_s = DISCOVERY_PERIOD_S if is_watching else IDLE_DISCOVERY_PERIOD_S
+        self._discoveries.timer_period_ns = round(1e9 * period_s)
+        self._discoveries.reset()
         if is_watching:
             self._events = self._node.create_subscription(
                 ParameterEvent, '/parameter_events', self._on_event, qos_profile_parameter_events
             )
-            if self._picture_period_s:
-                # Wakes the executor, which then checks whether images are due.
-                self._pace = self._node.create_timer(
-                    self._picture_period_s, lambda: None, clock=self._steady
-                )
+            self._readings = self._node.create_timer(
+                READING_PERIOD_S, self._read, clock=self._steady
+            )
             self.discover()
             return
         for watch in self._watches.values():
             watch.pause()
+        self._open_cameras()
         self._node.destroy_subscription(self._events)
-        if self._pace is not None:
-            self._node.destroy_timer(self._pace)
-            self._pace = None
+        self._node.destroy_timer(self._readings)
 
     def _on_event(self, event: Any) -> None:
         watch = self._watches.get(event.node)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,9 @@ MAX_FRAMES = 3600
 MAX_SWITCHES = 100
 RECENT_FRAMES = 30
 """Number of frames for the median of the latency outside inference."""
+
+ACTIVE_S = 1.0
+"""Time since the last frame within which a classifier counts as active."""
 
 STAGES = (
     'input_age_ms', 'executor_wait_ms', 'queue_wait_ms', 'preprocess_ms', 'inference_ms',
@@ -47,10 +51,11 @@ Cursor = dict[str, tuple[int, int, int, int]]
 
 @dataclass(frozen=True)
 class Picture:
-    """A camera image as JPEG, with its stamp (seconds, nanoseconds)."""
+    """A camera image as JPEG, with its stamp (seconds, nanoseconds) and its number."""
 
     jpeg: bytes
     stamp: tuple[int, int]
+    number: int
 
 
 @dataclass
@@ -69,12 +74,15 @@ class Record:
     answers: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=RECENT_FRAMES))
     switches: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MAX_SWITCHES))
     latest: Any = None
-    picture: Picture | None = None
-    pictures: int = 0
     frame_count: int = 0
     switch_count: int = 0
     level_revision: int = 0
     parameter_revision: int = 0
+
+    @property
+    def is_active(self) -> bool:
+        """Whether a frame has come recently."""
+        return bool(self.frames) and time.time() - self.frames[-1][0] < ACTIVE_S
 
     def add_telemetry(self, message: Any, time_s: float) -> None:
         """Add a frame from a dynamic_ofa_ros/Telemetry."""
@@ -141,11 +149,6 @@ class Record:
                 self.parameters[name]['value'] = clean(value)
                 self.parameter_revision += 1
 
-    def set_picture(self, picture: Picture) -> None:
-        """Set the newest camera image."""
-        self.picture = picture
-        self.pictures += 1
-
     def predictions_ms(self) -> list[float | None]:
         """Return the estimated latency of each level now, in the scope of the limit.
 
@@ -186,6 +189,8 @@ class Records:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self._records: dict[str, Record] = {}
+        self._pictures: dict[str, Picture] = {}
+        self._picture_count = 0
 
     def __len__(self) -> int:
         return len(self._records)
@@ -231,17 +236,44 @@ class Records:
             )
         return entries
 
-    def pictures(self, seen: dict[str, int]) -> list[tuple[dict[str, Any], bytes]]:
-        """Return the pictures that a page has not received, each with its answer."""
-        found = []
+    def set_picture(self, topic: str, jpeg: bytes, stamp: tuple[int, int]) -> None:
+        """Set the newest image of a topic."""
         with self.lock:
-            for record in self._records.values():
-                if record.picture is not None and seen.get(record.name) != record.pictures:
-                    seen[record.name] = record.pictures
-                    answer = record.answer_to(record.picture.stamp)
-                    header = {'name': record.name, 'answer': answer}
-                    found.append((header, record.picture.jpeg))
-        return found
+            self._picture_count += 1
+            self._pictures[topic] = Picture(jpeg, stamp, self._picture_count)
+
+    def is_answered(self, topic: str, stamp: tuple[int, int]) -> bool:
+        """Return whether all classifiers of an image topic have reached the image with a stamp."""
+        with self.lock:
+            return all(
+                record.answers and record.answers[-1]['stamp'] >= stamp
+                for record in self._records.values()
+                if record.image_topic == topic and record.is_active
+            )
+
+    def remove_picture(self, topic: str) -> None:
+        """Remove the image of a topic."""
+        with self.lock:
+            self._pictures.pop(topic, None)
+
+    def pictures(self, after: int) -> list[tuple[Picture, dict[str, dict[str, Any]]]]:
+        """Return the pictures with a number above `after`, oldest first.
+
+        Each comes with the answers, by name, of the classifiers that read its topic.
+        """
+        with self.lock:
+            return [
+                (
+                    picture,
+                    {
+                        record.name: record.answer_to(picture.stamp)
+                        for record in self._records.values()
+                        if record.image_topic == topic
+                    },
+                )
+                for topic, picture in sorted(self._pictures.items(), key=lambda p: p[1].number)
+                if picture.number > after
+            ]
 
 
 def _entry(record: Record, seen: tuple[int, int, int, int]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ JOIN_TIMEOUT_S = 5.0
 HEADERS = {
     'Cache-Control': 'no-store',
     'Content-Security-Policy': "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "img-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
     'Cross-Origin-Resource-Policy': 'same-origin',
     'Referrer-Policy': 'no-referrer',
@@ -255,7 +255,7 @@ class PageSocket(GuardedHandler, WebSocketHandler):
     def open(self, *args: str, **kwargs: str) -> None:
         """Register the page."""
         self._cursor: Cursor = {}
-        self._seen_pictures: dict[str, int] = {}
+        self._last_picture = 0
         self._sending: asyncio.Future[None] | None = None
         if not self.server.join(self):
             self.close(1013, f'{MAX_PAGES} pages are open already')
@@ -271,9 +271,10 @@ class PageSocket(GuardedHandler, WebSocketHandler):
         if self._sending is not None and not self._sending.done():
             return
         self._send({'classifiers': self.server.records.update(self._cursor)})
-        for header, jpeg in self.server.records.pictures(self._seen_pictures):
-            text = json.dumps(header, allow_nan=False).encode()
-            self._write(len(text).to_bytes(2, 'big') + text + jpeg, is_binary=True)
+        for picture, answers in self.server.records.pictures(self._last_picture):
+            self._last_picture = picture.number
+            text = json.dumps(answers, allow_nan=False).encode()
+            self._write(len(text).to_bytes(2, 'big') + text + picture.jpeg, is_binary=True)
 
     def on_message(self, message: str | bytes) -> None:
         """Set a parameter: {"id", "classifier", "parameter", "value"}."""

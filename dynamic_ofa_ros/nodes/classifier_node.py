@@ -70,7 +70,8 @@ def _transition(
     """Convert a method to a transition callback that logs exceptions, which rclpy discards.
 
     The transition returns FAILURE after a shutdown and for a DynamicOfaError, which the user can
-    fix, and ERROR for any other exception.
+    fix, and ERROR for any other exception. An exception during the autostart ends the process,
+    which reports it; so it is not logged here.
     """
 
     @functools.wraps(callback)
@@ -79,14 +80,14 @@ def _transition(
             callback(self)
         except ExternalShutdownException:
             return TransitionCallbackReturn.FAILURE
-        except DynamicOfaError as error:
-            self.transition_error = error
-            self.get_logger().error(' '.join(str(error).split()))
-            return TransitionCallbackReturn.FAILURE
         except Exception as error:
             self.transition_error = error
-            self.get_logger().error(traceback.format_exc())
-            return TransitionCallbackReturn.ERROR
+            is_fixable = isinstance(error, DynamicOfaError)
+            if not self._is_autostarting:
+                text = ' '.join(str(error).split()) if is_fixable else traceback.format_exc()
+                self.get_logger().error(text)
+            result = TransitionCallbackReturn
+            return result.FAILURE if is_fixable else result.ERROR
         return TransitionCallbackReturn.SUCCESS
 
     return wrapper
@@ -209,6 +210,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
             self.trigger_activate()
         if self.transition_error is not None:
             self._raise_later(self.transition_error)
+        self._is_autostarting = False
 
     def _raise_later(self, error: Exception) -> None:
         """Raise an error on the main thread, which ends the process."""

@@ -126,16 +126,26 @@ def _type_word(value: object) -> str:
     return words.get(type(value), type(value).__name__)
 
 
-def markdown_table(specs: Iterable[ParameterSpec]) -> str:
-    """Return the parameters as a Markdown table without a newline at the end."""
-    lines = ['| name | default | range | live | meaning |', '|---|---|---|---|---|']
+def markdown_tables(specs: Iterable[ParameterSpec]) -> str:
+    """Return Markdown tables of the read-only and the live parameters, without a last newline."""
+    specs = tuple(specs)
+    fixed = [spec for spec in specs if not spec.is_live]
+    live = [spec for spec in specs if spec.is_live]
+    return '\n\n'.join(
+        f'{title}:\n\n{_markdown_table(part)}'
+        for title, part in (('Read-only', fixed), ('Live', live))
+        if part
+    )
+
+
+def _markdown_table(specs: Iterable[ParameterSpec]) -> str:
+    lines = ['| name | default | range | meaning |', '|---|---|---|---|']
     for spec in specs:
         default = str(spec.default).lower() if isinstance(spec.default, bool) else spec.default
         cells = (
             f'`{spec.name}`',
             f'`{default}`' if default != '' else '',
             spec.range_text,
-            'yes' if spec.is_live else 'no',
             spec.meaning,
         )
         lines.append(f'| {" | ".join(cells)} |')

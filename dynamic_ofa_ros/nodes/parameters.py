@@ -370,9 +370,9 @@ MONITOR = (
     ParameterSpec(
         'picture.rate_hz',
         5.0,
-        'most pictures per second and classifier; 0 = none',
+        'most pictures per second; several cameras take turns; 0 = none',
         lowest=0.0,
-        highest=30.0,
+        highest=10.0,
         is_live=False,
     ),
     ParameterSpec(

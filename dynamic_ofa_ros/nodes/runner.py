@@ -97,7 +97,7 @@ def _run(
         if signals or not rclpy.ok():
             logging.getLogger(__name__).debug('interrupted by a signal: %s', error)
         elif isinstance(error, (DynamicOfaError, InvalidQosOverridesError)):
-            return _report(name, error)
+            return _report(name, error, node)
         else:
             raise
     finally:
@@ -114,10 +114,10 @@ def _handle(number: int, handler: Any) -> None:
         signal.signal(number, handler)
 
 
-def _report(name: str, error: Exception) -> int:
+def _report(name: str, error: Exception, node: Any = None) -> int:
     text = ' '.join(str(error).split())
     if rclpy.ok():
-        get_logger(name).fatal(text)
+        (get_logger(name) if node is None else node.get_logger()).fatal(text)
     else:
         sys.stderr.write(f'{name}: {text}\n')
     return EXIT_BAD_INPUT

@@ -6,13 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
-
-import numpy as np
 
 from dynamic_ofa_ros.errors import CheckpointError, DatasetError, DownloadError
 from dynamic_ofa_ros.family import Preprocessing
-from dynamic_ofa_ros.files import cache_directory, creating_folder, replacing
+from dynamic_ofa_ros.files import cache_directory, creating_folder
+from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import write_arrays
 from dynamic_ofa_ros.offline.data.folders import class_folders, find_splits
 from dynamic_ofa_ros.space.spaces import search_space
 from dynamic_ofa_ros.supernet.published.checkpoints import (
@@ -210,8 +208,7 @@ def _fetch(
             training={'published_as': name, 'source': source, 'sha256': weights.sha256},
         ).save(supernet)
         if predictor is not None:
-            with replacing(folder / PREDICTOR_FILE) as temporary, temporary.open('wb') as file:
-                np.savez(file, **cast(Any, predictor))
+            write_arrays(folder / PREDICTOR_FILE, predictor)
     # Recorded only now, after the file has proved usable.
     is_new = [shelf.checksums.record(item.name, item.sha256) for item in fetched]
     for item in fetched:

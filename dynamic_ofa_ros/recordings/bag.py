@@ -15,6 +15,7 @@ from dynamic_ofa_ros.files import share_directory
 
 MCAP_END = b'\x89MCAP0\r\n'
 STORAGES = ('.mcap', '.db3')
+EXPECTED = 'give the folder of a rosbag2 recording, or its .mcap or .db3 file'
 MAX_ERROR_LENGTH = 120  # characters of an error message of the library
 
 DEFINITIONS = {
@@ -98,19 +99,18 @@ class Bag:
         """Raise RecordingError for common mistakes."""
         path = self.path
         if not path.exists():
-            raise RecordingError(f'there is no bag {path}')
+            raise RecordingError(f'{path} does not exist; {EXPECTED}')
         if path.is_dir() and not (path / 'metadata.yaml').is_file():
             files = sorted(f.name for f in path.iterdir() if f.suffix in STORAGES)
             if not files:
-                raise RecordingError(f'{path} is not a bag: it has no metadata.yaml')
+                content = 'has no metadata.yaml' if any(path.iterdir()) else 'is empty'
+                raise RecordingError(f'the folder {path} {content}; {EXPECTED}')
             raise RecordingError(
                 f'{path} has no metadata.yaml; give its file {files[0]} instead, or run '
                 f"'ros2 bag reindex {path}'"
             )
-        if path.is_file() and path.suffix not in STORAGES:
-            raise RecordingError(
-                f'{path} is not a bag; give a folder with metadata.yaml, or a .mcap or .db3 file'
-            )
+        if not path.is_dir() and path.suffix not in STORAGES:
+            raise RecordingError(f'{path} is not a recording; {EXPECTED}')
 
     @contextlib.contextmanager
     def _recording_errors(self) -> Iterator[None]:

@@ -152,7 +152,7 @@ def _read_bag(bag: Bag, name: str, source: str, title: str) -> Recording:
     nodes = [topic.removesuffix('/telemetry') for topic in bag.of_type(TELEMETRY)]
     if not nodes:
         raise RecordingError(
-            f'{bag.path} has no telemetry of a classifier; record the topic ~/telemetry, such as '
+            f'{bag.path} has no telemetry topic; record the topic ~/telemetry, such as '
             '/classifier/telemetry'
         )
     node = _chosen(nodes, name, source, 'classifier')
@@ -270,7 +270,9 @@ def unanswered(time_s: float, limit_ms: float) -> FrameRecord:
 
 def _read_csv(path: Path, name: str, source: str, title: str) -> Recording:
     if not path.is_file():
-        raise RecordingError(f'there is no file {path}')
+        raise RecordingError(
+            f'{path} is not a file; give frames.csv of the demo or a file of simulate --frames'
+        )
     try:
         with path.open(encoding='utf-8', newline='') as file:
             rows = list(csv.DictReader(file, strict=True))

@@ -19,6 +19,7 @@ from dynamic_ofa_ros.runtime.profiling import (
     PAUSE_S,
     Clock,
     profile_engine,
+    warn_when_busy,
 )
 
 if TYPE_CHECKING:
@@ -39,11 +40,8 @@ class _Known:
 
     @property
     def was_busy(self) -> bool:
-        """Whether other processes used the device during the measurement."""
-        try:
-            return float(self.profile.conditions.get('load_of_others', 'nan')) > BUSY_ABOVE
-        except ValueError:
-            return False
+        """Whether other programs used the device during the measurement."""
+        return self.profile.load_of_others > BUSY_ABOVE
 
 
 def load_or_measure_profile(
@@ -110,12 +108,7 @@ def load_or_measure_profile(
         )
         profile = replace(profile, conditions={**profile.conditions, **conditions})
         cache.write(relative, lambda path: write_profile(profile, path))
-    if _Known('new', profile).was_busy:
-        _log.warning(
-            'other processes used %s of the device during profiling; it is repeated at the next '
-            'start on an idle device',
-            profile.conditions['load_of_others'],
-        )
+    warn_when_busy(profile.load_of_others, 'it is measured again at the next idle start')
     return profile
 
 

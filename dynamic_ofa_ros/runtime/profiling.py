@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -34,7 +35,22 @@ times as fast as on a robot; every frame would then seem to be contended.
 
 MAX_SECONDS = 2.5
 BUSY_ABOVE = 0.25
-"""Maximum share of the device used by other processes during the measurement of a profile."""
+"""Maximum share of the device used by other programs during the measurement of a profile."""
+
+logger = logging.getLogger(__name__)
+
+
+def warn_when_busy(load_of_others: float, advice: str) -> None:
+    """Warn that latencies may be too high if other programs used much of the device.
+
+    load_of_others: fraction of the device during the measurement; NaN if it is unknown.
+    """
+    if load_of_others > BUSY_ABOVE:
+        logger.warning(
+            'other programs used %.0f %% of the device; latencies may be too high: %s',
+            100.0 * load_of_others,
+            advice,
+        )
 
 
 def profile_engine(

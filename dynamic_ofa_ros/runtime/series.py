@@ -1,4 +1,9 @@
-"""Detect changes in a series of values without assuming a distribution."""
+"""Detect changes in a series of values without assuming a distribution.
+
+A run is the last few values. If a share p of the values before it is at least as high as its
+lowest value, then n new values are all that high by chance with a probability of about p^n. A run
+is a change if this probability is below CHANCE. The same applies to low values.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ WINDOW = 128
 """Maximum number of stored values."""
 
 RUNS = (2, 3, 4, 6, 9, 13, 19)
-"""Lengths of the runs of last values that are compared with the values before them."""
+"""Lengths of the runs that are compared with the values before them."""
 
 CHANCE = 2e-4
 """A run is a change if its probability without a change is below this."""
@@ -32,27 +37,31 @@ SPREAD_GAIN = 0.1
 """Weight of the newest value in the spread."""
 
 
-def _runs(count: int) -> tuple[tuple[int, int, float, float], ...]:
-    """Return the runs to compare in a series of `count` values: (length, place, far, too_many).
+_Run = tuple[int, int, float, int, float]
 
-    A run is no change if its lowest value is at most `low` and its highest at least `high`. With
-    enough values before the run, these are the values at `place`, counted in descending and
-    ascending order. With fewer, they lie `far` spreads above and below the middle; a run that is
-    not within them is a change if fewer values before it than `too_many` - 1 are as extreme.
+
+def _run(length: int, before: int) -> _Run:
+    """Return (length, rank, reach, missing, usual) of a run with `before` values before it.
+
+    rank: the run is not high if its lowest value is not among the `rank` - 1 highest of all
+    values, and not low if its highest value is not among the `rank` - 1 lowest.
+    reach: if `rank` is 0, these limits are `reach` spreads above and below the middle instead.
+    missing: number of values before the run that follow the normal distribution.
+    usual: the run is a change if fewer values before it are as high as its lowest value, or as
+    low as its highest value.
     """
-    runs = []
-    for run, likely in ((run, CHANCE ** (1.0 / run)) for run in RUNS):
-        if run > count or (run > LONG_RUN and 2 * run > count):
-            break
-        missing = EXPECTED_FRAMES - (count - run)
-        too_many = likely * (max(count - run, EXPECTED_FRAMES) + 1)
-        place = math.ceil(too_many) + run - 2
-        share = (too_many - 1.0) / missing if missing > 0 else 0.0
-        far = math.inf if share <= 0.0 else -math.inf
-        if 0.0 < share < 1.0:
-            far = TIE - NormalDist().inv_cdf(share)
-        runs.append((run, place, far, too_many))
-    return tuple(runs)
+    missing = max(0, EXPECTED_FRAMES - before)
+    usual = CHANCE ** (1.0 / length) * (before + missing + 1) - 1.0
+    if usual < missing:  # the normal distribution alone can make the run usual
+        return length, 0, TIE - NormalDist().inv_cdf(usual / missing), missing, usual
+    # With `before`: a run with the lowest of all values is not high.
+    return length, min(math.ceil(usual), before) + length, 0.0, missing, usual
+
+
+def _runs(count: int) -> tuple[_Run, ...]:
+    """Return the runs to compare in a series of `count` values."""
+    lengths = [n for n in RUNS if n <= count and (n <= LONG_RUN or 2 * n <= count)]
+    return tuple(_run(length, count - length) for length in lengths)
 
 
 _RUNS = tuple(_runs(count) for count in range(WINDOW + 1))
@@ -109,31 +118,36 @@ class Series(SortedWindow):
 
     def changed(self) -> int:
         """Return how many of the last values differ from those before; 0 if there is no change."""
-        ordered, values, count = self.ordered, self.values, len(self.values)
+        values, ordered = self.values, self.ordered
         lowest = highest = values[-1]
-        done = 1  # number of values included in `lowest` and `highest`
-        for run, place, far, too_many in _RUNS[count]:
-            missing = EXPECTED_FRAMES - (count - run)
-            if missing > 0:
-                low, high = self.middle + far * self.spread, self.middle - far * self.spread
+        included = 1  # number of values included in `lowest` and `highest`
+        for length, rank, reach, missing, usual in _RUNS[len(values)]:
+            if rank:
+                low, high = ordered[-rank], ordered[rank - 1]
             else:
-                low, high = ordered[~place], ordered[place]
+                distance = reach * self.spread
+                low, high = self.middle + distance, self.middle - distance
             if lowest <= low and highest >= high:
                 continue  # more values can only make `lowest` lower and `highest` higher
-            rest, done = values[-run:-done], run
+            rest, included = values[-length:-included], length
             lowest, highest = min(lowest, *rest), max(highest, *rest)
-            if lowest <= low and highest >= high:
-                continue
-            if missing <= 0:
-                return run
-            above = missing * _below((self.middle - lowest) / self.spread + TIE)
-            below = missing * _below((highest - self.middle) / self.spread + TIE)
-            above += count - bisect_left(ordered, lowest) - run
-            below += bisect_right(ordered, highest) - run
-            if min(above, below) + 1 < too_many:
-                return run
+            is_usual = lowest <= low and highest >= high
+            if not is_usual and self._as_extreme(lowest, highest, missing) - length < usual:
+                return length
         return 0
 
+    def _as_extreme(self, lowest: float, highest: float, missing: int) -> float:
+        """Return how many values are at least `lowest`, or at most `highest` if those are fewer.
 
-def _below(z: float) -> float:
+        missing: number of values in addition that follow the normal distribution.
+        """
+        above = len(self.ordered) - bisect_left(self.ordered, lowest)
+        below = bisect_right(self.ordered, highest)
+        share_above = _normal_share((self.middle - lowest) / self.spread + TIE)
+        share_below = _normal_share((highest - self.middle) / self.spread + TIE)
+        return min(above + missing * share_above, below + missing * share_below)
+
+
+def _normal_share(z: float) -> float:
+    """Return the share of a normal distribution below `z` standard deviations."""
     return 0.5 * math.erfc(-z / math.sqrt(2.0))

@@ -78,7 +78,10 @@ def test_runs_of_the_demo_have_reaction_and_recovery(tmp_path, capsys, monkeypat
 @pytest.mark.parametrize(
     ('arguments', 'words'),
     [
-        (['quick', 'gone'], 'there is no bag gone'),
+        (['quick', 'gone'], 'gone does not exist; give the folder of a rosbag2 recording'),
+        (['gone:/classifier', 'quick'], 'gone:/classifier does not exist; give the folder'),
+        (['quick', 'gone.csv'], 'gone.csv is not a file; give frames.csv'),
+        (['quick', '.'], 'the folder . has no metadata.yaml; give the folder'),
         (['quick', 'slow', '--output', 'picture'], 'its name must end with .png'),
         (['quick', 'slow:/other'], 'no classifier /other'),
     ],

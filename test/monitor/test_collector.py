@@ -18,7 +18,7 @@ from std_msgs.msg import Header
 from dynamic_ofa_ros.monitor import collector as module
 from dynamic_ofa_ros.monitor.collector import Collector
 from dynamic_ofa_ros.monitor.parameter_client import MAX_PENDING, problem_of
-from dynamic_ofa_ros.monitor.records import Records
+from dynamic_ofa_ros.monitor.records import FRAME_FIELDS, Records
 from dynamic_ofa_ros.msg import ActiveLevel, LevelArray, Telemetry
 from dynamic_ofa_ros.nodes import conversions, qos
 
@@ -26,6 +26,9 @@ NAN = math.nan
 LIMIT = 'constraints.max_latency_ms'
 IMAGES = '/camera/image_raw'
 TIMEOUT_S = 20.0
+PICTURE_RATE_HZ = 10.0
+GAP_S = 0.015
+TIME, LEVEL = FRAME_FIELDS.index('time_s'), FRAME_FIELDS.index('level')
 
 # A service warns if it has not discovered its client yet; the collector repeats the request.
 pytestmark = pytest.mark.filterwarnings('ignore:failed to send response:RuntimeWarning')
@@ -34,14 +37,14 @@ pytestmark = pytest.mark.filterwarnings('ignore:failed to send response:RuntimeW
 class Classifier:
     """A node with the topics and parameters of a classifier, controlled by the test."""
 
-    def __init__(self, graph, name):
+    def __init__(self, graph, name, images):
         self._graph = graph
         self.node = rclpy.create_node(name, context=graph.context, namespace='/robot')
         graph.executor.add_node(self.node)
         self.telemetry = self.node.create_publisher(Telemetry, '~/telemetry', qos.TELEMETRY)
         self.levels = self.node.create_publisher(LevelArray, '~/levels', qos.LATCHED)
         self.active = self.node.create_publisher(ActiveLevel, '~/active_level', qos.LATCHED)
-        self.node.create_subscription(Image, IMAGES, lambda message: None, 1)
+        self.node.create_subscription(Image, images, lambda message: None, 1)
         descriptor = ParameterDescriptor(
             description='a limit',
             floating_point_range=[FloatingPointRange(from_value=0.0, to_value=100.0)],
@@ -71,11 +74,11 @@ class Graph:
         self.node = rclpy.create_node('monitor', context=session.context)
         self.executor.add_node(self.node)
         self.records = Records()
-        self.collector = Collector(self.node, self.records, 64, 20.0)
+        self.collector = Collector(self.node, self.records, 64, PICTURE_RATE_HZ)
         self.classifiers = []
 
-    def add(self, name):
-        self.classifiers.append(Classifier(self, name))
+    def add(self, name, images=IMAGES):
+        self.classifiers.append(Classifier(self, name, images))
         return self.classifiers[-1]
 
     def record(self, name):
@@ -91,8 +94,11 @@ class Graph:
             self.executor.spin_once(timeout_sec=0.02)
         return found
 
+    def all_subscriptions(self):
+        return [subscription.topic_name for subscription in self.node.subscriptions]
+
     def subscriptions(self):
-        return {subscription.topic_name for subscription in self.node.subscriptions}
+        return set(self.all_subscriptions())
 
     def set(self, *arguments):
         """Set a parameter; return the answer."""
@@ -116,7 +122,8 @@ def session(tmp_path_factory):
 
 
 @pytest.fixture
-def graph(session):
+def graph(session, monkeypatch):
+    monkeypatch.setattr(module, 'IDLE_DISCOVERY_PERIOD_S', 0.2)
     found = Graph(session)
     yield found
     found.close()
@@ -166,11 +173,86 @@ def test_telemetry_with_nan_and_pictures_reach_the_record(graph):
     graph.collector.set_watching(True)
     graph.wait_until(lambda: graph.record('busy'))
     record = graph.record('busy')
-    graph.wait_until(lambda: record.frames and record.pictures >= 2, publish)
-    assert record.image_topic == IMAGES
-    assert record.picture.jpeg.startswith(b'\xff\xd8')
+    ((picture, answers),) = graph.wait_until(
+        lambda: record.frames and graph.records.pictures(1), publish
+    )
+    assert picture.jpeg.startswith(b'\xff\xd8')
+    assert answers['/robot/busy']['level'] == 2
     entries = {entry['name']: entry for entry in graph.records.update({})}
     assert entries['/robot/busy']['latest']['slowdown'] is None
+
+
+def test_telemetry_between_two_readings_keeps_its_order_and_distance(graph):
+    classifier = graph.add('steady')
+    graph.collector.set_watching(True)
+    graph.wait_until(lambda: graph.record('steady'))
+    record = graph.record('steady')
+    graph.wait_until(
+        lambda: record.frames, lambda: classifier.telemetry.publish(Telemetry(slowdown=1.0))
+    )
+    graph.wait_until(lambda: not graph.collector._watches[record.name]._telemetry.take_all())
+    count, begin_s = record.frame_count, time.time()
+    for level in range(1, 6):
+        classifier.telemetry.publish(Telemetry(level=level))
+        time.sleep(GAP_S)
+    graph.wait_until(lambda: record.frame_count == count + 5)
+    frames = list(record.frames)[-5:]
+    assert [frame[LEVEL] for frame in frames] == [1, 2, 3, 4, 5]
+    times_s = [frame[TIME] for frame in frames]
+    assert begin_s < times_s[0]
+    assert times_s[-1] <= time.time() + 1e-3  # rounded to ms
+    gaps_s = np.diff(times_s)
+    assert (gaps_s >= 0.9 * GAP_S).all()
+    assert gaps_s.sum() < 4 * GAP_S + (time.time() - begin_s - 5 * GAP_S)
+
+
+def test_classifiers_of_one_camera_share_its_picture_and_cameras_take_turns(graph):
+    for name, images in (('left', IMAGES), ('right', IMAGES), ('rear', '/rear')):
+        graph.add(name, images)
+    node = graph.classifiers[0].node
+    image = conversions.image_message(np.full((60, 80, 3), 90, np.uint8), Header(), 'rgb8')
+    publishers = [
+        node.create_publisher(Image, topic, qos_profile_sensor_data) for topic in (IMAGES, '/rear')
+    ]
+    graph.collector.set_watching(True)
+    cameras = graph.collector._cameras
+    graph.wait_until(lambda: set(cameras) == {IMAGES, '/rear'})
+    found = []
+
+    def publish():
+        for publisher in publishers:
+            publisher.publish(image)
+        for picture, answers in graph.records.pictures(found[-1][0] if found else 0):
+            found.append((picture.number, sorted(answers)))
+
+    graph.wait_until(lambda: len(found) >= 8, publish)
+    topics = [answers for _, answers in found[2:]]
+    pair, rear = ['/robot/left', '/robot/right'], ['/robot/rear']
+    assert topics == [pair, rear] * 3 or topics == [rear, pair] * 3
+    assert sum(topic == IMAGES for topic in graph.all_subscriptions()) == 1
+
+
+def test_a_silent_camera_does_not_delay_the_others(graph):
+    for name, images in (('seen', IMAGES), ('blind', '/nothing')):
+        graph.add(name, images)
+    image = conversions.image_message(np.full((60, 80, 3), 90, np.uint8), Header(), 'rgb8')
+    publisher = graph.classifiers[0].node.create_publisher(Image, IMAGES, qos_profile_sensor_data)
+    graph.collector.set_watching(True)
+    graph.wait_until(lambda: len(graph.collector._cameras) == 2)
+    graph.wait_until(lambda: graph.records.pictures(0), lambda: publisher.publish(image))
+    first, begin_s = graph.records.pictures(0)[0][0].number, time.monotonic()
+    graph.wait_until(lambda: graph.records.pictures(first + 9), lambda: publisher.publish(image))
+    assert time.monotonic() - begin_s < 1.5 * 10 / PICTURE_RATE_HZ
+
+
+def test_a_page_does_not_show_the_last_picture_of_the_previous_page(graph):
+    graph.add('old')
+    image = conversions.image_message(np.full((60, 80, 3), 90, np.uint8), Header(), 'rgb8')
+    publisher = graph.classifiers[0].node.create_publisher(Image, IMAGES, qos_profile_sensor_data)
+    graph.collector.set_watching(True)
+    graph.wait_until(lambda: graph.records.pictures(0), lambda: publisher.publish(image))
+    graph.collector.set_watching(False)
+    graph.wait_until(lambda: not graph.records.pictures(0))
 
 
 def test_parameters_are_found_and_set_or_rejected_with_the_reason_of_the_node(graph):

@@ -13,7 +13,7 @@ from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
 from dynamic_ofa_ros.monitor.access import MonitorError, access_for
-from dynamic_ofa_ros.monitor.records import Picture, Records
+from dynamic_ofa_ros.monitor.records import Records
 from dynamic_ofa_ros.monitor.server import MAX_PAGES, PageServer
 from dynamic_ofa_ros.msg import Telemetry
 
@@ -182,7 +182,8 @@ def test_the_token_is_moved_from_the_url_to_a_cookie(guarded):
 def test_pages_get_updates_and_pictures_and_watching_ends_with_the_last_page(served):
     record = served.records.create('/classifier')
     record.add_telemetry(Telemetry(level=3), 100.0)
-    record.set_picture(Picture(b'a picture', (0, 0)))
+    record.image_topic = '/image'
+    served.records.set_picture('/image', b'a picture', (0, 0))
 
     async def look():
         page = await served.open()
@@ -196,7 +197,7 @@ def test_pages_get_updates_and_pictures_and_watching_ends_with_the_last_page(ser
     update, picture = run(look())
     assert update['classifiers'][0]['latest']['level'] == 3
     length = int.from_bytes(picture[:2], 'big')
-    assert json.loads(picture[2 : 2 + length])['name'] == '/classifier'
+    assert list(json.loads(picture[2 : 2 + length])) == ['/classifier']
     assert picture[2 + length :] == b'a picture'
     served.wait_until(lambda: served.watching == [True, False])
 

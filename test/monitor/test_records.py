@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 
 import pytest
 
@@ -12,7 +13,6 @@ from dynamic_ofa_ros.monitor.records import (
     MAX_FRAMES,
     MAX_SWITCHES,
     RECENT_FRAMES,
-    Picture,
     Records,
     frame_of,
 )
@@ -156,16 +156,54 @@ def test_a_level_beyond_the_table_has_no_predictions(record):
 
 
 def test_a_picture_is_sent_with_the_answer_of_its_frame(records, record):
+    record.image_topic = '/image'
     for second, label in ((1, 'stop'), (2, 'yield'), (3, 'left')):
         message = telemetry(top1_label=label, top1_score=0.5)
         message.header.stamp.sec = second
         record.add_telemetry(message, float(second))
-    seen = {}
+    last = 0
     for stamp, label in (((2, 0), 'yield'), ((7, 0), 'left'), ((0, 0), 'left')):
-        record.set_picture(Picture(b'jpeg', stamp))
-        ((header, jpeg),) = records.pictures(seen)
-        assert (header['name'], header['answer']['label'], jpeg) == (NAME, label, b'jpeg')
-        assert records.pictures(seen) == []
+        records.set_picture('/image', b'jpeg', stamp)
+        ((picture, answers),) = records.pictures(last)
+        assert picture.jpeg == b'jpeg'
+        assert {name: answer['label'] for name, answer in answers.items()} == {NAME: label}
+        last = picture.number
+        assert records.pictures(last) == []
+
+
+def test_a_picture_waits_for_the_labels_of_the_running_classifiers_of_its_topic(records):
+    names = '/a', '/b', '/stopped', '/other', '/new'
+    a, b, stopped, other, _ = (records.create(name) for name in names)
+    for record in (a, b, stopped):
+        record.image_topic = '/front'
+    now_s = time.time()
+
+    def answer(record, sec, time_s=now_s):
+        message = telemetry()
+        message.header.stamp.sec = sec
+        record.add_telemetry(message, time_s)
+
+    answer(stopped, 1, now_s - 10.0)
+    answer(other, 1)
+    answer(a, 5)
+    answer(b, 4)
+    assert records.is_answered('/front', (4, 0))
+    assert not records.is_answered('/front', (5, 0))
+    answer(b, 6)  # has skipped the image
+    assert records.is_answered('/front', (5, 0))
+    assert not records.is_answered('/front', (6, 1))
+
+
+def test_a_picture_is_sent_once_for_all_classifiers_of_a_topic(records):
+    for name, topic in (('/a', '/front'), ('/b', '/front'), ('/c', '/rear')):
+        records.create(name).image_topic = topic
+    records.set_picture('/rear', b'rear', (1, 0))
+    records.set_picture('/front', b'old', (1, 0))
+    records.set_picture('/front', b'front', (2, 0))
+    found = [(picture.jpeg, list(answers)) for picture, answers in records.pictures(0)]
+    assert found == [(b'rear', ['/c']), (b'front', ['/a', '/b'])]
+    records.remove_picture('/rear')
+    assert [picture.jpeg for picture, _ in records.pictures(0)] == [b'front']
 
 
 def test_without_a_class_above_the_threshold_the_label_is_empty(record):

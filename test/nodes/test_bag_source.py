@@ -151,7 +151,7 @@ def test_a_bag_that_is_damaged_later_is_told_when_it_is_read(tmp_path):
 
 
 def test_a_missing_bag_is_named(tmp_path):
-    with pytest.raises(RecordingError, match=r'there is no bag .*nowhere'):
+    with pytest.raises(RecordingError, match=r'nowhere does not exist; give the folder'):
         BagSource(str(tmp_path / 'nowhere'))
     with pytest.raises(SourceError, match='path is empty'):
         BagSource('')

@@ -180,6 +180,16 @@ def test_a_family_that_is_not_there_fails_the_transition_and_not_the_node(domain
     assert node.stop() == 0, node.output()
 
 
+def test_an_error_during_the_autostart_is_logged_once_and_ends_the_node(domain):
+    node = domain.start(
+        'classifier_node', {'family': 'nonsense'}, arguments=('-r', '__ns:=/unknown')
+    )
+    assert node.wait(TIMEOUT_S) == 2
+    (line,) = (line for line in node.output().splitlines() if 'no family' in line)
+    assert line.startswith('[FATAL]')
+    assert '[unknown.classifier]: there is no family at nonsense' in line
+
+
 def test_parameters_are_checked_before_engines_are_built(domain, family, tmp_path):
     domain.environment['DYNAMIC_OFA_CACHE'] = str(tmp_path)
     node = domain.start('classifier_node', {'family': family, 'top_k': 0})
@@ -191,7 +201,7 @@ def test_parameters_are_checked_before_engines_are_built(domain, family, tmp_pat
 def test_a_level_that_the_family_lacks_is_refused_at_the_start(domain, family):
     node = domain.start('classifier_node', {'family': family, 'manager.fixed_level': 3})
     assert node.wait(TIMEOUT_S) == 2
-    assert 'manager.fixed_level is 3; it must lie in [0, 2]' in node.output()
+    assert node.output().count('manager.fixed_level is 3; it must lie in [0, 2]') == 1
     assert 'Traceback' not in node.output()
 
 

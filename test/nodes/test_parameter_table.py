@@ -13,7 +13,7 @@ from dynamic_ofa_ros.nodes.parameter_table import (
     NodeParameters,
     ParameterError,
     ParameterSpec,
-    markdown_table,
+    markdown_tables,
 )
 
 LIMIT = ParameterSpec('limit_ms', 1.5, 'a limit, in ms', lowest=0.0, highest=100.0)
@@ -226,11 +226,14 @@ def test_error_of_a_parameter_is_one_for_the_user():
     assert issubclass(ParameterError, DynamicOfaError)
 
 
-def test_markdown_table_has_a_line_for_each():
-    lines = markdown_table(SPECS).splitlines()
-    assert lines[0] == '| name | default | range | live | meaning |'
-    assert lines[2] == '| `limit_ms` | `1.5` | 0 to 100 | yes | a limit, in ms |'
-    assert lines[5] == '| `mode` | `slow` | slow, fast | yes | how |'
-    assert lines[7] == '| `fixed` | `1.0` | 0 to 2 | no | for ever |'
-    assert lines[8] == '| `flag` | `true` |  | yes | on or off |'
-    assert len(lines) == len(SPECS) + 2
+def test_markdown_tables_have_a_line_for_each():
+    lines = markdown_tables(SPECS).splitlines()
+    head = ['', '| name | default | range | meaning |', '|---|---|---|---|']
+    live = lines.index('Live:')
+    assert lines[:4] == ['Read-only:', *head]
+    assert lines[4:live] == ['| `fixed` | `1.0` | 0 to 2 | for ever |', '']
+    assert lines[live + 1 : live + 4] == head
+    assert lines[live + 4] == '| `limit_ms` | `1.5` | 0 to 100 | a limit, in ms |'
+    assert '| `mode` | `slow` | slow, fast | how |' in lines
+    assert lines[-1] == '| `flag` | `true` |  | on or off |'
+    assert sum(line.startswith('| `') for line in lines) == len(SPECS)

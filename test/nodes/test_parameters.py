@@ -101,6 +101,6 @@ def test_zero_removes_a_constraint():
     assert math.isnan(constraints.min_accuracy)
 
 
-def test_markdown_table_lists_every_parameter():
-    table = parameter_table.markdown_table(parameters.CLASSIFIER)
+def test_markdown_tables_list_every_parameter():
+    table = parameter_table.markdown_tables(parameters.CLASSIFIER)
     assert all(f'| `{name}` |' in table for name in DEFAULTS)

@@ -516,6 +516,7 @@ def test_measure_adds_a_platform_and_replaces_it_only_with_force(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setenv('DYNAMIC_OFA_CACHE', str(tmp_path / 'cache'))
+    monkeypatch.setattr('dynamic_ofa_ros.runtime.engine.usable_cpus', lambda: 2)
     family = make_random_family(tmp_path / 'family', levels=2, width_mult=0.1)
     arguments = ['measure', str(family), '--device', 'cpu', '--engine', 'pytorch']
     checksum = Family.load(family).checksum

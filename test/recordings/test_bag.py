@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import sqlite3
 import tracemalloc
@@ -125,14 +126,27 @@ def sentence(path: Path) -> str:
     return text
 
 
-def test_a_missing_bag_is_named(tmp_path):
-    assert 'there is no bag' in sentence(tmp_path / 'nowhere')
+EXPECTED = 'give the folder of a rosbag2 recording, or its .mcap or .db3 file'
 
 
-def test_other_files_and_folders_are_rejected(tmp_path):
-    assert 'no metadata.yaml' in sentence(tmp_path)
-    (tmp_path / 'video.mp4').write_bytes(b'nothing like a bag')
-    assert '.mcap or .db3' in sentence(tmp_path / 'video.mp4')
+def folder_with_a_file(path):
+    path.mkdir()
+    (path / 'a.jpg').touch()
+
+
+@pytest.mark.parametrize(
+    ('make', 'problem'),
+    [
+        (lambda path: None, 'does not exist'),
+        (Path.mkdir, 'is empty'),
+        (folder_with_a_file, 'has no metadata.yaml'),
+        (Path.touch, 'is not a recording'),
+        (os.mkfifo, 'is not a recording'),
+    ],
+)
+def test_what_is_no_bag_is_named_with_what_is_expected(tmp_path, make, problem):
+    make(tmp_path / 'drive')
+    assert sentence(tmp_path / 'drive').endswith(f'drive {problem}; {EXPECTED}')
 
 
 def test_the_error_for_a_folder_without_metadata_names_the_file_to_read(tmp_path):

@@ -55,8 +55,9 @@ def test_levels_are_steps_and_loads_are_shaded():
     assert set(switching.lines[0].get_ydata()) == {3, 8}
     assert switching.lines[0].get_drawstyle() == 'steps-post'
     for axes in figure.axes:
-        (shade,) = axes.patches
-        assert (shade.get_x(), shade.get_x() + shade.get_width()) == (5.0, 12.0)
+        (shade,) = axes.patches  # a Rectangle, or a Polygon in Matplotlib before 3.9
+        corners = shade.get_patch_transform().transform(shade.get_path().vertices)
+        assert set(corners[:, 0]) == {5.0, 12.0}
 
 
 def test_missing_answers_and_limits_are_drawn():

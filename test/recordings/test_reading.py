@@ -227,5 +227,5 @@ def test_other_csv_files_are_rejected(tmp_path, text, words):
 
 @pytest.mark.parametrize('name', ['nowhere', 'nowhere.csv', 'nowhere:/classifier'])
 def test_a_missing_recording_is_named(tmp_path, name):
-    with pytest.raises(RecordingError, match='there is no'):
+    with pytest.raises(RecordingError, match=f'{name} (does not exist|is not a file); give'):
         read(str(tmp_path / name), 'A')

@@ -3,6 +3,7 @@
 // Texts from the ROS graph are set as text, never as markup.
 
 const WINDOW_S = 60;
+const BAR_S = 0.5;
 const RECENT_S = 10;
 const SILENT_S = 2;
 const DRAW_MS = 200;
@@ -45,7 +46,7 @@ function element(tag, className, text) {
 
 function isNumber(value) { return typeof value === 'number' && Number.isFinite(value); }
 
-function number(value, digits = 1) { return isNumber(value) ? value.toFixed(digits) : '–'; }
+function number(value, digits = 1) { return isNumber(value) ? value.toFixed(Math.abs(value) < 100 ? digits : 0) : '–'; }
 
 function percent(value, digits = 1) { return isNumber(value) ? (100 * value).toFixed(digits) : '–'; }
 
@@ -66,7 +67,6 @@ class View {
     this.latest = null;
     this.counters = [];
     this.fields = new Map();
-    this.pictureUrl = '';
     this.root = document.getElementById('classifier').content.cloneNode(true).firstElementChild;
     this.root.dataset.classifier = name;
     this.find('h2').textContent = name;
@@ -149,8 +149,8 @@ class View {
     else if (this.value('enabled') === false) state = ['disabled', 'warn'];
     else if (silent) state = ['no labels', 'warn'];
     else if (!latest.feasible) state = ['no level fits', 'bad'];
-    else if (late > allowed) state = ['too many late', 'bad'];
     else if (!isNumber(latest.max_latency_ms)) state = ['no latency limit', 'good'];
+    else if (late > allowed) state = ['too many late', 'bad'];
     const badge = this.find('.state');
     setText(badge, state[0]);
     badge.className = `badge state ${state[1]}`;
@@ -225,16 +225,17 @@ class View {
       return line;
     });
     this.find('.switches ol').replaceChildren(...items);
-    setText(this.find('.count'), `the last ${items.length}, newest first`);
+    setText(this.find('.count'), items.length > 1 ? `the last ${items.length}, newest first` : '');
   }
 
-  showPicture(answer, blob) {
-    const image = this.find('.picture img');
-    const before = this.pictureUrl;
-    this.pictureUrl = URL.createObjectURL(blob);
-    image.src = this.pictureUrl;
-    image.hidden = false;
-    if (before) URL.revokeObjectURL(before);
+  showPicture(answer, bitmap) {
+    const canvas = this.find('.picture canvas');
+    if (canvas.width !== bitmap.width || canvas.height !== bitmap.height) {
+      canvas.width = bitmap.width;
+      canvas.height = bitmap.height;
+    }
+    canvas.getContext('2d').drawImage(bitmap, 0, 0);
+    canvas.hidden = false;
     if (answer.level === undefined) return;
     const label = answer.label ? `${answer.label}  ${percent(answer.score, 0)} %` : 'no class above the threshold';
     setText(this.find('.picture .label'), label);
@@ -264,43 +265,50 @@ class View {
     for (const parameter of parameters) this.fields.get(parameter.name).show(parameter);
   }
 
-  // Draws the slowest frame of each column of pixels, so that no spike is hidden.
+  // Draws a bar for the median frame of each half second, and a dot for its slowest frame.
   drawLatency() {
     const chart = new Chart(this.find('canvas.latency'));
     const [from, to] = this.scope.stages;
     const stages = STAGES.slice(from, to);
-    const totals = [];
-    const slowest = new Map();
-    let limit = null;
+    const groups = new Map();
     for (const frame of this.frames) {
       let total = 0;
       for (const stage of stages) total += frame[columns[stage.column]] ?? 0;
-      totals.push(total);
-      const x = Math.floor(chart.x(frame[columns.time_s]));
-      if (x >= chart.left && !(slowest.get(x)?.[0] >= total)) slowest.set(x, [total, frame]);
-      limit = frame[columns.max_latency_ms];
+      const number = Math.floor(frame[columns.time_s] / BAR_S);
+      if (!groups.has(number)) groups.set(number, []);
+      groups.get(number).push([total, frame]);
     }
-    totals.sort((a, b) => a - b);
+    const slowest = [];
+    for (const group of groups.values()) {
+      group.sort((a, b) => a[0] - b[0]);
+      slowest.push(group[group.length - 1][0]);
+    }
+    slowest.sort((a, b) => a - b);
+    const limit = this.frames.length ? this.frames[this.frames.length - 1][columns.max_latency_ms] : null;
     // Rare spikes are cut off, because they would compress the rest of the chart.
-    const usual = totals[Math.floor(0.97 * (totals.length - 1))] ?? 10;
+    const usual = slowest[Math.floor(0.9 * (slowest.length - 1))] ?? 10;
     chart.axes(Math.max(1.15 * usual, 1.5 * (limit ?? 0), 1));
-    const context = chart.context;
+    const { context } = chart;
     const inks = stages.map((stage) => colour(stage.colour));
-    const red = colour('--bad');
-    const width = Math.max(1, Math.min(6, chart.width / Math.max(1, slowest.size) * 0.9));
-    for (const [x, [total, frame]] of slowest) {
+    const [red, grey] = [colour('--bad'), colour('--muted')];
+    const width = Math.max(1, 0.75 * chart.width * BAR_S / WINDOW_S);
+    for (const [number, group] of groups) {
+      const x = chart.x((number + 0.5) * BAR_S);
+      if (x < chart.left + width / 2) continue;
       let low = 0;
+      const [, median] = group[Math.floor(group.length / 2)];
       stages.forEach((stage, index) => {
-        const high = low + (frame[columns[stage.column]] ?? 0);
+        const high = low + (median[columns[stage.column]] ?? 0);
         context.fillStyle = inks[index];
-        context.fillRect(x, chart.y(high), width, chart.y(low) - chart.y(high));
+        context.fillRect(x - width / 2, chart.y(high), width, chart.y(low) - chart.y(high));
         low = high;
       });
+      const [total, frame] = group[group.length - 1];
       const bound = frame[columns.max_latency_ms];
-      if (isNumber(bound) && total > bound) {
-        context.fillStyle = red;
-        context.fillRect(x - 0.5, chart.y(total) - 2, width + 1, 3);
-      }
+      context.fillStyle = isNumber(bound) && total > bound ? red : grey;
+      context.beginPath();
+      context.arc(x, chart.y(total), 1.75, 0, 2 * Math.PI);
+      context.fill();
     }
     chart.line(this.frames, columns.max_latency_ms, red, [7, 4], 2);
     this.drawLegend(stages, limit);
@@ -312,10 +320,10 @@ class View {
     const wanted = stages.map((stage) => stage.name).join();
     if (legend.dataset.stages !== wanted) {
       legend.dataset.stages = wanted;
-      legend.replaceChildren(...[...stages.map((s) => s.name), 'limit'].map((name, index) => {
+      legend.replaceChildren(...[...stages.map((s) => s.name), 'slowest', 'limit'].map((name, index) => {
         const item = element('span');
-        const key = element('i', name === 'limit' ? 'limit' : '');
-        if (name !== 'limit') key.style.background = `var(${stages[index].colour})`;
+        const key = element('i', index < stages.length ? '' : name);
+        if (index < stages.length) key.style.background = `var(${stages[index].colour})`;
         item.append(key, element('span'));
         return item;
       }));
@@ -325,6 +333,7 @@ class View {
       const middle = values[Math.floor(values.length / 2)];
       setText(legend.children[index].lastChild, `${stage.name} ${number(middle, 2)} ms`);
     });
+    setText(legend.children[stages.length].lastChild, 'slowest frame, red if late');
     setText(legend.lastChild.lastChild, isNumber(limit) ? `limit ${number(limit)} ms` : 'no limit');
   }
 
@@ -335,10 +344,7 @@ class View {
     chart.line(this.frames, columns.level, colour('--accent'), [], 2.5);
   }
 
-  remove() {
-    if (this.pictureUrl) URL.revokeObjectURL(this.pictureUrl);
-    this.root.remove();
-  }
+  remove() { this.root.remove(); }
 }
 
 function ladderRow(level) {
@@ -580,11 +586,15 @@ function take(message) {
   document.getElementById('empty').hidden = views.size > 0;
 }
 
-function takePicture(buffer) {
+// Decodes a picture once for all its classifiers and frees it at once; as images with URLs, old
+// pictures would stay in the memory of the browser for long.
+async function takePicture(buffer) {
   const length = new DataView(buffer).getUint16(0);
-  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 2, length)));
-  const view = views.get(header.name);
-  if (view) view.showPicture(header.answer, new Blob([new Uint8Array(buffer, 2 + length)], { type: 'image/jpeg' }));
+  const answers = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 2, length)));
+  const jpeg = new Blob([new Uint8Array(buffer, 2 + length)], { type: 'image/jpeg' });
+  const bitmap = await createImageBitmap(jpeg);
+  for (const [name, answer] of Object.entries(answers)) views.get(name)?.showPicture(answer, bitmap);
+  bitmap.close();
 }
 
 function connection(words, kind) {

@@ -7,9 +7,12 @@ fitted by `predictor_fit.py` and stored in the same format.
 
 from __future__ import annotations
 
+import io
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -144,8 +147,15 @@ def save_predictor(predictor: AccuracyPredictor, path: str | Path) -> None:
     }
     for i, (weight, bias) in enumerate(zip(predictor.weights, predictor.biases, strict=True)):
         arrays |= {f'w{i}': weight, f'b{i}': bias}
-    with replacing(Path(path).expanduser()) as temporary, temporary.open('wb') as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+    write_arrays(Path(path).expanduser(), arrays)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
+    """Write arrays to an .npz file, atomically."""
+    buffer = io.BytesIO()  # on a full disk, NumPy 1 leaves an open archive behind
+    np.savez(buffer, **cast(Any, arrays))
+    with replacing(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
 
 
 def read_predictor(path: str | Path) -> AccuracyPredictor:

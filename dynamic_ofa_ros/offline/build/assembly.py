@@ -29,9 +29,9 @@ from dynamic_ofa_ros.offline.accuracy.evaluation import (
 from dynamic_ofa_ros.offline.build.build_context import BuildContext, accuracy_device
 from dynamic_ofa_ros.offline.build.stages import check_some_are_right
 from dynamic_ofa_ros.offline.latency.family_profile import (
+    MEASURE_AGAIN,
     profile_family,
     settings_of,
-    warn_when_busy,
 )
 from dynamic_ofa_ros.offline.latency.on_device import level_of
 from dynamic_ofa_ros.offline.search.candidates import (
@@ -43,6 +43,7 @@ from dynamic_ofa_ros.offline.search.candidates import (
 from dynamic_ofa_ros.offline.search.pareto import front
 from dynamic_ofa_ros.offline.work_folder import Journal
 from dynamic_ofa_ros.progress import progress
+from dynamic_ofa_ros.runtime.profiling import warn_when_busy
 from dynamic_ofa_ros.runtime.reference import add_reference
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
 from dynamic_ofa_ros.supernet.batch_norm import save_statistics, statistics_of
@@ -234,7 +235,7 @@ def write_platforms(
     """
     profile = context.measure_latency([m.architecture for m in members])
     if context.settings.times_here:
-        warn_when_busy(profile, 'run dynamic-ofa measure --force on the family on an idle machine')
+        warn_when_busy(profile.load_of_others, MEASURE_AGAIN)
     # Predictions of a table are not written: the robot measures the family at its first start.
     profiles = [] if context.settings.by_table else [profile]
     for platform, earlier in (other.platforms if other is not None else {}).items():

@@ -23,7 +23,6 @@ import numpy.typing as npt
 from dynamic_ofa_ros.errors import DatasetError
 from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import AccuracyPredictor
 from dynamic_ofa_ros.offline.build.build_context import BuildContext, open_table
-from dynamic_ofa_ros.offline.latency.family_profile import warn_when_busy
 from dynamic_ofa_ros.offline.latency.measured import read_measured
 from dynamic_ofa_ros.offline.search.candidates import (
     FINALIST,
@@ -35,6 +34,7 @@ from dynamic_ofa_ros.offline.search.candidates import (
 )
 from dynamic_ofa_ros.offline.search.pareto import front
 from dynamic_ofa_ros.offline.work_folder import read_result, write_result
+from dynamic_ofa_ros.runtime.profiling import warn_when_busy
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
 from dynamic_ofa_ros.space.genome import GenomeEncoding, Genomes
 
@@ -300,7 +300,7 @@ def measure_finalists(context: BuildContext, chosen: Sequence[Candidate]) -> lis
     check_some_are_right(top1, len(context.selection))
     profile = context.measure_latency(architectures)
     if context.settings.times_here:
-        warn_when_busy(profile, 'on an idle machine, a build may choose other levels')
+        warn_when_busy(profile.load_of_others, 'a build on an idle machine may differ')
     return [
         replace(c, kind=FINALIST, top1=t, latency_ms=level.median_ms)
         for c, t, level in zip(chosen, top1, profile.levels, strict=True)

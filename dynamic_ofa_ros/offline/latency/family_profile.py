@@ -16,12 +16,14 @@ from dynamic_ofa_ros.family import (
     write_profile,
 )
 from dynamic_ofa_ros.runtime.engine import create_engine, profile_engine
-from dynamic_ofa_ros.runtime.profiling import BUSY_ABOVE
 
 logger = logging.getLogger(__name__)
 
 SECONDS_A_LEVEL = 0.5
 FEWEST_SECONDS = 5.0
+
+MEASURE_AGAIN = 'run dynamic-ofa measure --force on an idle machine'
+"""Advice when a family was measured on a busy device."""
 
 
 @dataclass(frozen=True)
@@ -86,25 +88,6 @@ def settings_of(profile: LatencyProfile) -> DeviceSettings | None:
         )
     except (KeyError, ValueError):
         return None
-
-
-def others_load(profile: LatencyProfile) -> float:
-    """Return the fraction of the device that other programs used; 0.0 if it is unknown."""
-    try:
-        return float(profile.conditions.get('load_of_others', '0'))
-    except ValueError:
-        return 0.0
-
-
-def warn_when_busy(profile: LatencyProfile, advice: str) -> None:
-    """Warn that latencies may be too high if other programs were busy during the measurement."""
-    if others_load(profile) > BUSY_ABOVE:
-        logger.warning(
-            'other programs used %.0f %% of the device during the measurement, so latencies may '
-            'be too high: %s',
-            others_load(profile) * 100,
-            advice,
-        )
 
 
 def add_platform(

@@ -46,7 +46,7 @@ from dynamic_ofa_ros.offline.latency.table import (
 from dynamic_ofa_ros.offline.search.candidates import sample_candidates
 from dynamic_ofa_ros.offline.work_folder import Journal
 from dynamic_ofa_ros.progress import progress
-from dynamic_ofa_ros.runtime.profiling import BUSY_ABOVE, PAUSE_S
+from dynamic_ofa_ros.runtime.profiling import PAUSE_S, warn_when_busy
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
 from dynamic_ofa_ros.space.genome import GenomeEncoding
 from dynamic_ofa_ros.supernet.network import extract_subnet
@@ -220,12 +220,7 @@ def _session(
             journal.add(identity)
         watch = DeviceWatch(resolved.device)
         yield _Session(trained, supernet, resolved, platform, journal, watch, scratch)
-    if watch.load_of_others > BUSY_ABOVE:
-        logger.warning(
-            'other programs used %.0f %% of the device during the measurement: latencies may be '
-            'too high; repeat it on an idle device',
-            watch.load_of_others * 100,
-        )
+    warn_when_busy(watch.load_of_others, 'repeat the measurement on an idle device')
     path.unlink(missing_ok=True)
 
 

@@ -34,9 +34,9 @@ from dynamic_ofa_ros.family.model_card import write_model_card
 from dynamic_ofa_ros.files import creating_folder, naming
 from dynamic_ofa_ros.offline.data.datasets import ImageDataset, fingerprint, report_damaged
 from dynamic_ofa_ros.offline.latency.family_profile import (
+    MEASURE_AGAIN,
     DeviceSettings,
     profile_family,
-    warn_when_busy,
 )
 from dynamic_ofa_ros.offline.networks.onnx_import import ImportedNetwork, check_resolution
 from dynamic_ofa_ros.offline.search.pareto import front
@@ -45,6 +45,7 @@ from dynamic_ofa_ros.progress import progress
 from dynamic_ofa_ros.runtime.classifier import Classifier
 from dynamic_ofa_ros.runtime.engine import create_engine
 from dynamic_ofa_ros.runtime.host import usable_cpus
+from dynamic_ofa_ros.runtime.profiling import warn_when_busy
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ def build_networks_family(
             work.folder / 'cache',
             progress=lambda text: logger.info('%s', text),
         )
-        warn_when_busy(profile, 'run dynamic-ofa measure --force on the family on an idle machine')
+        warn_when_busy(profile.load_of_others, MEASURE_AGAIN)
         kept, left_out = _choose(candidates, measured.accuracies, profile)
         profile = replace(profile, levels=tuple(profile.levels[position] for position in kept))
         levels = [
