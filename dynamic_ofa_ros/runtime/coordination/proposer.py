@@ -106,7 +106,7 @@ def search(
             every = np.array(list(itertools.product(*free)))
             late = np.maximum(sharing.excess(everyone, every, optimism) + margin, 0.0).sum(axis=1)
             own_ms = of_levels([s.latencies_ms for s in everyone], every)
-            heavier = (own_ms[:, None] >= bounds_ms).all(axis=2).any(axis=1)
+            heavier = np.any(np.all(own_ms[:, None] >= bounds_ms, axis=2), axis=1)
             accuracy = weighted_accuracy(everyone, every)
             best = np.lexsort((-accuracy, np.round(late, 9), heavier))[0]
             levels = tuple(int(n) for n in every[best])
