@@ -228,8 +228,8 @@ class Sharing:
             delay_ms = np.array([max(np.quantile(ms, share), 0.0) for ms in self._delays_ms])
             most_ms = (own_ms + delay_ms)[..., :, None]
             others_ms = np.where(is_self, 0.0, np.minimum(beside_ms, most_ms)).sum(axis=-1)
-            found: FloatArray = np.log((own_ms + others_ms) / limit_ms) + TURN_TAIL
-            return found
+            turns: FloatArray = np.log((own_ms + others_ms) / limit_ms) + TURN_TAIL
+            return turns
         beside = np.minimum(beside_ms / own_ms[..., :, None], 1.0)
         beside = np.where(is_self, 1.0, beside)
         demand = beside * np.exp(np.minimum(self._state[place], 0.0))[..., None, :]
@@ -241,5 +241,5 @@ class Sharing:
             variance = np.einsum('...ij,...jk,...ik->...i', slope, covariance, slope)
             slowdown -= optimism * np.sqrt(np.maximum(variance, 0.0))
         slowdown = np.maximum(slowdown, 0.0) + self._state[-1] + TAIL * self._spread
-        found = np.log(own_ms / limit_ms) + slowdown
+        found: FloatArray = np.log(own_ms / limit_ms) + slowdown
         return found
