@@ -276,7 +276,9 @@ class Proposer:
         Combinations that were left because of such frames can be tried again.
         """
         if min(map(len, frames_ms)) >= ENOUGH_FRAMES:
+            changed_ns = self._changed_ns
             self._reset(time_ns)
+            self._changed_ns = changed_ns  # nothing outside has changed: no early trials
             for s, found in zip(everyone, frames_ms, strict=True):
                 share = sum(is_late(ms, s.limit_ms) for ms in found) / len(found)
                 self._unavoidable[s.name] = share + SLACK
