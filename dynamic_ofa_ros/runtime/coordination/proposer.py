@@ -29,11 +29,9 @@ from dynamic_ofa_ros.runtime.coordination.sharing import (
 from dynamic_ofa_ros.runtime.coordination.status import Agreement, Status
 
 EARLY_NS, EARLY_HOLD_NS = 1_500_000_000, 300_000_000
-"""Initial time after an external change; hold time of a combination during it."""
-
 HOLD_NS, FALL_HOLD_NS, PAUSE_NS = 6_000_000_000, 1_000_000_000, 1_000_000_000
-"""Later: hold time of a combination; the same after late frames outside a trial; time between two
-searches for a trial."""
+"""Initial time after an external change, and hold time of a combination during it; later: hold
+time; hold time after late frames outside a trial; time between two searches for a trial."""
 
 TRUSTED_FRAMES = 15
 """A measured quantile below the prediction is trusted from this number of frames."""
@@ -276,9 +274,8 @@ class Proposer:
         Combinations that were left because of such frames can be tried again.
         """
         if min(map(len, frames_ms)) >= ENOUGH_FRAMES:
-            changed_ns = self._changed_ns
-            self._reset(time_ns)
-            self._changed_ns = changed_ns  # nothing outside has changed: no early trials
+            self._learnt_ns = self._searched_ns = time_ns
+            self._excluded = {}
             for s, found in zip(everyone, frames_ms, strict=True):
                 share = sum(is_late(ms, s.limit_ms) for ms in found) / len(found)
                 self._unavoidable[s.name] = share + SLACK
