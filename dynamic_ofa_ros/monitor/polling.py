@@ -11,7 +11,8 @@ class PolledSubscription:
     """A subscription whose messages wait in the middleware until they are taken.
 
     The executor does not wait for it: rclpy builds a new wait set for each message that wakes it,
-    which takes longer than reading the message.
+    which takes longer than reading the message. `take_message` is not documented, but it is what
+    rclpy's executors call, from Humble to Jazzy.
     """
 
     def __init__(self, node: Any, kind: Any, topic: str, profile: Any) -> None:
