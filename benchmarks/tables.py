@@ -293,12 +293,16 @@ def coordination() -> str:
         for name in names
     ]
     found = document['results']['all']['collective']
-    met, loss = found['met %'], found['loss mean']
-    is_met = met >= 96.0 and loss <= 0.3 and not found['restless %']
-    verdict = (
-        f'The targets (96 % met, a loss of 0.3 points, 0 % restless) are '
-        f'**{"met" if is_met else "missed"}**: {met:.1f} % met, a loss of {loss:.2f} points and '
-        f'{found["restless %"]:.1f} % restless.'
+    targets = (
+        ('96 % met', found['met %'] >= 96.0, f'{found["met %"]:.1f} %'),
+        ('a loss of at most 0.3 points', found['loss mean'] <= 0.3, f'{found["loss mean"]:.2f}'),
+        ('none restless', not found['restless %'], f'{found["restless %"]:.1f} %'),
+    )
+    verdict = 'Targets: {}.'.format(
+        '; '.join(
+            f'{target} ({value}: {"met" if is_met else "**missed**"})'
+            for target, is_met, value in targets
+        )
     )
     headers = ('scenarios', 'contender', *COORDINATION)
     return f'{table(headers, rows)}\n\n{verdict} {source(document, "coordination")}'
