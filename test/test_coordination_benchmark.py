@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.coordination import ABLATIONS, draw, play_with
 
-SEEDS = (5033, 5004, 5007, 5016, 5077, 5002, 5005, 5008, 5066, 5001, 5011)
+SEEDS = (5033, 5001, 5007, 5077)
 FOR_OTHER_CASES = 'what no level cures not learnt'
 """The scenarios have no stalls at every level, which test_coordination.py tests."""
 

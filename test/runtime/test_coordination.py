@@ -25,8 +25,8 @@ from dynamic_ofa_ros.runtime.coordination import (
     FrameInterval,
     Status,
 )
-from dynamic_ofa_ros.runtime.coordination.coordinator import MAX_PEERS, OBEYED_NS
-from dynamic_ofa_ros.runtime.coordination.proposer import ladder, search, weighted_accuracy
+from dynamic_ofa_ros.runtime.coordination.choice import Device, ladder
+from dynamic_ofa_ros.runtime.coordination.coordinator import FAREWELL_NS, MAX_PEERS, OBEYED_NS
 from dynamic_ofa_ros.runtime.coordination.sharing import Sharing
 from dynamic_ofa_ros.simulation.camera import Timing
 from dynamic_ofa_ros.simulation.processor import SHARINGS, Job, Processor
@@ -39,16 +39,16 @@ LOSS = 0.01
 """Maximum mean loss of weighted accuracy of the greedy search against exhaustive search."""
 
 
-def known(everyone: list[Status], demand: float = 1.0) -> Sharing:
+def known(count: int, demand: float = 1.0) -> Sharing:
     """Return a device with known demands; with a demand of 1, models run one at a time."""
-    sharing = Sharing(everyone)
-    sharing._state[:-1] = math.log(demand)
-    sharing._evidence = -1.0
+    sharing = Sharing(range(count))
+    sharing.demands[:], sharing.powers[:] = demand, 0.0
     return sharing
 
 
 def chosen(everyone: list[Status], demand: float = 1.0) -> list[int]:
-    return list(search(known(everyone, demand), everyone, [ladder(s) for s in everyone]))
+    device = Device(everyone, known(len(everyone), demand))
+    return device.choose([ladder(s) for s in everyone], 0.0)
 
 
 class Circle:
@@ -115,13 +115,16 @@ def test_the_choice_meets_limits_and_nearly_equals_exhaustive_search(
         )
         for name in 'abc'
     ]
-    sharing, levels = known(everyone), np.array(chosen(everyone))
-    every = np.array(list(itertools.product(range(1, 5), repeat=3)))
-    is_met = (sharing.excess(everyone, every) <= 0.0).all(axis=1)
-    if is_met.any():
-        assert (sharing.excess(everyone, levels) <= 0.0).all()
-        best = weighted_accuracy(everyone, every[is_met]).max()
-        assert weighted_accuracy(everyone, levels) >= best - 2 * LOSS
+    device = Device(everyone, known(3))
+    levels = device.choose([ladder(s) for s in everyone], 0.0)
+    every = [list(c) for c in itertools.product(range(1, 5), repeat=3)]
+    late = device.late(np.array([device.latencies_ms(c) for c in every]), 0.0)
+    best = max(
+        (device.accuracy(c) for c, ms in zip(every, late, strict=True) if not ms), default=0
+    )
+    if best:
+        assert device.late(device.latencies_ms(levels), 0.0) == 0.0
+        assert device.accuracy(levels) >= best - 2 * LOSS
 
 
 def test_the_less_important_model_gets_the_lower_level() -> None:
@@ -154,7 +157,8 @@ def test_levels_slower_than_more_accurate_ones_are_omitted() -> None:
 def test_ten_models_meet_their_limits() -> None:
     everyone = [status(f'm{i}', interval_ms=400.0, limit_ms=200.0) for i in range(10)]
     levels = chosen(everyone)
-    assert (known(everyone).excess(everyone, np.array(levels)) <= 0.0).all()
+    device = Device(everyone, known(10))
+    assert device.late(device.latencies_ms(levels), 0.0) == 0.0
     assert max(levels) > 1
 
 
@@ -163,14 +167,14 @@ def test_demands_are_learnt_from_overlapping_frames(demand: float) -> None:
     works_ms, starts_ms = (40.0, 40.0), [np.arange(0, 2000, 100.0), np.arange(15, 2000, 103.0)]
     frames = shared_frames(works_ms, (demand, demand), starts_ms, (4, 4))
     everyone = [status('a', level=4), status('b', level=4)]
-    sharing = Sharing(everyone)
+    sharing = Sharing('ab')
     for now_ns in range(2 * STATUS_PERIOD_NS, 2 * SECOND_NS, STATUS_PERIOD_NS):
         told = [
             replace(s, time_ns=now_ns, frames=tuple(f for f in known if f.end_ns <= now_ns)[-16:])
             for s, known in zip(everyone, frames, strict=True)
         ]
         sharing.take(told)
-    slow = max(1.0, 2 * math.exp(sharing._state[3]))
+    slow = max(1.0, float(sharing.demands.sum()))
     assert slow == pytest.approx(max(1.0, 2 * demand), abs=0.1)
 
 
@@ -266,11 +270,13 @@ def test_new_agreements_are_answered_at_once_at_a_limited_rate() -> None:
     assert not coordinator.has_news(SECOND_NS + 90_000_000)
 
 
-def test_coordination_ends_when_the_last_peer_falls_silent() -> None:
+def test_a_silent_peer_is_removed_and_coordination_ends_later() -> None:
     circle = Circle(status('a', limit_ms=45.0), status('b'))
     circle.run(2.0)
     assert circle.levels['a'] < 4 or circle.levels['b'] < 4
-    circle.run(SILENCE_NS / SECOND_NS + 0.2, silent=('b',))
+    circle.run(SILENCE_NS / SECOND_NS + 1.5, silent=('b',))
+    assert circle.levels['a'] == 4, 'the time that b leaves is used'
+    circle.run(FAREWELL_NS / SECOND_NS, silent=('b',))
     assert circle.allowances['a'] is None
 
 

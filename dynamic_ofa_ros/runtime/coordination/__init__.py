@@ -2,10 +2,11 @@
 
 Every manager publishes its status ten times per second: levels, limit, importance, and the times
 of its last frames (`status`). The frames of all managers show how the models share the device
-(`sharing`). From this, the manager with the alphabetically first name computes the combination of
-levels that meets every limit with the highest weighted accuracy, and corrects it according to
-measured latencies (`proposer`; Dynamic-OFA switches two models together, its figure 8). The others
-adopt it, unless all their own frames are late (`coordinator`).
+(`sharing`). From this, the combination of levels is computed that meets every limit with the
+highest weighted accuracy (`choice`; Dynamic-OFA switches two models together, its figure 8). The
+manager with the alphabetically first name proposes the combination and corrects it according to
+measured latencies (`proposer`). The others adopt it, unless all their own frames are late
+(`coordinator`).
 """
 
 from dynamic_ofa_ros.runtime.coordination.coordinator import SILENCE_NS, Coordinator

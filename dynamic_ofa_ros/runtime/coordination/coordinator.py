@@ -17,6 +17,10 @@ from dynamic_ofa_ros.runtime.coordination.status import Agreement, Allowance, St
 SILENCE_NS = 1_000_000_000
 """A peer without a status for this long is removed."""
 
+FAREWELL_NS = 10_000_000_000
+"""Coordination goes on for this long after the last peer left, because the policy's estimates
+still contain the contention."""
+
 MAX_PEERS = 15
 """Further peers are ignored, to limit the computing time of a choice."""
 
@@ -37,6 +41,7 @@ class Coordinator:
         self._proposer = Proposer()
         self._agreed_ns = self._decided_ns = 0
         self._left_round = -1
+        self._last_company_ns = -FAREWELL_NS - 1
 
     def receive(self, status: Status, time_ns: int) -> bool:
         """Store a peer's status; return False and ignore it if it is invalid."""
@@ -68,7 +73,9 @@ class Coordinator:
             and peer.name != own.name
             and peer.device == own.device
         ]
-        if not peers:
+        if peers:
+            self._last_company_ns = time_ns
+        elif time_ns - self._last_company_ns > FAREWELL_NS:
             self._agreement = Agreement(self._agreement.round, ())
             return None
         before = self._agreement.round
@@ -123,4 +130,4 @@ def _named(peers: Sequence[Status]) -> str:
     if len(peers) == 1:
         name = peers[0].name
         return name if len(name) <= 40 else f'...{name[-37:]}'
-    return f'{len(peers)} others'
+    return f'{len(peers)} others' if peers else 'no other model'
