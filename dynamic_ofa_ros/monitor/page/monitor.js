@@ -274,9 +274,9 @@ class View {
     for (const frame of this.frames) {
       let total = 0;
       for (const stage of stages) total += frame[columns[stage.column]] ?? 0;
-      const number = Math.floor(frame[columns.time_s] / BAR_S);
-      if (!groups.has(number)) groups.set(number, []);
-      groups.get(number).push([total, frame]);
+      const bar = Math.floor(frame[columns.time_s] / BAR_S);
+      if (!groups.has(bar)) groups.set(bar, []);
+      groups.get(bar).push([total, frame]);
     }
     const slowest = [];
     for (const group of groups.values()) {
@@ -292,8 +292,8 @@ class View {
     const inks = stages.map((stage) => colour(stage.colour));
     const [red, grey] = [colour('--bad'), colour('--muted')];
     const width = Math.max(1, 0.75 * chart.width * BAR_S / WINDOW_S);
-    for (const [number, group] of groups) {
-      const x = chart.x((number + 0.5) * BAR_S);
+    for (const [bar, group] of groups) {
+      const x = chart.x((bar + 0.5) * BAR_S);
       if (x < chart.left + width / 2) continue;
       let low = 0;
       const [, median] = group[Math.floor(group.length / 2)];
