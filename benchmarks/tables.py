@@ -129,24 +129,27 @@ def imagenet() -> str:
 
 
 def node_losses() -> str:
-    """Return lost images and delays with and without the Fast DDS profile, and the start time."""
+    """Return the share of images without a label, with and without the Fast DDS profile."""
     document = results('node')
     found: dict[str, list[str]] = {}
+    stages = []
     for stream in document['results']['streams']:
         if not stream['is_disturbed']:
             lost = 1.0 - stream['labels'] / stream['sent']
-            delay = stream['stages']['end to end - inference']
-            cell = f'{percent(lost)}; {delay["median_ms"]:.1f}/{delay["p99_ms"]:.0f}'
-            found.setdefault(_stream(stream), []).append(cell)
+            found.setdefault(_stream(stream), []).append(percent(lost))
+            stages.append(stream['stages']['end to end - inference'])
     headers = ('', 'best effort', 'best effort, profile', 'reliable', 'reliable, profile')
     rows = [(name, *cells) for name, cells in found.items()]
+    median, most = (
+        f'{min(of[key] for of in stages):.0f} to {max(of[key] for of in stages):.0f} ms'
+        for key in ('median_ms', 'p99_ms')
+    )
     start_s = document['results']['start_to_first_label_s']
     return (
         f'{table(headers, rows)}\n\n'
-        'Cells: images without a label in %; time from stamp to label without inference, median '
-        'and 99 %, in ms.\n\n'
-        f'From start to first label: {start_s["cold"]:.1f} s with an empty cache, '
-        f'{start_s["warm"]:.1f} s with a filled one. {source(document, "node")}'
+        f'The time from stamp to label, without inference, had medians of {median} and 99 % '
+        f'quantiles of {most}. The first label came {start_s["cold"]:.1f} s after the first start '
+        f'of a node, and {start_s["warm"]:.1f} s after later starts. {source(document, "node")}'
     )
 
 
@@ -205,30 +208,6 @@ def fine_tuning() -> str:
         f'smallest sub-network ({smallest["resolution"]} px) is {ratio:.1f} times as fast as '
         f'the largest ({largest["resolution"]} px). {source(document, "fine_tuning")}'
     )
-
-
-def small_data() -> str:
-    """Return top-1 after training with few images, by the weights that are kept."""
-    document = results('small_data')
-    names = {
-        'colours': 'three colours with noise',
-        'cifar10_few': 'photographs, 10 classes',
-        'cifar10_more': 'photographs, 10 classes',
-    }
-    rows = [
-        (
-            names[name],
-            f'{found["images"]:,}',
-            *(
-                f'{percent(found["top1"][kind]["largest"])} '
-                f'({percent(found["top1"][kind]["smallest"])})'
-                for kind in ('constant', 'warmed_up', 'last')
-            ),
-        )
-        for name, found in document['results'].items()
-    ]
-    headers = ('data', 'images', 'constant decay', 'increasing decay', 'last weights')
-    return f'{table(headers, rows)}\n\n{source(document, "small_data")}'
 
 
 def latency_models() -> str:
@@ -332,17 +311,16 @@ def contention() -> str:
     document = results('contention')
     families = document['results']['families']
     loads = [(name, load) for name, entry in families.items() for load in entry['loads'].values()]
-    rows = []
+    cells: dict[str, dict[str, tuple[str, str]]] = {}
     for family, load in loads:
         aim = load['aim']
         low, high = (f'{100 * gain:+.1f}' for gain in aim['gain_interval'])
-        rows.append(
-            (
-                f'{family}, {load["words"]}',
-                percent(aim['late']),
-                f'{100 * aim["gain"]:+.1f} ({low} to {high})',
-            )
-        )
+        gain = f'{100 * aim["gain"]:+.1f} ({low} to {high})'
+        cells.setdefault(load['words'], {})[family] = percent(aim['late']), gain
+    rows = [
+        (words, *(cell for family in families for cell in found.get(family, ('', ''))))
+        for words, found in cells.items()
+    ]
     kept = sum(bool(load['aim']['is_late_met']) for _, load in loads)
     gained = sum(load['aim']['is_gain_met'] for _, load in loads)
     switches = {
@@ -361,11 +339,10 @@ def contention() -> str:
         f'{name} {100 * entry["cpu_used_by_others"]:.0f} %' for name, entry in families.items()
     )
     headers = (
-        'family, load',
-        'late, %',
-        'on-time top-1 less that of the best fixed level, points',
+        'load',
+        *(word for family in families for word in (f'{family}: late, %', 'gain, points')),
     )
-    note = f'Load of other programs: {busy}.'
+    note = f'CPU used by programs outside the measurement: {busy}.'
     return f'{table(headers, rows)}\n\n{verdict} {note} {source(document, "contention")}'
 
 
@@ -526,12 +503,18 @@ def monitor_parameters() -> str:
 def monitor() -> str:
     """Return what monitor_node costs."""
     document = results('monitor')
+    cases = document['results']['cases']
+    idle = max(row['cpu_percent'] for row in cases if not row['pages'])
     rows = [
         (row['classifiers'], row['pages'], f'{row["cpu_percent"]:.1f}', f'{row["kb_per_s"]:.0f}')
-        for row in document['results']['cases']
+        for row in cases
+        if row['pages']
     ]
     headers = ('classifiers', 'open pages', '% of a core', 'KB per second and page')
-    return f'{table(headers, rows)}\n\n{source(document, "monitor")}'
+    return (
+        f'{table(headers, rows)}\n\nWithout an open page, the node uses at most {idle:.1f} % of a '
+        f'core. {source(document, "monitor")}'
+    )
 
 
 def monitor_memory() -> str:
@@ -541,26 +524,22 @@ def monitor_memory() -> str:
     shown = [row for row in samples if row['is_open']]
     before = [row for row in samples if row['s'] < shown[0]['s']][-1]
     early = min(shown, key=lambda row: abs(row['s'] - shown[0]['s'] - 60.0))
-    rows = [
-        (words, f'{row["node_mb"]:.0f}', *(
-            f'{row[name]:.{digits}f}' if row['is_open'] else '-'
-            for name, digits in (('heap_mb', 1), ('dom_nodes', 0), ('browser_mb', 0))
-        ))
-        for words, row in (
-            ('before the first page', before),
-            (f'page open for {(early["s"] - before["s"]) / 60.0:.0f} min', early),
-            (f'page open for {(shown[-1]["s"] - before["s"]) / 60.0:.0f} min', shown[-1]),
-            ('page closed again', samples[-1]),
-        )
-    ]  # fmt: skip
-    headers = ('', 'node, MB', "page's JavaScript, MB", "page's elements", 'all of Chromium, MB')
-    return f'{table(headers, rows)}\n\n{source(document, "monitor_memory")}'
+    late = shown[-1]
+    early_min, late_min = ((row['s'] - before['s']) / 60.0 for row in (early, late))
+    return (
+        'The node grows until its records of the last frames are full. With two classifiers, it '
+        f'used {before["node_mb"]:.0f} MB before the first page was opened, '
+        f'{early["node_mb"]:.0f} MB after {early_min:.0f} min with an open page, and '
+        f'{late["node_mb"]:.0f} MB after {late_min:.0f} min. The JavaScript of the page used '
+        f'{early["heap_mb"]:.1f} and {late["heap_mb"]:.1f} MB. '
+        f'{source(document, "monitor_memory")}'
+    )
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
     make.__name__: make
     for make in (
-        demo, demo_sentence, imagenet, node_losses, calibration, fine_tuning, small_data,
+        demo, demo_sentence, imagenet, node_losses, calibration, fine_tuning,
         latency_models, search, contention, coordination, targets, traces, gpu, engine_targets,
         precision, scheduling, parameters, monitor_parameters, monitor, monitor_memory,
     )
