@@ -52,14 +52,14 @@ CLASSIFIER_FIXED = (
     ParameterSpec(
         'engine',
         'auto',
-        '`auto` = the fastest with correct results, measured at the first start.',
+        '`auto` = the fastest, measured at the first start.',
         choices=('auto', *engine_names()),
         is_live=False,
     ),
     ParameterSpec(
         'precision',
         'fp32',
-        '`bf16` requires engine `openvino`, `fp16` requires `openvino` or `tensorrt`.',
+        '`bf16` requires `openvino`; `fp16` requires `openvino` or `tensorrt`.',
         choices=PRECISIONS,
         is_live=False,
     ),
@@ -82,7 +82,7 @@ CLASSIFIER_FIXED = (
     ParameterSpec(
         'nice',
         0,
-        'Niceness of the inference thread; negative values require permission.',
+        'Niceness of the inference thread; below 0 requires permission.',
         lowest=-20,
         highest=19,
         is_live=False,
@@ -97,7 +97,7 @@ CLASSIFIER_FIXED = (
     ParameterSpec(
         'autostart',
         True,
-        'Whether the node activates itself at the start.',
+        'Whether the node activates itself.',
         is_live=False,
     ),
     ParameterSpec(
@@ -159,7 +159,7 @@ CLASSIFIER_LIVE = (
     ParameterSpec(
         'manager.window',
         PolicySettings().window,
-        'Number of frames that the policy `reactive` averages.',
+        'Number of frames that `reactive` averages.',
         lowest=1,
         highest=1000,
     ),
@@ -180,7 +180,7 @@ CLASSIFIER_LIVE = (
     ParameterSpec(
         'manager.coordination',
         COORDINATIONS[0],
-        '`collective` = choose levels together with other classifiers on the device.',
+        '`collective` = choose levels together with other classifiers.',
         choices=COORDINATIONS,
     ),
     ParameterSpec(
