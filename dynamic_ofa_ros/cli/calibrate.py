@@ -43,8 +43,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         '--augment',
         action='store_true',
-        help='calibrate with the random crops and brightness of training; seldom better, see '
-        'docs/own_data.md',
+        help='calibrate with the random crops and brightness of training; seldom better',
     )
     parser.add_argument(
         '--no-mirror',

@@ -139,17 +139,18 @@ def markdown_tables(specs: Iterable[ParameterSpec]) -> str:
 
 
 def _markdown_table(specs: Iterable[ParameterSpec]) -> str:
-    lines = ['| name | default | range | meaning |', '|---|---|---|---|']
-    for spec in specs:
-        default = str(spec.default).lower() if isinstance(spec.default, bool) else spec.default
-        cells = (
-            f'`{spec.name}`',
-            f'`{default}`' if default != '' else '',
-            spec.range_text,
-            spec.meaning,
-        )
-        lines.append(f'| {" | ".join(cells)} |')
+    lines = ['| name | values (bold: default) | meaning |', '|---|---|---|']
+    lines += [f'| `{spec.name}` | {_values_text(spec)} | {spec.meaning} |' for spec in specs]
     return '\n'.join(lines)
+
+
+def _values_text(spec: ParameterSpec) -> str:
+    """Return the default in bold, with the range or among the choices."""
+    if spec.choices:
+        return ', '.join(f'**{word}**' if word == spec.default else word for word in spec.choices)
+    default = str(spec.default).lower() if isinstance(spec.default, bool) else str(spec.default)
+    texts = (f'**{default}**' if default else '', spec.range_text)
+    return '; '.join(text for text in texts if text) or 'text'
 
 
 def declare(node: Any, spec: ParameterSpec) -> Any:

@@ -38,7 +38,7 @@ CLASSIFIER_FIXED = (
     ParameterSpec(
         'family',
         default_family(),
-        'A directory, or a name such as `signs`.',
+        'Path or name of a family.',
         is_live=False,
     ),
     ParameterSpec(
@@ -52,14 +52,14 @@ CLASSIFIER_FIXED = (
     ParameterSpec(
         'engine',
         'auto',
-        '`auto` = the fastest with correct results, measured at the first start.',
+        '`auto` = the fastest, measured at the first start.',
         choices=('auto', *engine_names()),
         is_live=False,
     ),
     ParameterSpec(
         'precision',
         'fp32',
-        '`bf16` requires engine `openvino`, `fp16` requires `openvino` or `tensorrt`.',
+        '`bf16` requires `openvino`; `fp16` requires `openvino` or `tensorrt`.',
         choices=PRECISIONS,
         is_live=False,
     ),
@@ -74,7 +74,7 @@ CLASSIFIER_FIXED = (
     ParameterSpec(
         'max_resident_mb',
         0.0,
-        'Memory for levels, in MB; others are loaded when needed; 0 = keep all levels in memory.',
+        'Memory for loaded levels, in MB; 0 = no limit.',
         lowest=0.0,
         highest=1e6,
         is_live=False,
@@ -82,7 +82,7 @@ CLASSIFIER_FIXED = (
     ParameterSpec(
         'nice',
         0,
-        'Niceness of the thread that classifies; negative values require permission.',
+        'Niceness of the inference thread; below 0 requires permission.',
         lowest=-20,
         highest=19,
         is_live=False,
@@ -97,7 +97,7 @@ CLASSIFIER_FIXED = (
     ParameterSpec(
         'autostart',
         True,
-        'Whether the node configures and activates itself at the start.',
+        'Whether the node activates itself.',
         is_live=False,
     ),
     ParameterSpec(
@@ -119,21 +119,21 @@ CLASSIFIER_LIVE = (
     ParameterSpec(
         MIN_ACCURACY,
         0.0,
-        'Minimum top-1 accuracy of the level, a fraction; 0 = no minimum.',
+        'Minimum top-1 accuracy, a fraction; 0 = no minimum.',
         lowest=0.0,
         highest=1.0,
     ),
     ParameterSpec(
         'constraints.latency_scope',
         'node',
-        'Latency that the limit applies to: `inference`, from the arrival of the image to its '
-        'label (`node`), or from its stamp to its label (`end_to_end`).',
+        'Limited latency: `inference`, from arrival to label (`node`), or from stamp to label '
+        '(`end_to_end`).',
         choices=LATENCY_SCOPES,
     ),
     ParameterSpec(
         'constraints.quantile',
         0.95,
-        'Fraction of frames that must meet the latency limit.',
+        'Fraction of frames that must meet the limit.',
         lowest=MIN_QUANTILE,
         highest=MAX_QUANTILE,
     ),
@@ -152,22 +152,21 @@ CLASSIFIER_LIVE = (
     ParameterSpec(
         FIXED_LEVEL,
         PolicySettings().fixed_level,
-        "Level of the policy `fixed`, at most the family's number of levels; 0 = the highest.",
+        'Level of the policy `fixed`; 0 = the highest.',
         lowest=0,
         highest=MAX_LEVELS,
     ),
     ParameterSpec(
         'manager.window',
         PolicySettings().window,
-        'Number of frames that the policy `reactive` averages.',
+        'Number of frames that `reactive` averages.',
         lowest=1,
         highest=1000,
     ),
     ParameterSpec(
         'manager.hold_s',
         PolicySettings().hold_s,
-        'Time for which a higher level must be predicted on time before a move up, in s; '
-        '`predictive` adapts it to each level, from a fifth to four times this value.',
+        'Time for which a higher level must be predicted on time before a move up, in s.',
         lowest=0.0,
         highest=60.0,
     ),
@@ -181,7 +180,7 @@ CLASSIFIER_LIVE = (
     ParameterSpec(
         'manager.coordination',
         COORDINATIONS[0],
-        '`collective` = levels are chosen together with other classifiers on the device.',
+        '`collective` = choose levels together with other classifiers.',
         choices=COORDINATIONS,
     ),
     ParameterSpec(
@@ -194,7 +193,7 @@ CLASSIFIER_LIVE = (
     ParameterSpec(
         'max_frame_age_ms',
         WorkerSettings().max_frame_age_ms,
-        'Maximum age of a frame, in ms; older ones are dropped; 0 = no limit.',
+        'Age above which frames are dropped, in ms; 0 = no limit.',
         lowest=0.0,
         highest=60000.0,
     ),
@@ -349,13 +348,13 @@ MONITOR = (
     ParameterSpec(
         'address',
         '127.0.0.1',
-        'IP address that the page is served on; `0.0.0.0` = all of this machine, with a token',
+        'IP address of the page; `0.0.0.0` = all network interfaces.',
         is_live=False,
     ),
     ParameterSpec(
         'port',
         8090,
-        'port of the page; 0 = any that is free',
+        'Port of the page; 0 = any free port.',
         lowest=0,
         highest=65535,
         is_live=False,
@@ -363,14 +362,14 @@ MONITOR = (
     ParameterSpec(
         'token',
         '',
-        'what a browser must present, 16 characters or more; empty = none on a loopback address, '
-        'a new one at each start on any other',
+        'Secret in the address, at least 16 characters; empty = none on a loopback address, '
+        'otherwise a new one at each start.',
         is_live=False,
     ),
     ParameterSpec(
         'picture.rate_hz',
         5.0,
-        'most pictures per second; several cameras take turns; 0 = none',
+        'Maximum number of pictures per second from all cameras; 0 = none.',
         lowest=0.0,
         highest=10.0,
         is_live=False,
@@ -378,7 +377,7 @@ MONITOR = (
     ParameterSpec(
         'picture.max_width',
         640,
-        'most width of the pictures in px; smaller images stay as they are',
+        'Maximum width of the pictures, in px.',
         lowest=64,
         highest=1920,
         is_live=False,

@@ -228,12 +228,12 @@ def test_error_of_a_parameter_is_one_for_the_user():
 
 def test_markdown_tables_have_a_line_for_each():
     lines = markdown_tables(SPECS).splitlines()
-    head = ['', '| name | default | range | meaning |', '|---|---|---|---|']
+    head = ['', '| name | values (bold: default) | meaning |', '|---|---|---|']
     live = lines.index('Live:')
     assert lines[:4] == ['Read-only:', *head]
-    assert lines[4:live] == ['| `fixed` | `1.0` | 0 to 2 | for ever |', '']
+    assert lines[4:live] == ['| `fixed` | **1.0**; 0 to 2 | for ever |', '']
     assert lines[live + 1 : live + 4] == head
-    assert lines[live + 4] == '| `limit_ms` | `1.5` | 0 to 100 | a limit, in ms |'
-    assert '| `mode` | `slow` | slow, fast | how |' in lines
-    assert lines[-1] == '| `flag` | `true` |  | on or off |'
+    assert lines[live + 4] == '| `limit_ms` | **1.5**; 0 to 100 | a limit, in ms |'
+    assert '| `mode` | **slow**, fast | how |' in lines
+    assert lines[-1] == '| `flag` | **true** | on or off |'
     assert sum(line.startswith('| `') for line in lines) == len(SPECS)
