@@ -457,7 +457,7 @@ def a_tensorrt(a_gpu, monkeypatch):
         def __getattr__(self, name: str) -> object:
             return getattr(self._session, name)
 
-    def opening(path: Path, resolution: int, providers: list, threads: int) -> Opened:
+    def opening(path: Path, resolution: int, providers: list, threads: int, *_) -> Opened:
         opened.append(providers)
         return Opened(right_open(path, resolution, ['CPUExecutionProvider'], threads))
 

@@ -147,6 +147,7 @@ def _optimised(path: Path) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    options.add_session_config_entry('session.disable_prepacking', '1')  # for a shorter build
     options.log_severity_level = 3  # without the warning that the network fits this CPU only
     # A file in memory, because ONNX Runtime does not reliably report a full disk.
     with open(os.memfd_create(path.name), 'rb') as file:
