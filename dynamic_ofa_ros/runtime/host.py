@@ -347,6 +347,15 @@ def cpu_name(proc: Path = Path('/proc')) -> str:
     return ' '.join(words)
 
 
+def cpu_features(proc: Path = Path('/proc')) -> str:
+    """Return the features of the first CPU as Linux lists them, or '' if unknown.
+
+    CPUs of the same name can differ in them, because a virtual machine can hide features.
+    """
+    found = re.search(r'^(?:flags|Features)\s*: (.*)$', _text(proc / 'cpuinfo'), re.MULTILINE)
+    return found[1] if found else ''
+
+
 def _board(proc: Path) -> str:
     """Return the name of the board, with the module's number for a Jetson; '' if there is none.
 

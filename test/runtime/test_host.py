@@ -295,6 +295,19 @@ def test_virtual_machines_with_the_same_cpu_name_are_distinguished(tmp_path, oth
     assert names[0] != names[1]
 
 
+@pytest.mark.parametrize(
+    ('text', 'expected'),
+    [
+        ('processor\t: 0\nflags\t\t: fpu avx2\nvmx flags\t: ept\n\nflags\t\t: fpu\n', 'fpu avx2'),
+        ('processor\t: 0\nFeatures\t: fp asimd\nCPU part\t: 0xd0c\n', 'fp asimd'),
+        ('processor\t: 0\n', ''),
+    ],
+)
+def test_the_features_of_the_cpu_are_read(tmp_path, text, expected):
+    (tmp_path / 'cpuinfo').write_text(text)
+    assert host.cpu_features(tmp_path) == expected
+
+
 def test_the_name_of_a_board_is_used(tmp_path):
     (tmp_path / 'device-tree').mkdir()
     (tmp_path / 'device-tree/model').write_text('NVIDIA Jetson Xavier NX Developer Kit\0')

@@ -15,11 +15,12 @@ from dynamic_ofa_ros.family import FREE_SIDE, NETWORK_INPUT
 from dynamic_ofa_ros.runtime.engine import EngineBase, described, platform_name
 from dynamic_ofa_ros.runtime.engines.onnx_files import level_files, network_path
 from dynamic_ofa_ros.runtime.engines.residents import Residents
+from dynamic_ofa_ros.runtime.engines.shared_weights import SharedWeights
 from dynamic_ofa_ros.runtime.host import cpu_name, gpu_index, gpu_name, usable_cpus
 from dynamic_ofa_ros.runtime.image import FloatArray
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from dynamic_ofa_ros.family import Family
     from dynamic_ofa_ros.runtime.build_cache import BuildCache
@@ -32,8 +33,9 @@ QUIET = 3  # ONNX Runtime's log level: errors only
 class OnnxRuntimeEngine(EngineBase):
     """Runs each level in a separate session, on the CPU or with the CUDA provider.
 
-    Each session has its own copy of the weights: a sub-network uses slices and transforms of the
-    backbone's weights, so they cannot be shared.
+    On the CPU, the levels of a supernet share equal weights. Most weights differ between levels,
+    because batch norms, with the statistics of the level, are folded into the convolutions. On a
+    GPU, and for separate networks, each session has its own copy of all weights.
     """
 
     name = 'onnxruntime'
@@ -64,15 +66,17 @@ class OnnxRuntimeEngine(EngineBase):
         )
         self.device = device
         self.notes: tuple[str, ...] = ()
-        paths = level_files(family, cache, progress)
+        shared = SharedWeights(family, cache, progress) if is_cpu and family.is_supernet else None
+        paths = shared.networks if shared else level_files(family, cache, progress)
 
         def load(index: int) -> Session:
             resolution = family.level(index).resolution
             if progress and self.slow_step:
                 progress(f'{self.slow_step}: level {index} of {len(paths)}')
-            session = _open(paths[index - 1], resolution, providers, threads)
+            path, tensors = paths[index - 1], shared.tensors(index) if shared else {}
+            session = _open(path, resolution, providers, threads, not shared, tensors)
             if is_cpu:
-                return Session(session)
+                return Session(session, tensors)
             wanted, found = providers[0][0], session.get_providers()[0]
             if found != wanted:
                 raise EngineError(
@@ -128,10 +132,11 @@ class TensorRtEngine(OnnxRuntimeEngine):
 
 
 class Session:
-    """A session on the CPU."""
+    """A session on the CPU; it does not own the weights in `tensors`."""
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, tensors: Mapping[str, Any] | None = None) -> None:
         self._session = session
+        self._tensors = tensors  # in memory as long as the session
 
     def run(self, tensor: FloatArray) -> FloatArray:
         """Return the logits, (classes,) float32, for an image, (1, 3, r, r) float32."""
@@ -171,18 +176,24 @@ def reference_logits(
     They are computed on the CPU without graph optimisations. input_of: returns the input for a
     resolution.
     """
-    plain = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     logits = {}
     for level in family.levels:
         path = network_path(family, level)
-        session = _open(path, level.resolution, execution_providers('cpu'), 1, plain)
+        providers = execution_providers('cpu')
+        session = _open(path, level.resolution, providers, 1, optimise=False)
         logits[level.index] = Session(session).run(input_of(level.resolution))
     return logits
 
 
 def _open(
-    path: Path, resolution: int, providers: list[Any], threads: int, optimisation: Any = None
+    path: Path,
+    resolution: int,
+    providers: list[Any],
+    threads: int,
+    optimise: bool = True,
+    tensors: Mapping[str, Any] | None = None,
 ) -> Any:
+    """Return a session that uses `tensors`, OrtValues by name, instead of those in the file."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -190,9 +201,15 @@ def _open(
     if providers[0] == CPU:
         _share_arena()
         options.add_session_config_entry('session.use_env_allocators', '1')
+        options.enable_mem_pattern = False  # it doubles the arena and is not faster
     options.add_free_dimension_override_by_name(FREE_SIDE, resolution)
-    if optimisation is not None:
-        options.graph_optimization_level = optimisation
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if tensors:
+        # It would copy the classifier's weights for each session, and one image is not faster.
+        options.add_session_config_entry('session.disable_prepacking', '1')
+        for name, value in tensors.items():
+            options.add_initializer(name, value)
     try:
         return onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # ONNX Runtime raises exceptions of any type
