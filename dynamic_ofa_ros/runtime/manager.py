@@ -104,6 +104,7 @@ class RuntimeManager:
         self._upward_ns: deque[int] = deque()
         self._recent_frames: deque[Frame] = deque(maxlen=FRAMES_TOLD)
         self._is_first_after_switch = True
+        self._last_ns = self._shift_ns = 0
         self._violations = 0
         self._consecutive_violations = 0
         self._switch_count = 0
@@ -228,6 +229,7 @@ class RuntimeManager:
         settings = self._settings
         if settings is self._applied:
             return None
+        time_ns = self._steady(time_ns)
         before, self._applied = self._applied, settings
         is_new_policy = settings.policy != before.policy
         if is_new_policy:
@@ -240,7 +242,10 @@ class RuntimeManager:
 
     def observe(self, measurement: Measurement) -> Decision | None:
         """Process the latencies of one frame; return the resulting switch, or None."""
-        time_ns, inference_ms = measurement.time_ns, measurement.inference_ms
+        end_ns, inference_ms = measurement.time_ns, measurement.inference_ms
+        time_ns = self._steady(end_ns)
+        if time_ns != end_ns:
+            measurement = measurement._replace(time_ns=time_ns)
         is_first, self._is_first_after_switch = self._is_first_after_switch, False
         option = self._option_of(measurement.level, measurement.platform)
         if self._outages:
@@ -252,11 +257,12 @@ class RuntimeManager:
             ('node', measurement.node_ms),
             ('end_to_end', measurement.end_to_end_ms),
         ):
-            if math.isfinite(scope_ms):
-                self._outside_ms[scope].add(scope_ms - inference_ms)
+            outside_ms = scope_ms - inference_ms
+            if math.isfinite(outside_ms):
+                self._outside_ms[scope].add(outside_ms)
         latency_ms = getattr(measurement, f'{self._applied.constraints.latency_scope}_ms')
         if 0.0 < latency_ms < math.inf:
-            self._recent_frames.append(Frame(time_ns, latency_ms, measurement.level))
+            self._recent_frames.append(Frame(end_ns, latency_ms, measurement.level))
         self._count_violation(latency_ms)
         situation = self._situation(time_ns, latency_ms, inference_ms, is_first=is_first)
         return self._apply(situation, self._policy.decide(situation))
@@ -269,12 +275,22 @@ class RuntimeManager:
         The option (or its whole platform, if several of its levels fail) is tried again after a
         waiting time, which doubles with every failure. If all options fail, all remain in use.
         """
+        time_ns = self._steady(time_ns)
         option = self._option_of(level, platform)
         self._outages.fail(option, self.table.rank, time_ns, is_whole_platform=is_whole_platform)
         situation = self._situation(time_ns)
         choice = self._policy.decide(situation)
         why = f'inference fails at {self.table.name(option)}: {choice.reason}'
         return self._apply(situation, choice._replace(why=why))
+
+    def _steady(self, time_ns: int) -> int:
+        """Return the time, shifted so that it never goes back.
+
+        Otherwise, holds and waits would last as long as a clock was set back.
+        """
+        self._shift_ns = max(self._shift_ns, self._last_ns - time_ns)
+        self._last_ns = time_ns + self._shift_ns
+        return self._last_ns
 
     def _option_of(self, level: int, platform: str) -> Option:
         place = self._frame.choice.option.platform

@@ -134,6 +134,18 @@ def test_a_latency_that_was_not_measured_is_not_a_violation():
     assert math.isnan(manager.state.latency_ms)
 
 
+@pytest.mark.parametrize('inference_ms', [math.nan, math.inf, -math.inf, 1e305, -1.0, 0.0])
+def test_invalid_latencies_leave_the_time_outside_inference_valid(inference_ms):
+    """Regression: IndexError some frames after an inference latency of NaN."""
+    manager = make_manager(constraints=Constraints(35.0, latency_scope='node'))
+    for frame in range(1, 400):
+        invalid_ms = inference_ms if frame % 3 == 0 else 30.0
+        manager.observe(Measurement(frame * FRAME_NS, 3, invalid_ms, 31.0 + frame % 2))
+    run(manager, 30.0, 20, start=400)
+    assert math.isfinite(manager.state.inference_limit_ms)
+    assert manager.active_level == 3
+
+
 def test_only_moves_up_are_limited_per_minute():
     settings = PolicySettings('reactive', window=1, hold_s=0.0, max_switches_per_minute=2)
     manager = make_manager(policy=settings, constraints=Constraints(35.0))
@@ -435,6 +447,26 @@ def test_a_level_that_does_not_fit_into_memory_is_excluded():
             manager.observe(Measurement(frame * FRAME_NS, level, PROFILE.latency_ms(level)))
     assert 3 <= failed <= 8
     assert manager.active_level == 2
+
+
+@pytest.mark.parametrize('back_ns', [1, 3_600_000_000_000, 10**18])
+def test_waits_end_after_the_clock_was_set_back(back_ns):
+    """Regression: a level that had failed was not tried again for the time that was set back."""
+    manager = make_manager(policy=PolicySettings(max_switches_per_minute=1))
+    start_ns = 10**12
+    manager.observe_failure(start_ns, 3)
+    for frame in range(1, 120):
+        time_ns = start_ns - back_ns + frame * FRAME_NS
+        level = manager.active_level
+        manager.observe(Measurement(time_ns, level, PROFILE.latency_ms(level)))
+    assert manager.active_level == 3
+    manager.set_constraints(Constraints(25.0))
+    manager.decide(start_ns)
+    manager.set_constraints(Constraints(35.0))
+    for frame in range(1, 2000):  # a minute
+        time_ns = start_ns - back_ns + frame * FRAME_NS
+        manager.observe(Measurement(time_ns, manager.active_level, 10.0))
+    assert manager.active_level == 3
 
 
 def test_a_level_that_works_again_is_used_again():
