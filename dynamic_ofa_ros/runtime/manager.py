@@ -249,7 +249,7 @@ class RuntimeManager:
         is_first, self._is_first_after_switch = self._is_first_after_switch, False
         option = self._option_of(measurement.level, measurement.platform)
         if self._outages:
-            self._outages.work(option)
+            self._outages.work(option, time_ns)
         self._period_ms = measurement.period_ms
         if not is_first:
             self._experiences[option.platform].observe(measurement)
@@ -273,11 +273,11 @@ class RuntimeManager:
         """Process a failure of inference; return the switch to an option that works, or None.
 
         The option (or its whole platform, if several of its levels fail) is tried again after a
-        waiting time, which doubles with every failure. If all options fail, all remain in use.
+        waiting time, which doubles with every failure. If all options fail, they take turns.
         """
         time_ns = self._steady(time_ns)
         option = self._option_of(level, platform)
-        self._outages.fail(option, self.table.rank, time_ns, is_whole_platform=is_whole_platform)
+        self._outages.fail(option, time_ns, is_whole_platform=is_whole_platform)
         situation = self._situation(time_ns)
         choice = self._policy.decide(situation)
         why = f'inference fails at {self.table.name(option)}: {choice.reason}'
@@ -330,8 +330,7 @@ class RuntimeManager:
         """Return the options that work and that are allowed beside other classifiers."""
         candidates: Sequence[Option] = self.table.ladder
         if self._outages:
-            working = [o for o in candidates if not self._outages.is_out(o, time_ns)]
-            candidates = working or candidates
+            candidates = self._outages.usable(candidates, time_ns)
         if self._applied.allowance is not None:
             candidates = [o for o in candidates if self._is_allowed(o)] or candidates[:1]
         return candidates
@@ -412,7 +411,7 @@ class RuntimeManager:
         allowance = self._applied.allowance
         if allowance is not None and before is not None and not self._is_allowed(before):
             choice = choice._replace(why=f'{allowance.reason}; {choice.reason}')
-        if self._outages and self._outages.is_out(choice.option, situation.time_ns):
+        if self._outages and self._outages.is_failing(choice.option, situation.time_ns):
             choice = choice._replace(is_feasible=False, why='inference fails at every level')
         decision = None
         if choice.option != before:

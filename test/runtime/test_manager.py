@@ -479,6 +479,81 @@ def test_a_level_that_works_again_is_used_again():
     assert manager.active_level == 3
 
 
+@pytest.mark.parametrize('lowest_failing', [2, 3])
+def test_levels_that_work_are_used_if_several_higher_ones_do_not_fit_into_memory(lowest_failing):
+    """Regression: after two levels had failed, the highest level failed in every frame."""
+    levels = make_levels((0.5, 0.6, 0.7, 0.8))
+    manager = RuntimeManager(levels, make_profile((10.0, 20.0, 30.0, 40.0)))
+    failed = 0
+    for frame in range(1, 1800):
+        manager.decide(frame * FRAME_NS)
+        level = manager.active_level
+        if level >= lowest_failing:
+            failed += 1
+            manager.observe_failure(frame * FRAME_NS, level)
+        else:
+            assert manager.state.is_feasible
+            manager.observe(Measurement(frame * FRAME_NS, level, 10.0 * level))
+    assert failed <= 20
+    assert manager.active_level == lowest_failing - 1
+
+
+def test_working_levels_of_a_platform_are_used_though_others_fail():
+    """The two highest levels do not fit into the GPU's memory; the third is the best option."""
+    levels = make_levels((0.5, 0.6, 0.7, 0.8))
+    profiles = (
+        make_profile((5.0, 6.0, 7.0, 8.0), GPU),
+        make_profile((20.0, 40.0, 60.0, 80.0), CPU),
+    )
+    manager = RuntimeManager(levels, profiles, constraints=Constraints(30.0))
+    failed = on_gpu = 0
+    for frame in range(1, 1800):
+        manager.decide(frame * FRAME_NS)
+        level, platform = manager.active_level, manager.active_platform
+        if platform == GPU and level >= 3:
+            failed += 1
+            manager.observe_failure(frame * FRAME_NS, level, GPU)
+        else:
+            on_gpu += platform == GPU
+            ms = manager.uncontended_ms(level, platform)
+            manager.observe(Measurement(frame * FRAME_NS, level, ms, platform=platform))
+    assert failed <= 20
+    assert on_gpu >= 0.8 * 1800
+
+
+@pytest.mark.parametrize('period', [2, 5, 20, 100])
+def test_a_level_that_fails_again_and_again_is_tried_less_and_less(period):
+    """Regression: one frame that worked ended the doubling, and 3 % of frames failed for ever."""
+    manager = make_manager()
+    failed, runs = [], 0
+    for frame in range(1, 3600):  # two minutes
+        manager.decide(frame * FRAME_NS)
+        level = manager.active_level
+        runs += level == 3
+        if level == 3 and runs % period == 0:
+            failed.append(frame)
+            manager.observe_failure(frame * FRAME_NS, level)
+        else:
+            manager.observe(Measurement(frame * FRAME_NS, level, PROFILE.latency_ms(level)))
+    assert len(failed) <= 10
+    assert manager.state.switch_count <= 24
+
+
+def test_a_platform_that_recovers_after_a_while_is_used_again():
+    """All levels fail for ten seconds."""
+    manager = make_manager()
+    for frame in range(1, 300):
+        manager.decide(frame * FRAME_NS)
+        manager.observe_failure(frame * FRAME_NS, manager.active_level)
+    assert not manager.state.is_feasible
+    for frame in range(300, 450):
+        manager.decide(frame * FRAME_NS)
+        level = manager.active_level
+        manager.observe(Measurement(frame * FRAME_NS, level, PROFILE.latency_ms(level)))
+    assert manager.state.is_feasible
+    assert manager.active_level == 3
+
+
 def test_if_all_levels_fail_this_is_reported_and_they_are_tried_again():
     manager = make_manager()
     for frame in range(1, 30):
