@@ -104,6 +104,7 @@ class RuntimeManager:
         self._upward_ns: deque[int] = deque()
         self._recent_frames: deque[Frame] = deque(maxlen=FRAMES_TOLD)
         self._is_first_after_switch = True
+        self._last_ns = self._shift_ns = 0
         self._violations = 0
         self._consecutive_violations = 0
         self._switch_count = 0
@@ -228,6 +229,7 @@ class RuntimeManager:
         settings = self._settings
         if settings is self._applied:
             return None
+        time_ns = self._steady(time_ns)
         before, self._applied = self._applied, settings
         is_new_policy = settings.policy != before.policy
         if is_new_policy:
@@ -240,11 +242,14 @@ class RuntimeManager:
 
     def observe(self, measurement: Measurement) -> Decision | None:
         """Process the latencies of one frame; return the resulting switch, or None."""
-        time_ns, inference_ms = measurement.time_ns, measurement.inference_ms
+        end_ns, inference_ms = measurement.time_ns, measurement.inference_ms
+        time_ns = self._steady(end_ns)
+        if time_ns != end_ns:
+            measurement = measurement._replace(time_ns=time_ns)
         is_first, self._is_first_after_switch = self._is_first_after_switch, False
         option = self._option_of(measurement.level, measurement.platform)
         if self._outages:
-            self._outages.work(option)
+            self._outages.work(option, time_ns)
         self._period_ms = measurement.period_ms
         if not is_first:
             self._experiences[option.platform].observe(measurement)
@@ -252,11 +257,12 @@ class RuntimeManager:
             ('node', measurement.node_ms),
             ('end_to_end', measurement.end_to_end_ms),
         ):
-            if math.isfinite(scope_ms):
-                self._outside_ms[scope].add(scope_ms - inference_ms)
+            outside_ms = scope_ms - inference_ms
+            if math.isfinite(outside_ms):
+                self._outside_ms[scope].add(outside_ms)
         latency_ms = getattr(measurement, f'{self._applied.constraints.latency_scope}_ms')
         if 0.0 < latency_ms < math.inf:
-            self._recent_frames.append(Frame(time_ns, latency_ms, measurement.level))
+            self._recent_frames.append(Frame(end_ns, latency_ms, measurement.level))
         self._count_violation(latency_ms)
         situation = self._situation(time_ns, latency_ms, inference_ms, is_first=is_first)
         return self._apply(situation, self._policy.decide(situation))
@@ -267,14 +273,24 @@ class RuntimeManager:
         """Process a failure of inference; return the switch to an option that works, or None.
 
         The option (or its whole platform, if several of its levels fail) is tried again after a
-        waiting time, which doubles with every failure. If all options fail, all remain in use.
+        waiting time, which doubles with every failure. If all options fail, they take turns.
         """
+        time_ns = self._steady(time_ns)
         option = self._option_of(level, platform)
-        self._outages.fail(option, self.table.rank, time_ns, is_whole_platform=is_whole_platform)
+        self._outages.fail(option, time_ns, is_whole_platform=is_whole_platform)
         situation = self._situation(time_ns)
         choice = self._policy.decide(situation)
         why = f'inference fails at {self.table.name(option)}: {choice.reason}'
         return self._apply(situation, choice._replace(why=why))
+
+    def _steady(self, time_ns: int) -> int:
+        """Return the time, shifted so that it never goes back.
+
+        Otherwise, holds and waits would last as long as a clock was set back.
+        """
+        self._shift_ns = max(self._shift_ns, self._last_ns - time_ns)
+        self._last_ns = time_ns + self._shift_ns
+        return self._last_ns
 
     def _option_of(self, level: int, platform: str) -> Option:
         place = self._frame.choice.option.platform
@@ -314,8 +330,7 @@ class RuntimeManager:
         """Return the options that work and that are allowed beside other classifiers."""
         candidates: Sequence[Option] = self.table.ladder
         if self._outages:
-            working = [o for o in candidates if not self._outages.is_out(o, time_ns)]
-            candidates = working or candidates
+            candidates = self._outages.usable(candidates, time_ns)
         if self._applied.allowance is not None:
             candidates = [o for o in candidates if self._is_allowed(o)] or candidates[:1]
         return candidates
@@ -396,7 +411,7 @@ class RuntimeManager:
         allowance = self._applied.allowance
         if allowance is not None and before is not None and not self._is_allowed(before):
             choice = choice._replace(why=f'{allowance.reason}; {choice.reason}')
-        if self._outages and self._outages.is_out(choice.option, situation.time_ns):
+        if self._outages and self._outages.is_failing(choice.option, situation.time_ns):
             choice = choice._replace(is_feasible=False, why='inference fails at every level')
         decision = None
         if choice.option != before:

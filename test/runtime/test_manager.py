@@ -134,6 +134,18 @@ def test_a_latency_that_was_not_measured_is_not_a_violation():
     assert math.isnan(manager.state.latency_ms)
 
 
+@pytest.mark.parametrize('inference_ms', [math.nan, math.inf, -math.inf, 1e305, -1.0, 0.0])
+def test_invalid_latencies_leave_the_time_outside_inference_valid(inference_ms):
+    """Regression: IndexError some frames after an inference latency of NaN."""
+    manager = make_manager(constraints=Constraints(35.0, latency_scope='node'))
+    for frame in range(1, 400):
+        invalid_ms = inference_ms if frame % 3 == 0 else 30.0
+        manager.observe(Measurement(frame * FRAME_NS, 3, invalid_ms, 31.0 + frame % 2))
+    run(manager, 30.0, 20, start=400)
+    assert math.isfinite(manager.state.inference_limit_ms)
+    assert manager.active_level == 3
+
+
 def test_only_moves_up_are_limited_per_minute():
     settings = PolicySettings('reactive', window=1, hold_s=0.0, max_switches_per_minute=2)
     manager = make_manager(policy=settings, constraints=Constraints(35.0))
@@ -437,6 +449,26 @@ def test_a_level_that_does_not_fit_into_memory_is_excluded():
     assert manager.active_level == 2
 
 
+@pytest.mark.parametrize('back_ns', [1, 3_600_000_000_000, 10**18])
+def test_waits_end_after_the_clock_was_set_back(back_ns):
+    """Regression: a level that had failed was not tried again for the time that was set back."""
+    manager = make_manager(policy=PolicySettings(max_switches_per_minute=1))
+    start_ns = 10**12
+    manager.observe_failure(start_ns, 3)
+    for frame in range(1, 120):
+        time_ns = start_ns - back_ns + frame * FRAME_NS
+        level = manager.active_level
+        manager.observe(Measurement(time_ns, level, PROFILE.latency_ms(level)))
+    assert manager.active_level == 3
+    manager.set_constraints(Constraints(25.0))
+    manager.decide(start_ns)
+    manager.set_constraints(Constraints(35.0))
+    for frame in range(1, 2000):  # a minute
+        time_ns = start_ns - back_ns + frame * FRAME_NS
+        manager.observe(Measurement(time_ns, manager.active_level, 10.0))
+    assert manager.active_level == 3
+
+
 def test_a_level_that_works_again_is_used_again():
     manager = make_manager()
     manager.observe_failure(FRAME_NS, 3)
@@ -444,6 +476,81 @@ def test_a_level_that_works_again_is_used_again():
     for frame in range(2, 120):
         level = manager.active_level
         manager.observe(Measurement(frame * FRAME_NS, level, PROFILE.latency_ms(level)))
+    assert manager.active_level == 3
+
+
+@pytest.mark.parametrize('lowest_failing', [2, 3])
+def test_levels_that_work_are_used_if_several_higher_ones_do_not_fit_into_memory(lowest_failing):
+    """Regression: after two levels had failed, the highest level failed in every frame."""
+    levels = make_levels((0.5, 0.6, 0.7, 0.8))
+    manager = RuntimeManager(levels, make_profile((10.0, 20.0, 30.0, 40.0)))
+    failed = 0
+    for frame in range(1, 1800):
+        manager.decide(frame * FRAME_NS)
+        level = manager.active_level
+        if level >= lowest_failing:
+            failed += 1
+            manager.observe_failure(frame * FRAME_NS, level)
+        else:
+            assert manager.state.is_feasible
+            manager.observe(Measurement(frame * FRAME_NS, level, 10.0 * level))
+    assert failed <= 20
+    assert manager.active_level == lowest_failing - 1
+
+
+def test_working_levels_of_a_platform_are_used_though_others_fail():
+    """The two highest levels do not fit into the GPU's memory; the third is the best option."""
+    levels = make_levels((0.5, 0.6, 0.7, 0.8))
+    profiles = (
+        make_profile((5.0, 6.0, 7.0, 8.0), GPU),
+        make_profile((20.0, 40.0, 60.0, 80.0), CPU),
+    )
+    manager = RuntimeManager(levels, profiles, constraints=Constraints(30.0))
+    failed = on_gpu = 0
+    for frame in range(1, 1800):
+        manager.decide(frame * FRAME_NS)
+        level, platform = manager.active_level, manager.active_platform
+        if platform == GPU and level >= 3:
+            failed += 1
+            manager.observe_failure(frame * FRAME_NS, level, GPU)
+        else:
+            on_gpu += platform == GPU
+            ms = manager.uncontended_ms(level, platform)
+            manager.observe(Measurement(frame * FRAME_NS, level, ms, platform=platform))
+    assert failed <= 20
+    assert on_gpu >= 0.8 * 1800
+
+
+@pytest.mark.parametrize('period', [2, 5, 20, 100])
+def test_a_level_that_fails_again_and_again_is_tried_less_and_less(period):
+    """Regression: one frame that worked ended the doubling, and 3 % of frames failed for ever."""
+    manager = make_manager()
+    failed, runs = [], 0
+    for frame in range(1, 3600):  # two minutes
+        manager.decide(frame * FRAME_NS)
+        level = manager.active_level
+        runs += level == 3
+        if level == 3 and runs % period == 0:
+            failed.append(frame)
+            manager.observe_failure(frame * FRAME_NS, level)
+        else:
+            manager.observe(Measurement(frame * FRAME_NS, level, PROFILE.latency_ms(level)))
+    assert len(failed) <= 10
+    assert manager.state.switch_count <= 24
+
+
+def test_a_platform_that_recovers_after_a_while_is_used_again():
+    """All levels fail for ten seconds."""
+    manager = make_manager()
+    for frame in range(1, 300):
+        manager.decide(frame * FRAME_NS)
+        manager.observe_failure(frame * FRAME_NS, manager.active_level)
+    assert not manager.state.is_feasible
+    for frame in range(300, 450):
+        manager.decide(frame * FRAME_NS)
+        level = manager.active_level
+        manager.observe(Measurement(frame * FRAME_NS, level, PROFILE.latency_ms(level)))
+    assert manager.state.is_feasible
     assert manager.active_level == 3
 
 
