@@ -81,3 +81,28 @@ def test_a_class_name_that_cannot_be_a_label_is_rejected(tmp_path: Path, name: b
     ) as caught:
         class_folders(tmp_path)
     str(caught.value).encode()
+
+
+def test_entries_that_are_not_files_are_named_and_never_opened(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Opening a pipe would wait without end, and reading a device fills the memory."""
+    root = classes(tmp_path / 'data', '.')
+    os.mkfifo(root / 'cat' / 'pipe.jpg')
+    for name, target in {
+        'device.jpg': '/dev/zero',
+        'nothing.jpg': 'removed.jpg',
+        'itself.jpg': 'itself.jpg',
+        'more': '../dog',
+    }.items():
+        (root / 'cat' / name).symlink_to(target)
+    (root / 'cat' / 'link.jpg').symlink_to(root / 'dog' / '0.jpg')
+    (root / 'bird').symlink_to(root / 'dog')
+    files = [path.relative_to(root).as_posix() for path, _ in ClassFolder.open(root).files]
+    assert [name for name in files if not name.endswith(('0.jpg', '1.jpg', '2.jpg', '3.jpg'))] == [
+        'cat/link.jpg'
+    ]
+    assert len(files) == 4 + 5 + 4
+    assert '5 entries are ignored' in caplog.text
+    for name in ('pipe.jpg', 'device.jpg', 'nothing.jpg', 'itself.jpg', 'more'):
+        assert f'cat/{name}' in caplog.text

@@ -126,9 +126,7 @@ class ClassFolder:
         images = {folder: listing.images for folder, listing in listings.items()}
         if classes is None:
             check_level(root, images)
-        Listing(
-            (), tuple(file for listing in listings.values() for file in listing.others)
-        ).warn_of_others(root)
+        Listing.joined(listings.values()).warn_of_ignored(root)
         stray = [entry for entry in sorted(root.iterdir()) if is_image(entry)]
         if stray:
             logger.warning(

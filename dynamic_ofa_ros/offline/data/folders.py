@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from dynamic_ofa_ros.errors import DatasetError
@@ -34,13 +35,36 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Listing:
-    """The files below a folder except hidden ones: images by their suffix, and others."""
+    """What is below a folder, without hidden entries.
+
+    images: files with the suffix of an image; others: other files; not_files: links to folders or
+    to nothing, pipes, sockets and devices, which are never opened.
+    """
 
     images: tuple[Path, ...]
     others: tuple[Path, ...]
+    not_files: tuple[Path, ...] = ()
 
-    def warn_of_others(self, root: Path) -> None:
-        """Log the number and the names of files that are not images."""
+    @classmethod
+    def joined(cls, listings: Iterable[Listing]) -> Listing:
+        """Return everything in several listings."""
+        parts = list(listings)
+        return cls(
+            tuple(chain.from_iterable(part.images for part in parts)),
+            tuple(chain.from_iterable(part.others for part in parts)),
+            tuple(chain.from_iterable(part.not_files for part in parts)),
+        )
+
+    def warn_of_ignored(self, root: Path) -> None:
+        """Log the number and the names of everything except images."""
+        if self.not_files:
+            logger.warning(
+                '%s: %d entries are ignored, because they are links to folders or to nothing, or '
+                'not files: %s',
+                printable(root),
+                len(self.not_files),
+                some([printable(entry.relative_to(root)) for entry in self.not_files]),
+            )
         if self.others:
             suffixes = Counter(file.suffix.lower() or 'no suffix' for file in self.others)
             logger.warning(
@@ -61,9 +85,9 @@ class Splits:
 
 
 def is_image(path: Path) -> bool:
-    """Return whether a file is an image by its suffix, and is not hidden."""
+    """Return whether a path is a file with the suffix of an image, and is not hidden."""
     hidden = path.name.startswith('.')
-    return not hidden and path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
+    return not hidden and path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
 
 
 def list_files(folder: Path) -> Listing:
@@ -71,19 +95,23 @@ def list_files(folder: Path) -> Listing:
 
     Raise DatasetError if a folder cannot be read.
     """
-
-    def refuse(error: OSError) -> None:
-        raise DatasetError(f'{printable(error.filename)} cannot be read: {error.strerror}')
-
     images: list[Path] = []
     others: list[Path] = []
-    for parent, names, files in os.walk(folder, onerror=refuse):
-        names[:] = [name for name in names if not _is_ignored(name)]
-        for name in files:
-            if not name.startswith('.'):
-                path = Path(parent, name)
+    not_files: list[Path] = []
+    folders = [folder]
+    while folders:
+        for entry in _entries(folders.pop()):
+            if entry.name.startswith('.'):
+                continue
+            path = Path(entry.path)
+            if entry.is_dir(follow_symlinks=False):
+                if not _is_ignored(entry.name):
+                    folders.append(path)
+            elif not _is_file(entry):
+                not_files.append(path)
+            else:
                 (images if path.suffix.lower() in IMAGE_SUFFIXES else others).append(path)
-    return Listing(tuple(sorted(images)), tuple(sorted(others)))
+    return Listing(tuple(sorted(images)), tuple(sorted(others)), tuple(sorted(not_files)))
 
 
 def class_folders(root: str | Path) -> list[Path]:
@@ -175,6 +203,22 @@ def names_of(folders: Iterable[Path]) -> list[str]:
 def some(names: Sequence[str]) -> str:
     """Return the first names, and their number if there are more."""
     return ', '.join(names[:SHOWN]) + (f', ... ({len(names)})' if len(names) > SHOWN else '')
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise DatasetError(f'{printable(folder)} cannot be read: {error.strerror}') from None
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a regular file, or a link to one."""
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False
 
 
 def _is_ignored(name: str) -> bool:
