@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynamic_ofa_ros.cli.device_options import add_device_options
 from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
+from dynamic_ofa_ros.cli.numbers import seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -52,7 +53,7 @@ def add_parser(subparsers: Any) -> None:
         '--networks', type=int, default=12, help='whole networks for the correction of the table'
     )
     add_device_options(parser)
-    parser.add_argument('--seed', type=int, default=1, help='selects the whole networks')
+    parser.add_argument('--seed', type=seed, default=1, help='selects the whole networks')
     parser.add_argument('--fresh', action='store_true', help='start again instead of resuming')
     parser.add_argument('--json', action='store_true', help='print JSON instead of sentences')
     parser.set_defaults(run=run)

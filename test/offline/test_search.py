@@ -393,6 +393,7 @@ def test_the_command_uses_constraints_and_a_warm_start(
         (['--limit-ms', '3'], 'at most 3 ms of latency; the nearest one has 1'),
         (['--warm-start', 'nowhere.json'], 'nowhere.json cannot be read'),
         (['--algorithm', 'algorithm1'], 'requires at least one latency limit'),
+        (['--min-accuracy', '0.77'], '--min-accuracy requires --algorithm algorithm1'),
     ],
 )
 def test_the_command_explains_errors(

@@ -100,7 +100,8 @@ def build_family(
     work = WorkFolder(
         work_folder or output.with_name(f'.{output.name}.build'), is_kept=work_folder is not None
     )
-    with naming(work.folder):
+    busy = FamilyError(f'another process builds {output}: wait for it, or choose another folder')
+    with naming(work.folder), work.alone(busy):
         context = open_context(trained, training, held_out, work, settings)
         if candidates_to is not None:
             _write_candidates(context, candidates_to)
