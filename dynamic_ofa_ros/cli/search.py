@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,7 +167,7 @@ def _objectives(args: argparse.Namespace, table: LatencyModel) -> Objectives:
 
     predictor = read_predictor(args.predictor)
     space = table.space
-    if args.resolutions:
+    if args.resolutions is not None:
         space = replace(space, resolutions=_resolutions(args.resolutions, space))
     encoding = GenomeEncoding(space)
     in_table = np.array([table.space.resolutions.index(r) for r in space.resolutions])
@@ -212,7 +213,7 @@ def _width_and_classes(args: argparse.Namespace, table: LatencyModel) -> tuple[f
                 f'{option} is {given:g}, but the backbone of {args.lut} has {known:g}; omit the '
                 'option'
             )
-        if given is not None and not given > 0:
+        if given is not None and not 0 < given < math.inf:
             raise SearchError(f'{option} is {given:g}; give a positive number')
         values.append(known if given is None else given)
     width_mult, classes = values
@@ -255,8 +256,10 @@ def _read_architectures(path: str | None, space: SearchSpace) -> list[SubnetArch
         raise SearchError(f'{path} cannot be read: {error.strerror or error}') from None
     except ArchitectureError as error:
         raise SearchError(f'{path} belongs to another search space: {error}') from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
+        found = []
+    if not found:
         raise SearchError(
             f'{path} is not a search result; give the output of dynamic-ofa search --json'
-        ) from None
+        )
     return found

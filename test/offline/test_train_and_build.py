@@ -341,10 +341,16 @@ def test_a_training_does_not_write_where_it_would_destroy(
 def test_two_trainings_cannot_share_a_folder(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    arguments = [*TRAIN, '--data', str(photos), '--output', str(tmp_path)]
+    (tmp_path / '.train-60.npy.of_a_killed_run.partial').touch()
     with locked(tmp_path / '.lock', AssertionError()):
-        assert main([*TRAIN, '--data', str(photos), '--output', str(tmp_path)]) == 2
+        assert main(arguments) == 2
     assert 'another process trains in' in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ['.lock']
+    assert len(list(tmp_path.iterdir())) == 2
+    torch.save([1], tmp_path / 'checkpoint.pt')
+    assert main(arguments) == 2
+    assert 'by another version of this package' in capsys.readouterr().err
+    assert not list(tmp_path.glob('.*.partial')), 'it could fill the disk'
 
 
 def test_two_builds_cannot_share_an_output(

@@ -175,6 +175,8 @@ def _train(request: TrainingRequest, directory: Path, device: str, world: World)
         f'another process trains in {printable(directory)}: wait for it, or choose another folder'
     )
     with locked(directory / LOCK_FILE, busy):
+        for torn in directory.glob('.*.partial'):  # of a killed run; a store can be large
+            torn.unlink()
         return _run(request, directory, device, world, start, training, held_out)
 
 

@@ -218,7 +218,8 @@ class Trainer:
                 f'{printable(path)} is damaged ({type(error).__name__}: {error}); delete it to '
                 'start again'
             ) from error
-        change = change_of(state.get('identity'), self._identity())
+        before = state.get('identity') if isinstance(state, dict) else None
+        change = change_of(before, self._identity())
         if change:
             raise CheckpointError(
                 f'{printable(path)} belongs to a training {change}; choose another output folder, '
