@@ -30,7 +30,8 @@ from dynamic_ofa_ros.offline.accuracy.evaluation import (
 )
 from dynamic_ofa_ros.offline.data.datasets import ImageDataset
 from dynamic_ofa_ros.offline.data.store import build_store
-from dynamic_ofa_ros.offline.training.train import SIGNS, open_data
+from dynamic_ofa_ros.offline.training.request import SIGNS
+from dynamic_ofa_ros.offline.training.train import open_data
 from dynamic_ofa_ros.progress import progress
 from dynamic_ofa_ros.runtime.host import OthersLoad, usable_cpus
 from dynamic_ofa_ros.supernet.network import extract_subnet, load_supernet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import sysconfig
@@ -92,6 +93,20 @@ def naming(path: Path) -> Iterator[None]:
         if error.filename is not None or error.errno is None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+@contextmanager
+def locked(path: Path, error: Exception) -> Iterator[None]:
+    """Hold the lock file `path`; raise `error` if another process holds it.
+
+    The operating system releases the lock when the process ends.
+    """
+    with path.open('a') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise error from None
+        yield
 
 
 def printable(path: str | Path) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynamic_ofa_ros.cli.device_options import add_device_options
 from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
+from dynamic_ofa_ros.cli.numbers import not_empty, seed, whole_number
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.offline.build.build import BuildReport
@@ -36,6 +37,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         '--backbone',
+        type=not_empty,
         required=True,
         metavar='FOLDER|NAME|FAMILY',
         help='a folder written by dynamic-ofa train, the name of a fetched backbone, or a family, '
@@ -43,13 +45,17 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         '--data',
+        type=not_empty,
         required=True,
         metavar='FOLDER|signs',
         help='the data the backbone was trained on: the training split calibrates the levels, the '
         'held-out split measures their accuracy',
     )
     parser.add_argument(
-        '--output', metavar='FOLDER', help='folder of the new family; default: families/<name>'
+        '--output',
+        type=not_empty,
+        metavar='FOLDER',
+        help='folder of the new family; default: families/<name>',
     )
     parser.add_argument(
         '--name', help='name of the family; default: the name of the output folder or level file'
@@ -60,7 +66,7 @@ def add_parser(subparsers: Any) -> None:
         help='input sizes to choose from; default: the training resolutions. Larger sizes are '
         'often more accurate, because random crops enlarge the objects in training images',
     )
-    parser.add_argument('--seed', type=int, default=1, help='random seed')
+    parser.add_argument('--seed', type=seed, default=1, help='random seed')
     parser.add_argument('--json', action='store_true', help='print JSON instead of tables')
     _add_levels(parser.add_argument_group('levels'))
     _add_images(parser.add_argument_group('images'))
@@ -111,7 +117,10 @@ def _add_levels(group: Any) -> None:
         '--finalists', type=int, default=40, help='sub-networks to choose levels from'
     )
     group.add_argument(
-        '--evaluations', type=int, default=20000, help='sub-networks that the search may evaluate'
+        '--evaluations',
+        type=whole_number(1),
+        default=20000,
+        help='sub-networks that the search may evaluate',
     )
     group.add_argument(
         '--predictor',
@@ -157,7 +166,7 @@ def _add_images(group: Any) -> None:
     )
     group.add_argument(
         '--selection-images',
-        type=int,
+        type=whole_number(1),
         default=4000,
         help='maximum number of held-out images for the choice of levels; at most half of them',
     )
@@ -168,7 +177,7 @@ def _add_images(group: Any) -> None:
         help=f'number of held-out images; 0 = all of them (signs: {RENDERED_HELD_OUT_IMAGES})',
     )
     group.add_argument(
-        '--images', type=int, default=56000, help='signs: number of training scenes'
+        '--images', type=whole_number(1), default=56000, help='signs: number of training scenes'
     )
 
 
@@ -199,7 +208,9 @@ def run(args: argparse.Namespace) -> int:
     """Build, then print the table of levels and the time of each stage."""
     from dynamic_ofa_ros.family import Family
     from dynamic_ofa_ros.offline.build.build import BuildSettings, build_family
+    from dynamic_ofa_ros.offline.data.folders import check_output
     from dynamic_ofa_ros.offline.fetch import with_labels_of
+    from dynamic_ofa_ros.offline.training.request import SIGNS
     from dynamic_ofa_ros.supernet.trained import open_backbone
 
     trained = open_backbone(args.backbone)
@@ -210,6 +221,10 @@ def run(args: argparse.Namespace) -> int:
     name = args.name or (Path(args.output).name if args.output else wanted.name)
     output = Path(args.output or Path('families') / name).expanduser()
     candidates_to = Path(args.candidates_to).expanduser() if args.candidates_to else None
+    if args.data != SIGNS:
+        for folder in (output, candidates_to):
+            if folder is not None:
+                check_output(folder, args.data)
     report = build_family(
         trained,
         training,
@@ -275,7 +290,8 @@ def _wanted(args: argparse.Namespace, trained: TrainedBackbone) -> _Wanted:
 def _open_images(args: argparse.Namespace) -> tuple[ImageDataset, ImageDataset]:
     from dynamic_ofa_ros.errors import DatasetError
     from dynamic_ofa_ros.offline.accuracy.evaluation import calibration_subset
-    from dynamic_ofa_ros.offline.training.train import SIGNS, open_data
+    from dynamic_ofa_ros.offline.training.request import SIGNS
+    from dynamic_ofa_ros.offline.training.train import open_data
 
     most = args.held_out_images
     if most < 0:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
+from dynamic_ofa_ros.cli.numbers import MOST_THREADS, seed, whole_number
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.offline.data.datasets import ImageDataset
@@ -38,7 +39,10 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument('--images', type=int, default=2000, help='images to calibrate on')
     parser.add_argument(
-        '--held-out-images', type=int, default=2000, help='images to measure top-1 on, at most'
+        '--held-out-images',
+        type=whole_number(1),
+        default=2000,
+        help='images to measure top-1 on, at most',
     )
     parser.add_argument(
         '--augment',
@@ -50,9 +54,16 @@ def add_parser(subparsers: Any) -> None:
         action='store_true',
         help='with --augment, never flip images, because left and right differ (signs, text)',
     )
-    parser.add_argument('--seed', type=int, default=1, help='random seed for the choice of images')
+    parser.add_argument(
+        '--seed', type=seed, default=1, help='random seed for the choice of images'
+    )
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    parser.add_argument('--threads', type=int, default=0, help='CPU threads; 0 = one per core')
+    parser.add_argument(
+        '--threads',
+        type=whole_number(0, MOST_THREADS),
+        default=0,
+        help='CPU threads; 0 = one per core',
+    )
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
     parser.set_defaults(run=run)
 
@@ -63,12 +74,17 @@ def run(args: argparse.Namespace) -> int:
 
     from dynamic_ofa_ros.family import Family, default_family
     from dynamic_ofa_ros.offline.accuracy.calibration import CalibrationSettings, calibrate_family
+    from dynamic_ofa_ros.offline.data.folders import check_output
+    from dynamic_ofa_ros.offline.training.request import SIGNS
     from dynamic_ofa_ros.offline.training.train import open_data
     from dynamic_ofa_ros.progress import progress
     from dynamic_ofa_ros.runtime.host import usable_cpus
+    from dynamic_ofa_ros.supernet.devices import check_device
 
     torch.set_num_threads(args.threads or usable_cpus())
     family = Family.load(args.family or default_family())
+    if args.data != SIGNS:
+        check_output(Path(args.output).expanduser(), args.data)
     training, held_out = open_data(args.data, args.images, args.held_out_images)
     with progress('calibrating levels', len(family.levels)) as bar:
         report = calibrate_family(
@@ -77,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
             _at_most(held_out, args.held_out_images),
             Path(args.output).expanduser(),
             CalibrationSettings(args.images, args.augment, _mirror(args), args.seed),
-            _device(args.device),
+            check_device(args.device),
             lambda done, top1: bar.update(done, f'top-1 {top1:.1%}'),
         )
     if args.json:
@@ -114,23 +130,6 @@ def _at_most(dataset: ImageDataset, images: int) -> ImageDataset:
 
 
 def _mirror(args: argparse.Namespace) -> bool:
-    from dynamic_ofa_ros.offline.training.train import SIGNS
+    from dynamic_ofa_ros.offline.training.request import SIGNS
 
     return not (args.no_mirror or args.data == SIGNS)
-
-
-def _device(name: str) -> str:
-    import torch
-
-    from dynamic_ofa_ros.errors import EngineError
-
-    if name == 'auto':
-        return 'cuda' if torch.cuda.is_available() else 'cpu'
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise EngineError(
-            f'device {name} cannot be used ({str(error).splitlines()[0]}); use --device cpu, or '
-            'install a torch built for your GPU'
-        ) from None
-    return name

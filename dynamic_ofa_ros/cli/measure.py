@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynamic_ofa_ros.cli.device_options import add_device_options
 from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
+from dynamic_ofa_ros.cli.numbers import whole_number
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.family import Family
@@ -43,7 +44,9 @@ def add_parser(subparsers: Any) -> None:
         metavar='FOLDER|signs',
         help='held-out images to measure the accuracy on: one folder per class, or signs',
     )
-    parser.add_argument('--images', type=int, default=0, help='maximum number of them; 0 = all')
+    parser.add_argument(
+        '--images', type=whole_number(0), default=0, help='maximum number of them; 0 = all'
+    )
     parser.add_argument(
         '--force', action='store_true', help='replace earlier measurements of this platform'
     )

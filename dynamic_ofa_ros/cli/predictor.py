@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
+from dynamic_ofa_ros.cli.numbers import seed, whole_number
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.offline.accuracy.pairs import Pair
@@ -85,14 +86,17 @@ def _add_fit(commands: Any) -> None:
         help='held-out images that top-1 is measured on; at most one half of them',
     )
     parser.add_argument(
-        '--images', type=int, default=56000, help='signs: number of training scenes'
+        '--images', type=whole_number(1), default=56000, help='signs: number of training scenes'
     )
     parser.add_argument(
-        '--held-out-images', type=int, default=8000, help='signs: number of held-out scenes'
+        '--held-out-images',
+        type=whole_number(1),
+        default=8000,
+        help='signs: number of held-out scenes',
     )
     parser.add_argument(
         '--workers',
-        type=int,
+        type=whole_number(0),
         default=0,
         help='processes that measure accuracy; 0 = one per core if that is faster',
     )
@@ -109,7 +113,7 @@ def _add_fit(commands: Any) -> None:
         help='folder of intermediate results, which is kept; a build with the same folder does '
         'not measure these sub-networks again. Default: a temporary folder beside the output',
     )
-    parser.add_argument('--seed', type=int, default=1, help='random seed')
+    parser.add_argument('--seed', type=seed, default=1, help='random seed')
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
     parser.set_defaults(run=run_fit)
 
@@ -263,9 +267,10 @@ def _measure(args: argparse.Namespace, output: Path) -> tuple[list[Pair], Search
         Path(args.work).expanduser() if args.work else output.with_name(f'.{output.name}.work'),
         is_kept=bool(args.work),
     )
-    with naming(work.folder):
+    busy = PredictorError(f'another process writes {output}: wait for it, or choose another file')
+    with naming(work.folder), work.alone(busy):
         sampled = measure_sampled(open_context(trained, training, held_out, work, settings))
-    pairs = [Pair(c.architecture, c.top1) for c in sampled]
-    write_pairs(pairs, output.with_suffix('.pairs.jsonl'))
-    work.finish()
+        pairs = [Pair(c.architecture, c.top1) for c in sampled]
+        write_pairs(pairs, output.with_suffix('.pairs.jsonl'))
+        work.finish()
     return pairs, trained.space

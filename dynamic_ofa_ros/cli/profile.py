@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynamic_ofa_ros.cli.device_options import add_device_options
 from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
+from dynamic_ofa_ros.cli.numbers import seed, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -49,10 +50,13 @@ def add_parser(subparsers: Any) -> None:
         'for slow devices, and for engines that cannot run single operators',
     )
     parser.add_argument(
-        '--networks', type=int, default=12, help='whole networks for the correction of the table'
+        '--networks',
+        type=whole_number(3),
+        default=12,
+        help='whole networks for the correction of the table',
     )
     add_device_options(parser)
-    parser.add_argument('--seed', type=int, default=1, help='selects the whole networks')
+    parser.add_argument('--seed', type=seed, default=1, help='selects the whole networks')
     parser.add_argument('--fresh', action='store_true', help='start again instead of resuming')
     parser.add_argument('--json', action='store_true', help='print JSON instead of sentences')
     parser.set_defaults(run=run)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
+from dynamic_ofa_ros.cli.numbers import seed, whole_number
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.offline.latency.table import LatencyModel
@@ -40,11 +42,11 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         '--evaluations',
-        type=int,
+        type=whole_number(1),
         default=20000,
         help='accuracy evaluations for all limits together; a gradient counts as 3',
     )
-    parser.add_argument('--seed', type=int, default=1, help='random seed')
+    parser.add_argument('--seed', type=seed, default=1, help='random seed')
     parser.add_argument(
         '--warm-start', metavar='FILE', help='start from architectures printed by --json'
     )
@@ -59,17 +61,19 @@ def add_parser(subparsers: Any) -> None:
         '--width-mult', type=float, help='width of the backbone, if the table does not contain it'
     )
     constraints.add_argument(
-        '--classes', type=int, help='classes of the backbone, if the table does not contain them'
+        '--classes',
+        type=whole_number(1),
+        help='classes of the backbone, if the table does not contain them',
     )
-    paper = parser.add_argument_group('algorithm; the other options apply to algorithm1 only')
+    paper = parser.add_argument_group('algorithm; the other options require algorithm1')
     paper.add_argument(
         '--algorithm',
         choices=['nsga2', 'algorithm1'],
         default='nsga2',
         help='nsga2, or algorithm 1 of the Dynamic-OFA paper, which requires limits',
     )
-    paper.add_argument('--min-accuracy', type=float, default=0.0, help='a fraction')
-    paper.add_argument('--max-accuracy', type=float, default=1.0, help='a fraction')
+    paper.add_argument('--min-accuracy', type=float, help='a fraction (default: 0)')
+    paper.add_argument('--max-accuracy', type=float, help='a fraction (default: 1)')
     paper.add_argument(
         '--latency-step-ms',
         type=float,
@@ -77,7 +81,7 @@ def add_parser(subparsers: Any) -> None:
         'limit are not printed (default: a hundredth of the latency range of the table)',
     )
     paper.add_argument(
-        '--step-every', type=int, default=1000, help='samples without a fit before each step'
+        '--step-every', type=int, help='samples without a fit before each step (default: 1000)'
     )
     paper.add_argument(
         '--latency-cap-ms', type=float, help='largest relaxed limit; default: ten steps'
@@ -87,11 +91,16 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search and print the best architecture at each limit, or the front without limits."""
+    from dynamic_ofa_ros.errors import SearchError
     from dynamic_ofa_ros.offline.latency.table import read_table
     from dynamic_ofa_ros.offline.search.search import find_front
 
     table = read_table(args.lut)
     objectives = _objectives(args, table)
+    given = _settings_of_algorithm_1(args)
+    if given and args.algorithm != 'algorithm1':
+        option = f'--{next(iter(given)).replace("_", "-")}'
+        raise SearchError(f'{option} requires --algorithm algorithm1')
     if args.algorithm == 'algorithm1':
         result = _algorithm_1(args, objectives)
     else:
@@ -127,19 +136,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _settings_of_algorithm_1(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that were given for Algorithm 1."""
+    names = ('min_accuracy', 'max_accuracy', 'latency_step_ms', 'step_every', 'latency_cap_ms')
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
 def _algorithm_1(args: argparse.Namespace, objectives: Objectives) -> SearchResult:
     from dynamic_ofa_ros.errors import SearchError
     from dynamic_ofa_ros.offline.search.algorithm1 import Algorithm1Settings, find_with_algorithm_1
 
     if args.warm_start:
         raise SearchError('Algorithm 1 starts at random; --warm-start requires --algorithm nsga2')
-    settings = Algorithm1Settings(
-        min_accuracy=args.min_accuracy,
-        max_accuracy=args.max_accuracy,
-        latency_step_ms=args.latency_step_ms,
-        step_every=args.step_every,
-        latency_cap_ms=args.latency_cap_ms,
-    )
+    settings = Algorithm1Settings(**_settings_of_algorithm_1(args))
     result, _ = find_with_algorithm_1(
         objectives, args.limit_ms, args.evaluations, args.seed, settings
     )
@@ -158,7 +167,7 @@ def _objectives(args: argparse.Namespace, table: LatencyModel) -> Objectives:
 
     predictor = read_predictor(args.predictor)
     space = table.space
-    if args.resolutions:
+    if args.resolutions is not None:
         space = replace(space, resolutions=_resolutions(args.resolutions, space))
     encoding = GenomeEncoding(space)
     in_table = np.array([table.space.resolutions.index(r) for r in space.resolutions])
@@ -204,7 +213,7 @@ def _width_and_classes(args: argparse.Namespace, table: LatencyModel) -> tuple[f
                 f'{option} is {given:g}, but the backbone of {args.lut} has {known:g}; omit the '
                 'option'
             )
-        if given is not None and not given > 0:
+        if given is not None and not 0 < given < math.inf:
             raise SearchError(f'{option} is {given:g}; give a positive number')
         values.append(known if given is None else given)
     width_mult, classes = values
@@ -247,8 +256,10 @@ def _read_architectures(path: str | None, space: SearchSpace) -> list[SubnetArch
         raise SearchError(f'{path} cannot be read: {error.strerror or error}') from None
     except ArchitectureError as error:
         raise SearchError(f'{path} belongs to another search space: {error}') from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
+        found = []
+    if not found:
         raise SearchError(
             f'{path} is not a search result; give the output of dynamic-ofa search --json'
-        ) from None
+        )
     return found

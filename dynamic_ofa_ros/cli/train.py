@@ -7,6 +7,9 @@ import math
 from typing import Any
 
 from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
+from dynamic_ofa_ros.cli.numbers import MOST_THREADS, not_empty, seed, whole_number
+
+SMALLEST_RESOLUTION = 32
 
 
 def add_parser(subparsers: Any) -> None:
@@ -23,13 +26,18 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         '--data',
+        type=not_empty,
         required=True,
         metavar='FOLDER|signs',
         help='folder with class folders in train/ and val/ (or test/), or class folders directly: '
         'a tenth of each class is then held out; "signs" renders road and warehouse signs',
     )
     parser.add_argument(
-        '--output', required=True, metavar='FOLDER', help='folder for checkpoints and results'
+        '--output',
+        type=not_empty,
+        required=True,
+        metavar='FOLDER',
+        help='folder for checkpoints and results',
     )
     parser.add_argument(
         '--kind',
@@ -62,7 +70,7 @@ def add_parser(subparsers: Any) -> None:
         'is not less than --epochs',
     )
     parser.add_argument(
-        '--random-subnets', type=int, default=1, help='random sub-networks per step'
+        '--random-subnets', type=whole_number(0), default=1, help='random sub-networks per step'
     )
     parser.add_argument('--batch-size', type=int, default=128, help='images per step')
     parser.add_argument('--learning-rate', type=float, default=3e-3, help='learning rate of AdamW')
@@ -106,10 +114,13 @@ def add_parser(subparsers: Any) -> None:
         '--no-amp', action='store_true', help='no half precision on a GPU (CPUs never use it)'
     )
     parser.add_argument(
-        '--images', type=int, default=56000, help='signs: number of training scenes'
+        '--images', type=whole_number(1), default=56000, help='signs: number of training scenes'
     )
     parser.add_argument(
-        '--held-out-images', type=int, default=2800, help='signs: number of held-out scenes'
+        '--held-out-images',
+        type=whole_number(1),
+        default=2800,
+        help='signs: number of held-out scenes',
     )
     parser.add_argument(
         '--start-from',
@@ -129,14 +140,20 @@ def add_parser(subparsers: Any) -> None:
         'classifier; 0 freezes them (default: 0.1 for new classes, else 1)',
     )
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    parser.add_argument('--threads', type=int, default=0, help='CPU threads; 0 = one per core')
-    parser.add_argument('--seed', type=int, default=1, help='random seed')
+    parser.add_argument(
+        '--threads',
+        type=whole_number(0, MOST_THREADS),
+        default=0,
+        help='CPU threads; 0 = one per core',
+    )
+    parser.add_argument('--seed', type=seed, default=1, help='random seed')
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, then print the held-out top-1 of the smallest and the largest sub-network."""
-    from dynamic_ofa_ros.offline.training.train import TrainingRequest, train
+    from dynamic_ofa_ros.offline.training.request import TrainingRequest
+    from dynamic_ofa_ros.offline.training.train import train
 
     given = vars(args)
     report = train(
@@ -183,10 +200,17 @@ def run(args: argparse.Namespace) -> int:
 def parse_resolutions(text: str) -> tuple[int, ...]:
     """Parse a text such as '64,96,128'; raise DatasetError for anything else."""
     from dynamic_ofa_ros.errors import DatasetError
+    from dynamic_ofa_ros.family import MAX_RESOLUTION
 
     try:
-        return tuple(sorted({int(part) for part in text.split(',')}))
+        sizes = tuple(sorted({int(part) for part in text.split(',')}))
     except ValueError:
         raise DatasetError(
             f'--resolutions is {text!r}; give whole numbers of pixels separated by commas'
         ) from None
+    if sizes[0] < SMALLEST_RESOLUTION or sizes[-1] > MAX_RESOLUTION:
+        raise DatasetError(
+            f'--resolutions is {text!r}; give sizes from {SMALLEST_RESOLUTION} to '
+            f'{MAX_RESOLUTION} pixels'
+        )
+    return sizes

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from reprlib import Repr
 from typing import Any
 
 import yaml
@@ -12,6 +14,10 @@ import yaml
 from dynamic_ofa_ros.errors import FamilyError
 
 VERSION = 1
+
+# Anchors of YAML can repeat a value so often that its whole text would fill the memory.
+_SHORT = Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring = 2, 6, 4, 100
 
 
 class Reader:
@@ -65,7 +71,7 @@ class Reader:
         value = self.value(key)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise self._wrong(key, value, 'a number')
-        if not (math.isfinite(value) and value > above):
+        if not (_is_finite(value) and value > above):
             wanted = (
                 'a finite number' if above == -math.inf else f'a finite number above {above:g}'
             )
@@ -109,12 +115,15 @@ class Reader:
         return float(value[0]), float(value[1]), float(value[2])
 
     def _wrong(self, key: str, value: Any, expected: str) -> FamilyError:
-        return FamilyError(f'{self.path}: {self.prefix}{key} is {value!r}, expected {expected}')
+        return FamilyError(
+            f'{self.path}: {self.prefix}{key} is {_SHORT.repr(value)}, expected {expected}'
+        )
 
 
 def _is_finite(value: Any) -> bool:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
+    # An int can be too large for a float.
+    return is_number and abs(value) <= sys.float_info.max
 
 
 def read_bytes(path: Path) -> bytes:

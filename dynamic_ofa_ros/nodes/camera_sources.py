@@ -125,7 +125,7 @@ class FolderSource:
             raise SourceError(f'there is no folder {self._root}; set path to a folder of images')
         if any(is_image(entry) for entry in self._root.iterdir()):
             listing = list_files(self._root)
-            listing.warn_of_others(self._root)
+            listing.warn_of_ignored(self._root)
             return [(file, -1) for file in listing.images]
         dataset = ClassFolder.open(held_out_folder(self._root))
         self.labels = dataset.classes

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from dynamic_ofa_ros import __version__
-from dynamic_ofa_ros.files import naming, write_text_atomically
+from dynamic_ofa_ros.files import locked, naming, write_text_atomically
 
 logger = logging.getLogger(__name__)
 
-TIMES_FILE = 'times.json'
+TIMES_FILE, LOCK_FILE = 'times.json', 'lock'
 DIGEST_DIGITS = 12
 
 
@@ -32,10 +32,18 @@ class WorkFolder:
     def __init__(self, folder: Path, is_kept: bool = False) -> None:
         self.folder, self.is_kept = folder, is_kept
         folder.mkdir(parents=True, exist_ok=True)
-        if not is_kept:  # another build may be writing into a shared folder
-            for torn in folder.glob('.*.partial'):
-                torn.unlink(missing_ok=True)
         self.times_s: dict[str, float] = _read_object(folder / TIMES_FILE)
+
+    @contextmanager
+    def alone(self, error: Exception) -> Iterator[None]:
+        """Lock the folder unless it is kept, and thus may be shared; else raise `error`."""
+        if self.is_kept:
+            yield
+            return
+        with locked(self.folder / LOCK_FILE, error):
+            for torn in self.folder.glob('.*.partial'):
+                torn.unlink(missing_ok=True)
+            yield
 
     def path(self, stage: str, depends_on: Mapping[str, Any], suffix: str) -> Path:
         """Return the file for a result; `depends_on` is everything that can change it (JSON)."""

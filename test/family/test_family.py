@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,7 @@ def test_a_damaged_file_is_named_with_both_checksums(family: Path, name: str) ->
         (lambda d: d['levels'][1].update(index=5), r'levels\[1\].index is 5'),
         (lambda d: d['levels'][1].update(accuracy=93.0), 'accuracies are fractions'),
         (lambda d: d['levels'][0].update(accuracy=float('nan')), 'finite number above 0'),
+        (lambda d: d['levels'][0].update(accuracy=10**400), 'finite number above 0'),
         (lambda d: d['levels'][0].update(macs='many'), "macs is 'many', expected a positive"),
         (lambda d: d['levels'][2]['architecture'].pop('ks'), r'levels\[2\].architecture: .*ks'),
         (
@@ -116,6 +118,20 @@ def test_a_family_yaml_that_is_not_a_mapping_is_rejected(family: Path, text: str
     (family / 'family.yaml').write_text(text)
     with pytest.raises(FamilyError, match=r'family\.yaml'):
         Family.load(family)
+
+
+def test_an_error_shows_only_the_beginning_of_a_value(family: Path) -> None:
+    """Anchors repeat a value 10^40 times, which would fill the memory."""
+    names = 'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMN'
+    lines = [
+        'a: &a [1, 1]',
+        *(f'{y}: &{y} [{", ".join([f"*{x}"] * 10)}]' for x, y in pairwise(names)),
+    ]
+    text = (family / 'family.yaml').read_text().replace('name: ', 'was: ', 1)
+    (family / 'family.yaml').write_text('\n'.join([*lines, f'name: *{names[-1]}', text]))
+    with pytest.raises(FamilyError, match=r'name is .*, expected text') as caught:
+        Family.load(family)
+    assert len(str(caught.value)) < 500
 
 
 def test_the_error_for_an_unknown_name_lists_the_known_families() -> None:

@@ -443,6 +443,10 @@ def test_a_full_disk_is_explained_and_leaves_no_family(
         (['--merge', 'nowhere'], 'there is no family at nowhere'),
         (['--held-out-images', '-3'], '--held-out-images is -3'),
         (['--workers', '-2'], '--workers is -2'),
+        (['--device', 'gpu'], "--device is 'gpu'; give auto, cpu, cuda or cuda:N"),
+        (['--engine', 'fast'], "--engine is 'fast'; give one of auto, "),
+        (['--lut', 'nowhere.json'], 'nowhere.json cannot be read'),
+        (['--predictor', 'nowhere.npz'], 'nowhere.npz is missing'),
     ],
 )
 def test_bad_options_are_explained(

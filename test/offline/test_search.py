@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -334,6 +336,14 @@ def test_algorithm_1_does_not_relax_beyond_its_cap() -> None:
         find_with_algorithm_1(small_objectives(), [4.0], 20000, 1, settings)
 
 
+@pytest.mark.parametrize('cap_ms', [math.nan, -3.0, 1.0, math.inf])
+def test_a_cap_of_algorithm_1_below_the_limit_is_rejected(cap_ms: float) -> None:
+    with pytest.raises(SearchError, match='give at least the limit, 2 ms'):
+        find_with_algorithm_1(
+            small_objectives(), [2.0], settings=Algorithm1Settings(latency_cap_ms=cap_ms)
+        )
+
+
 def test_the_error_of_algorithm_1_contains_the_nearest_accuracy() -> None:
     settings = Algorithm1Settings(0.98, 0.99, population=20, step_every=50)
     with pytest.raises(SearchError, match='nearest one has top-1'):
@@ -393,6 +403,12 @@ def test_the_command_uses_constraints_and_a_warm_start(
         (['--limit-ms', '3'], 'at most 3 ms of latency; the nearest one has 1'),
         (['--warm-start', 'nowhere.json'], 'nowhere.json cannot be read'),
         (['--algorithm', 'algorithm1'], 'requires at least one latency limit'),
+        (['--min-latency-ms', 'nan'], 'a bound of latency is nan ms; give a positive number'),
+        (['--max-macs', '0', *BACKBONE], 'a bound of cost is 0 MACs; give a positive number'),
+        (['--max-macs', '1e9', *BACKBONE, '--width-mult', 'inf'], '--width-mult is inf'),
+        (['--resolutions', ''], "--resolutions is ''"),
+        (['--warm-start', os.devnull], 'is not a search result'),
+        (['--min-accuracy', '0.77'], '--min-accuracy requires --algorithm algorithm1'),
     ],
 )
 def test_the_command_explains_errors(

@@ -80,6 +80,16 @@ def test_a_truncated_store_is_built_again(folder: Path, tmp_path: Path) -> None:
     assert len(build_store(dataset, tmp_path / 's.npy', 16)) == 12
 
 
+@pytest.mark.parametrize('facts', ['', '{}', '[]', '{"images": 1, "damaged": []}'])
+def test_a_store_with_unknown_facts_is_built_again(
+    folder: Path, tmp_path: Path, facts: str
+) -> None:
+    dataset = ClassFolder.open(folder)
+    build_store(dataset, tmp_path / 's.npy', 16)
+    (tmp_path / 's.json').write_text(facts)
+    assert open_store(dataset, tmp_path / 's.npy', 16) is None
+
+
 def test_a_finished_store_is_reused(folder: Path, tmp_path: Path) -> None:
     dataset = ClassFolder.open(folder)
     build_store(dataset, tmp_path / 's.npy', 16)

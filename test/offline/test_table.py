@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,11 +105,14 @@ def test_latency_is_the_sum_of_fixed_operators_and_active_blocks(tmp_path: Path)
         (lambda d: d['ops'].pop('s4.b1.k7.e6'), 'lacks operator s4.b1.k7.e6'),
         (lambda d: d['ops']['stem'].update(mean=[1.0]), 'must contain 2 positive milliseconds'),
         (lambda d: d['ops']['stem'].update(mean=[1.0, -1.0]), 'must contain 2 positive'),
+        (lambda d: d['ops']['stem'].update(mean=[1.0, math.inf]), 'must contain 2 positive'),
+        (lambda d: d['resolutions'].reverse(), 'must be an ascending list of input sizes'),
+        (lambda d: d.update(resolutions=[160, 160]), 'must be an ascending list of input sizes'),
         (
             lambda d: d['ops']['stem'].update(mean='fast'),
             'stem: "mean" must be a list of milliseconds',
         ),
-        (lambda d: d.update(resolutions='all'), '"resolutions" must be a list'),
+        (lambda d: d.update(resolutions='all'), '"resolutions" must be an ascending list'),
     ],
 )
 def test_damaged_tables_are_explained(tmp_path: Path, change, message: str) -> None:
@@ -169,6 +173,7 @@ def test_tables_of_all_kinds_of_backbones_are_read(tmp_path: Path) -> None:
             'must contain 2 positive',
         ),
         (lambda d: d.update(correction='none'), '"correction" must contain the numbers'),
+        (lambda d: d.update(correction={'factor': math.nan}), '"correction" must contain'),
         (
             lambda d: d.update(correction={'offset_ms': []}),
             '"correction" must contain the numbers',

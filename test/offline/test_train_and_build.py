@@ -20,6 +20,7 @@ from offline.fake_device import profile_quickly
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.errors import CheckpointError
 from dynamic_ofa_ros.family import Family
+from dynamic_ofa_ros.files import locked
 from dynamic_ofa_ros.offline.training import train as training
 from dynamic_ofa_ros.supernet.trained import open_backbone
 
@@ -241,10 +242,18 @@ def test_data_with_other_classes_is_rejected(
     [
         (['--epochs', '-1'], '--epochs is -1; it must be above 0'),
         (['--width-mult', 'nan'], '--width-mult is nan'),
-        (['--resolutions', '16,32'], 'give sizes between 32 and 512'),
+        (['--resolutions', '16,32'], 'give sizes from 32 to 2048'),
+        (['--resolutions', '32,1024'], 'give sizes from 32 to 512'),
         (['--resolutions', 'large'], "--resolutions is 'large'"),
         (['--device', 'cuda:7'], 'finds no GPU'),
         (['--batch-size', '5000'], 'fewer than one batch of 5000'),
+        (['--epochs', 'inf'], '--epochs is inf'),
+        (['--largest-only-epochs', 'nan'], '--largest-only-epochs is nan'),
+        (['--learning-rate', 'inf'], '--learning-rate is inf'),
+        (['--learning-rate', '1e38'], 'must be above 0, and 100 at most'),
+        (['--width-mult', '1e6'], '--width-mult is 1e+06; it must be above 0, and 4 at most'),
+        (['--device', 'gpu'], "--device is 'gpu'; give auto, cpu, cuda or cuda:N"),
+        (['--output', '/dev/null'], '/dev/null is a file'),
     ],
 )
 def test_bad_training_options_are_explained(
@@ -259,6 +268,54 @@ def test_bad_training_options_are_explained(
     base = [*TRAIN, '--data', str(photos), '--output', str(tmp_path / 'x'), '--epochs', '1']
     assert main([*base, *arguments]) == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / 'x').exists()
+
+
+@pytest.mark.parametrize(
+    ('option', 'value', 'message'),
+    [
+        ('--seed', '-1', "'-1'; give a whole number, from 0 to"),
+        ('--seed', str(2**70), 'give a whole number, from 0 to'),
+        ('--threads', '-1', 'from 0 to 1024'),
+        ('--random-subnets', '-1', '0 or more'),
+        ('--images', '1.5', '1 or more'),
+        ('--output', '', 'is empty'),
+        ('--data', '', 'is empty'),
+    ],
+)
+def test_options_out_of_their_range_are_explained(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    value: str,
+    message: str,
+) -> None:
+    with pytest.raises(SystemExit, match='2'):
+        main(['train', '--data', 'signs', '--output', str(tmp_path / 'x'), option, value])
+    assert f'argument {option}: ' in (error := capsys.readouterr().err)
+    assert message in error
+
+
+@pytest.mark.parametrize('where', ['mine', 'red/mine'])
+def test_an_output_that_would_become_a_class_is_rejected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    root = write_hues(tmp_path / 'data', 8)
+    arguments = ['--data', str(root), '--output', str(root / where)]
+    assert main([*TRAIN, *arguments]) == 2
+    assert f'is in {root}, where it would become a class' in capsys.readouterr().err
+    assert not (root / where).exists()
+
+
+def test_a_training_whose_weights_diverge_saves_no_backbone(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its losses can be finite: they are computed before the last step."""
+    output = tmp_path / 'run'
+    arguments = ['--data', str(photos), '--output', str(output), '--epochs', '0.3']
+    assert main([*TRAIN, *arguments, '--weight-decay', '1e300']) == 2
+    assert 'the training has diverged' in capsys.readouterr().err
+    assert not (output / 'backbone.safetensors').exists()
 
 
 def test_a_missing_backbone_is_explained(tmp_path: Path) -> None:
@@ -267,3 +324,42 @@ def test_a_missing_backbone_is_explained(tmp_path: Path) -> None:
     (tmp_path / 'backbone.yaml').write_text('labels: 3')
     with pytest.raises(CheckpointError, match=r'backbone\.yaml is damaged'):
         open_backbone(tmp_path)
+
+
+def test_a_training_does_not_write_where_it_would_destroy(
+    run: Path, family: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (run / 'backbone.safetensors').read_bytes()
+    base = [*TRAIN, '--data', str(photos), '--epochs', '1', '--start-from', str(run)]
+    assert main([*base, '--output', str(family)]) == 2
+    assert 'is a family: the training would replace its weights' in capsys.readouterr().err
+    assert main([*base, '--output', str(run)]) == 2
+    assert '--output and --start-from are the same folder' in capsys.readouterr().err
+    assert (run / 'backbone.safetensors').read_bytes() == before
+
+
+def test_two_trainings_cannot_share_a_folder(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*TRAIN, '--data', str(photos), '--output', str(tmp_path)]
+    (tmp_path / '.train-60.npy.of_a_killed_run.partial').touch()
+    with locked(tmp_path / '.lock', AssertionError()):
+        assert main(arguments) == 2
+    assert 'another process trains in' in capsys.readouterr().err
+    assert len(list(tmp_path.iterdir())) == 2
+    torch.save([1], tmp_path / 'checkpoint.pt')
+    assert main(arguments) == 2
+    assert 'by another version of this package' in capsys.readouterr().err
+    assert not list(tmp_path.glob('.*.partial')), 'it could fill the disk'
+
+
+def test_two_builds_cannot_share_an_output(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / '.mine.build').mkdir()
+    (tmp_path / '.mine.build' / '.written.now.partial').touch()
+    arguments = ['--backbone', str(run), '--data', str(photos), '--output', str(tmp_path / 'mine')]
+    with locked(tmp_path / '.mine.build' / 'lock', AssertionError()):
+        assert main(['build', *arguments]) == 2
+    assert 'another process builds' in capsys.readouterr().err
+    assert (tmp_path / '.mine.build' / '.written.now.partial').exists()

@@ -17,6 +17,7 @@ from dynamic_ofa_ros.offline.training.run_folder import (
     METRICS_FILE,
     append_metrics,
     forget_metrics_after,
+    read_metrics,
 )
 from dynamic_ofa_ros.offline.training.trainer import Trainer, TrainingSettings
 
@@ -144,6 +145,19 @@ def test_rows_of_a_killed_run_are_not_duplicated(tmp_path: Path) -> None:
     assert (tmp_path / METRICS_FILE).read_text() == before
     forget_metrics_after(tmp_path, 0)
     assert not (tmp_path / METRICS_FILE).exists(), 'a new training has no rows'
+
+
+@pytest.mark.parametrize(
+    'text',
+    [b'step;epoch\n3;1,0\n', b'step,epoch\n3,one\n', b'step,epoch\n3,1.0,2,3\n', b'st\xe9p\n3\n'],
+)
+def test_changed_metrics_are_explained(tmp_path: Path, text: bytes) -> None:
+    """A spreadsheet program may have written the file again, with other separators."""
+    (tmp_path / METRICS_FILE).write_bytes(text)
+    forget_metrics_after(tmp_path, 9)
+    (tmp_path / METRICS_FILE).write_bytes(text)
+    with pytest.raises(CheckpointError, match=r'metrics\.csv was changed and cannot be read'):
+        read_metrics(tmp_path)
 
 
 def test_balanced_training_draws_all_classes_equally_often(tmp_path: Path) -> None:

@@ -165,6 +165,8 @@ def read_predictor(path: str | Path) -> AccuracyPredictor:
     """
     path = Path(path).expanduser()
     try:
+        if path.is_file() and not zipfile.is_zipfile(path):
+            raise PredictorError(f'{path} is not an accuracy predictor: it is not an .npz file')
         with np.load(path, allow_pickle=False) as stored:
             layers = sum(name[0] == 'w' and name[1:].isdecimal() for name in stored.files)
             weights = tuple(stored[f'w{i}'].astype(np.float32) for i in range(layers))

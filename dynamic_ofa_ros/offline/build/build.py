@@ -18,6 +18,7 @@ from dynamic_ofa_ros.errors import FamilyError, SearchError
 from dynamic_ofa_ros.family import MAX_LEVELS, Family, LatencyProfile
 from dynamic_ofa_ros.family.model_card import write_model_card
 from dynamic_ofa_ros.files import creating_folder, naming
+from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import read_predictor
 from dynamic_ofa_ros.offline.build.assembly import (
     calibrate_levels,
     merged,
@@ -32,6 +33,7 @@ from dynamic_ofa_ros.offline.build.build_context import (
     BuildSettings,
     check_data,
     open_context,
+    open_table,
 )
 from dynamic_ofa_ros.offline.build.stages import (
     SEARCHES,
@@ -46,9 +48,11 @@ from dynamic_ofa_ros.offline.latency.on_device import write_candidate_family
 from dynamic_ofa_ros.offline.search.candidates import FINALIST, Candidate
 from dynamic_ofa_ros.offline.search.pareto import choose_levels
 from dynamic_ofa_ros.offline.work_folder import WorkFolder
+from dynamic_ofa_ros.runtime.engine import engine_names
 from dynamic_ofa_ros.runtime.reference import add_reference
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
 from dynamic_ofa_ros.supernet.batch_norm import FEWEST_IMAGES
+from dynamic_ofa_ros.supernet.devices import check_device
 from dynamic_ofa_ros.supernet.published.checkpoints import published_names
 from dynamic_ofa_ros.supernet.trained import TrainedBackbone
 
@@ -100,7 +104,8 @@ def build_family(
     work = WorkFolder(
         work_folder or output.with_name(f'.{output.name}.build'), is_kept=work_folder is not None
     )
-    with naming(work.folder):
+    busy = FamilyError(f'another process builds {output}: wait for it, or choose another folder')
+    with naming(work.folder), work.alone(busy):
         context = open_context(trained, training, held_out, work, settings)
         if candidates_to is not None:
             _write_candidates(context, candidates_to)
@@ -227,6 +232,15 @@ def _check(
     if settings.search not in SEARCHES:
         raise SearchError(f'--search {settings.search!r}: give one of {", ".join(SEARCHES)}')
     check_data(trained, training, held_out)
+    # Otherwise, the first stages would run before these errors.
+    check_device(settings.device)
+    if settings.engine not in ('auto', *engine_names()):
+        names = ', '.join(('auto', *engine_names()))
+        raise SearchError(f'--engine is {settings.engine!r}; give one of {names}')
+    if settings.lut and not settings.architectures and not settings.measured:
+        open_table(settings.lut, trained.space)
+    if settings.predictor:
+        read_predictor(settings.predictor)
 
 
 def _choose(candidates: Sequence[Candidate], settings: BuildSettings) -> list[SubnetArchitecture]:

@@ -30,6 +30,7 @@ from dynamic_ofa_ros.offline.data.folders import (
     list_files,
     names_of,
     some,
+    warn_of_unused,
 )
 from dynamic_ofa_ros.offline.data.signs import render_scene, sample_scene, sign_names
 
@@ -126,9 +127,7 @@ class ClassFolder:
         images = {folder: listing.images for folder, listing in listings.items()}
         if classes is None:
             check_level(root, images)
-        Listing(
-            (), tuple(file for listing in listings.values() for file in listing.others)
-        ).warn_of_others(root)
+        Listing.joined(listings.values()).warn_of_ignored(root)
         stray = [entry for entry in sorted(root.iterdir()) if is_image(entry)]
         if stray:
             logger.warning(
@@ -166,13 +165,7 @@ class ClassFolder:
         """Return what identifies file `index`: name, size and the end of its contents."""
         path, label = self.files[index]
         digest = hashlib.sha256(os.fsencode(path.relative_to(self.root)) + b'/%d' % label)
-        try:
-            with path.open('rb') as file:
-                size = file.seek(0, os.SEEK_END)
-                file.seek(max(0, size - FINGERPRINT_BYTES))
-                digest.update(b'%d ' % size + file.read())
-        except OSError:  # reported as damaged when it is read
-            pass
+        digest.update(_ending(path))  # b'' is reported as damaged when the image is read
         return digest.digest()
 
 
@@ -266,18 +259,10 @@ def open_splits(
     root = Path(root).expanduser()
     if splits.held_out is not None and splits.training is None:
         raise DatasetError(
-            f'{printable(root)} contains {splits.held_out.name}/, but no train/: move the '
-            'class folders for training into train/'
+            f'{printable(root)} contains {splits.held_out.name}/, but no train/ with class '
+            'folders: move the class folders for training into train/'
         )
-    used = [folder for folder in (splits.training, splits.held_out) if folder is not None]
-    unused = [folder for folder in class_folders(root) if folder not in used] if used else []
-    if unused:
-        logger.warning(
-            '%s: only %s are used, not %s',
-            printable(root),
-            ' and '.join(names_of(used)),
-            some(names_of(unused)),
-        )
+    warn_of_unused(root, splits)
     whole = ClassFolder.open(splits.training or root)
     if len(whole.classes) < 2:
         raise DatasetError(
@@ -285,7 +270,9 @@ def open_splits(
             'requires at least two class folders'
         )
     if splits.held_out is None:
-        return _split(whole, held_out_share)
+        training, rest = _split(whole, held_out_share)
+        _warn_of_copies(*([whole.files[i][0] for i in part.indices] for part in (training, rest)))
+        return training, rest
     held_out = ClassFolder.open(splits.held_out, whole.classes)
     missing = set(range(len(whole.classes))) - {label for _, label in held_out.files}
     if missing:
@@ -294,7 +281,49 @@ def open_splits(
             printable(held_out.root),
             some([whole.classes[label] for label in sorted(missing)]),
         )
+    _warn_of_copies(*([path for path, _ in part.files] for part in (whole, held_out)))
     return whole, held_out
+
+
+def _warn_of_copies(training: Sequence[Path], held_out: Sequence[Path]) -> None:
+    """Log the held-out files that are also training files, under any name.
+
+    Files are compared by size and the last 16 KiB. Only files of equal size are read.
+    """
+    sizes = {size for size in map(_size, held_out) if size}
+    known = {_digest(path) for path in training if _size(path) in sizes}
+    copies = [path for path in held_out if _size(path) and _digest(path) in known] if known else []
+    if copies:
+        logger.warning(
+            '%d of %d held-out images are copies of training images, so the accuracy is too high: '
+            '%s; remove them from one of the splits',
+            len(copies),
+            len(held_out),
+            some([printable(Path(path.parent.name, path.name)) for path in copies]),
+        )
+
+
+def _digest(path: Path) -> bytes:
+    return hashlib.sha256(_ending(path)).digest()
+
+
+def _size(path: Path) -> int:
+    """Return the size of a file; 0 if it cannot be read."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _ending(path: Path) -> bytes:
+    """Return the size of a file and the end of its contents; b'' if it cannot be read."""
+    try:
+        with path.open('rb') as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - FINGERPRINT_BYTES))
+            return b'%d ' % size + file.read()
+    except OSError:
+        return b''
 
 
 def _split(whole: ClassFolder, held_out_share: float) -> tuple[Subset, Subset]:

@@ -46,12 +46,14 @@ def open_store(dataset: ImageDataset, path: Path, side: int) -> ImageDataset | N
     try:
         facts: dict[str, Any] = json.loads(_facts_file(path).read_text(encoding='utf-8'))
         images = np.load(path, mmap_mode='r')
-    except (FileNotFoundError, ValueError):  # ValueError: the file is truncated
+        stored, damaged = facts['images'], {int(i): s for i, s in facts['damaged'].items()}
+    # ValueError: a file is truncated; the others: it was not written by build_store.
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
         return None
-    is_same = facts['images'] == fingerprint(dataset)
+    is_same = stored == fingerprint(dataset)
     if not is_same or images.shape != (len(dataset), side, side, 3):
         return None
-    return _readable(dataset, images, {int(i): s for i, s in facts['damaged'].items()})
+    return _readable(dataset, images, damaged)
 
 
 def build_store(

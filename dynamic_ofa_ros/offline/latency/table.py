@@ -11,6 +11,7 @@ networks; a `Correction` that is fitted to a few whole networks removes them.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -149,10 +150,13 @@ def read_table(path: str | Path) -> LatencyModel:
         line = Correction(
             float(correction.get('offset_ms', 0.0)), float(correction.get('factor', 1.0))
         )
-    except (AttributeError, TypeError, ValueError):
+        is_valid = math.isfinite(line.offset_ms) and 0.0 < line.factor < math.inf
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        is_valid = False
+    if not is_valid:
         raise LatencyTableError(
-            f'{path}: "correction" must contain the numbers offset_ms and factor'
-        ) from None
+            f'{path}: "correction" must contain the numbers offset_ms and factor (above 0)'
+        )
     return OperatorTable(
         str(document.get('platform', path.stem)),
         space,
@@ -173,7 +177,7 @@ def read_document(path: Path) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding='utf-8'))
     except OSError as error:
         raise LatencyTableError(f'{path} cannot be read: {error.strerror or error}') from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LatencyTableError(f'{path} is not JSON: {error}') from None
     if not isinstance(document, dict):
         raise LatencyTableError(f'{path} is not an operator table: it has no "ops"')
@@ -233,8 +237,15 @@ def _lines(value: Any) -> str:
 
 def _sizes(document: Mapping[str, Any], path: Path) -> tuple[int, ...]:
     sizes = document.get('resolutions')
-    if not isinstance(sizes, list) or not sizes or not all(type(r) is int for r in sizes):
-        raise LatencyTableError(f'{path}: "resolutions" must be a list of input sizes in pixels')
+    if (
+        not isinstance(sizes, list)
+        or not sizes
+        or not all(type(r) is int and r > 0 for r in sizes)
+        or sizes != sorted(set(sizes))
+    ):
+        raise LatencyTableError(
+            f'{path}: "resolutions" must be an ascending list of input sizes in px'
+        )
     return tuple(sizes)
 
 
@@ -256,7 +267,8 @@ def _times_of(
             f'{path}: {name}: "{column}" must be a list of milliseconds'
         ) from None
     is_own = column != 'mean'
-    if values.shape != (count,) or not ((values >= 0) if is_own else (values > 0)).all():
+    is_positive = (values >= 0) if is_own else (values > 0)
+    if values.shape != (count,) or not (is_positive & np.isfinite(values)).all():
         raise LatencyTableError(
             f'{path}: {name}: "{column}" must contain {count} positive milliseconds'
         )

@@ -7,7 +7,6 @@ that are not better than another in latency or accuracy are omitted.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -169,13 +168,9 @@ def _origin(network: ImportedNetwork) -> dict[str, Any]:
 def _working(output: Path) -> Iterator[WorkFolder]:
     """Yield the work folder beside `output`; raise FamilyError if another process uses it."""
     work = WorkFolder(output.with_name(f'.{output.name}.work'))
-    with (work.folder / 'lock').open('w') as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FamilyError(
-                f'another process builds {output}: wait for it, or choose another folder'
-            ) from None
+    with work.alone(
+        FamilyError(f'another process builds {output}: wait for it, or choose another folder')
+    ):
         yield work
 
 

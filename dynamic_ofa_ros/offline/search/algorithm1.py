@@ -194,6 +194,11 @@ class _Run:
             step_ms = STEP_SHARE * float(np.ptp(self.objectives.latency(ends)))
         if cap_ms is None:
             cap_ms = self.limit_ms + CAP_STEPS * step_ms
+        if not self.limit_ms <= cap_ms < math.inf:
+            raise SearchError(
+                f'the largest relaxed limit is {cap_ms:g} ms; give at least the limit, '
+                f'{self.limit_ms:g} ms'
+            )
         return step_ms, cap_ms
 
     def _fill(

@@ -35,6 +35,14 @@ class Bound:
     largest: float = math.inf
     measure: Predict | None = None
 
+    def __post_init__(self) -> None:
+        """Raise SearchError unless the ends that are given are positive numbers."""
+        for end, missing in ((self.smallest, -math.inf), (self.largest, math.inf)):
+            if end != missing and not 0.0 < end < math.inf:
+                raise SearchError(
+                    f'a bound of {self.name} is {end:g} {self.unit}; give a positive number'
+                )
+
     def excess(self, values: FloatArray) -> FloatArray:
         """Return the (N,) violations as fractions of the bound; 0 if it is satisfied."""
         over = (values - self.largest) / abs(self.largest) if self.largest < math.inf else 0.0

@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynamic_ofa_ros.files import write_text_atomically
+from dynamic_ofa_ros.errors import CheckpointError
+from dynamic_ofa_ros.files import printable, write_text_atomically
 from dynamic_ofa_ros.offline.data.datasets import ImageDataset, fingerprint
 from dynamic_ofa_ros.offline.data.folders import some
 
 METRICS_FILE = 'metrics.csv'
+COLUMNS = (
+    'step', 'epoch', 'loss_largest', 'loss_smallest', 'held_out_top1_smallest',
+    'held_out_top1_largest', 'images_per_s',
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,8 @@ def forget_metrics_after(directory: Path, step: int) -> None:
     path = directory / METRICS_FILE
     if not path.is_file():
         return
-    header, *rows = path.read_text(encoding='utf-8').splitlines(keepends=True) or ['']
+    text = path.read_text(encoding='utf-8', errors='replace')
+    header, *rows = text.splitlines(keepends=True) or ['']
     kept = [row for row in rows if row.endswith('\n') and _step(row) <= step]
     if not kept:
         path.unlink()
@@ -85,15 +91,32 @@ def _step(row: str) -> float:
 
 
 def read_metrics(directory: Path) -> list[dict[str, float]]:
-    """Return the rows of the run's metrics.csv; empty cells are NaN."""
+    """Return the rows of the run's metrics.csv; empty cells are NaN.
+
+    Raise CheckpointError if it was changed, so that it cannot be read.
+    """
     path = directory / METRICS_FILE
     if not path.is_file():
         return []
-    with path.open(newline='', encoding='utf-8') as file:
-        return [
-            {name: float(value) if value else math.nan for name, value in row.items()}
-            for row in csv.DictReader(file)
-        ]
+    try:
+        with path.open(newline='', encoding='utf-8') as file:
+            rows = [
+                {name: float(value) if value else math.nan for name, value in row.items()}
+                for row in csv.DictReader(file)
+            ]
+    except (ValueError, TypeError) as error:
+        raise _damaged(path, str(error)) from None
+    for column in COLUMNS:
+        if rows and column not in rows[0]:
+            raise _damaged(path, f'it has no column {column}')
+    return rows
+
+
+def _damaged(path: Path, problem: str) -> CheckpointError:
+    return CheckpointError(
+        f'{printable(path)} was changed and cannot be read ({problem}); restore it, or delete it '
+        'to continue without the earlier epochs'
+    )
 
 
 def append_metrics(directory: Path, row: dict[str, Any]) -> None:

@@ -26,9 +26,14 @@ import psutil
 import torch
 from torch import nn
 
-from dynamic_ofa_ros.errors import CheckpointError, DatasetError
-from dynamic_ofa_ros.family import BACKBONE_FILE, BackboneSpec, Preprocessing, sha256_of
-from dynamic_ofa_ros.files import naming, printable
+from dynamic_ofa_ros.errors import CheckpointError
+from dynamic_ofa_ros.family import (
+    BACKBONE_FILE,
+    BackboneSpec,
+    Preprocessing,
+    sha256_of,
+)
+from dynamic_ofa_ros.files import locked, naming, printable
 from dynamic_ofa_ros.offline.accuracy.evaluation import (
     Evaluator,
     PreparedImages,
@@ -46,7 +51,13 @@ from dynamic_ofa_ros.offline.training.classes import (
 )
 from dynamic_ofa_ros.offline.training.curves import Curves, best_row, epochs_without_progress
 from dynamic_ofa_ros.offline.training.distributed import World, joined, started_world
-from dynamic_ofa_ros.offline.training.fine_tuning import start_of
+from dynamic_ofa_ros.offline.training.fine_tuning import Start, start_of
+from dynamic_ofa_ros.offline.training.request import (
+    SIGNS,
+    TrainingRequest,
+    check_output_folder,
+    check_request,
+)
 from dynamic_ofa_ros.offline.training.run_folder import (
     DataIdentity,
     forget_metrics_after,
@@ -56,9 +67,11 @@ from dynamic_ofa_ros.offline.training.trainer import (
     CHECKPOINT_FILE,
     Trainer,
     TrainingSettings,
+    check_batch_size,
 )
 from dynamic_ofa_ros.progress import ProgressReport, progress
 from dynamic_ofa_ros.runtime.host import usable_cpus
+from dynamic_ofa_ros.supernet.devices import check_device
 from dynamic_ofa_ros.supernet.network import MOBILENET_V3
 from dynamic_ofa_ros.supernet.trained import (
     BACKBONE_DOCUMENT,
@@ -68,7 +81,7 @@ from dynamic_ofa_ros.supernet.trained import (
 
 logger = logging.getLogger(__name__)
 
-SIGNS = 'signs'
+LOCK_FILE = '.lock'
 
 # Images are stored larger than the largest resolution, so that random crops lose no detail.
 STORE_MARGIN = 1.25
@@ -88,42 +101,6 @@ _SHORT = {
     'efficientnet_lite': 'lite',
     'ofa_resnet50': 'resnet50',
 }
-
-
-@dataclass(frozen=True)
-class TrainingRequest:
-    """The settings of a training run; see `dynamic-ofa train --help`.
-
-    Empty settings and None are replaced by those of the initial backbone, or by defaults.
-    patience: epochs without progress after which the run stops, 0: never.
-    """
-
-    data: str
-    output: str
-    width_mult: float | None
-    resolutions: tuple[int, ...]
-    epochs: float
-    largest_only_epochs: float
-    random_subnets: int
-    batch_size: int
-    learning_rate: float
-    mirror: bool
-    rendered_images: int
-    rendered_held_out_images: int
-    device: str
-    threads: int
-    seed: int
-    start_from: str = ''
-    kind: str = ''
-    body_rate: float | None = None
-    patience: int = 0
-    is_strong: bool = False
-    mixup: float = 0.0
-    is_balanced: bool = False
-    label_smoothing: float = TrainingSettings.label_smoothing
-    weight_decay: float = TrainingSettings.weight_decay
-    averaging: float = TrainingSettings.averaging
-    is_half: bool = True
 
 
 @dataclass(frozen=True)
@@ -165,7 +142,7 @@ def train(request: TrainingRequest) -> TrainingReport:
 
     In processes of torchrun other than the first, the accuracies of the report are NaN.
     """
-    _check(request)
+    check_request(request)
     world = started_world()
     device = _choose_device(request.device, world)
     cores = max(1, usable_cpus() // world.local_size)
@@ -182,16 +159,38 @@ def _train(request: TrainingRequest, directory: Path, device: str, world: World)
         request.width_mult,
         request.resolutions,
     )
-    resolutions, preprocessing = start.resolutions, start.preprocessing
     cv2.setNumThreads(1)
-    directory.mkdir(parents=True, exist_ok=True)
-    side = round(max(resolutions) * STORE_MARGIN)
     training, held_out = open_data(
         request.data,
         request.rendered_images,
         request.rendered_held_out_images,
-        min(max(side, SMALLEST_SCENE_HEIGHT), SCENE_HEIGHT),
+        min(max(_store_side(start.resolutions), SMALLEST_SCENE_HEIGHT), SCENE_HEIGHT),
     )
+    check_batch_size(len(training), request.batch_size, world.size)
+    check_output_folder(request, directory, start)
+    directory.mkdir(parents=True, exist_ok=True)
+    if not world.is_first:
+        return _run(request, directory, device, world, start, training, held_out)
+    busy = CheckpointError(
+        f'another process trains in {printable(directory)}: wait for it, or choose another folder'
+    )
+    with locked(directory / LOCK_FILE, busy):
+        for torn in directory.glob('.*.partial'):  # of a killed run; a store can be large
+            torn.unlink()
+        return _run(request, directory, device, world, start, training, held_out)
+
+
+def _run(
+    request: TrainingRequest,
+    directory: Path,
+    device: str,
+    world: World,
+    start: Start,
+    training: ImageDataset,
+    held_out: ImageDataset,
+) -> TrainingReport:
+    resolutions, preprocessing = start.resolutions, start.preprocessing
+    side = _store_side(resolutions)
     classes = training.classes
     identity = DataIdentity.of(training)
     if not world.is_first:
@@ -276,6 +275,10 @@ def _train(request: TrainingRequest, directory: Path, device: str, world: World)
     return TrainingReport(smallest, largest, directory / BACKBONE_FILE)
 
 
+def _store_side(resolutions: Sequence[int]) -> int:
+    return round(max(resolutions) * STORE_MARGIN)
+
+
 class _HeldOut:
     """Measures the smallest and the largest sub-network of a supernet on held-out images."""
 
@@ -349,10 +352,10 @@ def _run_epochs(
                     last_save = time.monotonic()
             trainer.report_damaged()
             of_largest, of_smallest = _means(losses)
-            if of_largest is None:
+            if of_largest is None or not _is_finite(trainer.last):
                 raise CheckpointError(
-                    'the loss is NaN or infinite, so the training has diverged; start again with '
-                    f'a lower --learning-rate, after deleting {CHECKPOINT_FILE}'
+                    'the loss or weights are NaN or infinite, so the training has diverged; start '
+                    f'again with a lower --learning-rate, after deleting {CHECKPOINT_FILE}'
                 )
             if curves is None:
                 continue
@@ -384,6 +387,10 @@ def _run_epochs(
             last_save = time.monotonic()
     if curves is not None:
         curves.close()
+
+
+def _is_finite(network: nn.Module) -> bool:
+    return all(bool(torch.isfinite(value).all()) for value in network.state_dict().values())
 
 
 def _is_saved(directory: Path) -> bool:
@@ -485,39 +492,4 @@ def _choose_device(device: str, world: World) -> str:
                 f'{torch.cuda.device_count()} GPUs; start at most one process per GPU'
             )
         return f'cuda:{world.local_rank}'
-    if device.startswith('cuda') and not torch.cuda.is_available():
-        raise CheckpointError(
-            f'torch finds no GPU for device {device}; use --device cpu, or install a torch built '
-            'for your CUDA'
-        )
-    return device
-
-
-def _check(request: TrainingRequest) -> None:
-    for name, value, lowest in (
-        ('--epochs', request.epochs, 0.0),
-        ('--batch-size', request.batch_size, 1),
-        ('--learning-rate', request.learning_rate, 0.0),
-    ):
-        if not value > lowest:
-            raise DatasetError(f'{name} is {value:g}; it must be above {lowest:g}')
-    if request.width_mult is not None and not request.width_mult > 0.0:
-        raise DatasetError(f'--width-mult is {request.width_mult:g}; it must be above 0')
-    if request.body_rate is not None and not 0.0 <= request.body_rate <= 1.0:
-        raise DatasetError(f'--body-rate is {request.body_rate:g}; it must be from 0 to 1')
-    for name, share in (
-        ('--label-smoothing', request.label_smoothing),
-        ('--averaging', request.averaging),
-    ):
-        if not 0.0 <= share < 1.0:
-            raise DatasetError(f'{name} is {share:g}; it must be from 0 to below 1')
-    for name, amount in (
-        ('--patience', request.patience),
-        ('--mixup', request.mixup),
-        ('--weight-decay', request.weight_decay),
-    ):
-        if not 0.0 <= amount < math.inf:
-            raise DatasetError(f'{name} is {amount:g}; it must be 0 or above')
-    sizes = request.resolutions
-    if sizes and (min(sizes) < 32 or max(sizes) > 512):
-        raise DatasetError(f'--resolutions {sizes}: give sizes between 32 and 512 pixels')
+    return check_device(device)

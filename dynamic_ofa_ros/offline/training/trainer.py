@@ -100,21 +100,7 @@ class Trainer:
         world: World = World(),  # noqa: B008 - it cannot be changed
         identity: DataIdentity | None = None,
     ) -> None:
-        if len(dataset) < settings.batch_size:
-            raise DatasetError(
-                f'the training split has {len(dataset)} images, fewer than one batch of '
-                f'{settings.batch_size}; lower --batch-size'
-            )
-        if settings.batch_size % world.size:
-            raise DatasetError(
-                f'a batch of {settings.batch_size} images does not divide among {world.size} '
-                f'processes; give a --batch-size that is a multiple of {world.size}'
-            )
-        if settings.batch_size < 2 * world.size:
-            raise DatasetError(
-                f'--batch-size is {settings.batch_size}; batch norm needs two images at least in '
-                f'each of {world.size} processes'
-            )
+        check_batch_size(len(dataset), settings.batch_size, world.size)
         self.backbone, self.settings, self.preprocessing = backbone, settings, preprocessing
         self._dataset, self.directory = dataset, directory
         self._data = identity or DataIdentity.of(dataset)
@@ -232,7 +218,8 @@ class Trainer:
                 f'{printable(path)} is damaged ({type(error).__name__}: {error}); delete it to '
                 'start again'
             ) from error
-        change = change_of(state.get('identity'), self._identity())
+        before = state.get('identity') if isinstance(state, dict) else None
+        change = change_of(before, self._identity())
         if change:
             raise CheckpointError(
                 f'{printable(path)} belongs to a training {change}; choose another output folder, '
@@ -374,6 +361,25 @@ class Trainer:
                     self._damaged[index] = str(error)
         sentence = next(iter(self._damaged.values()))
         raise DatasetError(f'all {len(order)} images are damaged, the first: {sentence}')
+
+
+def check_batch_size(images: int, batch_size: int, processes: int = 1) -> None:
+    """Raise DatasetError unless a batch has enough images for batch norm, and no more than all."""
+    if images < batch_size:
+        raise DatasetError(
+            f'the training split has {images} images, fewer than one batch of {batch_size}; lower '
+            '--batch-size'
+        )
+    if batch_size % processes:
+        raise DatasetError(
+            f'a batch of {batch_size} images does not divide among {processes} processes; give a '
+            f'--batch-size that is a multiple of {processes}'
+        )
+    if batch_size < 2 * processes:
+        raise DatasetError(
+            f'--batch-size is {batch_size}; batch norm needs two images at least in each of '
+            f'{processes} processes'
+        )
 
 
 def _moving_average(decay: float) -> Callable[..., None]:
