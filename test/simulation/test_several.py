@@ -74,6 +74,11 @@ def test_importance_decides_which_model_gets_a_lower_level():
         assert last[important] > last[1 - important]
 
 
+def test_importance_may_be_an_integer():
+    models = [model('a', importance=1), model('b', limit_ms=90.0, importance=10)]
+    assert all(record.frames for record in together(*models, duration_ms=500.0))
+
+
 def test_silent_models_are_removed_and_new_ones_are_added():
     dying = model('b', limit_ms=112.0, importance=10.0, end_ms=2500.0)
     (record, _) = together(model('a'), dying, duration_ms=6000.0)

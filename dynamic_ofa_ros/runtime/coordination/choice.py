@@ -49,7 +49,7 @@ class Device:
         self._sharing = sharing
         limit_ms = np.array([s.limit_ms for s in everyone])
         self._log_limit = np.log(limit_ms)
-        self._share = np.array([s.importance for s in everyone])
+        self._share = np.array([s.importance for s in everyone], dtype=float)
         self._share /= self._share.sum()
         self._longest_ms = np.array([max(s.latencies_ms) for s in everyone])
         interval_ms = np.array([s.interval_ms for s in everyone])
