@@ -54,8 +54,10 @@ class ImageInput:
         self._is_compressed = transport == 'compressed'
         self._on_frame = on_frame
         self._on_missing = on_missing
-        topic = node.resolve_topic_name('image_raw')
-        self.topic = f'{topic}/compressed' if self._is_compressed else topic
+        self._name = 'image_raw'
+        if self._is_compressed:  # as image_transport does: remapping image_raw is enough
+            self._name = f'{node.resolve_topic_name(self._name)}/compressed'
+        self.topic: str = node.resolve_topic_name(self._name)
         self._fixed_reliability = self._declare_reliability()
         self.monitor = InputMonitor()
         self.lost_frames = 0
@@ -140,7 +142,7 @@ class ImageInput:
     def _create(self, profile: Any, events: Any) -> Any:
         return self._node.create_subscription(
             CompressedImage if self._is_compressed else Image,
-            self.topic,
+            self._name,
             self._on_image,
             profile,
             event_callbacks=events,
