@@ -20,6 +20,7 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import ChangeState, GetAvailableTransitions, GetState
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException
@@ -162,19 +163,32 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
 
     def _reject_invalid_transitions(self) -> None:
         """Reply to an invalid transition with success = false; otherwise, rclpy ends the node."""
+        callbacks = {service.srv_type: service.callback for service in self.services}
 
         def change(request: Any, response: Any) -> Any:
+            asked = request.transition
+            state = callbacks[GetState](None, GetState.Response()).current_state
+            found = callbacks[GetAvailableTransitions](None, GetAvailableTransitions.Response())
+            possible = {
+                each.transition.id: each.transition.label
+                for each in found.available_transitions
+                if each.start_state.id == state.id
+            }
             try:
-                return callback(request, response)
+                return callbacks[ChangeState](request, response)
             except Exception as error:
+                text = ' '.join(str(error).split())
+                if asked.id not in possible:
+                    names = ', '.join(f'{label} [{id}]' for id, label in possible.items())
+                    text = f'{asked.id} is not possible in the state {state.label} [{state.id}]; '
+                    text += f'possible: {names or "none"}'
                 if self.context.ok():
-                    text = ' '.join(str(error).split())
                     self.get_logger().warning(f'transition rejected: {text}')
                 response.success = False
                 return response
 
         (service,) = (entity for entity in self.services if is_transition(entity))
-        callback, service.callback = service.callback, change
+        service.callback = change
 
     # Start and end.
 
@@ -333,6 +347,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         if not changes:
             return
         source = message.source[:MAX_SOURCE] or 'a constraints message'
+        source = ''.join(letter if letter.isprintable() else '?' for letter in source)
         self._message_source = source
         result = self.set_parameters_atomically(changes)
         self._message_source = ''

@@ -75,6 +75,7 @@ class ImageInput:
         """Subscribe."""
         with self._lock:
             self._subscribe(self._wanted_reliability())
+            self.monitor.open(time.perf_counter_ns())
 
     def close(self) -> None:
         """Unsubscribe."""
@@ -82,6 +83,7 @@ class ImageInput:
             if self._subscription is not None:
                 self._node.destroy_subscription(self._subscription)
                 self._subscription = None
+            self.monitor.close()
 
     @property
     def overwritten_frames(self) -> int:

@@ -101,6 +101,13 @@ def test_everything_else_answers_while_it_is_configured(managed):
     for path in managed.cache.iterdir():  # with an empty cache, configuring takes seconds
         shutil.rmtree(path)
     assert not managed.changed(Transition.TRANSITION_ACTIVATE)  # rejected; the node keeps running
+    managed.ros.wait_until(
+        lambda: (
+            'transition rejected: 3 is not possible in the state unconfigured [1]; '
+            'possible: configure [1], shutdown [5]' in managed.process.output()
+        ),
+        'the reason',
+    )
     managed.diagnostics.messages.clear()
     future = managed.change(Transition.TRANSITION_CONFIGURE)
     answers, states = 0, []
@@ -121,6 +128,20 @@ def test_everything_else_answers_while_it_is_configured(managed):
     assert any(message.startswith('configuring: ') for message in messages), messages
     # Parameters that were set meanwhile are in effect.
     assert managed.ros.get_parameter(NODE, 'constraints.max_latency_ms') >= 50.0
+
+
+def test_an_inactive_node_expects_no_images(managed):
+    managed.bring_to('unconfigured')
+    assert managed.changed(Transition.TRANSITION_CONFIGURE)
+    managed.diagnostics.messages.clear()
+    managed.ros.wait_until(lambda: len(managed.diagnostics.messages) >= 4, 'diagnostics')
+    inputs = [
+        status
+        for array in managed.diagnostics.messages
+        for status in array.status
+        if status.name.endswith('Input')
+    ]
+    assert {status.message for status in inputs} == {'not active'}
 
 
 def test_it_labels_images_only_while_active(managed):
