@@ -27,6 +27,14 @@ STAGES = (
 )  # fmt: skip
 DROPS = ('lost_frames', 'dropped_frames', 'rejected_frames', 'failed_frames')
 COUNTS = ('sequence', *DROPS, 'violations')
+MAX_THINNING = 1000
+"""Largest value of `telemetry.every_n`: a higher first sequence number is not that of a start."""
+
+MAX_RATE_HZ = 10_000.0
+"""More images per second than this are attributed to damage."""
+
+MAX_RESTARTS = 0.1
+"""More restarts per message than this are attributed to a second classifier on the topic."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,7 @@ class _Answers:
         self.stamps_ns = array('q')
         self.class_ids = array('i')
         self.stages = {name: array('d') for name in STAGES}
-        self.counts = {name: array('q') for name in COUNTS}
+        self.counts = {name: array('Q') for name in COUNTS}
         self.platforms: dict[str, None] = {}
         self.policies: dict[str, None] = {}
         self.level_count = 0
@@ -116,7 +124,7 @@ class _Answers:
         self.frames.append(
             FrameRecord(
                 run='',
-                time_s=published_s - (0.0 if math.isnan(node_ms) else node_ms / 1e3),
+                time_s=published_s - (node_ms / 1e3 if math.isfinite(node_ms) else 0.0),
                 is_loaded=False,
                 truth='',
                 label=str(message.top1_label),
@@ -137,12 +145,21 @@ class _Answers:
         self.policies[str(message.policy)] = None
         self.level_count = max(self.level_count, int(message.level_count))
 
+    def is_restarted(self, index: int) -> bool:
+        """Return whether the classifier was restarted before a message."""
+        return self.counts['sequence'][index] <= self.counts['sequence'][index - 1]
+
     def rise(self, name: str, index: int) -> int:
-        """Return the increase of a count since the previous message; all of it after a restart."""
+        """Return the increase of a count since the previous message.
+
+        After a restart, this is the whole count if the first messages were recorded; otherwise
+        the increase during the recording is unknown, and only the answer itself is counted.
+        """
         counts = self.counts[name]
-        if self.counts['sequence'][index] <= self.counts['sequence'][index - 1]:
-            return counts[index]
-        return max(0, counts[index] - counts[index - 1])
+        if not self.is_restarted(index):
+            return max(0, counts[index] - counts[index - 1])
+        is_first = self.counts['sequence'][index] <= MAX_THINNING
+        return counts[index] if is_first else int(name == 'sequence')
 
     def rises(self, name: str) -> int:
         return sum(self.rise(name, index) for index in range(1, len(self.frames)))
@@ -165,11 +182,17 @@ def _read_bag(bag: Bag, name: str, source: str, title: str) -> Recording:
             _add(answers, message, bag)
     if not answers.frames:
         raise RecordingError(f'{bag.path} contains no message on {node}/telemetry')
+    restarts = sum(answers.is_restarted(index) for index in range(1, len(answers.frames)))
+    if restarts > max(2, MAX_RESTARTS * len(answers.frames)):
+        raise RecordingError(
+            f'{bag.path} has telemetry of several classifiers on {node}/telemetry: its sequence '
+            f'falls {restarts} times; record again with different names of the nodes'
+        )
     info = bag.first(f'{truth_topic}/label_info')
     _set_truths(answers, truths, named_labels(info) if info is not None else ())
     scope = _scope(answers)
     table = bag.first(f'{node}/levels')
-    frames = _with_unanswered(answers, scope)
+    frames = _with_unanswered(answers, scope, bag.path)
     return Recording(
         source=source,
         kind='bag',
@@ -241,7 +264,7 @@ def _latencies(answers: _Answers, scope: str) -> list[float]:
     ]
 
 
-def _with_unanswered(answers: _Answers, scope: str) -> list[FrameRecord]:
+def _with_unanswered(answers: _Answers, scope: str, path: Path) -> list[FrameRecord]:
     """Return the answered images and, between them, those that the node counted as unanswered."""
     frames = [
         replace(frame, latency_ms=latency_ms)
@@ -250,6 +273,12 @@ def _with_unanswered(answers: _Answers, scope: str) -> list[FrameRecord]:
     found = frames[:1]
     for index, (before, frame) in enumerate(pairwise(frames), start=1):
         missing = sum(answers.rise(cause, index) for cause in DROPS)
+        duration_s = max(1.0, frame.time_s - before.time_s)
+        if missing > MAX_RATE_HZ * duration_s:
+            raise RecordingError(
+                f'{path} is damaged: its telemetry counts {missing} images without an answer in '
+                f'{duration_s:.1f} s'
+            )
         step_s = (frame.time_s - before.time_s) / (missing + 1)
         found += [
             unanswered(before.time_s + step_s * number, frame.limit_ms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 
@@ -315,7 +316,39 @@ def test_a_stopped_classifier_is_marked_may_return_and_is_removed_after_a_time(g
     assert not [t for t in graph.subscriptions() if 'fickle' in t]
 
 
-def test_the_number_of_watched_classifiers_is_limited(graph, monkeypatch):
+def test_the_parameters_of_a_classifier_that_was_restarted_at_once_are_read_again(graph):
+    killed = graph.add('restarted')
+    graph.collector.set_watching(True)
+    graph.wait_until(lambda: graph.record('restarted') and graph.record('restarted').parameters)
+    record = graph.record('restarted')
+    # The middleware keeps a killed process in the graph until its lease ends.
+    again = graph.add('restarted')
+    graph.wait_until(lambda: len(graph.collector._watches['/robot/restarted'].publishers) == 2)
+    with graph.records.lock:
+        record.parameters[LIMIT]['value'] = 77.0  # of the killed process
+    graph.classifiers.remove(killed)
+    killed.close()
+    graph.wait_until(lambda: record.parameters[LIMIT]['value'] == 5.0)
+    assert record.is_alive
+    assert again.node.get_parameter(LIMIT).value == 5.0
+
+
+def test_parameters_that_became_lists_are_not_shown(graph):
+    classifier = graph.add('strange')
+    classifier.node.declare_parameter('x', 1.0, ParameterDescriptor(dynamic_typing=True))
+    graph.collector.set_watching(True)
+    graph.wait_until(lambda: graph.record('strange') and graph.record('strange').parameters)
+    record = graph.record('strange')
+    for value in ([1.0, 2.0], 3.0):
+        classifier.node.set_parameters([rclpy.parameter.Parameter('x', value=value)])
+    graph.wait_until(lambda: record.parameters['x']['value'] == 3.0)
+    classifier.node.set_parameters([rclpy.parameter.Parameter('x', value=[1.0, 2.0])])
+    classifier.node.set_parameters([rclpy.parameter.Parameter(LIMIT, value=8.0)])
+    graph.wait_until(lambda: record.parameters[LIMIT]['value'] == 8.0)
+    json.dumps(graph.records.update({}), allow_nan=False)
+
+
+def test_the_number_of_watched_classifiers_is_limited(graph, monkeypatch, capfd):
     monkeypatch.setattr(module, 'MAX_CLASSIFIERS', 1)
     first = graph.add('first')
     graph.wait_until(lambda: graph.record('first'))
@@ -323,8 +356,11 @@ def test_the_number_of_watched_classifiers_is_limited(graph, monkeypatch):
     graph.wait_until(
         lambda: any('surplus' in name for name, _ in graph.node.get_topic_names_and_types())
     )
-    graph.collector.discover()
+    for _ in range(3):
+        graph.collector.discover()
     assert len(graph.records) == 1
+    warning = 'classifier /robot/surplus is not shown, because 1 others are'
+    assert ''.join(capfd.readouterr()).count(warning) == 1
     graph.classifiers.remove(first)
     first.close()
     graph.wait_until(lambda: graph.record('surplus'))
