@@ -31,6 +31,7 @@ from std_srvs.srv import SetBool
 from vision_msgs.msg import Classification, LabelInfo, VisionInfo
 
 from dynamic_ofa_ros.errors import DynamicOfaError
+from dynamic_ofa_ros.files import problem_of
 from dynamic_ofa_ros.msg import ActiveLevel, Constraints, LevelArray, Telemetry
 from dynamic_ofa_ros.nodes import conversions, parameter_table, parameters, qos
 from dynamic_ofa_ros.nodes.bond import Bond
@@ -70,9 +71,9 @@ def _transition(
 ) -> Callable[[ClassifierNode, Any], Any]:
     """Convert a method to a transition callback that logs exceptions, which rclpy discards.
 
-    The transition returns FAILURE after a shutdown and for a DynamicOfaError, which the user can
-    fix, and ERROR for any other exception. An exception during the autostart ends the process,
-    which reports it; so it is not logged here.
+    The transition returns FAILURE after a shutdown and for errors that the user can fix
+    (DynamicOfaError and those of the file system), and ERROR for any other exception. An exception
+    during the autostart ends the process, which reports it; so it is not logged here.
     """
 
     @functools.wraps(callback)
@@ -83,12 +84,11 @@ def _transition(
             return TransitionCallbackReturn.FAILURE
         except Exception as error:
             self.transition_error = error
-            is_fixable = isinstance(error, DynamicOfaError)
+            problem = str(error) if isinstance(error, DynamicOfaError) else problem_of(error)
             if not self._is_autostarting:
-                text = ' '.join(str(error).split()) if is_fixable else traceback.format_exc()
-                self.get_logger().error(text)
+                self.get_logger().error(' '.join(problem.split()) or traceback.format_exc())
             result = TransitionCallbackReturn
-            return result.FAILURE if is_fixable else result.ERROR
+            return result.FAILURE if problem else result.ERROR
         return TransitionCallbackReturn.SUCCESS
 
     return wrapper

@@ -17,6 +17,7 @@ from rclpy.qos_overriding_options import InvalidQosOverridesError
 from rclpy.signals import uninstall_signal_handlers
 
 from dynamic_ofa_ros.errors import DynamicOfaError
+from dynamic_ofa_ros.files import problem_of
 from dynamic_ofa_ros.nodes.executors import NodeExecutor
 
 EXIT_BAD_INPUT = 2
@@ -64,7 +65,7 @@ def run(
         try:
             rclpy.init(args=args)
         except Exception as error:  # of many types; all concern arguments or environment
-            return 0 if signals else _report(name, error)
+            return 0 if signals else _report(name, str(error))
         return 0 if signals else _run(name, create, executor, signals)
     finally:
         # First, because it joins the thread in which rclpy shuts down after a signal.
@@ -97,7 +98,9 @@ def _run(
         if signals or not rclpy.ok():
             logging.getLogger(__name__).debug('interrupted by a signal: %s', error)
         elif isinstance(error, (DynamicOfaError, InvalidQosOverridesError)):
-            return _report(name, error, node)
+            return _report(name, str(error), node)
+        elif problem := problem_of(error):
+            return _report(name, problem, node)
         else:
             raise
     finally:
@@ -114,8 +117,8 @@ def _handle(number: int, handler: Any) -> None:
         signal.signal(number, handler)
 
 
-def _report(name: str, error: Exception, node: Any = None) -> int:
-    text = ' '.join(str(error).split())
+def _report(name: str, error: str, node: Any = None) -> int:
+    text = ' '.join(error.split())
     if rclpy.ok():
         (get_logger(name) if node is None else node.get_logger()).fatal(text)
     else:

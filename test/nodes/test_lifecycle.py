@@ -183,10 +183,18 @@ def test_ten_cycles_leak_neither_memory_nor_threads(managed):
     assert process.memory_info().rss < memory + MAX_GROWTH_BYTES
 
 
-def test_a_family_that_is_not_there_fails_the_transition_and_not_the_node(domain):
+@pytest.mark.parametrize(
+    ('path', 'sentence'),
+    [
+        ('/nowhere', 'there is no family at /nowhere'),
+        ('x' * 300, f'{"x" * 300}: File name too long'),
+        ('~nobody_of_this_name/x', 'the home folder is unknown: set HOME'),
+    ],
+)
+def test_a_family_that_is_not_there_fails_the_transition_and_not_the_node(domain, path, sentence):
     node = domain.start(
         'classifier_node',
-        {'family': '/nowhere', 'autostart': False},
+        {'family': path, 'autostart': False},
         arguments=('-r', '__ns:=/lost'),
     )
     service = '/lost/classifier/change_state'
@@ -194,7 +202,8 @@ def test_a_family_that_is_not_there_fails_the_transition_and_not_the_node(domain
     response = domain.call(ChangeState, service, ChangeState.Request(transition=configure))
     assert not response.success
     assert state_of(domain, '/lost/classifier') == 'unconfigured'
-    assert 'there is no family at /nowhere' in node.output()
+    assert sentence in node.output()
+    assert 'Traceback' not in node.output()
     shutdown = Transition(id=Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
     domain.call(ChangeState, service, ChangeState.Request(transition=shutdown))
     assert state_of(domain, '/lost/classifier') == 'finalized'
