@@ -23,6 +23,7 @@ from dynamic_ofa_ros.nodes.executors import NodeExecutor
 EXIT_BAD_INPUT = 2
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PACKAGE_LOGGER = 'dynamic_ofa_ros'
+LOG_REMEDY = 'set ROS_LOG_DIR to a folder that can be written'
 
 
 class ClosableNode(Protocol):
@@ -65,7 +66,8 @@ def run(
         try:
             rclpy.init(args=args)
         except Exception as error:  # of many types; all concern arguments or environment
-            return 0 if signals else _report(name, str(error))
+            remedy = f'; {LOG_REMEDY}' if 'initialize logging' in str(error) else ''
+            return 0 if signals else _report(name, f'{error}{remedy}')
         return 0 if signals else _run(name, create, executor, signals)
     finally:
         # First, because it joins the thread in which rclpy shuts down after a signal.
