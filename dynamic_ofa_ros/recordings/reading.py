@@ -76,6 +76,8 @@ def read(source: str, title: str) -> Recording:
     NAME is a classifier of a bag (/front/classifier), a run of the demo (switching) or a model of
     a simulation. Raises RecordingError if the recording cannot be read or NAME is missing.
     """
+    if not source.strip():
+        raise RecordingError('the name of a recording is empty; give a bag or a .csv file')
     path, name = _split(source)
     if path.suffix == '.csv':
         return _read_csv(path, name, source, title)
@@ -303,7 +305,7 @@ def _read_csv(path: Path, name: str, source: str, title: str) -> Recording:
             f'{path} is not a file; give frames.csv of the demo or a file of simulate --frames'
         )
     try:
-        with path.open(encoding='utf-8', newline='') as file:
+        with path.open(encoding='utf-8-sig', newline='') as file:  # spreadsheets write a BOM
             rows = list(csv.DictReader(file, strict=True))
     except (csv.Error, UnicodeDecodeError) as error:
         raise RecordingError(f'{path} is not a CSV file: {error}') from error
@@ -311,13 +313,22 @@ def _read_csv(path: Path, name: str, source: str, title: str) -> Recording:
         raise RecordingError(f'{path} has no rows')
     is_demo = 'run' in rows[0]
     column = 'run' if is_demo else 'model'
+    for number, row in enumerate(rows, start=2):
+        if None in row or None in row.values():  # more or fewer columns
+            raise RecordingError(
+                f'{path}: line {number} and the first line have different numbers of columns; '
+                'delete the line if the file is incomplete'
+            )
     try:
         chosen = _chosen(list(dict.fromkeys(row[column] for row in rows)), name, source, column)
         mine = [row for row in rows if row[column] == chosen]
         frames = [_demo_frame(row) if is_demo else _simulated_frame(row) for row in mine]
-    except (KeyError, TypeError, ValueError) as error:
+        if not all(math.isfinite(frame.time_s) for frame in frames):
+            raise ValueError('a time is not finite')
+    except (KeyError, ValueError) as error:
+        problem = f'it has no column {error}' if isinstance(error, KeyError) else error
         raise RecordingError(
-            f'{path} is neither frames.csv of the demo nor a file of simulate --frames: {error!r}'
+            f'{path} is neither frames.csv of the demo nor a file of simulate --frames: {problem}'
         ) from error
     stages = {'inference_ms': [f.inference_ms for f in frames if f.is_answered]}
     if is_demo:

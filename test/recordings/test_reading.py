@@ -245,12 +245,27 @@ def test_frames_of_a_simulation_are_read(tmp_path, capsys):
     assert f'"switches": {measure(found.run).switches}' in said
 
 
+ROW = (
+    'run,time_s,is_loaded,truth,label,level,level_accuracy,latency_ms,inference_ms,limit_ms\n'
+    'a,1.5,0,stop,stop,1,0.9,5,4,6\n'
+)
+
+
+def test_a_csv_file_of_a_spreadsheet_is_read(tmp_path):
+    path = tmp_path / 'frames.csv'
+    path.write_text(ROW, encoding='utf-8-sig')
+    assert [frame.latency_ms for frame in read(str(path), 'A').run.frames] == [5.0]
+
+
 @pytest.mark.parametrize(
     ('text', 'words'),
     [
         ('', 'has no rows'),
         ('a,b\n1,2\n', 'neither frames.csv of the demo'),
-        ('run,time_s\nx,soon\n', 'neither frames.csv of the demo'),
+        ('run\nx\n', "neither frames.csv of the demo .* it has no column 'time_s'"),
+        (ROW.replace('1.5', 'soon'), "neither .* could not convert string to float: 'soon'"),
+        (ROW.replace('1.5', 'nan'), 'neither .* a time is not finite'),
+        (f'{ROW}a,2.0,0,st', 'line 3 and the first line have different numbers of columns'),
         ('"a\n', 'not a CSV file'),
     ],
 )
