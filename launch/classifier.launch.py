@@ -19,7 +19,8 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironment
 from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-from launch_ros.parameter_descriptions import ParameterValue
+
+from dynamic_ofa_ros.launch_values import typed
 
 PACKAGE = 'dynamic_ofa_ros'
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
@@ -167,8 +168,11 @@ def _fast_dds_profile(config: Path) -> list[SetEnvironmentVariable]:
 
 def _classifier(context: LaunchContext) -> list[Node]:
     """Return the node with the parameters whose arguments are not empty."""
+    file = LaunchConfiguration('params_file').perform(context)
+    if not Path(file).is_file():  # launch_ros would start the node without it
+        raise ValueError(f'params_file is {file!r}; there is no such file')
     given = {
-        parameter: ParameterValue(LaunchConfiguration(argument), value_type=value_type)
+        parameter: typed(argument, value_type)
         for argument, (parameter, value_type) in PARAMETERS.items()
         if LaunchConfiguration(argument).perform(context)
     }
@@ -197,8 +201,8 @@ def _monitor() -> Node:
         name='monitor',
         parameters=[
             {
-                'address': ParameterValue(LaunchConfiguration('monitor_address'), value_type=str),
-                'port': ParameterValue(LaunchConfiguration('monitor_port'), value_type=int),
+                'address': typed('monitor_address', str),
+                'port': typed('monitor_port', int),
             }
         ],
         arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],

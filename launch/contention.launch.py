@@ -14,7 +14,8 @@ from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, Time
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-from launch_ros.parameter_descriptions import ParameterValue
+
+from dynamic_ofa_ros.launch_values import typed
 
 HERE = Path(__file__).resolve().parent
 
@@ -60,12 +61,12 @@ def generate_launch_description() -> LaunchDescription:
         namespace=LaunchConfiguration('namespace'),
         parameters=[
             {
-                'workload': _typed('workload', str),
-                'workers': _typed('workers', int),
-                'duty_cycle': _typed('duty_cycle', float),
-                'device': _typed('workload_device', str),
+                'workload': typed('workload', str),
+                'workers': typed('workers', int),
+                'duty_cycle': typed('duty_cycle', float),
+                'device': typed('workload_device', str),
                 # Without the type, launch would convert a single CPU number to an integer.
-                'cpus': _typed('cpus', str),
+                'cpus': typed('cpus', str),
             }
         ],
         arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
@@ -73,7 +74,3 @@ def generate_launch_description() -> LaunchDescription:
     )
     later = TimerAction(period=LaunchConfiguration('delay_s'), actions=[contention])
     return LaunchDescription([*arguments, demo, later])
-
-
-def _typed(argument: str, value_type: type) -> ParameterValue:
-    return ParameterValue(LaunchConfiguration(argument), value_type=value_type)

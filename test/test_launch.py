@@ -80,7 +80,7 @@ def typed_parameters(name: str) -> dict[str, tuple[str, str]]:
             if (
                 isinstance(value, ast.Call)
                 and isinstance(value.func, ast.Name)
-                and value.func.id == '_typed'
+                and value.func.id == 'typed'
             ):
                 found[key.value] = (value.args[0].value, value.args[1].id)
     return found
@@ -374,9 +374,10 @@ def test_arguments_of_included_files_are_shown(file, session):
         ('classifier', 'engine:=darknet', "Valid options are: ['', 'auto'"),
         ('classifier', 'image_transport:=theora', "Valid options are: ['', 'raw'"),
         ('classifier', 'autostart:=maybe', "Valid options are: ['', 'true'"),
-        ('classifier', 'max_latency_ms:=fast', "could not convert string to float: 'fast'"),
+        ('classifier', 'max_latency_ms:=fast', "max_latency_ms is 'fast'; it must be a number"),
+        ('classifier', 'params_file:=gone.yaml', "params_file is 'gone.yaml'; there is no such"),
         ('camera', 'source:=film', "Valid options are: ['signs'"),
-        ('camera', 'width:=640.5', "invalid literal for int() with base 10: '640.5'"),
+        ('camera', 'width:=640.5', "width is '640.5'; it must be an integer"),
         ('demo', 'log_level:=loud', "Valid options are: ['debug'"),
         ('two_models', 'coordination:=perhaps', "Valid options are: ['none'"),
         ('contention', 'workload:=gpu', "Valid options are: ['none'"),
