@@ -258,6 +258,8 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
             progress=self._on_progress,
         )
         self._progress = ''
+        self._input.reset_counts()
+        self._diagnostician = Diagnostician()
         self._assembly = assembly
         # Parameters may have changed meanwhile, and some depend on the family.
         try:

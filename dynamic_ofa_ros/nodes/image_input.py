@@ -71,6 +71,11 @@ class ImageInput:
         self._lock = threading.Lock()
         self._rematch = node.create_guard_condition(self.update)
 
+    def reset_counts(self) -> None:
+        """Count all images from zero, as the worker of a newly configured node does."""
+        self.monitor = InputMonitor()
+        self.lost_frames = self._gaps = 0
+
     def open(self) -> None:
         """Subscribe."""
         with self._lock:
