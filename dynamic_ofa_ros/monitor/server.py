@@ -282,7 +282,7 @@ class PageSocket(GuardedHandler, WebSocketHandler):
             request = json.loads(message)
             number, value = int(request['id']), request['value']
             names = str(request['classifier']), str(request['parameter'])
-        except (KeyError, TypeError, ValueError, RecursionError):
+        except (KeyError, OverflowError, TypeError, ValueError, RecursionError):
             self.close(1003, 'invalid message')
             return
 

@@ -53,6 +53,9 @@ DIAGNOSTICS_PERIOD_S = 1.0
 DIAGNOSED_AGE_S = 0.5
 """Maximum age of the telemetry in the diagnostics, for every value of `telemetry.every_n`."""
 
+MAX_LEASE_S = 30.0
+"""Time after which the middleware has certainly forgotten a process that was killed."""
+
 JOIN_TIMEOUT_S = 10.0
 SWITCH_INTERVAL_S = 0.0005
 """Interval after which Python switches threads.
@@ -111,6 +114,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         self._last_telemetry_s = -math.inf
         self._inference_error = ''
         self._rejected_constraints = 0
+        self._alone_s = time.monotonic()
         self._message_source = ''
         self._constraints_source = ''
         self._diagnostician = Diagnostician()
@@ -422,6 +426,18 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         self._publish(self._diagnostics_pub, message)
         for warning in self._diagnostician.new_warnings():
             self.get_logger().warning(warning)
+        self._check_name()
+
+    def _check_name(self) -> None:
+        """Log a warning once a minute while another node has the name of this one."""
+        topic, now_s = self._telemetry_pub.topic_name, time.monotonic()
+        if self.count_publishers(topic) <= 1:
+            self._alone_s = now_s
+        elif now_s - self._alone_s > MAX_LEASE_S:
+            self._alone_s = now_s + MAX_LEASE_S
+            self.get_logger().warning(
+                f'another node publishes on {topic}: give it another name or namespace'
+            )
 
     def _snapshot(self, assembly: Assembly) -> Snapshot:
         worker, device, state = assembly.worker, assembly.host.latest, assembly.manager.state

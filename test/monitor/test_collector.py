@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rclpy
 from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor, SetParametersResult
+from rcl_interfaces.srv import GetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import qos_profile_sensor_data
 from ros_harness import ros
@@ -18,7 +19,7 @@ from std_msgs.msg import Header
 
 from dynamic_ofa_ros.monitor import collector as module
 from dynamic_ofa_ros.monitor.collector import Collector
-from dynamic_ofa_ros.monitor.parameter_client import MAX_PENDING, problem_of
+from dynamic_ofa_ros.monitor.parameter_client import MAX_PENDING, ParameterClient, problem_of
 from dynamic_ofa_ros.monitor.records import FRAME_FIELDS, Records
 from dynamic_ofa_ros.msg import ActiveLevel, LevelArray, Telemetry
 from dynamic_ofa_ros.nodes import conversions, qos
@@ -348,6 +349,17 @@ def test_parameters_that_became_lists_are_not_shown(graph):
     json.dumps(graph.records.update({}), allow_nan=False)
 
 
+def test_a_parameter_that_disappears_while_parameters_are_read_ends_nothing(graph, monkeypatch):
+    client = ParameterClient(graph.node, '/robot/nobody', lambda found: pytest.fail('incomplete'))
+    finish = []
+    monkeypatch.setattr(client, '_call', lambda _, request, done: finish.append(done))
+    client._on_descriptors([ParameterDescriptor(name='x'), ParameterDescriptor(name='y')])
+    client._is_asked = True
+    finish[0](GetParameters.Response(values=[]))
+    assert not client._is_asked  # so that they are read again
+    client.close()
+
+
 def test_the_number_of_watched_classifiers_is_limited(graph, monkeypatch, capfd):
     monkeypatch.setattr(module, 'MAX_CLASSIFIERS', 1)
     first = graph.add('first')
@@ -374,7 +386,7 @@ def test_the_number_of_watched_classifiers_is_limited(graph, monkeypatch, capfd)
         ('int', True, False), ('int', 2**70, False), ('float', 1, True), ('float', 1.5, True),
         ('float', NAN, False), ('float', math.inf, False), ('float', 10**400, False),
         ('float', '1', False), ('float', None, False), ('str', 'x', True), ('str', 1, False),
-        ('str', 'x' * 1000, False), ('str', ['x'], False),
+        ('str', 'x' * 1000, False), ('str', ['x'], False), ('str', '\ud800', False),
     ],
 )  # fmt: skip
 def test_values_of_the_wrong_type_are_never_sent(kind, value, is_fit):

@@ -218,7 +218,18 @@ def test_a_parameter_is_set_and_the_answer_is_returned(served):
 
 
 @pytest.mark.parametrize(
-    'message', ['', 'x', '[]', '1', '{}', '{"id": "x"}', '[' * 4000, '{"id": 1, "value": 1}']
+    'message',
+    [
+        '',
+        'x',
+        '[]',
+        '1',
+        '{}',
+        '{"id": "x"}',
+        '[' * 4000,
+        '{"id": 1, "value": 1}',
+        '{"id": Infinity, "classifier": "/c", "parameter": "p", "value": 1}',
+    ],
 )
 def test_an_invalid_message_closes_the_connection(served, message):
     async def attempt():

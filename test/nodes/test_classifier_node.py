@@ -114,6 +114,19 @@ def test_two_platforms_are_one_set_of_levels_for_every_policy(node):
     assert refused.reason == 'manager.fixed_level is 3; it must lie in [0, 2]'
 
 
+def test_another_node_of_the_same_name_is_warned_of(node, monkeypatch, capfd):
+    warning = 'another node publishes on /classifier/telemetry'
+    other = node.create_publisher(Telemetry, '~/telemetry', 10)
+    node._on_diagnostics()  # perhaps a process that was killed
+    assert warning not in ''.join(capfd.readouterr())
+    monkeypatch.setattr(classifier_node, 'MAX_LEASE_S', 0.0)
+    node._on_diagnostics()
+    assert ''.join(capfd.readouterr()).count(warning) == 1
+    node.destroy_publisher(other)
+    node._on_diagnostics()
+    assert warning not in ''.join(capfd.readouterr())
+
+
 def test_all_counts_begin_again_when_the_node_is_configured_again(node):
     def problems():
         statuses = node._diagnostician.diagnose(node._snapshot(node._assembly))
