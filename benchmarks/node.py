@@ -182,7 +182,8 @@ def measured(folder: str, stream: Stream, options: argparse.Namespace) -> dict[s
         session.wait_until(lambda: telemetry.messages, 'telemetry')
         end(classifier)
     sent = int(source.stdout.read())
-    frames, last = telemetry.messages[WARM_UP_FRAMES:], telemetry.last
+    last = telemetry.last
+    frames = telemetry.messages[WARM_UP_FRAMES:]  # none if nearly all images were lost
     return {
         'sent': sent,
         'labels': last.sequence,
@@ -194,7 +195,7 @@ def measured(folder: str, stream: Stream, options: argparse.Namespace) -> dict[s
             for message in diagnostics.messages
             for status in message.status
         ),
-        'stages': {name: stage(frames, read) for name, read in STAGES.items()},
+        'stages': {name: stage(frames, read) for name, read in STAGES.items() if frames},
     }
 
 

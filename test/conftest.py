@@ -97,7 +97,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if missing:
         raise pytest.UsageError(
             f"the tests need {', '.join(missing)}; install them with: pip install '.[dev]' "
-            '(docs/install.md says how beside a ROS 2 of the system)'
+            '(CONTRIBUTING.md says how beside a ROS 2 of the system)'
         )
 
 

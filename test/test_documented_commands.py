@@ -37,9 +37,6 @@ NOT_RUN = {
 }
 """Prefixes of commands that are not run, with the reason."""
 
-REJECTED = {'-1.0'}
-"""Values that are rejected, as documented."""
-
 
 def commands(page: str) -> list[str]:
     """Return the commands of a page in order, without prompts and comments.
@@ -95,6 +92,5 @@ def test_commands_of_a_page_run(page, nodes):
             text=True,
             timeout=TIMEOUT_S,
         )
-        is_rejected = bool(REJECTED.intersection(words))
-        assert done.returncode == int(is_rejected), f'{command}\n{done.stdout}{done.stderr}'
+        assert done.returncode == 0, f'{command}\n{done.stdout}{done.stderr}'
         assert done.stdout or done.stderr

@@ -10,10 +10,11 @@ from typing import Any
 from rclpy.qos import ReliabilityPolicy, qos_policy_name_from_kind
 from sensor_msgs.msg import CompressedImage, Image
 
-from dynamic_ofa_ros.nodes import conversions, qos
+from dynamic_ofa_ros.nodes import qos
 from dynamic_ofa_ros.nodes.diagnostics import InputMonitor
 from dynamic_ofa_ros.nodes.parameter_table import ParameterSpec, declare
 from dynamic_ofa_ros.nodes.runner import Throttle
+from dynamic_ofa_ros.nodes.serialized_images import read_compressed_image, read_image
 from dynamic_ofa_ros.runtime.mailbox import Frame
 
 try:
@@ -153,6 +154,7 @@ class ImageInput:
             self._on_image,
             profile,
             event_callbacks=events,
+            raw=True,
             qos_overriding_options=qos.overridable_but_reliability(),
         )
 
@@ -184,13 +186,19 @@ class ImageInput:
         self.qos_problem = f'a publisher on {self.topic} offers an incompatible {policy}'
         self._node.get_logger().warning(f'{self.qos_problem}: its images are not received')
 
-    def _on_image(self, message: Any, info: Any) -> None:
+    def _on_image(self, serialized: bytes, info: Any) -> None:
         received_ns, wall_ns = time.perf_counter_ns(), time.time_ns()
         self._count_gap(info.get('publication_sequence_number'))
         arrived_ns = arrival_ns(received_ns, wall_ns, info['received_timestamp'])
-        age_ms = self._age_ms(message.header.stamp, received_ns, arrived_ns)
-        convert = conversions.compressed_image if self._is_compressed else conversions.raw_image
-        self._on_frame(Frame(convert(message), message.header, received_ns, age_ms, arrived_ns))
+        read = read_compressed_image if self._is_compressed else read_image
+        try:
+            header, image = read(serialized)
+        except ValueError as error:
+            if self._throttle.passes('damaged'):
+                self._node.get_logger().warning(f'a damaged message was discarded: {error}')
+            return
+        age_ms = self._age_ms(header.stamp, received_ns, arrived_ns)
+        self._on_frame(Frame(image, header, received_ns, age_ms, arrived_ns))
 
     def _count_gap(self, sequence: int | None) -> None:
         """Count the messages missing between the last one and this one."""

@@ -165,6 +165,13 @@ def test_a_frame_carries_arrival_age_and_header(domain, receiver):
     domain.node.destroy_publisher(publisher)
 
 
+def test_a_damaged_message_is_discarded_with_a_warning(receiver, capfd):
+    one = receiver()
+    one.input._on_image(b'\x00\x01\x00\x00', {'received_timestamp': 0})
+    assert one.frames == []
+    assert 'a damaged message was discarded' in ''.join(capfd.readouterr())
+
+
 @pytest.mark.parametrize('suffix', ['.jpg', '.png'])
 def test_compressed_images_come_on_their_own_topic(domain, receiver, suffix):
     one = receiver('compressed')

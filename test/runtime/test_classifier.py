@@ -23,8 +23,7 @@ from dynamic_ofa_ros.runtime.classifier import (
     Frame,
     Switch,
     WorkerSettings,
-    softmax,
-    top_indices,
+    top_scores,
 )
 from dynamic_ofa_ros.runtime.engine import create_engine
 from dynamic_ofa_ros.runtime.image import RawImage, RgbImage, preprocess
@@ -41,24 +40,24 @@ UNKNOWN_ENCODING = RawImage(bytes(300), 10, 10, 'h264', 30)
 # Postprocessing
 
 
-@given(st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=20))
-def test_softmax_is_stable(logits):
-    probabilities = softmax(np.array(logits, dtype=np.float32))
-    assert probabilities.sum() == pytest.approx(1.0)
-    assert probabilities[np.argmax(logits)] == probabilities.max()
+@given(
+    st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=20),
+    st.integers(-1, 30),
+)
+def test_scores_are_the_largest_probabilities_in_order(logits, count):
+    found = top_scores(np.array(logits, dtype=np.float32), count)
+    order = sorted(range(len(logits)), key=lambda i: (-logits[i], i))[: max(count, 0)]
+    assert [index for index, _ in found] == order
+    total = sum(math.exp(logit - max(logits)) for logit in logits)
+    assert [score for _, score in found] == pytest.approx(
+        [math.exp(logits[i] - max(logits)) / total for i in order]
+    )
 
 
-@pytest.mark.parametrize('bad', [math.nan, math.inf])
+@pytest.mark.parametrize('bad', [math.nan, math.inf, -math.inf])
 def test_infinite_and_nan_logits_raise_an_error(bad):
     with pytest.raises(EngineError, match='NaN or infinite'):
-        softmax(np.array([0.0, bad], dtype=np.float32))
-
-
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(0, 40))
-def test_top_indices_equal_a_stable_sort(values, count):
-    array = np.array(values, dtype=np.float64)
-    expected = sorted(range(len(values)), key=lambda i: (-values[i], i))[:count]
-    assert top_indices(array, count) == expected
+        top_scores(np.array([0.0, bad], dtype=np.float32), 1)
 
 
 # Classifier
