@@ -9,12 +9,14 @@ from typing import Any
 
 from rclpy.qos import ReliabilityPolicy, qos_policy_name_from_kind
 from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
 
 from dynamic_ofa_ros.nodes import qos
 from dynamic_ofa_ros.nodes.diagnostics import InputMonitor
 from dynamic_ofa_ros.nodes.parameter_table import ParameterSpec, declare
 from dynamic_ofa_ros.nodes.runner import Throttle
 from dynamic_ofa_ros.nodes.serialized_images import read_compressed_image, read_image
+from dynamic_ofa_ros.runtime.image import DamagedImage
 from dynamic_ofa_ros.runtime.mailbox import Frame
 
 try:
@@ -27,6 +29,9 @@ MAX_WAIT_NS = 10_000_000_000
 
 MAX_GAP = 10_000
 """Larger gaps in the sequence numbers are attributed to a change of the publisher."""
+
+MAX_PROBLEM = 60
+"""Longer errors of rclpy are truncated."""
 
 MATCHED = 'best_available'
 
@@ -193,9 +198,10 @@ class ImageInput:
         read = read_compressed_image if self._is_compressed else read_image
         try:
             header, image = read(serialized)
-        except ValueError as error:
-            if self._throttle.passes('damaged'):
-                self._node.get_logger().warning(f'a damaged message was discarded: {error}')
+        except (RuntimeError, ValueError) as error:  # RuntimeError: of rclpy
+            problem = ' '.join(str(error).split())[:MAX_PROBLEM]
+            damaged = DamagedImage(f'The message is damaged: {problem}')
+            self._on_frame(Frame(damaged, Header(), received_ns, arrived_ns=arrived_ns))
             return
         age_ms = self._age_ms(header.stamp, received_ns, arrived_ns)
         self._on_frame(Frame(image, header, received_ns, age_ms, arrived_ns))

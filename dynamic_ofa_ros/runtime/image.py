@@ -197,6 +197,21 @@ class RgbImage:
         return self.array
 
 
+@dataclass(frozen=True)
+class DamagedImage:
+    """An image that could not even be read; it is counted as rejected. problem: a sentence."""
+
+    problem: str
+
+    def pixels(self) -> Pixels:
+        """Raise ImageError."""
+        raise ImageError('buffer', self.problem)
+
+    def decode(self) -> ImageArray:
+        """Raise ImageError."""
+        raise ImageError('buffer', self.problem)
+
+
 _RGB, _BGR, _GREY = (0, 1, 2), (2, 1, 0), (0, 0, 0)
 _TO_RGB = {
     (3, _BGR): cv2.COLOR_BGR2RGB,

@@ -16,6 +16,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
+from dynamic_ofa_ros.errors import ImageError
 from dynamic_ofa_ros.nodes import conversions
 from dynamic_ofa_ros.nodes.image_input import MAX_WAIT_NS, ImageInput, arrival_ns
 from dynamic_ofa_ros.nodes.parameter_table import ParameterError
@@ -165,11 +166,23 @@ def test_a_frame_carries_arrival_age_and_header(domain, receiver):
     domain.node.destroy_publisher(publisher)
 
 
-def test_a_damaged_message_is_discarded_with_a_warning(receiver, capfd):
-    one = receiver()
-    one.input._on_image(b'\x00\x01\x00\x00', {'received_timestamp': 0})
-    assert one.frames == []
-    assert 'a damaged message was discarded' in ''.join(capfd.readouterr())
+@pytest.mark.parametrize('transport', ['raw', 'compressed'])
+@pytest.mark.parametrize(
+    'serialized',
+    [b'\x00\x01\x00\x00', b'\x00\x01\x00\x00' + 99 * b'\xff', b'\x00\x07garbage'],
+    ids=['empty', 'damaged', 'another format'],
+)
+def test_a_damaged_message_is_passed_on_to_be_counted(domain, receiver, transport, serialized):
+    one = receiver(transport)
+    kind = CompressedImage if transport == 'compressed' else Image
+    publisher = domain.node.create_publisher(kind, one.input.topic, RELIABLE)
+    frame = one.receive(publisher, serialized)
+    with pytest.raises(ImageError, match='The message is damaged: ') as error:
+        frame.image.pixels()
+    assert error.value.cause == 'buffer'
+    assert '\n' not in str(error.value)
+    assert len(str(error.value)) <= 120
+    domain.node.destroy_publisher(publisher)
 
 
 @pytest.mark.parametrize('suffix', ['.jpg', '.png'])
