@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
+# ruff: noqa: I001 - ruff mistakes `launch` for the folder of the launch files
+
+import contextlib
+
+import yaml
+from launch import LaunchContext
 from launch.substitutions import LaunchConfiguration
 from launch_ros.parameter_descriptions import ParameterValue
 
-from launch import LaunchContext
-
-_WORDS = {int: 'an integer', float: 'a number'}
-
 
 class _Number(LaunchConfiguration):  # type: ignore[misc]  # launch is untyped
-    """The text of an argument that must be a number."""
+    """The number in an argument as YAML, or another text as it is, which the node rejects.
+
+    launch does not name the argument, and if it ends with an exception, nodes that it has started
+    before keep running.
+    """
 
     def __init__(self, argument: str, value_type: type) -> None:
         super().__init__(argument)
-        self._argument, self._value_type = argument, value_type
+        self._value_type = value_type
 
     def perform(self, context: LaunchContext) -> str:
-        """Return the text; raise ValueError with the name of the argument if it is no number."""
-        text = str(super().perform(context))
-        try:
-            self._value_type(text)
-        except ValueError:
-            word = _WORDS[self._value_type]
-            raise ValueError(f'{self._argument} is {text!r}; it must be {word}') from None
-        return text
+        """Return the text of the argument as YAML."""
+        value = str(super().perform(context))
+        with contextlib.suppress(ValueError):
+            value = self._value_type(value)
+        return str(yaml.safe_dump(value))
 
 
 def typed(argument: str, value_type: type) -> ParameterValue:
     """Return the value of a launch argument as a parameter of a type."""
-    is_number = value_type in _WORDS
-    text = _Number(argument, value_type) if is_number else LaunchConfiguration(argument)
-    return ParameterValue(text, value_type=value_type)
+    if value_type in (int, float):
+        return ParameterValue(_Number(argument, value_type))
+    return ParameterValue(LaunchConfiguration(argument), value_type=value_type)

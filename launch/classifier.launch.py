@@ -168,9 +168,6 @@ def _fast_dds_profile(config: Path) -> list[SetEnvironmentVariable]:
 
 def _classifier(context: LaunchContext) -> list[Node]:
     """Return the node with the parameters whose arguments are not empty."""
-    file = LaunchConfiguration('params_file').perform(context)
-    if not Path(file).is_file():  # launch_ros would start the node without it
-        raise ValueError(f'params_file is {file!r}; there is no such file')
     given = {
         parameter: typed(argument, value_type)
         for argument, (parameter, value_type) in PARAMETERS.items()
@@ -182,8 +179,12 @@ def _classifier(context: LaunchContext) -> list[Node]:
         name='classifier',
         namespace=LaunchConfiguration('namespace'),
         remappings=[('image_raw', LaunchConfiguration('image_topic'))],
-        parameters=[LaunchConfiguration('params_file'), given],
-        arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
+        parameters=[given],
+        arguments=[
+            *('--ros-args', '--log-level', LaunchConfiguration('log_level')),
+            # Not as `parameters`: launch_ros starts the node without a file that does not exist.
+            *('--params-file', LaunchConfiguration('params_file')),
+        ],
         respawn=LaunchConfiguration('respawn'),
         respawn_delay=RESPAWN_DELAY_S,
         sigterm_timeout=str(SIGTERM_TIMEOUT_S),

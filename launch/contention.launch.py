@@ -9,8 +9,13 @@ To change the load from another terminal: `ros2 param set /contention workload n
 
 from pathlib import Path
 
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, TimerAction
+from launch import LaunchContext, LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+    TimerAction,
+)
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
@@ -72,5 +77,13 @@ def generate_launch_description() -> LaunchDescription:
         arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
         output='screen',
     )
-    later = TimerAction(period=LaunchConfiguration('delay_s'), actions=[contention])
-    return LaunchDescription([*arguments, demo, later])
+
+    def later(context: LaunchContext) -> list[TimerAction]:
+        delay = LaunchConfiguration('delay_s').perform(context)
+        try:
+            return [TimerAction(period=float(delay), actions=[contention])]
+        except ValueError:
+            raise ValueError(f'delay_s is {delay!r}; it must be a number of seconds') from None
+
+    # The demo last, so that a wrong value is reported before anything is started.
+    return LaunchDescription([*arguments, OpaqueFunction(function=later), demo])
