@@ -178,18 +178,19 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
                 for each in found.available_transitions
                 if each.start_state.id == state.id
             }
-            try:
-                return callbacks[ChangeState](request, response)
-            except Exception as error:
-                text = ' '.join(str(error).split())
-                if asked.id not in possible:
-                    names = ', '.join(f'{label} [{id}]' for id, label in possible.items())
-                    text = f'{asked.id} is not possible in the state {state.label} [{state.id}]; '
-                    text += f'possible: {names or "none"}'
-                if self.context.ok():
-                    self.get_logger().warning(f'transition rejected: {text}')
-                response.success = False
-                return response
+            if (asked.label or asked.id) not in (*possible, *possible.values()):
+                names = ', '.join(f'{label} [{id}]' for id, label in possible.items())
+                problem = f'{asked.label[:40] or asked.id} is not possible in the state '
+                problem += f'{state.label} [{state.id}]; possible: {names or "none"}'
+            else:
+                try:
+                    return callbacks[ChangeState](request, response)
+                except Exception as error:
+                    problem = ' '.join(str(error).split())
+            if self.context.ok():
+                self.get_logger().warning(f'transition rejected: {problem}')
+            response.success = False
+            return response
 
         (service,) = (entity for entity in self.services if is_transition(entity))
         service.callback = change

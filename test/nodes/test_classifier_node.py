@@ -10,6 +10,8 @@ import pytest
 import rclpy
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
@@ -112,6 +114,26 @@ def test_two_platforms_are_one_set_of_levels_for_every_policy(node):
         assert accepted.successful, policy
     (refused,) = node.set_parameters([Parameter('manager.fixed_level', value=3)])
     assert refused.reason == 'manager.fixed_level is 3; it must lie in [0, 2]'
+
+
+@pytest.mark.parametrize(
+    ('asked', 'name'),
+    [
+        (Transition(id=3), '3'),
+        (Transition(id=99), '99'),
+        (Transition(label='activate'), 'activate'),
+    ],
+)
+def test_a_transition_that_is_not_possible_is_rejected_with_the_possible_ones(
+    node, capfd, asked, name
+):
+    (service,) = (each for each in node.services if each.srv_type is ChangeState)
+    response = service.callback(ChangeState.Request(transition=asked), ChangeState.Response())
+    assert not response.success
+    assert (
+        f'transition rejected: {name} is not possible in the state unconfigured [1]; possible: '
+        'configure [1], shutdown [5]'
+    ) in ''.join(capfd.readouterr())
 
 
 def test_another_node_of_the_same_name_is_warned_of(node, monkeypatch, capfd):
