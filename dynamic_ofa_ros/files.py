@@ -109,6 +109,17 @@ def locked(path: Path, error: Exception) -> Iterator[None]:
         yield
 
 
+def problem_of(error: Exception) -> str:
+    """Return a sentence for an error of the file system; empty for other errors."""
+    if isinstance(error, OSError):
+        name = error.filename2 or error.filename  # filename2: the target of a copy
+        where = f'{name}: ' if name else ''
+        return f'{where}{error.strerror or error}'
+    if isinstance(error, RuntimeError) and 'home directory' in str(error):  # of Path.expanduser
+        return 'the home folder is unknown: set HOME, or give a path without ~'
+    return ''
+
+
 def printable(path: str | Path) -> str:
     """Return a path as text that can be encoded as UTF-8.
 

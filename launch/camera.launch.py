@@ -11,7 +11,8 @@ from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-from launch_ros.parameter_descriptions import ParameterValue
+
+from dynamic_ofa_ros.launch_values import typed
 
 PACKAGE = 'dynamic_ofa_ros'
 
@@ -57,19 +58,15 @@ def generate_launch_description() -> LaunchDescription:
         remappings=[('image_raw', LaunchConfiguration('image_topic'))],
         parameters=[
             {
-                'source': _typed('source', str),
+                'source': typed('source', str),
                 # Without the type, launch would convert the index of a webcam to an integer.
-                'path': _typed('path', str),
-                'rate_hz': _typed('rate_hz', float),
-                'width': _typed('width', int),
-                'height': _typed('height', int),
+                'path': typed('path', str),
+                'rate_hz': typed('rate_hz', float),
+                'width': typed('width', int),
+                'height': typed('height', int),
             }
         ],
         arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
         output='screen',
     )
     return LaunchDescription([*arguments, camera])
-
-
-def _typed(argument: str, value_type: type) -> ParameterValue:
-    return ParameterValue(LaunchConfiguration(argument), value_type=value_type)

@@ -19,7 +19,8 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironment
 from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-from launch_ros.parameter_descriptions import ParameterValue
+
+from dynamic_ofa_ros.launch_values import typed
 
 PACKAGE = 'dynamic_ofa_ros'
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
@@ -168,7 +169,7 @@ def _fast_dds_profile(config: Path) -> list[SetEnvironmentVariable]:
 def _classifier(context: LaunchContext) -> list[Node]:
     """Return the node with the parameters whose arguments are not empty."""
     given = {
-        parameter: ParameterValue(LaunchConfiguration(argument), value_type=value_type)
+        parameter: typed(argument, value_type)
         for argument, (parameter, value_type) in PARAMETERS.items()
         if LaunchConfiguration(argument).perform(context)
     }
@@ -178,8 +179,12 @@ def _classifier(context: LaunchContext) -> list[Node]:
         name='classifier',
         namespace=LaunchConfiguration('namespace'),
         remappings=[('image_raw', LaunchConfiguration('image_topic'))],
-        parameters=[LaunchConfiguration('params_file'), given],
-        arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
+        parameters=[given],
+        arguments=[
+            *('--ros-args', '--log-level', LaunchConfiguration('log_level')),
+            # Not as `parameters`: launch_ros starts the node without a file that does not exist.
+            *('--params-file', LaunchConfiguration('params_file')),
+        ],
         respawn=LaunchConfiguration('respawn'),
         respawn_delay=RESPAWN_DELAY_S,
         sigterm_timeout=str(SIGTERM_TIMEOUT_S),
@@ -197,8 +202,8 @@ def _monitor() -> Node:
         name='monitor',
         parameters=[
             {
-                'address': ParameterValue(LaunchConfiguration('monitor_address'), value_type=str),
-                'port': ParameterValue(LaunchConfiguration('monitor_port'), value_type=int),
+                'address': typed('monitor_address', str),
+                'port': typed('monitor_port', int),
             }
         ],
         arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],

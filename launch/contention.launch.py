@@ -9,12 +9,18 @@ To change the load from another terminal: `ros2 param set /contention workload n
 
 from pathlib import Path
 
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, TimerAction
+from launch import LaunchContext, LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+    TimerAction,
+)
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-from launch_ros.parameter_descriptions import ParameterValue
+
+from dynamic_ofa_ros.launch_values import typed
 
 HERE = Path(__file__).resolve().parent
 
@@ -60,20 +66,24 @@ def generate_launch_description() -> LaunchDescription:
         namespace=LaunchConfiguration('namespace'),
         parameters=[
             {
-                'workload': _typed('workload', str),
-                'workers': _typed('workers', int),
-                'duty_cycle': _typed('duty_cycle', float),
-                'device': _typed('workload_device', str),
+                'workload': typed('workload', str),
+                'workers': typed('workers', int),
+                'duty_cycle': typed('duty_cycle', float),
+                'device': typed('workload_device', str),
                 # Without the type, launch would convert a single CPU number to an integer.
-                'cpus': _typed('cpus', str),
+                'cpus': typed('cpus', str),
             }
         ],
         arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
         output='screen',
     )
-    later = TimerAction(period=LaunchConfiguration('delay_s'), actions=[contention])
-    return LaunchDescription([*arguments, demo, later])
 
+    def later(context: LaunchContext) -> list[TimerAction]:
+        delay = LaunchConfiguration('delay_s').perform(context)
+        try:
+            return [TimerAction(period=float(delay), actions=[contention])]
+        except ValueError:
+            raise ValueError(f'delay_s is {delay!r}; it must be a number of seconds') from None
 
-def _typed(argument: str, value_type: type) -> ParameterValue:
-    return ParameterValue(LaunchConfiguration(argument), value_type=value_type)
+    # The demo last, so that a wrong value is reported before anything is started.
+    return LaunchDescription([*arguments, OpaqueFunction(function=later), demo])

@@ -326,11 +326,11 @@ def test_invalid_constraints_message_is_rejected_completely(system, max_latency_
     names = ('constraints.max_latency_ms', 'constraints.min_accuracy')
     constraints = [system.ros.get_parameter(NODE, name) for name in names]
     system.constraints.publish(
-        Constraints(max_latency_ms=max_latency_ms, min_accuracy=min_accuracy, source='fool')
+        Constraints(max_latency_ms=max_latency_ms, min_accuracy=min_accuracy, source='fo\nol')
     )
     system.ros.wait_until(lambda: rejected() == before + 1, 'the rejection in the diagnostics')
     assert [system.ros.get_parameter(NODE, name) for name in names] == constraints
-    assert 'constraints from fool were rejected' in system.classifier.output()
+    assert 'constraints from fo?ol were rejected' in system.classifier.output()
 
 
 BAD_IMAGES = {

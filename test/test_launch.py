@@ -80,7 +80,7 @@ def typed_parameters(name: str) -> dict[str, tuple[str, str]]:
             if (
                 isinstance(value, ast.Call)
                 and isinstance(value.func, ast.Name)
-                and value.func.id == '_typed'
+                and value.func.id == 'typed'
             ):
                 found[key.value] = (value.args[0].value, value.args[1].id)
     return found
@@ -374,11 +374,10 @@ def test_arguments_of_included_files_are_shown(file, session):
         ('classifier', 'engine:=darknet', "Valid options are: ['', 'auto'"),
         ('classifier', 'image_transport:=theora', "Valid options are: ['', 'raw'"),
         ('classifier', 'autostart:=maybe', "Valid options are: ['', 'true'"),
-        ('classifier', 'max_latency_ms:=fast', "could not convert string to float: 'fast'"),
         ('camera', 'source:=film', "Valid options are: ['signs'"),
-        ('camera', 'width:=640.5', "invalid literal for int() with base 10: '640.5'"),
         ('demo', 'log_level:=loud', "Valid options are: ['debug'"),
         ('two_models', 'coordination:=perhaps', "Valid options are: ['none'"),
+        ('contention', 'delay_s:=soon', "delay_s is 'soon'; it must be a number of seconds"),
         ('contention', 'workload:=gpu', "Valid options are: ['none'"),
         ('replay', 'loop:=twice', "Valid options are: ['true'"),
     ],
@@ -388,6 +387,25 @@ def test_wrong_value_is_rejected(launch, name, argument, words):
     launched = launch(f'{name}.launch.py', *bag, argument)
     assert launched.wait() == 1
     assert words in launched.output()
+
+
+@needs_launch
+@pytest.mark.parametrize(
+    ('name', 'argument', 'words'),
+    [
+        ('classifier', 'max_latency_ms:=fast', "max_latency_ms is 'fast'; it must be a double"),
+        ('classifier', 'max_latency_ms:=-1e3', 'max_latency_ms is -1000; it must lie in [0, 100'),
+        ('classifier', 'min_accuracy:=nan', 'min_accuracy is nan; it must lie in [0, 1]'),
+        ('classifier', 'params_file:=gone.yaml', 'gone.yaml'),
+        ('camera', 'width:=640.5', "width is '640.5'; it must be an integer: 0 to 8192"),
+        ('demo', 'rate_hz:=a: b', "rate_hz is 'a: b'; it must be a double: 0.1 to 1000"),
+    ],
+)
+def test_a_node_rejects_a_wrong_value_and_no_process_is_left(launch, name, argument, words):
+    launched = launch(f'{name}.launch.py', argument)
+    launched.wait()
+    assert words in launched.output()
+    assert 'process has died' in launched.output()
 
 
 @needs_launch

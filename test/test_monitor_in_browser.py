@@ -18,7 +18,7 @@ import psutil
 import pytest
 from ros_harness import ros
 
-from dynamic_ofa_ros.msg import Telemetry
+from dynamic_ofa_ros.msg import Level, LevelArray, Telemetry
 from dynamic_ofa_ros.nodes import qos
 
 try:
@@ -330,3 +330,19 @@ def test_a_new_classifier_is_found_and_shown_as_gone_after_its_end(page, session
     expect(found.locator('.state')).to_have_text('gone')
     expect(found.locator('.grid')).to_have_css('opacity', '0.5')
     section(page, '/classifier')
+
+
+def test_another_family_of_the_same_classifier_is_shown(page, session):
+    telemetry = session.node.create_publisher(Telemetry, '/replaced/telemetry', qos.TELEMETRY)
+    table = session.node.create_publisher(LevelArray, '/replaced/levels', qos.LATCHED)
+    found = page.locator(f'[data-classifier="{session.node.get_fully_qualified_name()}"]')
+    for names in (['small', 'large'], ['quick', 'good']):
+        levels = [Level(index=number, name=name) for number, name in enumerate(names, start=1)]
+        table.publish(LevelArray(family=names[0], levels=levels))
+
+        def is_shown(names=names):
+            telemetry.publish(Telemetry(level=1, level_count=2))
+            cells = found.locator('.ladder tbody td:first-child').all()
+            return [cell.get_attribute('title') for cell in cells] == names[::-1]
+
+        wait_on_page(page, is_shown, f'the levels {names}')

@@ -120,7 +120,7 @@ def _print_table(found: Mapping[str, Mapping[str, Any]]) -> None:
         texts = [text_of(measures) for measures in found.values()]
         if any(texts):
             table.add_row(label, *(text or '-' for text in texts))
-    Console().print(table)
+    Console(markup=False).print(table)  # names may contain brackets
 
 
 def _words(name: str) -> str:

@@ -89,7 +89,7 @@ def print_levels(family: Family) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(markup=False)
     table = Table(title=f'{family.name}: {len(family.labels)} classes, {family.source.name}')
     for heading in ('level', 'input px', 'top-1 %', 'MACs M', 'parameters'):
         table.add_column(heading, justify='right')

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from dynamic_ofa_ros import __version__, requirements
 from dynamic_ofa_ros.errors import DynamicOfaError
+from dynamic_ofa_ros.files import problem_of
 
 # One module per verb, in the order of `--help`.
 VERBS = (
@@ -67,10 +68,11 @@ def _main(argv: Sequence[str] | None) -> int:
             raise
         print(f'dynamic-ofa: {sentence}', file=sys.stderr)
         return EXIT_BAD_INPUT
-    except OSError as error:
-        if args.debug:
+    except (OSError, RuntimeError) as error:
+        sentence = problem_of(error)
+        if args.debug or not sentence:
             raise
-        print(f'dynamic-ofa: {_describe(error)}', file=sys.stderr)
+        print(f'dynamic-ofa: {sentence}', file=sys.stderr)
         return EXIT_BAD_INPUT
     return status
 
@@ -80,12 +82,6 @@ def _handle_sigint() -> None:
     is_main = threading.current_thread() is threading.main_thread()
     if is_main and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _describe(error: OSError) -> str:
-    name = error.filename2 or error.filename  # filename2: the target of a copy
-    where = f'{name}: ' if name else ''
-    return f'{where}{error.strerror or error}'
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import sqlite3
 import sysconfig
 import time
 from collections.abc import Iterable
@@ -15,6 +17,7 @@ from dynamic_ofa_ros.cli.ros import RosCommandError
 from dynamic_ofa_ros.cli.ros_message import interface
 from dynamic_ofa_ros.cli.ros_support import CommandNode, command_node
 from dynamic_ofa_ros.cli.ros_topic import offered_profile
+from dynamic_ofa_ros.files import naming
 
 LOOK_S = 0.5  # interval between two searches for new topics
 QUEUE = 100  # messages of a topic that may wait to be written
@@ -33,20 +36,31 @@ def bag_record(args: argparse.Namespace) -> None:
         raise RosCommandError(f"Output folder '{output}' already exists.")
     plugin = StoragePlugin[args.storage.upper()]
     writer = Writer(output, version=BAG_VERSION, storage_plugin=plugin)
-    writer.open()
+    try:
+        with (
+            naming(output),
+            contextlib.ExitStack() as stack,
+            contextlib.suppress(KeyboardInterrupt),  # Ctrl-C ends a recording
+            command_node() as ros,
+        ):
+            wanted = {ros.resolve_topic_name(topic) for topic in args.topics}
+            writer.open()
+            stack.callback(writer.close)  # after the node, which hides errors after Ctrl-C
+            _record(ros, writer, wanted, output)
+    except sqlite3.Error as error:
+        raise RosCommandError(f'{output}: {error}') from error
+
+
+def _record(ros: CommandNode, writer: Any, wanted: set[str], output: Path) -> None:
+    """Write the messages of the wanted topics, or of all, until Ctrl-C; print their numbers."""
     recorded: dict[str, int] = {}
     try:
-        with command_node() as ros:
-            wanted = {ros.resolve_topic_name(topic) for topic in args.topics}
-            while True:
-                _subscribe(ros, writer, wanted, recorded)
-                ros.spin_for(LOOK_S)
-    except KeyboardInterrupt:  # Ctrl-C ends a recording
-        pass
+        while True:
+            _subscribe(ros, writer, wanted, recorded)
+            ros.spin_for(LOOK_S)
     finally:
-        writer.close()
-        for topic, count in sorted(recorded.items()):
-            print(f'{count:8d} {topic}')
+        for topic in sorted(recorded.keys() | wanted):
+            print(f'{recorded.get(topic, 0):8d} {topic}')
         print(f"Recording stopped: '{output}'")
 
 

@@ -315,7 +315,7 @@ def _print_table(title: str, metrics: dict[str, Metrics]) -> None:
         ('recovery, ms', [_number(m.recovery_ms) for m in found]),
     ):
         table.add_row(label, *values)
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def _percent(value: float | None) -> str:

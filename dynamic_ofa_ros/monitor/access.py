@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 import secrets
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -55,7 +56,8 @@ class Access:
 def access_for(address: str, token: str) -> Access:
     """Return the rules for an address; generate a token if one is required and none is given.
 
-    Raises MonitorError for an invalid address and for a short token.
+    Raises MonitorError for an invalid address, and for a token that is short or that a URL or a
+    cookie cannot contain.
     """
     if address != 'localhost':
         try:
@@ -69,6 +71,8 @@ def access_for(address: str, token: str) -> Access:
             f'token has {len(token)} characters; it must have {MIN_TOKEN_LENGTH} or more, or be '
             'empty to generate one'
         )
+    if re.search(r'[^A-Za-z0-9._~-]', token):
+        raise MonitorError('token may contain only the characters A-Z a-z 0-9 . _ ~ -')
     if not token and not _is_loopback(address):
         token = secrets.token_urlsafe(TOKEN_BYTES)
     return Access(address, token)

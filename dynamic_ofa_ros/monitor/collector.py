@@ -11,7 +11,7 @@ from rcl_interfaces.msg import ParameterEvent
 from rclpy.clock import Clock, ClockType
 from rclpy.qos import qos_profile_parameter_events
 
-from dynamic_ofa_ros.monitor.parameter_client import Answer, value_of
+from dynamic_ofa_ros.monitor.parameter_client import KINDS, Answer, value_of
 from dynamic_ofa_ros.monitor.pictures import IMAGE_TYPES, Camera
 from dynamic_ofa_ros.monitor.records import Records
 from dynamic_ofa_ros.monitor.watch import Watch
@@ -53,6 +53,7 @@ class Collector:
         self._watches: dict[str, Watch] = {}
         self._cameras: dict[str, Camera] = {}
         self._is_watching = False
+        self._left_out: set[str] = set()
         self._events: Any = None
         self._readings: Any = None
         self._commands: deque[Callable[[], None]] = deque()
@@ -81,12 +82,13 @@ class Collector:
         """Find new and stopped classifiers, and the topics of the running ones."""
         now_s = time.monotonic()
         found = self._publishers()
-        for name, (node_name, namespace, topic) in found.items():
+        for name, (node_name, namespace, topic, publishers) in found.items():
             watch = self._watches.get(name) or self._add(name)
             if watch is None:
+                self._leave_out(name)
                 continue
             watch.seen_s = now_s
-            self._mark_alive(watch)
+            self._mark_alive(watch, publishers)
             self._connect(watch, node_name, namespace, topic)
         for name, watch in list(self._watches.items()):
             if name not in found:
@@ -98,16 +100,22 @@ class Collector:
                 watch.parameters.update()
         self._open_cameras()
 
-    def _publishers(self) -> dict[str, tuple[str, str, str]]:
-        """Return node name, namespace and topic of each publisher of telemetry, by full name."""
-        found = {}
+    def _publishers(self) -> dict[str, tuple[str, str, str, set[bytes]]]:
+        """Return node name, namespace, topic and publishers of all telemetry, by full name.
+
+        A publisher is given by its identity in the middleware, which differs after a restart.
+        """
+        found: dict[str, tuple[str, str, str, set[bytes]]] = {}
         for topic, types in self._node.get_topic_names_and_types():
             if TELEMETRY_TYPE in types:
                 for info in self._node.get_publishers_info_by_topic(topic):
                     if info.node_name == UNKNOWN_NODE_NAME:
                         continue  # the middleware may discover a publisher before its node
                     full_name = f'{info.node_namespace.rstrip("/")}/{info.node_name}'
-                    found[full_name] = info.node_name, info.node_namespace, topic
+                    _, _, _, publishers = found.setdefault(
+                        full_name, (info.node_name, info.node_namespace, topic, set())
+                    )
+                    publishers.add(bytes(info.endpoint_gid))
         return found
 
     def _add(self, name: str) -> Watch | None:
@@ -116,18 +124,28 @@ class Collector:
             if not gone:
                 return None
             self._remove(min(gone, key=lambda n: self._watches[n].seen_s))
+        self._left_out.discard(name)
         watch = self._watches[name] = Watch(self._node, self._records, self._records.create(name))
         self._node.get_logger().info(f'found classifier {name}')
         return watch
+
+    def _leave_out(self, name: str) -> None:
+        if name not in self._left_out:
+            self._left_out.add(name)
+            self._node.get_logger().warning(
+                f'classifier {name} is not shown, because {MAX_CLASSIFIERS} others are'
+            )
 
     def _remove(self, name: str) -> None:
         self._watches.pop(name).close()
         self._records.remove(name)
 
-    def _mark_alive(self, watch: Watch) -> None:
+    def _mark_alive(self, watch: Watch, publishers: set[bytes]) -> None:
         with self._records.lock:
             was_alive, watch.record.is_alive = watch.record.is_alive, True
-        if not was_alive and watch.parameters is not None:
+        is_same = was_alive and publishers == watch.publishers
+        watch.publishers = publishers
+        if not is_same and watch.parameters is not None:
             watch.parameters.ask_again()
 
     def _connect(self, watch: Watch, node_name: str, namespace: str, topic: str) -> None:
@@ -203,7 +221,11 @@ class Collector:
         watch = self._watches.get(event.node)
         if watch is not None:
             changed = [*event.new_parameters, *event.changed_parameters]
-            values = [(item.name, value_of(item.name, item.value)) for item in changed]
+            values = [
+                (item.name, value_of(item.name, item.value))
+                for item in changed
+                if item.value.type in KINDS
+            ]
             with self._records.lock:
                 watch.record.set_values(values)
 

@@ -133,6 +133,9 @@ class ParameterClient:
         request = GetParameters.Request(names=[descriptor.name for descriptor in live])
 
         def finish(response: Any) -> None:
+            if len(response.values) != len(live):  # one of them no longer exists
+                self._is_asked = False
+                return
             pairs = zip(live, response.values, strict=True)
             found = (described(descriptor, value) for descriptor, value in pairs)
             self._on_parameters({item['name']: item for item in found if item is not None})
@@ -176,7 +179,16 @@ def problem_of(parameter: Mapping[str, Any], value: Any) -> str:
         'bool': isinstance(value, bool),
         'int': is_number and isinstance(value, int) and -(2**63) <= value < 2**63,
         'float': is_number and abs(value) <= 1e300 and math.isfinite(value),
-        'str': isinstance(value, str) and len(value) <= MAX_TEXT,
+        'str': isinstance(value, str) and len(value) <= MAX_TEXT and _is_encodable(value),
     }[kind]
     words = {'bool': 'true or false', 'int': 'an integer', 'float': 'a number', 'str': 'a text'}
     return '' if is_fit else f'{parameter["name"]} must be {words[kind]}'
+
+
+def _is_encodable(text: str) -> bool:
+    """Return whether a text is valid UTF-8; JSON can contain half a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

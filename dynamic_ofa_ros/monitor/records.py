@@ -20,6 +20,9 @@ MAX_SWITCHES = 100
 RECENT_FRAMES = 30
 """Number of frames for the median of the latency outside inference."""
 
+MAX_LABEL = 100
+"""Longer labels are truncated."""
+
 ACTIVE_S = 1.0
 """Time since the last frame within which a classifier counts as active."""
 
@@ -93,7 +96,7 @@ class Record:
         self.answers.append(
             {
                 'stamp': (stamp.sec, stamp.nanosec),
-                'label': message.top1_label if message.top1_class_id >= 0 else '',
+                'label': message.top1_label[:MAX_LABEL] if message.top1_class_id >= 0 else '',
                 'score': finite(message.top1_score),
                 'level': message.level,
             }

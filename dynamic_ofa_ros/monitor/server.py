@@ -21,6 +21,7 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler
 from dynamic_ofa_ros.monitor.access import Access, MonitorError
 from dynamic_ofa_ros.monitor.parameter_client import Answer
 from dynamic_ofa_ros.monitor.records import FRAME_FIELDS, Cursor, Records
+from dynamic_ofa_ros.nodes.runner import Throttle
 
 PAGE = Path(__file__).with_name('page')
 PERIOD_MS = 100
@@ -28,6 +29,10 @@ MAX_PAGES = 8
 MAX_MESSAGE_BYTES = 4096
 PING_S = 10.0
 """A page that does not answer pings, for example on a phone out of range, is closed."""
+
+REFUSAL_PERIOD_S = 60.0
+REFUSAL_KIND = 10
+"""Characters by which the reasons for rejected requests differ, without names in them."""
 
 JOIN_TIMEOUT_S = 5.0
 HEADERS = {
@@ -66,6 +71,7 @@ class PageServer:
         self.set_parameter = set_parameter
         self._set_watching = set_watching
         self._port = port
+        self.refusals = Throttle(REFUSAL_PERIOD_S)
         self._pages: set[PageSocket] = set()
         self._loop: IOLoop | None = None
         self._is_ready = threading.Event()
@@ -199,7 +205,9 @@ class GuardedHandler(RequestHandler):
 
     def refuse(self, reason: str) -> NoReturn:
         """Answer with status 403 and the reason."""
-        _log.warning('request from %s rejected: %s', self.request.remote_ip, reason)
+        # A page that was left open tries again every five seconds.
+        if self.server.refusals.passes(reason[:REFUSAL_KIND]):
+            _log.warning('request from %s rejected: %s', self.request.remote_ip, reason)
         self._refusal = reason
         raise HTTPError(403)
 
@@ -282,7 +290,7 @@ class PageSocket(GuardedHandler, WebSocketHandler):
             request = json.loads(message)
             number, value = int(request['id']), request['value']
             names = str(request['classifier']), str(request['parameter'])
-        except (KeyError, TypeError, ValueError, RecursionError):
+        except (KeyError, OverflowError, TypeError, ValueError, RecursionError):
             self.close(1003, 'invalid message')
             return
 

@@ -24,6 +24,7 @@ class Watch:
 
     Levels and switches, which are rare, are always read; telemetry and parameters only while a
     page is open. images: topic and type of the images that the classifier reads, once known.
+    publishers: identities of the publishers of its telemetry.
     """
 
     def __init__(self, node: Any, records: Records, record: Record) -> None:
@@ -34,6 +35,7 @@ class Watch:
         self._telemetry: PolledSubscription | None = None
         self.images: tuple[str, str] | None = None
         self.parameters: ParameterClient | None = None
+        self.publishers: set[bytes] = set()
         self.seen_s = time.monotonic()
 
     @property

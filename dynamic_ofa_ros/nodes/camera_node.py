@@ -15,6 +15,7 @@ from typing import Any
 
 import cv2
 from builtin_interfaces.msg import Time
+from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.node import Node
 from sensor_msgs.msg import Image
@@ -70,7 +71,7 @@ class CameraNode(Node):  # type: ignore[misc]  # rclpy is untyped
         self._source = self._open(values)
         self._pictures: Prefetcher | None = None
         self._waiting: Picture | None = None
-        self._began_ns: int | None = None
+        self._began_s: float | None = None
         self._published = 0
         self._ended_s: float | None = None
         self._image_pub = self.create_publisher(
@@ -85,7 +86,7 @@ class CameraNode(Node):  # type: ignore[misc]  # rclpy is untyped
             header = conversions.stamped_header(self.get_clock(), self._frame_id)
             labels_pub.publish(conversions.label_info(header, self._source.labels))
         # rclpy itself uses names such as `_timers`.
-        self._image_timer = self.create_timer(1.0 / settings.rate_hz, self._on_timer)
+        self._image_timer = self._new_timer(settings.rate_hz)
         pace = f'{settings.rate_hz:g} Hz'
         if isinstance(self._source, BagSource):
             pace = f'{values["bag.rate"]:g} times the speed of {self._source.topic}'
@@ -152,7 +153,12 @@ class CameraNode(Node):  # type: ignore[misc]  # rclpy is untyped
 
     def _on_settings(self, before: CameraSettings, after: CameraSettings) -> None:
         self.destroy_timer(self._image_timer)
-        self._image_timer = self.create_timer(1.0 / after.rate_hz, self._on_timer)
+        self._image_timer = self._new_timer(after.rate_hz)
+
+    def _new_timer(self, rate_hz: float) -> Any:
+        """Return a timer of a steady clock; others stop while their clock is set back."""
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        return self.create_timer(1.0 / rate_hz, self._on_timer, clock=steady)
 
     def _on_timer(self) -> None:
         pictures = self._pictures
@@ -173,17 +179,17 @@ class CameraNode(Node):  # type: ignore[misc]  # rclpy is untyped
             raise pictures.failure
         elif pictures.has_ended:
             self._finish()
-        elif self._began_ns is not None:
+        elif self._began_s is not None:
             self._call_again(POLL_S)
         elif self._published and not self._source.is_live:
             self._on_late()
 
     def _wait_s(self, due_s: float) -> float:
         """Return the time until an image is due; the first image sets the start time."""
-        now_ns: int = self.get_clock().now().nanoseconds
-        if self._began_ns is None:
-            self._began_ns = now_ns - round(1e9 * due_s)
-        wait_s = due_s - (now_ns - self._began_ns) / 1e9
+        now_s = time.monotonic()
+        if self._began_s is None:
+            self._began_s = now_s - due_s
+        wait_s = due_s - (now_s - self._began_s)
         if wait_s < -LATE_S:
             self._on_late()
         return wait_s
@@ -202,7 +208,7 @@ class CameraNode(Node):  # type: ignore[misc]  # rclpy is untyped
         now = self.get_clock().now()
         if picture.captured_ns is not None:
             age_ns = time.perf_counter_ns() - picture.captured_ns
-            now = now - Duration(nanoseconds=age_ns)
+            now -= Duration(nanoseconds=min(age_ns, now.nanoseconds))  # simulated time may be 0
         header = Header(stamp=now.to_msg(), frame_id=self._frame_id)
         if picture.stamp_ns is not None:
             sec, nanosec = divmod(picture.stamp_ns, 10**9)

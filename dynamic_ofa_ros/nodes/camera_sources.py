@@ -113,7 +113,7 @@ class FolderSource:
         loop: bool = True,
         on_problem: Callable[[str], None] = _ignore,
     ) -> None:
-        self._root = Path(path).expanduser()
+        self._root = _given(path, 'a folder of images')
         self._size = (width, height)
         self._loop = loop
         self._on_problem = on_problem
@@ -162,7 +162,7 @@ class VideoSource:
     labels: tuple[str, ...] = ()
 
     def __init__(self, path: str, *, width: int = 0, height: int = 0, loop: bool = True) -> None:
-        self._path = Path(path).expanduser()
+        self._path = _given(path, 'a video file')
         self._size = (width, height)
         self._loop = loop
         if not self._path.is_file():
@@ -256,6 +256,13 @@ class WebcamSource:
         if not self._closing.wait(wait_s):
             with contextlib.suppress(SourceError):
                 self._capture = self._open()
+
+
+def _given(path: str, expected: str) -> Path:
+    """Return the path; raise SourceError if it is empty."""
+    if not path.strip():
+        raise SourceError(f'path is empty; set it to {expected}')
+    return Path(path).expanduser()
 
 
 def _webcam_target(name: str) -> int | str:

@@ -20,6 +20,7 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import ChangeState, GetAvailableTransitions, GetState
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException
@@ -30,6 +31,7 @@ from std_srvs.srv import SetBool
 from vision_msgs.msg import Classification, LabelInfo, VisionInfo
 
 from dynamic_ofa_ros.errors import DynamicOfaError
+from dynamic_ofa_ros.files import problem_of
 from dynamic_ofa_ros.msg import ActiveLevel, Constraints, LevelArray, Telemetry
 from dynamic_ofa_ros.nodes import conversions, parameter_table, parameters, qos
 from dynamic_ofa_ros.nodes.bond import Bond
@@ -51,6 +53,9 @@ DIAGNOSTICS_PERIOD_S = 1.0
 DIAGNOSED_AGE_S = 0.5
 """Maximum age of the telemetry in the diagnostics, for every value of `telemetry.every_n`."""
 
+MAX_LEASE_S = 30.0
+"""Time after which the middleware has certainly forgotten a process that was killed."""
+
 JOIN_TIMEOUT_S = 10.0
 SWITCH_INTERVAL_S = 0.0005
 """Interval after which Python switches threads.
@@ -69,9 +74,9 @@ def _transition(
 ) -> Callable[[ClassifierNode, Any], Any]:
     """Convert a method to a transition callback that logs exceptions, which rclpy discards.
 
-    The transition returns FAILURE after a shutdown and for a DynamicOfaError, which the user can
-    fix, and ERROR for any other exception. An exception during the autostart ends the process,
-    which reports it; so it is not logged here.
+    The transition returns FAILURE after a shutdown and for errors that the user can fix
+    (DynamicOfaError and those of the file system), and ERROR for any other exception. An exception
+    during the autostart ends the process, which reports it; so it is not logged here.
     """
 
     @functools.wraps(callback)
@@ -82,12 +87,11 @@ def _transition(
             return TransitionCallbackReturn.FAILURE
         except Exception as error:
             self.transition_error = error
-            is_fixable = isinstance(error, DynamicOfaError)
+            problem = str(error) if isinstance(error, DynamicOfaError) else problem_of(error)
             if not self._is_autostarting:
-                text = ' '.join(str(error).split()) if is_fixable else traceback.format_exc()
-                self.get_logger().error(text)
+                self.get_logger().error(' '.join(problem.split()) or traceback.format_exc())
             result = TransitionCallbackReturn
-            return result.FAILURE if is_fixable else result.ERROR
+            return result.FAILURE if problem else result.ERROR
         return TransitionCallbackReturn.SUCCESS
 
     return wrapper
@@ -110,6 +114,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         self._last_telemetry_s = -math.inf
         self._inference_error = ''
         self._rejected_constraints = 0
+        self._alone_s = time.monotonic()
         self._message_source = ''
         self._constraints_source = ''
         self._diagnostician = Diagnostician()
@@ -162,19 +167,33 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
 
     def _reject_invalid_transitions(self) -> None:
         """Reply to an invalid transition with success = false; otherwise, rclpy ends the node."""
+        callbacks = {service.srv_type: service.callback for service in self.services}
 
         def change(request: Any, response: Any) -> Any:
-            try:
-                return callback(request, response)
-            except Exception as error:
-                if self.context.ok():
-                    text = ' '.join(str(error).split())
-                    self.get_logger().warning(f'transition rejected: {text}')
-                response.success = False
-                return response
+            asked = request.transition
+            state = callbacks[GetState](None, GetState.Response()).current_state
+            found = callbacks[GetAvailableTransitions](None, GetAvailableTransitions.Response())
+            possible = {
+                each.transition.id: each.transition.label
+                for each in found.available_transitions
+                if each.start_state.id == state.id
+            }
+            if (asked.label or asked.id) not in (*possible, *possible.values()):
+                names = ', '.join(f'{label} [{id}]' for id, label in possible.items())
+                problem = f'{asked.label[:40] or asked.id} is not possible in the state '
+                problem += f'{state.label} [{state.id}]; possible: {names or "none"}'
+            else:
+                try:
+                    return callbacks[ChangeState](request, response)
+                except Exception as error:
+                    problem = ' '.join(str(error).split())
+            if self.context.ok():
+                self.get_logger().warning(f'transition rejected: {problem}')
+            response.success = False
+            return response
 
         (service,) = (entity for entity in self.services if is_transition(entity))
-        callback, service.callback = service.callback, change
+        service.callback = change
 
     # Start and end.
 
@@ -244,6 +263,8 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
             progress=self._on_progress,
         )
         self._progress = ''
+        self._input.reset_counts()
+        self._diagnostician = Diagnostician()
         self._assembly = assembly
         # Parameters may have changed meanwhile, and some depend on the family.
         try:
@@ -333,6 +354,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         if not changes:
             return
         source = message.source[:MAX_SOURCE] or 'a constraints message'
+        source = ''.join(letter if letter.isprintable() else '?' for letter in source)
         self._message_source = source
         result = self.set_parameters_atomically(changes)
         self._message_source = ''
@@ -405,6 +427,18 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         self._publish(self._diagnostics_pub, message)
         for warning in self._diagnostician.new_warnings():
             self.get_logger().warning(warning)
+        self._check_name()
+
+    def _check_name(self) -> None:
+        """Log a warning once a minute while another node has the name of this one."""
+        topic, now_s = self._telemetry_pub.topic_name, time.monotonic()
+        if self.count_publishers(topic) <= 1:
+            self._alone_s = now_s
+        elif now_s - self._alone_s > MAX_LEASE_S:
+            self._alone_s = now_s + MAX_LEASE_S
+            self.get_logger().warning(
+                f'another node publishes on {topic}: give it another name or namespace'
+            )
 
     def _snapshot(self, assembly: Assembly) -> Snapshot:
         worker, device, state = assembly.worker, assembly.host.latest, assembly.manager.state

@@ -56,10 +56,11 @@ def parse_cpus(text: str) -> tuple[int, ...]:
     """Return the CPU numbers of a list such as '0,2-3'; raise ParameterError."""
     cpus: set[int] = set()
     for part in filter(None, (part.strip() for part in text.split(','))):
-        match = re.fullmatch(r'(\d+)(?:-(\d+))?', part)
-        if not match:
+        match = re.fullmatch(r'(\d{1,5})(?:-(\d{1,5}))?', part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if first > last:
             raise ParameterError(f'cpus is {text!r}; it must be a list such as 0,2-3')
-        cpus.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+        cpus.update(range(first, last + 1))
     allowed = _usable_cpus()
     if not cpus <= allowed:
         raise ParameterError(

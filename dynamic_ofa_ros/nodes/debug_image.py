@@ -26,6 +26,9 @@ from dynamic_ofa_ros.runtime.telemetry import FrameTelemetry
 MIN_WIDTH_PX = 640
 """Smaller images are enlarged, so that the text is readable."""
 
+MAX_ENLARGED_PX = 2048
+"""Maximum side of an enlarged image: a column of 1x32768 px would require 40 GB otherwise."""
+
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 WHITE, GREY, GREEN, RED, AMBER = (
     (255, 255, 255), (120, 120, 120), (80, 220, 100), (240, 70, 60), (250, 190, 60)
@@ -108,7 +111,8 @@ def annotated(rgb: ImageArray, telemetry: FrameTelemetry, latency_ms: float) -> 
 
     Images narrower than 640 px are enlarged; text and bars grow with larger ones.
     """
-    factor = max(1, math.ceil(MIN_WIDTH_PX / rgb.shape[1]))
+    wanted, largest = math.ceil(MIN_WIDTH_PX / rgb.shape[1]), MAX_ENLARGED_PX // max(rgb.shape)
+    factor = max(1, min(wanted, largest))
     size = (rgb.shape[1] * factor, rgb.shape[0] * factor)
     canvas = cv2.resize(rgb, size, interpolation=cv2.INTER_NEAREST) if factor > 1 else rgb.copy()
     pen = _Pen(canvas)

@@ -55,7 +55,8 @@ class InputSnapshot:
     """The state of the image topic; counters since the start.
 
     rate_node_hz, rate_msg_hz: frame rate by arrival and by stamp. delay_ms: age of the last frame
-    at its arrival. silence_s: time since the last frame; infinite before the first.
+    at its arrival. silence_s: time since the last frame; infinite before the first. open_s: time
+    since the node subscribed; NaN while it is not subscribed.
     """
 
     frames: int = 0
@@ -63,6 +64,7 @@ class InputSnapshot:
     rate_msg_hz: float = NAN
     delay_ms: float = NAN
     silence_s: float = math.inf
+    open_s: float = math.inf
     zero_stamps: int = 0
     future_stamps: int = 0
 
@@ -74,10 +76,22 @@ class InputMonitor:
         self._lock = threading.Lock()
         self._arrivals_ns: deque[int] = deque(maxlen=window)
         self._stamps_ns: deque[int] = deque(maxlen=window)
+        self._opened_ns: int | None = None
         self._frames = 0
         self._delay_ms = NAN
         self._zero_stamps = 0
         self._future_stamps = 0
+
+    def open(self, now_ns: int) -> None:
+        """Start to measure silence and rates anew, because the node has just subscribed."""
+        with self._lock:
+            self._opened_ns = now_ns
+            self._arrivals_ns.clear()
+            self._stamps_ns.clear()
+
+    def close(self) -> None:
+        """Expect no frames, because the node is not subscribed any more."""
+        self._opened_ns = None
 
     def add(self, arrival_ns: int, stamp_ns: int, now_ns: int) -> float:
         """Add a frame; return its age in ms, or NaN if its stamp or the clock is zero.
@@ -103,9 +117,11 @@ class InputMonitor:
     def snapshot(self, now_ns: int) -> InputSnapshot:
         """Return the state at a time of the steady clock; rates are NaN if images stopped."""
         with self._lock:
-            if not self._arrivals_ns:
-                return InputSnapshot()
-            silence_s = (now_ns - self._arrivals_ns[-1]) / 1e9
+            silence_s, open_s = math.inf, NAN
+            if self._arrivals_ns:
+                silence_s = (now_ns - self._arrivals_ns[-1]) / 1e9
+            if self._opened_ns is not None:
+                open_s = (now_ns - self._opened_ns) / 1e9
             is_silent = silence_s > SILENCE_S
             return InputSnapshot(
                 frames=self._frames,
@@ -113,6 +129,7 @@ class InputMonitor:
                 rate_msg_hz=NAN if is_silent else _rate_hz(self._stamps_ns),
                 delay_ms=self._delay_ms,
                 silence_s=silence_s,
+                open_s=open_s,
                 zero_stamps=self._zero_stamps,
                 future_stamps=self._future_stamps,
             )
@@ -258,6 +275,8 @@ def _input(now: Snapshot, previous: Snapshot | None, problems: list[str]) -> Sta
         state = 'receiving'
     if not now.is_enabled:
         state = 'disabled'
+    if math.isnan(now.input.open_s):
+        state = 'not active'
     return Status('Input', severity, '; '.join(problems) or state, values)
 
 
@@ -271,7 +290,8 @@ def _input_problems(now: Snapshot, previous: Snapshot | None) -> dict[str, str]:
     if now.qos_problem:
         problems['qos'] = now.qos_problem
     silence_s = now.input.silence_s
-    if silence_s > SILENCE_S and now.is_enabled and (now.publishers or now.input.frames):
+    is_silent = silence_s > SILENCE_S and now.input.open_s > SILENCE_S
+    if is_silent and now.is_enabled and (now.publishers or now.input.frames):
         waiting = f'for {silence_s:.0f} s' if math.isfinite(silence_s) else 'yet'
         problems['silence'] = f'no image {waiting}, {now.publishers} publisher(s) on {now.topic}'
     if lost := since(lambda snapshot: snapshot.lost_frames):

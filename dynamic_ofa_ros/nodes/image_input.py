@@ -54,8 +54,10 @@ class ImageInput:
         self._is_compressed = transport == 'compressed'
         self._on_frame = on_frame
         self._on_missing = on_missing
-        topic = node.resolve_topic_name('image_raw')
-        self.topic = f'{topic}/compressed' if self._is_compressed else topic
+        self._name = 'image_raw'
+        if self._is_compressed:  # as image_transport does: remapping image_raw is enough
+            self._name = f'{node.resolve_topic_name(self._name)}/compressed'
+        self.topic: str = node.resolve_topic_name(self._name)
         self._fixed_reliability = self._declare_reliability()
         self.monitor = InputMonitor()
         self.lost_frames = 0
@@ -69,10 +71,16 @@ class ImageInput:
         self._lock = threading.Lock()
         self._rematch = node.create_guard_condition(self.update)
 
+    def reset_counts(self) -> None:
+        """Count all images from zero, as the worker of a newly configured node does."""
+        self.monitor = InputMonitor()
+        self.lost_frames = self._gaps = 0
+
     def open(self) -> None:
         """Subscribe."""
         with self._lock:
             self._subscribe(self._wanted_reliability())
+            self.monitor.open(time.perf_counter_ns())
 
     def close(self) -> None:
         """Unsubscribe."""
@@ -80,6 +88,7 @@ class ImageInput:
             if self._subscription is not None:
                 self._node.destroy_subscription(self._subscription)
                 self._subscription = None
+            self.monitor.close()
 
     @property
     def overwritten_frames(self) -> int:
@@ -140,7 +149,7 @@ class ImageInput:
     def _create(self, profile: Any, events: Any) -> Any:
         return self._node.create_subscription(
             CompressedImage if self._is_compressed else Image,
-            self.topic,
+            self._name,
             self._on_image,
             profile,
             event_callbacks=events,

@@ -26,6 +26,9 @@ from rclpy.parameter import Parameter
 
 from dynamic_ofa_ros.errors import DynamicOfaError
 
+MAX_SHOWN = 40
+"""Longer values are truncated in messages."""
+
 Value = bool | int | float | str
 Settings = TypeVar('Settings')
 
@@ -85,9 +88,10 @@ class ParameterSpec:
     def problem(self, value: Any) -> str:
         """Return an error message for an invalid value; empty if the value is valid."""
         value = self.coerced(value)
+        shown = repr(value) if len(repr(value)) <= MAX_SHOWN else f'{repr(value)[:MAX_SHOWN]}...'
         if _type_word(value) != _type_word(self.default):
             return (
-                f'{self.name} is {value!r}; it must be {_type_word(self.default)}'
+                f'{self.name} is {shown}; it must be {_type_word(self.default)}'
                 f'{f": {self.range_text}" if self.range_text else ""}'
             )
         # `not a <= b <= c` is also true for NaN, so NaN is rejected.
@@ -95,7 +99,7 @@ class ParameterSpec:
             return f'{self.name} is {value:g}; it must lie in [{self.lowest:g}, {self.highest:g}]'
         is_known = re.fullmatch(self.pattern, value) if self.pattern else value in self.choices
         if self.choices and not is_known:
-            return f'{self.name} is {value!r}; it must be one of: {", ".join(self.choices)}'
+            return f'{self.name} is {shown}; it must be one of: {", ".join(self.choices)}'
         return ''
 
     def descriptor(self, is_dynamically_typed: bool = False) -> Any:

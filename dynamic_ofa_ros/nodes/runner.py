@@ -17,11 +17,13 @@ from rclpy.qos_overriding_options import InvalidQosOverridesError
 from rclpy.signals import uninstall_signal_handlers
 
 from dynamic_ofa_ros.errors import DynamicOfaError
+from dynamic_ofa_ros.files import problem_of
 from dynamic_ofa_ros.nodes.executors import NodeExecutor
 
 EXIT_BAD_INPUT = 2
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PACKAGE_LOGGER = 'dynamic_ofa_ros'
+LOG_REMEDY = 'set ROS_LOG_DIR to a folder that can be written'
 
 
 class ClosableNode(Protocol):
@@ -64,7 +66,8 @@ def run(
         try:
             rclpy.init(args=args)
         except Exception as error:  # of many types; all concern arguments or environment
-            return 0 if signals else _report(name, error)
+            remedy = f'; {LOG_REMEDY}' if 'initialize logging' in str(error) else ''
+            return 0 if signals else _report(name, f'{error}{remedy}')
         return 0 if signals else _run(name, create, executor, signals)
     finally:
         # First, because it joins the thread in which rclpy shuts down after a signal.
@@ -97,7 +100,9 @@ def _run(
         if signals or not rclpy.ok():
             logging.getLogger(__name__).debug('interrupted by a signal: %s', error)
         elif isinstance(error, (DynamicOfaError, InvalidQosOverridesError)):
-            return _report(name, error, node)
+            return _report(name, str(error), node)
+        elif problem := problem_of(error):
+            return _report(name, problem, node)
         else:
             raise
     finally:
@@ -114,8 +119,8 @@ def _handle(number: int, handler: Any) -> None:
         signal.signal(number, handler)
 
 
-def _report(name: str, error: Exception, node: Any = None) -> int:
-    text = ' '.join(str(error).split())
+def _report(name: str, error: str, node: Any = None) -> int:
+    text = ' '.join(error.split())
     if rclpy.ok():
         (get_logger(name) if node is None else node.get_logger()).fatal(text)
     else:

@@ -105,4 +105,5 @@ def draw_caption(figure: Figure, text: str) -> None:
         fontsize=TEXT_SIZE - 0.5,
         color=QUIET,
         linespacing=1.25,
+        parse_math=False,
     )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+MAX_DIGITS = 10
+"""Longer texts are not class ids, and Python does not convert them if they are very long."""
+
 
 def stamp_of(header: Any) -> int:
     """Return a header's stamp in nanoseconds."""
@@ -13,7 +16,7 @@ def stamp_of(header: Any) -> int:
 def class_id_of(message: Any) -> int:
     """Return the best class of a vision_msgs/Classification; -1 if there is none."""
     text = message.results[0].class_id if message.results else ''
-    return int(text) if text.isdecimal() else -1
+    return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else -1
 
 
 def named_labels(message: Any) -> tuple[str, ...]:

@@ -55,7 +55,7 @@ def plot_runs(runs: Sequence[Run], caption: str) -> Figure:
     frames = [frame for run in runs for frame in run.frames]
     low_ms, high_ms = _range_ms(frames)
     kinds = sorted({*_kinds_of(frames), 2, 3})
-    level_count = max(run.level_count for run in runs)
+    level_count = max(1, *(run.level_count for run in runs))
     for column, run in enumerate(runs):
         upper, lower = grid[0][column], grid[1][column]
         for axes in (upper, lower):
@@ -69,8 +69,8 @@ def plot_runs(runs: Sequence[Run], caption: str) -> Figure:
         _write_heading(upper, run, measure(run))
         lower.set_xlabel('time [s]')
     first = grid[0][0]
+    first.set_ylim(low_ms, high_ms)  # first, because not all latencies may be positive
     first.set_yscale('log')
-    first.set_ylim(low_ms, high_ms)
     first.set_ylabel('latency [ms]')
     _label_milliseconds(first)
     grid[1][0].set_ylabel('level')
@@ -115,7 +115,7 @@ def _draw_levels(axes: Axes, run: Run, level_count: int) -> None:
         linewidth=1.6,
         drawstyle='steps-post',
     )
-    axes.set_xlim(0.0, run.seconds)
+    axes.set_xlim(0.0, run.seconds or 1.0)
     axes.set_ylim(0.5, level_count + 0.5)
     axes.set_yticks(sorted({1, level_count}), ['lowest', 'highest'][-min(2, level_count) :])
 
@@ -138,6 +138,7 @@ def _write_heading(axes: Axes, run: Run, measures: Measures) -> None:
         fontsize=TEXT_SIZE + 2,
         fontweight='bold',
         color=INK,
+        parse_math=False,
     )
     axes.annotate(
         f'{percent(measures.late)} late\n{result}',
@@ -178,8 +179,8 @@ def _kinds_of(frames: Sequence[FrameRecord]) -> set[int]:
 
 def _range_ms(frames: Sequence[FrameRecord]) -> tuple[float, float]:
     """Return the ends of a latency axis that contains all latencies and limits."""
-    values = [frame.latency_ms for frame in frames if frame.is_answered]
-    values += [frame.limit_ms for frame in frames if not math.isnan(frame.limit_ms)]
+    values = [value for frame in frames for value in (frame.latency_ms, frame.limit_ms)]
+    values = [value for value in values if 0.0 < value < math.inf]
     return (0.8 * min(values), 1.25 * max(values)) if values else (1.0, 10.0)
 
 

@@ -27,6 +27,14 @@ STAGES = (
 )  # fmt: skip
 DROPS = ('lost_frames', 'dropped_frames', 'rejected_frames', 'failed_frames')
 COUNTS = ('sequence', *DROPS, 'violations')
+MAX_THINNING = 1000
+"""Largest value of `telemetry.every_n`: a higher first sequence number is not that of a start."""
+
+MAX_RATE_HZ = 10_000.0
+"""More images per second than this are attributed to damage."""
+
+MAX_RESTARTS = 0.1
+"""More restarts per message than this are attributed to a second classifier on the topic."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,8 @@ def read(source: str, title: str) -> Recording:
     NAME is a classifier of a bag (/front/classifier), a run of the demo (switching) or a model of
     a simulation. Raises RecordingError if the recording cannot be read or NAME is missing.
     """
+    if not source.strip():
+        raise RecordingError('the name of a recording is empty; give a bag or a .csv file')
     path, name = _split(source)
     if path.suffix == '.csv':
         return _read_csv(path, name, source, title)
@@ -103,7 +113,7 @@ class _Answers:
         self.stamps_ns = array('q')
         self.class_ids = array('i')
         self.stages = {name: array('d') for name in STAGES}
-        self.counts = {name: array('q') for name in COUNTS}
+        self.counts = {name: array('Q') for name in COUNTS}
         self.platforms: dict[str, None] = {}
         self.policies: dict[str, None] = {}
         self.level_count = 0
@@ -116,7 +126,7 @@ class _Answers:
         self.frames.append(
             FrameRecord(
                 run='',
-                time_s=published_s - (0.0 if math.isnan(node_ms) else node_ms / 1e3),
+                time_s=published_s - (node_ms / 1e3 if math.isfinite(node_ms) else 0.0),
                 is_loaded=False,
                 truth='',
                 label=str(message.top1_label),
@@ -137,12 +147,21 @@ class _Answers:
         self.policies[str(message.policy)] = None
         self.level_count = max(self.level_count, int(message.level_count))
 
+    def is_restarted(self, index: int) -> bool:
+        """Return whether the classifier was restarted before a message."""
+        return self.counts['sequence'][index] <= self.counts['sequence'][index - 1]
+
     def rise(self, name: str, index: int) -> int:
-        """Return the increase of a count since the previous message; all of it after a restart."""
+        """Return the increase of a count since the previous message.
+
+        After a restart, this is the whole count if the first messages were recorded; otherwise
+        the increase during the recording is unknown, and only the answer itself is counted.
+        """
         counts = self.counts[name]
-        if self.counts['sequence'][index] <= self.counts['sequence'][index - 1]:
-            return counts[index]
-        return max(0, counts[index] - counts[index - 1])
+        if not self.is_restarted(index):
+            return max(0, counts[index] - counts[index - 1])
+        is_first = self.counts['sequence'][index] <= MAX_THINNING
+        return counts[index] if is_first else int(name == 'sequence')
 
     def rises(self, name: str) -> int:
         return sum(self.rise(name, index) for index in range(1, len(self.frames)))
@@ -165,11 +184,17 @@ def _read_bag(bag: Bag, name: str, source: str, title: str) -> Recording:
             _add(answers, message, bag)
     if not answers.frames:
         raise RecordingError(f'{bag.path} contains no message on {node}/telemetry')
+    restarts = sum(answers.is_restarted(index) for index in range(1, len(answers.frames)))
+    if restarts > max(2, MAX_RESTARTS * len(answers.frames)):
+        raise RecordingError(
+            f'{bag.path} has telemetry of several classifiers on {node}/telemetry: its sequence '
+            f'falls {restarts} times; record again with different names of the nodes'
+        )
     info = bag.first(f'{truth_topic}/label_info')
     _set_truths(answers, truths, named_labels(info) if info is not None else ())
     scope = _scope(answers)
     table = bag.first(f'{node}/levels')
-    frames = _with_unanswered(answers, scope)
+    frames = _with_unanswered(answers, scope, bag.path)
     return Recording(
         source=source,
         kind='bag',
@@ -241,7 +266,7 @@ def _latencies(answers: _Answers, scope: str) -> list[float]:
     ]
 
 
-def _with_unanswered(answers: _Answers, scope: str) -> list[FrameRecord]:
+def _with_unanswered(answers: _Answers, scope: str, path: Path) -> list[FrameRecord]:
     """Return the answered images and, between them, those that the node counted as unanswered."""
     frames = [
         replace(frame, latency_ms=latency_ms)
@@ -250,6 +275,12 @@ def _with_unanswered(answers: _Answers, scope: str) -> list[FrameRecord]:
     found = frames[:1]
     for index, (before, frame) in enumerate(pairwise(frames), start=1):
         missing = sum(answers.rise(cause, index) for cause in DROPS)
+        duration_s = max(1.0, frame.time_s - before.time_s)
+        if missing > MAX_RATE_HZ * duration_s:
+            raise RecordingError(
+                f'{path} is damaged: its telemetry counts {missing} images without an answer in '
+                f'{duration_s:.1f} s'
+            )
         step_s = (frame.time_s - before.time_s) / (missing + 1)
         found += [
             unanswered(before.time_s + step_s * number, frame.limit_ms)
@@ -274,7 +305,7 @@ def _read_csv(path: Path, name: str, source: str, title: str) -> Recording:
             f'{path} is not a file; give frames.csv of the demo or a file of simulate --frames'
         )
     try:
-        with path.open(encoding='utf-8', newline='') as file:
+        with path.open(encoding='utf-8-sig', newline='') as file:  # spreadsheets write a BOM
             rows = list(csv.DictReader(file, strict=True))
     except (csv.Error, UnicodeDecodeError) as error:
         raise RecordingError(f'{path} is not a CSV file: {error}') from error
@@ -282,13 +313,22 @@ def _read_csv(path: Path, name: str, source: str, title: str) -> Recording:
         raise RecordingError(f'{path} has no rows')
     is_demo = 'run' in rows[0]
     column = 'run' if is_demo else 'model'
+    for number, row in enumerate(rows, start=2):
+        if None in row or None in row.values():  # more or fewer columns
+            raise RecordingError(
+                f'{path}: line {number} and the first line have different numbers of columns; '
+                'delete the line if the file is incomplete'
+            )
     try:
         chosen = _chosen(list(dict.fromkeys(row[column] for row in rows)), name, source, column)
         mine = [row for row in rows if row[column] == chosen]
         frames = [_demo_frame(row) if is_demo else _simulated_frame(row) for row in mine]
-    except (KeyError, TypeError, ValueError) as error:
+        if not all(math.isfinite(frame.time_s) for frame in frames):
+            raise ValueError('a time is not finite')
+    except (KeyError, ValueError) as error:
+        problem = f'it has no column {error}' if isinstance(error, KeyError) else error
         raise RecordingError(
-            f'{path} is neither frames.csv of the demo nor a file of simulate --frames: {error!r}'
+            f'{path} is neither frames.csv of the demo nor a file of simulate --frames: {problem}'
         ) from error
     stages = {'inference_ms': [f.inference_ms for f in frames if f.is_answered]}
     if is_demo:

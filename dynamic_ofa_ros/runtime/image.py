@@ -156,7 +156,7 @@ def _compressed_size(head: bytes, image_format: str) -> tuple[int, int]:
         return _jpeg_size(head)
     raise ImageError(
         'encoding',
-        f'The compressed image (format {image_format!r}) is neither JPEG nor PNG.',
+        f'The compressed image (format {image_format[:40]!r}) is neither JPEG nor PNG.',
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import cv2
 import pytest
@@ -75,11 +76,34 @@ def test_runs_of_the_demo_have_reaction_and_recovery(tmp_path, capsys, monkeypat
     assert (tmp_path / 'both.svg').read_text().startswith('<?xml')
 
 
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize(
+    ('name', 'changes'),
+    [
+        ('one', {}),
+        ('x[/b]$\\y$', {}),
+        ('zero', {'node_ms': 0.0, 'max_latency_ms': 0.0, 'level': 0, 'level_count': 0}),
+        ('negative', {'node_ms': -1.0, 'max_latency_ms': -1.0, 'level_count': -1}),
+        ('infinite', {'node_ms': math.inf, 'max_latency_ms': math.inf}),
+        ('unknown', {'node_ms': math.nan, 'max_latency_ms': math.nan}),
+    ],
+)
+def test_any_recording_is_compared_and_drawn(tmp_path, monkeypatch, capsys, name, changes):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('COLUMNS', '100')
+    write_bag(tmp_path / name, told([telemetry(0, **changes)]))
+    assert main(['compare', name, name, '--output', 'compared.png']) == 0
+    captured = capsys.readouterr()
+    assert f'A: {name}' in captured.out
+    assert captured.err == ''
+
+
 @pytest.mark.parametrize(
     ('arguments', 'words'),
     [
         (['quick', 'gone'], 'gone does not exist; give the folder of a rosbag2 recording'),
         (['gone:/classifier', 'quick'], 'gone:/classifier does not exist; give the folder'),
+        (['quick', ''], 'the name of a recording is empty; give a bag or a .csv file'),
         (['quick', 'gone.csv'], 'gone.csv is not a file; give frames.csv'),
         (['quick', '.'], 'the folder . has no metadata.yaml; give the folder'),
         (['quick', 'slow', '--output', 'picture'], 'its name must end with .png'),

@@ -75,6 +75,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     [
         (OSError(28, 'No space left on device', '/data/x'), 2, '/data/x: No space left on device'),
         (PermissionError(13, 'Permission denied', '/data'), 2, '/data: Permission denied'),
+        (RuntimeError('Could not determine home directory.'), 2, 'set HOME'),
         (KeyboardInterrupt(), 130, ''),
     ],
 )

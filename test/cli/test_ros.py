@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import resource
 import select
 import shlex
 import shutil
@@ -391,7 +392,11 @@ def test_values_of_the_wrong_type_never_reach_the_middleware(robot: Robot) -> No
 @pytest.mark.parametrize(
     ('storage', 'topics', 'recorded'),
     [
-        ('mcap', ['/robot/image', 'robot/labels'], {'/robot/image', '/robot/labels'}),
+        (
+            'mcap',
+            ['/robot/image', 'robot/labels', '/nothing'],
+            {'/robot/image', '/robot/labels'},
+        ),
         ('sqlite3', ['--all'], {'/robot/image', '/robot/labels', '/robot/pose', '/robot/status'}),
     ],
 )
@@ -412,6 +417,7 @@ def test_bag_record_until_ctrl_c(
         process.kill()
     assert (process.returncode, errors) == (0, '')
     assert f"Recording stopped: '{folder}'" in output
+    assert ('       0 /nothing\n' in output) == ('/nothing' in topics)
     with Bag(folder) as bag:
         assert set(bag.topics) >= recorded
         images = [message.value for message in bag.messages({'/robot/image'})]
@@ -421,7 +427,31 @@ def test_bag_record_until_ctrl_c(
         assert bag.first('/robot/labels').data == 'stop: go'
 
 
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+def test_bag_record_ends_with_a_sentence_on_a_full_disk(
+    robot: Robot, tmp_path: Path, storage: str
+) -> None:
+    folder = tmp_path / 'bag'
+    process = start('bag', 'record', '-o', str(folder), '-s', storage, '/robot/image')
+    try:
+        assert process.stdout.readline().startswith('Subscribed to topic')
+        # Not earlier, because the middleware needs large files for its shared memory.
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100, 100))
+        if storage == 'mcap':  # writes whole chunks only
+            process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=DEADLINE_S)
+    finally:
+        process.kill()
+    assert process.returncode in (1, 2)
+    assert str(folder) in errors
+    assert errors.count('\n') == 1
+
+
 def test_bag_record_rejects_bad_arguments(run: Run, tmp_path: Path) -> None:
     assert run('bag', 'record')[::2] == (1, 'Must specify either topics or -a\n')
     status, _, errors = run('bag', 'record', '-a', '-o', str(tmp_path))
     assert (status, errors) == (1, f"Output folder '{tmp_path}' already exists.\n")
+    status, _, errors = run('bag', 'record', '-o', str(tmp_path / 'new'), 'a b')
+    assert status == 1
+    assert errors.startswith('failed to resolve name')
+    assert not (tmp_path / 'new').exists()

@@ -6,7 +6,7 @@ import pytest
 
 from dynamic_ofa_ros.monitor.access import MonitorError, access_for
 
-TOKEN = 'a token of the test'
+TOKEN = 'correct-horse-battery'
 
 
 @pytest.mark.parametrize('address', ['127.0.0.1', '127.1.2.3', '::1', 'localhost'])
@@ -42,6 +42,12 @@ def test_an_invalid_address_is_rejected(address):
 def test_a_short_token_is_rejected():
     with pytest.raises(MonitorError, match='token has 15 characters; it must have 16'):
         access_for('0.0.0.0', 'x' * 15)
+
+
+@pytest.mark.parametrize('letter', [' ', ';', '&', '#', '+', '%', '\n', 'ä'])
+def test_a_token_that_a_url_or_a_cookie_cannot_contain_is_rejected(letter):
+    with pytest.raises(MonitorError, match='token may contain only the characters'):
+        access_for('127.0.0.1', f'{TOKEN}{letter}x')
 
 
 @pytest.mark.parametrize(

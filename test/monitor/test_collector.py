@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import rclpy
 from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor, SetParametersResult
+from rcl_interfaces.srv import GetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import qos_profile_sensor_data
 from ros_harness import ros
@@ -17,7 +19,7 @@ from std_msgs.msg import Header
 
 from dynamic_ofa_ros.monitor import collector as module
 from dynamic_ofa_ros.monitor.collector import Collector
-from dynamic_ofa_ros.monitor.parameter_client import MAX_PENDING, problem_of
+from dynamic_ofa_ros.monitor.parameter_client import MAX_PENDING, ParameterClient, problem_of
 from dynamic_ofa_ros.monitor.records import FRAME_FIELDS, Records
 from dynamic_ofa_ros.msg import ActiveLevel, LevelArray, Telemetry
 from dynamic_ofa_ros.nodes import conversions, qos
@@ -315,7 +317,50 @@ def test_a_stopped_classifier_is_marked_may_return_and_is_removed_after_a_time(g
     assert not [t for t in graph.subscriptions() if 'fickle' in t]
 
 
-def test_the_number_of_watched_classifiers_is_limited(graph, monkeypatch):
+def test_the_parameters_of_a_classifier_that_was_restarted_at_once_are_read_again(graph):
+    killed = graph.add('restarted')
+    graph.collector.set_watching(True)
+    graph.wait_until(lambda: graph.record('restarted') and graph.record('restarted').parameters)
+    record = graph.record('restarted')
+    # The middleware keeps a killed process in the graph until its lease ends.
+    again = graph.add('restarted')
+    graph.wait_until(lambda: len(graph.collector._watches['/robot/restarted'].publishers) == 2)
+    with graph.records.lock:
+        record.parameters[LIMIT]['value'] = 77.0  # of the killed process
+    graph.classifiers.remove(killed)
+    killed.close()
+    graph.wait_until(lambda: record.parameters[LIMIT]['value'] == 5.0)
+    assert record.is_alive
+    assert again.node.get_parameter(LIMIT).value == 5.0
+
+
+def test_parameters_that_became_lists_are_not_shown(graph):
+    classifier = graph.add('strange')
+    classifier.node.declare_parameter('x', 1.0, ParameterDescriptor(dynamic_typing=True))
+    graph.collector.set_watching(True)
+    graph.wait_until(lambda: graph.record('strange') and graph.record('strange').parameters)
+    record = graph.record('strange')
+    for value in ([1.0, 2.0], 3.0):
+        classifier.node.set_parameters([rclpy.parameter.Parameter('x', value=value)])
+    graph.wait_until(lambda: record.parameters['x']['value'] == 3.0)
+    classifier.node.set_parameters([rclpy.parameter.Parameter('x', value=[1.0, 2.0])])
+    classifier.node.set_parameters([rclpy.parameter.Parameter(LIMIT, value=8.0)])
+    graph.wait_until(lambda: record.parameters[LIMIT]['value'] == 8.0)
+    json.dumps(graph.records.update({}), allow_nan=False)
+
+
+def test_a_parameter_that_disappears_while_parameters_are_read_ends_nothing(graph, monkeypatch):
+    client = ParameterClient(graph.node, '/robot/nobody', lambda found: pytest.fail('incomplete'))
+    finish = []
+    monkeypatch.setattr(client, '_call', lambda _, request, done: finish.append(done))
+    client._on_descriptors([ParameterDescriptor(name='x'), ParameterDescriptor(name='y')])
+    client._is_asked = True
+    finish[0](GetParameters.Response(values=[]))
+    assert not client._is_asked  # so that they are read again
+    client.close()
+
+
+def test_the_number_of_watched_classifiers_is_limited(graph, monkeypatch, capfd):
     monkeypatch.setattr(module, 'MAX_CLASSIFIERS', 1)
     first = graph.add('first')
     graph.wait_until(lambda: graph.record('first'))
@@ -323,8 +368,11 @@ def test_the_number_of_watched_classifiers_is_limited(graph, monkeypatch):
     graph.wait_until(
         lambda: any('surplus' in name for name, _ in graph.node.get_topic_names_and_types())
     )
-    graph.collector.discover()
+    for _ in range(3):
+        graph.collector.discover()
     assert len(graph.records) == 1
+    warning = 'classifier /robot/surplus is not shown, because 1 others are'
+    assert ''.join(capfd.readouterr()).count(warning) == 1
     graph.classifiers.remove(first)
     first.close()
     graph.wait_until(lambda: graph.record('surplus'))
@@ -338,7 +386,7 @@ def test_the_number_of_watched_classifiers_is_limited(graph, monkeypatch):
         ('int', True, False), ('int', 2**70, False), ('float', 1, True), ('float', 1.5, True),
         ('float', NAN, False), ('float', math.inf, False), ('float', 10**400, False),
         ('float', '1', False), ('float', None, False), ('str', 'x', True), ('str', 1, False),
-        ('str', 'x' * 1000, False), ('str', ['x'], False),
+        ('str', 'x' * 1000, False), ('str', ['x'], False), ('str', '\ud800', False),
     ],
 )  # fmt: skip
 def test_values_of_the_wrong_type_are_never_sent(kind, value, is_fit):

@@ -34,6 +34,10 @@ class Served:
         self.port = int(self.server.url.split(':')[2].split('/')[0])
         self.host = f'127.0.0.1:{self.port}'
 
+    @property
+    def cookie(self):
+        return f'{self.server.cookie}={TOKEN}'
+
     def _set(self, classifier, parameter, value, answer):
         self.set.append((classifier, parameter, value))
         answer(value == 1.0, '' if value == 1.0 else f'{value} is not 1')
@@ -167,6 +171,17 @@ def test_without_the_token_nothing_is_served(guarded):
     assert refused(guarded, Cookie=f'{guarded.server.cookie}=wrong-token-of-test')
 
 
+def test_a_page_that_tries_again_and_again_is_logged_once(guarded, caplog):
+    for _ in range(5):
+        assert guarded.get('/')[0] == 403
+    assert refused(guarded, Origin='http://attacker.example', Cookie=guarded.cookie)
+    reasons = [record.getMessage().partition('rejected: ')[2] for record in caplog.records]
+    assert reasons == [
+        'the token is missing or wrong; open the address that monitor_node logs',
+        'a page of http://attacker.example may not connect',
+    ]
+
+
 def test_the_token_is_moved_from_the_url_to_a_cookie(guarded):
     assert guarded.server.url.endswith(f'/?token={TOKEN}')
     status, headers, _ = guarded.get(f'/?token={TOKEN}')
@@ -218,7 +233,18 @@ def test_a_parameter_is_set_and_the_answer_is_returned(served):
 
 
 @pytest.mark.parametrize(
-    'message', ['', 'x', '[]', '1', '{}', '{"id": "x"}', '[' * 4000, '{"id": 1, "value": 1}']
+    'message',
+    [
+        '',
+        'x',
+        '[]',
+        '1',
+        '{}',
+        '{"id": "x"}',
+        '[' * 4000,
+        '{"id": 1, "value": 1}',
+        '{"id": Infinity, "classifier": "/c", "parameter": "p", "value": 1}',
+    ],
 )
 def test_an_invalid_message_closes_the_connection(served, message):
     async def attempt():

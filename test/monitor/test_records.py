@@ -11,6 +11,7 @@ import pytest
 from dynamic_ofa_ros.monitor.records import (
     FRAME_FIELDS,
     MAX_FRAMES,
+    MAX_LABEL,
     MAX_SWITCHES,
     RECENT_FRAMES,
     Records,
@@ -209,6 +210,11 @@ def test_a_picture_is_sent_once_for_all_classifiers_of_a_topic(records):
 def test_without_a_class_above_the_threshold_the_label_is_empty(record):
     record.add_telemetry(telemetry(top1_class_id=-1), 1.0)
     assert record.answer_to((0, 0))['label'] == ''
+
+
+def test_a_long_label_is_truncated(record):
+    record.add_telemetry(telemetry(top1_class_id=1, top1_label='x' * 70_000), 100.0)
+    assert len(record.answer_to((0, 0))['label']) == MAX_LABEL
 
 
 def test_a_removed_classifier_is_not_sent_to_pages(records, record):

@@ -8,11 +8,15 @@ import cv2
 import numpy as np
 import pytest
 from bags import SECOND_NS, drive, drive_with_truth, write_bag
+from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Classification, LabelInfo
 
 from dynamic_ofa_ros.nodes import conversions, qos
+from dynamic_ofa_ros.nodes.camera_node import CameraNode
+from dynamic_ofa_ros.nodes.camera_sources import Picture
 from dynamic_ofa_ros.recordings.messages import stamp_of
 
 BEST_EFFORT = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -95,6 +99,34 @@ def test_signs_come_at_640x480_and_the_rate_is_live(domain):
     assert 'rate_hz' in refused.reason
     assert camera.stop() == 0, camera.output()
     assert 'Traceback' not in camera.output()
+
+
+def test_images_come_while_simulated_time_does_not_run(domain):
+    images, _, _ = topics(domain, 'simulated')
+    camera = domain.start(
+        'camera_node', {'use_sim_time': True}, arguments=('-r', '__ns:=/simulated')
+    )
+    domain.wait_until(lambda: len(images.messages) >= 3, 'images')
+    assert {stamp_of(message.header) for message in images.messages} == {0}
+    assert camera.stop() == 0, camera.output()
+
+
+def test_an_image_that_is_older_than_simulated_time_has_the_stamp_zero(domain):
+    images, _, _ = topics(domain, 'young')
+    node = CameraNode.__new__(CameraNode)
+    Node.__init__(
+        node,
+        'camera',
+        context=domain.context,
+        namespace='/young',
+        parameter_overrides=[Parameter('use_sim_time', value=True)],
+    )
+    node._encoding, node._frame_id, node._published, node._truth_pub = 'rgb8', 'eye', 0, None
+    node._image_pub = node.create_publisher(Image, 'image_raw', qos.CAMERA)
+    picture = Picture(np.zeros((4, 6, 3), np.uint8), captured_ns=time.perf_counter_ns() - 10**9)
+    domain.wait_until(lambda: images.last, 'an image', meanwhile=lambda: node._publish(picture))
+    assert stamp_of(images.last.header) == 0
+    node.destroy_node()
 
 
 def replay(domain, folder, messages, **parameters):

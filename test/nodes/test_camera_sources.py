@@ -145,6 +145,20 @@ def test_missing_path_is_named(kind, tmp_path):
         kind(str(tmp_path / 'nowhere'))
 
 
+@pytest.mark.parametrize('kind', [FolderSource, VideoSource])
+def test_an_empty_path_is_not_the_working_directory(kind):
+    with pytest.raises(DynamicOfaError, match='path is empty; set it to a '):
+        kind(' ')
+
+
+def test_a_pipe_among_the_images_is_left_out_and_told(class_folders):
+    os.mkfifo(class_folders / 'red' / 'pipe.png')
+    problems = []
+    source = FolderSource(str(class_folders), loop=False, on_problem=problems.append)
+    assert len(take(source, 100)) == 12
+    assert [problem.endswith('pipe.png is not a file') for problem in problems] == [True]
+
+
 def test_folder_without_images_is_refused(tmp_path):
     with pytest.raises(DynamicOfaError, match='no images'):
         FolderSource(str(tmp_path))

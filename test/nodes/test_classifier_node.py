@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import rclpy
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
@@ -19,6 +22,7 @@ from std_msgs.msg import Header
 from dynamic_ofa_ros.family import Family
 from dynamic_ofa_ros.msg import Telemetry
 from dynamic_ofa_ros.nodes import classifier_node, conversions
+from dynamic_ofa_ros.nodes.diagnostics import Severity
 from dynamic_ofa_ros.runtime import assembly
 
 PIXELS = np.zeros((48, 64, 3), np.uint8)
@@ -76,31 +80,90 @@ def test_ages_follow_simulated_time_and_diagnostics_do_not_wait_for_it(domain, f
     assert classifier.stop() == 0, classifier.output()
 
 
-def test_two_platforms_are_one_set_of_levels_for_every_policy(domain, family, monkeypatch):
-    latencies = {'cuda-fake': (5.0, 10.0), 'cpu-fake': (20.0, 40.0)}
+LATENCIES_MS = {'cuda-fake': (5.0, 10.0), 'cpu-fake': (20.0, 40.0)}
+
+
+@pytest.fixture
+def node(domain, family, monkeypatch):
+    """A node in this process, with two engines that are not real."""
     loaded = Family.load(family)
     classes = len(loaded.labels)
     monkeypatch.setattr(assembly.Family, 'load', lambda _: loaded)
     monkeypatch.setattr(
         assembly,
         'create_engines',
-        lambda *_, **__: [FakeEngine(2, classes, platform=name) for name in latencies],
+        lambda *_, **__: [FakeEngine(2, classes, platform=name) for name in LATENCIES_MS],
     )
     monkeypatch.setattr(
         assembly,
         'load_or_measure_profile',
-        lambda engine, _: make_profile(latencies[engine.platform], engine.platform),
+        lambda engine, _: make_profile(LATENCIES_MS[engine.platform], engine.platform),
     )
     rclpy.init()
-    node = classifier_node.ClassifierNode()
-    try:
-        assert node.trigger_configure() is TransitionCallbackReturn.SUCCESS
-        for policy in ('reactive', 'fixed', 'table', 'predictive'):
-            (accepted,) = node.set_parameters([Parameter('manager.policy', value=policy)])
-            assert accepted.successful, policy
-        (refused,) = node.set_parameters([Parameter('manager.fixed_level', value=3)])
-        assert refused.reason == 'manager.fixed_level is 3; it must lie in [0, 2]'
-    finally:
-        node.close()
-        node.destroy_node()
-        rclpy.try_shutdown()
+    made = classifier_node.ClassifierNode()
+    yield made
+    made.close()
+    made.destroy_node()
+    rclpy.try_shutdown()
+
+
+def test_two_platforms_are_one_set_of_levels_for_every_policy(node):
+    assert node.trigger_configure() is TransitionCallbackReturn.SUCCESS
+    for policy in ('reactive', 'fixed', 'table', 'predictive'):
+        (accepted,) = node.set_parameters([Parameter('manager.policy', value=policy)])
+        assert accepted.successful, policy
+    (refused,) = node.set_parameters([Parameter('manager.fixed_level', value=3)])
+    assert refused.reason == 'manager.fixed_level is 3; it must lie in [0, 2]'
+
+
+@pytest.mark.parametrize(
+    ('asked', 'name'),
+    [
+        (Transition(id=3), '3'),
+        (Transition(id=99), '99'),
+        (Transition(label='activate'), 'activate'),
+    ],
+)
+def test_a_transition_that_is_not_possible_is_rejected_with_the_possible_ones(
+    node, capfd, asked, name
+):
+    (service,) = (each for each in node.services if each.srv_type is ChangeState)
+    response = service.callback(ChangeState.Request(transition=asked), ChangeState.Response())
+    assert not response.success
+    assert (
+        f'transition rejected: {name} is not possible in the state unconfigured [1]; possible: '
+        'configure [1], shutdown [5]'
+    ) in ''.join(capfd.readouterr())
+
+
+def test_another_node_of_the_same_name_is_warned_of(node, monkeypatch, capfd):
+    warning = 'another node publishes on /classifier/telemetry'
+    other = node.create_publisher(Telemetry, '~/telemetry', 10)
+    node._on_diagnostics()  # perhaps a process that was killed
+    assert warning not in ''.join(capfd.readouterr())
+    monkeypatch.setattr(classifier_node, 'MAX_LEASE_S', 0.0)
+    node._on_diagnostics()
+    assert ''.join(capfd.readouterr()).count(warning) == 1
+    node.destroy_publisher(other)
+    node._on_diagnostics()
+    assert warning not in ''.join(capfd.readouterr())
+
+
+def test_all_counts_begin_again_when_the_node_is_configured_again(node):
+    def problems():
+        statuses = node._diagnostician.diagnose(node._snapshot(node._assembly))
+        return [status.message for status in statuses if status.severity is not Severity.OK]
+
+    assert node.trigger_configure() is TransitionCallbackReturn.SUCCESS
+    assert node.trigger_activate() is TransitionCallbackReturn.SUCCESS
+    node._input._on_message_lost(SimpleNamespace(total_count_change=3))
+    node._input.monitor.add(1, 0, 1)
+    assert len(problems()) == 1
+    assert node._assembly.worker.lost_frames == 3
+    assert node.trigger_deactivate() is TransitionCallbackReturn.SUCCESS
+    assert node.trigger_cleanup() is TransitionCallbackReturn.SUCCESS
+    assert node.trigger_configure() is TransitionCallbackReturn.SUCCESS
+    assert problems() == []
+    assert node.trigger_activate() is TransitionCallbackReturn.SUCCESS
+    node._input._on_message_lost(SimpleNamespace(total_count_change=1))
+    assert node._assembly.worker.lost_frames == 1

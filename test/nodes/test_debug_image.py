@@ -25,7 +25,15 @@ def has_colour(rgb, colour):
 
 @pytest.mark.parametrize(
     ('size', 'drawn'),
-    [((480, 640), (480, 640)), ((48, 64), (480, 640)), ((1080, 1920), (1080, 1920))],
+    [
+        ((480, 640), (480, 640)),
+        ((48, 64), (480, 640)),
+        ((1080, 1920), (1080, 1920)),
+        ((1, 1), (640, 640)),
+        ((1, 32768), (1, 32768)),
+        ((32768, 1), (32768, 1)),
+        ((1000, 10), (2000, 20)),
+    ],
 )
 def test_small_images_are_enlarged_and_the_original_is_left_alone(size, drawn):
     rgb = np.full((*size, 3), 128, np.uint8)

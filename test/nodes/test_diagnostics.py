@@ -138,6 +138,10 @@ def test_manager_warns_when_infeasible_and_says_why():
         ),
         ({'dropped_old': 30, 'processed_frames': 101}, Severity.OK, 'receiving'),
         ({'input': InputSnapshot(), 'is_enabled': False}, Severity.OK, 'disabled'),
+        ({'input': InputSnapshot(open_s=0.5)}, Severity.OK, 'waiting for a publisher'),
+        ({'input': InputSnapshot(open_s=2.5)}, Severity.WARN, 'no image yet'),
+        ({'input': InputSnapshot(open_s=NAN)}, Severity.OK, 'not active'),
+        ({'input': replace(RECEIVING, silence_s=9.0, open_s=NAN)}, Severity.OK, 'not active'),
         ({'input': replace(RECEIVING, zero_stamps=1)}, Severity.WARN, 'no stamp'),
         ({'input': replace(RECEIVING, future_stamps=1)}, Severity.WARN, 'future'),
         ({'rejected': {'step': 2, 'size': 1}}, Severity.WARN, 'size 1, step 2'),
@@ -229,6 +233,25 @@ def test_rates_start_anew_when_a_bag_does():
     found = monitor.snapshot(40 * 50_000_000)
     assert found.rate_msg_hz == pytest.approx(20.0)
     assert found.rate_node_hz == pytest.approx(20.0)
+
+
+def test_rates_and_silence_start_anew_when_the_node_is_activated_again():
+    monitor = InputMonitor()
+    assert math.isnan(monitor.snapshot(0).open_s)
+    monitor.open(0)
+    for frame in range(10):
+        monitor.add(frame * 100_000_000, SECOND_NS + frame * 100_000_000, 2 * SECOND_NS)
+    monitor.close()
+    assert math.isnan(monitor.snapshot(60 * SECOND_NS).open_s)
+    monitor.open(60 * SECOND_NS)
+    found = monitor.snapshot(61 * SECOND_NS)
+    assert (found.frames, found.open_s, found.silence_s) == (10, 1.0, math.inf)
+    for frame in range(10):
+        time_ns = 61 * SECOND_NS + frame * 100_000_000
+        monitor.add(time_ns, time_ns, time_ns)
+    found = monitor.snapshot(62 * SECOND_NS)
+    assert found.rate_node_hz == pytest.approx(10.0)
+    assert found.rate_msg_hz == pytest.approx(10.0)
 
 
 def test_monitor_counts_zero_and_future_stamps():

@@ -29,13 +29,14 @@ NUMBERS = itertools.count()
 class Receiver:
     """An ImageInput on a separate node; records the calls of its callbacks."""
 
-    def __init__(self, domain, name, transport='raw', reliability=None):
+    def __init__(self, domain, name, transport='raw', reliability=None, remapped=''):
         self.ros = domain
         self.frames, self.missing = [], []
         override = f'qos_overrides./{name}/image_raw.subscription.reliability'
         self.node = domain.create_node(
             name,
             namespace=name,
+            cli_args=['--ros-args', '-r', remapped] if remapped else None,
             parameter_overrides=[Parameter(override, value=reliability)] if reliability else [],
         )
         domain._executor.add_node(self.node)
@@ -175,6 +176,24 @@ def test_compressed_images_come_on_their_own_topic(domain, receiver, suffix):
     decoded = one.receive(publisher, message).image.decode()
     assert decoded.shape == PIXELS.shape
     assert np.abs(decoded.astype(int) - PIXELS).max() <= (0 if suffix == '.png' else 6)
+    domain.node.destroy_publisher(publisher)
+
+
+@pytest.mark.parametrize(
+    ('transport', 'remapped', 'topic'),
+    [
+        ('raw', 'image_raw:=/eye/image', '/eye/image'),
+        ('compressed', 'image_raw:=/eye/image', '/eye/image/compressed'),
+        ('compressed', 'image_raw/compressed:=/eye/jpeg', '/eye/jpeg'),
+    ],
+)
+def test_the_topic_is_the_remapped_one(domain, receiver, transport, remapped, topic):
+    one = receiver(transport, remapped=remapped)
+    assert one.input.topic == topic
+    kind = CompressedImage if transport == 'compressed' else Image
+    publisher = domain.node.create_publisher(kind, topic, BEST_EFFORT)
+    one.receive(publisher, kind())
+    assert one.input.publishers == 1
     domain.node.destroy_publisher(publisher)
 
 

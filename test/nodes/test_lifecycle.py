@@ -101,6 +101,13 @@ def test_everything_else_answers_while_it_is_configured(managed):
     for path in managed.cache.iterdir():  # with an empty cache, configuring takes seconds
         shutil.rmtree(path)
     assert not managed.changed(Transition.TRANSITION_ACTIVATE)  # rejected; the node keeps running
+    managed.ros.wait_until(
+        lambda: (
+            'transition rejected: 3 is not possible in the state unconfigured [1]; '
+            'possible: configure [1], shutdown [5]' in managed.process.output()
+        ),
+        'the reason',
+    )
     managed.diagnostics.messages.clear()
     future = managed.change(Transition.TRANSITION_CONFIGURE)
     answers, states = 0, []
@@ -121,6 +128,20 @@ def test_everything_else_answers_while_it_is_configured(managed):
     assert any(message.startswith('configuring: ') for message in messages), messages
     # Parameters that were set meanwhile are in effect.
     assert managed.ros.get_parameter(NODE, 'constraints.max_latency_ms') >= 50.0
+
+
+def test_an_inactive_node_expects_no_images(managed):
+    managed.bring_to('unconfigured')
+    assert managed.changed(Transition.TRANSITION_CONFIGURE)
+    managed.diagnostics.messages.clear()
+    managed.ros.wait_until(lambda: len(managed.diagnostics.messages) >= 4, 'diagnostics')
+    inputs = [
+        status
+        for array in managed.diagnostics.messages
+        for status in array.status
+        if status.name.endswith('Input')
+    ]
+    assert {status.message for status in inputs} == {'not active'}
 
 
 def test_it_labels_images_only_while_active(managed):
@@ -162,10 +183,18 @@ def test_ten_cycles_leak_neither_memory_nor_threads(managed):
     assert process.memory_info().rss < memory + MAX_GROWTH_BYTES
 
 
-def test_a_family_that_is_not_there_fails_the_transition_and_not_the_node(domain):
+@pytest.mark.parametrize(
+    ('path', 'sentence'),
+    [
+        ('/nowhere', 'there is no family at /nowhere'),
+        ('x' * 300, f'{"x" * 300}: File name too long'),
+        ('~nobody_of_this_name/x', 'the home folder is unknown: set HOME'),
+    ],
+)
+def test_a_family_that_is_not_there_fails_the_transition_and_not_the_node(domain, path, sentence):
     node = domain.start(
         'classifier_node',
-        {'family': '/nowhere', 'autostart': False},
+        {'family': path, 'autostart': False},
         arguments=('-r', '__ns:=/lost'),
     )
     service = '/lost/classifier/change_state'
@@ -173,7 +202,8 @@ def test_a_family_that_is_not_there_fails_the_transition_and_not_the_node(domain
     response = domain.call(ChangeState, service, ChangeState.Request(transition=configure))
     assert not response.success
     assert state_of(domain, '/lost/classifier') == 'unconfigured'
-    assert 'there is no family at /nowhere' in node.output()
+    assert sentence in node.output()
+    assert 'Traceback' not in node.output()
     shutdown = Transition(id=Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
     domain.call(ChangeState, service, ChangeState.Request(transition=shutdown))
     assert state_of(domain, '/lost/classifier') == 'finalized'

@@ -134,7 +134,9 @@ def test_cpu_lists(monkeypatch, text, cpus):
     assert parse_cpus(text) == cpus
 
 
-@pytest.mark.parametrize('text', ['one', '0-', '0;1', '-1', '4', '2-5'])
+@pytest.mark.parametrize(
+    'text', ['one', '0-', '0;1', '-1', '4', '2-5', '3-1', '0-9999999999', 5000 * '9']
+)
 def test_bad_cpu_lists_are_refused(monkeypatch, text):
     monkeypatch.setattr(contention_node, '_usable_cpus', lambda: {0, 1, 2, 3})
     with pytest.raises(ParameterError, match='cpus is'):

@@ -91,6 +91,7 @@ def set_one(node, name, value):
         (MODE, 'sideways', "mode is 'sideways'; it must be one of: slow, fast"),
         (PLACE, 'gpu:3', ''),
         (PLACE, 'gpu:N', "place is 'gpu:N'; it must be one of: cpu, gpu:N"),
+        (MODE, 9999 * 'x', f"mode is '{39 * 'x'}...; it must be one of: slow, fast"),
         (FLAG, 1, 'flag is 1; it must be a bool'),
     ],
 )

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import rclpy
@@ -108,6 +109,23 @@ def test_refusal_at_start_is_one_line(capfd):
     printed = ''.join(capfd.readouterr()).strip()
     assert len(printed.splitlines()) == 1
     assert 'two lines of a parser' in printed
+
+
+@pytest.mark.parametrize(
+    ('path', 'sentence'),
+    [
+        ('x' * 300, f'{"x" * 300}: File name too long'),
+        ('~nobody_of_this_name/x', 'the home folder is unknown: set HOME, or give a path without'),
+    ],
+)
+def test_an_error_of_the_file_system_is_one_line(path, sentence, capfd):
+    def create():
+        Path(path).expanduser().stat()
+
+    assert run('waiting', create, ['waiting']) == 2
+    printed = ''.join(capfd.readouterr()).strip()
+    assert len(printed.splitlines()) == 1
+    assert sentence in printed
 
 
 def test_unexpected_error_is_raised_after_closing():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -20,6 +21,20 @@ def test_a_node_that_is_interrupted_during_its_imports_ends_without_a_word():
         [sys.executable, '-c', INTERRUPTED], capture_output=True, text=True, timeout=60
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, '', '')
+
+
+def test_a_folder_of_logs_that_cannot_be_written_is_reported_with_the_remedy():
+    ended = subprocess.run(
+        [sys.executable, '-m', 'dynamic_ofa_ros.nodes.camera_node'],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, 'ROS_LOG_DIR': '/dev/null/logs'},
+    )
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert '/dev/null/logs' in line
+    assert line.endswith('; set ROS_LOG_DIR to a folder that can be written')
 
 
 def test_the_command_that_is_interrupted_during_its_imports_says_so_by_its_status(

@@ -9,6 +9,7 @@ from bags import PERIOD_NS, drive, telemetry, told, truths, write_bag
 from demo.made_up import three_runs, unanswered
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from vision_msgs.msg import Classification, ObjectHypothesis
 
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.demo.comparison import SWITCHING
@@ -17,6 +18,7 @@ from dynamic_ofa_ros.msg import Level, LevelArray
 from dynamic_ofa_ros.recordings.bag import Bag
 from dynamic_ofa_ros.recordings.frames import write_frames
 from dynamic_ofa_ros.recordings.measures import measure
+from dynamic_ofa_ros.recordings.messages import class_id_of
 from dynamic_ofa_ros.recordings.reading import read
 
 PERIOD_S = PERIOD_NS / 1e9
@@ -90,6 +92,40 @@ def test_counts_continue_after_a_restart_of_the_classifier(tmp_path):
     found = recorded(tmp_path, told(messages))
     assert found.drops['dropped_frames'] == 1
     assert found.answers == 8
+
+
+def test_counts_from_before_the_recording_are_left_out_after_a_restart(tmp_path):
+    messages = [telemetry(n, dropped_frames=n) for n in range(6000, 6004)]
+    messages += [telemetry(n, dropped_frames=500 + n) for n in range(5000, 5004)]
+    found = recorded(tmp_path, told(messages))
+    assert found.drops['dropped_frames'] == 3 + 3
+    assert found.answers == 8
+
+
+def test_two_classifiers_on_one_topic_are_reported(tmp_path):
+    messages = [telemetry(n // 2 + 3000 * (n % 2)) for n in range(100)]
+    with pytest.raises(RecordingError, match='several classifiers on /classifier/telemetry'):
+        recorded(tmp_path, told(messages))
+
+
+@pytest.mark.parametrize('lost_frames', [10**6, 2**64 - 1])
+def test_implausible_counts_are_reported(tmp_path, lost_frames):
+    messages = [telemetry(0), telemetry(1, lost_frames=lost_frames)]
+    with pytest.raises(RecordingError, match=f'is damaged: .* {lost_frames} images without'):
+        recorded(tmp_path, told(messages))
+
+
+def test_values_that_are_not_finite_are_not_measured(tmp_path):
+    messages = [telemetry(n, node_ms=(6.0, math.inf, math.nan)[n % 3]) for n in range(9)]
+    found = recorded(tmp_path, told(messages))
+    assert [f.time_s for f in found.run.frames] == sorted(f.time_s for f in found.run.frames)
+    assert found.run.seconds < 1.0
+
+
+@pytest.mark.parametrize('class_id', ['', '-1', 'stop', '9' * 5000, '\N{SUPERSCRIPT TWO}'])
+def test_a_class_that_is_not_a_number_is_unknown(class_id):
+    assert class_id_of(Classification(results=[ObjectHypothesis(class_id=class_id)])) == -1
+    assert class_id_of(Classification()) == -1
 
 
 @pytest.mark.parametrize('scope', ['inference', 'node', 'end_to_end'])
@@ -209,12 +245,27 @@ def test_frames_of_a_simulation_are_read(tmp_path, capsys):
     assert f'"switches": {measure(found.run).switches}' in said
 
 
+ROW = (
+    'run,time_s,is_loaded,truth,label,level,level_accuracy,latency_ms,inference_ms,limit_ms\n'
+    'a,1.5,0,stop,stop,1,0.9,5,4,6\n'
+)
+
+
+def test_a_csv_file_of_a_spreadsheet_is_read(tmp_path):
+    path = tmp_path / 'frames.csv'
+    path.write_text(ROW, encoding='utf-8-sig')
+    assert [frame.latency_ms for frame in read(str(path), 'A').run.frames] == [5.0]
+
+
 @pytest.mark.parametrize(
     ('text', 'words'),
     [
         ('', 'has no rows'),
         ('a,b\n1,2\n', 'neither frames.csv of the demo'),
-        ('run,time_s\nx,soon\n', 'neither frames.csv of the demo'),
+        ('run\nx\n', "neither frames.csv of the demo .* it has no column 'time_s'"),
+        (ROW.replace('1.5', 'soon'), "neither .* could not convert string to float: 'soon'"),
+        (ROW.replace('1.5', 'nan'), 'neither .* a time is not finite'),
+        (f'{ROW}a,2.0,0,st', 'line 3 and the first line have different numbers of columns'),
         ('"a\n', 'not a CSV file'),
     ],
 )

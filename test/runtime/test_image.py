@@ -386,3 +386,14 @@ def test_damaged_compressed_images_are_rejected_with_their_cause(data, cause):
     with pytest.raises(ImageError) as error:
         CompressedImage(array.array('B', data), 'jpeg').decode()
     assert error.value.cause == cause
+
+
+@pytest.mark.parametrize(
+    'image',
+    [CompressedImage(b'garbage', 9999 * 'x'), RawImage(b'', 2, 2, 9999 * 'x', 6)],
+    ids=['compressed', 'raw'],
+)
+def test_a_long_name_of_a_format_is_truncated_in_the_message(image):
+    with pytest.raises(ImageError) as error:
+        image.decode()
+    assert len(str(error.value)) <= 120

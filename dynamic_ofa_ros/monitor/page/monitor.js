@@ -93,7 +93,11 @@ class View {
   update(entry) {
     this.alive = entry.alive;
     this.imageTopic = entry.image_topic;
-    if (entry.levels) { this.levels = entry.levels; this.family = entry.family; }
+    if (entry.levels) {
+      this.levels = entry.levels;
+      this.family = entry.family;
+      this.find('.ladder tbody').replaceChildren();
+    }
     if (entry.parameters) this.setParameters(entry.parameters);
     if (entry.frames.length) {
       this.frames.push(...entry.frames);

@@ -228,6 +228,8 @@ def _open_store(classes: tuple[str, ...], path: str, labels: npt.NDArray[np.int6
 
 def read_image(path: Path) -> UInt8:
     """Decode an image as (H, W, 3) uint8, RGB; raise DatasetError if it is damaged."""
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        raise DatasetError(f'{printable(path)} is not a file')
     try:
         contents = path.read_bytes()
     except OSError as error:
