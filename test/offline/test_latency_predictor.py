@@ -96,7 +96,7 @@ def written(tmp_path: Path) -> Path:
     [
         (lambda d: d.update(version=2), 'version is 2; this release reads version 1'),
         (lambda d: d.pop('backbone'), "unknown kind of backbone 'None'"),
-        (lambda d: d.pop('resolutions'), '"resolutions" must be a list'),
+        (lambda d: d.pop('resolutions'), '"resolutions" must be an ascending list'),
         (lambda d: d.pop('factors'), "is damaged: KeyError: 'factors'"),
         (lambda d: d['factors'].pop(), '"factors" must contain'),
         (lambda d: d['factors'].insert(0, -1.0), '"factors" must contain'),
