@@ -103,7 +103,7 @@ def test_entries_that_are_not_files_are_named_and_never_opened(
         'cat/link.jpg'
     ]
     assert len(files) == 4 + 5 + 4
-    assert '5 entries are ignored' in caplog.text
+    assert 'only files and links to files are read (5)' in caplog.text
     for name in ('pipe.jpg', 'device.jpg', 'nothing.jpg', 'itself.jpg', 'more'):
         assert f'cat/{name}' in caplog.text
 

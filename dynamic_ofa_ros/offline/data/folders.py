@@ -60,8 +60,7 @@ class Listing:
         """Log the number and the names of everything except images."""
         if self.not_files:
             logger.warning(
-                '%s: %d entries are ignored, because they are links to folders or to nothing, or '
-                'not files: %s',
+                '%s: ignored, because only files and links to files are read (%d): %s',
                 printable(root),
                 len(self.not_files),
                 some([printable(entry.relative_to(root)) for entry in self.not_files]),
