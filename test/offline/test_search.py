@@ -398,7 +398,6 @@ def test_the_command_uses_constraints_and_a_warm_start(
             'does not name its backbone; give --w',
         ),
         (['--max-parameters', '1e9', '--width-mult', '1'], 'give --classes to count MACs or'),
-        (['--max-macs', '1e9', *BACKBONE, '--classes', '0'], '--classes is 0; give a positive'),
         (['--limit-ms', 'nan'], 'a latency limit is nan ms; give a positive number'),
         (['--limit-ms', '3'], 'at most 3 ms of latency; the nearest one has 1'),
         (['--warm-start', 'nowhere.json'], 'nowhere.json cannot be read'),
@@ -416,6 +415,15 @@ def test_the_command_explains_errors(
 ) -> None:
     assert main([*tables(), *options]) == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('option', ['--classes', '--evaluations'])
+def test_the_command_explains_numbers_that_are_too_small(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([*tables(), option, '0'])
+    assert f"{option}: is '0'; give a whole number, 1 or more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(('limit_ms', 'min_accuracy'), [(25.0, 0.75), (17.0, 0.77)])
