@@ -96,17 +96,20 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: Path, error: Exception) -> Iterator[None]:
-    """Hold the lock file `path`; raise `error` if another process holds it.
+def locked(folder: Path, error: Exception) -> Iterator[None]:
+    """Lock an existing folder; raise `error` if another process has locked it.
 
     The operating system releases the lock when the process ends.
     """
-    with path.open('a') as file:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise error from None
         yield
+    finally:
+        os.close(descriptor)
 
 
 def problem_of(error: Exception) -> str:

@@ -22,7 +22,7 @@ from dynamic_ofa_ros.files import locked, naming, write_text_atomically
 
 logger = logging.getLogger(__name__)
 
-TIMES_FILE, LOCK_FILE = 'times.json', 'lock'
+TIMES_FILE = 'times.json'
 DIGEST_DIGITS = 12
 
 
@@ -40,7 +40,7 @@ class WorkFolder:
         if self.is_kept:
             yield
             return
-        with locked(self.folder / LOCK_FILE, error):
+        with locked(self.folder, error):
             for torn in self.folder.glob('.*.partial'):
                 torn.unlink(missing_ok=True)
             yield

@@ -111,4 +111,4 @@ def test_a_full_disk_is_explained(
     monkeypatch.setattr(torch, 'save', save)
     assert main(arguments) == 2
     assert 'checkpoint.pt cannot be written, with' in capsys.readouterr().err
-    assert not list(output.glob('.*.partial')), 'no partial files remain'
+    assert not list(output.glob('.*')), 'no partial files remain'

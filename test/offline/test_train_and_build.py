@@ -343,10 +343,10 @@ def test_two_trainings_cannot_share_a_folder(
 ) -> None:
     arguments = [*TRAIN, '--data', str(photos), '--output', str(tmp_path)]
     (tmp_path / '.train-60.npy.of_a_killed_run.partial').touch()
-    with locked(tmp_path / '.lock', AssertionError()):
+    with locked(tmp_path, AssertionError()):
         assert main(arguments) == 2
     assert 'another process trains in' in capsys.readouterr().err
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 1
     torch.save([1], tmp_path / 'checkpoint.pt')
     assert main(arguments) == 2
     assert 'by another version of this package' in capsys.readouterr().err
@@ -359,7 +359,7 @@ def test_two_builds_cannot_share_an_output(
     (tmp_path / '.mine.build').mkdir()
     (tmp_path / '.mine.build' / '.written.now.partial').touch()
     arguments = ['--backbone', str(run), '--data', str(photos), '--output', str(tmp_path / 'mine')]
-    with locked(tmp_path / '.mine.build' / 'lock', AssertionError()):
+    with locked(tmp_path / '.mine.build', AssertionError()):
         assert main(['build', *arguments]) == 2
     assert 'another process builds' in capsys.readouterr().err
     assert (tmp_path / '.mine.build' / '.written.now.partial').exists()

@@ -81,8 +81,6 @@ from dynamic_ofa_ros.supernet.trained import (
 
 logger = logging.getLogger(__name__)
 
-LOCK_FILE = '.lock'
-
 # Images are stored larger than the largest resolution, so that random crops lose no detail.
 STORE_MARGIN = 1.25
 # Maximum fraction of free disk and memory for a store. The images of a larger dataset are decoded
@@ -174,7 +172,7 @@ def _train(request: TrainingRequest, directory: Path, device: str, world: World)
     busy = CheckpointError(
         f'another process trains in {printable(directory)}: wait for it, or choose another folder'
     )
-    with locked(directory / LOCK_FILE, busy):
+    with locked(directory, busy):
         for torn in directory.glob('.*.partial'):  # of a killed run; a store can be large
             torn.unlink()
         return _run(request, directory, device, world, start, training, held_out)
