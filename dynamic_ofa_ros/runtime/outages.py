@@ -16,7 +16,6 @@ LEVEL_WAIT = 2
 """Failed levels are excluded for this multiple of the wait of their excluded platform, so that
 other levels are tried before them."""
 
-
 WORKING_WAITS = 10
 """An outage is forgotten after the option has worked for this multiple of its wait."""
 

@@ -27,12 +27,7 @@ import torch
 from torch import nn
 
 from dynamic_ofa_ros.errors import CheckpointError
-from dynamic_ofa_ros.family import (
-    BACKBONE_FILE,
-    BackboneSpec,
-    Preprocessing,
-    sha256_of,
-)
+from dynamic_ofa_ros.family import BACKBONE_FILE, BackboneSpec, Preprocessing, sha256_of
 from dynamic_ofa_ros.files import locked, naming, printable
 from dynamic_ofa_ros.offline.accuracy.evaluation import (
     Evaluator,
