@@ -33,7 +33,7 @@ from vision_msgs.msg import Classification, LabelInfo, VisionInfo
 from dynamic_ofa_ros.errors import DynamicOfaError
 from dynamic_ofa_ros.files import problem_of
 from dynamic_ofa_ros.msg import ActiveLevel, Constraints, LevelArray, Telemetry
-from dynamic_ofa_ros.nodes import conversions, parameter_table, parameters, qos
+from dynamic_ofa_ros.nodes import conversions, parameters, qos
 from dynamic_ofa_ros.nodes.bond import Bond
 from dynamic_ofa_ros.nodes.collective import Collective
 from dynamic_ofa_ros.nodes.debug_image import DebugImage
@@ -140,7 +140,6 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         self._transitions = threading.Thread(
             target=self._run_transitions, name='transitions', daemon=True
         )
-        parameter_table.warn_of_unknown(self)
 
     def _create_topics(self) -> None:
         self._classification_pub = self.create_publisher(

@@ -203,8 +203,6 @@ def warn_of_unknown(node: Any) -> None:
     given = getattr(node, '_parameter_overrides', {})
     known = list(node.get_parameters_by_prefix(''))
     for name in sorted(set(given) - set(known)):
-        if name.startswith('qos_overrides.'):
-            continue
         close = difflib.get_close_matches(name, known, n=1)
         hint = f'; did you mean {close[0]}?' if close else ''
         node.get_logger().warning(f'unknown parameter {name} is ignored{hint}')

@@ -140,6 +140,37 @@ def test_bad_ros_arguments_are_refused(capfd):
     assert '/nowhere/at/all.yaml' in ''.join(capfd.readouterr())
 
 
+@pytest.mark.parametrize(
+    ('arguments', 'sentence'),
+    [
+        (['-p', 'family'], 'unknown arguments: -p family; write, for example: --ros-args -p NAME'),
+        (['--ros-args', '--help'], "unknown arguments after --ros-args: ['--help']; write, for"),
+        (
+            ['--ros-args', '-p', 'use_sim_time:=often'],
+            "Trying to set parameter 'use_sim_time' to 'often' of type 'STRING', expecting",
+        ),
+        (
+            ['--ros-args', '-r', f'__node:={"x" * 300}'],
+            "invalid node name: node name length should not exceed '255'",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings('ignore:Failed to fini rosout publisher')
+def test_arguments_that_no_node_can_use_are_one_line(arguments, sentence, capfd):
+    assert run('waiting', lambda: Waiting(NodeFinished()), ['waiting', *arguments]) == 2
+    printed = ''.join(capfd.readouterr())
+    (line,) = (line for line in printed.splitlines() if sentence in line)
+    assert '/src/' not in line
+    assert 'Traceback' not in printed
+
+
+def test_an_unknown_parameter_of_any_node_is_warned_of(capfd):
+    arguments = ['waiting', '--ros-args', '-p', 'use_simtime:=true']
+    assert run('waiting', lambda: Waiting(NodeFinished()), arguments) == 0
+    warning = 'unknown parameter use_simtime is ignored; did you mean use_sim_time?'
+    assert warning in ''.join(capfd.readouterr())
+
+
 def test_logging_goes_through_the_node(domain, capfd):
     forwarder = forward_logging(domain.node)
     try:
