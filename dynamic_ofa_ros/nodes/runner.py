@@ -22,7 +22,7 @@ from rclpy.utilities import remove_ros_args
 from dynamic_ofa_ros.errors import DynamicOfaError
 from dynamic_ofa_ros.files import problem_of
 from dynamic_ofa_ros.nodes.executors import NodeExecutor
-from dynamic_ofa_ros.nodes.parameter_table import warn_of_unknown
+from dynamic_ofa_ros.nodes.parameter_table import reject_unknown_types, warn_of_unknown
 
 EXIT_BAD_INPUT = 2
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -99,6 +99,7 @@ def _run(
         executor = create_executor()
         node = create()
         warn_of_unknown(node)
+        reject_unknown_types(node)
         executor.add_node(node)
         node.start()
         # On a signal, rclpy's handler wakes the executor; without it, the next callback does.
