@@ -98,16 +98,35 @@ def test_a_failed_build_leaves_nothing_behind(tmp_path):
     assert (cache.folder('onnx', '1', Builder()) / 'file').read_text() == 'contents'
 
 
-def test_a_temporary_folder_replaces_a_read_only_cache_with_a_note(tmp_path):
+def test_a_temporary_folder_replaces_a_read_only_cache_with_a_note(tmp_path, caplog):
     obstacle = tmp_path / 'cache'
     obstacle.write_text('a file where a folder should be')
     cache = cache_at(obstacle)
     assert (cache.folder('onnx', '1', Builder()) / 'file').read_text() == 'contents'
     assert cache.write_text('choice.json', '{"a": 1}').is_file()
     assert cache.read_json('choice.json') == {'a': 1}
+    assert 'damaged' not in caplog.text
     assert len(cache.notes) == 1
     assert 'cannot be written' in cache.notes[0]
     assert 'DYNAMIC_OFA_CACHE' in cache.notes[0]
+
+
+def test_a_build_that_needs_another_folder_survives_a_full_disk(tmp_path):
+    cache = cache_at(tmp_path)
+
+    def on_full_disk(folder: Path) -> None:
+        if folder.is_relative_to(tmp_path / 'my-family-0123456789abcdef'):
+            raise OSError(28, 'No space left on device')
+        Builder()(folder)
+
+    def build(folder: Path) -> None:
+        cache.folder('inner', '1', on_full_disk)
+        on_full_disk(folder)
+
+    assert (cache.folder('outer', '1', build) / 'file').read_text() == 'contents'
+    assert (cache.folder('inner', '1', on_full_disk) / 'file').read_text() == 'contents'
+    assert len(cache.notes) == 1
+    assert 'No space left on device' in cache.notes[0]
 
 
 def test_a_complete_read_only_cache_is_used(tmp_path, monkeypatch):
