@@ -145,6 +145,8 @@ def _build_folder(root: Path, name: str, version: str, build: Callable[[Path], N
     with _locked(root / f'.{name}.lock'):
         if _is_intact(target, version):  # built by another process in the meantime
             return target
+        for stale in root.glob(f'.{name}.*.partial'):  # of a process that was killed
+            shutil.rmtree(stale, ignore_errors=True)
         partial = Path(tempfile.mkdtemp(prefix=f'.{name}.', suffix='.partial', dir=root))
         try:
             build(partial)

@@ -3,9 +3,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import rclpy
 from rclpy.node import Node
@@ -122,6 +124,32 @@ def test_an_error_of_the_file_system_is_one_line(path, sentence, capfd):
     def create():
         Path(path).expanduser().stat()
 
+    assert run('waiting', create, ['waiting']) == 2
+    printed = ''.join(capfd.readouterr()).strip()
+    assert len(printed.splitlines()) == 1
+    assert sentence in printed
+
+
+def too_large_a_thread():
+    size = threading.stack_size(2**45)
+    try:
+        threading.Thread(target=print).start()
+    finally:
+        threading.stack_size(size)
+
+
+def too_large_an_array():
+    np.empty(2**45)
+
+
+@pytest.mark.parametrize(
+    ('create', 'sentence'),
+    [
+        (too_large_a_thread, 'no thread can be started: raise the limits of memory and threads'),
+        (too_large_an_array, 'there is not enough memory'),
+    ],
+)
+def test_a_limit_of_the_system_is_one_line(create, sentence, capfd):
     assert run('waiting', create, ['waiting']) == 2
     printed = ''.join(capfd.readouterr()).strip()
     assert len(printed.splitlines()) == 1

@@ -98,6 +98,23 @@ def test_a_failed_build_leaves_nothing_behind(tmp_path):
     assert (cache.folder('onnx', '1', Builder()) / 'file').read_text() == 'contents'
 
 
+def test_the_next_build_removes_what_a_killed_one_left_behind(tmp_path):
+    cache = cache_at(tmp_path)
+    code = (
+        'import os, sys\n'
+        'from pathlib import Path\n'
+        'from types import SimpleNamespace\n'
+        'from dynamic_ofa_ros.runtime.build_cache import BuildCache\n'
+        'family = SimpleNamespace(name="my family", checksum="0123456789abcdef" * 4)\n'
+        'BuildCache(family, Path(sys.argv[1])).folder("onnx", "1", lambda folder: os._exit(9))\n'
+    )
+    command = [sys.executable, '-c', code, str(tmp_path)]
+    assert subprocess.run(command, timeout=DEADLINE_S, check=False).returncode == 9
+    assert len(list(cache.directory.glob('.onnx.*.partial'))) == 1
+    cache.folder('onnx', '1', Builder())
+    assert sorted(p.name for p in cache.directory.iterdir()) == ['.onnx.lock', 'onnx']
+
+
 def test_a_temporary_folder_replaces_a_read_only_cache_with_a_note(tmp_path, caplog):
     obstacle = tmp_path / 'cache'
     obstacle.write_text('a file where a folder should be')
