@@ -113,6 +113,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         self._last_telemetry: FrameTelemetry | None = None
         self._last_telemetry_s = -math.inf
         self._inference_error = ''
+        self._rejection = ''
         self._rejected_constraints = 0
         self._alone_s = time.monotonic()
         self._message_source = ''
@@ -459,6 +460,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
             dropped_age_ms=worker.dropped_age_ms,
             max_frame_age_ms=worker.settings.max_frame_age_ms,
             rejected=worker.rejected.snapshot(),
+            rejection=self._rejection,
             failed_frames=worker.failed_frames,
             inference_error=self._inference_error,
             rejected_constraints=self._rejected_constraints,
@@ -498,6 +500,8 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
     def _on_error(self, frame: Frame, error: Exception, cause: str) -> None:
         if cause in ('inference', 'internal'):
             self._inference_error = str(error)
+        else:
+            self._rejection = str(error)
         if self._throttle.passes(f'error {cause}'):
             self.get_logger().error(f'image not classified ({cause}): {error}')
 
