@@ -199,6 +199,9 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
 
     def start(self) -> None:
         """Accept transitions; with `autostart`, configure and activate the node."""
+        if not self._is_autostarting:
+            command = f'ros2 lifecycle set {self.get_fully_qualified_name()} configure'
+            self.get_logger().info(f'waiting for a lifecycle manager, or for: {command}')
         self._debug_image.start()
         self._transitions.start()
 

@@ -259,6 +259,8 @@ def test_an_unknown_parameter_is_warned_of(domain, family, parameter, arguments,
     )
     warning = f'unknown parameter {parameter} is ignored; did you mean {meant}?'
     domain.wait_until(lambda: warning in node.output(), 'the warning')
+    hint = 'waiting for a lifecycle manager, or for: ros2 lifecycle set /typo/classifier configure'
+    domain.wait_until(lambda: hint in node.output(), 'the hint')
     assert node.stop() == 0, node.output()
 
 
