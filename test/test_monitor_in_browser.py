@@ -223,10 +223,7 @@ def test_picture_numbers_and_lost_images_are_shown(page):
     expect(found.locator('[data-count=sequence] td').last).to_have_text(re.compile(r'^[\d,]+$'))
     expect(found.locator('.ladder tbody tr')).to_have_count(8)
     expect(found.locator('.ladder tr.active td').last).to_have_text(re.compile(r'^[\d.]+ ms$'))
-    is_drawn = found.locator('canvas.latency').evaluate(
-        'c => c.getContext("2d").getImageData(0, 0, c.width, c.height).data.some(v => v > 0)'
-    )
-    assert is_drawn
+    assert is_drawn(found.locator('canvas.latency'))
 
 
 def test_two_classifiers_are_side_by_side_and_set_independently(page, session, pictures):
@@ -256,6 +253,25 @@ def test_the_page_fits_every_screen_width(page, size):
     section(page, '/classifier')
     page.get_by_text('More parameters').first.click()
     assert page.evaluate('document.documentElement.scrollWidth') <= size['width']
+
+
+def is_drawn(canvas):
+    return canvas.evaluate(
+        'c => c.getContext("2d").getImageData(0, 0, c.width, c.height).data.some(v => v > 0)'
+    )
+
+
+def test_charts_are_drawn_only_while_they_are_in_the_window(page):
+    page.set_viewport_size(PHONE)
+    page.reload()
+    charts = [
+        section(page, name).locator('canvas.latency')
+        for name in ('/classifier', '/second/classifier')
+    ]
+    wait_on_page(page, lambda: is_drawn(charts[0]), 'the first chart')
+    assert not is_drawn(charts[1])
+    charts[1].scroll_into_view_if_needed()
+    wait_on_page(page, lambda: is_drawn(charts[1]), 'the second chart')
 
 
 def test_the_page_is_readable_on_a_phone(page, pictures):

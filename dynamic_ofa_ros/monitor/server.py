@@ -278,8 +278,9 @@ class PageSocket(GuardedHandler, WebSocketHandler):
         """Send the news, unless the previous update is still being sent."""
         if self._sending is not None and not self._sending.done():
             return
-        self._send({'classifiers': self.server.records.update(self._cursor)})
-        for picture, answers in self.server.records.pictures(self._last_picture):
+        records = self.server.records
+        self._send({'classifiers': records.update(self._cursor), 'left_out': records.left_out})
+        for picture, answers in records.pictures(self._last_picture):
             self._last_picture = picture.number
             text = json.dumps(answers, allow_nan=False).encode()
             self._write(len(text).to_bytes(2, 'big') + text + picture.jpeg, is_binary=True)
