@@ -295,6 +295,21 @@ def test_images_are_received_only_while_a_page_is_open(browser, url, session):
     session.wait_until(lambda: 'monitor' not in subscribers(session), 'no subscription again')
 
 
+def test_missing_classifiers_are_mentioned_only_by_a_connected_page(browser, url):
+    page = browser.new_page()
+    page.add_init_script('window.WebSocket = class {};')
+    page.goto(url)
+    empty, surplus = page.get_by_text('No classifier found yet'), page.locator('#surplus')
+    expect(page.locator('#connection')).to_have_text('connecting')
+    expect(empty).to_be_hidden()
+    page.evaluate('take({ classifiers: [], left_out: 0 })')
+    expect(empty).to_be_visible()
+    expect(surplus).to_be_hidden()
+    page.evaluate('take({ classifiers: [], left_out: 3 })')
+    expect(surplus).to_have_text('3 more classifiers are not shown.')
+    page.close()
+
+
 class Hello(http.server.BaseHTTPRequestHandler):
     """The page of another program."""
 
