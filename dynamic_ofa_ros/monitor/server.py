@@ -194,7 +194,11 @@ class GuardedHandler(RequestHandler):
     def prepare(self) -> None:
         """Reject foreign host names and wrong tokens."""
         if not self.server.access.accepts_host(self.request.host):
-            self.refuse(f'the host name {self.request.host[:80]!r} is not that of this machine')
+            name = self.request.host[:40]
+            self.refuse(
+                f'the host name {name!r} is not that of this machine: '
+                'use an SSH tunnel, or set address'
+            )
         if not self.has_token():
             self.refuse('the token is missing or wrong; open the address that monitor_node logs')
 

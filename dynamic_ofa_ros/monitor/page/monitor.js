@@ -130,7 +130,7 @@ class View {
     const late = timed.length ? timed.filter((f) => f[total] > f[columns.max_latency_ms]).length / timed.length : NaN;
     this.drawState(latest, silent, late);
     setText(this.find('.scope'), `${this.scope.words}, ms`);
-    setText(this.find('.waiting'), this.imageTopic ? `waiting for ${this.imageTopic}` : 'not subscribed to images');
+    setText(this.find('.waiting'), this.imageTopic ? `waiting for ${this.imageTopic}` : 'not active: it does not subscribe to images');
     if (!latest) return;
     this.tile('level', latest.level, `of ${latest.level_count}`);
     this.tile('accuracy', percent(latest.level_accuracy), '%');
