@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
+from figure_texts import texts
 from reference import reference_file
 
 from dynamic_ofa_ros.cli.main import main
@@ -47,7 +48,7 @@ def test_the_family_of_our_search_lies_on_the_front_of_all_that_is_known(
     best = [everything[index] for index in front(*zip(*everything, strict=True))]
     assert set(ours.family) <= set(best)
     assert ours.offset_ms == pytest.approx(11.2, abs=0.1)
-    caption = ' '.join(t.get_text() for t in draw_figure_3(read_published_curves(), ours).texts)
+    caption = ' '.join(texts(draw_figure_3(read_published_curves(), ours)))
     assert '11.2 + 1.66 x sum' in ' '.join(caption.split())
 
 
