@@ -1,4 +1,4 @@
-"""Classify a camera stream with whichever sub-network of an OFA supernet fits the moment."""
+"""Classify camera images with sub-networks of a Once-for-all supernet, chosen at run time."""
 
 import pkgutil
 import sys

@@ -47,10 +47,10 @@ NODE = ('numpy', 'yaml', 'cv2', 'rclpy', *_MESSAGES, 'dynamic_ofa_ros.msg')
 """Modules that every node imports."""
 
 MONITOR = ('tornado',)
-"""What monitor_node imports beside."""
+"""Further modules that monitor_node imports."""
 
 _NOT_IMPORTED = {'openvino': 'openvino.tools.ovc'}
-"""Modules that a package imports although it can do without: OpenVINO's model converter takes 0.1
+"""Modules that a package imports but does not need: OpenVINO's model converter takes 0.1
 seconds to import and sends usage data to Intel."""
 
 

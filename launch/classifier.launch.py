@@ -56,7 +56,7 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             'params_file',
             default_value=str(config / 'classifier.yaml'),
-            description='Parameters of the classifier; the arguments below override it.',
+            description='Parameter file of the classifier; the arguments below override it.',
         ),
         DeclareLaunchArgument(
             'family',

@@ -30,12 +30,15 @@ def write_bag(
     storage: str = 'mcap',
     compression: CompressionMode = CompressionMode.NONE,
 ) -> Path:
-    """Write (topic, message, time of its recording in ns) into a new bag; return the folder."""
+    """Write (topic, message, time of its recording in ns) into a new bag, in order of time.
+
+    Return the folder.
+    """
     writer = Writer(folder, version=BAG_VERSION, storage_plugin=StoragePlugin[storage.upper()])
     writer.set_compression(compression, CompressionFormat.ZSTD)
     connections: dict[str, Any] = {}
     with writer:
-        for topic, message, time_ns in messages:
+        for topic, message, time_ns in sorted(messages, key=lambda item: item[2]):
             if topic not in connections:
                 package, kind = type(message).__module__.split('.')[0], type(message).__name__
                 name = f'{package}/msg/{kind}'

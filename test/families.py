@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,6 +94,22 @@ def _architecture(
         else:
             values += [genes.choices[round(share * (len(genes.choices) - 1))]] * genes.count
     return space.assemble(values)
+
+
+def make_random_backbone(folder: Path, classes: Sequence[str], *, seed: int = 1) -> Path:
+    """Write a tiny backbone whose sub-networks differ clearly; return its folder."""
+    import torch
+
+    from dynamic_ofa_ros.family import BackboneSpec, Preprocessing
+    from dynamic_ofa_ros.supernet.network import build_supernet
+    from dynamic_ofa_ros.supernet.trained import TrainedBackbone
+
+    spec = BackboneSpec('tiny', 'ofa_mobilenetv3', 0.1, len(classes))
+    supernet = build_supernet(spec).eval()
+    randomise(supernet, torch.Generator().manual_seed(seed))
+    folder.mkdir()
+    TrainedBackbone(folder, spec, Preprocessing(), tuple(classes), (32, 48), {}).save(supernet)
+    return folder
 
 
 def randomise(module: object, generator: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -32,10 +33,23 @@ def write_image(path: Path, image: np.ndarray) -> None:
     path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())
 
 
-def write_hues(root: Path, images: int, seed: int = 1) -> Path:
-    """Write three easy classes by hue, so many JPEGs each, into folders of `root`; return it."""
+def write_noise(
+    root: Path, names: Sequence[str], images: int, *, suffix: str = '.png', seed: int = 1
+) -> Path:
+    """Write images of noise, so many for each class, into folders of `root`; return it."""
     rng = np.random.default_rng(seed)
-    for label, name in enumerate(HUES):
+    for name in names:
+        (root / name).mkdir(parents=True)
+        for index in range(images):
+            image = rng.integers(0, 255, (40, 52, 3)).astype(np.uint8)
+            write_image(root / name / f'{index:02}{suffix}', image)
+    return root
+
+
+def write_hues(root: Path, images: int, *, names: Sequence[str] = HUES, seed: int = 1) -> Path:
+    """Write easy classes by hue, so many JPEGs each, into folders of `root`; return it."""
+    rng = np.random.default_rng(seed)
+    for label, name in enumerate(names):
         (root / name).mkdir(parents=True)
         for index in range(images):
             image = rng.integers(0, 90, (40, 52, 3)).astype(np.uint8)

@@ -78,6 +78,14 @@ class Ros:
             command += ['-p', f'{name}:={text}']
         return self._start(module, [*command, *arguments], is_in_background)
 
+    def start_classifier(self, family: Path, namespace: str = '', **parameters: Any) -> Program:
+        """Start a classifier on the CPU with ONNX Runtime, in a namespace without slashes."""
+        return self.start(
+            'classifier_node',
+            {'family': family, 'engine': 'onnxruntime', 'device': 'cpu', **parameters},
+            arguments=('-r', f'__ns:=/{namespace}'),
+        )
+
     def record(self, folder: Path) -> Program:
         """Start to record all topics into a bag, by rosbag2 where there is one; stop it to end."""
         ours = [sys.executable, '-m', 'dynamic_ofa_ros.cli.main', 'ros']

@@ -35,15 +35,8 @@ class Pair:
             self.switches[name] = session.listen(ActiveLevel, f'{node}/active_level', qos.LATCHED)
             self._levels[name] = session.listen(LevelArray, f'{node}/levels', qos.LATCHED)
             self._images[name] = session.node.create_publisher(Image, f'/{name}/image_raw', 5)
-            self.processes[name] = session.start(
-                'classifier_node',
-                {
-                    'family': family,
-                    'engine': 'onnxruntime',
-                    'device': 'cpu',
-                    'manager.coordination': 'collective',
-                },
-                arguments=('-r', f'__ns:=/{name}'),
+            self.processes[name] = session.start_classifier(
+                family, name, **{'manager.coordination': 'collective'}
             )
             # One after the other, so that the second one uses the engines of the first.
             session.wait_until(

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from benchmarks import tables
 from dynamic_ofa_ros.cli import main as cli
@@ -94,16 +92,6 @@ def parameter_problems(text: str) -> list[str]:
     ]
 
 
-def property_names(schema: Any) -> set[str]:
-    """Return the names of the properties that a JSON schema defines, at any depth."""
-    if isinstance(schema, list):
-        return set().union(*map(property_names, schema))
-    if not isinstance(schema, dict):
-        return set()
-    named = schema['properties'] if isinstance(schema.get('properties'), dict) else {}
-    return set(named).union(*map(property_names, schema.values()))
-
-
 @documents
 def test_commands_exist(path, capsys):
     lines = code(path.read_text(encoding='utf-8'))
@@ -164,12 +152,6 @@ def test_wrong_parameters_and_links_are_found():
     assert link_problem(ROOT / 'README.md', 'docs/router.md')
     assert link_problem(ROOT / 'README.md', 'docs/install.md#no-such-heading')
     assert not link_problem(ROOT / 'README.md', 'docs/install.md#a-jetson')
-
-
-def test_the_keys_of_scenarios_are_explained():
-    schema = (ROOT / 'config' / 'scenario_schema.yaml').read_text(encoding='utf-8')
-    text = (ROOT / 'docs' / 'simulation.md').read_text(encoding='utf-8')
-    assert [key for key in property_names(yaml.safe_load(schema)) if f'`{key}`' not in text] == []
 
 
 @documents

@@ -66,11 +66,7 @@ class System:
         self.diagnostics = session.listen(DiagnosticArray, '/diagnostics', 50)
         self.images = session.node.create_publisher(Image, '/robot/image_raw', 10)
         self.constraints = session.node.create_publisher(Constraints, f'{NODE}/constraints', 1)
-        self.classifier = session.start(
-            'classifier_node',
-            {'family': family, 'engine': 'onnxruntime', 'device': 'cpu'},
-            arguments=IN_NAMESPACE,
-        )
+        self.classifier = session.start_classifier(family, 'robot')
         session.wait_until(lambda: self.levels.last, 'the levels', START_TIMEOUT_S)
         session.wait_until(
             lambda: self.images.get_subscription_count() == 1, 'the image subscription'

@@ -223,10 +223,7 @@ def test_picture_numbers_and_lost_images_are_shown(page):
     expect(found.locator('[data-count=sequence] td').last).to_have_text(re.compile(r'^[\d,]+$'))
     expect(found.locator('.ladder tbody tr')).to_have_count(8)
     expect(found.locator('.ladder tr.active td').last).to_have_text(re.compile(r'^[\d.]+ ms$'))
-    is_drawn = found.locator('canvas.latency').evaluate(
-        'c => c.getContext("2d").getImageData(0, 0, c.width, c.height).data.some(v => v > 0)'
-    )
-    assert is_drawn
+    assert is_drawn(found.locator('canvas.latency'))
 
 
 def test_two_classifiers_are_side_by_side_and_set_independently(page, session, pictures):
@@ -258,6 +255,25 @@ def test_the_page_fits_every_screen_width(page, size):
     assert page.evaluate('document.documentElement.scrollWidth') <= size['width']
 
 
+def is_drawn(canvas):
+    return canvas.evaluate(
+        'c => c.getContext("2d").getImageData(0, 0, c.width, c.height).data.some(v => v > 0)'
+    )
+
+
+def test_charts_are_drawn_only_while_they_are_in_the_window(page):
+    page.set_viewport_size(PHONE)
+    page.reload()
+    charts = [
+        section(page, name).locator('canvas.latency')
+        for name in ('/classifier', '/second/classifier')
+    ]
+    wait_on_page(page, lambda: is_drawn(charts[0]), 'the first chart')
+    assert not is_drawn(charts[1])
+    charts[1].scroll_into_view_if_needed()
+    wait_on_page(page, lambda: is_drawn(charts[1]), 'the second chart')
+
+
 def test_the_page_is_readable_on_a_phone(page, pictures):
     page.set_viewport_size(PHONE)
     found = section(page, '/classifier')
@@ -277,6 +293,21 @@ def test_images_are_received_only_while_a_page_is_open(browser, url, session):
     session.wait_until(lambda: subscribers(session).count('monitor') == 1, 'one per camera')
     page.close()
     session.wait_until(lambda: 'monitor' not in subscribers(session), 'no subscription again')
+
+
+def test_missing_classifiers_are_mentioned_only_by_a_connected_page(browser, url):
+    page = browser.new_page()
+    page.add_init_script('window.WebSocket = class {};')
+    page.goto(url)
+    empty, surplus = page.get_by_text('No classifier found yet'), page.locator('#surplus')
+    expect(page.locator('#connection')).to_have_text('connecting')
+    expect(empty).to_be_hidden()
+    page.evaluate('take({ classifiers: [], left_out: 0 })')
+    expect(empty).to_be_visible()
+    expect(surplus).to_be_hidden()
+    page.evaluate('take({ classifiers: [], left_out: 3 })')
+    expect(surplus).to_have_text('3 more classifiers are not shown.')
+    page.close()
 
 
 class Hello(http.server.BaseHTTPRequestHandler):

@@ -105,9 +105,7 @@ def test_accuracy_of_the_node_is_the_accuracy_offline(
         labels = session.listen(Classification, 'classification', ALL)
         truths = session.listen(Classification, 'ground_truth', ALL)
         levels = session.listen(LevelArray, 'classifier/levels', qos.LATCHED)
-        session.start(
-            'classifier_node', {'family': family, 'engine': 'onnxruntime', 'device': 'cpu'}
-        )
+        session.start_classifier(family)
         session.wait_until(lambda: levels.last, 'the levels', START_TIMEOUT_S)
         camera = session.start(
             'camera_node',
@@ -137,9 +135,7 @@ def test_a_limit_is_met_under_contention(photographs: Path, tmp_path: Path) -> N
     family = make_random_family(tmp_path / 'family', levels=3, classes=10)
     with ros(tmp_path) as session:
         levels = session.listen(LevelArray, 'classifier/levels', qos.LATCHED)
-        session.start(
-            'classifier_node', {'family': family, 'engine': 'onnxruntime', 'device': 'cpu'}
-        )
+        session.start_classifier(family)
         session.wait_until(lambda: levels.last, 'the levels', START_TIMEOUT_S)
         check_a_limit_under_contention(session, photographs, levels.last.levels)
 

@@ -1,1 +1,1 @@
-"""The `dynamic-ofa` command: one file a verb."""
+"""The `dynamic-ofa` command: one file per verb."""

@@ -26,7 +26,7 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
 
 
 def not_empty(text: str) -> str:
-    """Return the text; reject an empty one, which a shell makes of an unset variable."""
+    """Return the text; reject an empty text, such as that of an unset shell variable."""
     if not text.strip():
         raise argparse.ArgumentTypeError('is empty; give a name or a folder')
     return text

@@ -30,7 +30,7 @@ UNKNOWN_NODE_NAME = '_NODE_NAME_UNKNOWN_'
 MAX_LABEL_WAIT_S = 0.5
 """Longest time that an image waits for its labels before it is shown."""
 
-MAX_CLASSIFIERS = 16
+MAX_CLASSIFIERS = 32
 FORGET_AFTER_S = 300.0
 """Time after which a classifier that has stopped is removed from the page."""
 
@@ -82,14 +82,16 @@ class Collector:
         """Find new and stopped classifiers, and the topics of the running ones."""
         now_s = time.monotonic()
         found = self._publishers()
+        left_out = set()
         for name, (node_name, namespace, topic, publishers) in found.items():
             watch = self._watches.get(name) or self._add(name)
             if watch is None:
-                self._leave_out(name)
+                left_out.add(name)
                 continue
             watch.seen_s = now_s
             self._mark_alive(watch, publishers)
             self._connect(watch, node_name, namespace, topic)
+        self._leave_out(left_out)
         for name, watch in list(self._watches.items()):
             if name not in found:
                 with self._records.lock:
@@ -124,17 +126,17 @@ class Collector:
             if not gone:
                 return None
             self._remove(min(gone, key=lambda n: self._watches[n].seen_s))
-        self._left_out.discard(name)
         watch = self._watches[name] = Watch(self._node, self._records, self._records.create(name))
         self._node.get_logger().info(f'found classifier {name}')
         return watch
 
-    def _leave_out(self, name: str) -> None:
-        if name not in self._left_out:
-            self._left_out.add(name)
+    def _leave_out(self, names: set[str]) -> None:
+        for name in sorted(names - self._left_out):
             self._node.get_logger().warning(
-                f'classifier {name} is not shown, because {MAX_CLASSIFIERS} others are'
+                f'classifier {name} is not shown: the page shows at most {MAX_CLASSIFIERS}'
             )
+        self._left_out = names
+        self._records.left_out = len(names)
 
     def _remove(self, name: str) -> None:
         self._watches.pop(name).close()

@@ -187,10 +187,14 @@ class Record:
 
 
 class Records:
-    """The records of all classifiers, by name. Hold `lock` while using a record."""
+    """The records of all classifiers, by name. Hold `lock` while using a record.
+
+    left_out: number of further classifiers, which have no record.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
+        self.left_out = 0
         self._records: dict[str, Record] = {}
         self._pictures: dict[str, Picture] = {}
         self._picture_count = 0

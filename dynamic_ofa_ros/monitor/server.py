@@ -194,7 +194,11 @@ class GuardedHandler(RequestHandler):
     def prepare(self) -> None:
         """Reject foreign host names and wrong tokens."""
         if not self.server.access.accepts_host(self.request.host):
-            self.refuse(f'the host name {self.request.host[:80]!r} is not that of this machine')
+            name = self.request.host[:40]
+            self.refuse(
+                f'the host name {name!r} is not that of this machine: '
+                'use an SSH tunnel, or set address'
+            )
         if not self.has_token():
             self.refuse('the token is missing or wrong; open the address that monitor_node logs')
 
@@ -278,8 +282,9 @@ class PageSocket(GuardedHandler, WebSocketHandler):
         """Send the news, unless the previous update is still being sent."""
         if self._sending is not None and not self._sending.done():
             return
-        self._send({'classifiers': self.server.records.update(self._cursor)})
-        for picture, answers in self.server.records.pictures(self._last_picture):
+        records = self.server.records
+        self._send({'classifiers': records.update(self._cursor), 'left_out': records.left_out})
+        for picture, answers in records.pictures(self._last_picture):
             self._last_picture = picture.number
             text = json.dumps(answers, allow_nan=False).encode()
             self._write(len(text).to_bytes(2, 'big') + text + picture.jpeg, is_binary=True)

@@ -1,4 +1,4 @@
-"""What the paper publishes of its levels and of the systems it compares, and what follows."""
+"""The curves that the paper publishes, and values computed from them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class PublishedCurves:
 
 
 def read_published_curves(path: Path | None = None) -> PublishedCurves:
-    """Read the paper's curves; raise FamilyError when the file is not what it should be."""
+    """Read the paper's curves; raise FamilyError if the file is invalid."""
     path = path or share_directory() / 'config' / FILE
     try:
         document = parse_yaml(path, path.read_bytes())
@@ -71,9 +71,9 @@ def read_published_curves(path: Path | None = None) -> PublishedCurves:
 
 
 def speedup(curve: Curve, baseline: Curve) -> float:
-    """Return the most times that `curve` is faster than a point of `baseline` at its top-1.
+    """Return the largest speed-up of `curve` over a point of `baseline` at the same top-1.
 
-    Between levels it is interpolated; points outside its range of top-1 are left out.
+    The curve is interpolated between levels; points outside its range of top-1 are left out.
     """
     latency_ms, top1 = np.array(curve).T
     return max(
@@ -84,9 +84,9 @@ def speedup(curve: Curve, baseline: Curve) -> float:
 
 
 def points_more(curve: Curve, baseline: Curve) -> float:
-    """Return the most points of top-1 that a level of `curve` has above a point of `baseline`.
+    """Return the largest gain of a level of `curve` over a point of `baseline`, points of top-1.
 
-    Levels within SIMILAR of the point's latency count.
+    Only levels whose latency differs by at most SIMILAR from that of the point are compared.
     """
     return max(
         level_top1 - top1

@@ -1,14 +1,14 @@
-"""The paper's figures 2 to 5 and its switching times: published points, and beside them ours.
+"""The paper's figures 2 to 5 and its switching times: published results beside ours.
 
-Ours comes from a search with the authors' latency tables and accuracy predictor, which are not in
-this repository; without the folder of reference data only the published points are drawn.
+Our results come from a search with the authors' latency tables and accuracy predictor, which are
+not in this repository. Without the folder of reference data, only published results are drawn.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynamic_ofa_ros.files import share_directory
-from dynamic_ofa_ros.offline.search.pareto import choose_levels, front
+from dynamic_ofa_ros.offline.search.pareto import choose_levels
 from dynamic_ofa_ros.plotting.family import FRONT, SAMPLED_DOT, draw_curve, finish_axes, log_axis
 from dynamic_ofa_ros.plotting.published_curves import OURS, Curve, PublishedCurves, headline
 from dynamic_ofa_ros.plotting.style import (
@@ -43,11 +43,12 @@ SAMPLES = 1000
 
 @dataclass(frozen=True)
 class Searched:
-    """What our search finds with the authors' table of one device.
+    """The results of our search with the authors' table for one device.
 
-    sampled, found: (x, top-1 in per cent) of random sub-networks and of the front; macs_m: of the
-    front; levels: which of the front are the family. Latencies are corrected by the line
-    `offset_ms + factor * sum`, top-1 by `bias` points, both fitted to the published levels.
+    sampled, found: (latency in ms, top-1 in per cent) of random sub-networks and of the front;
+    macs_m: of the front; levels: indices in the front of the levels of the family. Latencies are
+    corrected by the line `offset_ms + factor * sum`, top-1 by `bias` points, both fitted to the
+    published levels.
     """
 
     sampled: Curve
@@ -65,16 +66,16 @@ class Searched:
 
 
 def reference_directory() -> Path:
-    """Return the folder of reference data: $DYNAMIC_OFA_REFERENCE, else beside the checkout."""
+    """Return the folder of reference data: $DYNAMIC_OFA_REFERENCE, or else beside the checkout."""
     default = share_directory().parent / 'shared' / 'reference'
     return Path(os.environ.get(REFERENCE_VARIABLE) or default).expanduser()
 
 
 def search_as_published(device: str, folder: Path | None = None) -> Searched | None:
-    """Search with the authors' table of `gpu` or `cpu`; None where there is no reference data.
+    """Search with the authors' table for `gpu` or `cpu`; return None without reference data.
 
-    The GPU's latencies are corrected by the six published levels; of the CPU's levels no
-    architecture is known, so sums of the table stay as they are.
+    Latencies on the GPU are corrected by the six published levels. The architectures of the CPU
+    levels are not published, so latencies on the CPU are not corrected.
     """
     from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import read_predictor
     from dynamic_ofa_ros.offline.latency.table import fit_correction, read_table
@@ -109,7 +110,7 @@ def search_as_published(device: str, folder: Path | None = None) -> Searched | N
     objectives = Objectives(
         encoding, table.predict, top1, effects=lambda g: predictor.effects(g, table.space)
     )
-    # Levels are also wanted between and below the limits of the published search.
+    # The family also needs levels between and below the limits of the published search.
     fastest_ms = 0.95 * min(limits_ms)
     limits_ms = [float(ms) for ms in np.geomspace(fastest_ms, 1.05 * max(limits_ms), 20)]
     result = find_front(objectives, limits_ms, EVALUATIONS)
@@ -139,7 +140,7 @@ def search_as_published(device: str, folder: Path | None = None) -> Searched | N
 
 
 def draw_figure_2() -> Figure:
-    """Draw the workflow: what happens offline, the family, what happens at runtime."""
+    """Draw the workflow: offline steps, the family, and the parts that run on the robot."""
     figure = new_figure(3.9)
     axes = figure.add_axes((0.02, 0.12, 0.96, 0.86))
     axes.set_axis_off()
@@ -173,15 +174,15 @@ def draw_figure_2() -> Figure:
         _arrow(axes, steps[first], steps[second])
     draw_caption(
         figure,
-        'As figure 2, drawn anew: dynamic-ofa train or fetch gives the backbone, profile '
-        'and predictor the two predictors, build searches and writes the family, classifier_node '
-        'runs it.',
+        'After figure 2: dynamic-ofa train or fetch makes the backbone, profile and predictor '
+        'make the two predictors, build searches and writes the family, and classifier_node runs '
+        'it.',
     )
     return figure
 
 
 def draw_figure_3(published: PublishedCurves, ours: Searched | None) -> Figure:
-    """Draw sub-networks, their Pareto front and the family on the GPU: published, and ours."""
+    """Draw published and our sub-networks, their Pareto front and the family on the GPU."""
     figure = new_figure(4.2)
     axes = figure.subplots()
     caption = (
@@ -197,7 +198,7 @@ def draw_figure_3(published: PublishedCurves, ours: Searched | None) -> Figure:
         _family(axes, ours.family, 'our family')
         caption += _how(ours)
     else:
-        caption += 'No reference data was found, so nothing of ours is shown. '
+        caption += 'No reference data was found, so our results are not shown. '
     draw_curve(axes, OURS, published.figure_3)
     finish_axes(axes, 'latency [ms]', 'Sub-networks on the GPU, their front and the family')
     axes.legend(loc='lower right', fontsize=TEXT_SIZE, frameon=False)
@@ -206,7 +207,7 @@ def draw_figure_3(published: PublishedCurves, ours: Searched | None) -> Figure:
 
 
 def draw_figure_4(published: PublishedCurves, ours: Mapping[str, Searched | None]) -> Figure:
-    """Draw accuracy against latency on GPU and CPU: the compared systems, and ours."""
+    """Draw accuracy against latency on GPU and CPU, of published systems and our search."""
     figure = new_figure(4.6)
     values = headline(published)
     for axes, device, curves in zip(
@@ -225,14 +226,14 @@ def draw_figure_4(published: PublishedCurves, ours: Mapping[str, Searched | None
         )
     _legend_below(figure)
     caption = (
-        'As figure 4, GPU latencies as in figure 4a. Computed from them, against AutoSlim: '
-        'the most times faster at its top-1 (interpolated), the most points of top-1 above it '
-        'within 5 % of its latency. '
+        'As figure 4, with the GPU latencies of figure 4a. Computed from them, against AutoSlim: '
+        'the largest speed-up at equal top-1 (interpolated), and the largest gain in top-1 at a '
+        'latency that differs by at most 5 %. '
     )
     if ours['cpu'] is not None:
         caption += (
-            'Our CPU latencies are sums of the published table, uncorrected: no architecture of '
-            'the CPU levels was published. '
+            'Our CPU latencies are uncorrected sums of the published table, because the '
+            'architectures of the CPU levels are not published. '
         )
     if ours['gpu'] is not None:
         caption += 'Our GPU latencies are on the scale of figure 3. '
@@ -241,7 +242,7 @@ def draw_figure_4(published: PublishedCurves, ours: Mapping[str, Searched | None
 
 
 def draw_figure_5(published: PublishedCurves, ours: Searched | None) -> Figure:
-    """Draw accuracy against cost: measured sub-networks, the compared systems, and ours."""
+    """Draw accuracy against cost, of measured sub-networks, published systems and our search."""
     figure = new_figure(4.6)
     axes = figure.subplots()
     _dots(axes, published.measured, 'measured (published)')
@@ -263,7 +264,7 @@ def draw_figure_5(published: PublishedCurves, ours: Searched | None) -> Figure:
 
 
 def draw_table_1(published: PublishedCurves, ours_ms: float | None) -> Figure:
-    """Draw the published times of a switch, and what the present machine measured for ours."""
+    """Draw the published times of a switch, and the time that our benchmark measured."""
     figure = new_figure(2.7)
     axes = figure.add_axes((0.05, 0.3, 0.9, 0.65))
     axes.set_axis_off()
@@ -299,18 +300,11 @@ def draw_table_1(published: PublishedCurves, ours_ms: float | None) -> Figure:
 
 
 def measured_switch_ms(folder: Path | None = None) -> float | None:
-    """Return the median of a switch that the checkout's benchmark measured; None without one."""
+    """Return the median time of a switch in the checkout's results; None if there are none."""
     path = (folder or share_directory() / 'benchmarks' / 'results') / 'switching.json'
     if not path.is_file():
         return None
     return float(json.loads(path.read_text(encoding='utf-8'))['results']['all']['median_ms'])
-
-
-def is_on_front(point: tuple[float, float], points: Sequence[tuple[float, float]]) -> bool:
-    """Return whether no other point is faster or as fast, and more accurate or as accurate."""
-    everything = [*points, point]
-    kept = front([x for x, _ in everything], [y for _, y in everything])
-    return point in [everything[index] for index in kept]
 
 
 def _curves_and_ours(

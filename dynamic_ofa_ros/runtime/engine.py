@@ -544,20 +544,22 @@ def _fastest(builder: _Builder, candidates: list[_Candidate], choice_file: str) 
             engine.close()
     if times_ms[best] == math.inf:
         raise EngineError('no engine works here: ' + '; '.join(_distinct(builder.reasons)))
+    trial_ms = {
+        str(candidate): round(total, 3)
+        for (candidate, _), total in zip(working, times_ms, strict=True)
+        if math.isfinite(total)
+    }
     document = {
         'winner': str(working[best][0]),
-        'trial_ms': {
-            str(candidate): round(total, 3)
-            for (candidate, _), total in zip(working, times_ms, strict=True)
-            if math.isfinite(total)
-        },
+        'trial_ms': trial_ms,
         'notes': list(builder.notes),
         'conditions': conditions,
     }
     if builder.is_conclusive:
         builder.cache.write_text(choice_file, json.dumps(document, indent=1))
     if len(working) > 1:
-        _log.info('chose %s: %s', document['winner'], document['trial_ms'])
+        times = ', '.join(f'{name} {ms:.4g} ms' for name, ms in trial_ms.items())
+        _log.info('the fastest engine is %s (all levels: %s)', document['winner'], times)
     return working[best][1]
 
 

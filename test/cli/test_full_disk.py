@@ -6,13 +6,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-from families import make_random_family
+from families import make_random_backbone, make_random_family
 from full_disk import files_up_to
+from image_files import write_noise
 from offline.fake_device import pretend_device, profile_quickly
-from offline.pool_data import make_backbone
+from offline.pool_data import CLASSES
 
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.supernet.trained import open_backbone
@@ -22,14 +22,8 @@ FITS_BYTES = 100
 
 def calibrate(folder: Path, output: Path, patch: pytest.MonkeyPatch) -> list[str]:
     make_random_family(folder / 'family', levels=2, width_mult=0.1)
-    rng = np.random.default_rng(1)
     for split in ('train', 'val'):
-        for label in range(8):
-            name = folder / 'photos' / split / f'class {label}'
-            name.mkdir(parents=True)
-            for index in range(4):
-                image = rng.integers(0, 255, (40, 40, 3)).astype(np.uint8)
-                cv2.imwrite(str(name / f'{index}.png'), image)
+        write_noise(folder / 'photos' / split, [f'class {label}' for label in range(8)], 4)
     patch.setattr('dynamic_ofa_ros.offline.accuracy.calibration.top1', lambda *_: 0.5)
     arguments = ['calibrate', '--family', str(folder / 'family'), '--data', str(folder / 'photos')]
     return [*arguments, '--output', str(output), '--device', 'cpu', '--threads', '1']
@@ -42,13 +36,13 @@ def measure(folder: Path, output: Path, patch: pytest.MonkeyPatch) -> list[str]:
 
 
 def latency_model(folder: Path, output: Path, patch: pytest.MonkeyPatch) -> list[str]:
-    make_backbone(folder / 'backbone')
+    make_random_backbone(folder / 'backbone', CLASSES)
     pretend_device(patch)
     return ['profile', '--backbone', str(folder / 'backbone'), '--output', str(output)]
 
 
 def predictor(folder: Path, output: Path, patch: pytest.MonkeyPatch) -> list[str]:
-    space = open_backbone(make_backbone(folder / 'backbone').directory).space
+    space = open_backbone(make_random_backbone(folder / 'backbone', CLASSES)).space
     rng = np.random.default_rng(2)
     rows = [
         json.dumps({'architecture': space.sample(rng).to_mapping(), 'top1': 0.3 + i / 100})

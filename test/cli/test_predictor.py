@@ -6,11 +6,12 @@ import json
 import os
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
-from offline.pool_data import CLASSES, make_backbone
+from families import make_random_backbone
+from image_files import write_noise
+from offline.pool_data import CLASSES
 from reference import reference_file
 
 from dynamic_ofa_ros.cli.main import main
@@ -25,16 +26,11 @@ from dynamic_ofa_ros.space.spaces import SPACES, search_space
 def measuring(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Return options that measure 20 tiny sub-networks on noise, with some damaged images."""
     root = tmp_path_factory.mktemp('predictor')
-    make_backbone(root / 'backbone')
-    rng = np.random.default_rng(1)
-    for split, count in (('train', 8), ('val', 14)):
-        for name in CLASSES:
-            (root / split / name).mkdir(parents=True)
-            for index in range(count):
-                image = rng.integers(0, 255, (40, 40, 3)).astype(np.uint8)
-                cv2.imwrite(str(root / split / name / f'{index}.png'), image)
+    make_random_backbone(root / 'backbone', CLASSES)
+    write_noise(root / 'train', CLASSES, 8)
+    write_noise(root / 'val', CLASSES, 14, seed=2)
     for index in range(4):
-        (root / 'val' / 'a' / f'{index}.png').write_bytes(b'damaged')
+        (root / 'val' / 'a' / f'{index:02}.png').write_bytes(b'damaged')
     return [
         'predictor', 'fit', '--backbone', str(root / 'backbone'), '--data', str(root),
         '--samples', '20', '--calibration-images', '8', '--device', 'cpu', '--workers', '1',

@@ -150,7 +150,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return run_command
 
 
-def test_lists(run: Run, robot: Robot) -> None:
+def test_nodes_topics_services_and_parameters_are_listed(run: Run, robot: Robot) -> None:
     assert run('node', 'list') == (0, '/robot/classifier\n', '')
     assert '/_dynamic_ofa_cli' not in run('node', 'list', '--all')[1]
     status, topics, errors = run('topic', 'list', '--show-types')
@@ -278,7 +278,7 @@ def test_silent_node_is_named_and_the_others_are_listed(
     assert errors == "/a_silent_one: No response from '/a_silent_one/list_parameters' in 0.5 s\n"
 
 
-def test_parameters(run: Run, robot: Robot) -> None:
+def test_parameters_are_shown_described_and_set(run: Run, robot: Robot) -> None:
     listed = run('param', 'list', '--param-type', '/robot/classifier')[1].splitlines()
     assert '  device (type: string)' in listed
     assert '  limit_ms (type: double)' in listed
@@ -301,7 +301,7 @@ def test_parameters(run: Run, robot: Robot) -> None:
     assert run('param', 'get', '/robot/classifier', 'sizes')[1] == 'Integer values are: [1, 2]\n'
 
 
-def test_service_call(run: Run, robot: Robot) -> None:
+def test_a_service_is_called(run: Run, robot: Robot) -> None:
     command = ('service', 'call', '/robot/classifier/enable', 'std_srvs/srv/SetBool')
     assert run(*command, '{data: true}') == (
         0,
@@ -312,7 +312,7 @@ def test_service_call(run: Run, robot: Robot) -> None:
     )
 
 
-def test_lifecycle(run: Run, robot: Robot) -> None:
+def test_lifecycle_states_are_shown_and_changed(run: Run, robot: Robot) -> None:
     assert run('lifecycle', 'get', '/robot/classifier') == (0, 'unconfigured [1]\n', '')
     done = (0, 'Transitioning successful\n', '')
     assert run('lifecycle', 'set', '/robot/classifier', 'configure') == done

@@ -371,12 +371,14 @@ def test_the_number_of_watched_classifiers_is_limited(graph, monkeypatch, capfd)
     for _ in range(3):
         graph.collector.discover()
     assert len(graph.records) == 1
-    warning = 'classifier /robot/surplus is not shown, because 1 others are'
+    assert graph.records.left_out == 1
+    warning = 'classifier /robot/surplus is not shown: the page shows at most 1'
     assert ''.join(capfd.readouterr()).count(warning) == 1
     graph.classifiers.remove(first)
     first.close()
     graph.wait_until(lambda: graph.record('surplus'))
     assert len(graph.records) == 1
+    assert graph.records.left_out == 0
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def raw(pixels, encoding):
 
 @pytest.mark.parametrize('encoding', RED)
 @pytest.mark.parametrize('width', [64, 1001])
-def test_colours_and_size(encoding, width):
+def test_a_picture_keeps_its_colours_and_is_scaled_down(encoding, width):
     pixels = np.empty((width // 2, width, len(RED[encoding])), np.uint8)
     pixels[:] = RED[encoding]
     data = jpeg(raw(pixels, encoding), 100)
@@ -37,7 +37,7 @@ def test_colours_and_size(encoding, width):
     assert max(blue, green) < 15
 
 
-def test_grey_images():
+def test_grey_images_become_grey_pictures():
     data = jpeg(raw(np.full((20, 30), 200, np.uint8), 'mono8'), 640)
     found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     assert abs(found.mean() - 200) < 3

@@ -199,6 +199,7 @@ def test_pages_get_updates_and_pictures_and_watching_ends_with_the_last_page(ser
     record.add_telemetry(Telemetry(level=3), 100.0)
     record.image_topic = '/image'
     served.records.set_picture('/image', b'a picture', (0, 0))
+    served.records.left_out = 2
 
     async def look():
         page = await served.open()
@@ -211,6 +212,7 @@ def test_pages_get_updates_and_pictures_and_watching_ends_with_the_last_page(ser
     assert served.watching == []
     update, picture = run(look())
     assert update['classifiers'][0]['latest']['level'] == 3
+    assert update['left_out'] == 2
     length = int.from_bytes(picture[:2], 'big')
     assert list(json.loads(picture[2 : 2 + length])) == ['/classifier']
     assert picture[2 + length :] == b'a picture'

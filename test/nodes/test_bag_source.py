@@ -26,7 +26,7 @@ def all_of(path, **options):
 
 
 @pytest.mark.parametrize('kind', [image, jpeg])
-def test_pictures_come_in_order_when_they_were_recorded(tmp_path, kind):
+def test_images_are_yielded_in_order_with_their_recording_times(tmp_path, kind):
     pictures = all_of(write_bag(tmp_path / 'drive', drive(5, kind=kind)))
     assert [p.rgb.shape for p in pictures] == [(12, 16, 3)] * 5
     assert [int(p.rgb[0, 0, 0]) for p in pictures] == pytest.approx([0, 10, 20, 30, 40], abs=1)
@@ -41,14 +41,14 @@ def test_the_rate_divides_the_times(tmp_path, rate):
     assert due_s == pytest.approx([n * PERIOD_S / rate for n in range(3)])
 
 
-def test_a_loop_goes_on_one_period_after_the_end(tmp_path):
+def test_a_loop_continues_one_period_after_the_last_image(tmp_path):
     path = write_bag(tmp_path / 'drive', drive(3))
     pictures = first_of(7, path)
     assert [p.due_s for p in pictures] == pytest.approx([n * PERIOD_S for n in range(7)])
     assert [int(p.rgb[0, 0, 0]) for p in pictures] == [0, 10, 20, 0, 10, 20, 0]
 
 
-def test_a_single_image_comes_again_after_a_second(tmp_path):
+def test_a_bag_with_a_single_image_repeats_it_every_second(tmp_path):
     path = write_bag(tmp_path / 'drive', drive(1))
     assert [p.due_s for p in first_of(3, path, rate=2.0)] == [0.0, 0.5, 1.0]
 
@@ -61,21 +61,21 @@ def test_recorded_stamps_and_frame_ids_are_kept_on_request(tmp_path):
 
 
 @pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
-def test_the_truth_comes_along_whether_recorded_before_or_after_its_image(tmp_path, storage):
+def test_the_truth_is_found_if_it_was_recorded_before_or_after_its_image(tmp_path, storage):
     path = write_bag(tmp_path / 'drive', drive_with_truth(7), storage=storage)
     source = BagSource(str(path), loop=False)
     assert source.labels == ('stop', 'yield', 'works')
     assert [p.class_id for p in source.pictures()] == [0, 1, 2, 0, 1, 2, 0]
 
 
-def test_an_image_whose_truth_was_lost_has_none(tmp_path):
+def test_an_image_without_recorded_truth_has_no_class(tmp_path):
     messages = drive_with_truth(4)
     lost = [m for topic, m, _ in messages if topic == '/ground_truth'][1]
     path = write_bag(tmp_path / 'drive', [item for item in messages if item[1] is not lost])
     assert [p.class_id for p in all_of(path)] == [0, -1, 2, 0]
 
 
-def test_the_size_is_as_asked_for(tmp_path):
+def test_images_are_resized_to_the_given_size(tmp_path):
     path = write_bag(tmp_path / 'drive', drive(1))
     assert all_of(path, width=8)[0].rgb.shape == (6, 8, 3)
 
@@ -98,7 +98,7 @@ def test_a_bag_without_images_names_its_topics(tmp_path):
         BagSource(str(path))
 
 
-def test_a_topic_without_a_message_is_a_sentence(tmp_path):
+def test_a_topic_without_messages_is_reported(tmp_path):
     from rosbags.rosbag2 import StoragePlugin, Writer
 
     from dynamic_ofa_ros.cli.ros_bag import BAG_VERSION, types_of
@@ -111,7 +111,7 @@ def test_a_topic_without_a_message_is_a_sentence(tmp_path):
         BagSource(str(path))
 
 
-def test_damaged_images_are_left_out_and_told(tmp_path):
+def test_damaged_images_of_a_bag_are_left_out_and_reported(tmp_path):
     messages = drive(3, '/image_raw/compressed', jpeg)
     for number, data in ((3, b'nothing like an image'), (4, b'')):
         message = CompressedImage(header=image(number).header, format='h264', data=data)
@@ -123,7 +123,7 @@ def test_damaged_images_are_left_out_and_told(tmp_path):
     assert 'neither JPEG nor PNG' in problems[0]
 
 
-def test_images_of_an_unknown_encoding_end_with_the_reason(tmp_path):
+def test_a_bag_with_an_unknown_encoding_is_reported_with_the_reason(tmp_path):
     message = Image(
         header=header(BEGIN_NS), encoding='32FC1', width=2, height=1, step=8, data=bytes(8)
     )
@@ -135,13 +135,13 @@ def test_images_of_an_unknown_encoding_end_with_the_reason(tmp_path):
 
 
 @pytest.mark.parametrize('encoding', ['bgr8', 'mono8'])
-def test_every_encoding_comes_as_rgb(tmp_path, encoding):
+def test_every_encoding_is_decoded_to_rgb(tmp_path, encoding):
     messages = drive(3, kind=lambda number: image(number, encoding))
     pictures = all_of(write_bag(tmp_path / 'drive', messages))
     assert all(np.array_equal(p.rgb, np.full((12, 16, 3), 10 * n)) for n, p in enumerate(pictures))
 
 
-def test_a_bag_that_is_damaged_later_is_told_when_it_is_read(tmp_path):
+def test_damage_inside_a_bag_is_reported_when_it_is_read(tmp_path):
     path = write_bag(tmp_path / 'drive', drive(20))
     (file,) = path.glob('*.mcap')
     source = BagSource(str(path))

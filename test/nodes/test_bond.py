@@ -69,7 +69,7 @@ def other(active, name='classifier'):
     return SimpleNamespace(id=name, instance_id='of the manager', active=active)
 
 
-def test_it_beats_until_it_is_closed_and_then_says_so(node):
+def test_heartbeats_are_sent_until_the_bond_is_closed(node):
     one = make_bond(node)
     one.close()
     assert node.published == []
@@ -86,7 +86,7 @@ def test_it_beats_until_it_is_closed_and_then_says_so(node):
     assert node.published[0].instance_id
 
 
-def test_opened_again_it_is_another_instance_on_the_same_topic(node):
+def test_a_bond_that_is_opened_again_is_a_new_instance_on_the_same_topic(node):
     one = make_bond(node)
     for _ in range(2):
         one.open()
@@ -96,7 +96,7 @@ def test_opened_again_it_is_another_instance_on_the_same_topic(node):
     assert node.topics == ['bond', 'bond']  # one publisher, one subscription
 
 
-def test_the_end_of_the_other_side_is_answered_and_only_that(node):
+def test_only_the_end_of_the_other_side_is_acknowledged(node):
     one = make_bond(node)
     one.open()
     node.on_status(other(active=True))
@@ -112,7 +112,7 @@ def test_the_end_of_the_other_side_is_answered_and_only_that(node):
     assert len(node.published) == 3
 
 
-def test_a_missing_package_is_one_sentence(monkeypatch):
+def test_a_missing_bond_package_is_reported_in_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, 'bond.msg', None)
     with pytest.raises(MissingPackageError, match='the package bond is missing: apt install'):
         Bond(FakeNode(), print).check()
@@ -130,23 +130,9 @@ def family(tmp_path):
     return make_random_family(tmp_path / 'family', levels=2)
 
 
-def start(domain, family):
-    return domain.start(
-        'classifier_node',
-        {
-            'family': family,
-            'engine': 'onnxruntime',
-            'device': 'cpu',
-            'autostart': False,
-            'bond': True,
-        },
-        arguments=('-r', '__ns:=/bound'),
-    )
-
-
 @pytest.mark.skipif(HAS_BOND, reason='the package bond is there')
 def test_without_the_package_configuring_fails_before_engines_are_built(domain, family):
-    node = start(domain, family)
+    node = domain.start_classifier(family, 'bound', autostart=False, bond=True)
     assert change(domain, Transition.TRANSITION_CONFIGURE) == 'unconfigured'
     assert 'the package bond is missing' in node.output()
     assert 'loading' not in node.output()
@@ -158,7 +144,7 @@ def test_a_manager_sees_the_bond_while_the_node_is_active(domain, family):
     from bond.msg import Status
 
     topic = domain.listen(Status, '/bound/bond')
-    node = start(domain, family)
+    node = domain.start_classifier(family, 'bound', autostart=False, bond=True)
     assert change(domain, Transition.TRANSITION_CONFIGURE) == 'inactive'
     assert topic.messages == []
     assert change(domain, Transition.TRANSITION_ACTIVATE) == 'active'

@@ -42,7 +42,7 @@ def folders(tmp_path_factory):
     return root
 
 
-def test_folder_is_published_with_the_truth_and_then_the_node_ends(domain, folders):
+def test_a_folder_is_published_with_the_truth_and_then_the_node_ends(domain, folders):
     images, truths, labels = topics(domain, 'folder')
     camera = domain.start(
         'camera_node',
@@ -75,7 +75,7 @@ def test_folder_is_published_with_the_truth_and_then_the_node_ends(domain, folde
         assert truth.results[0].class_id == str(int(is_light))
 
 
-def test_signs_come_at_640x480_and_the_rate_is_live(domain):
+def test_signs_are_640x480_and_their_rate_can_be_changed(domain):
     images, _, _ = topics(domain, 'signs')
     camera = domain.start(
         'camera_node',
@@ -101,7 +101,7 @@ def test_signs_come_at_640x480_and_the_rate_is_live(domain):
     assert 'Traceback' not in camera.output()
 
 
-def test_images_come_while_simulated_time_does_not_run(domain):
+def test_images_are_published_while_simulated_time_stands_still(domain):
     images, _, _ = topics(domain, 'simulated')
     camera = domain.start(
         'camera_node', {'use_sim_time': True}, arguments=('-r', '__ns:=/simulated')
@@ -148,7 +148,7 @@ def paused(messages, pause_ns=4 * SECOND_NS):
     return [*early, *messages[first + 1 :]]
 
 
-def test_a_bag_is_replayed_with_its_own_stamps_its_truth_and_its_pace(domain, tmp_path):
+def test_a_bag_is_replayed_with_its_stamps_truth_and_rate(domain, tmp_path):
     images, truths, labels = topics(domain, 'recorded')
     messages = paused(drive_with_truth(60))
     camera = replay(domain, tmp_path / 'recorded', messages, **{'bag.stamps': 'recorded'})
@@ -192,7 +192,7 @@ def test_a_bag_is_replayed_with_live_stamps_at_another_rate(domain, tmp_path):
     ('messages', 'words'),
     [(drive(0), 'no image topic'), (drive(1) + drive(1, '/other')[1:], 'several image topics')],
 )
-def test_a_bag_that_cannot_be_replayed_ends_the_node_with_a_sentence(
+def test_a_bag_without_usable_images_ends_the_node_with_one_line(
     domain, tmp_path, messages, words
 ):
     camera = replay(domain, tmp_path / 'refused', messages)
@@ -201,7 +201,7 @@ def test_a_bag_that_cannot_be_replayed_ends_the_node_with_a_sentence(
     assert 'Traceback' not in camera.output()
 
 
-def test_a_damaged_bag_ends_the_node_with_a_sentence(domain, tmp_path):
+def test_a_damaged_bag_ends_the_node_with_one_line(domain, tmp_path):
     path = write_bag(tmp_path / 'drive', drive(5))
     (path / 'drive.mcap').write_bytes(b'nothing like a bag')
     camera = domain.start('camera_node', {'source': 'bag', 'path': path})

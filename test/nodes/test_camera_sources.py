@@ -44,7 +44,7 @@ def take(source, count):
     return list(itertools.islice(source.pictures(), count))
 
 
-def test_signs_are_the_same_by_seed_and_differ_between_seeds():
+def test_the_seed_determines_the_signs():
     one, again, other = (
         take(SignsSource(seed, frames_per_scene=1, width=64, height=48), 3) for seed in (1, 1, 2)
     )
@@ -54,7 +54,7 @@ def test_signs_are_the_same_by_seed_and_differ_between_seeds():
     assert not any(np.array_equal(a.rgb, b.rgb) for a, b in zip(one, other, strict=True))
 
 
-def test_every_sign_comes_once_in_a_round():
+def test_every_round_shows_each_sign_once():
     source = SignsSource(frames_per_scene=1, width=64, height=48)
     classes = [picture.class_id for picture in take(source, 2 * len(source.labels))]
     half = len(source.labels)
@@ -62,7 +62,7 @@ def test_every_sign_comes_once_in_a_round():
     assert classes[:half] != classes[half:]
 
 
-def test_scene_stays_and_drifts():
+def test_a_scene_lasts_for_some_frames_and_moves():
     first, second, third = take(SignsSource(frames_per_scene=2, width=64, height=48), 3)
     assert first.class_id == second.class_id
     assert not np.array_equal(first.rgb, second.rgb)
@@ -70,7 +70,7 @@ def test_scene_stays_and_drifts():
     assert difference < np.abs(first.rgb.astype(int) - third.rgb).mean()
 
 
-def test_scenes_are_rendered_as_the_held_out_ones_are_but_never_the_same():
+def test_scenes_are_distributed_like_the_held_out_ones_but_differ_from_them():
     source = SignsSource(seed=1, frames_per_scene=1)
     held_out = RenderedSigns(count=len(source.labels), seed=1, split='held_out')
     picture = take(source, 1)[0]
@@ -98,7 +98,7 @@ def test_a_data_set_with_splits_gives_its_held_out_images(tmp_path):
     assert len(take(source, 100)) == 3
 
 
-def test_class_folders_come_in_an_order_given_by_the_seed(class_folders):
+def test_the_seed_determines_the_order_of_class_folders(class_folders):
     orders = [
         [p.class_id for p in take(FolderSource(str(class_folders), seed=seed), 12)]
         for seed in (1, 1, 2)
@@ -123,7 +123,7 @@ def test_folder_loops_on_request(class_folders):
 
 
 @pytest.mark.parametrize('data', [b'nothing like an image', png_header(40_000, 40_000)])
-def test_damaged_image_is_left_out_and_told(class_folders, data):
+def test_a_damaged_image_is_left_out_and_reported(class_folders, data):
     (class_folders / 'red' / os.fsdecode(b'\xe9zz.png')).write_bytes(data)
     problems = []
     source = FolderSource(str(class_folders), loop=False, on_problem=problems.append)
@@ -133,7 +133,7 @@ def test_damaged_image_is_left_out_and_told(class_folders, data):
     problems[0].encode()  # as the node's log does
 
 
-def test_folder_of_damaged_images_ends_with_the_reason(tmp_path):
+def test_a_folder_of_damaged_images_is_reported(tmp_path):
     (tmp_path / 'a.png').write_bytes(b'nothing like an image')
     with pytest.raises(SourceError, match='none of the 1 images'):
         take(FolderSource(str(tmp_path), loop=True), 1)
@@ -151,14 +151,14 @@ def test_an_empty_path_is_not_the_working_directory(kind):
         kind(' ')
 
 
-def test_a_pipe_among_the_images_is_left_out_and_told(class_folders, caplog):
+def test_a_pipe_among_the_images_is_left_out_and_reported(class_folders, caplog):
     os.mkfifo(class_folders / 'red' / 'pipe.png')
     source = FolderSource(str(class_folders), loop=False)
     assert len(take(source, 100)) == 12
     assert 'red/pipe.png' in caplog.text
 
 
-def test_folder_without_images_is_refused(tmp_path):
+def test_a_folder_without_images_is_rejected(tmp_path):
     with pytest.raises(DynamicOfaError, match='no images'):
         FolderSource(str(tmp_path))
 
@@ -184,7 +184,7 @@ def test_video_gives_its_frames_as_rgb(video, loop, frames):
     assert pictures[0].rgb.shape == (24, 32, 3)
 
 
-def test_damaged_video_is_refused(tmp_path):
+def test_a_damaged_video_is_rejected(tmp_path):
     path = tmp_path / 'video.mp4'
     path.write_bytes(b'nothing like a video' * 10)
     with pytest.raises(SourceError, match=r'video\.mp4'):
@@ -287,7 +287,7 @@ def test_a_webcam_that_fails_is_reopened_with_longer_and_longer_waits(webcams):
     assert webcams.released == 3
 
 
-def test_a_webcam_that_can_be_opened_but_gives_nothing_is_one_outage(webcams):
+def test_a_webcam_that_opens_but_delivers_nothing_is_one_outage(webcams):
     said = []
     closing = Waits(webcams)
     webcams.frames = 0
@@ -328,7 +328,7 @@ def test_links_to_webcams_are_followed_each_time(webcams, tmp_path, monkeypatch)
     assert webcams.opened == [4, 5]
 
 
-def test_other_devices_are_handed_to_opencv_as_paths(webcams, tmp_path):
+def test_other_devices_are_passed_to_opencv_as_paths(webcams, tmp_path):
     (tmp_path / 'device').touch()
     (tmp_path / 'link').symlink_to('device')
     WebcamSource(str(tmp_path / 'link'))
@@ -339,7 +339,7 @@ def test_other_devices_are_handed_to_opencv_as_paths(webcams, tmp_path):
     ('size', 'expected'),
     [((0, 0), (40, 20)), ((20, 0), (20, 10)), ((0, 10), (20, 10)), ((80, 80), (80, 80))],
 )
-def test_size_follows_the_side_that_is_given(size, expected):
+def test_one_given_side_keeps_the_aspect_ratio(size, expected):
     rgb = np.zeros((20, 40, 3), np.uint8)
     width, height = expected
     assert resized(rgb, *size).shape == (height, width, 3)
@@ -366,7 +366,7 @@ class Numbered:
             raise self._failure
 
 
-def test_prefetcher_gives_all_in_order_and_then_ends():
+def test_the_prefetcher_returns_all_images_in_order_and_ends():
     prefetcher = Prefetcher(Numbered(10), depth=2)
     classes = [prefetcher.take(TIMEOUT_S).class_id for _ in range(10)]
     assert classes == list(range(10))
@@ -376,7 +376,7 @@ def test_prefetcher_gives_all_in_order_and_then_ends():
     prefetcher.close()
 
 
-def test_prefetcher_draws_no_further_ahead_than_asked():
+def test_the_prefetcher_reads_at_most_its_depth_ahead():
     source = Numbered(100)
     prefetcher = Prefetcher(source, depth=3)
     prefetcher.take(TIMEOUT_S)
@@ -384,7 +384,7 @@ def test_prefetcher_draws_no_further_ahead_than_asked():
     assert source.drawn <= 1 + 3 + 1
 
 
-def test_prefetcher_keeps_only_the_newest_of_a_live_source():
+def test_the_prefetcher_keeps_only_the_newest_image_of_a_live_source():
     source = Numbered(50, is_live=True)
     prefetcher = Prefetcher(source, depth=4)
     assert source.all_drawn.wait(TIMEOUT_S)
@@ -392,7 +392,7 @@ def test_prefetcher_keeps_only_the_newest_of_a_live_source():
     prefetcher.close()
 
 
-def test_prefetcher_tells_the_failure():
+def test_the_prefetcher_stores_the_failure_of_its_source():
     prefetcher = Prefetcher(Numbered(1, failure=SourceError('unplugged')))
     assert prefetcher.take(TIMEOUT_S) is not None
     assert prefetcher.take(TIMEOUT_S) is None

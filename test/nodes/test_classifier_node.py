@@ -38,16 +38,8 @@ def test_ages_follow_simulated_time_and_diagnostics_do_not_wait_for_it(domain, f
     diagnostics = domain.listen(DiagnosticArray, '/diagnostics')
     images = domain.node.create_publisher(Image, '/sim/image_raw', 5)
     clock = domain.node.create_publisher(Clock, '/clock', 5)
-    classifier = domain.start(
-        'classifier_node',
-        {
-            'family': family,
-            'engine': 'onnxruntime',
-            'device': 'cpu',
-            'use_sim_time': True,
-            'telemetry.every_n': 2,
-        },
-        arguments=('-r', '__ns:=/sim'),
+    classifier = domain.start_classifier(
+        family, 'sim', use_sim_time=True, **{'telemetry.every_n': 2}
     )
     domain.wait_until(lambda: images.get_subscription_count(), 'the subscription', 60.0)
 

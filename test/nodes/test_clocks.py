@@ -26,14 +26,6 @@ TIMEOUT_S = 60.0
 PIXELS = np.zeros((48, 64, 3), np.uint8)
 
 
-def start(domain, family, namespace, **parameters):
-    return domain.start(
-        'classifier_node',
-        {'family': family, 'engine': 'onnxruntime', 'device': 'cpu', **parameters},
-        arguments=('-r', f'__ns:=/{namespace}'),
-    )
-
-
 def input_status(topic, namespace):
     """Return the last `Input` status of a classifier as (message, values), or None."""
     for array in reversed(topic.messages):
@@ -56,12 +48,14 @@ def play(domain, clock, images, frame):
     domain.wait_until(lambda: time.monotonic() > begin_s + STEP_MS / 1e3, 'the next frame')
 
 
-def test_a_bag_that_plays_again_and_again_disturbs_neither_ages_nor_rates(domain, family):
+def test_a_looping_bag_disturbs_neither_ages_nor_rates(domain, family):
     telemetry = domain.listen(Telemetry, '/looping/classifier/telemetry', 1000)
     diagnostics = domain.listen(DiagnosticArray, '/diagnostics')
     images = domain.node.create_publisher(Image, '/looping/image_raw', 5)
     clock = domain.node.create_publisher(Clock, '/clock', 5)
-    node = start(domain, family, 'looping', use_sim_time=True, max_frame_age_ms=MAX_AGE_MS)
+    node = domain.start_classifier(
+        family, 'looping', use_sim_time=True, max_frame_age_ms=MAX_AGE_MS
+    )
     domain.wait_until(images.get_subscription_count, 'the subscription', TIMEOUT_S)
     domain.wait_until(clock.get_subscription_count, 'the clock', TIMEOUT_S)
     for loop in range(LOOPS):
@@ -88,11 +82,11 @@ def test_a_bag_that_plays_again_and_again_disturbs_neither_ages_nor_rates(domain
     assert 'Traceback' not in node.output()
 
 
-def test_an_old_bag_is_warned_of_with_age_and_remedy(domain, family):
+def test_a_bag_played_without_its_clock_causes_a_warning_with_age_and_remedy(domain, family):
     diagnostics = domain.listen(DiagnosticArray, '/diagnostics')
     telemetry = domain.listen(Telemetry, '/old/classifier/telemetry')
     images = domain.node.create_publisher(Image, '/old/image_raw', 5)
-    node = start(domain, family, 'old', max_frame_age_ms=MAX_AGE_MS)
+    node = domain.start_classifier(family, 'old', max_frame_age_ms=MAX_AGE_MS)
 
     def feed():
         now = domain.node.get_clock().now().to_msg()
@@ -124,12 +118,12 @@ def test_an_old_bag_is_warned_of_with_age_and_remedy(domain, family):
     assert node.stop() == 0, node.output()
 
 
-def test_classifiers_and_cameras_in_namespaces_keep_to_themselves(domain, family):
+def test_classifiers_and_cameras_in_namespaces_do_not_mix(domain, family):
     names = ('front', 'rear')
     processes, labels = [], {}
     for name in names:
         labels[name] = domain.listen(Classification, f'/{name}/classification')
-        processes.append(start(domain, family, name))
+        processes.append(domain.start_classifier(family, name))
         processes.append(
             domain.start(
                 'camera_node',
@@ -147,7 +141,7 @@ def test_classifiers_and_cameras_in_namespaces_keep_to_themselves(domain, family
         assert 'Traceback' not in process.output()
 
 
-def test_a_wall_clock_that_is_set_back_starts_rates_by_stamp_anew():
+def test_rates_by_stamp_restart_when_the_wall_clock_is_set_back():
     monitor = InputMonitor()
     steady_ns, wall_ns = 0, 2_000 * 10**9
     for step in range(40):

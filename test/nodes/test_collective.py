@@ -87,7 +87,7 @@ def said(topic, name):
     return [message for message in topic.messages if message.name == name]
 
 
-def test_tells_its_status_ten_times_a_second(domain, talk, collective):
+def test_the_status_is_published_ten_times_a_second(domain, talk, collective):
     topic, _ = talk
     name = domain.node.get_fully_qualified_name()
     before = len(said(topic, name))
@@ -99,9 +99,7 @@ def test_tells_its_status_ten_times_a_second(domain, talk, collective):
     assert status.interval_ms < 1000.0, 'frames are counted'
 
 
-def test_alone_nothing_is_asked_and_with_an_important_peer_the_lowest_level(
-    domain, talk, collective
-):
+def test_a_more_important_peer_restricts_the_levels(domain, talk, collective):
     _, publisher = talk
     _, manager = collective
     domain.wait_until(lambda: len(manager.given) > 2, 'decisions')
@@ -118,7 +116,7 @@ def test_alone_nothing_is_asked_and_with_an_important_peer_the_lowest_level(
 
 
 @pytest.mark.parametrize('changes', [{'importance': -1.0}, {'device': 'elsewhere/cpu'}])
-def test_who_makes_no_sense_or_is_elsewhere_does_not_count(domain, talk, collective, changes):
+def test_peers_that_are_invalid_or_on_other_devices_are_ignored(domain, talk, collective, changes):
     topic, publisher = talk
     _, manager = collective
     peer = replace(PEER, name=f'/peer_{next(iter(changes))}', **changes)
@@ -130,7 +128,9 @@ def test_who_makes_no_sense_or_is_elsewhere_does_not_count(domain, talk, collect
     assert set(manager.given) == {None}
 
 
-def test_switched_off_it_is_silent_and_leaves_all_levels(domain, talk, collective):
+def test_without_coordination_no_status_is_published_and_all_levels_are_allowed(
+    domain, talk, collective
+):
     part, manager = collective
     domain.wait_until(lambda: len(manager.given) > 1, 'decisions')
     part.configure(is_on=False, importance=2.0)

@@ -54,7 +54,7 @@ PROFILE = LatencyProfile(
 
 
 @pytest.mark.parametrize('encoding', ['rgb8', 'bgr8', 'mono8'])
-def test_image_survives_the_way_there_and_back(encoding):
+def test_an_image_is_unchanged_after_both_conversions(encoding):
     pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
     if encoding == 'mono8':
         pixels[...] = pixels[..., :1]
@@ -65,7 +65,7 @@ def test_image_survives_the_way_there_and_back(encoding):
     assert np.array_equal(conversions.raw_image(message).decode(), pixels)
 
 
-def test_image_that_is_a_view_is_packed():
+def test_a_view_is_copied_into_packed_rows():
     pixels = np.random.default_rng(0).integers(0, 256, (6, 16, 3), np.uint8)[:, ::2]
     message = conversions.image_message(pixels, HEADER, 'rgb8')
     assert message.step == 8 * 3
@@ -96,7 +96,7 @@ def test_cv_bridge_reads_the_same_image(bridge, encoding):
 
 
 @pytest.mark.parametrize('encoding', ['rgb8', 'mono8'])
-def test_cv_bridge_makes_the_same_message(bridge, encoding):
+def test_cv_bridge_creates_the_same_message(bridge, encoding):
     pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
     own = conversions.image_message(pixels, HEADER, encoding)
     image = pixels if encoding == 'rgb8' else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
@@ -109,7 +109,7 @@ def test_cv_bridge_makes_the_same_message(bridge, encoding):
     assert made.is_bigendian == own.is_bigendian
 
 
-def test_unknown_encoding_is_refused():
+def test_an_unknown_encoding_cannot_be_published():
     with pytest.raises(ImageError, match='yuv'):
         conversions.image_message(np.zeros((2, 2, 3), np.uint8), HEADER, 'yuv')
 
@@ -122,12 +122,12 @@ def test_classification_keeps_the_header_and_the_order():
     assert [r.score for r in message.results] == [0.7, 0.2]
 
 
-def test_truth_is_certain():
+def test_a_true_class_has_the_score_one():
     (result,) = conversions.truth(HEADER, 12).results
     assert (result.class_id, result.score) == ('12', 1.0)
 
 
-def test_labels_are_numbered():
+def test_label_info_numbers_the_labels():
     message = conversions.label_info(HEADER, FAMILY.labels, 0.25)
     assert [(e.class_id, e.class_name) for e in message.class_map] == [
         (0, 'stop'),
@@ -159,7 +159,7 @@ def test_telemetry_fills_every_field_with_its_own_value():
         assert getattr(message, name) == value
 
 
-def test_telemetry_carries_what_is_not_known_as_nan():
+def test_unknown_telemetry_is_nan():
     values = {
         field.name: {'int': 0, 'float': NAN, 'bool': False, 'str': ''}[field.type]
         for field in dataclasses.fields(FrameTelemetry)
@@ -179,7 +179,7 @@ SLOW = dataclasses.replace(
 )
 
 
-def test_levels_carry_the_whole_table():
+def test_the_level_array_contains_the_whole_table():
     message = conversions.level_array(HEADER, FAMILY, [PROFILE, SLOW])
     assert (message.family, message.backbone, message.platform) == ('tiny', 'mbv3', 'cpu-test')
     small, large = message.levels
@@ -195,7 +195,7 @@ def test_levels_carry_the_whole_table():
     assert list(small.w) == []
 
 
-def test_levels_of_a_resnet_are_whole():
+def test_levels_of_a_resnet_contain_depths_and_widths():
     architecture = ResNet50Space().largest()
     level = Level(1, 'resnet', architecture, 0.8, 1, 1)
     profile = dataclasses.replace(PROFILE, levels=PROFILE.levels[:1])
@@ -206,7 +206,7 @@ def test_levels_of_a_resnet_are_whole():
     assert tuple(message.w) == architecture.w
 
 
-def test_active_level_tells_from_to_and_why():
+def test_active_level_contains_both_levels_and_the_reason():
     decision = Decision(
         0, 2, 1, 'too slow', 'reactive', False, 1.5, 1.5, 1.6, 3.0, NAN, 'gpu-test', 'cpu-test'
     )
@@ -221,7 +221,7 @@ def test_active_level_tells_from_to_and_why():
     assert math.isnan(message.min_accuracy)
 
 
-def test_active_level_at_start_comes_from_nowhere():
+def test_active_level_at_the_start_has_no_previous_level():
     decision = Decision(0, 0, 2, 'start', 'reactive', True, 1.0, 4.0, 4.0, NAN, NAN)
     message = conversions.active_level(HEADER, decision, FAMILY, NAN)
     assert (message.from_level, message.from_name) == (0, '')
@@ -244,7 +244,7 @@ def test_diagnostics_name_node_task_and_hardware():
     ('value', 'text'),
     [(3, '3'), (3.0, '3'), (0.25, '0.25'), (NAN, 'nan'), (math.inf, 'inf'), (1e9, '1000000000')],
 )
-def test_numbers_are_bare(value, text):
+def test_numbers_have_no_unit(value, text):
     assert conversions.number_text(value) == text
     assert math.isnan(value) or float(text) == value
 
@@ -281,13 +281,13 @@ def peer(**changes):
         {'frames': (), 'agreement': None},
     ],
 )
-def test_classifier_status_survives_the_way_there_and_back(changes):
+def test_a_status_is_unchanged_after_both_conversions(changes):
     message = conversions.classifier_status(HEADER, peer(**changes))
     assert message.header == HEADER
     assert conversions.peer_status(message) == peer(**changes)
 
 
-def test_what_a_status_lacks_is_nan_in_the_message():
+def test_missing_values_of_a_status_are_nan():
     lacking = peer(limit_ms=math.inf, floor=0.0, interval_ms=math.inf)
     message = conversions.classifier_status(HEADER, lacking)
     assert math.isnan(message.max_latency_ms)
@@ -295,7 +295,7 @@ def test_what_a_status_lacks_is_nan_in_the_message():
     assert math.isnan(message.interval_ms)
 
 
-def test_a_status_with_endless_lists_is_not_even_read():
+def test_a_status_with_too_long_lists_is_ignored():
     message = conversions.classifier_status(HEADER, peer())
     message.accuracies = [0.5] * 1_000_000
     assert conversions.peer_status(message) is None

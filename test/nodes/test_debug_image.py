@@ -35,7 +35,7 @@ def has_colour(rgb, colour):
         ((1000, 10), (2000, 20)),
     ],
 )
-def test_small_images_are_enlarged_and_the_original_is_left_alone(size, drawn):
+def test_small_images_are_enlarged_and_the_original_is_unchanged(size, drawn):
     rgb = np.full((*size, 3), 128, np.uint8)
     result = annotated(rgb, TELEMETRY, 5.0)
     assert result.shape == (*drawn, 3)
@@ -44,7 +44,7 @@ def test_small_images_are_enlarged_and_the_original_is_left_alone(size, drawn):
     assert not (result == 128).all()
 
 
-def test_a_late_frame_has_a_red_bar_and_one_in_time_a_green_one():
+def test_the_bar_is_red_for_late_and_green_for_other_frames():
     late, in_time = (annotated(GREY, TELEMETRY, latency_ms) for latency_ms in (12.0, 5.0))
     bar = np.s_[480 - 46 : 480 - 34, 10:300]
     assert has_colour(late[bar], RED)
@@ -73,11 +73,11 @@ def test_the_ladder_shows_the_active_level(level):
         {'feasible': False, 'contended': True},
     ],
 )
-def test_whatever_the_telemetry_says_it_can_be_drawn(changes):
+def test_any_telemetry_can_be_drawn(changes):
     assert annotated(GREY, replace(TELEMETRY, **changes), 5.0).shape == (480, 640, 3)
 
 
-def test_it_is_published_with_the_images_header_and_only_while_somebody_looks(domain):
+def test_the_debug_image_has_the_header_and_is_published_only_to_subscribers(domain):
     sent = []
     debug = DebugImage(domain.node, lambda publisher, message: sent.append(message))
     debug.start()

@@ -74,7 +74,7 @@ def diagnose(*snapshots):
     return {status.task: status for status in statuses}
 
 
-def test_four_tasks_are_well_and_have_bare_numbers():
+def test_all_four_tasks_are_ok_and_their_numbers_have_no_unit():
     statuses = diagnose(FIRST, later())
     assert list(statuses) == ['Latency', 'Input', 'Runtime manager', 'Device']
     for status in statuses.values():
@@ -95,7 +95,7 @@ def test_input_has_the_keys_that_other_tools_read():
 @pytest.mark.parametrize(
     ('violations', 'severity'), [(0, Severity.OK), (10, Severity.OK), (11, Severity.WARN)]
 )
-def test_latency_warns_when_more_frames_than_allowed_break_the_limit(violations, severity):
+def test_latency_warns_if_more_frames_are_late_than_allowed(violations, severity):
     before = replace(FIRST, manager=LIMITED)
     after = later(before, processed_frames=200, manager=replace(LIMITED, violations=violations))
     status = diagnose(before, after)['Latency']
@@ -115,7 +115,7 @@ def test_old_violations_are_forgotten():
     assert diagnose(*snapshots)['Latency'].severity is Severity.OK
 
 
-def test_manager_warns_when_infeasible_and_says_why():
+def test_the_manager_task_warns_with_a_reason_if_no_level_fits():
     state = replace(MANAGER, is_feasible=False, reason='no level meets the limit of 0.10 ms')
     status = diagnose(replace(FIRST, manager=state))['Runtime manager']
     assert status.severity is Severity.WARN
@@ -152,23 +152,23 @@ def test_manager_warns_when_infeasible_and_says_why():
         ),
     ],
 )
-def test_input_warns(changes, severity, word):
+def test_input_warns_of_each_problem(changes, severity, word):
     status = diagnose(FIRST, later(**changes))['Input']
     assert status.severity is severity
     assert word in status.message
 
 
-def test_rejected_images_are_counted_by_cause_and_warned_of_once():
+def test_rejected_images_are_counted_by_cause_and_cause_one_warning():
     damaged = later(rejected={'encoding': 3})
     assert diagnose(FIRST, damaged)['Input'].values['rejected_encoding'] == 3
     assert diagnose(FIRST, damaged, later(damaged))['Input'].severity is Severity.OK
 
 
-def test_damage_in_the_first_second_is_warned_of_too():
+def test_damaged_images_in_the_first_second_cause_a_warning():
     assert diagnose(replace(FIRST, rejected={'step': 1}))['Input'].severity is Severity.WARN
 
 
-def test_a_problem_is_logged_when_it_begins_and_not_again():
+def test_a_problem_is_logged_once_when_it_begins():
     diagnostician = Diagnostician()
     logged = []
     for silence_s in (0.1, 3.0, 4.0, 0.1, 3.0):
@@ -188,14 +188,14 @@ def test_throughput_falls_to_zero_with_a_dead_camera():
     assert diagnose(alive, dead)['Latency'].values['throughput_hz'] == 0.0
 
 
-def test_a_node_that_is_not_configured_says_what_it_is_doing():
+def test_a_node_that_is_not_configured_reports_its_progress():
     (status,) = idle_statuses('measuring level 3')
     assert status.severity is Severity.OK
     assert status.message == 'configuring: measuring level 3'
     assert idle_statuses('')[0].message == 'not configured'
 
 
-def test_device_is_in_error_when_inference_failed_since_the_last_time():
+def test_the_device_task_is_an_error_after_a_failure_of_inference():
     failed = later(failed_frames=1, inference_error='out of memory')
     status = diagnose(FIRST, failed)['Device']
     assert status.severity is Severity.ERROR
@@ -203,7 +203,7 @@ def test_device_is_in_error_when_inference_failed_since_the_last_time():
     assert diagnose(FIRST, failed, later(failed))['Device'].severity is Severity.OK
 
 
-def test_device_warns_of_what_could_not_be_had():
+def test_the_device_task_warns_of_options_that_were_not_met():
     status = diagnose(replace(FIRST, engine_notes=('no GPU, so the CPU',)))['Device']
     assert status.severity is Severity.WARN
     assert 'no GPU' in status.message
@@ -223,14 +223,14 @@ def test_monitor_measures_rates_by_arrival_and_by_stamp():
     assert found.silence_s == pytest.approx(0.1)
 
 
-def test_monitor_knows_no_rate_of_a_silent_topic():
+def test_rates_of_a_silent_topic_are_unknown():
     monitor = InputMonitor()
     for frame in range(5):
         monitor.add(frame, SECOND_NS + frame, SECOND_NS)
     assert math.isnan(monitor.snapshot(3 * SECOND_NS).rate_node_hz)
 
 
-def test_rates_start_anew_when_a_bag_does():
+def test_rates_restart_with_a_bag():
     monitor = InputMonitor()
     for frame in range(40):
         stamp_ns = 10 * SECOND_NS + frame % 20 * 50_000_000
@@ -240,7 +240,7 @@ def test_rates_start_anew_when_a_bag_does():
     assert found.rate_node_hz == pytest.approx(20.0)
 
 
-def test_rates_and_silence_start_anew_when_the_node_is_activated_again():
+def test_rates_and_silence_restart_when_the_node_is_activated_again():
     monitor = InputMonitor()
     assert math.isnan(monitor.snapshot(0).open_s)
     monitor.open(0)

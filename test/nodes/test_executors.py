@@ -27,12 +27,12 @@ def executor(domain):
     executor.shutdown()
 
 
-def test_what_is_destroyed_while_it_collects_is_left_out(executor, monkeypatch):
+def test_entities_destroyed_during_the_collection_are_left_out(executor, monkeypatch):
     monkeypatch.setattr(SingleThreadedExecutor, 'wait_for_ready_callbacks', Breaking(3))
     assert executor.wait_for_ready_callbacks() == 'ready'
 
 
-def test_what_stays_broken_is_told(executor, monkeypatch):
+def test_a_permanently_invalid_entity_raises_an_error(executor, monkeypatch):
     breaking = Breaking(COLLECT_TRIES)
     monkeypatch.setattr(SingleThreadedExecutor, 'wait_for_ready_callbacks', breaking)
     with pytest.raises(InvalidHandle):

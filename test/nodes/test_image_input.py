@@ -82,7 +82,7 @@ def image(domain):
     return conversions.image_message(PIXELS, Header(stamp=stamp, frame_id='eye'), 'rgb8')
 
 
-def test_it_takes_the_reliability_of_the_publishers_as_they_come_and_go(domain, receiver):
+def test_the_subscription_adopts_the_reliability_of_the_publishers(domain, receiver):
     one = receiver()
     assert one.reliability() == ReliabilityPolicy.RELIABLE  # without publishers
     careless = domain.node.create_publisher(Image, one.input.topic, BEST_EFFORT)
@@ -102,9 +102,7 @@ def test_it_takes_the_reliability_of_the_publishers_as_they_come_and_go(domain, 
     domain.node.destroy_publisher(careful)
 
 
-def test_a_reliability_that_the_user_fixed_stays_and_what_it_costs_is_said(
-    domain, receiver, capfd
-):
+def test_a_reliability_set_by_the_user_is_kept_and_its_effect_is_logged(domain, receiver, capfd):
     one = receiver(reliability='reliable')
     careless = domain.node.create_publisher(Image, one.input.topic, BEST_EFFORT)
     domain.wait_until(lambda: one.input.qos_problem, 'the incompatibility')
@@ -117,12 +115,12 @@ def test_a_reliability_that_the_user_fixed_stays_and_what_it_costs_is_said(
     domain.node.destroy_publisher(careless)
 
 
-def test_a_reliability_that_does_not_exist_is_refused(receiver):
+def test_an_unknown_reliability_is_rejected(receiver):
     with pytest.raises(ParameterError, match='best_available, reliable, best_effort'):
         receiver(reliability='perfect')
 
 
-def test_lost_messages_are_counted_and_the_remedy_is_said(receiver, capfd):
+def test_lost_messages_are_counted_and_logged_with_a_remedy(receiver, capfd):
     one = receiver()
     for count in (3, 4):
         one.input._on_message_lost(SimpleNamespace(total_count_change=count))
@@ -150,7 +148,7 @@ def test_images_overwritten_before_they_are_taken_are_counted(domain, receiver):
     domain.node.destroy_publisher(publisher)
 
 
-def test_a_frame_carries_arrival_age_and_header(domain, receiver):
+def test_a_frame_has_its_arrival_age_and_header(domain, receiver):
     one = receiver()
     publisher = domain.node.create_publisher(Image, one.input.topic, RELIABLE)
     before_ns = time.perf_counter_ns()
@@ -166,7 +164,7 @@ def test_a_frame_carries_arrival_age_and_header(domain, receiver):
 
 
 @pytest.mark.parametrize('suffix', ['.jpg', '.png'])
-def test_compressed_images_come_on_their_own_topic(domain, receiver, suffix):
+def test_compressed_images_are_received_on_their_own_topic(domain, receiver, suffix):
     one = receiver('compressed')
     assert one.input.topic.endswith('/image_raw/compressed')
     publisher = domain.node.create_publisher(CompressedImage, one.input.topic, BEST_EFFORT)
@@ -197,7 +195,7 @@ def test_the_topic_is_the_remapped_one(domain, receiver, transport, remapped, to
     domain.node.destroy_publisher(publisher)
 
 
-def test_closed_it_hears_nothing_and_it_can_be_opened_again(domain, receiver):
+def test_a_closed_input_receives_nothing_until_it_is_opened_again(domain, receiver):
     one = receiver()
     publisher = domain.node.create_publisher(Image, one.input.topic, RELIABLE)
     one.receive(publisher, image(domain))

@@ -38,11 +38,7 @@ class Managed:
         self.diagnostics = domain.listen(DiagnosticArray, '/diagnostics')
         self.images = domain.node.create_publisher(Image, '/managed/image_raw', 5)
         domain.environment.update(environment or {})
-        self.process = domain.start(
-            'classifier_node',
-            {'family': family, 'engine': 'onnxruntime', 'device': 'cpu', 'autostart': False},
-            arguments=('-r', '__ns:=/managed'),
-        )
+        self.process = domain.start_classifier(family, 'managed', autostart=False)
 
     def change(self, transition):
         """Request a transition; return the future of its response."""
@@ -96,7 +92,7 @@ def managed(domain, family, tmp_path_factory):
     assert 'Traceback' not in node.process.output()
 
 
-def test_everything_else_answers_while_it_is_configured(managed):
+def test_services_and_parameters_answer_during_the_configuration(managed):
     managed.bring_to('unconfigured')
     for path in managed.cache.iterdir():  # with an empty cache, configuring takes seconds
         shutil.rmtree(path)
@@ -144,7 +140,7 @@ def test_an_inactive_node_expects_no_images(managed):
     assert {status.message for status in inputs} == {'not active'}
 
 
-def test_it_labels_images_only_while_active(managed):
+def test_images_are_labelled_only_while_the_node_is_active(managed):
     managed.bring_to('inactive')
     managed.ros.wait_until(
         lambda: managed.images.get_subscription_count() == 0, 'no subscription yet'
@@ -191,7 +187,7 @@ def test_ten_cycles_leak_neither_memory_nor_threads(managed):
         ('~nobody_of_this_name/x', 'the home folder is unknown: set HOME'),
     ],
 )
-def test_a_family_that_is_not_there_fails_the_transition_and_not_the_node(domain, path, sentence):
+def test_a_missing_family_fails_the_transition_but_the_node_continues(domain, path, sentence):
     node = domain.start(
         'classifier_node',
         {'family': path, 'autostart': False},
@@ -228,7 +224,7 @@ def test_parameters_are_checked_before_engines_are_built(domain, family, tmp_pat
     assert 'loading' not in node.output()
 
 
-def test_a_level_that_the_family_lacks_is_refused_at_the_start(domain, family):
+def test_a_level_that_the_family_lacks_is_rejected_at_the_start(domain, family):
     node = domain.start('classifier_node', {'family': family, 'manager.fixed_level': 3})
     assert node.wait(TIMEOUT_S) == 2
     assert node.output().count('manager.fixed_level is 3; it must lie in [0, 2]') == 1
@@ -251,7 +247,7 @@ def test_a_level_that_the_family_lacks_is_refused_at_the_start(domain, family):
         ),
     ],
 )
-def test_an_unknown_parameter_is_warned_of(domain, family, parameter, arguments, meant):
+def test_an_unknown_parameter_causes_a_warning(domain, family, parameter, arguments, meant):
     node = domain.start(
         'classifier_node',
         {'family': family, 'autostart': False, parameter: 20.0},
@@ -264,7 +260,7 @@ def test_an_unknown_parameter_is_warned_of(domain, family, parameter, arguments,
     assert node.stop() == 0, node.output()
 
 
-def test_a_signal_during_configuration_ends_it(domain, family, tmp_path):
+def test_a_signal_during_the_configuration_ends_the_node(domain, family, tmp_path):
     domain.environment['DYNAMIC_OFA_CACHE'] = str(tmp_path)
     node = domain.start('classifier_node', {'family': family}, arguments=('-r', '__ns:=/early'))
     domain.wait_until(lambda: 'loading family' in node.output(), 'the start', TIMEOUT_S)

@@ -51,7 +51,7 @@ def share_of_cpu(process_id, seconds=0.6):
 @pytest.mark.parametrize(
     ('workload', 'seconds'), [('busy', 1.0), ('memory', 1.5), ('training', 3.5)]
 )
-def test_worker_works(workers, workload, seconds):
+def test_each_workload_uses_the_device(workers, workload, seconds):
     if workload == 'training':
         pytest.importorskip('torch')
     workers.apply(ContentionSettings(workload, 1, 1.0, 'cpu', ()))
@@ -75,7 +75,7 @@ def test_duty_cycle_changes_while_running(workers):
 
 
 @pytest.mark.skipif(not hasattr(os, 'sched_getaffinity'), reason='no CPU affinity here')
-def test_workers_keep_to_their_cpus(workers):
+def test_workers_use_only_the_given_cpus(workers):
     cpu = max(os.sched_getaffinity(0))
     workers.apply(ContentionSettings('busy', 2, 0.1, 'cpu', (cpu,)))
     for process_id in workers.process_ids:
@@ -91,7 +91,7 @@ def test_stop_ends_every_worker(workers):
     assert not any(psutil.pid_exists(process_id) for process_id in process_ids)
 
 
-def test_worker_that_cannot_work_is_told_once(workers):
+def test_a_worker_that_cannot_start_is_reported_once(workers):
     workers.apply(ContentionSettings('busy', 1, 1.0, 'cuda:63', ()))
     reasons = wait_until(workers.take_failures, 'no failure', 60.0)
     assert len(reasons) == 1
@@ -100,7 +100,7 @@ def test_worker_that_cannot_work_is_told_once(workers):
 
 
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM])
-def test_workers_die_with_their_parent_whatever_kills_it(number):
+def test_workers_end_with_their_parent_even_if_it_is_killed(number):
     code = (
         'import time\n'
         'from dynamic_ofa_ros.nodes.contention_node import ContentionSettings, Workers\n'
@@ -129,7 +129,7 @@ def test_workers_die_with_their_parent_whatever_kills_it(number):
 @pytest.mark.parametrize(
     ('text', 'cpus'), [('', ()), ('0', (0,)), ('0,1', (0, 1)), ('1-3, 0', (0, 1, 2, 3))]
 )
-def test_cpu_lists(monkeypatch, text, cpus):
+def test_lists_of_cpus_are_parsed(monkeypatch, text, cpus):
     monkeypatch.setattr(contention_node, '_usable_cpus', lambda: {0, 1, 2, 3})
     assert parse_cpus(text) == cpus
 
@@ -137,13 +137,13 @@ def test_cpu_lists(monkeypatch, text, cpus):
 @pytest.mark.parametrize(
     'text', ['one', '0-', '0;1', '-1', '4', '2-5', '3-1', '0-9999999999', 5000 * '9']
 )
-def test_bad_cpu_lists_are_refused(monkeypatch, text):
+def test_invalid_lists_of_cpus_are_rejected(monkeypatch, text):
     monkeypatch.setattr(contention_node, '_usable_cpus', lambda: {0, 1, 2, 3})
     with pytest.raises(ParameterError, match='cpus is'):
         parse_cpus(text)
 
 
-def test_duty_cycle_alone_needs_no_new_workers():
+def test_a_new_duty_cycle_does_not_restart_workers():
     settings = contention_settings({spec.name: spec.default for spec in CONTENTION})
     assert settings == ContentionSettings('none', 1, 1.0, 'cpu', ())
     assert not BUSY.needs_other_workers_than(ContentionSettings('busy', 1, 0.5, 'cpu', ()))

@@ -106,14 +106,14 @@ def refusal(program: Program) -> str:
         ('dynamic_ofa_ros.msg', 'colcon build, source install/setup.bash'),
     ],
 )
-def test_a_node_names_what_is_missing(start, tmp_path, module, remedy):
+def test_a_node_names_a_missing_package(start, tmp_path, module, remedy):
     text = refusal(start([module], 'classifier_node', cache=tmp_path))
     assert text.startswith(f'classifier_node: {module} is missing: {remedy}')
     assert text.count('\n') == 1
 
 
 @pytest.mark.parametrize('script', ['camera_node', 'contention_node'])
-def test_every_node_does(start, tmp_path, script):
+def test_every_node_names_a_missing_package(start, tmp_path, script):
     text = refusal(start(['cv2'], script, cache=tmp_path))
     assert text.startswith(f'{script}: cv2 is missing: ')
 
@@ -143,9 +143,7 @@ def test_a_library_that_cannot_be_loaded_is_named_with_the_reason(tmp_path):
 
 
 @pytest.mark.parametrize('engine', ['auto', 'onnxruntime'])
-def test_a_first_start_without_reference_answers_needs_pytorch_and_says_so(
-    start, tmp_path, family, engine
-):
+def test_a_first_start_without_reference_outputs_names_pytorch(start, tmp_path, family, engine):
     parameters = ('-p', f'family:={family}', '-p', 'device:=cpu', '-p', f'engine:={engine}')
     text = refusal(start(['torch'], 'classifier_node', '--ros-args', *parameters, cache=tmp_path))
     expected = 'has no reference.safetensors, which PyTorch computes, and torch is missing: pip'
@@ -162,14 +160,14 @@ def test_a_missing_onnxruntime_is_named(start, family, built_cache):
     assert "onnxruntime is missing: pip install onnxruntime (the extra 'cpu')" in text
 
 
-def test_a_bag_needs_a_library_that_is_named(start, tmp_path):
+def test_the_missing_library_for_bags_is_named(start, tmp_path):
     parameters = ('-p', 'source:=bag', '-p', f'path:={tmp_path}')
     text = refusal(start(['rosbags'], 'camera_node', '--ros-args', *parameters, cache=tmp_path))
     assert 'rosbags, and rosbags is missing: pip install rosbags' in text
 
 
 @pytest.mark.parametrize('engine', ['auto', 'onnxruntime'])
-def test_a_node_whose_engines_are_built_runs_without_the_rest(start, family, built_cache, engine):
+def test_a_node_with_built_engines_needs_no_other_packages(start, family, built_cache, engine):
     parameters = ('-p', f'family:={family}', '-p', 'device:=cpu', '-p', f'engine:={engine}')
     node = start(DESIGN_TIME, 'classifier_node', '--ros-args', *parameters, cache=built_cache)
     node.wait_for('ready: family random at level', DEADLINE_S)
@@ -185,7 +183,7 @@ def test_a_node_whose_engines_are_built_runs_without_the_rest(start, family, bui
         ('matplotlib', ('levels', 'signs', '--plot', 'x.png'), 'matplotlib is missing: pip'),
     ],
 )
-def test_the_command_names_what_is_missing(start, tmp_path, missing, arguments, sentence):
+def test_the_command_names_a_missing_package(start, tmp_path, missing, arguments, sentence):
     text = refusal(start([missing], 'dynamic-ofa', *arguments, cache=tmp_path))
     assert text.splitlines()[-1].startswith('dynamic-ofa: ')
     assert sentence in text.splitlines()[-1]

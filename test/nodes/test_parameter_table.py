@@ -13,7 +13,6 @@ from rclpy.parameter import Parameter
 from dynamic_ofa_ros.errors import DynamicOfaError
 from dynamic_ofa_ros.nodes.parameter_table import (
     NodeParameters,
-    ParameterError,
     ParameterSpec,
     markdown_tables,
 )
@@ -101,7 +100,7 @@ def test_problem_names_parameter_value_and_range(spec, value, reason):
     assert spec.problem(value) == reason
 
 
-def test_descriptors_carry_range_choices_and_whether_they_are_live():
+def test_descriptors_contain_range_choices_and_liveness():
     limit = LIMIT.descriptor()
     (interval,) = limit.floating_point_range
     assert (interval.from_value, interval.to_value, interval.step) == (0.0, 100.0, 0.0)
@@ -113,14 +112,14 @@ def test_descriptors_carry_range_choices_and_whether_they_are_live():
     assert FIXED.descriptor().read_only
 
 
-def test_described_type_is_the_defaults(domain):
+def test_the_described_type_is_that_of_the_default(domain):
     node, _, _ = declared(domain)
     types = [node.describe_parameter(spec.name).type for spec in SPECS]
     assert types == [Parameter.Type.from_parameter_value(spec.default).value for spec in SPECS]
 
 
 @pytest.mark.parametrize('is_humble', [False, True])
-def test_set_swaps_the_snapshot(domain, is_humble):
+def test_setting_a_parameter_replaces_the_snapshot(domain, is_humble):
     node, parameters, changes = declared(domain, is_humble=is_humble)
     assert set_one(node, 'limit_ms', 20.0).successful
     assert parameters.snapshot == Settings(20.0, 3)
@@ -128,7 +127,7 @@ def test_set_swaps_the_snapshot(domain, is_humble):
 
 
 @pytest.mark.parametrize('is_humble', [False, True])
-def test_integer_is_taken_for_a_double(domain, is_humble):
+def test_an_integer_is_accepted_for_a_double(domain, is_humble):
     node, parameters, _ = declared(domain, is_humble=is_humble)
     result = set_one(node, 'limit_ms', 20)
     assert result.successful, result.reason
@@ -148,7 +147,7 @@ def test_integer_is_taken_for_a_double(domain, is_humble):
         ('fixed', 1.5),
     ],
 )
-def test_refused_value_changes_nothing_and_names_the_parameter(domain, is_humble, name, value):
+def test_a_rejected_value_changes_nothing_and_names_the_parameter(domain, is_humble, name, value):
     node, parameters, changes = declared(domain, is_humble=is_humble)
     before = node.get_parameter(name).value
     result = set_one(node, name, value)
@@ -161,7 +160,7 @@ def test_refused_value_changes_nothing_and_names_the_parameter(domain, is_humble
 
 
 @pytest.mark.parametrize('is_humble', [False, True])
-def test_set_is_judged_as_a_whole(domain, is_humble):
+def test_values_are_validated_together(domain, is_humble):
     node, parameters, _ = declared(domain, is_humble=is_humble)
     alone = set_one(node, 'floor_ms', 30.0)
     assert not alone.successful
@@ -171,7 +170,7 @@ def test_set_is_judged_as_a_whole(domain, is_humble):
     assert parameters.snapshot.limit_ms == 40.0
 
 
-def test_one_bad_value_refuses_the_whole_atomic_set(domain):
+def test_one_invalid_value_rejects_the_whole_atomic_set(domain):
     node, parameters, _ = declared(domain)
     both = [Parameter('limit_ms', value=50.0), Parameter('count', value=99)]
     assert not node.set_parameters_atomically(both).successful
@@ -179,7 +178,7 @@ def test_one_bad_value_refuses_the_whole_atomic_set(domain):
     assert node.get_parameter('limit_ms').value == 1.5
 
 
-def test_veto_of_another_callback_keeps_the_snapshot(domain):
+def test_a_rejection_by_another_callback_keeps_the_snapshot(domain):
     node, parameters, changes = declared(domain)
     node.add_on_set_parameters_callback(
         lambda _: SetParametersResult(successful=False, reason='not today')
@@ -190,7 +189,7 @@ def test_veto_of_another_callback_keeps_the_snapshot(domain):
 
 
 @pytest.mark.parametrize('is_humble', [False, True])
-def test_integer_override_at_start_is_taken_for_a_double(domain, is_humble):
+def test_an_integer_override_is_accepted_for_a_double(domain, is_humble):
     node, parameters, _ = declared(domain, {'limit_ms': 7, 'fixed': 2}, is_humble=is_humble)
     assert parameters.snapshot.limit_ms == 7.0
     assert isinstance(parameters.snapshot.limit_ms, float)
@@ -210,13 +209,13 @@ def test_integer_override_at_start_is_taken_for_a_double(domain, is_humble):
         ({'floor_ms': 99.0}, 'floor_ms must not exceed'),
     ],
 )
-def test_bad_override_at_start_is_refused_with_the_reason(domain, is_humble, overrides, named):
+def test_an_invalid_override_is_rejected_with_the_reason(domain, is_humble, overrides, named):
     with pytest.raises(DynamicOfaError) as caught:
         declared(domain, overrides, is_humble=is_humble)
     assert named in str(caught.value)
 
 
-def test_integer_override_of_a_string_is_taken_as_text(domain):
+def test_an_integer_override_of_a_string_becomes_text(domain):
     node = domain.create_node(
         f'table_{next(_names)}',
         parameter_overrides=[Parameter('cpus', value=1)],
@@ -225,11 +224,7 @@ def test_integer_override_of_a_string_is_taken_as_text(domain):
     assert parameters.declare([ParameterSpec('cpus', '', 'which')])['cpus'] == '1'
 
 
-def test_error_of_a_parameter_is_one_for_the_user():
-    assert issubclass(ParameterError, DynamicOfaError)
-
-
-def test_markdown_tables_have_a_line_for_each():
+def test_markdown_tables_have_a_row_per_parameter():
     lines = markdown_tables(SPECS).splitlines()
     head = ['', '| name | values (bold: default) | meaning |', '|---|---|---|']
     live = lines.index('Live:')

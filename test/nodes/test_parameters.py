@@ -51,13 +51,13 @@ def test_policies_are_those_of_the_runtime():
 
 
 @pytest.mark.parametrize('device', ['auto', 'cpu', 'cuda', 'cuda:1'])
-def test_devices(device):
+def test_valid_and_invalid_devices(device):
     spec = next(spec for spec in parameters.CLASSIFIER if spec.name == 'device')
     assert spec.problem(device) == ''
     assert spec.problem(f'{device}!') != ''
 
 
-def test_settings_of_the_defaults_constrain_nothing():
+def test_default_settings_set_no_constraint():
     settings = parameters.classifier_settings(DEFAULTS)
     assert not settings.constraints.has_latency
     assert not settings.constraints.has_accuracy

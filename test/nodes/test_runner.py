@@ -60,7 +60,7 @@ def _nothing_closed_yet():
     ('error', 'status'),
     [(NodeFinished(), 0), (KeyboardInterrupt(), 0), (FamilyError('labels.txt is cut short'), 2)],
 )
-def test_status_says_how_it_ended(error, status, capfd):
+def test_the_exit_status_depends_on_the_end(error, status, capfd):
     assert run('waiting', lambda: Waiting(error), ['waiting']) == status
     assert Waiting.closed == 1
     printed = ''.join(capfd.readouterr())
@@ -68,7 +68,7 @@ def test_status_says_how_it_ended(error, status, capfd):
 
 
 @pytest.mark.parametrize('number', runner.ENDING_SIGNALS)
-def test_signals_end_it_once_and_are_ignored_from_then_on(number):
+def test_the_first_signal_ends_the_node_and_later_ones_are_ignored(number):
     class Impatient(Waiting):
         def _raise(self):
             os.kill(os.getpid(), number)
@@ -83,7 +83,7 @@ def test_signals_end_it_once_and_are_ignored_from_then_on(number):
     assert signal.getsignal(number) == signal.SIG_IGN
 
 
-def test_what_a_signal_breaks_during_the_start_is_no_error():
+def test_an_exception_caused_by_a_signal_at_the_start_is_not_an_error():
     def create():
         os.kill(os.getpid(), signal.SIGINT)
         deadline_s = time.monotonic() + 10.0
@@ -94,7 +94,7 @@ def test_what_a_signal_breaks_during_the_start_is_no_error():
     assert run('waiting', create, ['waiting']) == 0
 
 
-def test_a_signal_before_ros_is_up_ends_it(monkeypatch):
+def test_a_signal_before_the_initialisation_ends_the_node(monkeypatch):
     def init(args):
         os.kill(os.getpid(), signal.SIGINT)
         raise RuntimeError('broken off')
@@ -103,7 +103,7 @@ def test_a_signal_before_ros_is_up_ends_it(monkeypatch):
     assert run('waiting', lambda: Waiting(None), ['waiting']) == 0
 
 
-def test_refusal_at_start_is_one_line(capfd):
+def test_an_error_at_the_start_is_one_line(capfd):
     def create():
         raise FamilyError('two lines\nof a parser')
 
@@ -156,13 +156,13 @@ def test_a_limit_of_the_system_is_one_line(create, sentence, capfd):
     assert sentence in printed
 
 
-def test_unexpected_error_is_raised_after_closing():
+def test_an_unexpected_error_is_raised_after_closing():
     with pytest.raises(ZeroDivisionError):
         run('waiting', lambda: Waiting(ZeroDivisionError()), ['waiting'])
     assert Waiting.closed == 1
 
 
-def test_bad_ros_arguments_are_refused(capfd):
+def test_invalid_ros_arguments_are_rejected(capfd):
     arguments = ['waiting', '--ros-args', '--params-file', '/nowhere/at/all.yaml']
     assert run('waiting', lambda: Waiting(NodeFinished()), arguments) == 2
     assert '/nowhere/at/all.yaml' in ''.join(capfd.readouterr())
@@ -199,7 +199,7 @@ def test_an_unknown_parameter_of_any_node_is_warned_of(capfd):
     assert warning in ''.join(capfd.readouterr())
 
 
-def test_logging_goes_through_the_node(domain, capfd):
+def test_log_records_are_forwarded_to_the_node(domain, capfd):
     forwarder = forward_logging(domain.node)
     try:
         logger = logging.getLogger('dynamic_ofa_ros.runtime.anything')

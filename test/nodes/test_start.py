@@ -16,7 +16,7 @@ sys.exit(start.start('camera_node') or 'not interrupted')
 """
 
 
-def test_a_node_that_is_interrupted_during_its_imports_ends_without_a_word():
+def test_a_node_interrupted_during_its_imports_ends_silently():
     ended = subprocess.run(
         [sys.executable, '-c', INTERRUPTED], capture_output=True, text=True, timeout=60
     )
@@ -37,9 +37,7 @@ def test_a_folder_of_logs_that_cannot_be_written_is_reported_with_the_remedy():
     assert line.endswith('; set ROS_LOG_DIR to a folder that can be written')
 
 
-def test_the_command_that_is_interrupted_during_its_imports_says_so_by_its_status(
-    monkeypatch, capfd
-):
+def test_a_command_interrupted_during_its_imports_has_status_130(monkeypatch, capfd):
     def interrupted():
         raise KeyboardInterrupt
 

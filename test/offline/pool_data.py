@@ -1,4 +1,4 @@
-"""A small backbone and datasets with faults; workers of test_evaluation_pool import them."""
+"""Datasets with faults; workers of test_evaluation_pool import them."""
 
 from __future__ import annotations
 
@@ -63,23 +63,6 @@ def hang(marker: Path) -> None:
 
 
 FAULTS = {'exit once': exit_once, 'exit always': exit_always, 'refuse': refuse, 'hang': hang}
-
-
-def make_backbone(folder: Path) -> Any:
-    """Write a random backbone whose sub-networks differ clearly, and open it."""
-    import torch
-    from families import randomise
-
-    from dynamic_ofa_ros.family import BackboneSpec, Preprocessing
-    from dynamic_ofa_ros.supernet.network import build_supernet
-    from dynamic_ofa_ros.supernet.trained import TrainedBackbone, open_backbone
-
-    spec = BackboneSpec('tiny', 'ofa_mobilenetv3', 0.1, len(CLASSES))
-    supernet = build_supernet(spec)
-    randomise(supernet, torch.Generator().manual_seed(1))
-    folder.mkdir()
-    TrainedBackbone(folder, spec, Preprocessing(), CLASSES, (32, 48), {}).save(supernet)
-    return open_backbone(folder)
 
 
 if __name__ == '__main__':

@@ -16,19 +16,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 import yaml
-from families import make_random_family, randomise
+from families import make_random_backbone, make_random_family
 from full_disk import files_up_to
 from offline.fake_device import pretend_device, profile_quickly
 
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.family import (
-    BackboneSpec,
     Family,
     LatencyProfile,
     LevelLatency,
-    Preprocessing,
 )
 from dynamic_ofa_ros.offline.accuracy import evaluation, predictor_fit
 from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import save_predictor
@@ -41,7 +38,6 @@ from dynamic_ofa_ros.offline.latency.on_device import level_of
 from dynamic_ofa_ros.offline.search.candidates import FINALIST, key_of, read_candidates
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
 from dynamic_ofa_ros.space.genome import GenomeEncoding
-from dynamic_ofa_ros.supernet.network import build_supernet
 from dynamic_ofa_ros.supernet.trained import TrainedBackbone, open_backbone
 
 LABELS = ('blue', 'green', 'red')
@@ -86,16 +82,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope='module')
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A supernet with random weights, in the output folder of a training."""
-    return make_backbone(tmp_path_factory.mktemp('backbone') / 'run', seed=1)
-
-
-def make_backbone(folder: Path, seed: int) -> Path:
-    spec = BackboneSpec('tiny', 'ofa_mobilenetv3', 0.1, len(LABELS))
-    supernet = build_supernet(spec).eval()
-    randomise(supernet, torch.Generator().manual_seed(seed))
-    folder.mkdir()
-    TrainedBackbone(folder, spec, Preprocessing(), LABELS, (32, 48), {}).save(supernet)
-    return folder
+    return make_random_backbone(tmp_path_factory.mktemp('backbone') / 'run', LABELS)
 
 
 @pytest.fixture
@@ -401,7 +388,7 @@ def test_a_family_of_another_backbone_cannot_be_merged(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    stranger = make_backbone(tmp_path / 'stranger', seed=2)
+    stranger = make_random_backbone(tmp_path / 'stranger', LABELS, seed=2)
     assert build(stranger, photos, tmp_path / 'theirs', *PLAIN) == 0
     merge = ['--merge', str(tmp_path / 'theirs')]
     assert build(backbone, photos, tmp_path / 'both', *PLAIN, *merge) == 2
@@ -568,7 +555,7 @@ def test_levels_for_a_robot_are_chosen_by_its_measurements(
     assert family.levels[0].architecture == measured[-1].architecture
     assert family.provenance['build']['measured']['platform'] == 'cuda-robot-pytorch-fp32-t1'
     assert not pretended, 'nothing was timed here'
-    stranger = make_backbone(tmp_path / 'stranger', seed=2)
+    stranger = make_random_backbone(tmp_path / 'stranger', LABELS, seed=2)
     document['backbone']['name'] = 'else'
     file.write_text(yaml.safe_dump(document))
     assert build(stranger, photos, tmp_path / 'theirs', *kept, '--measured', str(file)) == 2

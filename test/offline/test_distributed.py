@@ -8,10 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
+from image_files import HUES, write_hues
 from offline.distributed_training import step
 
 from dynamic_ofa_ros.cli.main import main
@@ -31,14 +31,8 @@ DEADLINE_S = 240.0
 def train(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Two easy classes with 24 training and 8 held-out images; return the training command."""
     root = tmp_path_factory.mktemp('photos')
-    rng = np.random.default_rng(1)
     for split, count in (('train', 12), ('val', 4)):
-        for label, name in enumerate(('blue', 'green')):
-            (root / split / name).mkdir(parents=True)
-            for index in range(count):
-                image = rng.integers(0, 90, (40, 52, 3)).astype(np.uint8)
-                image[..., label] += 150
-                cv2.imwrite(str(root / split / name / f'{index}.jpg'), image)
+        write_hues(root / split, count, names=HUES[:2], seed=count)
     return [
         'train', '--data', str(root), '--width-mult', '0.1', '--resolutions', '32',
         '--batch-size', '8', '--largest-only-epochs', '0', '--threads', '1', '--device', 'cpu',

@@ -4,10 +4,10 @@ import logging
 import tracemalloc
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
+from image_files import write_noise
 
 from dynamic_ofa_ros.errors import DatasetError
 from dynamic_ofa_ros.family import Preprocessing
@@ -80,15 +80,10 @@ def test_calibration_uses_all_images_if_there_are_few() -> None:
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """Two classes with 60 photographs each, two of them damaged."""
-    rng = np.random.default_rng(1)
-    for name in ('cat', 'dog'):
-        (tmp_path / 'val' / name).mkdir(parents=True)
-        for index in range(60):
-            image = rng.integers(0, 255, (50, 60, 3)).astype(np.uint8)
-            cv2.imwrite(str(tmp_path / 'val' / name / f'{index:02}.jpg'), image)
-    (tmp_path / 'val' / 'cat' / '03.jpg').write_bytes(b'')
-    (tmp_path / 'val' / 'dog' / '59.jpg').write_bytes(b'\xff\xd8\xff\xe0 cut off')
-    return tmp_path / 'val'
+    root = write_noise(tmp_path / 'val', ('cat', 'dog'), 60, suffix='.jpg')
+    (root / 'cat' / '03.jpg').write_bytes(b'')
+    (root / 'dog' / '59.jpg').write_bytes(b'\xff\xd8\xff\xe0 cut off')
+    return root
 
 
 @pytest.mark.parametrize('cache_bytes', [1 << 30, 0])

@@ -19,8 +19,9 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from families import make_random_backbone
 from offline import pool_data
-from offline.pool_data import Noise, make_backbone
+from offline.pool_data import CLASSES, Noise
 
 from dynamic_ofa_ros.errors import ArchitectureError, EvaluationError
 from dynamic_ofa_ros.offline.accuracy.evaluation_pool import Assignment, EvaluationPool
@@ -29,14 +30,15 @@ from dynamic_ofa_ros.offline.accuracy.sending import sent
 from dynamic_ofa_ros.offline.data.datasets import ClassFolder, Subset
 from dynamic_ofa_ros.offline.data.store import build_store
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
-from dynamic_ofa_ros.supernet.trained import TrainedBackbone
+from dynamic_ofa_ros.supernet.trained import TrainedBackbone, open_backbone
 
 DEADLINE_S = 120.0
 
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedBackbone:
-    return make_backbone(tmp_path_factory.mktemp('pool') / 'backbone')
+    folder = tmp_path_factory.mktemp('pool') / 'backbone'
+    return open_backbone(make_random_backbone(folder, CLASSES))
 
 
 def candidates(trained: TrainedBackbone, count: int) -> list[SubnetArchitecture]:

@@ -208,7 +208,7 @@ def test_functions_are_inlined(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('quantised_as', ['QDQ', 'QOperator', 'dynamic'])
-def test_quantised_networks(tmp_path: Path, quantised_as: str) -> None:
+def test_quantised_networks_are_read(tmp_path: Path, quantised_as: str) -> None:
     from onnxruntime import quantization
 
     class Images(quantization.CalibrationDataReader):

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from figure_texts import texts
 from reference import reference_file
 
 from dynamic_ofa_ros.cli.main import main
@@ -59,18 +60,6 @@ def candidates() -> list[Candidate]:
     return found
 
 
-def texts(figure: object) -> str:
-    found = [text.get_text() for text in figure.texts]
-    for axes in figure.axes:
-        found += [text.get_text() for text in axes.texts]
-        found += [axes.get_xlabel(), axes.get_ylabel(), axes.get_title(loc='left')]
-        if axes.get_legend():
-            found += [text.get_text() for text in axes.get_legend().get_texts()]
-    for legend in figure.legends:
-        found += [text.get_text() for text in legend.get_texts()]
-    return '|'.join(found).replace('\n', ' ')
-
-
 def points(axes: object) -> int:
     return sum(len(collection.get_offsets()) for collection in axes.collections)
 
@@ -85,7 +74,7 @@ def test_candidates_front_and_levels_are_drawn(
     assert points(latency) == len(family.platforms) * len(family.levels)
     assert points(macs) == len(family.levels)
     assert len(published) == 2
-    written = texts(figure)
+    written = '|'.join(texts(figure)).replace('\n', ' ')
     for text in (
         f'latency [ms], {platform}', 'MACs [M]', 'top-1 [%]', 'sampled (8)', '(4)',
         'Pareto front', 'Dynamic-OFA (published)', 'latencies of 3 sampled ones are predicted',
@@ -159,7 +148,7 @@ def test_the_published_points_are_those_of_the_reference_data() -> None:
 
 
 @pytest.mark.parametrize('text', ['gpu_levels: 3', '[1, 2]', 'gpu_levels: [{top1: 3}]'])
-def test_damaged_published_points(text: str, tmp_path: Path) -> None:
+def test_damaged_published_points_are_reported(text: str, tmp_path: Path) -> None:
     path = tmp_path / 'published.yaml'
     for missing in (True, False):
         with pytest.raises(FamilyError, match='not the table of published levels'):

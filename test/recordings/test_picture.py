@@ -6,6 +6,7 @@ import sys
 import cv2
 import pytest
 from demo.made_up import LIMIT_MS, frame, three_runs, unanswered
+from figure_texts import texts
 from matplotlib.colors import to_hex
 
 from dynamic_ofa_ros.plotting.style import save_figure
@@ -20,15 +21,6 @@ def points(axes, kind):
     return found.get_offsets()
 
 
-def texts(figure):
-    found = [text.get_text() for text in figure.texts]
-    for axes in figure.axes:
-        found += [text.get_text() for text in axes.texts]
-    for legend in figure.legends:
-        found += [text.get_text() for text in legend.get_texts()]
-    return '\n'.join(found)
-
-
 def test_every_image_is_a_point_on_a_logarithmic_axis_with_the_limit():
     runs = three_runs()
     figure = plot_runs(runs, 'The caption.')
@@ -41,7 +33,7 @@ def test_every_image_is_a_point_on_a_logarithmic_axis_with_the_limit():
         assert high > max(f.latency_ms for f in run.frames)
         (limit,) = [line for line in axes.lines if line.get_label() == 'limit']
         assert set(limit.get_ydata()) == {LIMIT_MS}
-    written = texts(figure)
+    written = '\n'.join(texts(figure))
     for word in ('highest level', 'lowest level', 'switching', '41.2 % late', 'The caption.'):
         assert word in written
     for name, *_ in KINDS[:4]:
@@ -84,6 +76,6 @@ def test_without_the_truth_images_are_on_time_or_late_and_the_accuracy_of_the_le
     figure = plot_runs([Run('unknown', 2.0, frames)], '')
     axes = figure.axes[0]
     assert len(points(axes, 4)) == len(points(axes, 2)) == 1
-    written = texts(figure)
+    written = '\n'.join(texts(figure))
     assert '45.0 % top-1 of the levels, late images counting 0' in written
     assert 'right and on time' not in written

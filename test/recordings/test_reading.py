@@ -26,7 +26,7 @@ PERIOD_S = PERIOD_NS / 1e9
 
 def recorded(folder, messages):
     """Return the recording from a bag with these messages."""
-    path = write_bag(folder / 'drive', sorted(messages, key=lambda item: item[2]))
+    path = write_bag(folder / 'drive', messages)
     return read(str(path), 'A')
 
 
@@ -166,7 +166,7 @@ def test_one_of_several_classifiers_is_chosen_by_name(tmp_path):
         *told((telemetry(n) for n in range(4)), '/front/classifier'),
         *told((telemetry(n, level=5) for n in range(4)), '/rear/classifier'),
     ]
-    path = write_bag(tmp_path / 'drive', sorted(messages, key=lambda item: item[2]))
+    path = write_bag(tmp_path / 'drive', messages)
     assert read(f'{path}:/rear/classifier', 'B').run.frames[0].level == 5
     with pytest.raises(RecordingError, match=r'several classifiers; give .*:NAME, NAME of /front'):
         read(str(path), 'A')

@@ -18,7 +18,7 @@ def recorded(tmp_path):
     made = []
 
     def record(messages):
-        made.append(write_bag(tmp_path / f'{len(made)}', sorted(messages, key=lambda m: m[2])))
+        made.append(write_bag(tmp_path / f'{len(made)}', messages))
         return read(str(made[-1]), 'x')
 
     return record

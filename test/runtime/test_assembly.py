@@ -48,7 +48,7 @@ def assembled(family: object, **request: object) -> Assembly:
     )
 
 
-def test_two_platforms(random_family, monkeypatch):
+def test_both_platforms_are_assembled(random_family, monkeypatch):
     engines = Engines(monkeypatch)
     parts = assembled(random_family)
     assert [profile.platform for profile in parts.profiles] == list(LATENCIES_MS)

@@ -219,7 +219,7 @@ PLATFORM_NAMES = {
 
 
 @pytest.mark.parametrize(('device_name', 'expected'), PLATFORM_NAMES.items())
-def test_platform_names(device_name, expected):
+def test_names_of_gpus_are_shortened_in_platforms(device_name, expected):
     name = platform_name('cuda', device_name, 'pytorch', precision='fp16', threads=2)
     assert name == f'cuda-{expected}-pytorch-fp16-t2'
     assert len(set(PLATFORM_NAMES.values())) == len(PLATFORM_NAMES)

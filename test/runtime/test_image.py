@@ -156,7 +156,7 @@ def smooth_rgb(width: int, height: int) -> np.ndarray:
         ('yuyv', 'yuyv'),
     ],
 )
-def test_yuv422(encoding, order):
+def test_yuv422_is_decoded_in_every_byte_order(encoding, order):
     rgb = smooth_rgb(16, 8)
     y, u, v = limited_range_yuv(rgb)
     planes = {'u': u[:, ::2], 'v': v[:, ::2]}
@@ -168,7 +168,7 @@ def test_yuv422(encoding, order):
 
 
 @pytest.mark.parametrize(('encoding', 'first'), [('nv12', 'u'), ('nv21', 'v')])
-def test_semi_planar_yuv420(encoding, first):
+def test_nv12_and_nv21_are_decoded(encoding, first):
     rgb = smooth_rgb(16, 8)
     y, u, v = limited_range_yuv(rgb)
     chroma = [u[::2, ::2], v[::2, ::2]]

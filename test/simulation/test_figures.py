@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from figure_texts import texts
 from simulation.examples import make_platform, make_record
 
 from dynamic_ofa_ros.cli.main import main
@@ -15,16 +16,6 @@ from dynamic_ofa_ros.simulation.record import Record
 from dynamic_ofa_ros.simulation.scenario import load_scenario, scenario_names
 
 ROWS = [(3, 1.0), (3, 1.5), (2, 1.5), (2, 1.5), (3, 1.0)]
-
-
-def texts(figure):
-    found = [text.get_text() for text in figure.texts]
-    for axes in figure.axes:
-        found += [text.get_text() for text in axes.texts]
-        found += [axes.get_xlabel(), axes.get_ylabel(), axes.get_title(loc='left')]
-    for legend in figure.legends:
-        found += [text.get_text() for text in legend.get_texts()]
-    return found
 
 
 def test_a_column_shows_every_frame_the_limit_and_the_top_1():
@@ -91,7 +82,7 @@ def test_the_command_writes_all_figures(capsys, tmp_path, monkeypatch):
 
 
 def caption_of(drawn):
-    return ' '.join(' '.join(text.get_text() for text in drawn.figure.texts).split())
+    return ' '.join(' '.join(texts(drawn.figure)).split())
 
 
 def test_the_captions_say_which_of_the_published_numbers_were_used():

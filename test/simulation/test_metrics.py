@@ -143,7 +143,7 @@ def test_a_record_without_frames_is_rejected():
         measure(make_record([], 45.0))
 
 
-def test_clairvoyant_level():
+def test_the_clairvoyant_level_is_the_most_accurate_one_on_time():
     accuracies = (0.5, 0.7, 0.8, 0.8)
     assert clairvoyant_level(accuracies, (10.0, 20.0, 40.0, 30.0), 50.0) == 4  # faster, as good
     assert clairvoyant_level(accuracies, (10.0, 20.0, 40.0, 60.0), 40.0) == 3

@@ -175,7 +175,7 @@ def test_invalid_simulation_settings_are_rejected():
         run(day, make_platform(latencies_ms=(40.0, 50.0, 60.0)), 'fixed')
 
 
-def test_names_of_policies():
+def test_unknown_policies_and_options_are_rejected():
     with pytest.raises(SimulationError, match=r"no policy 'best'.*reactive.*alert.*oracle"):
         contender('best')
     with pytest.raises(SimulationError, match='the oracle requires a trace'):

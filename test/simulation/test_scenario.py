@@ -158,7 +158,7 @@ def write(tmp_path):
     return _write
 
 
-def test_shipped_scenarios():
+def test_all_shipped_scenarios_are_listed():
     assert scenario_names() == SHIPPED
 
 
@@ -228,7 +228,7 @@ def test_all_keys_of_a_model_take_effect(write):
     assert {f.level for f in record.frames} == {2}
 
 
-def test_scope_and_overhead(write):
+def test_scope_and_overhead_add_to_the_latency(write):
     text = HEAD + (
         'models: [{name: a, limit_ms: 65, scope: end_to_end, policy: fixed, noise: 0, '
         'camera_period_ms: 100, transport_ms: 3, switch_ms: 0}]\n'

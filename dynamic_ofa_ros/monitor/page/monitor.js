@@ -48,6 +48,9 @@ function isNumber(value) { return typeof value === 'number' && Number.isFinite(v
 
 function number(value, digits = 1) { return isNumber(value) ? value.toFixed(Math.abs(value) < 100 ? digits : 0) : '–'; }
 
+// toLocaleString would look up the locale for each number.
+const wholeNumber = new Intl.NumberFormat('en');
+
 function percent(value, digits = 1) { return isNumber(value) ? (100 * value).toFixed(digits) : '–'; }
 
 function setText(node, text) { if (node.textContent !== text) node.textContent = text; }
@@ -67,6 +70,7 @@ class View {
     this.latest = null;
     this.counters = [];
     this.fields = new Map();
+    this.isVisible = false;
     this.root = document.getElementById('classifier').content.cloneNode(true).firstElementChild;
     this.root.dataset.classifier = name;
     this.find('h2').textContent = name;
@@ -126,7 +130,7 @@ class View {
     const late = timed.length ? timed.filter((f) => f[total] > f[columns.max_latency_ms]).length / timed.length : NaN;
     this.drawState(latest, silent, late);
     setText(this.find('.scope'), `${this.scope.words}, ms`);
-    this.find('.waiting').textContent = this.imageTopic ? `waiting for ${this.imageTopic}` : 'not subscribed to images';
+    setText(this.find('.waiting'), this.imageTopic ? `waiting for ${this.imageTopic}` : 'not active: it does not subscribe to images');
     if (!latest) return;
     this.tile('level', latest.level, `of ${latest.level_count}`);
     this.tile('accuracy', percent(latest.level_accuracy), '%');
@@ -142,6 +146,7 @@ class View {
     this.tile('power', number(latest.device_power_w, 1), 'W');
     this.drawLadder(latest);
     this.drawLosses(latest);
+    if (!this.isVisible) return;
     this.drawLatency();
     this.drawLevels();
   }
@@ -210,9 +215,9 @@ class View {
     rows.forEach(([key], index) => {
       const [, recent, all] = body.children[index].children;
       const since = Math.max(0, latest[key] - before[key]);
-      setText(recent, since.toLocaleString('en'));
+      setText(recent, wholeNumber.format(since));
       recent.className = since && key !== 'sequence' ? 'some' : '';
-      setText(all, latest[key].toLocaleString('en'));
+      setText(all, wholeNumber.format(latest[key]));
     });
   }
 
@@ -348,8 +353,19 @@ class View {
     chart.line(this.frames, columns.level, colour('--accent'), [], 2.5);
   }
 
-  remove() { this.root.remove(); }
+  remove() {
+    visibility.unobserve(this.root);
+    this.root.remove();
+  }
 }
+
+// The charts of classifiers outside the window are not drawn, because that takes most of the time.
+const visibility = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    const view = views.get(entry.target.dataset.classifier);
+    if (view) view.isVisible = entry.isIntersecting;
+  }
+});
 
 function ladderRow(level) {
   const row = element('tr');
@@ -584,10 +600,14 @@ function take(message) {
       views.set(entry.name, view);
       const after = [...views.keys()].sort().find((name) => name > entry.name && views.get(name).root.isConnected);
       document.getElementById('classifiers').insertBefore(view.root, after ? views.get(after).root : null);
+      visibility.observe(view.root);
     }
     views.get(entry.name).update(entry);
   }
   document.getElementById('empty').hidden = views.size > 0;
+  const surplus = document.getElementById('surplus');
+  surplus.hidden = !message.left_out;
+  setText(surplus, `${message.left_out} more classifiers are not shown.`);
 }
 
 // Decodes a picture once for all its classifiers and frees it at once; as images with URLs, old

@@ -153,7 +153,7 @@ def _check_count(pairs: int) -> None:
     if pairs < FEWEST_PAIRS:
         raise PredictorError(
             f'{pairs} different architectures with accuracies are too few for a predictor; '
-            f'measure at least {FEWEST_PAIRS}, better 200'
+            f'measure at least {FEWEST_PAIRS}, preferably 200'
         )
 
 

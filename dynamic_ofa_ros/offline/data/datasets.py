@@ -121,8 +121,7 @@ class ClassFolder:
         strangers = [folder for folder in strangers if folder.name not in labels]
         if strangers:
             raise DatasetError(
-                f'{printable(strangers[0])} is a class the labels do not have; they are '
-                f'{some(names)}'
+                f'{printable(strangers[0])} is not one of the labels; they are {some(names)}'
             )
         images = {folder: listing.images for folder, listing in listings.items()}
         if classes is None:

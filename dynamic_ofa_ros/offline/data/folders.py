@@ -36,7 +36,7 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Listing:
-    """What is below a folder, without hidden entries.
+    """The contents of a folder at any depth, without hidden entries.
 
     images: files with the suffix of an image; others: other files; not_files: links to folders or
     to nothing, pipes, sockets and devices, which are never opened.
