@@ -104,6 +104,8 @@ class Request:
         # OpenVINO holds no reference to the array, so this object must.
         self._request.set_input_tensor(openvino.Tensor(self.input, shared_memory=True))
         self._output = self._request.get_output_tensor(0).data
+        # That of the base class, because InferRequest's also creates a dictionary of the outputs.
+        self._run = super(openvino.InferRequest, self._request).infer  # type: ignore[misc]
 
     def infer(self, tensor: FloatArray) -> FloatArray:
         """Return a copy of the output's first row; `tensor` is copied unless it is `input`."""
@@ -111,7 +113,7 @@ class Request:
             if tensor.shape != self.input.shape:
                 raise ValueError(f'the input is {tensor.shape}, expected {self.input.shape}')
             np.copyto(self.input, tensor)
-        self._request.infer(share_outputs=True)
+        self._run({}, share_outputs=True, decode_strings=False)
         output: FloatArray = self._output[0].copy()
         return output
 
