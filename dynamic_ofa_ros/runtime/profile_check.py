@@ -116,6 +116,11 @@ class Check:
         return min(low, 1.0) if self.is_busy else math.sqrt(low * high)
 
 
+def checked_levels(count: int) -> list[int]:
+    """Return the lowest, the middle and the highest of `count` levels."""
+    return sorted({1, (count + 1) // 2, count})
+
+
 def check_levels(
     engine: Engine,
     family: Family,
@@ -123,13 +128,12 @@ def check_levels(
     pause_s: float = PAUSE_S,
     clock: Clock = time.perf_counter_ns,
 ) -> Iterator[Check]:
-    """Measure the lowest, the middle and the highest level in short blocks, as for a profile.
+    """Measure the `checked_levels` in short blocks, as for a profile.
 
     Yield a check after each block; it includes the latencies of the previous blocks, so that the
     caller can go on if the first frames do not match.
     """
-    count = len(family.levels)
-    samples_ms: dict[int, list[float]] = {i: [] for i in sorted({1, (count + 1) // 2, count})}
+    samples_ms: dict[int, list[float]] = {i: [] for i in checked_levels(len(family.levels))}
     failures = {}
     load = OthersLoad(engine.device)
     started_ns = clock()

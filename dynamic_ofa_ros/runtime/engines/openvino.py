@@ -21,7 +21,7 @@ requirements.check('openvino')  # before the import, which would also import the
 import openvino  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
     from dynamic_ofa_ros.family import Family, Level
@@ -62,6 +62,7 @@ class OpenvinoEngine(EngineBase):
         precision: str = 'fp32',
         threads: int = 1,
         max_resident_mb: float = 0.0,
+        first: Collection[int] = (),
         progress: Callable[[str], None] | None = None,
     ) -> None:
         self.device = device
@@ -83,7 +84,7 @@ class OpenvinoEngine(EngineBase):
             return Request(shared_core().import_model(compiled, 'CPU', settings))
 
         self._levels: Residents[Request] = Residents(
-            load, len(family.levels), max_resident_mb, workers=usable_cpus()
+            load, len(family.levels), max_resident_mb, usable_cpus(), first
         )
         self.residents = self._levels
 
