@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -90,12 +91,14 @@ def in_turns(
 ) -> dict[str, list[float]]:
     """Return `runs` latencies in ms of each contender.
 
-    They are measured alternately in short blocks, so that drift affects all equally. The first
-    call of a block is not counted, because the caches contain the data of another contender.
+    They are measured in short blocks, so that drift affects all equally, and in random order,
+    because a contender is faster after one that uses the same library or weights. The first call
+    of a block is not counted, because the caches contain the data of another contender.
     """
     samples: dict[str, list[float]] = {name: [] for name in contenders}
+    order = random.Random(0)
     while any(len(taken) < runs for taken in samples.values()):
-        for name, call in contenders.items():
+        for name, call in order.sample(list(contenders.items()), len(contenders)):
             call()
             for _ in range(block):
                 start_ns = time.perf_counter_ns()

@@ -72,7 +72,7 @@ def main() -> None:
             'threads': options.threads,
             'device': options.device,
             'batch': 1,
-            'order': 'engines alternately, blocks of 5',
+            'order': 'engines in random order, blocks of 5',
         },
         input_checksum=checksum(inputs),
         load=load,

@@ -1,19 +1,22 @@
 """Overhead of transport, executor and node over inference, and lost images.
 
-    python -m benchmarks.node [--seconds 20] [--quick]
+    python -m benchmarks.node [--seconds 20] [--quick] [--only TEXT]
 
 The image publisher, the classifier and this program are separate processes on ROS 2. Each row is
 one stream with an image size, a rate and a reliability, with or without the package's Fast DDS
 profile. In the last row, the executor is disturbed by setting parameters 20 times per second and
-by coordination.
+by coordination. For the stream with a target, a loop that only computes as long as the node needs
+per image shows how many images the machine itself would drop.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import math
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -62,6 +65,9 @@ STAGES: dict[str, Callable[[Any], float]] = {
 }
 
 
+CALIBRATIONS, CALIBRATION_STEPS = 50, 100_000
+
+
 @dataclass(frozen=True)
 class Stream:
     """One row: a stream of images."""
@@ -72,6 +78,11 @@ class Stream:
     reliability: str
     has_profile: bool
     is_disturbed: bool = False
+
+    @property
+    def has_target(self) -> bool:
+        """Whether no image of this stream should be dropped."""
+        return self == Stream(640, 480, 60.0, 'reliable', has_profile=True)
 
     def __str__(self) -> str:
         profile = 'profile' if self.has_profile else 'no profile'
@@ -101,15 +112,23 @@ def main() -> None:
     parser.add_argument('--family', default=default_family(), help='name or path of a family')
     parser.add_argument('--seconds', type=float, default=20.0, help='length of each stream')
     parser.add_argument('--quick', action='store_true', help='640x480 at 30 Hz only')
+    parser.add_argument('--only', help='measure the streams with this text again; keep the others')
     parser.add_argument('--output', type=Path, default=RESULTS, help='folder of the JSON file')
     options = parser.parse_args()
     load = OthersLoad()
     with tempfile.TemporaryDirectory() as folder:
-        starts = measure_starts(Path(folder), options.family)
         rows = [
             {'stream': str(stream), **asdict(stream), **measured(folder, stream, options)}
             for stream in streams(is_quick=options.quick)
+            if (options.only or '') in str(stream)
         ]
+        if options.only is None:
+            starts = measure_starts(Path(folder), options.family)
+        else:
+            known = json.loads((options.output / 'node.json').read_text(encoding='utf-8'))
+            starts = known['results']['start_to_first_label_s']
+            again = {row['stream']: row for row in rows}
+            rows = [again.get(row['stream'], row) for row in known['results']['streams']]
     print_stages(rows)
     print_table(
         'Images',
@@ -183,6 +202,10 @@ def measured(folder: str, stream: Stream, options: argparse.Namespace) -> dict[s
         end(classifier)
     sent = int(source.stdout.read())
     last = telemetry.last
+    loop = {}
+    if stream.has_target:
+        median_ms = statistics.median(frame.node_ms for frame in telemetry.messages)
+        loop = {'dropped_by_loop': dropped_by_loop(sent, stream.rate_hz, median_ms)}
     frames = telemetry.messages[WARM_UP_FRAMES:]  # none if nearly all images were lost
     return {
         'sent': sent,
@@ -196,7 +219,32 @@ def measured(folder: str, stream: Stream, options: argparse.Namespace) -> dict[s
             for status in message.status
         ),
         'stages': {name: stage(frames, read) for name, read in STAGES.items() if frames},
+        **loop,
     }
+
+
+def dropped_by_loop(count: int, rate_hz: float, busy_ms: float) -> int:
+    """Return how many of `count` images a loop drops that computes for `busy_ms` per image.
+
+    Like the node, it continues with the newest image.
+    """
+
+    def compute(steps: int) -> float:
+        begin_s, total = time.perf_counter(), 0
+        for step in range(steps):
+            total += step
+        return time.perf_counter() - begin_s
+
+    step_s = statistics.median(compute(CALIBRATION_STEPS) for _ in range(CALIBRATIONS))
+    steps = round(busy_ms / 1e3 / step_s * CALIBRATION_STEPS)
+    start_s, image, dropped = time.perf_counter(), 0, 0
+    while image < count:
+        time.sleep(max(0.0, start_s + image / rate_hz - time.perf_counter()))
+        compute(steps)
+        newest = int((time.perf_counter() - start_s) * rate_hz)
+        dropped += max(0, newest - image - 1)
+        image = max(image + 1, newest)
+    return dropped
 
 
 def disturb(session: Ros) -> Callable[[], None]:

@@ -14,6 +14,10 @@ import yaml
 from dynamic_ofa_ros.errors import FamilyError
 
 VERSION = 1
+MAX_DEPTH = 100
+
+# That of libyaml, where installed, is 8 times as fast, which saves 0.1 s of a start.
+_LOADER = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
 
 # Anchors of YAML can repeat a value so often that its whole text would fill the memory.
 _SHORT = Repr()
@@ -141,8 +145,14 @@ def read_bytes(path: Path) -> bytes:
 def parse_yaml(path: Path, data: bytes) -> Any:
     """Parse YAML without executing code; raise FamilyError, which names `path`."""
     try:
-        return yaml.safe_load(data)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        depth = 0
+        for event in yaml.parse(data, _LOADER):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:  # libyaml would end the process if it is much deeper
+                raise ValueError(f'it is nested deeper than {MAX_DEPTH} levels')
+        return yaml.load(data, _LOADER)
+    except (yaml.YAMLError, ValueError) as error:
         detail = ' '.join(str(error).split())
         raise FamilyError(f'{path} is not valid YAML: {detail}') from None
 

@@ -146,6 +146,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         self._classification_pub = self.create_publisher(
             Classification, 'classification', qos.CLASSIFICATION
         )
+        self._classification = Classification()  # used again, because its creation takes 50 us
         self._label_info_pub = self.create_publisher(LabelInfo, 'label_info', qos.LATCHED)
         self._vision_info_pub = self.create_publisher(VisionInfo, 'vision_info', qos.LATCHED)
         self._telemetry_pub = self.create_publisher(Telemetry, '~/telemetry', qos.TELEMETRY)
@@ -480,7 +481,9 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
     # Callbacks of the worker's thread.
 
     def _on_result(self, frame: Frame, result: Result) -> None:
-        self._publish(self._classification_pub, conversions.classification(frame.header, result))
+        self._classification.header = frame.header
+        self._classification.results = conversions.hypotheses(result)
+        self._publish(self._classification_pub, self._classification)
 
     def _wants_telemetry(self, sequence: int) -> bool:
         """Return whether a frame's telemetry is published, drawn or needed for diagnostics."""

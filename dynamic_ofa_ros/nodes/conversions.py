@@ -87,15 +87,12 @@ def image_message(rgb: ImageArray, header: Any, encoding: str) -> Any:
     return message
 
 
-def classification(header: Any, result: Result) -> Any:
-    """Return vision_msgs/Classification; `header`, that of the image, is not changed."""
-    return Classification(
-        header=header,
-        results=[
-            ObjectHypothesis(class_id=str(score.class_id), score=score.score)
-            for score in result.scores
-        ],
-    )
+def hypotheses(result: Result) -> list[Any]:
+    """Return the results of a vision_msgs/Classification."""
+    return [
+        ObjectHypothesis(class_id=str(score.class_id), score=score.score)
+        for score in result.scores
+    ]
 
 
 def truth(header: Any, class_id: int) -> Any:

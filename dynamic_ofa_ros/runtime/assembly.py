@@ -127,7 +127,7 @@ def assemble(
             profiles,
             constraints=constraints,
             policy=policy,
-            is_ready=classifier.is_ready if request.max_resident_mb else None,
+            is_ready=classifier.is_ready,
         )
     except BaseException:
         for engine in engines:

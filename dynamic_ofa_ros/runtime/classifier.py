@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -50,8 +50,7 @@ MAX_INPUT_AGE_MS = 10_000.0
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class ClassScore:
+class ClassScore(NamedTuple):
     """One class of a result; `score` is the softmax probability."""
 
     class_id: int
@@ -59,8 +58,7 @@ class ClassScore:
     score: float
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """The result for one frame: classes in descending order of score, and the stage timings.
 
     `processing_ms` is the time from the start of preprocessing to the end of postprocessing.
@@ -170,32 +168,29 @@ class Classifier:
         self, logits: FloatArray, top_k: int, score_threshold: float
     ) -> tuple[ClassScore, ...]:
         labels = self.family.labels
-        return tuple(
+        scores = [
             ClassScore(index, labels[index], score)
             for index, score in top_scores(logits, top_k)
             if score >= score_threshold
-        )
+        ]
+        return tuple(scores)
 
 
 def top_scores(logits: FloatArray, count: int) -> list[tuple[int, float]]:
     """Return index and probability (softmax) of the `count` most probable classes, ties by index.
 
     logits: (classes,). Raise EngineError if a logit is not finite. This function calls NumPy as
-    little as possible: after inference the caches are cold, and each call takes several
+    little as possible: after inference the caches are cold, and each call takes over ten
     microseconds.
     """
     values = logits.astype(np.float64)
-    if not math.isfinite(values.sum()):
+    order = (-values).argsort(kind='stable').tolist()
+    highest, lowest = values.item(order[0]), values.item(order[-1])  # the last one may be NaN
+    if not math.isfinite(highest - lowest):
         raise EngineError('inference returned logits that are NaN or infinite')
-    count = min(count, values.size)
-    if count < 1:
-        return []
-    bound = np.partition(values, -count)[-count]
-    candidates = np.flatnonzero(values >= bound).tolist()
-    order = sorted(candidates, key=lambda index: -values.item(index))[:count]
-    highest = values.item(order[0])
-    total = float(np.exp(values - highest).sum())
-    return [(index, math.exp(values.item(index) - highest) / total) for index in order]
+    weights = np.exp(values - highest)
+    total = float(np.add.reduce(weights))
+    return [(index, weights.item(index) / total) for index in order[: max(count, 0)]]
 
 
 @dataclass(frozen=True)

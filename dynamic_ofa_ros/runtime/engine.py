@@ -13,8 +13,9 @@ import math
 import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -35,6 +36,7 @@ from dynamic_ofa_ros.runtime.host import (
 )
 from dynamic_ofa_ros.runtime.image import FloatArray
 from dynamic_ofa_ros.runtime.known_profile import load_or_measure_profile
+from dynamic_ofa_ros.runtime.profile_check import checked_levels
 from dynamic_ofa_ros.runtime.profiling import profile_engine
 from dynamic_ofa_ros.runtime.reference import probe_input, reference_of
 
@@ -64,7 +66,7 @@ class _Kind:
 
     needs: modules that it imports. distributions: alternative packages that provide it. device:
     the only kind of device that it supports; empty for any. is_optional: it is not reported if it
-    is not installed.
+    is not installed. is_gradual: it can load levels later.
     """
 
     module: str
@@ -75,6 +77,7 @@ class _Kind:
     precisions: tuple[str, ...] = ('fp32',)
     is_optional: bool = False
     runs_separate_networks: bool = True
+    is_gradual: bool = True
 
 
 _ENGINES = {
@@ -87,7 +90,7 @@ _ENGINES = {
     ),
     'pytorch': _Kind(
         'pytorch', 'PytorchEngine', ('torch', 'safetensors', 'ofa'), ('torch',),
-        is_optional=True, runs_separate_networks=False,
+        is_optional=True, runs_separate_networks=False, is_gradual=False,
     ),
     'tensorrt': _Kind(
         'onnxruntime', 'TensorRtEngine', ('onnxruntime',), ('onnxruntime-gpu', 'onnxruntime'),
@@ -225,6 +228,7 @@ def create_engine(
     precision: str = 'fp32',
     threads: int = 1,
     max_resident_mb: float = 0.0,
+    is_gradual: bool = False,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> Engine:
@@ -233,8 +237,9 @@ def create_engine(
     device: auto, cpu, cuda or cuda:N. engine: auto or one of `engine_names()`. If one of them is
     auto, the fastest correct combination on this machine is used; it is measured once and stored
     in the build cache. precision: one of `PRECISIONS`. threads: limited to `usable_cpus()`.
-    max_resident_mb: memory for levels (see `Residents`); 0 loads all. progress: called with a
-    message before each slow step. Raise EngineError if the options cannot be met.
+    max_resident_mb: memory for levels (see `Residents`); 0 loads all. is_gradual: load only some
+    levels now if the choice is known and all levels fit; see `first` of `Residents`. progress:
+    called with a message before each slow step. Raise EngineError if the options cannot be met.
     """
     candidates = _candidates(family, device, engine, precision, threads)
     requested, threads = threads, min(threads, usable_cpus())
@@ -244,7 +249,9 @@ def create_engine(
         chosen = builder.build(candidates[0])
     else:
         key = f'{filesystem_safe(device)}-{engine}-{precision}-t{threads}'
-        chosen = _fastest(builder, candidates, f'choice-{key}.json')
+        is_gradual = is_gradual and not max_resident_mb
+        first = checked_levels(len(family.levels)) if is_gradual else []
+        chosen = _fastest(builder, candidates, f'choice-{key}.json', first)
     chosen.notes = (*cache.notes, *builder.notes, *chosen.notes)
     if threads < requested:
         note = f'threads is {requested}, but this process may use only {threads} processors'
@@ -267,10 +274,11 @@ def create_engines(
 
     The arguments are those of `create_engine`. If device is auto and the machine has a GPU, return
     an engine on the GPU and one on the CPU, which is used when the GPU is contended; if one of
-    them does not work, the notes of the other one say so. Otherwise return a single engine.
+    them does not work, the notes of the other one say so. Otherwise return a single engine, which
+    is gradual.
     """
 
-    def create(on_device: str) -> Engine:
+    def create(on_device: str, *, is_gradual: bool = False) -> Engine:
         return create_engine(
             family,
             device=on_device,
@@ -278,12 +286,13 @@ def create_engines(
             precision=precision,
             threads=threads,
             max_resident_mb=max_resident_mb,
+            is_gradual=is_gradual,
             cache_dir=cache_dir,
             progress=progress,
         )
 
     if device != 'auto' or not has_nvidia_device():
-        return [create(device)]
+        return [create(device, is_gradual=True)]
     # Invalid options raise an error here, instead of being noted as the failure of a device.
     _candidates(family, device, engine, precision, threads)
     engines: list[Engine] = []
@@ -316,21 +325,26 @@ def verify(
 ) -> None:
     """Compare the logits of every level with the reference; raise EngineError if they differ."""
     for level in family.levels:
-        expected = reference[level.index]
         found = engine.infer(level.index, probe_input(level.resolution))
-        if found.shape != expected.shape:
-            raise EngineError(
-                f'{engine.name} returns logits of shape {found.shape} at level {level.index}, '
-                f'expected {expected.shape}'
-            )
-        difference = float(np.max(np.abs(found - expected)))
-        tolerance = max(TOLERANCES[precision], TOLERANCES[_precision_of(level)])
-        allowed = tolerance * max(float(np.ptp(expected)), 1e-3)
-        if not difference <= allowed:  # also true for NaN
-            raise EngineError(
-                f'{engine.name} computes wrong results at level {level.index}: its logits differ '
-                f'from the reference by up to {difference:.3g}, {allowed:.3g} is allowed'
-            )
+        _verify_level(engine.name, level, found, reference[level.index], precision)
+
+
+def _verify_level(
+    engine: str, level: Level, found: FloatArray, expected: FloatArray, precision: str
+) -> None:
+    if found.shape != expected.shape:
+        raise EngineError(
+            f'{engine} returns logits of shape {found.shape} at level {level.index}, '
+            f'expected {expected.shape}'
+        )
+    difference = float(np.max(np.abs(found - expected)))
+    tolerance = max(TOLERANCES[precision], TOLERANCES[_precision_of(level)])
+    allowed = tolerance * max(float(np.ptp(expected)), 1e-3)
+    if not difference <= allowed:  # also true for NaN
+        raise EngineError(
+            f'{engine} computes wrong results at level {level.index}: its logits differ '
+            f'from the reference by up to {difference:.3g}, {allowed:.3g} is allowed'
+        )
 
 
 def _precision_of(level: Level) -> str:
@@ -361,10 +375,13 @@ class _Builder:
         self._interruption: Exception | None = None
         self._reference: dict[int, FloatArray] | None = None
 
-    def build(self, candidate: _Candidate) -> Engine:
-        """Return a verified engine; raise EngineError if it cannot be built."""
+    def build(self, candidate: _Candidate, first: Collection[int] = ()) -> Engine:
+        """Return a verified engine; raise EngineError if it cannot be built.
+
+        first: the levels to load now, if the engine is gradual; none: all.
+        """
         try:
-            return self._build(candidate)
+            return self._build(candidate, first)
         except Exception as error:  # libraries raise exceptions of any type
             if self._interruption is not None:
                 raise self._interruption from None
@@ -374,7 +391,7 @@ class _Builder:
                 raise
             raise EngineError(f'{candidate} does not work here: {described(error)}') from error
 
-    def _build(self, candidate: _Candidate) -> Engine:
+    def _build(self, candidate: _Candidate, first: Collection[int]) -> Engine:
         kind = _ENGINES[candidate.engine]
         requirements.check(*kind.needs)
         module = importlib.import_module(f'dynamic_ofa_ros.runtime.engines.{kind.module}')
@@ -389,25 +406,37 @@ class _Builder:
             progress=self._tell,
             # Engines that support fp32 only do not have this argument.
             **({} if candidate.precision == 'fp32' else {'precision': candidate.precision}),
+            **({'first': first} if kind.is_gradual else {}),
         )
         try:
-            verify(engine, self.family, self._reference_logits(), candidate.precision)
-            for level in self.family.levels:
+            reference = self._reference_logits()
+
+            def check(level: Level, infer: Callable[[FloatArray], FloatArray]) -> None:
+                """Verify a level and warm it up."""
                 tensor = probe_input(level.resolution)
+                expected = reference[level.index]
+                _verify_level(engine.name, level, infer(tensor), expected, candidate.precision)
                 for _ in range(WARM_RUNS):
-                    engine.infer(level.index, tensor)
+                    infer(tensor)
+
+            for level in self.family.levels:
+                if not (first and kind.is_gradual) or level.index in first:
+                    check(level, partial(engine.infer, level.index))
         except Exception:
             engine.close()
             raise
+        if engine.residents is not None:
+            levels = self.family.levels
+            engine.residents.check = lambda index, runner: check(levels[index - 1], runner.infer)
         return engine
 
-    def try_build(self, candidate: _Candidate) -> Engine | None:
+    def try_build(self, candidate: _Candidate, first: Collection[int] = ()) -> Engine | None:
         """Return an engine; if it cannot be built, add the error to `reasons` and return None.
 
         The error is also added to the notes, unless an optional engine is not installed.
         """
         try:
-            return self.build(candidate)
+            return self.build(candidate, first)
         except EngineError as error:
             cause = error.__cause__
             is_missing = isinstance(cause, MissingPackageError)
@@ -515,17 +544,21 @@ def _candidates(
     return candidates
 
 
-def _fastest(builder: _Builder, candidates: list[_Candidate], choice_file: str) -> Engine:
+def _fastest(
+    builder: _Builder, candidates: list[_Candidate], choice_file: str, first: Collection[int]
+) -> Engine:
     """Return the fastest working engine; use the stored choice if it is still valid.
 
     The choice is not stored if an engine failed for a reason that may be temporary.
+
+    first: the levels to load now if there is a stored choice; none: all.
     """
     conditions = _conditions(candidates)
     remembered = builder.cache.read_json(choice_file)
     if remembered.get('conditions') == conditions:
         for candidate in candidates:
             if str(candidate) == remembered.get('winner'):
-                engine = builder.try_build(candidate)
+                engine = builder.try_build(candidate, first)
                 if engine is not None:
                     builder.notes = tuple(str(note) for note in remembered.get('notes', ()))
                     return engine

@@ -93,7 +93,7 @@ class RuntimeManager:
         self.table = OptionTable.of(levels, *profiles)
         self._experiences = [_experience(profile) for profile in profiles]
         self._outages = Outages()
-        self._is_ready = is_ready
+        self._is_ready = is_ready or (lambda level, platform: True)
         self._policy_factory = policy_factory
         self._setting_lock = threading.Lock()
         self._settings = _Settings(constraints or Constraints(), policy or PolicySettings())
@@ -372,7 +372,8 @@ class RuntimeManager:
     def _ready_choice(self, situation: Situation, choice: Choice) -> Choice:
         """Return the choice if its level is in memory, or else the next lower one that is."""
         self._wanted = choice.option
-        if self._is_ready is None or self._is_loaded(choice.option):
+        # The level in use stays in memory.
+        if choice.option == self._option or self._is_loaded(choice.option):
             return choice
         rank = self.table.rank
         lower = [o for o in situation.candidates if rank[o] < rank[choice.option]]
@@ -384,7 +385,6 @@ class RuntimeManager:
         return Choice(instead, choice.is_feasible, f'{name} is being loaded; {choice.reason}')
 
     def _is_loaded(self, option: Option) -> bool:
-        assert self._is_ready is not None
         return self._is_ready(option.level, self.table.platforms[option.platform])
 
     def _within_budget(self, situation: Situation, choice: Choice) -> Choice:

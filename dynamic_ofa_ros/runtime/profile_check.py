@@ -18,6 +18,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from statistics import quantiles
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +26,8 @@ import numpy as np
 from dynamic_ofa_ros.errors import EngineError
 from dynamic_ofa_ros.family import LatencyProfile, LevelLatency
 from dynamic_ofa_ros.runtime.host import OthersLoad
-from dynamic_ofa_ros.runtime.profiling import BUSY_ABOVE, PAUSE_S, Clock, input_of, time_block
+from dynamic_ofa_ros.runtime.profiling import BUSY_ABOVE, PAUSE_S, Clock, time_block
+from dynamic_ofa_ros.runtime.reference import probe_input
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.family import Family
@@ -116,6 +118,11 @@ class Check:
         return min(low, 1.0) if self.is_busy else math.sqrt(low * high)
 
 
+def checked_levels(count: int) -> list[int]:
+    """Return the lowest, the middle and the highest of `count` levels."""
+    return sorted({1, (count + 1) // 2, count})
+
+
 def check_levels(
     engine: Engine,
     family: Family,
@@ -123,13 +130,12 @@ def check_levels(
     pause_s: float = PAUSE_S,
     clock: Clock = time.perf_counter_ns,
 ) -> Iterator[Check]:
-    """Measure the lowest, the middle and the highest level in short blocks, as for a profile.
+    """Measure the `checked_levels` in short blocks, as for a profile.
 
     Yield a check after each block; it includes the latencies of the previous blocks, so that the
     caller can go on if the first frames do not match.
     """
-    count = len(family.levels)
-    samples_ms: dict[int, list[float]] = {i: [] for i in sorted({1, (count + 1) // 2, count})}
+    samples_ms: dict[int, list[float]] = {i: [] for i in checked_levels(len(family.levels))}
     failures = {}
     load = OthersLoad(engine.device)
     started_ns = clock()
@@ -139,13 +145,13 @@ def check_levels(
         for index, samples in samples_ms.items():
             if index in failures:
                 continue
-            tensor = input_of(family.level(index))
+            tensor = probe_input(family.level(index).resolution)
             try:
                 samples += time_block(engine, index, tensor, BLOCK_RUNS, pause_s, clock)
             except EngineError as error:
                 failures[index] = str(error)
         times = (
-            LevelTimes(index, *np.quantile(samples, (0.25, 0.5)).tolist())
+            LevelTimes(index, *quantiles(samples, n=4, method='inclusive')[:2])
             for index, samples in samples_ms.items()
             if index not in failures
         )

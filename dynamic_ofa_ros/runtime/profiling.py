@@ -13,9 +13,10 @@ import numpy as np
 
 from dynamic_ofa_ros.family import LatencyProfile, LevelLatency
 from dynamic_ofa_ros.runtime.host import OthersLoad
+from dynamic_ofa_ros.runtime.reference import probe_input
 
 if TYPE_CHECKING:
-    from dynamic_ofa_ros.family import Family, Level
+    from dynamic_ofa_ros.family import Family
     from dynamic_ofa_ros.runtime.engine import Engine
     from dynamic_ofa_ros.runtime.image import FloatArray
 
@@ -70,7 +71,7 @@ def profile_engine(
     images. The measurement ends after about `max_seconds` with fewer than `runs` runs per level,
     but at least `MIN_RUNS`.
     """
-    inputs = [input_of(level) for level in family.levels]
+    inputs = [probe_input(level.resolution) for level in family.levels]
     for level, tensor in zip(family.levels, inputs, strict=True):
         for _ in range(warmup):
             engine.infer(level.index, tensor)
@@ -111,12 +112,6 @@ def time_block(
         engine.infer(index, tensor)
         samples_ms.append((clock() - start_ns) / 1e6)
     return samples_ms
-
-
-def input_of(level: Level) -> FloatArray:
-    """Return the input for measuring a level: random noise, (1, 3, r, r) float32."""
-    random = np.random.default_rng(level.index)
-    return random.standard_normal((1, 3, level.resolution, level.resolution)).astype(np.float32)
 
 
 def _summary(samples_ms: list[float]) -> LevelLatency:

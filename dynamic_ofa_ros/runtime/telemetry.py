@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-import numpy as np
+from dynamic_ofa_ros.runtime.series import SortedWindow
 
 NAN = math.nan
 
@@ -20,42 +20,33 @@ class RollingStatistics:
     def __init__(self, capacity: int = 100) -> None:
         if capacity < 1:
             raise ValueError(f'capacity must be at least 1, found {capacity}')
-        self._values = np.full(capacity, np.nan)
-        self._times_ns = np.zeros(capacity, dtype=np.int64)
-        self._count = 0
+        self._values = SortedWindow(capacity)
+        self._times_ns: deque[int] = deque(maxlen=capacity)
 
     def add(self, value: float, time_ns: int) -> None:
-        """Add the value of a frame and the time when it was finished."""
-        slot = self._count % self._values.size
-        self._values[slot] = value
-        self._times_ns[slot] = time_ns
-        self._count += 1
-
-    def __len__(self) -> int:
-        return min(self._count, self._values.size)
+        """Add the value of a frame (NaN if it has none) and the time when it was finished."""
+        if not math.isnan(value):
+            self._values.add(value)
+        self._times_ns.append(time_ns)
 
     def percentiles(self, *fractions: float) -> tuple[float, ...]:
-        """Return quantiles for these fractions, interpolated linearly; NaN without frames."""
-        values = self._values[: len(self)]
-        values = values[~np.isnan(values)]
-        if not values.size:
+        """Return quantiles for these fractions, interpolated linearly; NaN without values."""
+        ordered = self._values.ordered
+        if not ordered:
             return (NAN,) * len(fractions)
-        return tuple(float(value) for value in np.quantile(values, fractions))
+        last, found = len(ordered) - 1, []
+        for fraction in fractions:
+            below = int(fraction * last)
+            low, high = ordered[below], ordered[min(below + 1, last)]
+            found.append(low + (fraction * last - below) * (high - low))
+        return tuple(found)
 
     def rate_hz(self) -> float:
         """Return the frame rate over the window; NaN with fewer than two frames."""
-        size = len(self)
-        if size < 2:
+        times_ns = self._times_ns
+        if len(times_ns) < 2 or times_ns[-1] <= times_ns[0]:
             return NAN
-        newest = int(self._times_ns[(self._count - 1) % self._values.size])
-        oldest = int(self._times_ns[0 if self._count <= size else self._count % size])
-        if newest <= oldest:
-            return NAN
-        return (size - 1) * 1e9 / (newest - oldest)
-
-    def clear(self) -> None:
-        """Discard all frames."""
-        self._count = 0
+        return (len(times_ns) - 1) * 1e9 / (times_ns[-1] - times_ns[0])
 
 
 class CauseCounter:

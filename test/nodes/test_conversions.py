@@ -114,12 +114,11 @@ def test_an_unknown_encoding_cannot_be_published():
         conversions.image_message(np.zeros((2, 2, 3), np.uint8), HEADER, 'yuv')
 
 
-def test_classification_keeps_the_header_and_the_order():
+def test_hypotheses_keep_the_order():
     scores = (ClassScore(2, 'no entry', 0.7), ClassScore(0, 'stop', 0.2))
-    message = conversions.classification(HEADER, Result(1, 'cpu', 48, scores, 1, 2, 3, 6))
-    assert message.header is HEADER
-    assert [r.class_id for r in message.results] == ['2', '0']
-    assert [r.score for r in message.results] == [0.7, 0.2]
+    found = conversions.hypotheses(Result(1, 'cpu', 48, scores, 1, 2, 3, 6))
+    assert [hypothesis.class_id for hypothesis in found] == ['2', '0']
+    assert [hypothesis.score for hypothesis in found] == [0.7, 0.2]
 
 
 def test_a_true_class_has_the_score_one():

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from programs import wait_until
 
 from dynamic_ofa_ros import requirements
 from dynamic_ofa_ros.errors import EngineError, FamilyError, MissingPackageError
@@ -19,6 +20,7 @@ from dynamic_ofa_ros.family import Family
 from dynamic_ofa_ros.runtime import engine as engine_module
 from dynamic_ofa_ros.runtime.engine import (
     MAX_DEVICE_NAME,
+    Engine,
     EngineBase,
     create_engine,
     create_engines,
@@ -28,7 +30,7 @@ from dynamic_ofa_ros.runtime.engine import (
 )
 from dynamic_ofa_ros.runtime.engines import onnxruntime as onnx_module
 from dynamic_ofa_ros.runtime.engines import openvino as openvino_module
-from dynamic_ofa_ros.runtime.engines.onnxruntime import OnnxRuntimeEngine
+from dynamic_ofa_ros.runtime.engines.onnxruntime import OnnxRuntimeEngine, Session
 from dynamic_ofa_ros.runtime.engines.pytorch import PytorchEngine, fold_batch_norms
 from dynamic_ofa_ros.runtime.reference import add_reference
 from dynamic_ofa_ros.supernet.network import load_level, load_supernet
@@ -662,6 +664,38 @@ def test_auto_tries_an_engine_again_once_a_package_for_its_build_is_installed(
         random_family, device='cpu', cache_dir=tmp_path / 'cache', progress=steps.append
     ).close()
     assert 'loading onnxruntime on cpu' in steps
+
+
+def test_a_known_engine_starts_with_some_levels(
+    random_family, warm_cache, tmp_path, monkeypatch, caplog
+):
+    shutil.copytree(warm_cache, tmp_path / 'cache', dirs_exist_ok=True)
+    monkeypatch.setattr('dynamic_ofa_ros.runtime.engine.checked_levels', lambda count: [1])
+
+    def start(**options: object) -> Engine:
+        cache = tmp_path / 'cache'
+        return create_engine(
+            random_family, engine='onnxruntime', device='auto', cache_dir=cache, **options
+        )
+
+    whole = start(is_gradual=True)  # the first time, all levels are verified
+    assert whole.residents.levels == (1, 2, 3)
+    assert start(is_gradual=True, max_resident_mb=100.0).residents.levels == (1, 2, 3)
+    part = start(is_gradual=True)
+    assert part.residents.levels == (1,)
+    tensor = probe_input(random_family.level(2).resolution)
+    np.testing.assert_array_equal(part.infer(2, tensor), whole.infer(2, tensor))
+
+    right = Session.infer
+    monkeypatch.setattr(Session, 'infer', lambda self, tensor: 1.1 * right(self, tensor))
+    wrong = 'onnxruntime computes wrong results at level 3'
+    with pytest.raises(EngineError, match=wrong):
+        part.infer(3, probe_input(random_family.level(3).resolution))
+    part.residents.approach(1, 1)
+    wait_until(lambda: f'level 3 cannot be loaded: {wrong}' in caplog.text, 'the warning')
+    assert not part.residents.is_ready(3)
+    part.close()
+    whole.close()
 
 
 def test_auto_needs_no_pytorch_if_engines_are_built(

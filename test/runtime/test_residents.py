@@ -108,6 +108,47 @@ def test_get_loads_a_level_that_is_not_in_memory(memory):
     residents.close()
 
 
+def test_the_other_levels_follow_in_the_background(memory):
+    before = threading.active_count()
+    residents = Residents(memory.load, LEVELS, first=[1, 4])
+    assert residents.levels == (1, 4)
+    assert residents.is_ready(5)  # on demand, as long as no level is in use
+    residents.approach(5, 5)
+    assert 5 in residents.levels
+    await_levels(residents, 1, 2, 3, 4, 5, 6)
+    assert memory.loads == [1, 4, 5, 6, 3, 2]
+    wait_until(lambda: threading.active_count() == before, 'the end of the thread')
+    residents.close()
+
+
+def test_a_level_is_not_ready_before_the_background_thread_has_loaded_it(memory):
+    residents = Residents(memory.load, LEVELS, first=[1, 4])
+    memory.gate.clear()
+    residents.approach(4, 4)
+    assert residents.get(4) == 'level 4'
+    assert not residents.is_ready(3)
+    memory.gate.set()
+    wait_until(lambda: residents.is_ready(3), 'level 3')
+    residents.close()
+
+
+def test_a_level_that_fails_its_check_is_not_used(memory, caplog):
+    residents = Residents(memory.load, LEVELS, first=[1])
+
+    def check(index: int, level: str) -> None:
+        if level == 'level 3':
+            raise ValueError(f'level {index} is wrong')
+
+    residents.check = check
+    residents.approach(1, 1)
+    await_levels(residents, 1, 2, 4, 5, 6)
+    assert 'level 3 cannot be loaded: level 3 is wrong' in caplog.text
+    assert not residents.is_ready(3)
+    with pytest.raises(ValueError, match='level 3 is wrong'):
+        residents.get(3)
+    residents.close()
+
+
 @pytest.mark.parametrize('name', ['onnxruntime', 'openvino'])
 def test_engines_compute_the_same_results_within_a_budget(random_family, warm_cache, name):
     from dynamic_ofa_ros.runtime.engine import create_engine, probe_input

@@ -59,7 +59,7 @@ BAD = {
     'a boolean': (HEAD + 'models: [{name: a, limit_ms: true}]\n', "True is not of type 'number'"),
     'a date': (HEAD.replace('1.0', '2020-01-01') + MODEL, 'duration_s: datetime.date'),
     'no date': (HEAD.replace('1.0', '2020-13-45') + MODEL, 'is not valid YAML'),
-    'too deep': ('[' * 20_000, 'is not valid YAML'),
+    'too deep': ('[' * 100_000, 'is nested deeper than 100 levels'),
     'too long': (HEAD.replace('1.0', '1e9') + MODEL, 'duration_s'),
     'not UTF-8': (b'title: \xff\xfe', 'is not valid YAML'),
     'unknown scope': (

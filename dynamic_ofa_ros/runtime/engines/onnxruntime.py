@@ -20,7 +20,7 @@ from dynamic_ofa_ros.runtime.host import cpu_name, gpu_index, gpu_name, usable_c
 from dynamic_ofa_ros.runtime.image import FloatArray
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from dynamic_ofa_ros.family import Family
     from dynamic_ofa_ros.runtime.build_cache import BuildCache
@@ -51,6 +51,7 @@ class OnnxRuntimeEngine(EngineBase):
         precision: str = 'fp32',
         threads: int = 1,
         max_resident_mb: float = 0.0,
+        first: Collection[int] = (),
         progress: Callable[[str], None] | None = None,
     ) -> None:
         providers = self._providers(device, precision, cache)
@@ -87,7 +88,7 @@ class OnnxRuntimeEngine(EngineBase):
             return BoundSession(session, resolution, 'cuda', gpu_index(device))
 
         self._levels: Residents[Session] = Residents(
-            load, len(paths), max_resident_mb, workers=usable_cpus() if is_cpu else 1
+            load, len(paths), max_resident_mb, usable_cpus() if is_cpu else 1, first
         )
         self.residents = self._levels
 
@@ -95,7 +96,7 @@ class OnnxRuntimeEngine(EngineBase):
         return execution_providers(device)
 
     def _infer(self, index: int, tensor: FloatArray) -> FloatArray:
-        return self._levels.get(index).run(tensor)
+        return self._levels.get(index).infer(tensor)
 
 
 class TensorRtEngine(OnnxRuntimeEngine):
@@ -138,7 +139,7 @@ class Session:
         self._session = session
         self._tensors = tensors  # in memory as long as the session
 
-    def run(self, tensor: FloatArray) -> FloatArray:
+    def infer(self, tensor: FloatArray) -> FloatArray:
         """Return the logits, (classes,) float32, for an image, (1, 3, r, r) float32."""
         logits = self._session.run(None, {NETWORK_INPUT: tensor})[0]
         result: FloatArray = np.asarray(logits[0], dtype=np.float32)
@@ -158,7 +159,7 @@ class BoundSession(Session):
         self._binding.bind_ortvalue_input(NETWORK_INPUT, self._input)
         self._binding.bind_output(session.get_outputs()[0].name, 'cpu')
 
-    def run(self, tensor: FloatArray) -> FloatArray:
+    def infer(self, tensor: FloatArray) -> FloatArray:
         """Return the logits, (classes,) float32, for an image, (1, 3, r, r) float32."""
         if list(tensor.shape) != self._input.shape():
             raise ValueError(f'the input is {tensor.shape}, expected {self._input.shape()}')
@@ -181,7 +182,7 @@ def reference_logits(
         path = network_path(family, level)
         providers = execution_providers('cpu')
         session = _open(path, level.resolution, providers, 1, optimise=False)
-        logits[level.index] = Session(session).run(input_of(level.resolution))
+        logits[level.index] = Session(session).infer(input_of(level.resolution))
     return logits
 
 

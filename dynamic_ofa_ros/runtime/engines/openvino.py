@@ -21,7 +21,7 @@ requirements.check('openvino')  # before the import, which would also import the
 import openvino  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
     from dynamic_ofa_ros.family import Family, Level
@@ -62,6 +62,7 @@ class OpenvinoEngine(EngineBase):
         precision: str = 'fp32',
         threads: int = 1,
         max_resident_mb: float = 0.0,
+        first: Collection[int] = (),
         progress: Callable[[str], None] | None = None,
     ) -> None:
         self.device = device
@@ -83,7 +84,7 @@ class OpenvinoEngine(EngineBase):
             return Request(shared_core().import_model(compiled, 'CPU', settings))
 
         self._levels: Residents[Request] = Residents(
-            load, len(family.levels), max_resident_mb, workers=usable_cpus()
+            load, len(family.levels), max_resident_mb, usable_cpus(), first
         )
         self.residents = self._levels
 
@@ -104,6 +105,8 @@ class Request:
         # OpenVINO holds no reference to the array, so this object must.
         self._request.set_input_tensor(openvino.Tensor(self.input, shared_memory=True))
         self._output = self._request.get_output_tensor(0).data
+        # That of the base class, because InferRequest's also creates a dictionary of the outputs.
+        self._run = super(openvino.InferRequest, self._request).infer  # type: ignore[misc]
 
     def infer(self, tensor: FloatArray) -> FloatArray:
         """Return a copy of the output's first row; `tensor` is copied unless it is `input`."""
@@ -111,7 +114,7 @@ class Request:
             if tensor.shape != self.input.shape:
                 raise ValueError(f'the input is {tensor.shape}, expected {self.input.shape}')
             np.copyto(self.input, tensor)
-        self._request.infer(share_outputs=True)
+        self._run({}, share_outputs=True, decode_strings=False)
         output: FloatArray = self._output[0].copy()
         return output
 

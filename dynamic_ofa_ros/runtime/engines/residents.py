@@ -9,7 +9,7 @@ import logging
 import math
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
@@ -30,13 +30,21 @@ class Residents(Generic[T]):
     background thread loads them; `is_ready` returns whether a level is loaded.
 
     load: returns the runner of a level (1-based). It is called on the background thread and on the
-    callers' threads; without a budget, on `workers` threads at the start.
+    callers' threads; without a budget, on `workers` threads at the start. first: without a budget,
+    only these levels are loaded at the start, the others after the first `approach` or on demand.
+    check: called with each level loaded later, which is not used if it raises an exception.
     """
 
     def __init__(
-        self, load: Callable[[int], T], count: int, budget_mb: float = 0.0, workers: int = 1
+        self,
+        load: Callable[[int], T],
+        count: int,
+        budget_mb: float = 0.0,
+        workers: int = 1,
+        first: Collection[int] = (),
     ) -> None:
         self.count = count
+        self.check: Callable[[int, T], None] = lambda index, level: None
         self._load = load
         self._budget_mb = budget_mb or math.inf
         self._levels: dict[int, T] = {}
@@ -47,15 +55,18 @@ class Residents(Generic[T]):
         self._is_closed = False
         self._thread: threading.Thread | None = None
         if not budget_mb:
-            self._take_all(workers)
+            self._take_all(first or range(1, count + 1), workers)
         else:
             load(1)  # so that memory that a library allocates once is not counted for a level
             _return_freed_memory()
             for index in range(1, count + 1):
                 self.get(index)
-            atexit.register(_close, weakref.ref(self))
-            self._thread = threading.Thread(target=self._run, name='levels', daemon=True)
-            self._thread.start()
+            self._start()
+
+    def _start(self) -> None:
+        atexit.register(_close, weakref.ref(self))
+        self._thread = threading.Thread(target=self._run, name='levels', daemon=True)
+        self._thread.start()
 
     def get(self, index: int) -> T:
         """Return the runner of a level; if it is not in memory, load it first, which is slow."""
@@ -71,11 +82,15 @@ class Residents(Generic[T]):
             return self._levels[index]
 
     def is_ready(self, index: int) -> bool:
-        """Return whether a level is in memory."""
-        return index in self._levels
+        """Return whether a level is in memory, or loaded on demand before the first `approach`."""
+        return index in self._levels or self._thread is None
 
     def approach(self, wanted: int, in_use: int) -> None:
         """Set the level in use and the level to load, with its neighbours, in the background."""
+        if self._thread is None and len(self._levels) < self.count:
+            self.get(in_use)
+            self._centre, self._in_use = wanted, in_use
+            self._start()
         if self._thread is None or (wanted, in_use) == (self._centre, self._in_use):
             return
         with self._changed:
@@ -121,6 +136,8 @@ class Residents(Generic[T]):
                             self._take(index)
                 except Exception as error:  # of a library; the manager uses other levels
                     _log.warning('level %d cannot be loaded: %s', index, error)
+            if self._budget_mb == math.inf and len(self._levels) == self.count:
+                return
 
     def _chosen(self) -> list[int]:
         """Return the levels to keep in memory, the most urgent first."""
@@ -134,18 +151,22 @@ class Residents(Generic[T]):
                 used_mb += size_mb
         return chosen
 
-    def _take_all(self, workers: int) -> None:
-        before_mb, indices = _process_mb(), range(1, self.count + 1)
+    def _take_all(self, indices: Collection[int], workers: int) -> None:
+        before_mb = _process_mb()
         with ThreadPoolExecutor(workers) as pool:
             self._levels = dict(zip(indices, pool.map(self._load, indices), strict=True))
         _return_freed_memory()
-        self._sizes_mb = [max(LEAST_MB, (_process_mb() - before_mb) / self.count)] * self.count
+        size_mb = max(LEAST_MB, (_process_mb() - before_mb) / len(indices))
+        for index in indices:
+            self._sizes_mb[index - 1] = size_mb
 
     def _take(self, index: int) -> None:
         """Load a level after unloading those that are no longer needed."""
         self._make_room()
         before = _process_mb()
-        self._levels[index] = self._load(index)
+        level = self._load(index)
+        self.check(index, level)
+        self._levels[index] = level
         _return_freed_memory()
         grown_mb = _process_mb() - before
         self._sizes_mb[index - 1] = max(self._sizes_mb[index - 1], grown_mb)
