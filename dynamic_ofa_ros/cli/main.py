@@ -43,6 +43,8 @@ def _main(argv: Sequence[str] | None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     _handle_sigint()
+    # Damaged images are reported by our own sentences; OpenCV reads this when it is imported.
+    os.environ.setdefault('OPENCV_LOG_LEVEL', 'SILENT')
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names may not be encodable
         sys.stdout.reconfigure(errors='backslashreplace')
     logging.basicConfig(
