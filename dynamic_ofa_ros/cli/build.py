@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynamic_ofa_ros.cli.device_options import add_device_options
 from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
-from dynamic_ofa_ros.cli.numbers import not_empty, seed, whole_number
+from dynamic_ofa_ros.cli.numbers import seed, whole_number
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.offline.build.build import BuildReport
@@ -37,7 +37,6 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         '--backbone',
-        type=not_empty,
         required=True,
         metavar='FOLDER|NAME|FAMILY',
         help='a folder written by dynamic-ofa train, the name of a fetched backbone, or a family, '
@@ -45,7 +44,6 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         '--data',
-        type=not_empty,
         required=True,
         metavar='FOLDER|signs',
         help='the data the backbone was trained on: the training split calibrates the levels, the '
@@ -53,7 +51,6 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         '--output',
-        type=not_empty,
         metavar='FOLDER',
         help='folder of the new family; default: families/<name>',
     )

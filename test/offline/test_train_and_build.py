@@ -279,8 +279,6 @@ def test_bad_training_options_are_explained(
         ('--threads', '-1', 'from 0 to 1024'),
         ('--random-subnets', '-1', '0 or more'),
         ('--images', '1.5', '1 or more'),
-        ('--output', '', 'is empty'),
-        ('--data', '', 'is empty'),
     ],
 )
 def test_options_out_of_their_range_are_explained(

@@ -17,6 +17,7 @@ from typing import Any
 from dynamic_ofa_ros.errors import FamilyError, SearchError
 from dynamic_ofa_ros.family import MAX_LEVELS, Family, LatencyProfile
 from dynamic_ofa_ros.family.model_card import write_model_card
+from dynamic_ofa_ros.family.new_folder import check_new_folder
 from dynamic_ofa_ros.files import creating_folder, naming
 from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import read_predictor
 from dynamic_ofa_ros.offline.build.assembly import (
@@ -153,8 +154,8 @@ def _check_robot(
             '--merge measures all levels on this machine: build without it and merge on the '
             'robot, or omit --measured and --by-table'
         )
-    if candidates_to is not None and candidates_to.exists():
-        raise FamilyError(f'{candidates_to} exists already; choose another folder')
+    if candidates_to is not None:
+        check_new_folder(candidates_to)
     if settings.measured:
         read_measured(settings.measured).check_fits(trained.backbone, trained.space)
 
@@ -215,8 +216,7 @@ def _check(
     output: Path,
     settings: BuildSettings,
 ) -> None:
-    if output.exists():
-        raise FamilyError(f'{output} exists already; choose another folder, or remove it first')
+    check_new_folder(output)
     for option, value, least in (
         ('--count', settings.levels, 1),
         ('--candidates', settings.candidates, 2),
