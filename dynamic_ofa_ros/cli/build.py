@@ -218,8 +218,9 @@ def run(args: argparse.Namespace) -> int:
     name = args.name or (Path(args.output).name if args.output else wanted.name)
     output = Path(args.output or Path('families') / name).expanduser()
     candidates_to = Path(args.candidates_to).expanduser() if args.candidates_to else None
+    work_folder = Path(args.work).expanduser() if args.work else None
     if args.data != SIGNS:
-        for folder in (output, candidates_to):
+        for folder in (output, candidates_to, work_folder):
             if folder is not None:
                 check_output(folder, args.data)
     report = build_family(
@@ -249,7 +250,7 @@ def run(args: argparse.Namespace) -> int:
             by_table=args.by_table,
         ),
         name,
-        work_folder=Path(args.work).expanduser() if args.work else None,
+        work_folder=work_folder,
         merge_with=merge_with,
         candidates_to=candidates_to,
     )

@@ -359,5 +359,5 @@ def test_two_builds_cannot_share_an_output(
     arguments = ['--backbone', str(run), '--data', str(photos), '--output', str(tmp_path / 'mine')]
     with locked(tmp_path / '.mine.build', AssertionError()):
         assert main(['build', *arguments]) == 2
-    assert 'another process builds' in capsys.readouterr().err
+    assert 'another process uses' in capsys.readouterr().err
     assert (tmp_path / '.mine.build' / '.written.now.partial').exists()

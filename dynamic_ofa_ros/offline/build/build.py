@@ -18,7 +18,7 @@ from dynamic_ofa_ros.errors import FamilyError, SearchError
 from dynamic_ofa_ros.family import MAX_LEVELS, Family, LatencyProfile
 from dynamic_ofa_ros.family.model_card import write_model_card
 from dynamic_ofa_ros.family.new_folder import check_new_folder
-from dynamic_ofa_ros.files import creating_folder, naming
+from dynamic_ofa_ros.files import creating_folder, naming, printable
 from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import read_predictor
 from dynamic_ofa_ros.offline.build.assembly import (
     calibrate_levels,
@@ -105,7 +105,10 @@ def build_family(
     work = WorkFolder(
         work_folder or output.with_name(f'.{output.name}.build'), is_kept=work_folder is not None
     )
-    busy = FamilyError(f'another process builds {output}: wait for it, or choose another folder')
+    busy = FamilyError(
+        f'another process uses {printable(work.folder)}: wait for it, or choose another '
+        f'{"--work folder" if work_folder else "--output"}'
+    )
     with naming(work.folder), work.alone(busy):
         context = open_context(trained, training, held_out, work, settings)
         if candidates_to is not None:

@@ -122,7 +122,7 @@ def build_networks_family(
         profile = profile_family(
             trial,
             device_settings,
-            work.folder / 'cache',
+            work.scratch / 'cache',
             progress=lambda text: logger.info('%s', text),
         )
         warn_when_busy(profile.load_of_others, MEASURE_AGAIN)
@@ -270,7 +270,7 @@ def _accuracies(
         device=device_settings.device,
         engine=device_settings.engine,
         threads=usable_cpus(),
-        cache_dir=work.folder / 'cache',
+        cache_dir=work.scratch / 'cache',
         progress=lambda text: logger.info('%s', text),
     )
     classifier = Classifier(trial, engine)
