@@ -72,6 +72,7 @@ VARIANTS: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     'a strong frame never begins a step': ((experience, 'CREDIBLE', 2.0),),
     "the profile's noise stands for one frame": ((experience, 'PRIOR_FRAMES', 1),),
     'left at the allowed share': ((predictive, 'STAY', 1.0),),
+    'late frames in excess not counted': ((predictive, 'MOST_EXCESS', 0.0),),
     'no margin on the way up': ((predictive, 'MARGIN_SD', 0.0),),
     'a hold that never changes': (
         (predictive, 'SHORTEST_HOLD', 1.0),

@@ -114,13 +114,17 @@ def locked(folder: Path, error: Exception) -> Iterator[None]:
 
 
 def problem_of(error: Exception) -> str:
-    """Return a sentence for an error of the file system; empty for other errors."""
+    """Return a sentence for an error of the file system or a limit; empty for other errors."""
     if isinstance(error, OSError):
         name = error.filename2 or error.filename  # filename2: the target of a copy
         where = f'{printable(name)}: ' if name else ''
         return f'{where}{error.strerror or error}'
     if isinstance(error, RuntimeError) and 'home directory' in str(error):  # of Path.expanduser
         return 'the home folder is unknown: set HOME, or give a path without ~'
+    if isinstance(error, MemoryError):
+        return 'there is not enough memory'
+    if isinstance(error, RuntimeError) and 'start new thread' in str(error):
+        return 'no thread can be started: raise the limits of memory and threads (ulimit -v, -u)'
     return ''
 
 

@@ -355,6 +355,9 @@ def test_malformed_image_is_rejected_and_counted_by_cause(system, cause):
     system.ros.wait_until(lambda: rejected() > before, f'a rejected image by {cause}')
     said = 'smell-o-vision' if cause == 'encoding' else f'image not classified ({cause}'
     system.ros.wait_until(lambda: said in system.classifier.output(), 'the line in the log')
+    reason = 'smell-o-vision' if cause == 'encoding' else '1 image(s) rejected: '
+    messages = [status.message for m in system.diagnostics.messages for status in m.status]
+    assert any(reason in text for text in messages)
     good = small_image(a_stamp())
     assert system.answer_to(good).results
     assert system.telemetry_of(good).rejected_frames >= before + 1

@@ -314,18 +314,20 @@ def own_families_directory() -> Path:
 def resolve_family(path_or_name: str | Path) -> Path:
     """Return the directory of a family, given as a path or as the name of a known family.
 
-    Families are known by name if they are shipped, or are in the user's own folder.
+    Families are known by name if they are shipped, or are in the user's own folder. A directory
+    that is not a family, such as a data set, does not hide a known family of the same name.
     """
     text = str(path_or_name).strip()
     if not text:
         raise FamilyError('no family is given; give a directory or the name of a family')
     path = Path(text).expanduser()
-    if path.is_dir():
-        return path.resolve()
     places = (families_directory(), own_families_directory())
-    for place in places:
-        if '/' not in text and (place / text).is_dir():
-            return (place / text).resolve()
+    known = [place / text for place in places] if '/' not in text else []
+    for directory in (path, *known):
+        if (directory / FAMILY_FILE).is_file():
+            return directory.resolve()
+    if path.is_dir():  # `Family.load` reports the missing file
+        return path.resolve()
     if path.is_file():
         raise FamilyError(f'{path} is a file; a family is a directory that holds {FAMILY_FILE}')
     if text == IMAGENET_FAMILY:

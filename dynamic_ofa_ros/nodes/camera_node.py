@@ -75,7 +75,7 @@ class CameraNode(Node):  # type: ignore[misc]  # rclpy is untyped
         self._published = 0
         self._ended_s: float | None = None
         self._image_pub = self.create_publisher(
-            Image, 'image_raw', qos.CAMERA, qos_overriding_options=qos.overridable()
+            Image, 'image_raw', qos.of_publisher(self, 'image_raw', qos.CAMERA)
         )
         self._truth_pub: Any = None
         if self._source.labels:

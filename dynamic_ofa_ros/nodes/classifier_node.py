@@ -33,7 +33,7 @@ from vision_msgs.msg import Classification, LabelInfo, VisionInfo
 from dynamic_ofa_ros.errors import DynamicOfaError
 from dynamic_ofa_ros.files import problem_of
 from dynamic_ofa_ros.msg import ActiveLevel, Constraints, LevelArray, Telemetry
-from dynamic_ofa_ros.nodes import conversions, parameter_table, parameters, qos
+from dynamic_ofa_ros.nodes import conversions, parameters, qos
 from dynamic_ofa_ros.nodes.bond import Bond
 from dynamic_ofa_ros.nodes.collective import Collective
 from dynamic_ofa_ros.nodes.debug_image import DebugImage
@@ -113,6 +113,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         self._last_telemetry: FrameTelemetry | None = None
         self._last_telemetry_s = -math.inf
         self._inference_error = ''
+        self._rejection = ''
         self._rejected_constraints = 0
         self._alone_s = time.monotonic()
         self._message_source = ''
@@ -140,7 +141,6 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         self._transitions = threading.Thread(
             target=self._run_transitions, name='transitions', daemon=True
         )
-        parameter_table.warn_of_unknown(self)
 
     def _create_topics(self) -> None:
         self._classification_pub = self.create_publisher(
@@ -199,6 +199,9 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
 
     def start(self) -> None:
         """Accept transitions; with `autostart`, configure and activate the node."""
+        if not self._is_autostarting:
+            command = f'ros2 lifecycle set {self.get_fully_qualified_name()} configure'
+            self.get_logger().info(f'waiting for a lifecycle manager, or for: {command}')
         self._debug_image.start()
         self._transitions.start()
 
@@ -460,6 +463,7 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
             dropped_age_ms=worker.dropped_age_ms,
             max_frame_age_ms=worker.settings.max_frame_age_ms,
             rejected=worker.rejected.snapshot(),
+            rejection=self._rejection,
             failed_frames=worker.failed_frames,
             inference_error=self._inference_error,
             rejected_constraints=self._rejected_constraints,
@@ -499,6 +503,8 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
     def _on_error(self, frame: Frame, error: Exception, cause: str) -> None:
         if cause in ('inference', 'internal'):
             self._inference_error = str(error)
+        else:
+            self._rejection = str(error)
         if self._throttle.passes(f'error {cause}'):
             self.get_logger().error(f'image not classified ({cause}): {error}')
 

@@ -63,7 +63,7 @@ class DebugImage:
         self._publish = publish
         self._context = node.context
         self._publisher = node.create_publisher(
-            Image, 'debug_image', qos.DEBUG_IMAGE, qos_overriding_options=qos.overridable()
+            Image, 'debug_image', qos.of_publisher(node, 'debug_image', qos.DEBUG_IMAGE)
         )
         self._mailbox = Mailbox()
         self._thread = threading.Thread(target=self._run, name='debug image', daemon=True)

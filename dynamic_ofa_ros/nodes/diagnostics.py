@@ -147,7 +147,8 @@ class Snapshot:
 
     topic: the image topic. last: telemetry of the last frame. qos_problem: a message; empty if
     there is no problem. dropped_old: number of frames dropped because of their age.
-    dropped_age_ms: age of the last of them.
+    dropped_age_ms: age of the last of them. rejected: number of images that could not be decoded,
+    by cause. rejection: why the last of them could not.
     """
 
     time_ns: int
@@ -165,6 +166,7 @@ class Snapshot:
     dropped_age_ms: float
     max_frame_age_ms: float
     rejected: Mapping[str, int]
+    rejection: str
     failed_frames: int
     inference_error: str
     rejected_constraints: int
@@ -307,14 +309,8 @@ def _input_problems(now: Snapshot, previous: Snapshot | None) -> dict[str, str]:
         problems['zero stamps'] = 'images have no stamp, so their age is unknown'
     if since(lambda snapshot: snapshot.input.future_stamps):
         problems['future stamps'] = "stamps of images are in the future: check the camera's clock"
-    before = previous.rejected if previous is not None else {}
-    rejected = [
-        f'{cause} {count - before.get(cause, 0)}'
-        for cause, count in sorted(now.rejected.items())
-        if count > before.get(cause, 0)
-    ]
-    if rejected:
-        problems['rejected'] = f'images could not be decoded, by cause: {", ".join(rejected)}'
+    if rejected := since(lambda snapshot: sum(snapshot.rejected.values())):
+        problems['rejected'] = f'{rejected} image(s) rejected: {now.rejection}'
     return problems
 
 

@@ -119,7 +119,7 @@ class ImageInput:
             f'qos_overrides.{self.topic}.subscription.reliability',
             MATCHED,
             'Reliability of the image subscription; `best_available` = that of the publishers.',
-            choices=(MATCHED, 'reliable', 'best_effort'),
+            choices=(MATCHED, *qos.RELIABILITIES),
             is_live=False,
         )
         value = declare(self._node, spec)
@@ -153,7 +153,6 @@ class ImageInput:
             self._on_image,
             profile,
             event_callbacks=events,
-            qos_overriding_options=qos.overridable_but_reliability(),
         )
 
     def _events(self, *, with_lost: bool) -> Any:

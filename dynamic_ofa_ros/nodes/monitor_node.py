@@ -15,7 +15,7 @@ from dynamic_ofa_ros.monitor.access import access_for
 from dynamic_ofa_ros.monitor.collector import Collector
 from dynamic_ofa_ros.monitor.records import Records
 from dynamic_ofa_ros.monitor.server import PageServer
-from dynamic_ofa_ros.nodes import parameter_table, parameters
+from dynamic_ofa_ros.nodes import parameters
 from dynamic_ofa_ros.nodes.parameter_table import NodeParameters
 from dynamic_ofa_ros.nodes.runner import forward_logging, run, stop_forwarding
 
@@ -29,7 +29,6 @@ class MonitorNode(Node):  # type: ignore[misc]  # rclpy is untyped
         settings: NodeParameters[Mapping[str, Any]] = NodeParameters(self, dict, _nothing_changes)
         values = settings.declare(parameters.MONITOR)
         settings.activate()
-        parameter_table.warn_of_unknown(self)
         records = Records()
         self._collector = Collector(
             self, records, values['picture.max_width'], values['picture.rate_hz']

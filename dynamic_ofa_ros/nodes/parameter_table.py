@@ -9,6 +9,7 @@ dynamic typing, and the on-set callback replaces the snapshot after validation.
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from rcl_interfaces.msg import (
     ParameterDescriptor,
     SetParametersResult,
 )
+from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.parameter import Parameter
 
@@ -203,11 +205,30 @@ def warn_of_unknown(node: Any) -> None:
     given = getattr(node, '_parameter_overrides', {})
     known = list(node.get_parameters_by_prefix(''))
     for name in sorted(set(given) - set(known)):
-        if name.startswith('qos_overrides.'):
-            continue
         close = difflib.get_close_matches(name, known, n=1)
         hint = f'; did you mean {close[0]}?' if close else ''
         node.get_logger().warning(f'unknown parameter {name} is ignored{hint}')
+
+
+def reject_unknown_types(node: Any) -> None:
+    """Reply to requests with an unknown parameter type; otherwise, rclpy ends the node."""
+    for service in node.services:
+        if service.srv_type in (SetParameters, SetParametersAtomically):
+            service.callback = functools.partial(_set_known_types, service.callback)
+
+
+def _set_known_types(callback: Callable[[Any, Any], Any], request: Any, response: Any) -> Any:
+    known = {kind.value for kind in Parameter.Type}
+    for parameter in request.parameters:
+        if parameter.value.type not in known:
+            reason = f'{parameter.name} has the unknown type {parameter.value.type}'
+            result = SetParametersResult(successful=False, reason=reason)
+            if isinstance(response, SetParametersAtomically.Response):
+                response.result = result
+            else:
+                response.results = [result] * len(request.parameters)
+            return response
+    return callback(request, response)
 
 
 class NodeParameters(Generic[Settings]):

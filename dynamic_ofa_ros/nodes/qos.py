@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile
-from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+from dynamic_ofa_ros.nodes.parameter_table import ParameterSpec, declare
+
+RELIABILITIES = ('reliable', 'best_effort')
+MAX_DEPTH = 1000
 
 CAMERA = QoSProfile(depth=5)
-"""Images of the camera; reliable, because large images are lost otherwise. Overridable."""
+"""Images of the camera; reliable, because large images are lost otherwise."""
 
 DEBUG_IMAGE = QoSProfile(depth=1)
 
@@ -29,11 +33,29 @@ def image(reliability: Any) -> Any:
     return QoSProfile(depth=1, reliability=reliability)
 
 
-def overridable() -> Any:
-    """Return options for overriding history, depth and reliability (`qos_overrides.*`)."""
-    return QoSOverridingOptions.with_default_policies()
+def of_publisher(node: Any, name: str, profile: QoSProfile) -> Any:
+    """Return a publisher's profile, with depth and reliability from `qos_overrides.*` if given.
 
-
-def overridable_but_reliability() -> Any:
-    """Return options for overriding history and depth (`qos_overrides.*`)."""
-    return QoSOverridingOptions(policy_kinds=(QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH))
+    rclpy's QoSOverridingOptions are not used, because wrong values end in a traceback. Raise
+    ParameterError.
+    """
+    prefix = f'qos_overrides.{node.resolve_topic_name(name)}.publisher'
+    specs = (
+        ParameterSpec(
+            f'{prefix}.depth',
+            profile.depth,
+            'Number of messages that are kept for slow subscribers.',
+            lowest=1,
+            highest=MAX_DEPTH,
+            is_live=False,
+        ),
+        ParameterSpec(
+            f'{prefix}.reliability',
+            RELIABILITIES[0],
+            'Reliability of the publisher.',
+            choices=RELIABILITIES,
+            is_live=False,
+        ),
+    )
+    depth, reliability = (declare(node, spec) for spec in specs)
+    return QoSProfile(depth=depth, reliability=ReliabilityPolicy[reliability.upper()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import sys
 import threading
@@ -11,19 +12,25 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import rclpy
+from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.logging import get_logger
-from rclpy.qos_overriding_options import InvalidQosOverridesError
 from rclpy.signals import uninstall_signal_handlers
+from rclpy.utilities import remove_ros_args
 
 from dynamic_ofa_ros.errors import DynamicOfaError
 from dynamic_ofa_ros.files import problem_of
 from dynamic_ofa_ros.nodes.executors import NodeExecutor
+from dynamic_ofa_ros.nodes.parameter_table import reject_unknown_types, warn_of_unknown
 
 EXIT_BAD_INPUT = 2
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PACKAGE_LOGGER = 'dynamic_ofa_ros'
 LOG_REMEDY = 'set ROS_LOG_DIR to a folder that can be written'
+ARGUMENTS_REMEDY = 'write, for example: --ros-args -p NAME:=VALUE -r FROM:=TO'
+
+RclError = rclpy_implementation.RCLError
 
 
 class ClosableNode(Protocol):
@@ -67,7 +74,10 @@ def run(
             rclpy.init(args=args)
         except Exception as error:  # of many types; all concern arguments or environment
             remedy = f'; {LOG_REMEDY}' if 'initialize logging' in str(error) else ''
-            return 0 if signals else _report(name, f'{error}{remedy}')
+            return 0 if signals else _report(name, f'{_plain(error)}{remedy}')
+        if unknown := remove_ros_args(args)[1:]:
+            problem = f'unknown arguments: {" ".join(unknown)}; {ARGUMENTS_REMEDY}'
+            return 0 if signals else _report(name, problem)
         return 0 if signals else _run(name, create, executor, signals)
     finally:
         # First, because it joins the thread in which rclpy shuts down after a signal.
@@ -88,6 +98,8 @@ def _run(
     try:
         executor = create_executor()
         node = create()
+        warn_of_unknown(node)
+        reject_unknown_types(node)
         executor.add_node(node)
         node.start()
         # On a signal, rclpy's handler wakes the executor; without it, the next callback does.
@@ -99,8 +111,10 @@ def _run(
         # A signal invalidates entities that are being created.
         if signals or not rclpy.ok():
             logging.getLogger(__name__).debug('interrupted by a signal: %s', error)
-        elif isinstance(error, (DynamicOfaError, InvalidQosOverridesError)):
+        elif isinstance(error, DynamicOfaError):
             return _report(name, str(error), node)
+        elif node is None and isinstance(error, (ParameterException, RclError)):
+            return _report(name, _plain(error))
         elif problem := problem_of(error):
             return _report(name, problem, node)
         else:
@@ -111,6 +125,13 @@ def _run(
             executor.shutdown()
             node.destroy_node()
     return 0
+
+
+def _plain(error: Exception) -> str:
+    """Return the message of an error of rclpy, without the places in the source code of rcl."""
+    if isinstance(error, rclpy_implementation.UnknownROSArgsError):
+        return f'unknown arguments after --ros-args: {error}; {ARGUMENTS_REMEDY}'
+    return re.sub(r',? at /\S+:\d+|Error: error not set', '', str(error))
 
 
 def _handle(number: int, handler: Any) -> None:

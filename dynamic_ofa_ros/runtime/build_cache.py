@@ -70,13 +70,7 @@ class BuildCache:
         for root in (self._temporary, self._wanted):
             if root is not None and _is_intact(root / name, version):
                 return root / name
-        try:
-            return self._build_folder(name, version, build)
-        except OSError as error:
-            if self._temporary is not None:
-                raise
-            self._use_temporary(error)
-            return self._build_folder(name, version, build)
+        return self._try_both(lambda root: _build_folder(root, name, version, build))
 
     def write_text(self, relative: str, text: str) -> Path:
         """Write a text file atomically and return its path."""
@@ -84,13 +78,14 @@ class BuildCache:
 
     def write(self, relative: str, writer: Callable[[Path], None]) -> Path:
         """Call `writer` to write a file and return its path; `writer` must write atomically."""
-        try:
-            return self._write(relative, writer)
-        except OSError as error:
-            if self._temporary is not None:
-                raise
-            self._use_temporary(error)
-            return self._write(relative, writer)
+
+        def write(root: Path) -> Path:
+            path = root / relative
+            path.parent.mkdir(parents=True, exist_ok=True)
+            writer(path)
+            return path
+
+        return self._try_both(write)
 
     @contextmanager
     def locked(self, relative: str) -> Iterator[None]:
@@ -116,13 +111,23 @@ class BuildCache:
             return {}
         return document if isinstance(document, dict) else {}
 
-    def _write(self, relative: str, writer: Callable[[Path], None]) -> Path:
-        path = self.directory / relative
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writer(path)
-        return path
+    def _try_both(self, write: Callable[[Path], Path]) -> Path:
+        """Call `write` with the folder for new files; if it fails, with the temporary one.
+
+        `write` may use this cache itself, and so may be the first to need the temporary one.
+        """
+        root = self.directory
+        try:
+            return write(root)
+        except OSError as error:
+            if root == self._temporary:
+                raise
+            self._use_temporary(error)
+            return write(self.directory)
 
     def _use_temporary(self, error: OSError) -> None:
+        if self._temporary is not None:
+            return
         self._temporary = Path(tempfile.mkdtemp(prefix='dynamic_ofa_ros-'))
         atexit.register(shutil.rmtree, self._temporary, ignore_errors=True)
         note = (
@@ -133,24 +138,25 @@ class BuildCache:
         self.notes = (*self.notes, note)
         _log.warning('%s', note)
 
-    def _build_folder(self, name: str, version: str, build: Callable[[Path], None]) -> Path:
-        target = self.directory / name
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with _locked(self.directory / f'.{name}.lock'):
-            if _is_intact(target, version):  # built by another process in the meantime
-                return target
-            partial = Path(
-                tempfile.mkdtemp(prefix=f'.{name}.', suffix='.partial', dir=self.directory)
-            )
-            try:
-                build(partial)
-                _write_manifest(partial, version)
-                shutil.rmtree(target, ignore_errors=True)
-                partial.rename(target)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-            _sync(self.directory)
-        return target
+
+def _build_folder(root: Path, name: str, version: str, build: Callable[[Path], None]) -> Path:
+    target = root / name
+    root.mkdir(parents=True, exist_ok=True)
+    with _locked(root / f'.{name}.lock'):
+        if _is_intact(target, version):  # built by another process in the meantime
+            return target
+        for stale in root.glob(f'.{name}.*.partial'):  # of a process that was killed
+            shutil.rmtree(stale, ignore_errors=True)
+        partial = Path(tempfile.mkdtemp(prefix=f'.{name}.', suffix='.partial', dir=root))
+        try:
+            build(partial)
+            _write_manifest(partial, version)
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        _sync(root)
+    return target
 
 
 def filesystem_safe(text: str) -> str:
@@ -169,7 +175,7 @@ def _is_intact(folder: Path, version: str) -> bool:
             if hashlib.sha256((folder / name).read_bytes()).hexdigest() != checksum:
                 _log.warning('%s is damaged; %s is built again', folder / name, folder)
                 return False
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         _log.warning('%s is damaged (%r); it is built again', folder, error)

@@ -95,6 +95,9 @@ _ENGINES = {
     ),
 }  # fmt: skip
 
+BUILD_PACKAGES = ('onnx', 'safetensors', 'ofa')
+"""Packages that engines require only until they are built."""
+
 TOLERANCES = {'fp32': 5e-3, 'fp16': 1e-2, 'bf16': 5e-2, 'int8': 0.1}
 """Allowed difference of a logit from the reference, as a fraction of the reference's range.
 
@@ -350,6 +353,8 @@ class _Builder:
         self.cache = cache
         self.notes: tuple[str, ...] = ()
         self.reasons: tuple[str, ...] = ()
+        self.is_conclusive = True
+        """False after an error that may not occur at the next start, such as a full disk."""
         self._threads = threads
         self._max_resident_mb = max_resident_mb
         self._progress = progress
@@ -404,7 +409,12 @@ class _Builder:
         try:
             return self.build(candidate)
         except EngineError as error:
-            is_missing = isinstance(error.__cause__, MissingPackageError)
+            cause = error.__cause__
+            is_missing = isinstance(cause, MissingPackageError)
+            if isinstance(cause, MissingPackageError):
+                cause = cause.__cause__
+            if cause is not None and not isinstance(cause, ModuleNotFoundError):
+                self.is_conclusive = False
             self._give_up(
                 error, is_noted=not (is_missing and _ENGINES[candidate.engine].is_optional)
             )
@@ -433,6 +443,7 @@ class _Builder:
                 try:
                     engines[position].infer(level.index, tensor)
                 except EngineError as error:
+                    self.is_conclusive = False
                     if totals[position] < math.inf:
                         self._give_up(error)
                     totals[position] = math.inf
@@ -505,7 +516,10 @@ def _candidates(
 
 
 def _fastest(builder: _Builder, candidates: list[_Candidate], choice_file: str) -> Engine:
-    """Return the fastest working engine; use the stored choice if it is still valid."""
+    """Return the fastest working engine; use the stored choice if it is still valid.
+
+    The choice is not stored if an engine failed for a reason that may be temporary.
+    """
     conditions = _conditions(candidates)
     remembered = builder.cache.read_json(choice_file)
     if remembered.get('conditions') == conditions:
@@ -540,7 +554,8 @@ def _fastest(builder: _Builder, candidates: list[_Candidate], choice_file: str) 
         'notes': list(builder.notes),
         'conditions': conditions,
     }
-    builder.cache.write_text(choice_file, json.dumps(document, indent=1))
+    if builder.is_conclusive:
+        builder.cache.write_text(choice_file, json.dumps(document, indent=1))
     if len(working) > 1:
         _log.info('chose %s: %s', document['winner'], document['trial_ms'])
     return working[best][1]
@@ -559,12 +574,14 @@ def _conditions(candidates: list[_Candidate]) -> dict[str, str]:
         'cpu': cpu_name(),
         **{place: gpu_name(gpu_index(place)) for place in gpus},
         'candidates': ', '.join(str(candidate) for candidate in candidates),
-        **{name: _version(name) for name in _ENGINES},
+        **{name: _version(*kind.distributions) for name, kind in _ENGINES.items()},
+        **{name: _version(name) for name in BUILD_PACKAGES},
     }
 
 
-def _version(engine: str) -> str:
-    for distribution in _ENGINES[engine].distributions:
+def _version(*distributions: str) -> str:
+    """Return the version of the first package that is installed."""
+    for distribution in distributions:
         try:
             return metadata.version(distribution)
         except metadata.PackageNotFoundError:

@@ -145,6 +145,19 @@ def test_an_empty_name_is_rejected(name: str) -> None:
         resolve_family(name)
 
 
+def test_another_folder_does_not_hide_a_known_family(
+    family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = resolve_family('signs')
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / 'signs'
+    folder.mkdir()
+    assert resolve_family('signs') == shipped
+    assert resolve_family(folder) == folder.resolve()
+    shutil.copy(family / 'family.yaml', folder)
+    assert resolve_family('signs') == folder.resolve()
+
+
 def test_a_file_is_rejected_as_a_family(family: Path) -> None:
     with pytest.raises(FamilyError, match='is a file'):
         resolve_family(family / 'family.yaml')

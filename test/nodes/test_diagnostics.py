@@ -53,6 +53,7 @@ FIRST = Snapshot(
     dropped_age_ms=NAN,
     max_frame_age_ms=0.0,
     rejected={},
+    rejection='step is 1 byte',
     failed_frames=0,
     inference_error='',
     rejected_constraints=0,
@@ -144,7 +145,11 @@ def test_manager_warns_when_infeasible_and_says_why():
         ({'input': replace(RECEIVING, silence_s=9.0, open_s=NAN)}, Severity.OK, 'not active'),
         ({'input': replace(RECEIVING, zero_stamps=1)}, Severity.WARN, 'no stamp'),
         ({'input': replace(RECEIVING, future_stamps=1)}, Severity.WARN, 'future'),
-        ({'rejected': {'step': 2, 'size': 1}}, Severity.WARN, 'size 1, step 2'),
+        (
+            {'rejected': {'step': 2, 'size': 1}},
+            Severity.WARN,
+            '3 image(s) rejected: step is 1 byte',
+        ),
     ],
 )
 def test_input_warns(changes, severity, word):

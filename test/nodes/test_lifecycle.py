@@ -235,15 +235,32 @@ def test_a_level_that_the_family_lacks_is_refused_at_the_start(domain, family):
     assert 'Traceback' not in node.output()
 
 
-def test_an_unknown_parameter_is_warned_of(domain, family):
+@pytest.mark.parametrize(
+    ('parameter', 'arguments', 'meant'),
+    [
+        ('constraints.max_latency', (), 'constraints.max_latency_ms'),
+        (
+            'qos_overrides./image_raw.subscription.reliability',
+            ('-r', 'image_raw:=/camera/image_raw'),
+            'qos_overrides./camera/image_raw.subscription.reliability',
+        ),
+        (
+            'qos_overrides./typo/image_raw.subscription.depth',
+            (),
+            'qos_overrides./typo/image_raw.subscription.reliability',
+        ),
+    ],
+)
+def test_an_unknown_parameter_is_warned_of(domain, family, parameter, arguments, meant):
     node = domain.start(
         'classifier_node',
-        {'family': family, 'autostart': False, 'constraints.max_latency': 20.0},
-        arguments=('-r', '__ns:=/typo'),
+        {'family': family, 'autostart': False, parameter: 20.0},
+        arguments=('-r', '__ns:=/typo', *arguments),
     )
-    domain.wait_until(
-        lambda: 'did you mean constraints.max_latency_ms?' in node.output(), 'the warning'
-    )
+    warning = f'unknown parameter {parameter} is ignored; did you mean {meant}?'
+    domain.wait_until(lambda: warning in node.output(), 'the warning')
+    hint = 'waiting for a lifecycle manager, or for: ros2 lifecycle set /typo/classifier configure'
+    domain.wait_until(lambda: hint in node.output(), 'the hint')
     assert node.stop() == 0, node.output()
 
 

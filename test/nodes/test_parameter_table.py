@@ -5,7 +5,9 @@ import math
 from dataclasses import dataclass
 
 import pytest
-from rcl_interfaces.msg import SetParametersResult
+from rcl_interfaces.msg import Parameter as ParameterMessage
+from rcl_interfaces.msg import ParameterValue, SetParametersResult
+from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.parameter import Parameter
 
 from dynamic_ofa_ros.errors import DynamicOfaError
@@ -238,3 +240,23 @@ def test_markdown_tables_have_a_line_for_each():
     assert '| `mode` | **slow**, fast | how |' in lines
     assert lines[-1] == '| `flag` | **true** | on or off |'
     assert sum(line.startswith('| `') for line in lines) == len(SPECS)
+
+
+def test_a_request_with_an_unknown_type_is_rejected_and_the_node_lives_on(domain):
+    node = domain.start('contention_node', arguments=('-r', '__ns:=/odd'))
+    odd = ParameterMessage(name='workers', value=ParameterValue(type=77))
+    good = Parameter('workers', value=2).to_parameter_msg()
+    for kind, name in (
+        (SetParameters, 'set_parameters'),
+        (SetParametersAtomically, 'set_parameters_atomically'),
+    ):
+        request = kind.Request(parameters=[good, odd])
+        response = domain.call(kind, f'/odd/contention/{name}', request)
+        results = response.results if kind is SetParameters else [response.result]
+        assert len(results) == (2 if kind is SetParameters else 1)
+        for result in results:
+            assert not result.successful
+            assert result.reason == 'workers has the unknown type 77'
+    assert domain.get_parameter('/odd/contention', 'workers') == 1
+    assert domain.set_parameter('/odd/contention', 'workers', 2).successful
+    assert node.stop() == 0, node.output()

@@ -3,9 +3,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import rclpy
 from rclpy.node import Node
@@ -128,6 +130,32 @@ def test_an_error_of_the_file_system_is_one_line(path, sentence, capfd):
     assert sentence in printed
 
 
+def too_large_a_thread():
+    size = threading.stack_size(2**45)
+    try:
+        threading.Thread(target=print).start()
+    finally:
+        threading.stack_size(size)
+
+
+def too_large_an_array():
+    np.empty(2**45)
+
+
+@pytest.mark.parametrize(
+    ('create', 'sentence'),
+    [
+        (too_large_a_thread, 'no thread can be started: raise the limits of memory and threads'),
+        (too_large_an_array, 'there is not enough memory'),
+    ],
+)
+def test_a_limit_of_the_system_is_one_line(create, sentence, capfd):
+    assert run('waiting', create, ['waiting']) == 2
+    printed = ''.join(capfd.readouterr()).strip()
+    assert len(printed.splitlines()) == 1
+    assert sentence in printed
+
+
 def test_unexpected_error_is_raised_after_closing():
     with pytest.raises(ZeroDivisionError):
         run('waiting', lambda: Waiting(ZeroDivisionError()), ['waiting'])
@@ -138,6 +166,37 @@ def test_bad_ros_arguments_are_refused(capfd):
     arguments = ['waiting', '--ros-args', '--params-file', '/nowhere/at/all.yaml']
     assert run('waiting', lambda: Waiting(NodeFinished()), arguments) == 2
     assert '/nowhere/at/all.yaml' in ''.join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'sentence'),
+    [
+        (['-p', 'family'], 'unknown arguments: -p family; write, for example: --ros-args -p NAME'),
+        (['--ros-args', '--help'], "unknown arguments after --ros-args: ['--help']; write, for"),
+        (
+            ['--ros-args', '-p', 'use_sim_time:=often'],
+            "Trying to set parameter 'use_sim_time' to 'often' of type 'STRING', expecting",
+        ),
+        (
+            ['--ros-args', '-r', f'__node:={"x" * 300}'],
+            "invalid node name: node name length should not exceed '255'",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings('ignore:Failed to fini rosout publisher')
+def test_arguments_that_no_node_can_use_are_one_line(arguments, sentence, capfd):
+    assert run('waiting', lambda: Waiting(NodeFinished()), ['waiting', *arguments]) == 2
+    printed = ''.join(capfd.readouterr())
+    (line,) = (line for line in printed.splitlines() if sentence in line)
+    assert '/src/' not in line
+    assert 'Traceback' not in printed
+
+
+def test_an_unknown_parameter_of_any_node_is_warned_of(capfd):
+    arguments = ['waiting', '--ros-args', '-p', 'use_simtime:=true']
+    assert run('waiting', lambda: Waiting(NodeFinished()), arguments) == 0
+    warning = 'unknown parameter use_simtime is ignored; did you mean use_sim_time?'
+    assert warning in ''.join(capfd.readouterr())
 
 
 def test_logging_goes_through_the_node(domain, capfd):

@@ -98,16 +98,52 @@ def test_a_failed_build_leaves_nothing_behind(tmp_path):
     assert (cache.folder('onnx', '1', Builder()) / 'file').read_text() == 'contents'
 
 
-def test_a_temporary_folder_replaces_a_read_only_cache_with_a_note(tmp_path):
+def test_the_next_build_removes_what_a_killed_one_left_behind(tmp_path):
+    cache = cache_at(tmp_path)
+    code = (
+        'import os, sys\n'
+        'from pathlib import Path\n'
+        'from types import SimpleNamespace\n'
+        'from dynamic_ofa_ros.runtime.build_cache import BuildCache\n'
+        'family = SimpleNamespace(name="my family", checksum="0123456789abcdef" * 4)\n'
+        'BuildCache(family, Path(sys.argv[1])).folder("onnx", "1", lambda folder: os._exit(9))\n'
+    )
+    command = [sys.executable, '-c', code, str(tmp_path)]
+    assert subprocess.run(command, timeout=DEADLINE_S, check=False).returncode == 9
+    assert len(list(cache.directory.glob('.onnx.*.partial'))) == 1
+    cache.folder('onnx', '1', Builder())
+    assert sorted(p.name for p in cache.directory.iterdir()) == ['.onnx.lock', 'onnx']
+
+
+def test_a_temporary_folder_replaces_a_read_only_cache_with_a_note(tmp_path, caplog):
     obstacle = tmp_path / 'cache'
     obstacle.write_text('a file where a folder should be')
     cache = cache_at(obstacle)
     assert (cache.folder('onnx', '1', Builder()) / 'file').read_text() == 'contents'
     assert cache.write_text('choice.json', '{"a": 1}').is_file()
     assert cache.read_json('choice.json') == {'a': 1}
+    assert 'damaged' not in caplog.text
     assert len(cache.notes) == 1
     assert 'cannot be written' in cache.notes[0]
     assert 'DYNAMIC_OFA_CACHE' in cache.notes[0]
+
+
+def test_a_build_that_needs_another_folder_survives_a_full_disk(tmp_path):
+    cache = cache_at(tmp_path)
+
+    def on_full_disk(folder: Path) -> None:
+        if folder.is_relative_to(tmp_path / 'my-family-0123456789abcdef'):
+            raise OSError(28, 'No space left on device')
+        Builder()(folder)
+
+    def build(folder: Path) -> None:
+        cache.folder('inner', '1', on_full_disk)
+        on_full_disk(folder)
+
+    assert (cache.folder('outer', '1', build) / 'file').read_text() == 'contents'
+    assert (cache.folder('inner', '1', on_full_disk) / 'file').read_text() == 'contents'
+    assert len(cache.notes) == 1
+    assert 'No space left on device' in cache.notes[0]
 
 
 def test_a_complete_read_only_cache_is_used(tmp_path, monkeypatch):

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from dynamic_ofa_ros.errors import EngineError, FamilyError
+from dynamic_ofa_ros import requirements
+from dynamic_ofa_ros.errors import EngineError, FamilyError, MissingPackageError
 from dynamic_ofa_ros.family import Family
 from dynamic_ofa_ros.runtime import engine as engine_module
 from dynamic_ofa_ros.runtime.engine import (
@@ -588,6 +591,77 @@ def test_auto_skips_and_notes_an_engine_with_wrong_results(
         create_engine(
             random_family, device='cpu', engine='onnxruntime', cache_dir=tmp_path / 'cache'
         )
+
+
+def no_onnx(*arguments: object, **keywords: object) -> None:
+    error = ModuleNotFoundError("No module named 'onnx'", name='onnx')
+    raise MissingPackageError('onnx is missing: pip install onnx') from error
+
+
+def full_disk(*arguments: object, **keywords: object) -> None:
+    raise OSError(28, 'No space left on device')
+
+
+def hidden_library(*arguments: object, **keywords: object) -> None:
+    raise ImportError('libgomp.so.1: cannot open shared object file')
+
+
+@pytest.mark.parametrize(
+    ('fail', 'note'),
+    [
+        (full_disk, 'onnxruntime on cpu does not work here: .*No space left on device'),
+        (hidden_library, r'onnxruntime cannot be imported \(libgomp.so.1: cannot open shared'),
+    ],
+)
+def test_auto_tries_an_engine_again_after_an_error_that_may_pass(
+    random_family, warm_cache, tmp_path, monkeypatch, fail, note
+):
+    shutil.copytree(warm_cache, tmp_path / 'cache', dirs_exist_ok=True)
+    with monkeypatch.context() as patch:
+        if fail is full_disk:
+            patch.setattr(OnnxRuntimeEngine, '__init__', fail)
+        else:
+            original = requirements._import
+            patch.setattr(
+                requirements,
+                '_import',
+                lambda name: (fail if name == 'onnxruntime' else original)(name),
+            )
+        engine = create_engine(random_family, device='cpu', cache_dir=tmp_path / 'cache')
+        engine.close()
+    assert engine.name != 'onnxruntime'
+    assert re.match(note, engine.notes[0])
+    steps: list[str] = []
+    again = create_engine(
+        random_family, device='cpu', cache_dir=tmp_path / 'cache', progress=steps.append
+    )
+    again.close()
+    assert 'loading onnxruntime on cpu' in steps
+    assert again.notes == ()
+
+
+def test_auto_tries_an_engine_again_once_a_package_for_its_build_is_installed(
+    random_family, warm_cache, tmp_path, monkeypatch
+):
+    shutil.copytree(warm_cache, tmp_path / 'cache', dirs_exist_ok=True)
+    installed = metadata.version
+
+    def version(name: str) -> str:
+        if name == 'onnx':
+            raise metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(metadata, 'version', version)
+        patch.setattr(OnnxRuntimeEngine, '__init__', no_onnx)
+        engine = create_engine(random_family, device='cpu', cache_dir=tmp_path / 'cache')
+        engine.close()
+    assert [note.partition(':')[0] for note in engine.notes] == ['onnx is missing']
+    steps: list[str] = []
+    create_engine(
+        random_family, device='cpu', cache_dir=tmp_path / 'cache', progress=steps.append
+    ).close()
+    assert 'loading onnxruntime on cpu' in steps
 
 
 def test_auto_needs_no_pytorch_if_engines_are_built(

@@ -52,6 +52,11 @@ HOPELESS = 0.5
 """
 
 
+EXCESS_SCALE, MOST_EXCESS = 2.0, 20.0
+"""With n times the first value of late frames in excess, the allowed share is divided by n; the
+second value is the maximum number of late frames in excess."""
+
+
 class PredictivePolicy:
     """Chooses the most accurate level whose predicted share of late frames is allowed.
 
@@ -64,6 +69,8 @@ class PredictivePolicy:
     high, because stalls may not scale with the level. So the next higher level is tried if it
     would be on time in the optimistic estimate. Trials are rare, and rarer after every failed
     trial. A move to a platform without measurements is also a trial.
+
+    If more frames were late than allowed, the allowed share is reduced until the balance is even.
 
     If no level is on time often enough, it chooses the most accurate of the levels that are late
     least often: a delay that does not depend on the level is no reason for a lower accuracy. If
@@ -80,6 +87,7 @@ class PredictivePolicy:
         self._trial_ns = dict.fromkeys(table.rank, self._first_trial_ns)
         self._safe_since_ns: dict[Option, int] = {}
         self._floor, self._lower_floor_since_ns = 0.0, 0
+        self._excess = 0.0  # number of late frames beyond the allowed share
         self._stay: Option | None = None  # option whose frames are counted
         self._is_trial = False
         self._frames = self._late = 0
@@ -90,12 +98,12 @@ class PredictivePolicy:
 
     def decide(self, situation: Situation) -> Choice:
         """Return the option for the next frame."""
-        at, allowed = situation.option, 1.0 - situation.quantile + ROUNDING
-        candidates = self._above_floor(situation)
+        at, candidates = situation.option, self._above_floor(situation)
         shares = self._late_shares(situation, 0.0)
+        allowed = self._allowed(situation)
         self._count(situation, allowed)
         target = self._target(situation, candidates, shares, allowed)
-        choose = partial(self._choice, situation, shares, allowed)
+        choose = partial(self._choice, situation, shares)
         if at is None or at not in candidates:
             self._begin_stay(is_trial=False)
             return choose(target, 'start: ' if at is None else '')
@@ -109,6 +117,20 @@ class PredictivePolicy:
         held_s = (situation.time_ns - self._safe_since_ns[risen]) / 1e9
         self._begin_stay(is_trial=is_trial, is_rise=True)
         return choose(risen, f'{"trial" if is_trial else "safe"} after {held_s:.1f} s: ')
+
+    def _allowed(self, situation: Situation) -> float:
+        """Count the late frames beyond the allowed share; return the share allowed from now on.
+
+        So systematic errors of the forecast do not add up (adaptive conformal inference, Gibbs and
+        Candes, 2021). Frames that would be late without inference do not count.
+        """
+        allowed = 1.0 - situation.quantile
+        latency_ms, limit_ms = situation.latency_ms, situation.limit_ms
+        if not math.isnan(latency_ms):
+            was_possible = latency_ms - situation.inference_ms <= limit_ms
+            excess = self._excess + (was_possible and is_late(latency_ms, limit_ms)) - allowed
+            self._excess = min(max(excess, 0.0), MOST_EXCESS)
+        return allowed / max(1.0, self._excess / EXCESS_SCALE) + ROUNDING
 
     def _above_floor(self, situation: Situation) -> Sequence[Option]:
         """Return the candidates above the accuracy floor, if it has priority.
@@ -277,10 +299,10 @@ class PredictivePolicy:
         self,
         situation: Situation,
         shares: Mapping[Option, float],
-        allowed: float,
         option: Option,
         why: str,
     ) -> Choice:
+        allowed = 1.0 - situation.quantile + ROUNDING
         is_feasible = any(
             share <= allowed and self._table.accuracy(other) >= situation.floor
             for other, share in shares.items()
