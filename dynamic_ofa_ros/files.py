@@ -8,6 +8,7 @@ import os
 import shutil
 import sysconfig
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -116,7 +117,7 @@ def problem_of(error: Exception) -> str:
     """Return a sentence for an error of the file system or a limit; empty for other errors."""
     if isinstance(error, OSError):
         name = error.filename2 or error.filename  # filename2: the target of a copy
-        where = f'{name}: ' if name else ''
+        where = f'{printable(name)}: ' if name else ''
         return f'{where}{error.strerror or error}'
     if isinstance(error, RuntimeError) and 'home directory' in str(error):  # of Path.expanduser
         return 'the home folder is unknown: set HOME, or give a path without ~'
@@ -128,12 +129,17 @@ def problem_of(error: Exception) -> str:
 
 
 def printable(path: str | Path) -> str:
-    """Return a path as text that can be encoded as UTF-8.
+    """Return a path as one line of text that can be encoded as UTF-8.
 
-    Bytes that are not UTF-8 are escaped: the surrogates that Python uses for them cannot be
-    encoded.
+    Bytes that are not UTF-8 are escaped (the surrogates that Python uses for them cannot be
+    encoded), and so are line breaks and other control characters.
     """
-    return os.fsencode(path).decode('utf-8', 'backslashreplace')
+    text = os.fsencode(path).decode('utf-8', 'backslashreplace')
+    return ''.join(c.encode('unicode_escape').decode() if _is_control(c) else c for c in text)
+
+
+def _is_control(character: str) -> bool:
+    return unicodedata.category(character) in ('Cc', 'Zl', 'Zp')
 
 
 def write_text_atomically(path: Path, text: str) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,22 @@ def test_cache_directory_follows_the_environment(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv('DYNAMIC_OFA_CACHE')
     monkeypatch.setenv('XDG_CACHE_HOME', '/xdg')
     assert files.cache_directory() == Path('/xdg/dynamic_ofa_ros')
+
+
+@pytest.mark.parametrize(
+    ('name', 'shown'),
+    [
+        (b'a "quoted" \'name\'.png', 'a "quoted" \'name\'.png'),
+        ('Straße/ü.png'.encode(), 'Straße/ü.png'),
+        (b'caf\xe9', 'caf\\xe9'),
+        (b'two\nlines\t\x1b[31m', 'two\\nlines\\t\\x1b[31m'),
+        ('two\u2028lines\x85'.encode(), 'two\\u2028lines\\x85'),
+    ],
+)
+def test_a_path_is_printed_in_one_line(name: bytes, shown: str) -> None:
+    assert files.printable(os.fsdecode(name)) == shown
+    error = FileNotFoundError(errno.ENOENT, 'No such file', os.fsdecode(name))
+    assert files.problem_of(error) == f'{shown}: No such file'
 
 
 def test_share_directory_contains_the_messages() -> None:

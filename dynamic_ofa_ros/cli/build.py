@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynamic_ofa_ros.cli.device_options import add_device_options
 from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
-from dynamic_ofa_ros.cli.numbers import not_empty, seed, whole_number
+from dynamic_ofa_ros.cli.numbers import seed, whole_number
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.offline.build.build import BuildReport
@@ -37,7 +37,6 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         '--backbone',
-        type=not_empty,
         required=True,
         metavar='FOLDER|NAME|FAMILY',
         help='a folder written by dynamic-ofa train, the name of a fetched backbone, or a family, '
@@ -45,7 +44,6 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         '--data',
-        type=not_empty,
         required=True,
         metavar='FOLDER|signs',
         help='the data the backbone was trained on: the training split calibrates the levels, the '
@@ -53,7 +51,6 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         '--output',
-        type=not_empty,
         metavar='FOLDER',
         help='folder of the new family; default: families/<name>',
     )
@@ -221,8 +218,9 @@ def run(args: argparse.Namespace) -> int:
     name = args.name or (Path(args.output).name if args.output else wanted.name)
     output = Path(args.output or Path('families') / name).expanduser()
     candidates_to = Path(args.candidates_to).expanduser() if args.candidates_to else None
+    work_folder = Path(args.work).expanduser() if args.work else None
     if args.data != SIGNS:
-        for folder in (output, candidates_to):
+        for folder in (output, candidates_to, work_folder):
             if folder is not None:
                 check_output(folder, args.data)
     report = build_family(
@@ -252,7 +250,7 @@ def run(args: argparse.Namespace) -> int:
             by_table=args.by_table,
         ),
         name,
-        work_folder=Path(args.work).expanduser() if args.work else None,
+        work_folder=work_folder,
         merge_with=merge_with,
         candidates_to=candidates_to,
     )

@@ -27,7 +27,7 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        '--output', metavar='DIR', type=Path, default=Path('figures'),
+        '--output', metavar='DIR', default='figures',
         help='folder of the pictures; default: figures',
     )  # fmt: skip
     parser.add_argument('--all', action='store_true', help='also figures 2 to 5 and table 1')
@@ -42,11 +42,13 @@ def run(args: argparse.Namespace) -> int:
     from dynamic_ofa_ros.simulation.figures import FIGURES, draw_figures
     from dynamic_ofa_ros.simulation.metrics import measure
 
+    folder = Path(args.output).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
     found: list[dict[str, Any]] = []
     with progress('figures', len(FIGURES)) as report:
         report.update(0)
         for drawn in draw_figures():
-            path = save_figure(drawn.figure, args.output / drawn.published.file_name)
+            path = save_figure(drawn.figure, folder / drawn.published.file_name)
             runs = [
                 {'policy': policy, 'model': record.name, **measure(record).summary()}
                 for policy, records in drawn.records.items()
@@ -55,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
             found.append({'figure': drawn.published.number, 'file': str(path), 'runs': runs})
             report.update(len(found))
     if args.all:
-        found += _published(args.output)
+        found += _published(folder)
     if args.json:
         print(json.dumps(found, indent=1))
         return 0

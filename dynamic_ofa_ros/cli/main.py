@@ -42,7 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str] | None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
+    _check_not_empty(parser, args.verb, sys.argv[1:] if argv is None else argv)
     _handle_sigint()
+    # Damaged images are reported by our own sentences; OpenCV reads this when it is imported.
+    os.environ.setdefault('OPENCV_LOG_LEVEL', 'SILENT')
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names may not be encodable
         sys.stdout.reconfigure(errors='backslashreplace')
     logging.basicConfig(
@@ -75,6 +78,20 @@ def _main(argv: Sequence[str] | None) -> int:
         print(f'dynamic-ofa: {sentence}', file=sys.stderr)
         return EXIT_BAD_INPUT
     return status
+
+
+def _check_not_empty(
+    parser: argparse.ArgumentParser, verb: str | None, arguments: Sequence[str]
+) -> None:
+    """Exit with a usage error if an argument is empty; those of `ros` may be."""
+    if verb == 'ros':
+        return
+    for before, argument in zip(('', *arguments), arguments, strict=False):
+        option, is_assigned, value = argument.partition('=')
+        if not argument.strip() or (option.startswith('--') and is_assigned and not value.strip()):
+            name = option if is_assigned else before
+            what = f'argument {name}:' if name.startswith('-') else 'an argument'
+            parser.error(f'{what} is empty; is a variable of the shell not set?')
 
 
 def _handle_sigint() -> None:

@@ -1,4 +1,4 @@
-"""Types of options: numbers in a range, and texts that are not empty."""
+"""Types of options: numbers in a range."""
 
 from __future__ import annotations
 
@@ -23,13 +23,6 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
         return value
 
     return parse
-
-
-def not_empty(text: str) -> str:
-    """Return the text; reject an empty text, such as that of an unset shell variable."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError('is empty; give a name or a folder')
-    return text
 
 
 seed = whole_number(0, LARGEST_SEED)

@@ -231,6 +231,8 @@ def _measure(args: argparse.Namespace, output: Path) -> tuple[list[Pair], Search
         open_context,
     )
     from dynamic_ofa_ros.offline.build.stages import measure_sampled
+    from dynamic_ofa_ros.offline.data.folders import check_output
+    from dynamic_ofa_ros.offline.training.request import SIGNS
     from dynamic_ofa_ros.offline.training.train import open_data
     from dynamic_ofa_ros.offline.work_folder import WorkFolder
     from dynamic_ofa_ros.supernet.batch_norm import FEWEST_IMAGES
@@ -253,6 +255,8 @@ def _measure(args: argparse.Namespace, output: Path) -> tuple[list[Pair], Search
         trained = replace(trained, resolutions=parse_resolutions(args.resolutions))
     training, held_out = open_data(args.data, args.images, args.held_out_images)
     check_data(trained, training, held_out)
+    if args.work and args.data != SIGNS:
+        check_output(Path(args.work).expanduser(), args.data)
     settings = BuildSettings(
         candidates=args.samples,
         calibration_images=args.calibration_images,

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
-from dynamic_ofa_ros.cli.numbers import MOST_THREADS, not_empty, seed, whole_number
+from dynamic_ofa_ros.cli.numbers import MOST_THREADS, seed, whole_number
 
 SMALLEST_RESOLUTION = 32
 
@@ -26,7 +26,6 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         '--data',
-        type=not_empty,
         required=True,
         metavar='FOLDER|signs',
         help='folder with class folders in train/ and val/ (or test/), or class folders directly: '
@@ -34,7 +33,6 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         '--output',
-        type=not_empty,
         required=True,
         metavar='FOLDER',
         help='folder for checkpoints and results',

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dynamic_ofa_ros.errors import CheckpointError, DatasetError, DownloadError
 from dynamic_ofa_ros.family import Preprocessing
+from dynamic_ofa_ros.family.new_folder import check_new_folder
 from dynamic_ofa_ros.files import cache_directory, creating_folder
 from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import write_arrays
 from dynamic_ofa_ros.offline.data.folders import class_folders, find_splits
@@ -73,16 +74,14 @@ def fetch_backbone(
 ) -> FetchReport:
     """Write a published backbone into the new folder `output`, in the format of `train`.
 
-    Raise CheckpointError if `output` exists or the checkpoint does not match, and DownloadError
-    if the file cannot be downloaded or is not the expected one. Partial downloads are in `cache`.
+    Raise FamilyError if `output` exists or is in a family, CheckpointError if the checkpoint does
+    not match, and DownloadError if the file cannot be downloaded or is not the expected one.
+    Partial downloads are in `cache`.
     """
     settings = settings or FetchSettings()
     cache = cache or cache_directory()
     name = checkpoint.backbone.name
-    if output.exists():
-        raise CheckpointError(
-            f'{output} exists already; choose another folder with --output, or remove it first'
-        )
+    check_new_folder(output)
     labels = settings.labels or placeholder_labels(checkpoint.backbone.classes)
     if len(labels) != checkpoint.backbone.classes:
         raise DatasetError(

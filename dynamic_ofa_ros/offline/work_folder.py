@@ -22,24 +22,26 @@ from dynamic_ofa_ros.files import locked, naming, write_text_atomically
 
 logger = logging.getLogger(__name__)
 
-TIMES_FILE = 'times.json'
+SCRATCH_FOLDER = '.dynamic_ofa_scratch'
 DIGEST_DIGITS = 12
 
 
 class WorkFolder:
-    """A folder of intermediate results; `is_kept`: it is not removed after the build."""
+    """A folder of intermediate results; `is_kept`: it is not removed after the build.
+
+    scratch: a folder in it that no later build needs. A kept folder was named by the user and may
+    have other contents, so nothing else is removed from it.
+    """
 
     def __init__(self, folder: Path, is_kept: bool = False) -> None:
-        self.folder, self.is_kept = folder, is_kept
-        folder.mkdir(parents=True, exist_ok=True)
-        self.times_s: dict[str, float] = _read_object(folder / TIMES_FILE)
+        self.folder, self.scratch, self.is_kept = folder, folder / SCRATCH_FOLDER, is_kept
+        self._times_file = self.scratch / 'times.json'
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        self.times_s: dict[str, float] = _read_object(self._times_file)
 
     @contextmanager
     def alone(self, error: Exception) -> Iterator[None]:
-        """Lock the folder unless it is kept, and thus may be shared; else raise `error`."""
-        if self.is_kept:
-            yield
-            return
+        """Lock the folder; raise `error` if another process has locked it."""
         with locked(self.folder, error):
             for torn in self.folder.glob('.*.partial'):
                 torn.unlink(missing_ok=True)
@@ -58,25 +60,19 @@ class WorkFolder:
         finally:
             spent_s = self.times_s.get(stage, 0.0) + time.monotonic() - started_s
             self.times_s[stage] = round(spent_s, 1)
-        write_text_atomically(self.folder / TIMES_FILE, json.dumps(self.times_s))
+        write_text_atomically(self._times_file, json.dumps(self.times_s))
 
     def fresh_folder(self, name: str) -> Path:
-        """Return an empty folder; remove what an earlier run left."""
-        folder = self.folder / name
+        """Return an empty folder in the scratch folder; remove what an earlier run left."""
+        folder = self.scratch / name
         if folder.exists():
             shutil.rmtree(folder)
         folder.mkdir()
         return folder
 
     def finish(self) -> None:
-        """Remove the folder; of a kept one, remove only subfolders, which may be large."""
-        if not self.is_kept:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            return
-        (self.folder / TIMES_FILE).unlink(missing_ok=True)
-        for entry in self.folder.iterdir():
-            if entry.is_dir():
-                shutil.rmtree(entry, ignore_errors=True)
+        """Remove the folder; of a kept one, only the scratch folder."""
+        shutil.rmtree(self.scratch if self.is_kept else self.folder, ignore_errors=True)
 
 
 class Journal:

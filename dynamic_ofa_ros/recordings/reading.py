@@ -76,8 +76,6 @@ def read(source: str, title: str) -> Recording:
     NAME is a classifier of a bag (/front/classifier), a run of the demo (switching) or a model of
     a simulation. Raises RecordingError if the recording cannot be read or NAME is missing.
     """
-    if not source.strip():
-        raise RecordingError('the name of a recording is empty; give a bag or a .csv file')
     path, name = _split(source)
     if path.suffix == '.csv':
         return _read_csv(path, name, source, title)

@@ -103,7 +103,6 @@ def test_any_recording_is_compared_and_drawn(tmp_path, monkeypatch, capsys, name
     [
         (['quick', 'gone'], 'gone does not exist; give the folder of a rosbag2 recording'),
         (['gone:/classifier', 'quick'], 'gone:/classifier does not exist; give the folder'),
-        (['quick', ''], 'the name of a recording is empty; give a bag or a .csv file'),
         (['quick', 'gone.csv'], 'gone.csv is not a file; give frames.csv'),
         (['quick', '.'], 'the folder . has no metadata.yaml; give the folder'),
         (['quick', 'slow', '--output', 'picture'], 'its name must end with .png'),

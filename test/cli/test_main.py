@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from dynamic_ofa_ros import __version__
@@ -60,6 +62,47 @@ def test_bad_input_is_reported_without_a_traceback(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert result.stderr.startswith('dynamic-ofa: there is no family at')
     assert 'Traceback' not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'sentence'),
+    [
+        (['train', '--data', '', '--output', 'x'], 'argument --data: is empty; is a variable'),
+        (['build', '--backbone=x', '--data=x', '--measured='], 'argument --measured: is empty'),
+        (['figures', '--output', ' '], 'argument --output: is empty'),
+        (['measure', ''], 'an argument is empty'),
+        (['compare', 'quick', ''], 'an argument is empty'),
+    ],
+)
+def test_empty_arguments_are_rejected(
+    arguments: list[str],
+    sentence: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match='2'):
+        main(arguments)
+    assert sentence in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_opencv_does_not_print_its_own_messages(tmp_path: Path) -> None:
+    """They would be printed into the progress bar."""
+    data = cv2.imencode('.png', np.arange(30000, dtype=np.uint8).reshape(100, 100, 3))[1]
+    for name in ('cat', 'dog'):
+        for index in range(2):
+            path = tmp_path / 'data' / name / f'{index}.png'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data.tobytes()[: -60 - index])
+    command = ['train', '--data', str(tmp_path / 'data'), '--output', str(tmp_path / 'run')]
+    result = subprocess.run(
+        [*COMMAND, *command, '--batch-size', '2'], capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert 'dynamic-ofa: all 2 images are damaged, first: ' in result.stderr
+    assert 'PNG' not in result.stderr
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

@@ -317,8 +317,13 @@ def test_other_settings_repeat_only_the_affected_stages(
         return evaluate_many(self, architectures)
 
     monkeypatch.setattr(EvaluationPool, 'evaluate_many', counted)
+    (tmp_path / 'work' / 'engine').mkdir(parents=True)
+    (tmp_path / 'work' / 'engine' / 'mine').touch()
     kept = [*PLAIN, '--work', str(tmp_path / 'work')]
     assert build(backbone, photos, tmp_path / 'one', *kept) == 0
+    folders = [entry for entry in (tmp_path / 'work').rglob('*') if entry.is_dir()]
+    assert folders == [tmp_path / 'work' / 'engine'], 'other contents are not removed'
+    assert (tmp_path / 'work' / 'engine' / 'mine').exists()
     assert evaluated == [6, pretended[0]], 'the sampled ones, then the candidates'
     first = list(pretended)
     assert build(backbone, photos, tmp_path / 'two', *kept, '--count', '2') == 0
@@ -443,6 +448,20 @@ def test_bad_options_are_explained(
     assert build(backbone, photos, tmp_path / 'family', *SMALL, *options) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_the_images_are_not_a_work_folder(
+    backbone: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(photos.rglob('*'))
+    work = ['--work', str(photos / 'train')]
+    assert build(backbone, photos, tmp_path / 'family', *SMALL, *work) == 2
+    assert f'is in {photos}/train, where it would become' in capsys.readouterr().err
+    command = ['predictor', 'fit', '--backbone', str(backbone), '--data', str(photos)]
+    output = str(tmp_path / 'p.npz')
+    assert main([*command, '--output', output, *work]) == 2
+    assert f'is in {photos}/train, where it would become' in capsys.readouterr().err
+    assert sorted(photos.rglob('*')) == before
 
 
 def test_a_given_table_and_predictor_are_used(

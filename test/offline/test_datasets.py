@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from image_files import png_header, write_flat_colours
+from image_files import png_header, write_flat_colours, write_image
 
 from dynamic_ofa_ros.errors import DatasetError
 from dynamic_ofa_ros.offline.data.datasets import (
@@ -132,6 +132,39 @@ def test_damaged_images_are_named(tmp_path: Path, data: bytes) -> None:
     path.write_bytes(data)
     with pytest.raises(DatasetError, match=r'bad\.jpg'):
         read_image(path)
+
+
+@pytest.mark.parametrize(
+    ('suffix', 'dtype', 'brightest'),
+    [
+        ('.png', 'uint16', 4095),
+        ('.tiff', 'uint16', 4095),
+        ('.pgm', 'uint16', 4095),
+        ('.pfm', 'float32', 1),
+    ],
+)
+def test_images_that_become_nearly_black_are_rejected(
+    tmp_path: Path, suffix: str, dtype: str, brightest: int
+) -> None:
+    shades = np.linspace(0, brightest, 600).reshape(20, 30).astype(dtype)
+    path = tmp_path / f'dark{suffix}'
+    write_image(path, shades)
+    found = f'dark{suffix} has {dtype} pixels up to {brightest}, nearly black'
+    with pytest.raises(DatasetError, match=found):
+        read_image(path)
+
+
+@pytest.mark.parametrize(
+    ('suffix', 'dtype', 'brightest'),
+    [('.png', 'uint16', 65535), ('.png', 'uint8', 3), ('.png', 'uint16', 0), ('.hdr', 'f4', 1)],
+)
+def test_other_dark_and_deep_images_are_read(
+    tmp_path: Path, suffix: str, dtype: str, brightest: int
+) -> None:
+    path = tmp_path / f'image{suffix}'
+    write_image(path, np.full((20, 30, 3), brightest, dtype))
+    expected = {65535: 255, 1: 255}.get(brightest, brightest)
+    assert np.abs(read_image(path).astype(int) - expected).max() <= 1
 
 
 @pytest.mark.parametrize('suffix', [s for s in IMAGE_SUFFIXES if s not in ('.jfif', '.pxm')])

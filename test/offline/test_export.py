@@ -58,3 +58,23 @@ def test_invalid_exports_are_explained(
     assert main([*command[:-1]]) == 0
     assert main([*command[:-1]]) == 2
     assert 'exists already' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'command',
+    [
+        ['export', '{family}', '--output', '{family}/new'],
+        ['train', '--data', 'signs', '--output', '{family}/new'],
+        ['family', 'imagenet', '--output', '{family}/deep/new'],
+        ['calibrate', '--family', '{family}', '--data', 'signs', '--output', '{link}/new'],
+    ],
+)
+def test_nothing_is_written_into_a_family(
+    family: Family, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'link').symlink_to(family.directory)
+    places = {'family': family.directory, 'link': tmp_path / 'link'}
+    before = sorted(family.directory.rglob('*'))
+    assert main([word.format(**places) for word in command]) == 2
+    assert f'would be part of the family {family.directory}' in capsys.readouterr().err
+    assert sorted(family.directory.rglob('*')) == before

@@ -12,7 +12,7 @@ from families import randomise
 from file_server import FileServer, serving
 
 from dynamic_ofa_ros.cli.main import main
-from dynamic_ofa_ros.errors import CheckpointError, DatasetError, DownloadError
+from dynamic_ofa_ros.errors import CheckpointError, DatasetError, DownloadError, FamilyError
 from dynamic_ofa_ros.family import BackboneSpec, sha256_of
 from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import read_predictor
 from dynamic_ofa_ros.offline.fetch import (
@@ -148,7 +148,7 @@ def test_an_existing_folder_and_a_second_process_are_not_disturbed(
     published: PublishedCheckpoint, server: FileServer, tmp_path: Path
 ) -> None:
     (tmp_path / 'out').mkdir()
-    with pytest.raises(CheckpointError, match='exists already; choose another'):
+    with pytest.raises(FamilyError, match='exists already; choose another'):
         fetch_backbone(published, tmp_path / 'out', cache=tmp_path / 'cache')
     with (
         alone(tmp_path / 'cache' / 'downloads' / 'tiny'),

@@ -73,7 +73,9 @@ def test_a_missing_split_is_explained(
         open_splits(touch(tmp_path, *files))
 
 
-@pytest.mark.parametrize('name', [b'\x1b[31mred', b'caf\xe9', b'two\nlines'])
+@pytest.mark.parametrize(
+    'name', [b'\x1b[31mred', b'caf\xe9', b'two\nlines', 'two\u2028lines'.encode()]
+)
 def test_a_class_name_that_cannot_be_a_label_is_rejected(tmp_path: Path, name: bytes) -> None:
     (tmp_path / os.fsdecode(name)).mkdir()
     with pytest.raises(

@@ -405,7 +405,7 @@ def test_the_command_uses_constraints_and_a_warm_start(
         (['--min-latency-ms', 'nan'], 'a bound of latency is nan ms; give a positive number'),
         (['--max-macs', '0', *BACKBONE], 'a bound of cost is 0 MACs; give a positive number'),
         (['--max-macs', '1e9', *BACKBONE, '--width-mult', 'inf'], '--width-mult is inf'),
-        (['--resolutions', ''], "--resolutions is ''"),
+        (['--resolutions', ','], "--resolutions is ','"),
         (['--warm-start', os.devnull], 'is not a search result'),
         (['--min-accuracy', '0.77'], '--min-accuracy requires --algorithm algorithm1'),
     ],

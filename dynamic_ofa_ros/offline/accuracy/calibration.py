@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from dynamic_ofa_ros.errors import DatasetError, FamilyError
+from dynamic_ofa_ros.errors import DatasetError
 from dynamic_ofa_ros.family import (
     BACKBONE_FILE,
     BATCH_NORM_FILE,
@@ -28,6 +28,7 @@ from dynamic_ofa_ros.family import (
     write_family,
 )
 from dynamic_ofa_ros.family.model_card import write_model_card
+from dynamic_ofa_ros.family.new_folder import check_new_folder
 from dynamic_ofa_ros.files import creating_folder
 from dynamic_ofa_ros.offline.accuracy.evaluation import PreparedImages, calibration_subset, top1
 from dynamic_ofa_ros.offline.data.datasets import ImageDataset, report_damaged
@@ -131,8 +132,7 @@ def calibrate_family(
     Latencies are copied, because they do not depend on the statistics. Raise FamilyError if
     `output` exists, and DatasetError if the images do not match the family.
     """
-    if output.exists():
-        raise FamilyError(f'{output} exists already; choose another folder, or remove it first')
+    check_new_folder(output)
     if settings.images < FEWEST_IMAGES:
         raise DatasetError(f'--images is {settings.images}; at least {FEWEST_IMAGES} are required')
     held_out = Relabelled.to(family.labels, held_out)

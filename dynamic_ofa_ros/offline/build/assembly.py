@@ -246,7 +246,7 @@ def write_platforms(
         if device_settings is not None:
             try:
                 found = profile_family(
-                    Family.load(folder), device_settings, context.work.folder / 'cache'
+                    Family.load(folder), device_settings, context.work.scratch / 'cache'
                 )
             except EngineError as error:
                 logger.info('%s', error)

@@ -17,7 +17,8 @@ from typing import Any
 from dynamic_ofa_ros.errors import FamilyError, SearchError
 from dynamic_ofa_ros.family import MAX_LEVELS, Family, LatencyProfile
 from dynamic_ofa_ros.family.model_card import write_model_card
-from dynamic_ofa_ros.files import creating_folder, naming
+from dynamic_ofa_ros.family.new_folder import check_new_folder
+from dynamic_ofa_ros.files import creating_folder, naming, printable
 from dynamic_ofa_ros.offline.accuracy.accuracy_predictor import read_predictor
 from dynamic_ofa_ros.offline.build.assembly import (
     calibrate_levels,
@@ -104,7 +105,10 @@ def build_family(
     work = WorkFolder(
         work_folder or output.with_name(f'.{output.name}.build'), is_kept=work_folder is not None
     )
-    busy = FamilyError(f'another process builds {output}: wait for it, or choose another folder')
+    busy = FamilyError(
+        f'another process uses {printable(work.folder)}: wait for it, or choose another '
+        f'{"--work folder" if work_folder else "--output"}'
+    )
     with naming(work.folder), work.alone(busy):
         context = open_context(trained, training, held_out, work, settings)
         if candidates_to is not None:
@@ -153,8 +157,8 @@ def _check_robot(
             '--merge measures all levels on this machine: build without it and merge on the '
             'robot, or omit --measured and --by-table'
         )
-    if candidates_to is not None and candidates_to.exists():
-        raise FamilyError(f'{candidates_to} exists already; choose another folder')
+    if candidates_to is not None:
+        check_new_folder(candidates_to)
     if settings.measured:
         read_measured(settings.measured).check_fits(trained.backbone, trained.space)
 
@@ -215,8 +219,7 @@ def _check(
     output: Path,
     settings: BuildSettings,
 ) -> None:
-    if output.exists():
-        raise FamilyError(f'{output} exists already; choose another folder, or remove it first')
+    check_new_folder(output)
     for option, value, least in (
         ('--count', settings.levels, 1),
         ('--candidates', settings.candidates, 2),

@@ -243,7 +243,7 @@ class BuildContext:
 
     @property
     def _scratch(self) -> Path:
-        return self.work.folder / 'engine'
+        return self.work.scratch / 'engine'
 
     def _requested_settings(self) -> DeviceSettings:
         return DeviceSettings(self.settings.device, self.settings.engine, self.settings.threads)

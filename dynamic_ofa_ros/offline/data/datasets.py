@@ -44,6 +44,9 @@ SPLITS = ('train', 'held_out')
 FINGERPRINT_BYTES = 1 << 14
 FINGERPRINTED_TOGETHER = 256
 
+# The largest value of 12 bits in a format of 16, after its reduction to 8 bits.
+NEARLY_BLACK = 15
+
 WORKER_DIED = (
     'a process that reads images was killed, probably because of too little memory; free some '
     'memory and run the same command again'
@@ -245,7 +248,19 @@ def decoded(contents: bytes, name: str) -> UInt8:
         raise DatasetError(f'{name} is rejected by OpenCV: {error.err}') from None
     if image is None:
         raise DatasetError(f'{name} is damaged, or not an image that this OpenCV can read')
+    if image.max() <= NEARLY_BLACK:
+        _check_range(encoded, name)
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _check_range(encoded: UInt8, name: str) -> None:
+    """Raise DatasetError if an image is nearly black only after its reduction to 8 bits."""
+    exact = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if exact is not None and exact.dtype != np.uint8 and exact.max() > 0:
+        raise DatasetError(
+            f'{name} has {exact.dtype} pixels up to {exact.max():g}, nearly black with 8 bits: '
+            'scale its values to 8 bits a channel'
+        )
 
 
 def open_splits(

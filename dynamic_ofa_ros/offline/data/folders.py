@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from unicodedata import category
 
 from dynamic_ofa_ros.errors import DatasetError
 from dynamic_ofa_ros.files import printable
@@ -131,9 +130,9 @@ def class_folders(root: str | Path) -> list[Path]:
         )
     folders = [f for f in sorted(root.iterdir()) if not _is_ignored(f.name) and f.is_dir()]
     for folder in folders:
-        if printable(folder.name) != folder.name or not _is_one_line(folder.name):
+        if printable(folder.name) != folder.name:
             raise DatasetError(
-                f'the class folder {printable(folder)!r} has a name that is not UTF-8 or contains '
+                f'the class folder {printable(folder)} has a name that is not UTF-8 or contains '
                 'control characters; rename it'
             )
     return folders
@@ -265,11 +264,6 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return entry.is_file()
     except OSError:  # a link to itself
         return False
-
-
-def _is_one_line(name: str) -> bool:
-    """Return whether a name has no line breaks, tabs or other control characters."""
-    return len(name.splitlines()) == 1 and not any(category(c) == 'Cc' for c in name)
 
 
 def _is_ignored(name: str) -> bool:

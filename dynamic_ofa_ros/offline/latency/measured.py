@@ -67,6 +67,10 @@ def write_measured(family: Family, profile_file: Path, path: Path) -> None:
 def read_measured(file: str | Path) -> MeasuredNetworks:
     """Read a file of `write_measured`; raise LatencyTableError if it is damaged."""
     path = Path(file).expanduser()
+    if not path.is_file():
+        raise LatencyTableError(
+            f'{path} is not a file; give one written by dynamic-ofa measure FAMILY --output FILE'
+        )
     try:
         profile = read_profile(path)
         reader = Reader(path, parse_yaml(path, read_bytes(path)))
@@ -77,10 +81,14 @@ def read_measured(file: str | Path) -> MeasuredNetworks:
             )
         architectures = tuple(map(SubnetArchitecture.from_mapping, reader.sequence(KEY)))
         backbone = reader.mapping('backbone')
-    except (FamilyError, ArchitectureError) as error:
+    except FamilyError as error:
         raise LatencyTableError(str(error)) from None
+    except ArchitectureError as error:
+        raise LatencyTableError(f'{path}: {error}') from None
     if len(architectures) != len(profile.levels):
         raise LatencyTableError(
             f'{path} has {len(architectures)} architectures and {len(profile.levels)} latencies'
         )
+    if len(set(architectures)) < len(architectures):
+        raise LatencyTableError(f'{path} contains a sub-network more than once; measure it again')
     return MeasuredNetworks(path, backbone, architectures, profile)

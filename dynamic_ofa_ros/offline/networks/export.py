@@ -10,8 +10,8 @@ from pathlib import Path
 import onnx
 from onnx import helper
 
-from dynamic_ofa_ros.errors import FamilyError
 from dynamic_ofa_ros.family import FREE_SIDE, Family, Level, OnnxNetwork
+from dynamic_ofa_ros.family.new_folder import check_new_folder
 from dynamic_ofa_ros.files import creating_folder
 from dynamic_ofa_ros.offline.networks.onnx_metadata import LABELS_KEY, PREPROCESSING_KEY
 from dynamic_ofa_ros.supernet.onnx_levels import LevelWriter
@@ -24,10 +24,9 @@ def export_family(family: Family, output: Path, indices: Sequence[int] = ()) -> 
 
     The files `level_<index>_<resolution>px.onnx` map (1, 3, side, side) float32 to (1, classes)
     float32 logits. Their metadata contain labels, preprocessing, and the level's entry in the
-    family. Raise FamilyError if `output` exists or a level does not.
+    family. Raise FamilyError if `output` exists or is in a family, or a level does not exist.
     """
-    if output.exists():
-        raise FamilyError(f'{output} exists already; choose another folder, or remove it first')
+    check_new_folder(output)
     levels = [family.level(i) for i in indices] or list(family.levels)
     names = []
     with creating_folder(output) as folder:

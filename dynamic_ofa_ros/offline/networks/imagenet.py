@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dynamic_ofa_ros.errors import FamilyError
 from dynamic_ofa_ros.family import FAMILY_FILE, IMAGENET_FAMILY
+from dynamic_ofa_ros.family.new_folder import check_outside_families
 from dynamic_ofa_ros.offline.data.labelled import open_labelled
 from dynamic_ofa_ros.offline.latency.family_profile import DeviceSettings
 from dynamic_ofa_ros.offline.networks.networks import (
@@ -47,6 +48,7 @@ def build_imagenet_family(
     """
     if output.exists() and not (output / FAMILY_FILE).is_file():
         raise FamilyError(f'{output} exists and is not a family; choose another folder')
+    check_outside_families(output)
     if output.exists() and not is_forced:
         raise FamilyError(f'{output} exists already; --force builds it again')
     labels = imagenet_labels()

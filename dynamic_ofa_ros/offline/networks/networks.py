@@ -30,6 +30,7 @@ from dynamic_ofa_ros.family import (
     write_profile,
 )
 from dynamic_ofa_ros.family.model_card import write_model_card
+from dynamic_ofa_ros.family.new_folder import check_new_folder
 from dynamic_ofa_ros.files import creating_folder, naming
 from dynamic_ofa_ros.offline.data.datasets import ImageDataset, fingerprint, report_damaged
 from dynamic_ofa_ros.offline.latency.family_profile import (
@@ -121,7 +122,7 @@ def build_networks_family(
         profile = profile_family(
             trial,
             device_settings,
-            work.folder / 'cache',
+            work.scratch / 'cache',
             progress=lambda text: logger.info('%s', text),
         )
         warn_when_busy(profile.load_of_others, MEASURE_AGAIN)
@@ -190,8 +191,7 @@ def _check(
     images: ImageDataset | None,
     output: Path,
 ) -> None:
-    if output.exists():
-        raise FamilyError(f'{output} exists already; choose another folder, or remove it first')
+    check_new_folder(output)
     if not 1 <= len(candidates) <= MAX_LEVELS:
         raise FamilyError(
             f'{len(candidates)} networks and input sizes were given; a family has 1 to '
@@ -270,7 +270,7 @@ def _accuracies(
         device=device_settings.device,
         engine=device_settings.engine,
         threads=usable_cpus(),
-        cache_dir=work.folder / 'cache',
+        cache_dir=work.scratch / 'cache',
         progress=lambda text: logger.info('%s', text),
     )
     classifier = Classifier(trial, engine)

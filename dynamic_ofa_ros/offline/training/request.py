@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dynamic_ofa_ros.errors import CheckpointError, DatasetError
 from dynamic_ofa_ros.family import FAMILY_FILE
+from dynamic_ofa_ros.family.new_folder import check_outside_families
 from dynamic_ofa_ros.files import printable
 from dynamic_ofa_ros.offline.data.folders import check_output
 from dynamic_ofa_ros.offline.training.fine_tuning import Start
@@ -94,6 +95,7 @@ def check_output_folder(request: TrainingRequest, directory: Path, start: Start)
     """Raise an error if the training would damage other data in its output folder."""
     if request.data != SIGNS:
         check_output(directory, request.data)
+    check_outside_families(directory)
     if (directory / FAMILY_FILE).exists():
         raise CheckpointError(
             f'{printable(directory)} is a family: the training would replace its weights; '
