@@ -74,7 +74,9 @@ class Assembly:
         """Messages about options of engines and policy that could not be met."""
         policy_note = platform_note(self.manager.table, self.manager.policy_settings)
         engine_notes = (note for engine in self.engines for note in engine.notes)
-        return (*engine_notes, *([policy_note] if policy_note else []))
+        residents = [engine.residents for engine in self.engines if engine.residents is not None]
+        level_notes = (note for of_engine in residents for note in of_engine.notes)
+        return (*engine_notes, *level_notes, *([policy_note] if policy_note else []))
 
     def start(self) -> None:
         """Start the threads of the host monitor and the worker."""

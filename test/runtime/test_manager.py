@@ -608,7 +608,7 @@ def test_a_delay_over_the_limit_is_reported_and_keeps_the_accuracy():
     assert manager.active_level == 3
     assert not manager.state.is_feasible
     assert manager.state.reason.startswith(
-        '60.0 ms outside inference exceed the limit of 50.00 ms'
+        '60.0 ms outside inference exceeds the limit of 50.00 ms'
     )
     assert manager.state.outside_ms == pytest.approx(60.0)
 

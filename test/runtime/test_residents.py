@@ -94,8 +94,13 @@ def test_a_level_that_cannot_be_loaded_is_skipped(memory, caplog):
     residents.approach(5, 3)
     wait_until(lambda: 'level 5 cannot be loaded' in caplog.text, 'the failure')
     assert not residents.is_ready(5)
+    assert residents.notes == ('level 5 is not used, because it cannot be loaded: MemoryError',)
     residents.approach(2, 2)
     await_levels(residents, 1, 2, 3)
+    memory.failing = set()
+    residents.approach(5, 3)
+    await_levels(residents, 1, 3, 5)
+    assert residents.notes == ()
     residents.close()
 
 

@@ -52,6 +52,7 @@ class Residents(Generic[T]):
         self._centre = self._in_use = 1
         self._loading = threading.Lock()
         self._changed = threading.Condition()
+        self._failures: dict[int, str] = {}
         self._is_closed = False
         self._thread: threading.Thread | None = None
         if not budget_mb:
@@ -112,6 +113,14 @@ class Residents(Generic[T]):
         return tuple(sorted(self._levels))
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """The levels that could not be loaded, and why."""
+        return tuple(
+            f'level {index} is not used, because it cannot be loaded: {error}'
+            for index, error in tuple(self._failures.items())
+        )
+
+    @property
     def resident_mb(self) -> float:
         """The memory of the levels, measured when they were loaded."""
         return sum(self._sizes_mb[index - 1] for index in tuple(self._levels))
@@ -134,7 +143,9 @@ class Residents(Generic[T]):
                     with self._loading:
                         if index not in self._levels:
                             self._take(index)
+                    self._failures.pop(index, None)
                 except Exception as error:  # of a library; the manager uses other levels
+                    self._failures[index] = str(error) or type(error).__name__
                     _log.warning('level %d cannot be loaded: %s', index, error)
             if self._budget_mb == math.inf and len(self._levels) == self.count:
                 return

@@ -320,7 +320,7 @@ class PredictivePolicy:
         quantile = situation.quantile
         outside_ms = forecast.outside_quantile_ms(quantile)
         if outside_ms > limit_ms:
-            return f'{why}{outside_ms:.1f} ms outside inference exceed {limit_text(limit_ms)}'
+            return f'{why}{outside_ms:.1f} ms outside inference exceeds {limit_text(limit_ms)}'
         predicted_ms = forecast.quantile_ms(option.level, quantile)
         text = f'{why}{name} predicted {predicted_ms:.2f} ms'
         if not is_feasible:
