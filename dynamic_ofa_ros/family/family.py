@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -324,7 +325,7 @@ def resolve_family(path_or_name: str | Path) -> Path:
     places = (families_directory(), own_families_directory())
     known = [place / text for place in places] if '/' not in text else []
     for directory in (path, *known):
-        if (directory / FAMILY_FILE).is_file():
+        if os.path.isfile(directory / FAMILY_FILE):  # false for invalid names
             return directory.resolve()
     if path.is_dir():  # `Family.load` reports the missing file
         return path.resolve()
