@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -60,7 +61,9 @@ def test_a_complete_check_with_a_fake_gpu(tmp_path, capsys):
     with gzip.open(tmp_path / 'frames.csv.gz', 'rt') as file:
         rows = list(csv.DictReader(file))
     assert {(row['load'], row['policy']) for row in rows} >= {('training', 'reactive')}
-    assert any(row['reason'] for row in rows if row['policy'] == 'predictive')
+    for before, row in pairwise(rows):
+        if (row['load'], row['policy']) == (before['load'], before['policy']):
+            assert bool(row['reason']) == (row['level'] != before['level'])
     assert 'signs beside training' in capsys.readouterr().out
 
 
