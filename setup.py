@@ -23,7 +23,7 @@ PYTORCH = [*NETWORKS, 'ofa', 'torch']
 # plotext 6 has another interface.
 DEMO = ['matplotlib', 'plotext>=5.3,<6', 'scipy']
 OFFLINE = [*PYTORCH, 'jsonschema', 'matplotlib', 'pymoo', 'scipy']
-CPU = [*NETWORKS, 'onnxruntime', 'openvino']
+CPU = [*NETWORKS, 'onnxruntime', 'openvino>=2024']
 # The page of monitor_node.
 MONITOR = ['tornado>=6.1']
 OPENCV = ['opencv-python-headless']
