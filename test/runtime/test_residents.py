@@ -100,7 +100,7 @@ def test_a_level_that_cannot_be_loaded_is_skipped(memory, caplog):
     memory.failing = set()
     residents.approach(5, 3)
     await_levels(residents, 1, 3, 5)
-    assert residents.notes == ()
+    wait_until(lambda: residents.notes == (), 'the end of the failure')
     residents.close()
 
 
