@@ -13,9 +13,8 @@ import math
 import re
 import statistics
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -321,30 +320,32 @@ def platform_name(
 
 
 def verify(
-    engine: Engine, family: Family, reference: dict[int, FloatArray], precision: str = 'fp32'
+    name: str,
+    infer: Callable[[int, FloatArray], FloatArray],
+    levels: Iterable[Level],
+    reference: Mapping[int, FloatArray],
+    precision: str = 'fp32',
 ) -> None:
-    """Compare the logits of every level with the reference; raise EngineError if they differ."""
-    for level in family.levels:
-        found = engine.infer(level.index, probe_input(level.resolution))
-        _verify_level(engine.name, level, found, reference[level.index], precision)
+    """Compare the logits of levels with the reference; raise EngineError if they differ.
 
-
-def _verify_level(
-    engine: str, level: Level, found: FloatArray, expected: FloatArray, precision: str
-) -> None:
-    if found.shape != expected.shape:
-        raise EngineError(
-            f'{engine} returns logits of shape {found.shape} at level {level.index}, '
-            f'expected {expected.shape}'
-        )
-    difference = float(np.max(np.abs(found - expected)))
-    tolerance = max(TOLERANCES[precision], TOLERANCES[_precision_of(level)])
-    allowed = tolerance * max(float(np.ptp(expected)), 1e-3)
-    if not difference <= allowed:  # also true for NaN
-        raise EngineError(
-            f'{engine} computes wrong results at level {level.index}: its logits differ '
-            f'from the reference by up to {difference:.3g}, {allowed:.3g} is allowed'
-        )
+    name: that of the engine. infer: returns the logits for the index of a level and an image.
+    """
+    for level in levels:
+        expected = reference[level.index]
+        found = infer(level.index, probe_input(level.resolution))
+        if found.shape != expected.shape:
+            raise EngineError(
+                f'{name} returns logits of shape {found.shape} at level {level.index}, '
+                f'expected {expected.shape}'
+            )
+        difference = float(np.max(np.abs(found - expected)))
+        tolerance = max(TOLERANCES[precision], TOLERANCES[_precision_of(level)])
+        allowed = tolerance * max(float(np.ptp(expected)), 1e-3)
+        if not difference <= allowed:  # also true for NaN
+            raise EngineError(
+                f'{name} computes wrong results at level {level.index}: its logits differ '
+                f'from the reference by up to {difference:.3g}, {allowed:.3g} is allowed'
+            )
 
 
 def _precision_of(level: Level) -> str:
@@ -411,23 +412,26 @@ class _Builder:
         try:
             reference = self._reference_logits()
 
-            def check(level: Level, infer: Callable[[FloatArray], FloatArray]) -> None:
-                """Verify a level and warm it up."""
-                tensor = probe_input(level.resolution)
-                expected = reference[level.index]
-                _verify_level(engine.name, level, infer(tensor), expected, candidate.precision)
-                for _ in range(WARM_RUNS):
-                    infer(tensor)
+            def check(
+                levels: Sequence[Level], infer: Callable[[int, FloatArray], FloatArray]
+            ) -> None:
+                """Verify levels and warm them up."""
+                verify(engine.name, infer, levels, reference, candidate.precision)
+                for level in levels:
+                    for _ in range(WARM_RUNS):
+                        infer(level.index, probe_input(level.resolution))
 
-            for level in self.family.levels:
-                if not (first and kind.is_gradual) or level.index in first:
-                    check(level, partial(engine.infer, level.index))
+            levels = self.family.levels
+            if first and kind.is_gradual:
+                levels = tuple(level for level in levels if level.index in first)
+            check(levels, engine.infer)
         except Exception:
             engine.close()
             raise
         if engine.residents is not None:
-            levels = self.family.levels
-            engine.residents.check = lambda index, runner: check(levels[index - 1], runner.infer)
+            engine.residents.check = lambda index, runner: check(
+                [self.family.level(index)], lambda _, tensor: runner.infer(tensor)
+            )
         return engine
 
     def try_build(self, candidate: _Candidate, first: Collection[int] = ()) -> Engine | None:

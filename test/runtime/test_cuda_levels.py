@@ -406,7 +406,7 @@ def outcome():
         engine = create_engine(
             family, device='cuda', engine='pytorch', cache_dir=Path({str(warm_cache)!r})
         )
-        verify(engine, family, reference)
+        verify(engine.name, engine.infer, family.levels, reference)
         engine.close()
         return 'eager' if engine.notes else 'graphs'
     except EngineError as error:
@@ -441,7 +441,7 @@ def test_on_cuda_auto_has_both_platforms_and_they_agree(random_family, warm_cach
     assert [one.platform.partition('-')[0] for one in engines] == ['cuda', 'cpu']
     reference = reference_logits(random_family, probe_input)
     for one in engines:
-        verify(one, random_family, reference)
+        verify(one.name, one.infer, random_family.levels, reference)
         one.close()
 
 

@@ -137,10 +137,10 @@ def test_levels_have_different_results(cpu_engine, random_family):
         level.index: cpu_engine.infer(level.index, probe_input(level.resolution))
         for level in random_family.levels
     }
-    verify(cpu_engine, random_family, reference)
+    verify(cpu_engine.name, cpu_engine.infer, random_family.levels, reference)
     swapped = {1: reference[1], 2: reference[3], 3: reference[2]}
     with pytest.raises(EngineError, match='wrong results at level 2'):
-        verify(cpu_engine, random_family, swapped)
+        verify(cpu_engine.name, cpu_engine.infer, random_family.levels, swapped)
 
 
 def test_statistics_of_another_level_are_detected(random_family, cpu_engine):
@@ -155,22 +155,21 @@ def test_statistics_of_another_level_are_detected(random_family, cpu_engine):
         for level in random_family.levels
     }
     with pytest.raises(EngineError, match='level 2'):
-        verify(cpu_engine, random_family, {**reference, 2: wrong.numpy()})
+        verify(
+            cpu_engine.name,
+            cpu_engine.infer,
+            random_family.levels,
+            {**reference, 2: wrong.numpy()},
+        )
 
 
 @pytest.mark.parametrize(
     'wrong', [np.full(16, np.nan, np.float32), np.zeros(16, np.float32), np.zeros(3, np.float32)]
 )
 def test_wrong_results_are_detected(random_family, wrong):
-    class Nonsense:
-        name = 'nonsense'
-
-        def infer(self, index: int, tensor: np.ndarray) -> np.ndarray:
-            return wrong
-
     reference = {index: np.linspace(-1, 1, 16, dtype=np.float32) for index in (1, 2, 3)}
     with pytest.raises(EngineError, match='nonsense'):
-        verify(Nonsense(), random_family, reference)  # type: ignore[arg-type]
+        verify('nonsense', lambda index, tensor: wrong, random_family.levels, reference)
 
 
 def test_folding_batch_norms_is_exact_and_complete(random_family):

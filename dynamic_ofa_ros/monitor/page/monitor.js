@@ -607,7 +607,7 @@ function take(message) {
   document.getElementById('empty').hidden = views.size > 0;
   const surplus = document.getElementById('surplus');
   surplus.hidden = !message.left_out;
-  setText(surplus, `${message.left_out} more classifiers are not shown.`);
+  setText(surplus, `${message.left_out} more ${message.left_out === 1 ? 'classifier is' : 'classifiers are'} not shown.`);
 }
 
 // Decodes a picture once for all its classifiers and frees it at once; as images with URLs, old

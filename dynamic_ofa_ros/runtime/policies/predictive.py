@@ -51,10 +51,9 @@ HOPELESS = 0.5
 """If inference makes at least this share of frames late at every level, the fastest level is used.
 """
 
-
 EXCESS_SCALE, MOST_EXCESS = 2.0, 20.0
-"""With n times the first value of late frames in excess, the allowed share is divided by n; the
-second value is the maximum number of late frames in excess."""
+"""The allowed share is divided by the number of late frames in excess divided by the first value,
+if this is more than 1. The second value is the maximum number that is counted."""
 
 
 class PredictivePolicy:
@@ -100,7 +99,7 @@ class PredictivePolicy:
         """Return the option for the next frame."""
         at, candidates = situation.option, self._above_floor(situation)
         shares = self._late_shares(situation, 0.0)
-        allowed = self._allowed(situation)
+        allowed = self._balance(situation)
         self._count(situation, allowed)
         target = self._target(situation, candidates, shares, allowed)
         choose = partial(self._choice, situation, shares)
@@ -118,7 +117,7 @@ class PredictivePolicy:
         self._begin_stay(is_trial=is_trial, is_rise=True)
         return choose(risen, f'{"trial" if is_trial else "safe"} after {held_s:.1f} s: ')
 
-    def _allowed(self, situation: Situation) -> float:
+    def _balance(self, situation: Situation) -> float:
         """Count the late frames beyond the allowed share; return the share allowed from now on.
 
         So systematic errors of the forecast do not add up (adaptive conformal inference, Gibbs and
