@@ -167,6 +167,49 @@ def test_other_dark_and_deep_images_are_read(
     assert np.abs(read_image(path).astype(int) - expected).max() <= 1
 
 
+@pytest.mark.parametrize('white', [1, 15, 100, 255, 256, 1000, 4095, 65535])
+@pytest.mark.parametrize(
+    ('header', 'channels'),
+    [
+        ('P2\n3 2\n', 1),
+        ('P3 # 8 bits\n3 2 ', 3),
+        ('P5\n# camera 1\n3 2\n', 1),
+        ('P6 3 2\n# white:\n', 3),
+        ('P7\nWIDTH 3\nHEIGHT 2\nDEPTH 3\nMAXVAL ', 3),
+    ],
+)
+def test_images_that_state_their_white_have_full_brightness(
+    tmp_path: Path, header: str, channels: int, white: int
+) -> None:
+    dark, bright = 0, white
+    values = [dark, white // 2, bright] * 2
+    end = '\nTUPLTYPE RGB\nENDHDR\n' if header.startswith('P7') else '\n'
+    pixels = np.repeat(values, channels)
+    contents = (
+        (' '.join(map(str, pixels)) + '\n').encode()
+        if header[:2] in ('P2', 'P3')
+        else pixels.astype('>u2' if white > 255 else 'u1').tobytes()
+    )
+    path = tmp_path / 'image.pnm'
+    path.write_bytes(f'{header}{white}{end}'.encode() + contents)
+    expected = np.round(np.array(values).reshape(2, 3, 1) * (255 / white))
+    assert np.abs(read_image(path).astype(int) - expected).max() <= 1
+
+
+def test_a_grey_image_of_floats_is_read(tmp_path: Path) -> None:
+    path = tmp_path / 'image.pfm'
+    path.write_bytes(b'Pf\n3 2\n-1.0\n' + np.full(6, 200, '<f4').tobytes())
+    assert np.array_equal(read_image(path), np.full((2, 3, 3), 200))
+
+
+@pytest.mark.parametrize('dtype', ['int8', 'int16'])
+def test_pixels_with_a_sign_are_rejected(tmp_path: Path, dtype: str) -> None:
+    path = tmp_path / 'image.tiff'
+    write_image(path, np.full((20, 30, 3), 100, dtype))
+    with pytest.raises(DatasetError, match=rf'image\.tiff has {dtype} pixels: convert them'):
+        read_image(path)
+
+
 @pytest.mark.parametrize('suffix', [s for s in IMAGE_SUFFIXES if s not in ('.jfif', '.pxm')])
 def test_images_of_every_format_are_read(tmp_path: Path, suffix: str) -> None:
     pixels = np.full((20, 30, 3), (200, 20, 20), np.uint8)

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import multiprocessing
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,7 +46,14 @@ FINGERPRINT_BYTES = 1 << 14
 FINGERPRINTED_TOGETHER = 256
 
 # The largest value of 12 bits in a format of 16, after its reduction to 8 bits.
-NEARLY_BLACK = 15
+NEARLY_BLACK = 16
+
+# The header of PGM, PPM and PAM images; group 1 is the value of white.
+_SPACE = rb'(?:\s|#[^\n]*\n)+'
+NETPBM_HEADER = re.compile(
+    rb'(?:P[2356](?:%b\d+){2}%b|P7\n(?:[^\n]*\n)*?MAXVAL[ \t]+)(\d+)' % (_SPACE, _SPACE)
+)
+NETPBM_HEADER_BYTES = 4096
 
 WORKER_DIED = (
     'a process that reads images was killed, probably because of too little memory; free some '
@@ -241,26 +249,42 @@ def read_image(path: Path) -> UInt8:
 
 def decoded(contents: bytes, name: str) -> UInt8:
     """Decode the contents of a file like `read_image`; `name` is for the message."""
+    contents, white = _with_full_range(contents)
     try:
         encoded = np.frombuffer(contents, np.uint8)
-        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if contents else None
+        exact = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH) if contents else None
+        is_float = exact is not None and exact.dtype.kind == 'f'
+        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if is_float else exact
     except cv2.error as error:  # a size or format that OpenCV rejects
         raise DatasetError(f'{name} is rejected by OpenCV: {error.err}') from None
-    if image is None:
+    if exact is None or image is None:
         raise DatasetError(f'{name} is damaged, or not an image that this OpenCV can read')
-    if image.max() <= NEARLY_BLACK:
-        _check_range(encoded, name)
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
-
-
-def _check_range(encoded: UInt8, name: str) -> None:
-    """Raise DatasetError if an image is nearly black only after its reduction to 8 bits."""
-    exact = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    if exact is not None and exact.dtype != np.uint8 and exact.max() > 0:
+    if image.dtype.kind != 'u':
+        raise DatasetError(f'{name} has {image.dtype} pixels: convert them to 8 bits a channel')
+    if image.dtype == np.uint16 or white:
+        white = white or 65535
+        image = np.minimum(np.rint(image * (255.0 / white)), 255.0).astype(np.uint8)
+    if exact.dtype != np.uint8 and image.max() <= NEARLY_BLACK and exact.max() > 0:
         raise DatasetError(
             f'{name} has {exact.dtype} pixels up to {exact.max():g}, nearly black with 8 bits: '
             'scale its values to 8 bits a channel'
         )
+    if image.ndim == 2:  # OpenCV does not convert a grey image in the format PFM
+        image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _with_full_range(contents: bytes) -> tuple[bytes, int]:
+    """Return a Netpbm image with a header for all values, and its own white; 0: as it was.
+
+    OpenCV ignores the white that the header states, except in text with 8 bits.
+    """
+    header = NETPBM_HEADER.match(contents[:NETPBM_HEADER_BYTES])
+    white = int(header[1]) if header else 0
+    if header is None or not 0 < white < 2**16 or white in (255, 65535):
+        return contents, 0
+    full = b'255' if white < 256 else b'65535'
+    return contents[: header.start(1)] + full + contents[header.end(1) :], white
 
 
 def open_splits(
