@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from dynamic_ofa_ros.cli.device_options import add_device_options
 from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
-from dynamic_ofa_ros.cli.numbers import seed, whole_number
+from dynamic_ofa_ros.cli.numbers import (
+    FEWEST_CALIBRATION_IMAGES,
+    MOST_EVALUATIONS,
+    MOST_IMAGES,
+    MOST_SCENES,
+    MOST_SUBNETS,
+    MOST_WORKERS,
+    number,
+    resolutions,
+    seed,
+    whole_number,
+)
+from dynamic_ofa_ros.family import MAX_LEVELS
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.offline.build.build import BuildReport
@@ -59,6 +71,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         '--resolutions',
+        type=resolutions(),
         metavar='PX,PX,...',
         help='input sizes to choose from; default: the training resolutions. Larger sizes are '
         'often more accurate, because random crops enlarge the objects in training images',
@@ -75,19 +88,20 @@ def add_parser(subparsers: Any) -> None:
 def _add_levels(group: Any) -> None:
     group.add_argument(
         '--count',
-        type=int,
+        type=whole_number(1, MAX_LEVELS),
         default=DEFAULT_COUNT,
         help='number of levels; fewer if neighbours would differ by less than a point of top-1',
     )
     group.add_argument(
         '--span',
-        type=float,
+        type=number(0, 100, above=True),
         default=DEFAULT_SPAN_POINTS,
         metavar='POINTS',
         help='leave out levels whose top-1 is more than POINTS points below the best level',
     )
     group.add_argument(
         '--levels',
+        type=_levels,
         default='',
         metavar='FILE|N',
         help='a level file, or the name of one in config/levels: use its architectures instead of '
@@ -108,14 +122,20 @@ def _add_levels(group: Any) -> None:
         'sub-networks only',
     )
     group.add_argument(
-        '--candidates', type=int, default=150, help='sampled sub-networks to fit the predictors to'
+        '--candidates',
+        type=whole_number(2, MOST_SUBNETS),
+        default=150,
+        help='sampled sub-networks to fit the predictors to',
     )
     group.add_argument(
-        '--finalists', type=int, default=40, help='sub-networks to choose levels from'
+        '--finalists',
+        type=whole_number(2, MOST_SUBNETS),
+        default=40,
+        help='sub-networks to choose levels from',
     )
     group.add_argument(
         '--evaluations',
-        type=whole_number(1),
+        type=whole_number(1, MOST_EVALUATIONS),
         default=20000,
         help='sub-networks that the search may evaluate',
     )
@@ -129,6 +149,12 @@ def _add_levels(group: Any) -> None:
         '--lut', default='', metavar='FILE', help='latency model (dynamic-ofa '
         'profile) for the search; default: a predictor fitted to whole networks',
     )  # fmt: skip
+
+
+def _levels(text: str) -> int | str:
+    """Return the number of levels, or the name of a level file."""
+    is_number = text.lstrip('+-').isdigit()
+    return whole_number(1, MAX_LEVELS)(text) if is_number else text
 
 
 def _add_robot(group: Any) -> None:
@@ -157,24 +183,27 @@ def _add_robot(group: Any) -> None:
 def _add_images(group: Any) -> None:
     group.add_argument(
         '--calibration-images',
-        type=int,
+        type=whole_number(FEWEST_CALIBRATION_IMAGES, MOST_IMAGES),
         default=2000,
         help='training images for the batch-norm statistics of each level',
     )
     group.add_argument(
         '--selection-images',
-        type=whole_number(1),
+        type=whole_number(1, MOST_IMAGES),
         default=4000,
         help='maximum number of held-out images for the choice of levels; at most half of them',
     )
     group.add_argument(
         '--held-out-images',
-        type=int,
+        type=whole_number(0, MOST_IMAGES),
         default=0,
         help=f'number of held-out images; 0 = all of them (signs: {RENDERED_HELD_OUT_IMAGES})',
     )
     group.add_argument(
-        '--images', type=whole_number(1), default=56000, help='signs: number of training scenes'
+        '--images',
+        type=whole_number(1, MOST_SCENES),
+        default=56000,
+        help='signs: number of training scenes',
     )
 
 
@@ -182,7 +211,7 @@ def _add_machine(group: Any) -> None:
     add_device_options(group)
     group.add_argument(
         '--workers',
-        type=int,
+        type=whole_number(0, MOST_WORKERS),
         default=0,
         help='processes that measure accuracy; 0 = one per core if that is faster',
     )
@@ -272,28 +301,23 @@ class _Wanted:
 
 
 def _wanted(args: argparse.Namespace, trained: TrainedBackbone) -> _Wanted:
-    from dynamic_ofa_ros.cli.train import parse_resolutions
     from dynamic_ofa_ros.supernet.published.level_file import read_levels
 
     if args.resolutions:
-        trained = replace(trained, resolutions=parse_resolutions(args.resolutions))
-    if not args.levels or args.levels.lstrip('-').isdigit():
-        count = int(args.levels) if args.levels else args.count
-        return _Wanted(trained, count, (), trained.backbone.name)
+        trained = replace(trained, resolutions=args.resolutions)
+    if not args.levels or isinstance(args.levels, int):
+        return _Wanted(trained, args.levels or args.count, (), trained.backbone.name)
     file = read_levels(args.levels)
     file.check_fits(trained.backbone, trained.space)
     return _Wanted(trained, len(file.levels), file.architectures, file.name)
 
 
 def _open_images(args: argparse.Namespace) -> tuple[ImageDataset, ImageDataset]:
-    from dynamic_ofa_ros.errors import DatasetError
     from dynamic_ofa_ros.offline.accuracy.evaluation import calibration_subset
     from dynamic_ofa_ros.offline.training.request import SIGNS
     from dynamic_ofa_ros.offline.training.train import open_data
 
     most = args.held_out_images
-    if most < 0:
-        raise DatasetError(f'--held-out-images is {most}; give 0 for all, or a positive number')
     training, held_out = open_data(args.data, args.images, most or RENDERED_HELD_OUT_IMAGES)
     if args.data != SIGNS and 0 < most < len(held_out):
         held_out = calibration_subset(held_out, most)  # the same random subset every time

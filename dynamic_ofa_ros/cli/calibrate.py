@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
-from dynamic_ofa_ros.cli.numbers import MOST_THREADS, seed, whole_number
+from dynamic_ofa_ros.cli.numbers import (
+    FEWEST_CALIBRATION_IMAGES,
+    MOST_IMAGES,
+    MOST_THREADS,
+    seed,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.offline.data.datasets import ImageDataset
@@ -37,10 +43,15 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         '--output', required=True, metavar='FOLDER', help='new folder for the calibrated family'
     )
-    parser.add_argument('--images', type=int, default=2000, help='images to calibrate on')
+    parser.add_argument(
+        '--images',
+        type=whole_number(FEWEST_CALIBRATION_IMAGES, MOST_IMAGES),
+        default=2000,
+        help='images to calibrate on',
+    )
     parser.add_argument(
         '--held-out-images',
-        type=whole_number(1),
+        type=whole_number(1, MOST_IMAGES),
         default=2000,
         help='images to measure top-1 on, at most',
     )

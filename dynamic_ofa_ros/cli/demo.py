@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynamic_ofa_ros.cli.numbers import number
 from dynamic_ofa_ros.errors import DynamicOfaError
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.family import Family
 
-RANGES = {'seconds': (15.0, 3600.0), 'rate_hz': (1.0, 240.0), 'prepare_timeout_s': (0.1, 86400.0)}
 DEFAULT_PARENT = 'demo_output'
 
 
@@ -35,7 +35,7 @@ def add_parser(subparsers: Any) -> None:
         help='new or empty folder for results and logs (default: demo_output/<date and time>)',
     )  # fmt: skip
     parser.add_argument(
-        '--seconds', type=float, default=60.0,
+        '--seconds', type=number(15, 3600), default=60.0,
         help='duration after everything has started, 15 to 3600 (default: %(default)g)',
     )  # fmt: skip
     parser.add_argument(
@@ -47,7 +47,7 @@ def add_parser(subparsers: Any) -> None:
         '(default: rendered signs)',
     )  # fmt: skip
     parser.add_argument(
-        '--rate-hz', type=float, default=20.0,
+        '--rate-hz', type=number(1, 240), default=20.0,
         help='images per second, 1 to 240 (default: %(default)g)',
     )  # fmt: skip
     parser.add_argument(
@@ -61,7 +61,7 @@ def add_parser(subparsers: Any) -> None:
     )  # fmt: skip
     parser.add_argument('--no-plots', action='store_true', help='do not draw the picture')
     parser.add_argument(
-        '--prepare-timeout-s', type=float, default=300.0,
+        '--prepare-timeout-s', type=number(0.1, 86400), default=300.0,
         help='how long to wait for each node to start; the first start on a machine takes longest '
         '(default: %(default)g)',
     )  # fmt: skip
@@ -79,11 +79,6 @@ def run(args: argparse.Namespace) -> int:
     from dynamic_ofa_ros.family import Family
 
     # Invalid input is reported before any process starts.
-    for option, (low, high) in RANGES.items():
-        value = getattr(args, option)
-        if not low <= value <= high:
-            name = option.replace('_', '-')
-            raise DemoError(f'--{name} is {value:g}; give a number from {low:g} to {high:g}')
     family = Family.load(args.family)
     labels = camera_labels(args.source, family)
     plots = () if args.no_plots else ('matplotlib',)

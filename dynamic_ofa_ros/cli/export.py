@@ -6,6 +6,9 @@ import argparse
 import json
 from typing import Any
 
+from dynamic_ofa_ros.cli.numbers import several, whole_number
+from dynamic_ofa_ros.family import MAX_LEVELS
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the verb and its options."""
@@ -21,7 +24,11 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument('--output', required=True, metavar='FOLDER', help='a new folder')
     parser.add_argument(
-        '--levels', default='', metavar='N,N,...', help='levels to write; default: all'
+        '--levels',
+        type=several(whole_number(0, MAX_LEVELS)),
+        default=(),
+        metavar='N,N,...',
+        help='levels to write; default: all',
     )
     parser.add_argument('--json', action='store_true', help='print JSON instead of sentences')
     parser.set_defaults(run=run)
@@ -31,18 +38,11 @@ def run(args: argparse.Namespace) -> int:
     """Write the files and name them."""
     from pathlib import Path
 
-    from dynamic_ofa_ros.errors import FamilyError
     from dynamic_ofa_ros.family import Family, default_family
     from dynamic_ofa_ros.offline.networks.export import export_family
 
-    try:
-        indices = [int(part) for part in args.levels.split(',')] if args.levels else []
-    except ValueError:
-        raise FamilyError(
-            f'--levels is {args.levels!r}; give whole numbers separated by commas'
-        ) from None
     family = Family.load(args.family or default_family())
-    files = export_family(family, Path(args.output).expanduser(), indices)
+    files = export_family(family, Path(args.output).expanduser(), args.levels)
     if args.json:
         print(json.dumps({'family': str(family.directory), 'files': [str(f) for f in files]}))
         return 0

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynamic_ofa_ros.cli.device_options import add_device_options
+from dynamic_ofa_ros.cli.numbers import (
+    LARGEST,
+    MOST_IMAGES,
+    number,
+    resolutions,
+    several,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.offline.networks.network_files import NetworkFile, NetworkSettings
@@ -58,11 +66,11 @@ def _add_from_onnx(verbs: Any) -> None:
         'each folder is named after its label or the index of its output',
     )  # fmt: skip
     accuracy.add_argument(
-        '--images', type=int, default=0, metavar='N',
+        '--images', type=whole_number(0, MOST_IMAGES), default=0, metavar='N',
         help='use N of the images, the same ones every time; default: all',
     )  # fmt: skip
     accuracy.add_argument(
-        '--accuracy', metavar='TOP1,TOP1,...',
+        '--accuracy', type=several(number(0, 1, above=True)), metavar='TOP1,TOP1,...',
         help='use these accuracies instead of measuring them: one fraction per network, in order',
     )  # fmt: skip
     _add_precisions(accuracy)
@@ -85,18 +93,30 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
 
     group = parser.add_argument_group('input of the networks, if the files do not describe it')
     group.add_argument(
-        '--resolutions', metavar='PX,PX,...', help='input sizes of the levels, for networks '
-        'whose input may have any size',
-    )  # fmt: skip
+        '--resolutions',
+        type=resolutions(),
+        metavar='PX,PX,...',
+        help='input sizes of the levels, for networks whose input may have any size',
+    )
     group.add_argument(
         '--values', metavar='NAME', help="range of the input values: imagenet (normalised by "
         "ImageNet's mean and standard deviation, as in torchvision and timm), unit (0 to 1), "
         'signed (-1 to 1) or raw (0 to 255)',
     )  # fmt: skip
-    group.add_argument('--mean', metavar='A,B,C', help='mean of each channel; excludes --values')
-    group.add_argument('--std', metavar='A,B,C', help='standard deviation of each channel')
     group.add_argument(
-        '--pixel-max', type=float, metavar='1|255',
+        '--mean',
+        type=_triple(number(-LARGEST, LARGEST)),
+        metavar='A,B,C',
+        help='mean of each channel; excludes --values',
+    )
+    group.add_argument(
+        '--std',
+        type=_triple(number(0, LARGEST, above=True)),
+        metavar='A,B,C',
+        help='standard deviation of each channel',
+    )
+    group.add_argument(
+        '--pixel-max', type=number(0, LARGEST, above=True), metavar='1|255',
         help='value of a white pixel in the units of --mean and --std; default: 1',
     )  # fmt: skip
     group.add_argument('--channels', choices=CHANNELS, help='default: rgb')
@@ -107,12 +127,26 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
         '--resize', choices=RESIZES, help='crop the centre (default), stretch, or pad with black'
     )
     group.add_argument(
-        '--crop-fraction', type=float, metavar='F',
+        '--crop-fraction', type=number(0, 1, above=True), metavar='F',
         help='share of the shorter side that the crop keeps; default: 0.875',
     )  # fmt: skip
     group.add_argument(
         '--interpolation', choices=INTERPOLATIONS, help='default: area, which is closest to Pillow'
     )
+
+
+def _triple(parse: Callable[[str], float]) -> Callable[[str], tuple[float, ...]]:
+    """Return a type for argparse: three numbers, or one for all channels."""
+
+    def triple(text: str) -> tuple[float, ...]:
+        values = several(parse)(text)
+        if len(values) not in (1, 3):
+            raise argparse.ArgumentTypeError(
+                f'is {text!r}; give one number, or one for each channel'
+            )
+        return values * 3 if len(values) == 1 else values
+
+    return triple
 
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
@@ -139,7 +173,11 @@ def _add_imagenet(verbs: Any) -> None:
         'each folder is named after its label or has its WordNet id (n01440764)',
     )  # fmt: skip
     parser.add_argument(
-        '--images', type=int, default=0, metavar='N', help='use N of them; default: all'
+        '--images',
+        type=whole_number(0, MOST_IMAGES),
+        default=0,
+        metavar='N',
+        help='use N of them; default: all',
     )
     _add_precisions(parser)
     parser.add_argument('--force', action='store_true', help='replace an existing family')
@@ -215,20 +253,19 @@ def _files(args: argparse.Namespace) -> list[NetworkFile]:
         else:
             files.append(NetworkFile(path, common))
     if args.accuracy:
-        stated = _numbers('--accuracy', args.accuracy)
-        if len(stated) != len(files):
+        if len(args.accuracy) != len(files):
             raise FamilyError(
-                f'--accuracy has {len(stated)} values for {len(files)} networks; give one for each'
+                f'--accuracy has {len(args.accuracy)} values for {len(files)} networks; give one '
+                'for each'
             )
         files = [
             replace(file, settings=replace(file.settings, accuracy=value))
-            for file, value in zip(files, stated, strict=True)
+            for file, value in zip(files, args.accuracy, strict=True)
         ]
     return files
 
 
 def _settings(args: argparse.Namespace) -> NetworkSettings:
-    from dynamic_ofa_ros.cli.train import parse_resolutions
     from dynamic_ofa_ros.errors import FamilyError
     from dynamic_ofa_ros.offline.networks.network_files import NetworkSettings
 
@@ -238,38 +275,16 @@ def _settings(args: argparse.Namespace) -> NetworkSettings:
         raise FamilyError('give --mean and --std together')
     return NetworkSettings(
         values=args.values,
-        mean=_triple('--mean', args.mean),
-        std=_triple('--std', args.std),
+        mean=args.mean,
+        std=args.std,
         pixel_max=args.pixel_max,
         channels=args.channels,
         layout=args.layout,
         resize=args.resize,
         crop_fraction=args.crop_fraction,
         interpolation=args.interpolation,
-        resolutions=parse_resolutions(args.resolutions) if args.resolutions else None,
+        resolutions=args.resolutions,
     )
-
-
-def _numbers(option: str, text: str) -> list[float]:
-    from dynamic_ofa_ros.errors import FamilyError
-
-    try:
-        return [float(part) for part in text.split(',')]
-    except ValueError:
-        raise FamilyError(f'{option} is {text!r}; give numbers separated by commas') from None
-
-
-def _triple(option: str, text: str | None) -> tuple[float, float, float] | None:
-    from dynamic_ofa_ros.errors import FamilyError
-
-    if not text:
-        return None
-    values = _numbers(option, text)
-    if len(values) == 1:
-        values *= 3
-    if len(values) != 3:
-        raise FamilyError(f'{option} is {text!r}; give one number, or one for each channel')
-    return values[0], values[1], values[2]
 
 
 def _labels(args: argparse.Namespace, own: Sequence[str], classes: int) -> tuple[str, ...]:

@@ -7,10 +7,12 @@ import importlib
 import io
 import logging
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Sequence
+from typing import NoReturn
 
 from dynamic_ofa_ros import __version__, requirements
 from dynamic_ofa_ros.errors import DynamicOfaError
@@ -24,6 +26,14 @@ VERBS = (
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Prints an error in one line, without the usage, in which it would be hard to find."""
+
+    def error(self, message: str) -> NoReturn:
+        sentence = re.sub('^argument (.+?): is ', r'\1 is ', message)
+        self.exit(EXIT_BAD_INPUT, f'{self.prog}: {sentence} (see {self.prog} --help)\n')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,7 +112,7 @@ def _handle_sigint() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog='dynamic-ofa',
         description='Build, measure and run families of Once-for-all sub-networks.',
     )

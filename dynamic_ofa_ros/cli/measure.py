@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynamic_ofa_ros.cli.device_options import add_device_options
 from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
-from dynamic_ofa_ros.cli.numbers import whole_number
+from dynamic_ofa_ros.cli.numbers import MOST_IMAGES, whole_number
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.family import Family
@@ -45,7 +45,10 @@ def add_parser(subparsers: Any) -> None:
         help='held-out images to measure the accuracy on: one folder per class, or signs',
     )
     parser.add_argument(
-        '--images', type=whole_number(0), default=0, help='maximum number of them; 0 = all'
+        '--images',
+        type=whole_number(0, MOST_IMAGES),
+        default=0,
+        help='maximum number of them; 0 = all',
     )
     parser.add_argument(
         '--force', action='store_true', help='replace earlier measurements of this platform'

@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
-from dynamic_ofa_ros.cli.numbers import seed, whole_number
+from dynamic_ofa_ros.cli.numbers import (
+    FEWEST_CALIBRATION_IMAGES,
+    FEWEST_PAIRS,
+    MOST_IMAGES,
+    MOST_SCENES,
+    MOST_SUBNETS,
+    MOST_WORKERS,
+    resolutions,
+    seed,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.offline.accuracy.pairs import Pair
@@ -69,34 +79,45 @@ def _add_fit(commands: Any) -> None:
         help=f'kind of backbone, with --pairs and without --backbone; default: {DEFAULT_KIND}',
     )
     parser.add_argument('--output', required=True, metavar='FILE', help='the predictor, .npz')
-    parser.add_argument('--samples', type=int, default=200, help='sub-networks to measure')
+    parser.add_argument(
+        '--samples',
+        type=whole_number(FEWEST_PAIRS, MOST_SUBNETS),
+        default=200,
+        help='sub-networks to measure',
+    )
     parser.add_argument(
         '--resolutions',
-        default='',
+        type=resolutions(),
         metavar='PX,PX,...',
         help='input sizes to sample from; default: the training resolutions',
     )
     parser.add_argument(
-        '--calibration-images', type=int, default=500, help='images for batch-norm statistics'
+        '--calibration-images',
+        type=whole_number(FEWEST_CALIBRATION_IMAGES, MOST_IMAGES),
+        default=500,
+        help='images for batch-norm statistics',
     )
     parser.add_argument(
         '--selection-images',
-        type=int,
+        type=whole_number(1, MOST_IMAGES),
         default=4000,
         help='held-out images that top-1 is measured on; at most one half of them',
     )
     parser.add_argument(
-        '--images', type=whole_number(1), default=56000, help='signs: number of training scenes'
+        '--images',
+        type=whole_number(1, MOST_SCENES),
+        default=56000,
+        help='signs: number of training scenes',
     )
     parser.add_argument(
         '--held-out-images',
-        type=whole_number(1),
+        type=whole_number(1, MOST_SCENES),
         default=8000,
         help='signs: number of held-out scenes',
     )
     parser.add_argument(
         '--workers',
-        type=whole_number(0),
+        type=whole_number(0, MOST_WORKERS),
         default=0,
         help='processes that measure accuracy; 0 = one per core if that is faster',
     )
@@ -220,11 +241,9 @@ def _measure(args: argparse.Namespace, output: Path) -> tuple[list[Pair], Search
     """Measure sampled sub-networks, as the first stage of a build does; keep the pairs."""
     from dataclasses import replace
 
-    from dynamic_ofa_ros.cli.train import parse_resolutions
     from dynamic_ofa_ros.errors import PredictorError
     from dynamic_ofa_ros.files import naming
     from dynamic_ofa_ros.offline.accuracy.pairs import Pair, write_pairs
-    from dynamic_ofa_ros.offline.accuracy.predictor_fit import FEWEST_PAIRS
     from dynamic_ofa_ros.offline.build.build_context import (
         BuildSettings,
         check_data,
@@ -235,24 +254,15 @@ def _measure(args: argparse.Namespace, output: Path) -> tuple[list[Pair], Search
     from dynamic_ofa_ros.offline.training.request import SIGNS
     from dynamic_ofa_ros.offline.training.train import open_data
     from dynamic_ofa_ros.offline.work_folder import WorkFolder
-    from dynamic_ofa_ros.supernet.batch_norm import FEWEST_IMAGES
     from dynamic_ofa_ros.supernet.trained import open_backbone
 
     if not (args.backbone and args.data):
         raise PredictorError(
             'give --backbone and --data to measure sub-networks, or --pairs with measured ones'
         )
-    for option, least in (
-        ('samples', FEWEST_PAIRS),
-        ('calibration_images', FEWEST_IMAGES),
-        ('selection_images', 1),
-    ):
-        if getattr(args, option) < least:
-            name = option.replace('_', '-')
-            raise PredictorError(f'--{name} is {getattr(args, option)}; give {least} or more')
     trained = open_backbone(args.backbone)
     if args.resolutions:
-        trained = replace(trained, resolutions=parse_resolutions(args.resolutions))
+        trained = replace(trained, resolutions=args.resolutions)
     training, held_out = open_data(args.data, args.images, args.held_out_images)
     check_data(trained, training, held_out)
     if args.work and args.data != SIGNS:

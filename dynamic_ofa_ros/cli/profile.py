@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynamic_ofa_ros.cli.device_options import add_device_options
 from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
-from dynamic_ofa_ros.cli.numbers import seed, whole_number
+from dynamic_ofa_ros.cli.numbers import FEWEST_PAIRS, MOST_SUBNETS, resolutions, seed, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -38,20 +38,21 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument('--output', required=True, metavar='FILE', help='the model, JSON')
     parser.add_argument(
         '--resolutions',
+        type=resolutions(),
         metavar='PX,PX,...',
         help='input sizes to measure; default: those of the backbone, or of the levels of a '
         'family',
     )
     parser.add_argument(
         '--whole-networks',
-        type=int,
+        type=whole_number(FEWEST_PAIRS, MOST_SUBNETS),
         metavar='N',
         help='measure N whole networks (about 100) instead of operators, and fit a predictor: '
         'for slow devices, and for engines that cannot run single operators',
     )
     parser.add_argument(
         '--networks',
-        type=whole_number(3),
+        type=whole_number(3, MOST_SUBNETS),
         default=12,
         help='whole networks for the correction of the table',
     )
@@ -66,7 +67,6 @@ def run(args: argparse.Namespace) -> int:
     """Measure, write the file, and print the error on left-out networks."""
     from pathlib import Path
 
-    from dynamic_ofa_ros.cli.train import parse_resolutions
     from dynamic_ofa_ros.offline.latency.family_profile import DeviceSettings
     from dynamic_ofa_ros.offline.latency.measure_model import (
         measure_latency_predictor,
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         open_backbone(args.backbone),
         output,
         DeviceSettings(args.device, args.engine, args.threads),
-        resolutions=parse_resolutions(args.resolutions) if args.resolutions else None,
+        resolutions=args.resolutions,
         resume=not args.fresh,
         networks=networks,
         seed=args.seed,

@@ -10,6 +10,7 @@ import shutil
 import sys
 from typing import Any
 
+from dynamic_ofa_ros.cli.numbers import LARGEST, number, whole_number
 from dynamic_ofa_ros.errors import DynamicOfaError
 
 
@@ -21,6 +22,9 @@ def _arg(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
     return names, options
 
 
+_COUNT = whole_number(0, 1_000_000_000)
+_WINDOW = whole_number(1, 1_000_000)
+_RATE = number(0, 10_000, above=True)
 _YES = {'action': 'store_true'}
 _VALUES = _arg('values', nargs='?', default='{}', help='YAML, such as "{data: true}"')
 # fmt: off
@@ -29,18 +33,18 @@ COMMANDS = {
     'topic echo': [
         _arg('topic_name'), _arg('message_type', nargs='?'),
         _arg('--once', **_YES, help='show one message and exit'),
-        _arg('--timeout', type=float, default=float('inf'), metavar='SECONDS'),
+        _arg('--timeout', type=number(0, LARGEST), default=float('inf'), metavar='SECONDS'),
         _arg('--field', default='', help='show one field, such as header.stamp'),
-        _arg('-l', '--truncate-length', type=int, default=128, help='default: 128'),
+        _arg('-l', '--truncate-length', type=_COUNT, default=128, help='default: 128'),
         _arg('-f', '--full-length', dest='truncate_length', action='store_const', const=None),
     ],
-    'topic hz': [_arg('topic_name'), _arg('-w', '--window', type=int, default=10000)],
+    'topic hz': [_arg('topic_name'), _arg('-w', '--window', type=_WINDOW, default=10000)],
     'topic pub': [
         _arg('topic_name'), _arg('message_type'), _VALUES,
-        _arg('-r', '--rate', type=float, default=1.0, metavar='HZ', help='default: 1'),
-        _arg('-t', '--times', type=int, default=0),
+        _arg('-r', '--rate', type=_RATE, default=1.0, metavar='HZ', help='default: 1'),
+        _arg('-t', '--times', type=_COUNT, default=0),
         _arg('-1', '--once', dest='times', action='store_const', const=1),
-        _arg('-w', '--wait-matching-subscriptions', type=int, help='default: 1 with -1 or -t'),
+        _arg('-w', '--wait-matching-subscriptions', type=_COUNT, help='default: 1 with -1 or -t'),
     ],
     'param list': [_arg('node_name', nargs='?'), _arg('--param-type', **_YES)],
     'param get': [_arg('node_name'), _arg('parameter_name'), _arg('--hide-type', **_YES)],

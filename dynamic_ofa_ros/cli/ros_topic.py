@@ -83,7 +83,7 @@ def topic_echo(args: argparse.Namespace) -> None:
 
 def topic_hz(args: argparse.Namespace) -> None:
     """Show the publishing rate of a topic until Ctrl-C."""
-    arrivals_s: deque[float] = deque(maxlen=max(args.window, 1) + 1)
+    arrivals_s: deque[float] = deque(maxlen=args.window + 1)
     with command_node() as ros:
 
         def on_message(_: Any) -> None:
@@ -110,8 +110,6 @@ def topic_pub(args: argparse.Namespace) -> None:
     kind = interface(args.message_type, 'msg')
     wanted = args.wait_matching_subscriptions
     wanted = min(args.times, 1) if wanted is None else wanted
-    if args.rate <= 0:
-        raise RosCommandError('Value must be positive')
     with command_node() as ros:
         filled(kind, args.values, ros.get_clock().now().to_msg())  # report errors first
         publisher = ros.create_publisher(kind, args.topic_name, 10)

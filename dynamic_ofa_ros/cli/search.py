@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
-from dynamic_ofa_ros.cli.numbers import seed, whole_number
+from dynamic_ofa_ros.cli.numbers import (
+    LARGEST,
+    MOST_EVALUATIONS,
+    WIDEST,
+    number,
+    seed,
+    several,
+    whole_number,
+)
+from dynamic_ofa_ros.family import MAX_RESOLUTION
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.offline.latency.table import LatencyModel
     from dynamic_ofa_ros.offline.search.objectives import Objectives
     from dynamic_ofa_ros.offline.search.search import SearchResult
     from dynamic_ofa_ros.space.architecture import SearchSpace, SubnetArchitecture
+
+
+LARGEST_COST = 1e15
+MOST_CLASSES = 1_000_000
+_MILLISECONDS = number(0, LARGEST, above=True)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -38,11 +52,15 @@ def add_parser(subparsers: Any) -> None:
         '--predictor', required=True, metavar='FILE', help='accuracy predictor, .npz'
     )
     parser.add_argument(
-        '--limit-ms', type=float, action='append', default=[], help='latency limit; repeatable'
+        '--limit-ms',
+        type=_MILLISECONDS,
+        action='append',
+        default=[],
+        help='latency limit; repeatable',
     )
     parser.add_argument(
         '--evaluations',
-        type=whole_number(1),
+        type=whole_number(1, MOST_EVALUATIONS),
         default=20000,
         help='accuracy evaluations for all limits together; a gradient counts as 3',
     )
@@ -52,17 +70,35 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
     constraints = parser.add_argument_group('further constraints')
-    constraints.add_argument('--resolutions', help='input sizes to use, such as 160,176')
-    constraints.add_argument('--min-latency-ms', type=float, help='smallest latency allowed')
-    constraints.add_argument('--max-latency-ms', type=float, help='largest latency allowed')
-    constraints.add_argument('--max-macs', type=float, help='most multiply-accumulates per image')
-    constraints.add_argument('--max-parameters', type=float, help='most learnable parameters')
     constraints.add_argument(
-        '--width-mult', type=float, help='width of the backbone, if the table does not contain it'
+        '--resolutions',
+        type=several(whole_number(1, MAX_RESOLUTION)),
+        help='input sizes to use, such as 160,176',
+    )
+    constraints.add_argument(
+        '--min-latency-ms', type=_MILLISECONDS, help='smallest latency allowed'
+    )
+    constraints.add_argument(
+        '--max-latency-ms', type=_MILLISECONDS, help='largest latency allowed'
+    )
+    constraints.add_argument(
+        '--max-macs',
+        type=number(0, LARGEST_COST, above=True),
+        help='most multiply-accumulates per image',
+    )
+    constraints.add_argument(
+        '--max-parameters',
+        type=number(0, LARGEST_COST, above=True),
+        help='most learnable parameters',
+    )
+    constraints.add_argument(
+        '--width-mult',
+        type=number(0, WIDEST, above=True),
+        help='width of the backbone, if the table does not contain it',
     )
     constraints.add_argument(
         '--classes',
-        type=whole_number(1),
+        type=whole_number(1, MOST_CLASSES),
         help='classes of the backbone, if the table does not contain them',
     )
     paper = parser.add_argument_group('algorithm; the other options require algorithm1')
@@ -72,19 +108,21 @@ def add_parser(subparsers: Any) -> None:
         default='nsga2',
         help='nsga2, or algorithm 1 of the Dynamic-OFA paper, which requires limits',
     )
-    paper.add_argument('--min-accuracy', type=float, help='a fraction (default: 0)')
-    paper.add_argument('--max-accuracy', type=float, help='a fraction (default: 1)')
+    paper.add_argument('--min-accuracy', type=number(0, 1), help='a fraction (default: 0)')
+    paper.add_argument('--max-accuracy', type=number(0, 1), help='a fraction (default: 1)')
     paper.add_argument(
         '--latency-step-ms',
-        type=float,
+        type=_MILLISECONDS,
         help='step that relaxes the limit until a first network is found; networks above the '
         'limit are not printed (default: a hundredth of the latency range of the table)',
     )
     paper.add_argument(
-        '--step-every', type=int, help='samples without a fit before each step (default: 1000)'
+        '--step-every',
+        type=whole_number(1, MOST_EVALUATIONS),
+        help='samples without a fit before each step (default: 1000)',
     )
     paper.add_argument(
-        '--latency-cap-ms', type=float, help='largest relaxed limit; default: ten steps'
+        '--latency-cap-ms', type=_MILLISECONDS, help='largest relaxed limit; default: ten steps'
     )
     parser.set_defaults(run=run)
 
@@ -213,23 +251,16 @@ def _width_and_classes(args: argparse.Namespace, table: LatencyModel) -> tuple[f
                 f'{option} is {given:g}, but the backbone of {args.lut} has {known:g}; omit the '
                 'option'
             )
-        if given is not None and not 0 < given < math.inf:
-            raise SearchError(f'{option} is {given:g}; give a positive number')
         values.append(known if given is None else given)
     width_mult, classes = values
     return float(width_mult), int(classes)
 
 
-def _resolutions(text: str, space: SearchSpace) -> tuple[int, ...]:
+def _resolutions(chosen: Sequence[int], space: SearchSpace) -> tuple[int, ...]:
+    """Return the sizes in ascending order; raise SearchError if one is not in the space."""
     from dynamic_ofa_ros.errors import SearchError
 
     possible = ', '.join(str(r) for r in space.resolutions)
-    try:
-        chosen = sorted({int(part) for part in text.split(',')})
-    except ValueError:
-        raise SearchError(
-            f'--resolutions is {text!r}; give input sizes separated by commas, from {possible}'
-        ) from None
     for resolution in chosen:
         if resolution not in space.resolutions:
             nearest = min(space.resolutions, key=lambda r: abs(r - resolution))
@@ -237,7 +268,7 @@ def _resolutions(text: str, space: SearchSpace) -> tuple[int, ...]:
                 f'the latency table has no resolution {resolution}; the nearest is {nearest}; '
                 f'available are {possible}'
             )
-    return tuple(chosen)
+    return tuple(sorted(set(chosen)))
 
 
 def _read_architectures(path: str | None, space: SearchSpace) -> list[SubnetArchitecture]:

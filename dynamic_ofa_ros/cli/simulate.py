@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynamic_ofa_ros.cli.numbers import LARGEST, number, seed, whole_number
+from dynamic_ofa_ros.constraints import MAX_QUANTILE, MIN_QUANTILE
+
 if TYPE_CHECKING:
     from dynamic_ofa_ros.simulation.metrics import Metrics
     from dynamic_ofa_ros.simulation.record import Record
@@ -33,8 +36,13 @@ ALERT paper, with its constants and with tuned ones) and oracle (knows the next 
 The oracle in the result sees the same frames and knows the latency of every level in advance.
 """
 
+# Those of the simulation and the policies, whose modules are imported only by a run.
+LONGEST_S = 86_400.0
+LONGEST_HOLD_S = 3_600.0
+LONGEST_WINDOW = 10_000
+MOST_LEVELS = 1_000
+
 OUTPUT_DEFAULT = 'simulation.png'
-LARGEST = 1e9
 
 
 def add_parser(subparsers: Any) -> None:
@@ -57,7 +65,7 @@ def add_parser(subparsers: Any) -> None:
         'second_model, frequency, stalls',
     )
     parser.add_argument('--policy', help='default: that of the node, or of the scenario')
-    parser.add_argument('--seed', type=int, help="random seed; default: 1, or the scenario's")
+    parser.add_argument('--seed', type=seed, help="random seed; default: 1, or the scenario's")
     output = parser.add_argument_group('results')
     output.add_argument('--json', action='store_true', help='print JSON instead of a table')
     output.add_argument('--frames', metavar='FILE', type=Path, help='write a CSV row per frame')
@@ -69,16 +77,24 @@ def add_parser(subparsers: Any) -> None:
         'trace',
     )
     trace = parser.add_argument_group('with a trace')
-    trace.add_argument('--limit-ms', type=float, help='latency limit; default: none')
+    trace.add_argument(
+        '--limit-ms', type=number(0, LARGEST, above=True), help='latency limit; default: none'
+    )
     trace.add_argument(
         '--scope',
         metavar='SCOPE',
         help='scope of the limit: inference (default), node (from the arrival of an image to its '
         'label), end_to_end (from its stamp to its label)',
     )
-    trace.add_argument('--min-accuracy', type=float, help='accuracy floor, a fraction in (0, 1]')
     trace.add_argument(
-        '--quantile', type=float, help='share of frames that must meet the limit; default: 0.95'
+        '--min-accuracy',
+        type=number(0, 1, above=True),
+        help='accuracy floor, a fraction in (0, 1]',
+    )
+    trace.add_argument(
+        '--quantile',
+        type=number(MIN_QUANTILE, MAX_QUANTILE),
+        help='share of frames that must meet the limit; default: 0.95',
     )
     trace.add_argument(
         '--priority', help='constraint to keep if not both can hold: latency (default) or accuracy'
@@ -89,31 +105,41 @@ def add_parser(subparsers: Any) -> None:
     trace.add_argument('--platform', help='platform of the family to simulate')
     trace.add_argument(
         '--noise',
-        type=float,
+        type=number(0, 1),
         help="standard deviation of latency over its mean; default: the profile's",
     )
-    trace.add_argument('--rate-hz', type=float, help='images per second; default: 30')
+    trace.add_argument(
+        '--rate-hz', type=number(0, LARGEST, above=True), help='images per second; default: 30'
+    )
     trace.add_argument(
         '--period-ms',
-        type=float,
+        type=number(0, LARGEST),
         help='time between images, instead of --rate-hz; 0: an image whenever the node is free',
     )
     trace.add_argument(
         '--transport-ms',
-        type=float,
+        type=number(0, LARGEST),
         help='time from the stamp of an image to its arrival; default: 0',
     )
     trace.add_argument(
-        '--switch-ms', type=float, help='extra time of the first frame after a switch'
+        '--switch-ms', type=number(0, LARGEST), help='extra time of the first frame after a switch'
     )
     trace.add_argument(
-        '--duration-s', type=float, help='default: that of the trace; 60 for a generated trace'
+        '--duration-s',
+        type=number(0, LONGEST_S, above=True),
+        help='default: that of the trace; 60 for a generated trace',
     )
     policy = parser.add_argument_group("options of the node's policies, with a trace")
-    policy.add_argument('--fixed-level', type=int)
-    policy.add_argument('--window', type=int, help='frames that reactive averages over')
-    policy.add_argument('--hold-s', type=float, help='how long a higher level must be safe')
-    policy.add_argument('--max-switches-per-minute', type=float, help='limit of switches up')
+    policy.add_argument('--fixed-level', type=whole_number(0, MOST_LEVELS))
+    policy.add_argument(
+        '--window', type=whole_number(1, LONGEST_WINDOW), help='frames that reactive averages over'
+    )
+    policy.add_argument(
+        '--hold-s', type=number(0, LONGEST_HOLD_S), help='how long a higher level must be safe'
+    )
+    policy.add_argument(
+        '--max-switches-per-minute', type=number(0, LARGEST), help='limit of switches up'
+    )
     parser.set_defaults(run=run)
 
 
@@ -135,14 +161,6 @@ def run(args: argparse.Namespace) -> int:
             'give one of: a scenario, --trace FILE, --kind KIND '
             f'({"none" if not chosen else " and ".join(chosen)} given); see --help'
         )
-    if args.seed is not None and args.seed < 0:
-        raise SimulationError(f'the seed is {args.seed}; it must not be negative')
-    for name in TRACE_OPTIONS:
-        value = getattr(args, name)
-        if isinstance(value, float) and not abs(value) <= LARGEST:
-            raise SimulationError(
-                f'{_option(name)} is {value:g}; it must be a number, at most {LARGEST:g}'
-            )
     if args.output is not None:
         check_picture_name('--output', args.output)
     if chosen == ['scenario']:
@@ -252,8 +270,6 @@ def _timing(args: argparse.Namespace) -> Any:
     if args.rate_hz is not None:
         if period_ms is not None:
             raise SimulationError('--rate-hz and --period-ms set the same value; give one of them')
-        if args.rate_hz <= 0.0:
-            raise SimulationError(f'--rate-hz is {args.rate_hz:g}; it must be positive')
         period_ms = 1e3 / args.rate_hz
     given = {
         'camera_period_ms': period_ms,

@@ -7,9 +7,22 @@ import math
 from typing import Any
 
 from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
-from dynamic_ofa_ros.cli.numbers import MOST_THREADS, seed, whole_number
+from dynamic_ofa_ros.cli.numbers import (
+    MOST_SCENES,
+    MOST_THREADS,
+    WIDEST,
+    number,
+    resolutions,
+    seed,
+    whole_number,
+)
 
-SMALLEST_RESOLUTION = 32
+MOST_EPOCHS = 10_000
+LARGEST_BATCH = 16_384
+# Beyond it, the optimiser computes with infinite numbers.
+LARGEST_RATE = 100.0
+# Larger inputs have never been trained on.
+LARGEST_TRAINED_RESOLUTION = 512
 
 
 def add_parser(subparsers: Any) -> None:
@@ -46,50 +59,66 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         '--width-mult',
-        type=float,
+        type=number(0, WIDEST, above=True),
         default=argparse.SUPPRESS,
         help='channels divided by those of the published network (default: 0.35, or that of '
         '--start-from)',
     )
     parser.add_argument(
         '--resolutions',
+        type=resolutions(LARGEST_TRAINED_RESOLUTION),
         default=argparse.SUPPRESS,
         metavar='PX,PX,...',
         help='input sizes for training (default: 32,40,48,56,64, or those of --start-from)',
     )
     parser.add_argument(
-        '--epochs', type=float, default=20.0, help='passes over the training split'
+        '--epochs',
+        type=number(0, MOST_EPOCHS, above=True),
+        default=20.0,
+        help='passes over the training split',
     )
     parser.add_argument(
         '--largest-only-epochs',
-        type=float,
+        type=number(0, MOST_EPOCHS),
         default=4.0,
         help='first epochs that train the largest sub-network only; a fifth of --epochs if this '
         'is not less than --epochs',
     )
     parser.add_argument(
-        '--random-subnets', type=whole_number(0), default=1, help='random sub-networks per step'
+        '--random-subnets',
+        type=whole_number(0, 100),
+        default=1,
+        help='random sub-networks per step',
     )
-    parser.add_argument('--batch-size', type=int, default=128, help='images per step')
-    parser.add_argument('--learning-rate', type=float, default=3e-3, help='learning rate of AdamW')
+    parser.add_argument(
+        '--batch-size', type=whole_number(2, LARGEST_BATCH), default=128, help='images per step'
+    )
+    parser.add_argument(
+        '--learning-rate',
+        type=number(0, LARGEST_RATE, above=True),
+        default=3e-3,
+        help='learning rate of AdamW',
+    )
     parser.add_argument(
         '--patience',
-        type=int,
+        type=whole_number(0, MOST_EPOCHS),
         default=0,
         metavar='EPOCHS',
         help='stop after this many epochs without progress on the held-out images; 0 = never',
     )
-    parser.add_argument('--weight-decay', type=float, default=0.02, help='weight decay of AdamW')
+    parser.add_argument(
+        '--weight-decay', type=number(0, 10), default=0.02, help='weight decay of AdamW'
+    )
     parser.add_argument(
         '--label-smoothing',
-        type=float,
+        type=number(0, 1, below=True),
         default=0.05,
         metavar='SHARE',
         help='share of each label that is spread over all classes',
     )
     parser.add_argument(
         '--averaging',
-        type=float,
+        type=number(0, 1, below=True),
         default=0.998,
         metavar='DECAY',
         help='decay of the moving average of the weights',
@@ -105,18 +134,25 @@ def add_parser(subparsers: Any) -> None:
         'distortions (RandAugment)',
     )
     parser.add_argument(
-        '--mixup', type=float, default=0.0, metavar='ALPHA', help='mix pairs of images; 0 = never'
+        '--mixup',
+        type=number(0, 100),
+        default=0.0,
+        metavar='ALPHA',
+        help='mix pairs of images; 0 = never',
     )
     parser.add_argument('--balanced', action='store_true', help='draw all classes equally often')
     parser.add_argument(
         '--no-amp', action='store_true', help='no half precision on a GPU (CPUs never use it)'
     )
     parser.add_argument(
-        '--images', type=whole_number(1), default=56000, help='signs: number of training scenes'
+        '--images',
+        type=whole_number(1, MOST_SCENES),
+        default=56000,
+        help='signs: number of training scenes',
     )
     parser.add_argument(
         '--held-out-images',
-        type=whole_number(1),
+        type=whole_number(1, MOST_SCENES),
         default=2800,
         help='signs: number of held-out scenes',
     )
@@ -131,7 +167,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         '--body-rate',
-        type=float,
+        type=number(0, 1),
         default=argparse.SUPPRESS,
         metavar='F',
         help='learning rate of all layers before the classifier, relative to that of the '
@@ -159,7 +195,7 @@ def run(args: argparse.Namespace) -> int:
             data=args.data,
             output=args.output,
             width_mult=given.get('width_mult'),
-            resolutions=parse_resolutions(given['resolutions']) if 'resolutions' in given else (),
+            resolutions=given.get('resolutions', ()),
             epochs=args.epochs,
             largest_only_epochs=args.largest_only_epochs,
             random_subnets=args.random_subnets,
@@ -193,22 +229,3 @@ def run(args: argparse.Namespace) -> int:
         f'next:    dynamic-ofa build --backbone {args.output} --data {args.data} --output FAMILY'
     )
     return 0
-
-
-def parse_resolutions(text: str) -> tuple[int, ...]:
-    """Parse a text such as '64,96,128'; raise DatasetError for anything else."""
-    from dynamic_ofa_ros.errors import DatasetError
-    from dynamic_ofa_ros.family import MAX_RESOLUTION
-
-    try:
-        sizes = tuple(sorted({int(part) for part in text.split(',')}))
-    except ValueError:
-        raise DatasetError(
-            f'--resolutions is {text!r}; give whole numbers of pixels separated by commas'
-        ) from None
-    if sizes[0] < SMALLEST_RESOLUTION or sizes[-1] > MAX_RESOLUTION:
-        raise DatasetError(
-            f'--resolutions is {text!r}; give sizes from {SMALLEST_RESOLUTION} to '
-            f'{MAX_RESOLUTION} pixels'
-        )
-    return sizes

@@ -73,9 +73,6 @@ def test_each_demo_gets_its_own_folder(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ('arguments', 'sentence'),
     [
-        (['--seconds', '1'], '--seconds is 1; give a number from 15 to 3600'),
-        (['--rate-hz', '0'], '--rate-hz is 0; give a number from 1 to 240'),
-        (['--prepare-timeout-s', '0'], '--prepare-timeout-s is 0'),
         (['--family', '/nowhere'], 'there is no family at /nowhere'),
         (['--output', '/proc/nothing'], 'cannot be written'),
     ],

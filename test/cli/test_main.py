@@ -67,9 +67,9 @@ def test_bad_input_is_reported_without_a_traceback(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('arguments', 'sentence'),
     [
-        (['train', '--data', '', '--output', 'x'], 'argument --data: is empty; is a variable'),
-        (['build', '--backbone=x', '--data=x', '--measured='], 'argument --measured: is empty'),
-        (['figures', '--output', ' '], 'argument --output: is empty'),
+        (['train', '--data', '', '--output', 'x'], '--data is empty; is a variable'),
+        (['build', '--backbone=x', '--data=x', '--measured='], '--measured is empty'),
+        (['figures', '--output', ' '], '--output is empty'),
         (['measure', ''], 'an argument is empty'),
         (['compare', 'quick', ''], 'an argument is empty'),
     ],

@@ -203,9 +203,6 @@ def test_missing_input_is_reported(
 @pytest.mark.parametrize(
     ('option', 'message'),
     [
-        (['--samples', '5'], '--samples is 5; give 20 or more'),
-        (['--selection-images', '0'], '--selection-images is 0; give 1 or more'),
-        (['--resolutions', 'x'], "--resolutions is 'x'"),
         (['--data', 'signs'], 'has 28 classes'),
     ],
 )

@@ -75,12 +75,3 @@ def test_a_folder_without_a_backbone_is_bad_input(
     assert main(['profile', *arguments]) == EXIT_BAD_INPUT
     assert 'is not the output folder' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize('networks', ['-1', '2'])
-def test_too_few_networks_for_a_correction_are_rejected_at_once(
-    networks: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit, match='2'):
-        main(['profile', '--backbone', 'signs', '--output', 'x', '--networks', networks])
-    assert f"is '{networks}'; give a whole number, 3 or more" in capsys.readouterr().err

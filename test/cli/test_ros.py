@@ -232,7 +232,6 @@ def test_pub_fills_every_kind_of_field(run: Run, robot: Robot) -> None:
         ('topic echo /9x std_msgs/msg/String', 'topic name token must not start with a number'),
         ('topic pub /x std_msgs/msg/Nothing', 'The passed message type is invalid'),
         ('topic pub /x nothing', 'The passed message type is invalid'),
-        ('topic pub -r 0 /x std_msgs/msg/String', 'Value must be positive'),
         ('topic pub /x std_msgs/msg/String hello', "Value 'hello' is expected to be a dictionary"),
         ('topic pub /x std_msgs/msg/String \'data: [\'', 'The passed value is not valid YAML'),
         ('topic pub /x std_msgs/msg/String \'a: 1\'', "'String' object has no attribute 'a'"),

@@ -427,14 +427,8 @@ def test_a_full_disk_is_explained_and_leaves_no_family(
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (['--count', '0'], '--count is 0; it must be at least 1'),
-        (['--levels', '-1'], '--count is -1'),
-        (['--finalists', '1'], '--finalists is 1'),
-        (['--span', '0'], '--span is 0; it must be above 0'),
         (['--levels', 'nowhere.yaml'], 'there is no level file nowhere.yaml'),
         (['--merge', 'nowhere'], 'there is no family at nowhere'),
-        (['--held-out-images', '-3'], '--held-out-images is -3'),
-        (['--workers', '-2'], '--workers is -2'),
         (['--device', 'gpu'], "--device is 'gpu'; give auto, cpu, cuda or cuda:N"),
         (['--engine', 'fast'], "--engine is 'fast'; give one of auto, "),
         (['--lut', 'nowhere.json'], 'nowhere.json cannot be read'),

@@ -91,11 +91,3 @@ def test_a_backbone_is_fine_tuned_for_other_classes(
     # The checkpoint contains the initial weights' checksum.
     assert main([*arguments[:-1], '1.0']) == 2
     assert 'body_rate' in capsys.readouterr().err
-
-
-def test_a_body_rate_beyond_its_range_is_explained(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ['--data', 'signs', '--output', str(tmp_path / 'run'), '--body-rate', '2']
-    assert main(['train', *arguments]) == 2
-    assert '--body-rate is 2; it must be from 0 to 1' in capsys.readouterr().err

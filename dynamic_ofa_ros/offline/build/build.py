@@ -52,7 +52,6 @@ from dynamic_ofa_ros.offline.work_folder import WorkFolder
 from dynamic_ofa_ros.runtime.engine import engine_names
 from dynamic_ofa_ros.runtime.reference import add_reference
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
-from dynamic_ofa_ros.supernet.batch_norm import FEWEST_IMAGES
 from dynamic_ofa_ros.supernet.devices import check_device
 from dynamic_ofa_ros.supernet.published.checkpoints import published_names
 from dynamic_ofa_ros.supernet.trained import TrainedBackbone
@@ -220,18 +219,6 @@ def _check(
     settings: BuildSettings,
 ) -> None:
     check_new_folder(output)
-    for option, value, least in (
-        ('--count', settings.levels, 1),
-        ('--candidates', settings.candidates, 2),
-        ('--finalists', settings.finalists, 2),
-        ('--calibration-images', settings.calibration_images, FEWEST_IMAGES),
-        ('--threads', settings.threads, 1),
-        ('--workers', settings.workers, 0),
-    ):
-        if value < least:
-            raise SearchError(f'{option} is {value}; it must be at least {least}')
-    if not settings.span > 0.0:
-        raise SearchError(f'--span is {settings.span * 100:g}; it must be above 0')
     if settings.search not in SEARCHES:
         raise SearchError(f'--search {settings.search!r}: give one of {", ".join(SEARCHES)}')
     check_data(trained, training, held_out)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from dynamic_ofa_ros.errors import CheckpointError, DatasetError
+from dynamic_ofa_ros.errors import CheckpointError
 from dynamic_ofa_ros.family import FAMILY_FILE
 from dynamic_ofa_ros.family.new_folder import check_outside_families
 from dynamic_ofa_ros.files import printable
@@ -15,11 +14,6 @@ from dynamic_ofa_ros.offline.training.fine_tuning import Start
 from dynamic_ofa_ros.offline.training.trainer import TrainingSettings
 
 SIGNS = 'signs'
-
-# The widest published network has a width of 1.3.
-WIDEST = 4.0
-# Beyond it, the optimiser computes with infinite numbers.
-LARGEST_RATE = 100.0
 
 
 @dataclass(frozen=True)
@@ -56,39 +50,6 @@ class TrainingRequest:
     weight_decay: float = TrainingSettings.weight_decay
     averaging: float = TrainingSettings.averaging
     is_half: bool = True
-
-
-def check_request(request: TrainingRequest) -> None:
-    """Raise DatasetError if a setting is out of its range."""
-    if not 0.0 < request.epochs < math.inf:
-        raise DatasetError(f'--epochs is {request.epochs:g}; it must be above 0')
-    for name, number, most in (
-        ('--learning-rate', request.learning_rate, LARGEST_RATE),
-        ('--width-mult', request.width_mult, WIDEST),
-    ):
-        if number is not None and not 0.0 < number <= most:
-            raise DatasetError(f'{name} is {number:g}; it must be above 0, and {most:g} at most')
-    if request.batch_size < 2:
-        raise DatasetError(f'--batch-size is {request.batch_size}; it must be at least 2')
-    if request.body_rate is not None and not 0.0 <= request.body_rate <= 1.0:
-        raise DatasetError(f'--body-rate is {request.body_rate:g}; it must be from 0 to 1')
-    for name, share in (
-        ('--label-smoothing', request.label_smoothing),
-        ('--averaging', request.averaging),
-    ):
-        if not 0.0 <= share < 1.0:
-            raise DatasetError(f'{name} is {share:g}; it must be from 0 to below 1')
-    for name, amount in (
-        ('--patience', request.patience),
-        ('--mixup', request.mixup),
-        ('--weight-decay', request.weight_decay),
-        ('--largest-only-epochs', request.largest_only_epochs),
-    ):
-        if not 0.0 <= amount < math.inf:
-            raise DatasetError(f'{name} is {amount:g}; it must be 0 or above')
-    sizes = request.resolutions
-    if sizes and (min(sizes) < 32 or max(sizes) > 512):
-        raise DatasetError(f'--resolutions {sizes}: give sizes from 32 to 512 pixels')
 
 
 def check_output_folder(request: TrainingRequest, directory: Path, start: Start) -> None:

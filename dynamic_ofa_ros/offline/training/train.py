@@ -51,7 +51,6 @@ from dynamic_ofa_ros.offline.training.request import (
     SIGNS,
     TrainingRequest,
     check_output_folder,
-    check_request,
 )
 from dynamic_ofa_ros.offline.training.run_folder import (
     DataIdentity,
@@ -135,7 +134,6 @@ def train(request: TrainingRequest) -> TrainingReport:
 
     In processes of torchrun other than the first, the accuracies of the report are NaN.
     """
-    check_request(request)
     world = started_world()
     device = _choose_device(request.device, world)
     cores = max(1, usable_cpus() // world.local_size)
