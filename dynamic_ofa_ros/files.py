@@ -66,23 +66,65 @@ def replacing(path: Path) -> Iterator[Path]:
     If the block raises, the temporary file is removed and `path` is unchanged. An OSError (such
     as a full disk) names `path` if it names no other file.
     """
-    with naming(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            prefix=f'.{path.name}.', suffix='.partial', dir=path.parent
-        )
-        os.close(handle)
+    with naming(path), _partial(path, is_folder=False) as temporary:
+        yield temporary
+        with temporary.open('rb+') as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+
+
+@contextmanager
+def _partial(path: Path, *, is_folder: bool) -> Iterator[Path]:
+    """Yield a new file or folder `.<name>.*.partial` beside `path`, which is removed at the end.
+
+    Those that killed processes left are removed first. The ones of running processes are locked.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    prefix, suffix = f'.{path.name}.', '.partial'
+    with suppress(PermissionError):  # a folder without permission to list it
+        for name in os.listdir(path.parent):
+            if name.startswith(prefix) and name.endswith(suffix):
+                _remove_unlocked(path.parent / name)
+    make = tempfile.mkdtemp if is_folder else tempfile.mkstemp
+    while True:
+        made = make(prefix=prefix, suffix=suffix, dir=path.parent)
+        handle, name = (os.open(made, os.O_RDONLY), made) if isinstance(made, str) else made
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
         temporary = Path(name)
+        if temporary.exists():
+            break
+        os.close(handle)  # another process removed it before it was locked
+    try:
+        yield temporary
+    finally:
+        _remove(temporary)
+        os.close(handle)
+
+
+def _remove_unlocked(path: Path) -> None:
+    """Remove a file or folder unless another process has locked it."""
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
         try:
-            yield temporary
-            with temporary.open('rb+') as file:
-                os.fsync(file.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)
-            temporary.replace(path)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(path)
         finally:
-            temporary.unlink(missing_ok=True)
+            os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 @contextmanager
@@ -155,16 +197,10 @@ def creating_folder(path: Path) -> Iterator[Path]:
     If the block raises, the temporary folder is removed and nothing is created. Raise
     FileExistsError if `path` exists at the end of the block; it is left unchanged.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f'.{path.name}.', suffix='.partial', dir=path.parent))
-    try:
+    with _partial(path, is_folder=True) as temporary:
         with naming(path):
             yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
+        temporary.chmod(0o777 & ~_umask())
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, 'exists already', str(path))
         temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,42 @@ def test_a_failed_replacement_keeps_the_old_file_only(tmp_path: Path) -> None:
         fail()
     assert path.read_text() == 'old'
     assert list(tmp_path.iterdir()) == [path]
+
+
+KILLED_WRITER = """
+import os, signal, sys
+from pathlib import Path
+from dynamic_ofa_ros import files
+with getattr(files, sys.argv[1])(Path(sys.argv[2])) as temporary:
+    print(temporary, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize('function', ['replacing', 'creating_folder'])
+def test_what_a_killed_process_left_is_removed_by_the_next_write(
+    tmp_path: Path, function: str
+) -> None:
+    path = tmp_path / 'a'
+
+    def start() -> subprocess.Popen[str]:
+        command = [sys.executable, '-c', KILLED_WRITER, function, str(path)]
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        assert Path(process.stdout.readline().strip()).exists()
+        return process
+
+    with start() as killed:
+        killed.kill()
+    (torn,) = tmp_path.iterdir()
+    with start() as running:
+        assert not torn.exists()
+        (locked,) = tmp_path.iterdir()
+        with getattr(files, function)(path):
+            assert locked.exists(), 'its process is running'
+        running.kill()
 
 
 def test_writing_creates_folders_and_uses_default_permissions(tmp_path: Path) -> None:

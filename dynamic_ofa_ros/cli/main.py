@@ -24,6 +24,9 @@ VERBS = (
     'calibrate', 'measure', 'levels', 'export', 'simulate', 'figures', 'compare', 'ros',
 )  # fmt: skip
 
+# These continue where they were interrupted.
+RESUMABLE = ('train', 'fetch', 'profile', 'predictor', 'build', 'family')
+
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
@@ -61,11 +64,18 @@ def _main(argv: Sequence[str] | None) -> int:
     logging.basicConfig(
         level=logging.DEBUG if args.debug else logging.INFO, format='%(levelname)s: %(message)s'
     )
+    # It logs statistics at its end if its import was interrupted.
+    logging.getLogger('torch').setLevel(logging.WARNING)
     if args.verb is None:
         parser.print_help()
         return EXIT_BAD_INPUT
     try:
         status: int = args.run(args)
+    except KeyboardInterrupt:
+        if args.verb != 'ros':  # there, Ctrl-C is the usual end
+            hint = '; run the same command again to resume' if args.verb in RESUMABLE else ''
+            print(f'dynamic-ofa: interrupted{hint}', file=sys.stderr)
+        return EXIT_INTERRUPTED
     except DynamicOfaError as error:
         if args.debug:
             raise

@@ -119,7 +119,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
         (OSError(28, 'No space left on device', '/data/x'), 2, '/data/x: No space left on device'),
         (PermissionError(13, 'Permission denied', '/data'), 2, '/data: Permission denied'),
         (RuntimeError('Could not determine home directory.'), 2, 'set HOME'),
-        (KeyboardInterrupt(), 130, ''),
+        (KeyboardInterrupt(), 130, 'dynamic-ofa: interrupted\n'),
     ],
 )
 def test_errors_of_the_system_are_reported(
@@ -148,7 +148,7 @@ def test_sigint_ends_a_command_that_was_started_with_sigint_ignored() -> None:
         'sys.exit(main.main(["levels"]))\n'
     )
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert (result.returncode, result.stderr) == (130, '')
+    assert (result.returncode, result.stderr) == (130, 'dynamic-ofa: interrupted\n')
 
 
 def test_a_closed_pipe_is_not_an_error() -> None:

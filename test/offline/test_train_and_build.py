@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 import torch
 from image_files import write_hues
 from offline.fake_device import profile_quickly
+from programs import wait_until
 
 from dynamic_ofa_ros.cli.main import _parser, main
 from dynamic_ofa_ros.errors import CheckpointError
@@ -130,10 +132,7 @@ def test_a_resumed_training_ends_with_the_same_weights(
         '--data', str(photos), '--output', str(output), '--epochs', '4',
     ]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + KILL_DEADLINE_S
-    while not (output / 'checkpoint.pt').is_file() and time.monotonic() < deadline:
-        assert process.poll() is None
-        time.sleep(0.01)
+    wait_until((output / 'checkpoint.pt').is_file, 'a checkpoint')
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert (output / 'checkpoint.pt').is_file()
@@ -141,6 +140,35 @@ def test_a_resumed_training_ends_with_the_same_weights(
     mine, other = open_backbone(output).load(), open_backbone(run).load()
     for (name, a), b in zip(mine.state_dict().items(), other.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, msg=lambda m, name=name: f'{name}: {m}')
+
+
+def test_ctrl_c_ends_a_training_and_its_processes_in_one_line(
+    run: Path, photos: Path, tmp_path: Path
+) -> None:
+    """A terminal sends SIGINT to all processes; those that decode images are still starting."""
+    output = tmp_path / 'run'
+    command = [
+        sys.executable, '-m', 'dynamic_ofa_ros.cli.main', *TRAIN,
+        '--data', str(photos), '--output', str(output), '--epochs', '4',
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_until(lambda: any(output.glob('.train-*.partial')), 'decoding')
+    os.killpg(process.pid, signal.SIGINT)
+    errors = process.communicate(timeout=KILL_DEADLINE_S)[1].splitlines()
+    assert process.returncode == 130
+    assert errors[-1] == 'dynamic-ofa: interrupted; run the same command again to resume'
+    assert not [line for line in errors[:-1] if not line.startswith('decoding training images')]
+    assert not list(output.iterdir())
+    assert main(command[3:]) == 0
+    mine, other = open_backbone(output).load(), open_backbone(run).load()
+    for a, b in zip(mine.state_dict().values(), other.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.long

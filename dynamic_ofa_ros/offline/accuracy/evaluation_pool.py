@@ -29,7 +29,7 @@ from dynamic_ofa_ros.offline.accuracy.evaluation import (
     PreparedImages,
     load_as_stored,
 )
-from dynamic_ofa_ros.offline.data.datasets import ImageDataset, end_with_parent
+from dynamic_ofa_ros.offline.data.datasets import ImageDataset, end_with_parent, starting_workers
 from dynamic_ofa_ros.runtime.host import usable_cpus
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
 from dynamic_ofa_ros.supernet.trained import TrainedBackbone
@@ -275,7 +275,8 @@ class _LocalProcesses:
         process = spawn.Process(
             target=_work, args=(self._assignment, self._started, theirs), daemon=True
         )
-        process.start()
+        with starting_workers():
+            process.start()
         theirs.close()  # so that `mine` ends when the process dies
         self._started += 1
         return _Process(process, mine)
@@ -290,7 +291,6 @@ def value_of(answer: float | DynamicOfaError) -> float:
 
 def _work(assignment: Assignment, number: int, connection: Connection) -> None:
     """Evaluate architectures until the parent sends None or ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     end_with_parent()
     worker = EvaluationWorker(assignment, number)
     with suppress(EOFError):

@@ -7,9 +7,7 @@ resumed. The output folder is created only when the family is complete.
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -185,7 +183,7 @@ def _build(
     with work.timed('8 written'):
         stage(8, f'writing {output}')
         provenance = _provenance(context, found.facts, merge_with)
-        with _new_folder(output) as folder:
+        with creating_folder(output) as folder:
             write_members(folder, context, members, name, provenance)
             profile = write_platforms(folder, context, members, merge_with)
             write_scatter(folder, context, members, found.candidates, profile.platform, merge_with)
@@ -193,22 +191,6 @@ def _build(
     seconds = dict(sorted(work.times_s.items()))
     work.finish()
     return BuildReport(Family.load(output), profile, seconds)
-
-
-@contextmanager
-def _new_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder beside `path`, which is renamed to it on success and removed otherwise.
-
-    A folder that an interrupted build left is removed.
-    """
-    partial = path.with_name(f'.{path.name}.partial')
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _check(

@@ -7,9 +7,11 @@ import logging
 import multiprocessing
 import os
 import re
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -458,6 +460,20 @@ def report_damaged(sentences: Sequence[str], total: int) -> None:
         '; '.join(sentences[:10]),
         '; ...' if len(sentences) > 10 else '',
     )
+
+
+@contextmanager
+def starting_workers() -> Iterator[None]:
+    """Start processes that ignore Ctrl-C, which the terminal sends to them, too.
+
+    They inherit the blocked signal, so that they print no traceback even while they import. In
+    this process, a Ctrl-C takes effect at the end of the block.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_with_parent() -> None:

@@ -15,7 +15,12 @@ import numpy.typing as npt
 
 from dynamic_ofa_ros.errors import DatasetError
 from dynamic_ofa_ros.family import Preprocessing
-from dynamic_ofa_ros.offline.data.datasets import WORKER_DIED, ImageDataset, end_with_parent
+from dynamic_ofa_ros.offline.data.datasets import (
+    WORKER_DIED,
+    ImageDataset,
+    end_with_parent,
+    starting_workers,
+)
 from dynamic_ofa_ros.runtime.host import usable_cpus
 from dynamic_ofa_ros.runtime.image import preprocess
 
@@ -88,7 +93,9 @@ class Loader:
             while True:
                 while len(ahead) < self._workers + 2 and (part := next(waiting, None)) is not None:
                     if self._in_processes:
-                        ahead.append(executor.submit(_prepare, tuple(part), tuple(resolutions)))
+                        with starting_workers():
+                            future = executor.submit(_prepare, tuple(part), tuple(resolutions))
+                        ahead.append(future)
                     else:
                         ahead.append(executor.submit(self._task.prepare, part, resolutions))
                 if not ahead:

@@ -25,6 +25,7 @@ from dynamic_ofa_ros.offline.data.datasets import (
     end_with_parent,
     fingerprint,
     report_damaged,
+    starting_workers,
 )
 
 
@@ -119,7 +120,8 @@ def _decode(
         initializer=_start_worker,
         initargs=(dataset, store),
     ) as pool:
-        sentences = pool.map(_store_square, range(len(dataset)), chunksize=64)
+        with starting_workers():
+            sentences = pool.map(_store_square, range(len(dataset)), chunksize=64)
         try:
             for index, sentence in enumerate(sentences):
                 if sentence:
