@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 import torch
 from image_files import write_hues
@@ -142,6 +144,15 @@ def test_a_resumed_training_ends_with_the_same_weights(
         torch.testing.assert_close(a, b, msg=lambda m, name=name: f'{name}: {m}')
 
 
+def workers_are_importing(parent: int) -> bool:
+    """Return whether a child process has loaded OpenCV, which it does before it can work."""
+    for child in psutil.Process(parent).children():
+        with suppress(OSError):  # it has ended
+            if 'cv2' in Path(f'/proc/{child.pid}/maps').read_text():
+                return True
+    return False
+
+
 def test_ctrl_c_ends_a_training_and_its_processes_in_one_line(
     run: Path, photos: Path, tmp_path: Path
 ) -> None:
@@ -158,7 +169,7 @@ def test_ctrl_c_ends_a_training_and_its_processes_in_one_line(
         text=True,
         start_new_session=True,
     )
-    wait_until(lambda: any(output.glob('.train-*.partial')), 'decoding')
+    wait_until(lambda: workers_are_importing(process.pid), 'processes that decode images')
     os.killpg(process.pid, signal.SIGINT)
     errors = process.communicate(timeout=KILL_DEADLINE_S)[1].splitlines()
     assert process.returncode == 130
