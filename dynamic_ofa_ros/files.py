@@ -88,7 +88,10 @@ def _partial(path: Path, *, is_folder: bool) -> Iterator[Path]:
                 _remove_unlocked(path.parent / name)
     make = tempfile.mkdtemp if is_folder else tempfile.mkstemp
     while True:
-        made = make(prefix=prefix, suffix=suffix, dir=path.parent)
+        try:
+            made = make(prefix=prefix, suffix=suffix, dir=path.parent)
+        except OSError as error:  # it names the partial file
+            raise OSError(error.errno, error.strerror, str(path)) from None
         handle, name = (os.open(made, os.O_RDONLY), made) if isinstance(made, str) else made
         with suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_EX)

@@ -36,6 +36,7 @@ from dynamic_ofa_ros.offline.latency.family_profile import DeviceSettings
 from dynamic_ofa_ros.offline.latency.measure_model import measure_operator_table
 from dynamic_ofa_ros.offline.latency.on_device import level_of
 from dynamic_ofa_ros.offline.search.candidates import FINALIST, key_of, read_candidates
+from dynamic_ofa_ros.offline.work_folder import WorkFolder
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
 from dynamic_ofa_ros.space.genome import GenomeEncoding
 from dynamic_ofa_ros.supernet.trained import TrainedBackbone, open_backbone
@@ -217,6 +218,23 @@ def test_a_build_interrupted_at_every_write_gives_the_same_family(
         assert interruptions < 40
     assert interruptions >= 5
     assert contents(output) == contents(whole)
+
+
+def test_a_build_that_was_killed_after_its_last_stage_leaves_no_work_folder(
+    backbone: Path, photos: Path, tmp_path: Path, pretended: list[int],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def killed(_: object) -> None:
+        raise KeyboardInterrupt
+
+    output = tmp_path / 'family'
+    with monkeypatch.context() as patch:
+        patch.setattr(WorkFolder, 'finish', killed)
+        assert build(backbone, photos, output, *PLAIN) == 130
+    assert len(list(tmp_path.iterdir())) == 2
+    assert build(backbone, photos, output, *PLAIN) == 2
+    assert 'exists already' in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [output]
 
 
 @pytest.mark.long

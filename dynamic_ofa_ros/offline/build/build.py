@@ -7,13 +7,14 @@ resumed. The output folder is created only when the family is complete.
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from dynamic_ofa_ros.errors import FamilyError, SearchError
-from dynamic_ofa_ros.family import MAX_LEVELS, Family, LatencyProfile
+from dynamic_ofa_ros.family import FAMILY_FILE, MAX_LEVELS, Family, LatencyProfile
 from dynamic_ofa_ros.family.model_card import write_model_card
 from dynamic_ofa_ros.family.new_folder import check_new_folder
 from dynamic_ofa_ros.files import creating_folder, naming, printable
@@ -97,11 +98,12 @@ def build_family(
     after stage 4: the candidates are written as a family into that new folder, to be measured on a
     robot, and None is returned.
     """
+    default_work = output.with_name(f'.{output.name}.build')
+    if (output / FAMILY_FILE).is_file():  # of a build that was killed after its last stage
+        shutil.rmtree(default_work, ignore_errors=True)
     _check(trained, training, held_out, output, settings)
     _check_robot(trained, settings, merge_with, candidates_to)
-    work = WorkFolder(
-        work_folder or output.with_name(f'.{output.name}.build'), is_kept=work_folder is not None
-    )
+    work = WorkFolder(work_folder or default_work, is_kept=work_folder is not None)
     busy = FamilyError(
         f'another process uses {printable(work.folder)}: wait for it, or choose another '
         f'{"--work folder" if work_folder else "--output"}'
