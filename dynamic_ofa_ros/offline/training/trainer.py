@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -172,7 +171,7 @@ class Trainer:
     def save(self) -> None:
         """Write the checkpoint, atomically; only the first of several processes does this.
 
-        Raise CheckpointError if the disk is full.
+        Raise OSError if the disk is full.
         """
         if not self._world.is_first:
             return
@@ -188,12 +187,10 @@ class Trainer:
         with replacing(path) as temporary, temporary.open('wb') as file:
             try:
                 torch.save(state, file)
-            except RuntimeError as error:  # torch raises it for an OSError
-                free_mb = shutil.disk_usage(self.directory).free / 1e6
-                raise CheckpointError(
-                    f'{printable(path)} cannot be written, with {free_mb:.0f} MB free on its '
-                    f'disk: {error}'
-                ) from None
+            except RuntimeError as error:
+                if isinstance(error.__context__, OSError):  # torch hides it behind a position
+                    raise error.__context__ from None
+                raise
 
     def report_damaged(self) -> None:
         """Log the number and names of images that were found damaged since the last report."""
