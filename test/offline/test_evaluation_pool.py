@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ from offline.pool_data import CLASSES, Noise
 
 from dynamic_ofa_ros.errors import ArchitectureError, EvaluationError
 from dynamic_ofa_ros.offline.accuracy.evaluation_pool import Assignment, EvaluationPool
-from dynamic_ofa_ros.offline.accuracy.evaluation_ray import worker_count
+from dynamic_ofa_ros.offline.accuracy.evaluation_ray import _connect, worker_count
 from dynamic_ofa_ros.offline.accuracy.sending import sent
 from dynamic_ofa_ros.offline.data.datasets import ClassFolder, Subset
 from dynamic_ofa_ros.offline.data.store import build_store
@@ -216,6 +217,23 @@ def test_workers_end_when_their_parent_is_killed(trained: TrainedBackbone, tmp_p
     while any(map(_lives, workers)) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not any(map(_lives, workers))
+
+
+@pytest.mark.parametrize(
+    ('address', 'reason'),
+    [
+        ('127.0.0.1:{}', 'Connection refused'),
+        ('127.0.0.1:ray', 'invalid literal'),
+    ],
+)
+def test_an_address_without_a_ray_cluster_is_explained_at_once(address: str, reason: str) -> None:
+    with socket.socket() as unused:
+        unused.bind(('127.0.0.1', 0))
+        address = address.format(unused.getsockname()[1])
+        with pytest.raises(
+            EvaluationError, match=f'no Ray cluster answers at {address} .*{reason}'
+        ):
+            _connect(None, address, 1)
 
 
 def test_invalid_arguments_are_explained(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import socket
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 LOCAL = 'local'
 # A warning names possible causes if there is no answer for this long.
 PATIENCE_S = 120.0
+CONNECTING_S = 10.0
 
 
 class RayWorkers:
@@ -167,9 +169,12 @@ def _connect(ray: Any, address: str, cores: int) -> None:
     settings: dict[str, Any] = {'address': address}
     if address == LOCAL:
         settings |= {'include_dashboard': False, 'num_cpus': cores or None}
+    host, separator, port = address.rpartition(':')
     try:
+        if separator and '://' not in address:  # Ray tries for minutes
+            socket.create_connection((host.strip('[]'), int(port)), CONNECTING_S).close()
         ray.init(log_to_driver=False, logging_level='warning', **settings)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
         first_line = next(iter(str(error).splitlines()), type(error).__name__)
         raise EvaluationError(
             f'no Ray cluster answers at {address} ({first_line}); start one with "ray start '
