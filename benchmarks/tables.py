@@ -23,6 +23,9 @@ SIGNS = ROOT / 'resource' / 'families' / 'signs'
 BLOCK = re.compile(r'(<!-- generated: (\w+) -->\n)(.*?)(<!-- generated: end -->)', re.DOTALL)
 MARKER = '<!-- generated: '
 
+USUAL = 'engines'
+"""The result file of the machine that docs/performance.md names for all numbers."""
+
 PUBLISHED_W12 = 'ofa_mbv3_d234_e346_k357_w1.2 (random weights)'
 """The family of the levels published for the Jetson Xavier NX; docs/performance.md calls it w1.2.
 """
@@ -84,10 +87,24 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def source(document: dict[str, Any], name: str) -> str:
-    """Return where and when numbers were measured, as a line in italics."""
-    machine, day = document['machine'], document['measured_at'][:10]
-    processor = f'{machine["cpu"]}, {machine["cores"]} cores'
-    return f'*`benchmarks/results/{name}.json`: {processor}, {day}.*'
+    """Return file, date and, if it is not the usual one, machine of numbers, in italics."""
+    processor, day = processor_of(document), document['measured_at'][:10]
+    where = '' if processor == processor_of(results(USUAL)) else f'{processor}, '
+    return f'*`benchmarks/results/{name}.json`: {where}{day}.*'
+
+
+def processor_of(document: dict[str, Any]) -> str:
+    """Return the processor on which a result was measured."""
+    return f'{document["machine"]["cpu"]}, {document["machine"]["cores"]} cores'
+
+
+def machine() -> str:
+    """Return on which machine the numbers were measured."""
+    found = results(USUAL)
+    return (
+        'Unless another machine is named, all numbers in this documentation were measured on '
+        f'this machine: {processor_of(found)}, {found["machine"]["memory_gb"]:.0f} GB.'
+    )
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -262,7 +279,7 @@ def coordination() -> str:
     groups = dict.fromkeys(SHOWN_GROUPS, ('collective',))
     groups['all'] = tuple(document['results']['all'])
     rows = [
-        (GROUPS.get(group, group), f'`{name}`', *_reached(document['results'][group][name]))
+        (SHOWN_GROUPS[group], f'`{name}`', *_reached(document['results'][group][name]))
         for group, names in groups.items()
         for name in names
     ]
@@ -292,10 +309,17 @@ COORDINATION = {
 }
 """The columns of the tables, by their key in the result file."""
 
-SHOWN_GROUPS = ('all', '2 models', '3 models', 'proportional', 'time_slicing')
-GROUPS = {'time_slicing': 'time slicing'}
+SHOWN_GROUPS = {
+    'all': 'all',
+    '2 models': '2 models',
+    '3 models': '3 models',
+    'proportional': 'proportional',
+    'time_slicing': 'time slicing',
+}
+"""The groups of scenarios in the table, and their names there."""
+
 AFTER_INFERENCE = ('postprocess', 'publish and the rest of the node')
-"""Names of the groups of scenarios in the tables."""
+"""The stages of a frame after inference, by their names in the result file."""
 
 
 def _reached(found: dict[str, Any]) -> tuple[str, ...]:
@@ -428,13 +452,11 @@ def performance_targets() -> str:
     ]
     names = ('engines', 'memory', 'node', 'preprocessing', 'start', 'switching')
     documents = [results(name) for name in names]
-    machines = dict.fromkeys(
-        f'{document["machine"]["cpu"]}, {document["machine"]["cores"]} cores'
-        for document in documents
-    )
+    usual = processor_of(results(USUAL))
+    machines = [name for name in dict.fromkeys(map(processor_of, documents)) if name != usual]
     days = sorted(document['measured_at'][:10] for document in documents)
     note = (
-        f'*`benchmarks/results/`: {"; ".join(machines)}, '
+        f'*`benchmarks/results/`: {"; ".join((*machines, ""))}'
         f'{" to ".join(dict.fromkeys((days[0], days[-1])))}.*'
     )
     return f'{table(("what", "at most", "result"), rows)}\n\n{note}'
@@ -617,17 +639,17 @@ def monitor_memory() -> str:
     late = shown[-1]
     early_min, late_min = ((row['s'] - before['s']) / 60.0 for row in (early, late))
     return (
-        'The memory of the node grows until its records of the last frames are full: '
+        'Memory grows until the records of the last frames are full. With two classifiers: '
         f'{before["node_mb"]:.0f} MB before a page is opened, {early["node_mb"]:.0f} MB after '
-        f'{early_min:.0f} min with two classifiers, {late["node_mb"]:.0f} MB after '
-        f'{late_min:.0f} min. {source(document, "monitor_memory")}'
+        f'{early_min:.0f} min, {late["node_mb"]:.0f} MB after {late_min:.0f} min. '
+        f'{source(document, "monitor_memory")}'
     )
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
     make.__name__: make
     for make in (
-        demo, demo_sentence, imagenet, node_losses, calibration, fine_tuning,
+        machine, demo, demo_sentence, imagenet, node_losses, calibration, fine_tuning,
         latency_models, search, contention, coordination, targets, traces, gpu,
         performance_targets, precision, scheduling, parameters, monitor_parameters, monitor,
         monitor_memory,
