@@ -53,7 +53,7 @@ CONTENDERS: dict[str, str | PolicySettings] = {
     'oracle': 'oracle',
 }
 CONTENDED = tuple(kind for kind in trace_kinds() if kind != 'none')
-FORESEEABLE = ('step', 'ramp', 'burst', 'periodic', 'random_walk')
+PREDICTABLE = ('step', 'ramp', 'burst', 'periodic', 'random_walk')
 STATIONARY = ('none', 'bimodal')
 
 RESAMPLES = 2000
@@ -119,17 +119,17 @@ def regret_of(trace: str) -> Measure:
 
 
 COLUMNS: dict[str, Measure] = {
-    'late %': lambda m: 100.0 * m.violation_ratio,
-    'excess %': excess_percent,
-    'on time %': on_time_percent,
-    'best fixed %': lambda m: 100.0 * (m.best_fixed_on_time_accuracy or 0.0),
-    'regret pt': regret_points,
-    'mean top-1 %': lambda m: 100.0 * m.mean_accuracy,
-    'switch/min': lambda m: m.switches_per_minute,
-    'react fr': lambda m: m.reaction_frames,
-    'react ms': lambda m: m.reaction_ms,
-    'recover fr': lambda m: m.recovery_frames,
-    'recover ms': lambda m: m.recovery_ms,
+    'late, %': lambda m: 100.0 * m.violation_ratio,
+    'avoidable late, %': excess_percent,
+    'on-time top-1, %': on_time_percent,
+    'best fixed, %': lambda m: 100.0 * (m.best_fixed_on_time_accuracy or 0.0),
+    'regret, points': regret_points,
+    'mean top-1, %': lambda m: 100.0 * m.mean_accuracy,
+    'switches/min': lambda m: m.switches_per_minute,
+    'reaction, frames': lambda m: m.reaction_frames,
+    'reaction, ms': lambda m: m.reaction_ms,
+    'recovery, frames': lambda m: m.recovery_frames,
+    'recovery, ms': lambda m: m.recovery_ms,
 }
 
 
@@ -276,7 +276,7 @@ def print_trace(trace: str, table: dict[str, dict[str, dict[str, float | None]]]
         row: list[object] = [policy]
         for name, numbers in columns.items():
             text = '-' if numbers['mean'] is None else f'{numbers["mean"]:.2f}'
-            if name in ('excess %', 'on time %') and numbers['mean'] is not None:
+            if name in ('avoidable late, %', 'on-time top-1, %') and numbers['mean'] is not None:
                 text += f' ({numbers["low"]:.2f}, {numbers["high"]:.2f})'
             row.append(text)
         rows.append(row)
@@ -312,12 +312,12 @@ def evaluate(results: Results, seeds: Sequence[int], decided_us: float) -> list[
             MAX_REACTION_FRAMES,
             interval(samples(('step',), lambda m: m.reaction_frames)),
         ),
-        _target('excess violations / reactive', MAX_EXCESS_OF_REACTIVE, ratios),
+        _target('avoidable late frames / those of `reactive`', MAX_EXCESS_OF_REACTIVE, ratios),
         _target(f'on-time top-1 over reactive, least ({least})', 0.0, gains[least], is_least=True),
         _target(
-            'regret, mean of the foreseeable, points',
+            'regret, mean without bimodal',
             MAX_REGRET_POINTS,
-            interval(samples(FORESEEABLE, regret_points)),
+            interval(samples(PREDICTABLE, regret_points)),
         ),
     ]
     found += [
@@ -326,7 +326,7 @@ def evaluate(results: Results, seeds: Sequence[int], decided_us: float) -> list[
             MAX_REGRET_POINTS,
             interval(samples((trace,), regret_of(trace))),
         )
-        for trace in (*FORESEEABLE, 'bimodal')
+        for trace in (*PREDICTABLE, 'bimodal')
     ]
     found += [
         _target(
@@ -337,7 +337,7 @@ def evaluate(results: Results, seeds: Sequence[int], decided_us: float) -> list[
         for trace in STATIONARY
     ]
     timed = {'mean': decided_us, 'low': None, 'high': None}
-    return [*found, _target('decision, us (this machine)', MAX_DECISION_US, timed)]
+    return [*found, _target('time of a decision, us', MAX_DECISION_US, timed)]
 
 
 def _target(
