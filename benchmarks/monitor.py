@@ -48,8 +48,8 @@ CLOSED_S = 60.0
 """Time without a page, before and after."""
 
 MEMORY_CLASSIFIERS = 2
-SHOWN = 2
-"""Number of classifiers that are visible at once in a window of 1440x1080 px."""
+SHOWN = 4
+"""Maximum number of classifiers that are visible at once in a window of 1440x1080 px."""
 
 RATE_HZ = 30
 VIEWPORT = {'width': 1440, 'height': 1080}
@@ -88,7 +88,7 @@ def main() -> None:
                 c for c in CASES if c.classifiers in (options.classifiers or [c.classifiers])
             ]
             name, rows = 'monitor', measure(Path(folder), chosen, options.seconds)
-            configuration['seconds'] = options.seconds
+            configuration |= {'seconds': options.seconds, 'shown': SHOWN}
         else:
             with ros(Path(folder)) as session:
                 monitor, url = start(session, MEMORY_CLASSIFIERS)

@@ -7,11 +7,12 @@ The levels are the published ones for the GPU of a Jetson Xavier NX, the limits 
 is one policy on one trace with one seed; trace and noise depend on the seed only, so they are the
 same for all policies. Only the decision times depend on the machine.
 
-- late: frames over their limit. excess: late frames that would be on time at some level.
-- on time: top-1 over the frames that some level can meet, with late frames counted as 0.
+- late: frames over their limit. avoidable late: those that would be on time at some level.
+- on-time top-1: over the frames that some level can meet, with late frames counted as 0.
 - best fixed: the same for the best fixed level in hindsight, with its own waiting times.
-- regret: on time of the oracle on the same frames minus on time. On bimodal, on time of the best
-  fixed level minus on time: frames are independent, so the next one cannot be predicted.
+- regret: on-time top-1 of the oracle on the same frames minus that of the policy. On bimodal, that
+  of the best fixed level minus that of the policy: frames are independent, so the next one cannot
+  be predicted.
 - reaction, recovery: frames; see dynamic_ofa_ros/simulation/metrics.py.
 
 95 % intervals are bootstrapped over the seeds.

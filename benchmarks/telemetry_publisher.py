@@ -10,6 +10,7 @@ classify nothing: 20 real classifiers would take all processors of a small machi
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import threading
 import time
@@ -55,6 +56,11 @@ class Classifier:
             level=1,
             level_count=len(family.levels),
             feasible=True,
+            max_latency_ms=math.nan,
+            min_accuracy=math.nan,
+            last_switch_ms=math.nan,
+            device_temperature_celsius=math.nan,
+            device_power_w=math.nan,
             top1_label=family.labels[0],
             policy='predictive',
             platform=next(iter(family.platforms)),
