@@ -616,8 +616,8 @@ def monitor() -> str:
     ]
     return (
         f'While no page is visible, the node sends nothing and uses at most {idle:.1f} % of a '
-        f'core. A page whose window shows {document["configuration"]["shown"]} classifiers at '
-        f'once costs {", ".join(texts)} classifiers. {source(document, "monitor")}'
+        f'core. A page costs {", ".join(texts)} classifiers, of which its window shows at most '
+        f'{document["configuration"]["shown"]}. {source(document, "monitor")}'
     )
 
 
