@@ -23,6 +23,8 @@ from std_msgs.msg import Header
 from dynamic_ofa_ros.family import Family
 from dynamic_ofa_ros.msg import Telemetry
 from dynamic_ofa_ros.nodes import classifier_node, conversions
+from dynamic_ofa_ros.nodes.camera_node import CameraNode
+from dynamic_ofa_ros.nodes.contention_node import ContentionNode
 from dynamic_ofa_ros.nodes.diagnostics import Severity
 from dynamic_ofa_ros.nodes.executors import MainExecutor
 from dynamic_ofa_ros.runtime import assembly
@@ -123,6 +125,16 @@ def test_two_classifiers_and_another_lifecycle_node_share_an_executor(domain, fa
             node.close()
         for node in (*classifiers, other):
             node.destroy_node()
+
+
+@pytest.mark.parametrize('kind', [CameraNode, ContentionNode])
+def test_camera_and_load_take_a_name_and_options_too(domain, kind):
+    node = kind('other', namespace='/shared', context=domain.context)
+    try:
+        assert node.get_fully_qualified_name() == '/shared/other'
+    finally:
+        node.close()
+        node.destroy_node()
 
 
 LATENCIES_MS = {'cuda-fake': (5.0, 10.0), 'cpu-fake': (20.0, 40.0)}
