@@ -65,16 +65,18 @@ def _no_trial(*_: object) -> bool:
 
 
 VARIANTS: dict[str, tuple[tuple[Any, str, Any], ...]] = {
-    'all of it': (),
-    'no rhythm': ((Rhythm, 'due', _no_rhythm),),
-    "no frames of a level's own": ((experience.Experience, '_own_frames', _no_own),),
-    'no trials': ((predictive.PredictivePolicy, '_is_worth_a_try', _no_trial),),
-    'a strong frame never begins a step': ((experience, 'CREDIBLE', 2.0),),
-    "the profile's noise stands for one frame": ((experience, 'PRIOR_FRAMES', 1),),
-    'left at the allowed share': ((predictive, 'STAY', 1.0),),
-    'late frames in excess not counted': ((predictive, 'MOST_EXCESS', 0.0),),
-    'no margin on the way up': ((predictive, 'MARGIN_SD', 0.0),),
-    'a hold that never changes': (
+    'complete': (),
+    'no forecast of periodic loads': ((Rhythm, 'due', _no_rhythm),),
+    'no own frames of a level': ((experience.Experience, '_own_frames', _no_own),),
+    'no trials of uncertain levels': (
+        (predictive.PredictivePolicy, '_is_worth_a_try', _no_trial),
+    ),
+    'no step assumed after one slow frame': ((experience, 'CREDIBLE', 2.0),),
+    'noise of the profile counts as one frame': ((experience, 'PRIOR_FRAMES', 1),),
+    'no tolerance before a level is left': ((predictive, 'STAY', 1.0),),
+    'no compensation of excess late frames': ((predictive, 'MOST_EXCESS', 0.0),),
+    'no margin for moves up': ((predictive, 'MARGIN_SD', 0.0),),
+    'constant hold time': (
         (predictive, 'SHORTEST_HOLD', 1.0),
         (predictive, 'LONGEST_HOLD', 1.0),
     ),
@@ -145,8 +147,8 @@ def simulated(seeds: int) -> dict[str, float]:
                     ideal = got.best_fixed_on_time_accuracy
                 lost.append(100.0 * ((ideal or 0.0) - (got.on_time_accuracy or 0.0)))
                 switches.append(got.switches_per_minute)
-        row[f'{kind} pt'] = round(float(np.mean(lost)), 2)
-    row['switch/min'] = round(float(np.mean(switches)), 1)
+        row[f'{kind}: regret, points'] = round(float(np.mean(lost)), 2)
+    row['switches/min'] = round(float(np.mean(switches)), 1)
     return row
 
 
@@ -177,9 +179,9 @@ def replayed(latencies_ms: Latencies, seeds: int) -> dict[str, float]:
                 decision = manager.observe(Measurement(end_ns, level, took_ms, took_ms))
                 switches.append(decision is not None)
     return {
-        'recorded: on time %': round(100.0 * float(np.mean(right)), 2),
-        'recorded: late %': round(100.0 * float(np.mean(late)), 2),
-        'recorded: switch/min': round(60.0 * RATE_HZ * float(np.mean(switches)), 1),
+        'recorded: on-time top-1, %': round(100.0 * float(np.mean(right)), 2),
+        'recorded: late, %': round(100.0 * float(np.mean(late)), 2),
+        'recorded: switches/min': round(60.0 * RATE_HZ * float(np.mean(switches)), 1),
     }
 
 

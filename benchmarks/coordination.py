@@ -55,8 +55,8 @@ from dynamic_ofa_ros.simulation.steps import Steps
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
 
 CHANGE_MS, SETTLING_MS, JUDGED_MS = 2500.0, 2000.0, 4000.0
-CHANGES = ('comes', 'dies', 'limit', 'importance')
-CAMERAS = ('one camera', 'own cameras')
+CHANGES = ('start', 'stop', 'limit', 'importance')
+CAMERAS = ('one camera', 'separate cameras')
 QUANTILE = 0.95
 MAX_CHANGES = 4
 MAX_LOSS_POINTS = 1.0
@@ -76,23 +76,23 @@ def _no_error(
 
 
 ABLATIONS: dict[str, tuple[Patch, ...]] = {
-    'demands not learnt': ((sharing.Sharing, '_fit', lambda *_: None),),
-    'one demand for all models': ((sharing.Sharing, '_fit', _one_demand),),
-    'demand the same at every level': (
+    'no learning of demands': ((sharing.Sharing, '_fit', lambda *_: None),),
+    'same demand for all models': ((sharing.Sharing, '_fit', _one_demand),),
+    'same demand at all levels': (
         (sharing, 'POWERS', np.zeros(1)),
         (sharing, 'GRID', np.stack([sharing.DEMANDS, np.zeros_like(sharing.DEMANDS)])),
     ),
-    'scatter of frames not learnt': (
+    'no learning of the spread': (
         (sharing, 'MIN_SPREAD', sharing.SPREAD),
         (sharing, 'MAX_SPREAD', sharing.SPREAD),
     ),
-    'error of the prediction not fed back': ((choice.Device, 'choose', _no_error),),
-    'nothing lighter than predicted': ((proposer, 'LIGHTER', 1.0),),
-    'no quick succession after a change': ((proposer, 'EARLY_NS', 0),),
-    'agreements not answered at once': ((Coordinator, 'has_news', lambda *_: False),),
-    'own frames do not speak against': ((Coordinator, '_is_late_at', lambda *_: False),),
-    'nothing dared': ((proposer, 'MAX_MARGIN', 0.0),),
-    'what no level cures not learnt': (
+    'no correction by the prediction error': ((choice.Device, 'choose', _no_error),),
+    'no minimum relief after late frames': ((proposer, 'LIGHTER', 1.0),),
+    'no shorter hold time after a change': ((proposer, 'EARLY_NS', 0),),
+    'no immediate answer to an agreement': ((Coordinator, 'has_news', lambda *_: False),),
+    'no exception for late own frames': ((Coordinator, '_is_late_at', lambda *_: False),),
+    'no trials beyond the prediction': ((proposer, 'MAX_MARGIN', 0.0),),
+    'no learning of unavoidable late frames': (
         (proposer.Proposer, '_learn_unavoidable', lambda *_: None),
     ),
 }
@@ -258,8 +258,8 @@ def draw(seed: int) -> Scenario:
             'predictive',
             schedule,
             timing,
-            begin_ms=CHANGE_MS if what == 'comes' else 0.0,
-            end_ms=CHANGE_MS if what == 'dies' else math.inf,
+            begin_ms=CHANGE_MS if what == 'start' else 0.0,
+            end_ms=CHANGE_MS if what == 'stop' else math.inf,
         )
         models.append(CollectiveModel(model, Steps.of(importance)))
         limits_ms.append(then_ms if what == 'limit' else first_ms)
@@ -381,17 +381,19 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
     return {
         'feasible': len(feasible),
-        'met %': percent(len(met), len(feasible)),
-        'late > 10 %': percent(sum(f.worst_late_share > 0.1 for f in feasible), len(feasible)),
-        'loss mean': round(float(loss.mean()), 3),
-        'loss p95': round(float(np.quantile(loss, 0.95)), 3),
-        'loss <= 1 %': percent(int((loss <= MAX_LOSS_POINTS).sum()), len(met)),
-        'settled p50 s': round(float(np.median(settled_ms)) / 1e3, 2),
-        'settled <= 2 s %': percent(int((settled_ms <= SETTLING_MS).sum()), len(feasible)),
-        'changes/min': round(
+        'met, %': percent(len(met), len(feasible)),
+        'a model > 10 % late, %': percent(
+            sum(f.worst_late_share > 0.1 for f in feasible), len(feasible)
+        ),
+        'mean loss, points': round(float(loss.mean()), 3),
+        '95 % loss, points': round(float(np.quantile(loss, 0.95)), 3),
+        'loss <= 1 point, %': percent(int((loss <= MAX_LOSS_POINTS).sum()), len(met)),
+        'median time to settle, s': round(float(np.median(settled_ms)) / 1e3, 2),
+        'settled within 2 s, %': percent(int((settled_ms <= SETTLING_MS).sum()), len(feasible)),
+        'switches/min': round(
             float(np.mean([f.changes for f in feasible] or [0])) * 60e3 / JUDGED_MS, 2
         ),
-        'restless %': percent(sum(f.changes > MAX_CHANGES for f in outcomes), len(outcomes)),
+        'restless, %': percent(sum(f.changes > MAX_CHANGES for f in outcomes), len(outcomes)),
     }
 
 

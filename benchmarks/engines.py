@@ -40,9 +40,9 @@ from dynamic_ofa_ros.runtime.host import OthersLoad
 if TYPE_CHECKING:
     import torch
 
-DYNAMIC = 'ofa dynamic'
-BARE = 'openvino by itself'
-EXPORTED = 'onnxruntime, exported by PyTorch'
+DYNAMIC = 'supernet'
+BARE = 'OpenVINO called directly'
+EXPORTED = "onnxruntime with PyTorch's export"
 
 
 def main() -> None:

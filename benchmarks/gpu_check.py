@@ -293,7 +293,7 @@ def measure_switches(
     ours, theirs = summary(cost_ms), summary(published_ms)
     print_table(
         f'{family.name}: a switch, first frame included',
-        ['way', 'p50 ms', 'p99 ms'],
+        ['method', 'p50 ms', 'p99 ms'],
         [
             ['resident levels', ours['median_ms'], ours['p99_ms']],
             ['new static network and batch norms', theirs['median_ms'], theirs['p99_ms']],
@@ -303,7 +303,7 @@ def measure_switches(
         'platform': engine.platform,
         'resident': ours,
         'share_of_frame_p99': round(float(np.quantile(shares, 0.99)), 4),
-        'published_way': theirs,
+        'published_method': theirs,
     }
 
 

@@ -64,7 +64,7 @@ class Site(Protocol):
         """Build all contenders for a family."""
 
     def published_switch(self, family: Family) -> Infer:
-        """Return the published way of switching: extract a network and load its statistics."""
+        """Return the published method of switching: extract a network and load its statistics."""
 
     def reference(self, family: Family) -> Mapping[int, FloatArray]:
         """Return the reference logits of every level for the probe input."""
@@ -187,7 +187,7 @@ class GpuSite:
                 logits = supernet(torch.from_numpy(tensor).to('cuda'))[0].cpu().numpy()
             return np.asarray(logits, dtype=np.float32)
 
-        return Contenders(engines, {'eager PyTorch': eager, 'ofa dynamic': dynamic}, missing)
+        return Contenders(engines, {'eager PyTorch': eager, 'supernet': dynamic}, missing)
 
     def published_switch(self, family: Family) -> Infer:
         """Return a call that extracts a static network, loads its statistics and runs it."""

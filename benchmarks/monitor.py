@@ -4,9 +4,9 @@
     python -m benchmarks.monitor --memory 15        to monitor_memory.json; requires Chromium
 
 Camera, classifiers and monitor are processes of their own on ROS 2, 640x480 at 30 Hz. For
-processor time, a page is a connection that takes everything, as a browser does, without a
-browser's own work. For memory, Chromium shows the page, and another page is opened again and
-again; before and after, no page is open.
+processor time, a page is a connection that receives what a browser receives in a window with
+SHOWN classifiers, without a browser's own work. For memory, Chromium shows the page, and another
+page is opened again and again; before and after, no page is open.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import json
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,9 @@ CLOSED_S = 60.0
 """Time without a page, before and after."""
 
 MEMORY_CLASSIFIERS = 2
+SHOWN = 4
+"""Maximum number of classifiers that are visible at once in a window of 1440x1080 px."""
+
 RATE_HZ = 30
 VIEWPORT = {'width': 1440, 'height': 1080}
 
@@ -60,8 +64,10 @@ class Case:
 
 
 CASES = (
-    Case(1, 0), Case(1, 1), Case(1, 2), Case(2, 0), Case(2, 1), Case(4, 0), Case(4, 1),
+    Case(1, 0), Case(1, 1), Case(1, 2), Case(4, 0), Case(4, 1), Case(20, 0), Case(20, 1),
 )  # fmt: skip
+MAX_REAL = 4
+"""With more classifiers, all are those of `benchmarks.telemetry_publisher`."""
 
 
 def main() -> None:
@@ -71,14 +77,18 @@ def main() -> None:
     parser.add_argument(
         '--memory', metavar='MINUTES', type=float, help='measure memory with a page open so long'
     )
+    parser.add_argument('--classifiers', type=int, nargs='+', help='only these cases')
     parser.add_argument('--output', type=Path, default=RESULTS, help='folder of the JSON file')
     options = parser.parse_args()
     load = OthersLoad()
     configuration: dict[str, Any] = {'rate_hz': RATE_HZ, 'image': '640x480'}
     with tempfile.TemporaryDirectory() as folder:
         if options.memory is None:
-            name, rows = 'monitor', cases(Path(folder), options.seconds)
-            configuration['seconds'] = options.seconds
+            chosen = [
+                c for c in CASES if c.classifiers in (options.classifiers or [c.classifiers])
+            ]
+            name, rows = 'monitor', measure(Path(folder), chosen, options.seconds)
+            configuration |= {'seconds': options.seconds, 'shown': SHOWN}
         else:
             with ros(Path(folder)) as session:
                 monitor, url = start(session, MEMORY_CLASSIFIERS)
@@ -100,13 +110,13 @@ def main() -> None:
     )
 
 
-def cases(folder: Path, seconds: float) -> list[dict[str, Any]]:
+def measure(folder: Path, cases: Sequence[Case], seconds: float) -> list[dict[str, Any]]:
     """Return what each case costs."""
     rows = []
-    for count in sorted({case.classifiers for case in CASES}):
+    for count in sorted({case.classifiers for case in cases}):
         with ros(folder) as session:
             monitor, url = start(session, count)
-            for case in (case for case in CASES if case.classifiers == count):
+            for case in (case for case in cases if case.classifiers == count):
                 rows.append(asyncio.run(measured(case, monitor, url, seconds)))
                 print(rows[-1], flush=True)
     return rows
@@ -115,7 +125,10 @@ def cases(folder: Path, seconds: float) -> list[dict[str, Any]]:
 def start(session: Ros, classifiers: int) -> tuple[Program, str]:
     """Start all nodes; return the monitor and the address of its page."""
     parameters: Mapping[str, Any] = {'manager.policy': 'fixed', 'manager.fixed_level': 1}
-    for number in range(classifiers):
+    if classifiers > MAX_REAL:
+        session.start_module('benchmarks.telemetry_publisher', classifiers, RATE_HZ)
+        session.start('camera_node', {'rate_hz': RATE_HZ})
+    for number in range(classifiers if classifiers <= MAX_REAL else 0):
         name = f'classifier_{number}'
         telemetry = session.listen(Telemetry, f'/{name}/telemetry', qos.TELEMETRY)
         session.start('classifier_node', parameters, arguments=['-r', f'__node:={name}'])
@@ -129,11 +142,13 @@ def start(session: Ros, classifiers: int) -> tuple[Program, str]:
 
 
 async def opened(stack: AsyncExitStack, url: str, totals: list[int]) -> None:
-    """Open a page that takes everything, and counts messages and bytes, until the stack closes."""
+    """Open a page, and count its messages and bytes, until the stack closes."""
     request = HTTPRequest(
         url.replace('http', 'ws', 1) + 'updates', headers={'Origin': url.rstrip('/')}
     )
     page = await websocket_connect(request)
+    shown = [f'/classifier_{number}' for number in range(SHOWN)]
+    await page.write_message(json.dumps({'shown': shown}))
 
     async def take() -> None:
         while (message := await page.read_message()) is not None:

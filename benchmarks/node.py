@@ -132,7 +132,7 @@ def main() -> None:
     print_stages(rows)
     print_table(
         'Images',
-        ('stream', 'sent', 'labels', 'lost', 'dropped', 'lost, said so'),
+        ('stream', 'sent', 'labels', 'lost', 'dropped', 'loss reported'),
         [
             (row['stream'], row['sent'], row['labels'], row['lost'], row['dropped'], row['said'])
             for row in rows

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 W12 = 'ofa_mbv3_d234_e346_k357_w1.2 (random weights)'
 ENGINES = {
-    'ofa dynamic': ('supernet (ofa)', QUIET, 'o:'),
+    'supernet': ('supernet (ofa)', QUIET, 'o:'),
     'pytorch': ('PyTorch', QUIET, 's-'),
     'onnxruntime': ('ONNX Runtime', INK, 'o-'),
     'openvino': ('OpenVINO', LIMIT, 'o-'),
@@ -74,7 +74,7 @@ def draw_switches(axes: Axes, found: Mapping[str, Any]) -> None:
     ours = {
         'index change (ours)': found['all'],
         'no switch (noise)': found['no_switch'],
-        'sub-network extracted': found['published_way'],
+        'sub-network extracted': found['published_method'],
     }
     names = [*ours, *PUBLISHED_SWITCHES_MS]
     floor_ms = 0.1
@@ -112,14 +112,18 @@ def draw_memory(axes: Axes, found: Mapping[str, Any]) -> None:
 
 def draw_start(axes: Axes, found: Mapping[str, Any]) -> None:
     """Plot the time from the start of a process until it can classify."""
-    kinds = {'first': 'first start', 'warm': 'later start', 'published way': 'PyTorch, one level'}
+    kinds = {
+        'first': 'first start',
+        'warm': 'later start',
+        'published method': 'PyTorch, one level',
+    }
     rows = [
         (f'{"w1.2" if family == W12 else family}, {name}', of[kind]['median_s'], kind)
         for family, of in found.items()
         for kind, name in kinds.items()
     ]
     for place, (_, seconds, kind) in enumerate(rows):
-        axes.barh(place, seconds, color=QUIET if kind == 'published way' else INK, height=0.6)
+        axes.barh(place, seconds, color=QUIET if kind == 'published method' else INK, height=0.6)
     axes.set_yticks(range(len(rows)), [row[0] for row in rows])
     axes.invert_yaxis()
     _finish(axes, 'process start to ready, s', '')

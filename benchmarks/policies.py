@@ -7,11 +7,12 @@ The levels are the published ones for the GPU of a Jetson Xavier NX, the limits 
 is one policy on one trace with one seed; trace and noise depend on the seed only, so they are the
 same for all policies. Only the decision times depend on the machine.
 
-- late: frames over their limit. excess: late frames that would be on time at some level.
-- on time: top-1 over the frames that some level can meet, with late frames counted as 0.
+- late: frames over their limit. avoidable late: those that would be on time at some level.
+- on-time top-1: over the frames that some level can meet, with late frames counted as 0.
 - best fixed: the same for the best fixed level in hindsight, with its own waiting times.
-- regret: on time of the oracle on the same frames minus on time. On bimodal, on time of the best
-  fixed level minus on time: frames are independent, so the next one cannot be predicted.
+- regret: on-time top-1 of the oracle on the same frames minus that of the policy. On bimodal, that
+  of the best fixed level minus that of the policy: frames are independent, so the next one cannot
+  be predicted.
 - reaction, recovery: frames; see dynamic_ofa_ros/simulation/metrics.py.
 
 95 % intervals are bootstrapped over the seeds.
@@ -53,7 +54,7 @@ CONTENDERS: dict[str, str | PolicySettings] = {
     'oracle': 'oracle',
 }
 CONTENDED = tuple(kind for kind in trace_kinds() if kind != 'none')
-FORESEEABLE = ('step', 'ramp', 'burst', 'periodic', 'random_walk')
+PREDICTABLE = ('step', 'ramp', 'burst', 'periodic', 'random_walk')
 STATIONARY = ('none', 'bimodal')
 
 RESAMPLES = 2000
@@ -119,17 +120,17 @@ def regret_of(trace: str) -> Measure:
 
 
 COLUMNS: dict[str, Measure] = {
-    'late %': lambda m: 100.0 * m.violation_ratio,
-    'excess %': excess_percent,
-    'on time %': on_time_percent,
-    'best fixed %': lambda m: 100.0 * (m.best_fixed_on_time_accuracy or 0.0),
-    'regret pt': regret_points,
-    'mean top-1 %': lambda m: 100.0 * m.mean_accuracy,
-    'switch/min': lambda m: m.switches_per_minute,
-    'react fr': lambda m: m.reaction_frames,
-    'react ms': lambda m: m.reaction_ms,
-    'recover fr': lambda m: m.recovery_frames,
-    'recover ms': lambda m: m.recovery_ms,
+    'late, %': lambda m: 100.0 * m.violation_ratio,
+    'avoidable late, %': excess_percent,
+    'on-time top-1, %': on_time_percent,
+    'best fixed, %': lambda m: 100.0 * (m.best_fixed_on_time_accuracy or 0.0),
+    'regret, points': regret_points,
+    'mean top-1, %': lambda m: 100.0 * m.mean_accuracy,
+    'switches/min': lambda m: m.switches_per_minute,
+    'reaction, frames': lambda m: m.reaction_frames,
+    'reaction, ms': lambda m: m.reaction_ms,
+    'recovery, frames': lambda m: m.recovery_frames,
+    'recovery, ms': lambda m: m.recovery_ms,
 }
 
 
@@ -276,7 +277,7 @@ def print_trace(trace: str, table: dict[str, dict[str, dict[str, float | None]]]
         row: list[object] = [policy]
         for name, numbers in columns.items():
             text = '-' if numbers['mean'] is None else f'{numbers["mean"]:.2f}'
-            if name in ('excess %', 'on time %') and numbers['mean'] is not None:
+            if name in ('avoidable late, %', 'on-time top-1, %') and numbers['mean'] is not None:
                 text += f' ({numbers["low"]:.2f}, {numbers["high"]:.2f})'
             row.append(text)
         rows.append(row)
@@ -312,12 +313,12 @@ def evaluate(results: Results, seeds: Sequence[int], decided_us: float) -> list[
             MAX_REACTION_FRAMES,
             interval(samples(('step',), lambda m: m.reaction_frames)),
         ),
-        _target('excess violations / reactive', MAX_EXCESS_OF_REACTIVE, ratios),
+        _target('avoidable late frames / those of `reactive`', MAX_EXCESS_OF_REACTIVE, ratios),
         _target(f'on-time top-1 over reactive, least ({least})', 0.0, gains[least], is_least=True),
         _target(
-            'regret, mean of the foreseeable, points',
+            'regret, mean without bimodal',
             MAX_REGRET_POINTS,
-            interval(samples(FORESEEABLE, regret_points)),
+            interval(samples(PREDICTABLE, regret_points)),
         ),
     ]
     found += [
@@ -326,7 +327,7 @@ def evaluate(results: Results, seeds: Sequence[int], decided_us: float) -> list[
             MAX_REGRET_POINTS,
             interval(samples((trace,), regret_of(trace))),
         )
-        for trace in (*FORESEEABLE, 'bimodal')
+        for trace in (*PREDICTABLE, 'bimodal')
     ]
     found += [
         _target(
@@ -337,7 +338,7 @@ def evaluate(results: Results, seeds: Sequence[int], decided_us: float) -> list[
         for trace in STATIONARY
     ]
     timed = {'mean': decided_us, 'low': None, 'high': None}
-    return [*found, _target('decision, us (this machine)', MAX_DECISION_US, timed)]
+    return [*found, _target('time of a decision, us', MAX_DECISION_US, timed)]
 
 
 def _target(

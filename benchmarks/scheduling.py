@@ -49,12 +49,12 @@ class Way:
 
 
 WAYS = {
-    'as it is': Way(),
-    'one processor': Way(cpu=LAST_CPU),
+    'default': Way(),
+    'one CPU': Way(cpu=LAST_CPU),
     'niceness -5': Way(nice=-5),
     'niceness -10': Way(nice=-10),
-    'garbage between frames': Way(collects_between=True),
-    'one processor, niceness -10': Way(nice=-10, cpu=LAST_CPU),
+    'garbage collection between frames': Way(collects_between=True),
+    'one CPU, niceness -10': Way(nice=-10, cpu=LAST_CPU),
 }
 
 

@@ -4,8 +4,8 @@
 
 Each start is a new process and includes Python, imports, engines and the check of the profile, but
 not ROS. The build cache is empty for the first start and filled for later ones. Python may store
-its bytecode, as an installation does. The published way is also measured: PyTorch, the supernet,
-and one static sub-network extracted from it.
+its bytecode, as an installation does. The published method is also measured: PyTorch, the
+supernet, and one static sub-network extracted from it.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def main() -> None:
         'seconds until ready (medians), and number of reported steps',
         ['family', 'start', 'seconds', 'steps', 'platform', 'imports torch'],
         [
-            [name, kind, numbers['median_s'], *numbers['told']]
+            [name, kind, numbers['median_s'], *numbers['output']]
             for name, kinds in results.items()
             for kind, numbers in kinds.items()
         ],
@@ -90,13 +90,13 @@ def main() -> None:
 
 
 def _measure(family: Family, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    times: dict[str, list[float]] = {'first': [], 'warm': [], 'published way': []}
-    told: dict[str, list[str]] = {}
+    times: dict[str, list[float]] = {'first': [], 'warm': [], 'published method': []}
+    output: dict[str, list[str]] = {}
     environment = {**os.environ}
     environment.pop('PYTHONDONTWRITEBYTECODE', None)
     for repeat in range(options.repeats):
         cache = folder / f'cache-{family.name.split()[0]}-{repeat}'
-        for kind, code in (('first', OURS), ('warm', OURS), ('published way', PUBLISHED)):
+        for kind, code in (('first', OURS), ('warm', OURS), ('published method', PUBLISHED)):
             begin_s = time.perf_counter()
             with subprocess.Popen(
                 [sys.executable, '-c', code, str(family.directory), options.engine],
@@ -109,10 +109,10 @@ def _measure(family: Family, options: argparse.Namespace, folder: Path) -> dict[
                 times[kind].append(round(time.perf_counter() - begin_s, 3))
             if process.returncode:
                 raise SystemExit(f'{kind} start of {family.name}: exit {process.returncode}')
-            told[kind] = line.split()
+            output[kind] = line.split()
             print(family.name, kind, json.dumps(times[kind]), flush=True)
     return {
-        kind: {'median_s': round(median(seconds), 3), 'all_s': seconds, 'told': told[kind]}
+        kind: {'median_s': round(median(seconds), 3), 'all_s': seconds, 'output': output[kind]}
         for kind, seconds in times.items()
     }
 

@@ -8,8 +8,8 @@ level, minus the median latency of the following frames. There is a pause before
 with a camera. The deviation of frames without a switch from the median is also measured; it is the
 noise of the machine.
 
-The published way is measured for comparison: the sub-network is extracted from the supernet again,
-its batch-norm statistics are copied, and the first frame runs in PyTorch.
+The published method is measured for comparison: the sub-network is extracted from the supernet
+again, its batch-norm statistics are copied, and the first frame runs in PyTorch.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SETTLED_FRAMES = 5
 
 
 class _Times(NamedTuple):
-    """Times in ms: switches by pair, change of the level only, no switch, the published way."""
+    """Times in ms: switches by pair, change of the level only, no switch, the published method."""
 
     costs: dict[tuple[int, int], list[float]]
     change: list[float]
@@ -91,12 +91,12 @@ def main() -> None:
         change_ms.append(changed_ms)
         cost_ms[before, after].append(changed_ms + first_ms - settled_ms)
     engine.close()
-    published_ms = _published_way_ms(family, inputs, options.repeats)
+    published_ms = _published_method_ms(family, inputs, options.repeats)
     times_ms = _Times(cost_ms, change_ms, no_switch_ms, published_ms)
     _report(family, engine.platform, times_ms, options, load, inputs)
 
 
-def _published_way_ms(
+def _published_method_ms(
     family: Family, inputs: dict[int, FloatArray], repeats: int
 ) -> list[float] | None:
     """Return the cost of switches that extract a new network; None without a supernet."""
@@ -148,7 +148,8 @@ def _report(
     published = summary(times_ms.published) if times_ms.published else None
     if published:
         print(
-            f'the published way: {published["median_ms"]:.1f} ms, 99 % {published["p99_ms"]:.1f}'
+            f'the published method: {published["median_ms"]:.1f} ms, '
+            f'99 % {published["p99_ms"]:.1f}'
         )
     change = summary(times_ms.change)
     print(f'of this the decision and the change of the level: {change["median_ms"]:.4f} ms')
@@ -162,7 +163,7 @@ def _report(
             'change_only': change,
             'pairs': pairs,
             'no_switch': summary(times_ms.no_switch),
-            'published_way': published,
+            'published_method': published,
         },
         configuration={
             'repeats': options.repeats,

@@ -23,6 +23,9 @@ SIGNS = ROOT / 'resource' / 'families' / 'signs'
 BLOCK = re.compile(r'(<!-- generated: (\w+) -->\n)(.*?)(<!-- generated: end -->)', re.DOTALL)
 MARKER = '<!-- generated: '
 
+USUAL = 'engines'
+"""The result file of the machine that docs/performance.md names for all numbers."""
+
 PUBLISHED_W12 = 'ofa_mbv3_d234_e346_k357_w1.2 (random weights)'
 """The family of the levels published for the Jetson Xavier NX; docs/performance.md calls it w1.2.
 """
@@ -84,10 +87,24 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def source(document: dict[str, Any], name: str) -> str:
-    """Return where and when numbers were measured, as a line in italics."""
-    machine, day = document['machine'], document['measured_at'][:10]
-    processor = f'{machine["cpu"]}, {machine["cores"]} cores'
-    return f'*`benchmarks/results/{name}.json`: {processor}, {day}.*'
+    """Return file, date and, if it is not the usual one, machine of numbers, in italics."""
+    processor, day = processor_of(document), document['measured_at'][:10]
+    where = '' if processor == processor_of(results(USUAL)) else f'{processor}, '
+    return f'*`benchmarks/results/{name}.json`: {where}{day}.*'
+
+
+def processor_of(document: dict[str, Any]) -> str:
+    """Return the processor on which a result was measured."""
+    return f'{document["machine"]["cpu"]}, {document["machine"]["cores"]} cores'
+
+
+def machine() -> str:
+    """Return on which machine the numbers were measured."""
+    found = results(USUAL)
+    return (
+        'Unless another machine is named, all numbers in this documentation were measured on '
+        f'this machine: {processor_of(found)}, {found["machine"]["memory_gb"]:.0f} GB.'
+    )
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -262,15 +279,19 @@ def coordination() -> str:
     groups = dict.fromkeys(SHOWN_GROUPS, ('collective',))
     groups['all'] = tuple(document['results']['all'])
     rows = [
-        (GROUPS.get(group, group), f'`{name}`', *_reached(document['results'][group][name]))
+        (SHOWN_GROUPS[group], f'`{name}`', *_reached(document['results'][group][name]))
         for group, names in groups.items()
         for name in names
     ]
     found = document['results']['all']['collective']
     targets = (
-        ('96 % met', found['met %'] >= 96.0, f'{found["met %"]:.1f} %'),
-        ('a loss of at most 0.3 points', found['loss mean'] <= 0.3, f'{found["loss mean"]:.2f}'),
-        ('none restless', not found['restless %'], f'{found["restless %"]:.1f} %'),
+        ('96 % met', found['met, %'] >= 96.0, f'{found["met, %"]:.1f} %'),
+        (
+            'a loss of at most 0.3 points',
+            found['mean loss, points'] <= 0.3,
+            f'{found["mean loss, points"]:.2f}',
+        ),
+        ('none restless', not found['restless, %'], f'{found["restless, %"]:.1f} %'),
     )
     verdict = 'Targets: {}.'.format(
         '; '.join(
@@ -282,24 +303,27 @@ def coordination() -> str:
     return f'{table(headers, rows)}\n\n{verdict} {source(document, "coordination")}'
 
 
-COORDINATION = {
-    'feasible': 'feasible',
-    'met %': 'met %',
-    'a model > 10 % late, %': 'late > 10 %',
-    'loss, points': 'loss mean',
-    'settled, s (median)': 'settled p50 s',
-    'restless %': 'restless %',
-}
-"""The columns of the tables, by their key in the result file."""
+COORDINATION = (
+    'feasible', 'met, %', 'a model > 10 % late, %', 'mean loss, points',
+    'median time to settle, s', 'restless, %',
+)  # fmt: skip
+"""The columns of the table, as in the result file."""
 
-SHOWN_GROUPS = ('all', '2 models', '3 models', 'proportional', 'time_slicing')
-GROUPS = {'time_slicing': 'time slicing'}
+SHOWN_GROUPS = {
+    'all': 'all',
+    '2 models': '2 models',
+    '3 models': '3 models',
+    'proportional': 'proportional',
+    'time_slicing': 'time slicing',
+}
+"""The groups of scenarios in the table, and their names there."""
+
 AFTER_INFERENCE = ('postprocess', 'publish and the rest of the node')
-"""Names of the groups of scenarios in the tables."""
+"""The stages of a frame after inference, by their names in the result file."""
 
 
 def _reached(found: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(f'{found[key]:.4g}' for key in COORDINATION.values())
+    return tuple(f'{found[key]:.4g}' for key in COORDINATION)
 
 
 def contention() -> str:
@@ -368,7 +392,7 @@ def targets() -> str:
         )
     rows = [
         (
-            TARGETS.get(measure, measure) + (f' on {", ".join(of)}' if all(of) else ''),
+            measure + (f' on {", ".join(of)}' if all(of) else ''),
             target,
             ', '.join(of.values()),
         )
@@ -378,19 +402,15 @@ def targets() -> str:
     return f'{table(headers, rows)}\n\n{source(document, "policies")}'
 
 
-TARGETS = {
-    'excess violations / reactive': 'late frames beyond the unavoidable, divided by `reactive`',
-    'regret, mean of the foreseeable, points': 'regret, mean without bimodal',
-    'decision, us (this machine)': 'time of a decision, us',
-}
-"""Names of targets in the table, by their name in the result file."""
-
-
 def traces() -> str:
     """Return late frames and on-time top-1 of the policies on simulated contention."""
     document = results('policies')
     rows = [
-        (f'`{policy}`', f'{found["late %"]["mean"]:.1f}', f'{found["on time %"]["mean"]:.1f}')
+        (
+            f'`{policy}`',
+            f'{found["late, %"]["mean"]:.1f}',
+            f'{found["on-time top-1, %"]["mean"]:.1f}',
+        )
         for policy, found in document['results']['traces']['contended'].items()
     ]
     return table(('policy', 'late, %', 'on-time top-1, %'), rows)
@@ -403,11 +423,11 @@ def gpu() -> str:
     levels = families[PUBLISHED_W12]['levels']
     ranges = (
         f'{levels[0][engine]["median_ms"]:.2f} to {levels[-1][engine]["median_ms"]:.2f} ms'
-        for engine in ('pytorch cuda', 'ofa dynamic')
+        for engine in ('pytorch cuda', 'supernet')
     )
     switches = (
         f'{families["signs"]["switching"][method]["median_ms"]:.3g} ms'
-        for method in ('resident', 'published_way')
+        for method in ('resident', 'published_method')
     )
     own, supernet = ranges
     switch, published = switches
@@ -428,13 +448,11 @@ def performance_targets() -> str:
     ]
     names = ('engines', 'memory', 'node', 'preprocessing', 'start', 'switching')
     documents = [results(name) for name in names]
-    machines = dict.fromkeys(
-        f'{document["machine"]["cpu"]}, {document["machine"]["cores"]} cores'
-        for document in documents
-    )
+    usual = processor_of(results(USUAL))
+    machines = [name for name in dict.fromkeys(map(processor_of, documents)) if name != usual]
     days = sorted(document['measured_at'][:10] for document in documents)
     note = (
-        f'*`benchmarks/results/`: {"; ".join(machines)}, '
+        f'*`benchmarks/results/`: {"; ".join((*machines, ""))}'
         f'{" to ".join(dict.fromkeys((days[0], days[-1])))}.*'
     )
     return f'{table(("what", "at most", "result"), rows)}\n\n{note}'
@@ -443,20 +461,15 @@ def performance_targets() -> str:
 def _engine_targets() -> list[tuple[str, float, float]]:
     """Return latency ratios of engines, as (what, limit, found)."""
     found = results('engines')['results']
-    baselines = {
-        'openvino by itself': 'OpenVINO called directly',
-        'onnxruntime, exported by PyTorch': "onnxruntime with PyTorch's export",
-        'ofa dynamic': 'supernet',
-    }
     wanted = (
-        ('signs', 'openvino', 1.03, 'openvino by itself'),
-        ('signs', 'openvino', 0.62, 'onnxruntime, exported by PyTorch'),
-        ('signs', 'onnxruntime', 0.62, 'onnxruntime, exported by PyTorch'),
-        (PUBLISHED_W12, 'openvino', 0.26, 'ofa dynamic'),
+        ('signs', 'openvino', 1.03, 'OpenVINO called directly'),
+        ('signs', 'openvino', 0.62, "onnxruntime with PyTorch's export"),
+        ('signs', 'onnxruntime', 0.62, "onnxruntime with PyTorch's export"),
+        (PUBLISHED_W12, 'openvino', 0.26, 'supernet'),
     )
     return [
         (
-            f'{_short(family)}: {engine} / {baselines[baseline]}',
+            f'{_short(family)}: {engine} / {baseline}',
             limit,
             _mean_ratio(found[family], engine, baseline),
         )
@@ -567,7 +580,7 @@ def scheduling() -> str:
     found = document['results']['2 busy processes']
     nice, plain = (
         f'{found[way]["p50_ms"]:.1f} ms (99 %: {found[way]["p99_ms"]:.1f} ms)'
-        for way in ('niceness -10', 'as it is')
+        for way in ('niceness -10', 'default')
     )
     return (
         'Median time from image to label at the highest level, beside two busy processes: '
@@ -603,7 +616,8 @@ def monitor() -> str:
     ]
     return (
         f'While no page is visible, the node sends nothing and uses at most {idle:.1f} % of a '
-        f'core. One page costs {", ".join(texts)} classifiers. {source(document, "monitor")}'
+        f'core. A page costs {", ".join(texts)} classifiers, of which its window shows at most '
+        f'{document["configuration"]["shown"]}. {source(document, "monitor")}'
     )
 
 
@@ -617,17 +631,17 @@ def monitor_memory() -> str:
     late = shown[-1]
     early_min, late_min = ((row['s'] - before['s']) / 60.0 for row in (early, late))
     return (
-        'The memory of the node grows until its records of the last frames are full: '
+        'Memory grows until the records of the last frames are full. With two classifiers: '
         f'{before["node_mb"]:.0f} MB before a page is opened, {early["node_mb"]:.0f} MB after '
-        f'{early_min:.0f} min with two classifiers, {late["node_mb"]:.0f} MB after '
-        f'{late_min:.0f} min. {source(document, "monitor_memory")}'
+        f'{early_min:.0f} min, {late["node_mb"]:.0f} MB after {late_min:.0f} min. '
+        f'{source(document, "monitor_memory")}'
     )
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
     make.__name__: make
     for make in (
-        demo, demo_sentence, imagenet, node_losses, calibration, fine_tuning,
+        machine, demo, demo_sentence, imagenet, node_losses, calibration, fine_tuning,
         latency_models, search, contention, coordination, targets, traces, gpu,
         performance_targets, precision, scheduling, parameters, monitor_parameters, monitor,
         monitor_memory,

@@ -92,6 +92,11 @@ class Ros:
         command = ['ros2'] if importlib.util.find_spec('ros2bag') else ours
         return self._start('recorder', [*command, 'bag', 'record', '-a', '-o', str(folder)])
 
+    def start_module(self, module: str, *arguments: object) -> Program:
+        """Start another module as a process."""
+        command = [sys.executable, '-m', module, *map(str, arguments)]
+        return self._start(module.rpartition('.')[2], command)
+
     def _start(self, name: str, command: Sequence[str], is_in_background: bool = False) -> Program:
         program = Program.start(
             command,

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.coordination import ABLATIONS, draw, play_with
 
 SEEDS = (5033, 5001, 5007, 5077)
-FOR_OTHER_CASES = 'what no level cures not learnt'
+FOR_OTHER_CASES = 'no learning of unavoidable late frames'
 """The scenarios have no stalls at every level, which test_coordination.py tests."""
 
 

@@ -48,7 +48,7 @@ def test_a_complete_check_with_a_fake_gpu(tmp_path, capsys):
     highest = family['levels'][-1]
     assert highest['fake cuda']['median_ms'] < highest['fake eager']['median_ms']
     switching = family['switching']
-    assert switching['resident']['median_ms'] < switching['published_way']['median_ms']
+    assert switching['resident']['median_ms'] < switching['published_method']['median_ms']
     for name in ('training', 'classifier'):
         beside = document['results']['contention'][name]
         assert len(beside['policies']) == 6

@@ -116,8 +116,9 @@ def pictures(tmp_path):
 
 
 def section(page, name):
-    """Return the section of a classifier once it shows a level."""
+    """Scroll to the section of a classifier, and return it once it shows a level."""
     found = page.locator(f'[data-classifier="{name}"]')
+    found.scroll_into_view_if_needed()
     expect(found.locator('.ladder tr.active')).to_have_count(1)
     return found
 
@@ -264,14 +265,21 @@ def is_drawn(canvas):
 def test_charts_are_drawn_only_while_they_are_in_the_window(page):
     page.set_viewport_size(PHONE)
     page.reload()
-    charts = [
-        section(page, name).locator('canvas.latency')
-        for name in ('/classifier', '/second/classifier')
-    ]
+    second = page.locator('[data-classifier="/second/classifier"]')
+    charts = [found.locator('canvas.latency') for found in (section(page, '/classifier'), second)]
     wait_on_page(page, lambda: is_drawn(charts[0]), 'the first chart')
     assert not is_drawn(charts[1])
+    # The data of the second are only sent once it is in the window, from the time before.
+    times = 'views.get("/second/classifier").frames.map((frame) => frame[columns.time_s])'
+    wait_on_page(page, lambda: page.evaluate('views.get("/classifier").isCurrent'), 'an update')
+    page.wait_for_timeout(500)
+    before = page.evaluate(times)
+    page.wait_for_timeout(1000)
+    assert page.evaluate(times) == before
     charts[1].scroll_into_view_if_needed()
     wait_on_page(page, lambda: is_drawn(charts[1]), 'the second chart')
+    first, *_ = page.evaluate(times)[len(before) :]
+    assert first < max(before) + 1.0
 
 
 def test_the_page_is_readable_on_a_phone(page, pictures):
@@ -367,6 +375,12 @@ def test_another_family_of_the_same_classifier_is_shown(page, session):
     telemetry = session.node.create_publisher(Telemetry, '/replaced/telemetry', qos.TELEMETRY)
     table = session.node.create_publisher(LevelArray, '/replaced/levels', qos.LATCHED)
     found = page.locator(f'[data-classifier="{session.node.get_fully_qualified_name()}"]')
+    wait_on_page(
+        page,
+        lambda: telemetry.publish(Telemetry(level=1, level_count=2)) or found.count(),
+        'the classifier',
+    )
+    found.scroll_into_view_if_needed()
     for names in (['small', 'large'], ['quick', 'good']):
         levels = [Level(index=number, name=name) for number, name in enumerate(names, start=1)]
         table.publish(LevelArray(family=names[0], levels=levels))

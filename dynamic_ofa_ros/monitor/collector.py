@@ -21,7 +21,7 @@ DISCOVERY_PERIOD_S = 1.0
 IDLE_DISCOVERY_PERIOD_S = 5.0
 """While no page is open."""
 
-READING_PERIOD_S = 0.1
+READING_PERIOD_S = 0.2
 """Time between readings of telemetry and images; pages are also updated at this period."""
 
 UNKNOWN_NODE_NAME = '_NODE_NAME_UNKNOWN_'
@@ -91,6 +91,7 @@ class Collector:
             watch.seen_s = now_s
             self._mark_alive(watch, publishers)
             self._connect(watch, node_name, namespace, topic)
+            watch.take_latched()
         self._leave_out(left_out)
         for name, watch in list(self._watches.items()):
             if name not in found:
@@ -177,6 +178,7 @@ class Collector:
 
     def _read(self) -> None:
         for watch in self._watches.values():
+            watch.take_latched()
             watch.take_telemetry()
         for topic, camera in self._cameras.items():
             stamp = camera.stamp
@@ -188,10 +190,10 @@ class Collector:
             if picture is not None:
                 self._records.set_picture(topic, picture, stamp)
         now_s = time.monotonic()
-        if now_s < self._next_picture_s:
+        if now_s < self._next_picture_s - READING_PERIOD_S / 2.0:
             return
         for topic, camera in list(self._cameras.items()):
-            if camera.stamp is None and camera.take():
+            if camera.stamp is None and self._records.is_topic_shown(topic) and camera.take():
                 self._cameras[topic] = self._cameras.pop(topic)  # the last in turn
                 late_s = min(now_s - self._next_picture_s, READING_PERIOD_S)
                 self._next_picture_s = now_s - late_s + self._picture_period_s

@@ -14,6 +14,7 @@ from rcl_interfaces.srv import (
     ListParameters,
     SetParametersAtomically,
 )
+from rclpy.callback_groups import CallbackGroup
 from rclpy.parameter import Parameter
 
 from dynamic_ofa_ros.monitor.records import clean
@@ -51,11 +52,15 @@ class ParameterClient:
         self._on_parameters = on_parameters
         self._pending: dict[Any, tuple[Any, float, Answer | None]] = {}
         self._is_asked = False
-        self._list = node.create_client(ListParameters, f'{name}/list_parameters')
-        self._describe = node.create_client(DescribeParameters, f'{name}/describe_parameters')
-        self._get = node.create_client(GetParameters, f'{name}/get_parameters')
-        self._set = node.create_client(
-            SetParametersAtomically, f'{name}/set_parameters_atomically'
+        group = _GroupWhilePending(self._pending)
+        self._list, self._describe, self._get, self._set = (
+            node.create_client(kind, f'{name}/{service}', callback_group=group)
+            for kind, service in (
+                (ListParameters, 'list_parameters'),
+                (DescribeParameters, 'describe_parameters'),
+                (GetParameters, 'get_parameters'),
+                (SetParametersAtomically, 'set_parameters_atomically'),
+            )
         )
 
     def update(self) -> None:
@@ -102,8 +107,9 @@ class ParameterClient:
         """Cancel all requests."""
         for client in (self._list, self._describe, self._get, self._set):
             self._node.destroy_client(client)
-        pending, self._pending = self._pending, {}
-        for _, _, answer in pending.values():
+        pending = list(self._pending.values())
+        self._pending.clear()
+        for _, _, answer in pending:
             if answer is not None:
                 answer(False, 'the node has stopped')
 
@@ -141,6 +147,26 @@ class ParameterClient:
             self._on_parameters({item['name']: item for item in found if item is not None})
 
         self._call(self._get, request, finish)
+
+
+class _GroupWhilePending(CallbackGroup):  # type: ignore[misc]  # rclpy is untyped
+    """A callback group that the executor ignores while there are no requests.
+
+    The executor takes most of its time to wait for many clients.
+    """
+
+    def __init__(self, pending: Mapping[Any, Any]) -> None:
+        super().__init__()
+        self._pending = pending
+
+    def can_execute(self, entity: Any) -> bool:
+        return bool(self._pending)
+
+    def beginning_execution(self, entity: Any) -> bool:
+        return True
+
+    def ending_execution(self, entity: Any) -> None:
+        pass
 
 
 def described(descriptor: Any, value: Any) -> dict[str, Any] | None:

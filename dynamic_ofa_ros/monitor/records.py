@@ -10,7 +10,7 @@ import statistics
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -189,12 +189,14 @@ class Record:
 class Records:
     """The records of all classifiers, by name. Hold `lock` while using a record.
 
-    left_out: number of further classifiers, which have no record.
+    left_out: number of further classifiers, which have no record. shown: names of the classifiers
+    in the windows of the open pages; None if not known.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.left_out = 0
+        self.shown: Set[str] | None = None
         self._records: dict[str, Record] = {}
         self._pictures: dict[str, Picture] = {}
         self._picture_count = 0
@@ -221,26 +223,40 @@ class Records:
             found = record.parameters.get(parameter) if record is not None else None
             return dict(found) if found is not None else None
 
-    def update(self, cursor: Cursor) -> list[dict[str, Any]]:
-        """Return an entry per classifier with the news for a page, and advance its cursor."""
+    def is_shown(self, name: str) -> bool:
+        """Return whether a classifier is in the window of a page, as far as known."""
+        return self.shown is None or name in self.shown
+
+    def is_topic_shown(self, topic: str) -> bool:
+        """Return whether a classifier in the window of a page reads an image topic."""
         with self.lock:
-            entries = [
-                _entry(record, cursor.get(record.name, (0, 0, 0, 0)))
-                for record in sorted(self._records.values(), key=lambda record: record.name)
-            ]
-            cursor.clear()
-            cursor.update(
-                (
-                    record.name,
-                    (
-                        record.frame_count,
-                        record.switch_count,
-                        record.level_revision,
-                        record.parameter_revision,
-                    ),
-                )
+            return any(
+                record.image_topic == topic and self.is_shown(record.name)
                 for record in self._records.values()
             )
+
+    def update(self, cursor: Cursor, shown: Set[str] | None = None) -> list[dict[str, Any]]:
+        """Return an entry per classifier with the news for a page, and advance its cursor.
+
+        shown: the classifiers in the window of the page, None = all. The others have only a name,
+        and their news wait.
+        """
+        with self.lock:
+            records = sorted(self._records.values(), key=lambda record: record.name)
+            for name in cursor.keys() - self._records.keys():
+                del cursor[name]
+            entries = []
+            for record in records:
+                if shown is not None and record.name not in shown:
+                    entries.append({'name': record.name})
+                    continue
+                entries.append(_entry(record, cursor.get(record.name, (0, 0, 0, 0))))
+                cursor[record.name] = (
+                    record.frame_count,
+                    record.switch_count,
+                    record.level_revision,
+                    record.parameter_revision,
+                )
         return entries
 
     def set_picture(self, topic: str, jpeg: bytes, stamp: tuple[int, int]) -> None:
@@ -263,24 +279,28 @@ class Records:
         with self.lock:
             self._pictures.pop(topic, None)
 
-    def pictures(self, after: int) -> list[tuple[Picture, dict[str, dict[str, Any]]]]:
+    def pictures(
+        self, after: int, shown: Set[str] | None = None
+    ) -> list[tuple[Picture, dict[str, dict[str, Any]]]]:
         """Return the pictures with a number above `after`, oldest first.
 
-        Each comes with the answers, by name, of the classifiers that read its topic.
+        Each comes with the answers, by name, of the classifiers that read its topic. shown: the
+        classifiers in the window of the page, None = all; pictures without any are left out.
         """
         with self.lock:
-            return [
+            found = [
                 (
                     picture,
                     {
                         record.name: record.answer_to(picture.stamp)
                         for record in self._records.values()
-                        if record.image_topic == topic
+                        if record.image_topic == topic and (shown is None or record.name in shown)
                     },
                 )
                 for topic, picture in sorted(self._pictures.items(), key=lambda p: p[1].number)
                 if picture.number > after
             ]
+        return [(picture, answers) for picture, answers in found if shown is None or answers]
 
 
 def _entry(record: Record, seen: tuple[int, int, int, int]) -> dict[str, Any]:

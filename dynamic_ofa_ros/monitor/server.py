@@ -1,4 +1,4 @@
-"""The web server: serves the page and sends updates to open pages ten times a second."""
+"""The web server: serves the page and sends updates to open pages five times a second."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from dynamic_ofa_ros.monitor.records import FRAME_FIELDS, Cursor, Records
 from dynamic_ofa_ros.nodes.runner import Throttle
 
 PAGE = Path(__file__).with_name('page')
-PERIOD_MS = 100
+PERIOD_MS = 200
 MAX_PAGES = 8
-MAX_MESSAGE_BYTES = 4096
+MAX_MESSAGE_BYTES = 16_384
 PING_S = 10.0
 """A page that does not answer pings, for example on a phone out of range, is closed."""
 
@@ -112,6 +112,7 @@ class PageServer:
         if len(self._pages) >= MAX_PAGES:
             return False
         self._pages.add(page)
+        self.set_shown()
         if len(self._pages) == 1:
             self._set_watching(True)
             self._ticks.start()
@@ -121,9 +122,16 @@ class PageServer:
         """Unregister a page."""
         if page in self._pages:
             self._pages.remove(page)
+            self.set_shown()
             if not self._pages:
                 self._ticks.stop()
                 self._set_watching(False)
+
+    def set_shown(self) -> None:
+        """Update which classifiers are in the windows of the pages."""
+        known = [page.shown for page in self._pages if page.shown is not None]
+        is_known = len(known) == len(self._pages)
+        self.records.shown = frozenset[str]().union(*known) if is_known else None
 
     def call(self, callback: Callable[[], None]) -> None:
         """Run a callback on the server's thread; may be called on any thread."""
@@ -251,7 +259,12 @@ class FileHandler(GuardedHandler, StaticFileHandler):
 
 
 class PageSocket(GuardedHandler, WebSocketHandler):
-    """The connection of one open page."""
+    """The connection of one open page.
+
+    shown: names of the classifiers in its window; None until the page has sent them.
+    """
+
+    shown: frozenset[str] | None = None
 
     def prepare(self) -> None:
         """Also reject pages of other origins, because they could set parameters."""
@@ -283,16 +296,21 @@ class PageSocket(GuardedHandler, WebSocketHandler):
         if self._sending is not None and not self._sending.done():
             return
         records = self.server.records
-        self._send({'classifiers': records.update(self._cursor), 'left_out': records.left_out})
-        for picture, answers in records.pictures(self._last_picture):
+        entries = records.update(self._cursor, self.shown)
+        self._send({'classifiers': entries, 'left_out': records.left_out})
+        for picture, answers in records.pictures(self._last_picture, self.shown):
             self._last_picture = picture.number
             text = json.dumps(answers, allow_nan=False).encode()
             self._write(len(text).to_bytes(2, 'big') + text + picture.jpeg, is_binary=True)
 
     def on_message(self, message: str | bytes) -> None:
-        """Set a parameter: {"id", "classifier", "parameter", "value"}."""
+        """Set a parameter: {"id", "classifier", "parameter", "value"}, or `shown`: {"shown"}."""
         try:
             request = json.loads(message)
+            if 'shown' in request:
+                self.shown = frozenset(map(str, request['shown']))
+                self.server.set_shown()
+                return
             number, value = int(request['id']), request['value']
             names = str(request['classifier']), str(request['parameter'])
         except (KeyError, OverflowError, TypeError, ValueError, RecursionError):

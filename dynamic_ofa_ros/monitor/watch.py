@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from rclpy.qos import QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from dynamic_ofa_ros.monitor.parameter_client import ParameterClient
 from dynamic_ofa_ros.monitor.polling import PolledSubscription
@@ -15,6 +15,7 @@ from dynamic_ofa_ros.msg import ActiveLevel, LevelArray, Telemetry
 from dynamic_ofa_ros.nodes import qos
 
 MAX_STAMP_AGE_S = 86_400.0
+SWITCHES = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 TELEMETRY = QoSProfile(depth=100)
 """Many messages wait between two readings; older ones are lost at more than 1000 Hz."""
 
@@ -31,7 +32,7 @@ class Watch:
         self._node = node
         self._records = records
         self._record = record
-        self._latched: dict[str, Any] = {}
+        self._latched: dict[str, tuple[PolledSubscription, Callable[[Any], None]]] = {}
         self._telemetry: PolledSubscription | None = None
         self.images: tuple[str, str] | None = None
         self.parameters: ParameterClient | None = None
@@ -48,15 +49,20 @@ class Watch:
 
         topics: name by type.
         """
-        for kind, type_name, callback in (
-            (LevelArray, 'LevelArray', self._on_levels),
-            (ActiveLevel, 'ActiveLevel', self._on_switch),
+        for kind, profile, callback in (
+            (LevelArray, qos.LATCHED, self._on_levels),
+            (ActiveLevel, SWITCHES, self._on_switch),
         ):
-            topic = topics.get(f'dynamic_ofa_ros/msg/{type_name}')
+            topic = topics.get(f'dynamic_ofa_ros/msg/{kind.__name__}')
             if topic is not None and topic not in self._latched:
-                self._latched[topic] = self._node.create_subscription(
-                    kind, topic, callback, qos.LATCHED
-                )
+                subscription = PolledSubscription(self._node, kind, topic, profile)
+                self._latched[topic] = subscription, callback
+
+    def take_latched(self) -> None:
+        """Read the levels and switches since the last call."""
+        for subscription, callback in self._latched.values():
+            for message, _ in subscription.take_all():
+                callback(message)
 
     def open(self, telemetry_topic: str) -> None:
         """Subscribe to telemetry and request the parameters."""
@@ -66,12 +72,15 @@ class Watch:
             self.parameters = ParameterClient(self._node, self._record.name, self._on_parameters)
 
     def take_telemetry(self) -> None:
-        """Read the telemetry since the last call.
+        """Read the telemetry since the last call; only the newest if no page shows the classifier.
 
         The newest message gets the present time. The source timestamps give the times of the
         others, so that the clock of another machine does not matter.
         """
-        taken = [] if self._telemetry is None else self._telemetry.take_all()
+        if self._telemetry is None:
+            return
+        is_shown = self._records.is_shown(self._record.name)
+        taken = self._telemetry.take_all() if is_shown else self._telemetry.take_newest()
         now_s = time.time()
         with self._records.lock:
             for message, source_ns in taken:
@@ -97,8 +106,8 @@ class Watch:
         self.pause()
         if self.parameters is not None:
             self.parameters.close()
-        for subscription in self._latched.values():
-            self._node.destroy_subscription(subscription)
+        for subscription, _ in self._latched.values():
+            subscription.close()
         self._latched.clear()
 
     def _on_levels(self, message: Any) -> None:

@@ -58,8 +58,8 @@ class CameraSettings:
 class CameraNode(Node):  # type: ignore[misc]  # rclpy is untyped
     """Publishes the images of a source at a fixed rate, or at the times of the source."""
 
-    def __init__(self) -> None:
-        super().__init__('camera')
+    def __init__(self, node_name: str = 'camera', **options: Any) -> None:
+        super().__init__(node_name, **options)
         self._settings = NodeParameters(self, _settings, self._on_settings)
         values = self._settings.declare(parameters.CAMERA)
         settings = self._settings.activate()

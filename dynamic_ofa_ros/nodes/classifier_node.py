@@ -21,7 +21,6 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import ChangeState, GetAvailableTransitions, GetState
-from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNodeMixin, TransitionCallbackReturn
@@ -38,7 +37,12 @@ from dynamic_ofa_ros.nodes.bond import Bond
 from dynamic_ofa_ros.nodes.collective import Collective
 from dynamic_ofa_ros.nodes.debug_image import DebugImage
 from dynamic_ofa_ros.nodes.diagnostics import Diagnostician, Snapshot, idle_statuses
-from dynamic_ofa_ros.nodes.executors import BackgroundExecutor, MainExecutor, is_transition
+from dynamic_ofa_ros.nodes.executors import (
+    BackgroundExecutor,
+    LifecycleGroup,
+    MainExecutor,
+    is_transition,
+)
 from dynamic_ofa_ros.nodes.image_input import ImageInput
 from dynamic_ofa_ros.nodes.parameter_table import NodeParameters, ParameterError
 from dynamic_ofa_ros.nodes.parameters import ClassifierSettings
@@ -98,12 +102,15 @@ def _transition(
 
 
 class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy is untyped
-    """Classifies the images of a topic at the level that the runtime manager chooses."""
+    """Classifies the images of a topic at the level that the runtime manager chooses.
 
-    def __init__(self) -> None:
-        Node.__init__(self, 'classifier')
-        # Reentrant, so that `get_state` works during a transition.
-        LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
+    options: of rclpy's Node, such as `namespace` and `parameter_overrides`. Add the node to a
+    MainExecutor, call `start`, and call `close` before `destroy_node`.
+    """
+
+    def __init__(self, node_name: str = 'classifier', **options: Any) -> None:
+        Node.__init__(self, node_name, **options)
+        LifecycleNodeMixin.__init__(self, callback_group=LifecycleGroup())
         self._reject_invalid_transitions()
         self.transition_error: Exception | None = None
         self._log_forwarder = forward_logging(self)

@@ -169,8 +169,8 @@ def _close_pipes(process: subprocess.Popen[str]) -> None:
 class ContentionNode(Node):  # type: ignore[misc]  # rclpy is untyped
     """Starts, controls and stops load processes."""
 
-    def __init__(self) -> None:
-        super().__init__('contention')
+    def __init__(self, node_name: str = 'contention', **options: Any) -> None:
+        super().__init__(node_name, **options)
         self._workers = Workers()
         self._failure = ''
         self._settings = NodeParameters(self, contention_settings, self._on_settings)

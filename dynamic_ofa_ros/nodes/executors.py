@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from lifecycle_msgs.srv import ChangeState
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.exceptions import InvalidHandle
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.service import Service
@@ -19,9 +19,20 @@ class BackgroundGroup(MutuallyExclusiveCallbackGroup):  # type: ignore[misc]  # 
     """Callbacks that take milliseconds; they run in the BackgroundExecutor, beside the images."""
 
 
+class LifecycleGroup(ReentrantCallbackGroup):  # type: ignore[misc]
+    """The lifecycle services of a node; transitions run in the BackgroundExecutor.
+
+    The group is reentrant, so that `get_state` works during a transition.
+    """
+
+
 def is_transition(entity: Any) -> bool:
-    """Return whether an entity is the service that changes the lifecycle state."""
-    return isinstance(entity, Service) and entity.srv_type is ChangeState
+    """Return whether an entity is the service that changes the lifecycle state of our node."""
+    return (
+        isinstance(entity, Service)
+        and entity.srv_type is ChangeState
+        and isinstance(entity.callback_group, LifecycleGroup)
+    )
 
 
 def _is_background(entity: Any) -> bool:

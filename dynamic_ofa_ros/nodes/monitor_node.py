@@ -23,8 +23,8 @@ from dynamic_ofa_ros.nodes.runner import forward_logging, run, stop_forwarding
 class MonitorNode(Node):  # type: ignore[misc]  # rclpy is untyped
     """Serves the page."""
 
-    def __init__(self) -> None:
-        super().__init__('monitor')
+    def __init__(self, node_name: str = 'monitor', **options: Any) -> None:
+        super().__init__(node_name, **options)
         self._log_forwarder = forward_logging(self)
         settings: NodeParameters[Mapping[str, Any]] = NodeParameters(self, dict, _nothing_changes)
         values = settings.declare(parameters.MONITOR)

@@ -371,7 +371,7 @@ MONITOR = (
         5.0,
         'Maximum number of pictures per second from all cameras; 0 = none.',
         lowest=0.0,
-        highest=10.0,
+        highest=5.0,
         is_live=False,
     ),
     ParameterSpec(

@@ -150,7 +150,11 @@ def _report(name: str, error: str, node: Any = None) -> int:
 
 
 class LogForwarder(logging.Handler):
-    """Forwards the package's `logging` records to a node's logger, and thus to /rosout."""
+    """Forwards the package's `logging` records to a node's logger, and thus to /rosout.
+
+    If several nodes of a process forward, only the first one does, so that each record appears
+    once.
+    """
 
     def __init__(self, node: Any) -> None:
         super().__init__()
@@ -158,6 +162,8 @@ class LogForwarder(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log a record with the node's logger."""
+        if _forwarders()[:1] != [self]:
+            return
         text = self.format(record)
         # One call per severity, because rclpy does not permit a call to change its severity.
         if record.levelno >= logging.ERROR:
@@ -183,7 +189,13 @@ def stop_forwarding(forwarder: LogForwarder) -> None:
     """Stop forwarding log records."""
     logger = logging.getLogger(PACKAGE_LOGGER)
     logger.removeHandler(forwarder)
-    logger.propagate = True
+    logger.propagate = not _forwarders()
+
+
+def _forwarders() -> list[logging.Handler]:
+    """Return the handlers of this process that forward to nodes, oldest first."""
+    handlers = logging.getLogger(PACKAGE_LOGGER).handlers
+    return [handler for handler in handlers if isinstance(handler, LogForwarder)]
 
 
 class Throttle:

@@ -28,7 +28,7 @@ DOWNLOADS_FOLDER = 'downloads'
 
 # The evaluation of ofa (ofa/imagenet_classification/data_providers/imagenet.py): the shorter side
 # is resized to ceil(resolution / 0.875), and the centre is cropped. Its bilinear filter averages
-# when it shrinks, which OpenCV calls `area`; see docs/design_time.md.
+# when it shrinks, which OpenCV calls `area`.
 PREPROCESSING = Preprocessing(crop_fraction=0.875, interpolation='area')
 
 

@@ -28,8 +28,11 @@ NAN = math.nan
 LIMIT = 'constraints.max_latency_ms'
 IMAGES = '/camera/image_raw'
 TIMEOUT_S = 20.0
-PICTURE_RATE_HZ = 10.0
+PICTURE_RATE_HZ = 5.0
 GAP_S = 0.015
+ARRIVAL_S = 0.2
+"""Time within which a message certainly arrives."""
+
 TIME, LEVEL = FRAME_FIELDS.index('time_s'), FRAME_FIELDS.index('level')
 
 # A service warns if it has not discovered its client yet; the collector repeats the request.
@@ -206,6 +209,43 @@ def test_telemetry_between_two_readings_keeps_its_order_and_distance(graph):
     gaps_s = np.diff(times_s)
     assert (gaps_s >= 0.9 * GAP_S).all()
     assert gaps_s.sum() < 4 * GAP_S + (time.time() - begin_s - 5 * GAP_S)
+
+
+def test_of_a_classifier_outside_the_windows_only_the_newest_telemetry_is_read(graph):
+    classifier = graph.add('hidden')
+    graph.collector.set_watching(True)
+    graph.wait_until(lambda: graph.record('hidden'))
+    record = graph.record('hidden')
+    graph.wait_until(
+        lambda: record.frames, lambda: classifier.telemetry.publish(Telemetry(slowdown=1.0))
+    )
+    watch = graph.collector._watches[record.name]
+    graph.wait_until(lambda: not watch._telemetry.take_all())
+    for shown, expected in ((frozenset(), [5]), (frozenset([record.name]), [1, 2, 3, 4, 5])):
+        graph.records.shown = shown
+        count = record.frame_count
+        for level in range(1, 6):
+            classifier.telemetry.publish(Telemetry(level=level))
+        time.sleep(ARRIVAL_S)
+        watch.take_telemetry()
+        frames = list(record.frames)[count - record.frame_count :]
+        assert [frame[LEVEL] for frame in frames] == expected
+
+
+def test_images_that_no_window_shows_are_not_read(graph):
+    graph.add('unseen')
+    image = conversions.image_message(np.full((60, 80, 3), 90, np.uint8), Header(), 'rgb8')
+    publisher = graph.classifiers[0].node.create_publisher(Image, IMAGES, qos_profile_sensor_data)
+    graph.collector.set_watching(True)
+    graph.wait_until(lambda: graph.records.pictures(0), lambda: publisher.publish(image))
+    graph.records.shown = frozenset()
+    graph.wait_until(lambda: graph.collector._cameras[IMAGES].stamp is None)
+    last = graph.records.pictures(0)[0][0].number
+    until_s = time.monotonic() + 5.0 / PICTURE_RATE_HZ
+    graph.wait_until(lambda: time.monotonic() > until_s, lambda: publisher.publish(image))
+    assert not graph.records.pictures(last)
+    graph.records.shown = frozenset(['/robot/unseen'])
+    graph.wait_until(lambda: graph.records.pictures(last), lambda: publisher.publish(image))
 
 
 def test_classifiers_of_one_camera_share_its_picture_and_cameras_take_turns(graph):

@@ -14,7 +14,7 @@ from tornado.websocket import websocket_connect
 
 from dynamic_ofa_ros.monitor.access import MonitorError, access_for
 from dynamic_ofa_ros.monitor.records import Records
-from dynamic_ofa_ros.monitor.server import MAX_PAGES, PageServer
+from dynamic_ofa_ros.monitor.server import MAX_MESSAGE_BYTES, MAX_PAGES, PageServer
 from dynamic_ofa_ros.msg import Telemetry
 
 TOKEN = 'a-token-of-the-test'
@@ -219,6 +219,29 @@ def test_pages_get_updates_and_pictures_and_watching_ends_with_the_last_page(ser
     served.wait_until(lambda: served.watching == [True, False])
 
 
+def test_a_page_gets_only_the_classifiers_in_its_window(served):
+    for name in ('/left', '/right'):
+        served.records.create(name).add_telemetry(Telemetry(level=3), 100.0)
+
+    async def look():
+        first, second = await served.open(), await served.open()
+        await first.write_message(json.dumps({'shown': ['/left']}))
+        while 'latest' in json.loads(await first.read_message()).get('classifiers', [{}])[-1]:
+            pass
+        served.wait_until(lambda: served.records.shown is None)  # the second shows all
+        await second.write_message(json.dumps({'shown': ['/right', '/gone']}))
+        served.wait_until(lambda: served.records.shown == {'/left', '/right', '/gone'})
+        left, right = json.loads(await first.read_message())['classifiers']
+        await closed(second)
+        served.wait_until(lambda: served.records.shown == {'/left'})
+        await closed(first)
+        return left, right
+
+    left, right = run(look())
+    assert left['latest']['level'] == 3
+    assert right == {'name': '/right'}
+
+
 def test_a_parameter_is_set_and_the_answer_is_returned(served):
     async def change(value):
         page = await served.open()
@@ -243,6 +266,7 @@ def test_a_parameter_is_set_and_the_answer_is_returned(served):
         '1',
         '{}',
         '{"id": "x"}',
+        '{"shown": 1}',
         '[' * 4000,
         '{"id": 1, "value": 1}',
         '{"id": Infinity, "classifier": "/c", "parameter": "p", "value": 1}',
@@ -261,7 +285,7 @@ def test_an_invalid_message_closes_the_connection(served, message):
 def test_a_message_that_is_too_long_closes_the_connection(served):
     async def attempt():
         page = await served.open()
-        await page.write_message('x' * 5000)
+        await page.write_message('x' * (MAX_MESSAGE_BYTES + 1))
         return await close_code(page)
 
     assert run(attempt()) == 1009

@@ -86,6 +86,31 @@ def test_pages_are_independent(records, record):
     assert len(updated(records, late)[0]['frames']) == 1
 
 
+def test_the_news_of_a_classifier_outside_the_window_wait(records, record):
+    records.create('/other')
+    cursor = {}
+    records.update(cursor)
+    for time_s in (1.0, 2.0):
+        record.add_telemetry(telemetry(), time_s)
+        entry, other = records.update(cursor, {'/other'})
+        assert entry == {'name': NAME}
+        assert other['alive']
+    entry, other = records.update(cursor, {NAME})
+    assert [frame[0] for frame in entry['frames']] == [1.0, 2.0]
+    assert other == {'name': '/other'}
+
+
+def test_a_picture_is_sent_only_if_a_classifier_of_its_topic_is_in_the_window(records, record):
+    record.image_topic = '/image'
+    records.set_picture('/image', b'jpeg', (0, 0))
+    assert records.pictures(0, {'/other'}) == []
+    ((_, answers),) = records.pictures(0, {NAME, '/other'})
+    assert list(answers) == [NAME]
+    assert records.is_topic_shown('/image')
+    records.shown = frozenset(['/other'])
+    assert not records.is_topic_shown('/image')
+
+
 def test_records_do_not_grow_without_limit(records, record):
     for number in range(2 * MAX_FRAMES):
         record.add_telemetry(telemetry(sequence=number), float(number))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
 from runtime_fakes import FakeEngine, make_profile
@@ -22,7 +23,10 @@ from std_msgs.msg import Header
 from dynamic_ofa_ros.family import Family
 from dynamic_ofa_ros.msg import Telemetry
 from dynamic_ofa_ros.nodes import classifier_node, conversions
+from dynamic_ofa_ros.nodes.camera_node import CameraNode
+from dynamic_ofa_ros.nodes.contention_node import ContentionNode
 from dynamic_ofa_ros.nodes.diagnostics import Severity
+from dynamic_ofa_ros.nodes.executors import MainExecutor
 from dynamic_ofa_ros.runtime import assembly
 
 PIXELS = np.zeros((48, 64, 3), np.uint8)
@@ -70,6 +74,67 @@ def test_ages_follow_simulated_time_and_diagnostics_do_not_wait_for_it(domain, f
     domain.wait_until(lambda: len(diagnostics.messages) >= count + 2, 'diagnostics')
     assert 'in the future' not in classifier.output()
     assert classifier.stop() == 0, classifier.output()
+
+
+def test_two_classifiers_and_another_lifecycle_node_share_an_executor(domain, family):
+    limits_ms = {'left': 2000.0, 'right': 3000.0}
+    given = {'family': str(family), 'engine': 'onnxruntime', 'device': 'cpu'}
+    classifiers = [
+        classifier_node.ClassifierNode(
+            name,
+            namespace='/shared',
+            context=domain.context,
+            parameter_overrides=[
+                Parameter(key, value=value)
+                for key, value in (given | {'constraints.max_latency_ms': limit_ms}).items()
+            ],
+        )
+        for name, limit_ms in limits_ms.items()
+    ]
+    other = LifecycleNode('other', context=domain.context)
+    images = domain.node.create_publisher(Image, '/shared/image_raw', 5)
+    telemetry = {name: domain.listen(Telemetry, f'/shared/{name}/telemetry') for name in limits_ms}
+    executor = MainExecutor(context=domain.context)
+    spinning = threading.Thread(target=executor.spin)
+    for node in (*classifiers, other):
+        executor.add_node(node)
+    for node in classifiers:
+        node.start()
+    spinning.start()
+    try:
+        domain.wait_until(
+            lambda: all(topic.messages for topic in telemetry.values()),
+            'telemetry of both',
+            60.0,
+            lambda: images.publish(image(1000)),
+        )
+        assert {n: t.last.max_latency_ms for n, t in telemetry.items()} == limits_ms
+        for name, transition in (('/shared/left', 'deactivate'), ('/other', 'configure')):
+            request = ChangeState.Request(transition=Transition(label=transition))
+            assert domain.call(ChangeState, f'{name}/change_state', request).success
+        telemetry['right'].messages.clear()
+        domain.wait_until(
+            lambda: telemetry['right'].messages,
+            'telemetry of the active one',
+            meanwhile=lambda: images.publish(image(1000)),
+        )
+    finally:
+        executor.shutdown()
+        spinning.join()
+        for node in classifiers:
+            node.close()
+        for node in (*classifiers, other):
+            node.destroy_node()
+
+
+@pytest.mark.parametrize('kind', [CameraNode, ContentionNode])
+def test_camera_and_load_take_a_name_and_options_too(domain, kind):
+    node = kind('other', namespace='/shared', context=domain.context)
+    try:
+        assert node.get_fully_qualified_name() == '/shared/other'
+    finally:
+        node.close()
+        node.destroy_node()
 
 
 LATENCIES_MS = {'cuda-fake': (5.0, 10.0), 'cpu-fake': (20.0, 40.0)}

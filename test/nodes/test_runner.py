@@ -6,10 +6,12 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import rclpy
+from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.signals import uninstall_signal_handlers
 
@@ -213,6 +215,19 @@ def test_log_records_are_forwarded_to_the_node(domain, capfd):
     for line in ('[INFO]', 'chose onnxruntime', '[WARN]', '[ERROR]'):
         assert line in printed
     assert 'not shown' not in printed
+
+
+def test_log_records_appear_once_if_two_nodes_forward(capfd):
+    loggers = (get_logger('first'), get_logger('second'))
+    first, second = (forward_logging(SimpleNamespace(get_logger=lambda x=x: x)) for x in loggers)
+    logger = logging.getLogger('dynamic_ofa_ros.runtime.anything')
+    logger.info('both')
+    stop_forwarding(first)
+    assert not logging.getLogger('dynamic_ofa_ros').propagate
+    logger.info('one')
+    stop_forwarding(second)
+    lines = [line for line in ''.join(capfd.readouterr()).splitlines() if '[INFO]' in line]
+    assert [line.split('[', 3)[3] for line in lines] == ['first]: both', 'second]: one']
 
 
 def test_throttle_passes_each_kind_once_in_a_period(monkeypatch):

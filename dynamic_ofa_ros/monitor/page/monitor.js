@@ -71,6 +71,7 @@ class View {
     this.counters = [];
     this.fields = new Map();
     this.isVisible = false;
+    this.isCurrent = false;
     this.root = document.getElementById('classifier').content.cloneNode(true).firstElementChild;
     this.root.dataset.classifier = name;
     this.find('h2').textContent = name;
@@ -95,6 +96,7 @@ class View {
   get scope() { return SCOPES[this.value('constraints.latency_scope')] || SCOPES.node; }
 
   update(entry) {
+    this.isCurrent = this.isVisible;
     this.alive = entry.alive;
     this.imageTopic = entry.image_topic;
     if (entry.levels) {
@@ -146,7 +148,6 @@ class View {
     this.tile('power', number(latest.device_power_w, 1), 'W');
     this.drawLadder(latest);
     this.drawLosses(latest);
-    if (!this.isVisible) return;
     this.drawLatency();
     this.drawLevels();
   }
@@ -199,6 +200,8 @@ class View {
 
   drawLosses(latest) {
     const at = nowS();
+    // After a time outside the window, the counters of ten seconds ago are not known.
+    if (this.counters.length && this.counters.at(-1)[0] < at - SILENT_S) this.counters = [];
     this.counters.push([at, latest]);
     while (this.counters.length > 1 && this.counters[1][0] < at - RECENT_S) this.counters.shift();
     const before = this.counters[0][1];
@@ -359,12 +362,17 @@ class View {
   }
 }
 
-// The charts of classifiers outside the window are not drawn, because that takes most of the time.
+// Classifiers outside the window are not drawn, and the server does not send their data.
 const visibility = new IntersectionObserver((entries) => {
   for (const entry of entries) {
     const view = views.get(entry.target.dataset.classifier);
-    if (view) view.isVisible = entry.isIntersecting;
+    if (view) {
+      view.isVisible = entry.isIntersecting;
+      view.isCurrent = false;
+    }
   }
+  const shown = [...views.values()].filter((view) => view.isVisible).map((view) => view.name);
+  if (socket && socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ shown }));
 });
 
 function ladderRow(level) {
@@ -602,7 +610,7 @@ function take(message) {
       document.getElementById('classifiers').insertBefore(view.root, after ? views.get(after).root : null);
       visibility.observe(view.root);
     }
-    views.get(entry.name).update(entry);
+    if (entry.frames) views.get(entry.name).update(entry);
   }
   document.getElementById('empty').hidden = views.size > 0;
   const surplus = document.getElementById('surplus');
@@ -656,5 +664,7 @@ document.addEventListener('visibilitychange', () => {
   if (!document.hidden) connect();
   else if (socket) socket.close();
 });
-setInterval(() => { if (!document.hidden) for (const view of views.values()) view.draw(); }, DRAW_MS);
+setInterval(() => {
+  if (!document.hidden) for (const view of views.values()) if (view.isCurrent) view.draw();
+}, DRAW_MS);
 connect();
