@@ -25,7 +25,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument('--output', required=True, metavar='FOLDER', help='a new folder')
     parser.add_argument(
         '--levels',
-        type=several(whole_number(0, MAX_LEVELS)),
+        type=several(whole_number(1, MAX_LEVELS)),
         default=(),
         metavar='N,N,...',
         help='levels to write; default: all',

@@ -80,6 +80,7 @@ def test_numbers_without_bound_are_rejected(option: str) -> None:
         ('demo --seconds 1', "--seconds is '1'; give a number from 15 to 3600"),
         ('family from-onnx --mean 1,2', "--mean is '1,2'; give one number, or one for each"),
         ('family from-onnx --std 1,x,2', "--std is 'x'; give a number above 0"),
+        ('export --levels 1,one', "--levels is 'one'; give a whole number, from 1 to 64"),
         ('ros topic pub /a b -r 0', "-r/--rate is '0'; give a number above 0 and at most 10000"),
     ],
 )

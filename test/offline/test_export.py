@@ -51,9 +51,8 @@ def test_invalid_exports_are_explained(
     family: Family, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ['export', str(family.directory), '--output', str(tmp_path / 'out'), '--levels']
-    for levels, sentence in (('9', 'has levels 1 to 3, not 9'), ('one', 'give whole numbers')):
-        assert main([*command, levels]) == 2
-        assert sentence in capsys.readouterr().err
+    assert main([*command, '9']) == 2
+    assert 'has levels 1 to 3, not 9' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
     assert main([*command[:-1]]) == 0
     assert main([*command[:-1]]) == 2
