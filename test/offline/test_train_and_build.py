@@ -113,6 +113,19 @@ def test_training_stops_without_progress_and_keeps_the_best_epoch(
     assert kept['held_out_top1_largest'] == 0.7
 
 
+def test_an_extended_training_does_not_replace_better_weights(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accuracies = iter((0.5, 0.9, 0.6, 0.6))  # averaged and last, for each training
+    monkeypatch.setattr(training._HeldOut, 'top1', lambda *_: (next(accuracies),) * 2)
+    arguments = [*TRAIN, '--data', str(photos), '--output', str(tmp_path), '--epochs']
+    for epochs in ('1', '2'):
+        assert main([*arguments, epochs]) == 0
+        kept = open_backbone(tmp_path).training
+        assert (kept['weights'], kept['epochs']) == ('last', 1.0)
+        assert kept['held_out_top1_largest'] == 0.9
+
+
 def test_a_run_writes_curves_and_confusion_matrices(run: Path) -> None:
     assert cv2.imread(str(run / 'curves.png')) is not None
     for name in ('smallest', 'largest'):

@@ -44,7 +44,7 @@ from dynamic_ofa_ros.offline.training.classes import (
     draw_confusion,
     write_confusion,
 )
-from dynamic_ofa_ros.offline.training.curves import Curves, best_row, epochs_without_progress
+from dynamic_ofa_ros.offline.training.curves import Curves, epochs_without_progress
 from dynamic_ofa_ros.offline.training.distributed import World, joined, started_world
 from dynamic_ofa_ros.offline.training.fine_tuning import Start, start_of
 from dynamic_ofa_ros.offline.training.request import (
@@ -68,7 +68,6 @@ from dynamic_ofa_ros.runtime.host import usable_cpus
 from dynamic_ofa_ros.supernet.devices import check_device
 from dynamic_ofa_ros.supernet.network import MOBILENET_V3
 from dynamic_ofa_ros.supernet.trained import (
-    BACKBONE_DOCUMENT,
     TrainedBackbone,
     open_backbone,
 )
@@ -232,11 +231,12 @@ def _run(
         world,
         identity,
     )
-    if trainer.resume() and world.is_first:
+    is_resumed = trainer.resume()
+    if is_resumed and world.is_first:
         logger.info('resuming at step %d of %d', trainer.step, trainer.steps)
     held_out_as = _HeldOut(trainer, training, held_out, preprocessing)
 
-    def save(kind: str, epochs: float, smallest: float, largest: float) -> None:
+    def save(kind: str, epochs: float, top1: Top1) -> None:
         network = trainer.last if kind == 'last' else trainer.averaged
         TrainedBackbone(
             directory=directory,
@@ -251,16 +251,16 @@ def _run(
                 'resolutions': list(resolutions),
                 'weights': kind,
                 **({'fine_tuned_from': dict(start.backbone.training)} if start.backbone else {}),
-                'held_out_top1_smallest': round(smallest, 5),
-                'held_out_top1_largest': round(largest, 5),
+                **dict(zip(TOP1_FIELDS, top1, strict=True)),
             },
         ).save(network)
 
-    _run_epochs(trainer, world, directory, request.patience, held_out_as, save)
+    kept = _Kept(save, _saved_top1(directory) if is_resumed else None)
+    _run_epochs(trainer, world, directory, request.patience, held_out_as, kept)
     if not world.is_first:
         world.wait()
         return TrainingReport(math.nan, math.nan, directory / BACKBONE_FILE)
-    smallest, largest = _keep_the_better(trainer, directory, held_out_as, save)
+    smallest, largest = _keep_the_better(trainer, held_out_as, kept)
     held_out_as.report_classes(open_backbone(directory), classes)
     world.wait()
     return TrainingReport(smallest, largest, directory / BACKBONE_FILE)
@@ -305,7 +305,42 @@ class _HeldOut:
             logger.info('%s: %s', name, describe_classes(matrix, classes))
 
 
-SaveBackbone = Callable[[str, float, float, float], None]
+TOP1_FIELDS = 'held_out_top1_smallest', 'held_out_top1_largest'
+Top1 = tuple[float, float]
+SaveBackbone = Callable[[str, float, Top1], None]
+
+
+class _Kept:
+    """The weights in the training's folder: the most accurate ones so far.
+
+    save: called with the kind of the weights, the epoch and top-1. top1: that of the weights in
+    the folder (smallest, largest), as fractions; None if there are none.
+    """
+
+    def __init__(self, save: SaveBackbone, top1: Top1 | None) -> None:
+        self._save = save
+        self.top1 = top1
+
+    def offer(self, kind: str, epochs: float, top1: Top1) -> bool:
+        """Keep weights if they are better; return whether they are."""
+        smallest, largest = (round(value, 5) for value in top1)
+        if self.top1 is not None and smallest + largest <= sum(self.top1):
+            return False
+        self.top1 = smallest, largest
+        self._save(kind, epochs, self.top1)
+        return True
+
+
+def _saved_top1(directory: Path) -> Top1 | None:
+    """Return the held-out top-1 of the weights in a folder; None if they are incomplete."""
+    if not (directory / BACKBONE_FILE).is_file():
+        return None
+    try:
+        training = open_backbone(directory).training
+        smallest, largest = (float(training[field]) for field in TOP1_FIELDS)
+    except (CheckpointError, KeyError, TypeError, ValueError):
+        return None
+    return smallest, largest
 
 
 def _run_epochs(
@@ -314,7 +349,7 @@ def _run_epochs(
     directory: Path,
     patience: int,
     held_out: _HeldOut,
-    save: SaveBackbone,
+    kept: _Kept,
 ) -> None:
     """Train until all epochs are done, or until the held-out accuracy stops increasing."""
     if world.is_first:
@@ -353,7 +388,6 @@ def _run_epochs(
             rate = _rate(losses, trainer.settings.batch_size, started)
             smallest, largest = held_out.top1(trainer.averaged)
             epochs = trainer.step / trainer.steps_per_epoch
-            before = best_row(read_metrics(directory))
             curves.append(
                 {
                     'step': trainer.step,
@@ -371,9 +405,7 @@ def _run_epochs(
                 smallest * 100,
                 largest * 100,
             )
-            best = best_row(read_metrics(directory))
-            if best != before or not _is_saved(directory):
-                save('averaged', epochs, smallest, largest)
+            kept.offer('averaged', epochs, (smallest, largest))
             trainer.save()
             last_save = time.monotonic()
     if curves is not None:
@@ -384,37 +416,19 @@ def _is_finite(network: nn.Module) -> bool:
     return all(bool(torch.isfinite(value).all()) for value in network.state_dict().values())
 
 
-def _is_saved(directory: Path) -> bool:
-    return all((directory / name).is_file() for name in (BACKBONE_FILE, BACKBONE_DOCUMENT))
-
-
-def _keep_the_better(
-    trainer: Trainer, directory: Path, held_out: _HeldOut, save: SaveBackbone
-) -> tuple[float, float]:
-    """Save the last weights if they are more accurate than the best average; return top-1."""
-    best, epochs = best_row(read_metrics(directory)), trainer.step / trainer.steps_per_epoch
-    if best is None or not _is_saved(directory):  # the files were removed, or are incomplete
-        of_best, epoch = held_out.top1(trainer.averaged), epochs
-        save('averaged', epochs, *of_best)
-    else:
-        of_best = (best['held_out_top1_smallest'], best['held_out_top1_largest'])
-        epoch = best['epoch']
-    of_last = held_out.top1(trainer.last)
-    is_last_better = sum(of_last) > sum(of_best)
-    if is_last_better:
-        save('last', epochs, *of_last)
-    for name, (smallest, largest), is_kept in (
-        (f'averaged weights of epoch {epoch:g}', of_best, not is_last_better),
-        ('last weights', of_last, is_last_better),
-    ):
-        logger.info(
-            '%s%s: held-out top-1 %.1f %% (smallest), %.1f %% (largest)',
-            name,
-            ', kept' if is_kept else '',
-            smallest * 100,
-            largest * 100,
-        )
-    return of_last if is_last_better else of_best
+def _keep_the_better(trainer: Trainer, held_out: _HeldOut, kept: _Kept) -> Top1:
+    """Save the last weights if they are better than the kept ones; return the best top-1."""
+    epochs = trainer.step / trainer.steps_per_epoch
+    if kept.top1 is None:  # the files were removed, or are incomplete
+        kept.offer('averaged', epochs, held_out.top1(trainer.averaged))
+    is_last_better = kept.offer('last', epochs, held_out.top1(trainer.last))
+    assert kept.top1 is not None
+    logger.info(
+        '%s weights kept: held-out top-1 %.1f %% (smallest), %.1f %% (largest)',
+        'last' if is_last_better else 'best averaged',
+        *(100.0 * value for value in kept.top1),
+    )
+    return kept.top1
 
 
 @contextmanager
