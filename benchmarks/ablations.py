@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from benchmarks.common import checksum, machine, print_table, write_results
 from dynamic_ofa_ros.constraints import Constraints
-from dynamic_ofa_ros.family import Family, LatencyProfile, Level, LevelLatency
+from dynamic_ofa_ros.family import Family, LatencyProfile, Level, LevelLatency, OnnxNetwork
 from dynamic_ofa_ros.runtime import experience
 from dynamic_ofa_ros.runtime.decisions import Measurement
 from dynamic_ofa_ros.runtime.manager import RuntimeManager
@@ -154,7 +154,7 @@ def simulated(seeds: int) -> dict[str, float]:
 
 def replayed(latencies_ms: Latencies, seeds: int) -> dict[str, float]:
     """Return on-time top-1, late frames and switches per minute on the recording."""
-    levels = Family.load('imagenet').levels
+    levels = recorded_levels()
     profile = profile_of(latencies_ms, levels)
     right, late, switches = [], [], []
     for load, seconds, limit_ms in CASES:
@@ -187,8 +187,7 @@ def replayed(latencies_ms: Latencies, seeds: int) -> dict[str, float]:
 
 def best_fixed_percent(latencies_ms: Latencies) -> float:
     """Return the on-time top-1 of the best fixed level in hindsight of every case."""
-    levels = Family.load('imagenet').levels
-    best = []
+    levels, best = recorded_levels(), []
     for load, _, limit_ms in CASES:
         best.append(
             max(
@@ -211,6 +210,17 @@ def profile_of(latencies_ms: Latencies, levels: tuple[Level, ...]) -> LatencyPro
         for a in alone
     )  # fmt: skip
     return LatencyProfile('cpu', rows, 'recorded')
+
+
+def recorded_levels() -> tuple[Level, ...]:
+    """Return the levels that were recorded; the installed family may have others."""
+    document = json.loads(RECORDING.read_text())
+    return tuple(
+        Level(index, name, OnnxNetwork(f'{name}.onnx', int(name.split('_r')[1])), top1, 1, 1)
+        for index, (name, top1) in enumerate(
+            zip(document['levels'], document['accuracies'], strict=True), start=1
+        )
+    )
 
 
 def read_recording() -> Latencies:
@@ -249,6 +259,7 @@ def record() -> None:
     document = {
         'machine': machine(),
         'levels': [level.name for level in family.levels],
+        'accuracies': [level.accuracy for level in family.levels],
         'latencies_ms': found,
     }
     RECORDING.write_text(json.dumps(document))

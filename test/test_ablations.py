@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 
-from benchmarks.ablations import CASES, LIMITS_MS, VARIANTS, read_recording
+from benchmarks.ablations import CASES, LIMITS_MS, VARIANTS, read_recording, recorded_levels
 from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.simulation.platform import load_platform
 from dynamic_ofa_ros.simulation.run import run
@@ -34,3 +34,7 @@ def test_a_variant_changes_the_decisions(variant):
 def test_the_recording_contains_every_load():
     loads = {load for load, _ in read_recording()}
     assert loads == {0} | {load for load, _, _ in CASES}
+
+
+def test_the_recording_names_the_levels_it_contains():
+    assert {level for _, level in read_recording()} == {o.index for o in recorded_levels()}
