@@ -153,7 +153,8 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
         self._classification_pub = self.create_publisher(
             Classification, 'classification', qos.CLASSIFICATION
         )
-        self._classification = Classification()  # used again, because its creation takes 50 us
+        # Used again, because their creation takes 20 to 50 us.
+        self._classification, self._telemetry = Classification(), Telemetry()
         self._label_info_pub = self.create_publisher(LabelInfo, 'label_info', qos.LATCHED)
         self._vision_info_pub = self.create_publisher(VisionInfo, 'vision_info', qos.LATCHED)
         self._telemetry_pub = self.create_publisher(Telemetry, '~/telemetry', qos.TELEMETRY)
@@ -506,7 +507,8 @@ class ClassifierNode(LifecycleNodeMixin, Node):  # type: ignore[misc]  # rclpy i
     def _on_telemetry(self, frame: Frame, values: FrameTelemetry) -> None:
         self._last_telemetry, self._last_telemetry_s = values, time.monotonic()
         if self._is_published(values.sequence):
-            self._publish(self._telemetry_pub, conversions.telemetry(frame.header, values))
+            conversions.fill_telemetry(self._telemetry, frame.header, values)
+            self._publish(self._telemetry_pub, self._telemetry)
         scope = self._settings.snapshot.constraints.latency_scope
         self._debug_image.show(frame, values, values.latency_ms(scope))
 

@@ -28,16 +28,18 @@ from dynamic_ofa_ros.msg import ActiveLevel, ClassifierStatus, Level, LevelArray
 from dynamic_ofa_ros.nodes.diagnostics import Severity, Status
 from dynamic_ofa_ros.runtime import coordination
 from dynamic_ofa_ros.runtime.image import CompressedImage, ImageArray, RawImage
+from dynamic_ofa_ros.runtime.telemetry import FrameTelemetry
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
 
 if TYPE_CHECKING:
     from dynamic_ofa_ros.family import Family, LatencyProfile
     from dynamic_ofa_ros.runtime.classifier import Result
     from dynamic_ofa_ros.runtime.decisions import Decision
-    from dynamic_ofa_ros.runtime.telemetry import FrameTelemetry
 
 MAX_LABELS = 65536
 """Class ids in vision_msgs have 16 bits."""
+
+_TELEMETRY_FIELDS = tuple(field.name for field in dataclasses.fields(FrameTelemetry))
 
 _SEVERITIES = {
     Severity.OK: DiagnosticStatus.OK,
@@ -128,10 +130,11 @@ def database_version(labels: Iterable[str]) -> int:
     return zlib.crc32('\n'.join(labels).encode('utf-8')) & 0x7FFFFFFF
 
 
-def telemetry(header: Any, values: FrameTelemetry) -> Any:
-    """Return dynamic_ofa_ros/Telemetry, whose fields have the names and units of the dataclass."""
-    fields = {field.name: getattr(values, field.name) for field in dataclasses.fields(values)}
-    return Telemetry(header=header, **fields)
+def fill_telemetry(message: Telemetry, header: Any, values: FrameTelemetry) -> None:
+    """Fill a message, whose fields have the names and units of the dataclass."""
+    message.header = header
+    for name in _TELEMETRY_FIELDS:
+        setattr(message, name, getattr(values, name))
 
 
 def level_array(header: Any, family: Family, profiles: Sequence[LatencyProfile]) -> Any:

@@ -150,7 +150,8 @@ def test_telemetry_fills_every_field_with_its_own_value():
     for number, field in enumerate(dataclasses.fields(FrameTelemetry), start=1):
         kinds = {'int': number, 'float': number + 0.5, 'bool': True, 'str': f'text {number}'}
         values[field.name] = kinds[field.type]
-    message = conversions.telemetry(HEADER, FrameTelemetry(**values))
+    message = Telemetry()
+    conversions.fill_telemetry(message, HEADER, FrameTelemetry(**values))
     assert message.header is HEADER
     fields = Telemetry.get_fields_and_field_types()
     assert set(fields) == {'header', *values}
@@ -163,7 +164,8 @@ def test_unknown_telemetry_is_nan():
         field.name: {'int': 0, 'float': NAN, 'bool': False, 'str': ''}[field.type]
         for field in dataclasses.fields(FrameTelemetry)
     }
-    message = conversions.telemetry(HEADER, FrameTelemetry(**values))
+    message = Telemetry()
+    conversions.fill_telemetry(message, HEADER, FrameTelemetry(**values))
     assert math.isnan(message.device_power_w)
     assert math.isnan(message.max_latency_ms)
 
