@@ -43,7 +43,7 @@ from benchmarks.common import checksum, print_table, write_results
 from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.family import LatencyProfile, Level, LevelLatency
 from dynamic_ofa_ros.progress import progress
-from dynamic_ofa_ros.runtime.coordination import Coordinator, choice, proposer, sharing
+from dynamic_ofa_ros.runtime.coordination import choice, proposer, sharing
 from dynamic_ofa_ros.simulation.camera import Timing
 from dynamic_ofa_ros.simulation.platform import SimulatedPlatform, load_platform
 from dynamic_ofa_ros.simulation.processor import SHARINGS, Processor
@@ -64,11 +64,6 @@ CONTENDERS = ('collective', 'predictive', 'reactive')
 Patch = tuple[Any, str, Any]
 
 
-def _one_demand(self: sharing.Sharing, _: Sequence[int], fit: Any = sharing.Sharing._fit) -> None:
-    self._place = None
-    fit(self, [])
-
-
 def _no_error(
     self: choice.Device, ladders: Any, margin: float, choose: Any = choice.Device.choose
 ) -> Any:
@@ -76,24 +71,24 @@ def _no_error(
 
 
 ABLATIONS: dict[str, tuple[Patch, ...]] = {
-    'no learning of demands': ((sharing.Sharing, '_fit', lambda *_: None),),
-    'same demand for all models': ((sharing.Sharing, '_fit', _one_demand),),
-    'same demand at all levels': (
-        (sharing, 'POWERS', np.zeros(1)),
-        (sharing, 'GRID', np.stack([sharing.DEMANDS, np.zeros_like(sharing.DEMANDS)])),
-    ),
+    'no learning of the demand': ((sharing.Sharing, '_fit', lambda *_: None),),
+    'same demand at all levels': ((sharing, 'POWERS', np.zeros((1, 1))),),
     'no learning of the spread': (
         (sharing, 'MIN_SPREAD', sharing.SPREAD),
         (sharing, 'MAX_SPREAD', sharing.SPREAD),
     ),
     'no correction by the prediction error': ((choice.Device, 'choose', _no_error),),
     'no minimum relief after late frames': ((proposer, 'LIGHTER', 1.0),),
+    'no restriction to lighter levels after late frames': (
+        (choice.Device, 'ladders_below', lambda _, ladders, __: ladders),
+    ),
     'no shorter hold time after a change': ((proposer, 'EARLY_NS', 0),),
-    'no immediate answer to an agreement': ((Coordinator, 'has_news', lambda *_: False),),
-    'no exception for late own frames': ((Coordinator, '_is_late_at', lambda *_: False),),
     'no trials beyond the prediction': ((proposer, 'MAX_MARGIN', 0.0),),
     'no learning of unavoidable late frames': (
         (proposer.Proposer, '_learn_unavoidable', lambda *_: None),
+    ),
+    'no detection of models that stay at their level': (
+        (proposer.Proposer, '_detect_stubborn', lambda *_: False),
     ),
 }
 """Replacements for each part of the collective."""

@@ -224,7 +224,7 @@ def _talk(
         now_ns = time.perf_counter_ns()
         while not inbox.empty():
             coordinator.receive(inbox.get(), now_ns)
-        if now_ns >= next_ns or coordinator.has_news(now_ns):
+        if now_ns >= next_ns:
             next_ns = now_ns + STATUS_PERIOD_NS
             status = manager.status(
                 model.name,

@@ -99,8 +99,6 @@ class Collective:
         status = conversions.peer_status(message)
         if status is None or not self._coordinator.receive(status, now_ns):
             self._warn_once(message.name[:MAX_NAME])
-        elif self._coordinator.has_news(now_ns):
-            self._on_timer()
 
     def _warn_once(self, name: str) -> None:
         """Log one warning for each peer whose status is ignored."""

@@ -127,11 +127,8 @@ class _Member:
         self.next_ms = member.model.begin_ms + phase_ms
 
     def hear(self, status: Status, now_ms: float) -> None:
-        """Process the status of a peer; answer at once if it has a new agreement."""
+        """Process the status of a peer."""
         self.coordinator.receive(status, round(now_ms * 1e6))
-        is_there = self._model.begin_ms <= now_ms < self._model.end_ms
-        if is_there and self.coordinator.has_news(round(now_ms * 1e6)):
-            self.next_ms = now_ms
 
     def speak(self, now_ms: float, manager: RuntimeManager) -> Status:
         """Return the own status, and set the allowance from it and those of the peers."""

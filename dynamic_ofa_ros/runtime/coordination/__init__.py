@@ -5,8 +5,7 @@ of its last frames (`status`). The frames of all managers show how the models sh
 (`sharing`). From this, the combination of levels is computed that meets every limit with the
 highest weighted accuracy (`choice`; Dynamic-OFA switches two models together, its figure 8). The
 manager with the alphabetically first name proposes the combination and corrects it according to
-measured latencies (`proposer`). The others adopt it, unless all their own frames are late
-(`coordinator`).
+measured latencies (`proposer`). The others adopt it (`coordinator`).
 """
 
 from dynamic_ofa_ros.runtime.coordination.coordinator import SILENCE_NS, Coordinator

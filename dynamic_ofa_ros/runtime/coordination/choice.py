@@ -2,8 +2,8 @@
 
 Latencies are predicted for the critical instant of response-time analysis: all cameras deliver an
 image at the same time. The latency of a frame is then its uncontended latency times the sum of the
-demands of all models, each weighted by the share of the frame during which the model runs; see
-`sharing`.
+demands of all models (see `sharing`), each weighted by the share of the frame during which the
+model runs. The longer a frame takes, the more images of the peers arrive during it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from dynamic_ofa_ros.runtime.coordination.status import Status
 TAIL = 1.65
 """Distance of the limited quantile of the latency from its mean, in standard deviations."""
 
-MAX_FRAMES, NEVER_MS = 1e3, 1e9
-"""Maximum number of frames of a peer within a limit; frame interval of a model without frames."""
+ROUNDS = 3
+"""Iterations of the response-time analysis."""
+
+NEVER_MS = 1e9
+"""Frame interval of a model without frames."""
 
 Levels = list[int]
 
@@ -47,18 +50,13 @@ class Device:
     def __init__(self, everyone: Sequence[Status], sharing: Sharing) -> None:
         self._everyone = everyone
         self._sharing = sharing
-        limit_ms = np.array([s.limit_ms for s in everyone])
-        self._log_limit = np.log(limit_ms)
+        self._log_limit = np.log([s.limit_ms for s in everyone])
         self._share = np.array([s.importance for s in everyone], dtype=float)
         self._share /= self._share.sum()
         self._longest_ms = np.array([max(s.latencies_ms) for s in everyone])
         interval_ms = np.array([s.interval_ms for s in everyone])
-        # How many whole frame intervals of each peer (second axis) fit into each limit (first
-        # axis), and the remaining time.
-        finite_ms = np.minimum(interval_ms, NEVER_MS)
-        window_ms = np.minimum(limit_ms, MAX_FRAMES * finite_ms.min())[:, None]
-        self._whole = np.floor(window_ms / finite_ms)
-        self._rest_ms = np.where(np.isinf(interval_ms), 0.0, window_ms - self._whole * finite_ms)
+        self._is_idle = np.isinf(interval_ms)
+        self._interval_ms = np.minimum(interval_ms, NEVER_MS)
 
     def latencies_ms(self, levels: Sequence[int]) -> FloatArray:
         """Return the uncontended latencies of a combination, (models,)."""
@@ -72,13 +70,17 @@ class Device:
 
     def excess(self, own_ms: FloatArray) -> FloatArray:
         """Return the log of the ratio of the latency quantile to the limit, (..., models)."""
-        demand = self._sharing.demands * (own_ms / self._longest_ms) ** self._sharing.powers
-        peers_ms = own_ms[..., None, :]
-        beside_ms = self._whole * peers_ms + np.minimum(peers_ms, self._rest_ms)
-        beside = np.minimum(beside_ms / own_ms[..., :, None], 1.0)
+        demand = self._sharing.demand * (own_ms / self._longest_ms) ** self._sharing.power
+        peers_ms = np.where(self._is_idle, 0.0, own_ms)[..., None, :]
         is_self = np.eye(len(self._everyone), dtype=bool)
-        total = (np.where(is_self, 1.0, beside) * demand[..., None, :]).sum(axis=-1)
-        latency_ms = own_ms * np.maximum(total, 1.0)
+        latency_ms = own_ms
+        for _ in range(ROUNDS):
+            whole = np.floor(latency_ms[..., None] / self._interval_ms)
+            rest_ms = latency_ms[..., None] - whole * self._interval_ms
+            beside_ms = whole * peers_ms + np.minimum(peers_ms, rest_ms)
+            beside = np.minimum(beside_ms / own_ms[..., None], 1.0)
+            total = (np.where(is_self, 1.0, beside) * demand[..., None, :]).sum(axis=-1)
+            latency_ms = own_ms * np.maximum(total, 1.0)
         found: FloatArray = np.log(latency_ms) - self._log_limit + TAIL * self._sharing.spread
         return found
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dynamic_ofa_ros.adaptation import is_late
 from dynamic_ofa_ros.runtime.coordination.proposer import Proposer
 from dynamic_ofa_ros.runtime.coordination.status import Agreement, Allowance, Status
 
@@ -24,13 +23,6 @@ still contain the contention."""
 MAX_PEERS = 15
 """Further peers are ignored, to limit the computing time of a choice."""
 
-ANSWER_NS = 20_000_000
-"""Minimum time between two decisions."""
-
-LATE_FOR_NS, LATE_FRAMES, OBEYED_NS = 500_000_000, 2, 300_000_000
-"""If all frames were late for this long, and at least this many, the own policy decides. Frames
-within the third time after an agreement are ignored: the peers may not have switched yet."""
-
 
 class Coordinator:
     """Coordinates one manager with its peers; stores the peers' statuses and the agreement."""
@@ -39,8 +31,6 @@ class Coordinator:
         self._peers: dict[str, tuple[int, Status]] = {}
         self._agreement = Agreement(0, ())
         self._proposer = Proposer()
-        self._agreed_ns = self._decided_ns = 0
-        self._left_round = -1
         self._last_company_ns = -FAREWELL_NS - 1
 
     def receive(self, status: Status, time_ns: int) -> bool:
@@ -54,18 +44,9 @@ class Coordinator:
         self._peers[status.name] = (time_ns, status)
         return True
 
-    def has_news(self, time_ns: int) -> bool:
-        """Return whether a peer has a newer agreement; then decide and publish at once."""
-        rounds = (s.agreement.round for _, s in self._peers.values() if s.agreement is not None)
-        return (
-            time_ns - self._decided_ns >= ANSWER_NS
-            and max(rounds, default=0) > self._agreement.round
-        )
-
     def decide(self, own: Status, time_ns: int) -> Allowance | None:
         """Return the range of levels for this manager; None if there are no peers."""
         own = replace(own, time_ns=time_ns)
-        self._decided_ns = time_ns
         peers = [
             peer
             for heard_ns, peer in self._peers.values()
@@ -78,21 +59,15 @@ class Coordinator:
         elif time_ns - self._last_company_ns > FAREWELL_NS:
             self._agreement = Agreement(self._agreement.round, ())
             return None
-        before = self._agreement.round
         self._agree(own, peers, time_ns)
-        if self._agreement.round != before:
-            self._agreed_ns = time_ns
         names = _named(peers)
         level = dict(self._agreement.levels).get(own.name, 0)
         if not 1 <= level <= len(own.accuracies):
             return Allowance(1, own.level, f'collective with {names}: no agreement yet')
-        if self._is_late_at(own, level):
-            self._left_round = self._agreement.round
         reason = f'collective with {names}: level {level}'
         if own.accuracies[level - 1] < own.accuracies[own.level - 1]:
             reason = f'collective: makes room for {names} at level {level}'
-        is_left = self._left_round == self._agreement.round
-        return Allowance(1 if is_left else level, level, reason)
+        return Allowance(level, level, reason)
 
     def told(self, own: Status, time_ns: int) -> Status:
         """Return the own status for the peers, with the agreement."""
@@ -109,20 +84,6 @@ class Coordinator:
             self._agreement = self._proposer.propose(everyone, time_ns, last_round)
         elif first.agreement is not None:
             self._agreement = first.agreement
-
-    def _is_late_at(self, own: Status, level: int) -> bool:
-        """Return whether all recent frames were late at the agreed level.
-
-        Then the own policy chooses a level up to the agreed one until the next agreement. So an
-        incorrect proposal can cost accuracy, but can break the own limit for a short time only.
-        """
-        begin_ns = own.time_ns - LATE_FOR_NS
-        if begin_ns < self._agreed_ns + OBEYED_NS:
-            return False  # the peers may not have switched yet
-        last = [frame for frame in own.frames if frame.end_ns > begin_ns]
-        return len(last) >= LATE_FRAMES and all(
-            frame.level == level and is_late(frame.latency_ms, own.limit_ms) for frame in last
-        )
 
 
 def _named(peers: Sequence[Status]) -> str:

@@ -85,7 +85,7 @@ class Proposer:
     def _detect_change(self, everyone: Sequence[Status], time_ns: int) -> bool:
         """Detect external changes; return whether a new choice is required."""
         members = [(s.name, s.accuracies) for s in everyone]
-        if members != self._sharing.names:
+        if members != self._sharing.members:
             self._sharing = Sharing(members, self._sharing)
             self._target = []
         is_changed = [s.wishes for s in everyone] != [s.wishes for s in self._known] or any(
