@@ -64,7 +64,7 @@ def _main(argv: Sequence[str] | None) -> int:
     logging.basicConfig(
         level=logging.DEBUG if args.debug else logging.INFO, format='%(levelname)s: %(message)s'
     )
-    # It logs statistics at its end if its import was interrupted.
+    # torch logs statistics at the exit if its import was interrupted.
     logging.getLogger('torch').setLevel(logging.WARNING)
     if args.verb is None:
         parser.print_help()

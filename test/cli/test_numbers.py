@@ -7,9 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from dynamic_ofa_ros.cli import numbers
+from dynamic_ofa_ros.cli import numbers, simulate
 from dynamic_ofa_ros.cli.main import _parser, main
 from dynamic_ofa_ros.offline.accuracy.predictor_fit import FEWEST_PAIRS
+from dynamic_ofa_ros.runtime.policies.settings import MAX_HOLD_S
+from dynamic_ofa_ros.simulation.traces import MAX_DURATION_S
 from dynamic_ofa_ros.supernet.batch_norm import FEWEST_IMAGES
 
 # No option may accept them: they make a run without end, or are no number.
@@ -94,6 +96,8 @@ def test_an_error_is_one_line_with_the_option_that_was_typed(
     assert sentence in line
 
 
-def test_copied_minimums_are_those_of_the_calculations() -> None:
+def test_copied_bounds_are_those_of_the_calculations() -> None:
     assert numbers.FEWEST_CALIBRATION_IMAGES == FEWEST_IMAGES
     assert numbers.FEWEST_PAIRS == FEWEST_PAIRS
+    assert simulate.LONGEST_HOLD_S == MAX_HOLD_S
+    assert simulate.LONGEST_S == MAX_DURATION_S

@@ -138,23 +138,32 @@ def test_a_run_writes_curves_and_confusion_matrices(run: Path) -> None:
         assert recalls == pytest.approx(counts.diagonal() / counts.sum(axis=1), abs=1e-4)
 
 
+def training_command(photos: Path, output: Path) -> list[str]:
+    return [
+        sys.executable, '-m', 'dynamic_ofa_ros.cli.main', *TRAIN,
+        '--data', str(photos), '--output', str(output), '--epochs', '4',
+    ]  # fmt: skip
+
+
+def assert_same_weights(folder: Path, other_folder: Path) -> None:
+    weights, others = (open_backbone(one).load().state_dict() for one in (folder, other_folder))
+    assert list(weights) == list(others)
+    for name, a in weights.items():
+        torch.testing.assert_close(a, others[name], msg=lambda m, name=name: f'{name}: {m}')
+
+
 def test_a_resumed_training_ends_with_the_same_weights(
     run: Path, photos: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / 'run'
-    command = [
-        sys.executable, '-m', 'dynamic_ofa_ros.cli.main', *TRAIN,
-        '--data', str(photos), '--output', str(output), '--epochs', '4',
-    ]  # fmt: skip
+    command = training_command(photos, output)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_until((output / 'checkpoint.pt').is_file, 'a checkpoint')
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert (output / 'checkpoint.pt').is_file()
     assert main([*command[3:]]) == 0
-    mine, other = open_backbone(output).load(), open_backbone(run).load()
-    for (name, a), b in zip(mine.state_dict().items(), other.state_dict().values(), strict=True):
-        torch.testing.assert_close(a, b, msg=lambda m, name=name: f'{name}: {m}')
+    assert_same_weights(output, run)
 
 
 def workers_are_importing(parent: int) -> bool:
@@ -171,10 +180,7 @@ def test_ctrl_c_ends_a_training_and_its_processes_in_one_line(
 ) -> None:
     """A terminal sends SIGINT to all processes; those that decode images are still starting."""
     output = tmp_path / 'run'
-    command = [
-        sys.executable, '-m', 'dynamic_ofa_ros.cli.main', *TRAIN,
-        '--data', str(photos), '--output', str(output), '--epochs', '4',
-    ]  # fmt: skip
+    command = training_command(photos, output)
     process = subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL,
@@ -190,9 +196,7 @@ def test_ctrl_c_ends_a_training_and_its_processes_in_one_line(
     assert not [line for line in errors[:-1] if not line.startswith('decoding training images')]
     assert not list(output.iterdir())
     assert main(command[3:]) == 0
-    mine, other = open_backbone(output).load(), open_backbone(run).load()
-    for a, b in zip(mine.state_dict().values(), other.state_dict().values(), strict=True):
-        torch.testing.assert_close(a, b)
+    assert_same_weights(output, run)
 
 
 @pytest.mark.long
@@ -200,10 +204,7 @@ def test_a_training_killed_after_every_epoch_has_one_row_per_epoch(
     run: Path, photos: Path, tmp_path: Path
 ) -> None:
     output, table = tmp_path / 'run', tmp_path / 'run' / 'metrics.csv'
-    command = [
-        sys.executable, '-m', 'dynamic_ofa_ros.cli.main', *TRAIN,
-        '--data', str(photos), '--output', str(output), '--epochs', '4',
-    ]  # fmt: skip
+    command = training_command(photos, output)
     for epoch in (1, 2, 3):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + KILL_DEADLINE_S
