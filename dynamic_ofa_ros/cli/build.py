@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynamic_ofa_ros.cli.device_options import add_device_options
+from dynamic_ofa_ros.cli.device_options import add_device_options, precisions
 from dynamic_ofa_ros.cli.help_format import DefaultsHelpFormatter
 from dynamic_ofa_ros.cli.numbers import (
     FEWEST_CALIBRATION_IMAGES,
@@ -113,6 +113,14 @@ def _add_levels(group: Any) -> None:
         metavar='FAMILY',
         help='add the levels of this family, which must have the same backbone; for example, '
         'levels chosen on another device',
+    )
+    group.add_argument(
+        '--precisions',
+        type=precisions,
+        default='fp32',
+        metavar='fp32,int8',
+        help='with int8, each level is also quantised, and the levels are the fp32 and int8 '
+        'networks that are worth it. They are then separate networks (ONNX), without a supernet',
     )
     group.add_argument(
         '--search',
@@ -277,6 +285,7 @@ def run(args: argparse.Namespace) -> int:
             architectures=wanted.architectures,
             measured=args.measured,
             by_table=args.by_table,
+            precisions=args.precisions,
         ),
         name,
         work_folder=work_folder,
@@ -332,12 +341,15 @@ def _print_report(report: BuildReport, output: Path, as_json: bool) -> None:
             'family': str(output),
             'platform': report.profile.platform,
             'seconds': dict(report.seconds),
+            'left_out': list(report.left_out),
             'build': dict(report.family.provenance.get('build', {})),
             **table_document(report.family),
         }
         print(json.dumps(document, indent=1))
         return
     print_levels(report.family)
+    for sentence in report.left_out:
+        print(sentence)
     for stage, seconds in report.seconds.items():
         print(f'{stage:<32} {seconds:>8.1f} s')
     print(f'{"all stages":<32} {sum(report.seconds.values()):>8.1f} s')

@@ -1,10 +1,12 @@
-"""The options of commands that measure latency."""
+"""The options of device and precision that several commands share."""
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 from dynamic_ofa_ros.cli.numbers import MOST_THREADS, whole_number
+from dynamic_ofa_ros.family import NETWORK_PRECISIONS
 
 
 def add_device_options(group: Any) -> None:
@@ -16,3 +18,13 @@ def add_device_options(group: Any) -> None:
     group.add_argument(
         '--threads', type=whole_number(1, MOST_THREADS), default=1, help='threads of the engine'
     )
+
+
+def precisions(text: str) -> tuple[str, ...]:
+    """Parse --precisions of the verbs that can quantise networks."""
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(',')))
+    if set(names) - set(NETWORK_PRECISIONS):
+        raise argparse.ArgumentTypeError(
+            f'is {text!r}; give one or both of {", ".join(NETWORK_PRECISIONS)}'
+        )
+    return names

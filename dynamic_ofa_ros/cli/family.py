@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynamic_ofa_ros.cli.device_options import add_device_options
+from dynamic_ofa_ros.cli.device_options import add_device_options, precisions
 from dynamic_ofa_ros.cli.numbers import (
     LARGEST,
     MOST_IMAGES,
@@ -81,7 +81,7 @@ def _add_from_onnx(verbs: Any) -> None:
 
 def _add_precisions(parser: Any) -> None:
     parser.add_argument(
-        '--precisions', default='fp32', metavar='fp32,int8',
+        '--precisions', type=precisions, default='fp32', metavar='fp32,int8',
         help='with int8, each network is also quantised, and the int8 network becomes a level if '
         'it is worth it: half the latency on processors with int8 instructions. Requires --data; '
         '128 of its images calibrate the activation ranges and are excluded from the accuracy',
@@ -196,7 +196,7 @@ def run_from_onnx(args: argparse.Namespace) -> int:
     labels = _labels(args, common_labels(candidates), candidates[0].network.classes)
     check_labels(candidates, labels)
     candidates, images = with_precisions(
-        candidates, _images(args.data, args.images, labels), args.precisions.split(',')
+        candidates, _images(args.data, args.images, labels), args.precisions
     )
     report = build_networks_family(
         candidates,
@@ -228,7 +228,7 @@ def run_imagenet(args: argparse.Namespace) -> int:
         output,
         data=args.data,
         most_images=args.images,
-        precisions=args.precisions.split(','),
+        precisions=args.precisions,
         device_settings=_device_settings(args),
         is_forced=args.force,
     )

@@ -37,6 +37,7 @@ from dynamic_ofa_ros.offline.latency.measure_model import measure_operator_table
 from dynamic_ofa_ros.offline.latency.on_device import level_of
 from dynamic_ofa_ros.offline.search.candidates import FINALIST, key_of, read_candidates
 from dynamic_ofa_ros.offline.work_folder import WorkFolder
+from dynamic_ofa_ros.runtime.engine import Engine
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
 from dynamic_ofa_ros.space.genome import GenomeEncoding
 from dynamic_ofa_ros.supernet.trained import TrainedBackbone, open_backbone
@@ -190,6 +191,49 @@ def test_a_build_with_algorithm_1(
     predicted = [c.predicted_latency_ms for c in candidates if c.kind == FINALIST]
     assert len(predicted) >= 2
     assert not np.isnan(predicted).all(), 'the search found some of them'
+
+
+def test_int8_levels_are_added_if_they_are_worth_it(
+    backbone: Path, photos: Path, tmp_path: Path, pretended: list[int], level_file: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def profile(engine: Engine, family: Family, **_: object) -> LatencyProfile:
+        levels = [
+            level.macs / 1e6 * (0.5 if level.network.precision == 'int8' else 1.0)
+            for level in family.levels
+        ]
+        latencies = tuple(LevelLatency(ms, ms, 0.0, ms, ms, 10) for ms in levels)
+        return LatencyProfile(engine.platform, latencies, '2026-01-01T00:00:00+00:00')
+
+    monkeypatch.setattr(family_profile, 'profile_engine', profile)
+    output = tmp_path / 'colours'
+    options = ('--levels', str(level_file), '--calibration-images', '8', '--device', 'cpu',
+               '--engine', 'onnxruntime', '--workers', '1')  # fmt: skip
+
+    assert build(backbone, photos, output, *options, '--precisions', 'fp32,int8', '--json') == 0
+    assert [path.name for path in tmp_path.iterdir()] == ['colours'], 'no other files remain'
+    printed, family = json.loads(capsys.readouterr().out), Family.load(output)
+    assert not family.is_supernet
+    assert family.provenance['build']['calibration_images'] == 8
+    names = {level.name.removesuffix('_int8') for level in family.levels}
+    assert names <= set(family.provenance['architectures'])
+    assert len(family.levels) + len(printed['left_out']) == 4, 'two levels in two precisions'
+    assert any(level.network.precision == 'int8' for level in family.levels)
+
+    # Only int8, and what cannot be combined with it.
+    only = tmp_path / 'only'
+    assert build(backbone, photos, only, *options, '--precisions', 'int8') == 0
+    assert {level.network.precision for level in Family.load(only).levels} == {'int8'}
+    capsys.readouterr()
+    for wrong, sentence in (
+        (('--candidates-to', str(tmp_path / 'c')), 'measures all levels on this machine'),
+        (('--engine', 'pytorch'), 'engine pytorch runs no quantised networks'),
+        (('--levels', '33'), '33 levels in 2 precisions are more than 64'),
+    ):
+        status = build(backbone, photos, tmp_path / 'no', '--precisions', 'fp32,int8', *wrong)
+        assert status == 2
+        assert sentence in capsys.readouterr().err
+    assert not (tmp_path / 'no').exists()
 
 
 def test_a_build_interrupted_at_every_write_gives_the_same_family(

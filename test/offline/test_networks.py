@@ -25,13 +25,12 @@ from dynamic_ofa_ros.runtime.classifier import Classifier
 from dynamic_ofa_ros.runtime.engine import Engine, create_engine
 
 
-@pytest.fixture(autouse=True)
-def latency_by_macs(monkeypatch: pytest.MonkeyPatch) -> None:
+def replace_latencies(monkeypatch: pytest.MonkeyPatch, int8_ratio: float) -> None:
     """Replace latencies by a function of the cost, so that results do not depend on the clock."""
 
     def profile(engine: Engine, family: Family, **options: object) -> LatencyProfile:
         levels = [
-            (0.1 + level.macs / 1e6) * (0.5 if level.network.precision == 'int8' else 1.0)
+            (0.1 + level.macs / 1e6) * (int8_ratio if level.network.precision == 'int8' else 1.0)
             for level in family.levels
         ]
         return LatencyProfile(
@@ -41,6 +40,11 @@ def latency_by_macs(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
     monkeypatch.setattr(family_profile, 'profile_engine', profile)
+
+
+@pytest.fixture(autouse=True)
+def latency_by_macs(monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_latencies(monkeypatch, int8_ratio=0.5)
 
 
 @pytest.fixture
@@ -86,16 +90,28 @@ def test_int8_networks_become_levels_if_they_are_better(
     assert Family.load(tmp_path / 'again').levels[0].network.precision == 'int8'
 
 
+def test_int8_networks_that_are_not_faster_are_omitted(
+    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_latencies(monkeypatch, int8_ratio=1.0)
+    data, output = str(colour_folders(tmp_path / 'data', images=100)), tmp_path / 'family'
+    given = (*files, '--data', data, '--values', 'unit', '--output', str(output))
+    assert from_onnx(*given, '--precisions', 'int8,fp32') == 0
+    family = Family.load(output)
+    assert [level.name for level in family.levels] == ['small_r32', 'large_r48']
+    assert len(family.provenance['left_out']) == 2
+
+
 def test_missing_images_for_int8_are_explained(
     files: list[str], data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = ('--output', str(tmp_path / 'family'))
-    for arguments, sentence in (
-        ((*files, '--data', data, '--precisions', 'int4'), '--precisions is int4; give one or'),
-        ((*files, '--data', data, '--precisions', 'int8'), '--data has 12'),
-    ):
-        assert from_onnx(*arguments, '--values', 'unit', *output) == 2
-        assert sentence in capsys.readouterr().err
+    given = (*files, '--data', data, '--values', 'unit', *output)
+    assert from_onnx(*given, '--precisions', 'int8') == 2
+    assert '--data has 12' in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        from_onnx(*given, '--precisions', 'int4')
+    assert "--precisions is 'int4'; give one or both of fp32, int8" in capsys.readouterr().err
     assert not list(tmp_path.glob('family*'))
 
 

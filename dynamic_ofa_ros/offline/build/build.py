@@ -35,6 +35,7 @@ from dynamic_ofa_ros.offline.build.build_context import (
     open_context,
     open_table,
 )
+from dynamic_ofa_ros.offline.build.precisions import write_in_precisions
 from dynamic_ofa_ros.offline.build.stages import (
     SEARCHES,
     BuildCandidates,
@@ -70,11 +71,15 @@ _RECORDED = (
 
 @dataclass(frozen=True)
 class BuildReport:
-    """The family, the latency profile of the platform, and the time of each stage."""
+    """The family, the latency profile of the platform, and the time of each stage.
+
+    left_out: a sentence for every network that did not become a level because of its precision.
+    """
 
     family: Family
     profile: LatencyProfile
     seconds: Mapping[str, float]
+    left_out: tuple[str, ...] = ()
 
 
 def build_family(
@@ -96,7 +101,8 @@ def build_family(
     `work_folder` is kept: a build for another platform then measures only latencies. `merge_with`
     is a family of the same backbone whose levels are added. With `candidates_to` the build ends
     after stage 4: the candidates are written as a family into that new folder, to be measured on a
-    robot, and None is returned.
+    robot, and None is returned. With precisions other than fp32, the family has separate networks
+    instead of a supernet.
     """
     default_work = output.with_name(f'.{output.name}.build')
     if (output / FAMILY_FILE).is_file():  # of a build that was killed after its last stage
@@ -149,6 +155,21 @@ def _check_robot(
     ]
     if len(chosen) > 1:
         raise SearchError(f'{" and ".join(chosen)} cannot be combined: give one of them')
+    if 'int8' in settings.precisions:
+        if candidates_to is not None or not settings.times_here:
+            raise SearchError(
+                '--precisions with int8 measures all levels on this machine: build with fp32, and '
+                'on the robot run dynamic-ofa export and dynamic-ofa family from-onnx with int8'
+            )
+        if settings.engine == 'pytorch':
+            raise SearchError(
+                'engine pytorch runs no quantised networks: give another --engine, or omit int8'
+            )
+        if len(settings.precisions) * settings.levels > MAX_LEVELS:
+            raise SearchError(
+                f'{settings.levels} levels in {len(settings.precisions)} precisions are more than '
+                f'{MAX_LEVELS}: give a lower --count'
+            )
     if settings.by_table and not settings.lut:
         raise SearchError('--by-table requires --lut FILE, the latency model of the robot')
     if merge_with is not None and not settings.times_here:
@@ -182,17 +203,24 @@ def _build(
         if merge_with is not None:
             members, new = merged(context, members, merge_with)
             logger.info('%d levels are added to %d', len(new), len(merge_with.levels))
+    is_exact = 'int8' not in settings.precisions
     with work.timed('8 written'):
         stage(8, f'writing {output}')
         provenance = _provenance(context, found.facts, merge_with)
-        with creating_folder(output) as folder:
+        exact = output if is_exact else work.fresh_folder('exact') / 'family'
+        with creating_folder(exact) as folder:
             write_members(folder, context, members, name, provenance)
             profile = write_platforms(folder, context, members, merge_with)
             write_scatter(folder, context, members, found.candidates, profile.platform, merge_with)
             write_model_card(folder, _licence(context.trained))
+        left_out: tuple[str, ...] = ()
+        if not is_exact:
+            licence = _licence(context.trained)
+            added = write_in_precisions(context, Family.load(exact), output, provenance, licence)
+            profile, left_out = added.profile, added.left_out
     seconds = dict(sorted(work.times_s.items()))
     work.finish()
-    return BuildReport(Family.load(output), profile, seconds)
+    return BuildReport(Family.load(output), profile, seconds, left_out)
 
 
 def _check(

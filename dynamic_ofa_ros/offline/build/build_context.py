@@ -62,7 +62,8 @@ class BuildSettings:
     levels: maximum number; span: maximum difference in top-1 from the most accurate level, a
     fraction; sampled_calibration_images: for the sub-networks that predictors are fitted to, which
     need fewer images than a level; architectures: those of a level file, used without a search;
-    measured: file of latencies from a robot; by_table: use the latencies of the table `lut`.
+    measured: file of latencies from a robot; by_table: use the latencies of the table `lut`;
+    precisions: of the levels, fp32 or int8.
     """
 
     levels: int = 8
@@ -85,6 +86,7 @@ class BuildSettings:
     architectures: tuple[SubnetArchitecture, ...] = ()
     measured: str = ''
     by_table: bool = False
+    precisions: tuple[str, ...] = ('fp32',)
 
     @property
     def times_here(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -66,7 +67,10 @@ class KnownAccuracy:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network at an input size, which may become a level."""
+    """A network at an input size, which may become a level.
+
+    quantised_from: the name of the candidate in fp32 that this one was made of; empty if none.
+    """
 
     name: str
     network: ImportedNetwork
@@ -74,6 +78,7 @@ class Candidate:
     resolution: int
     preprocessing: Preprocessing
     accuracy: KnownAccuracy | None = None
+    quantised_from: str = ''
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,7 @@ def build_networks_family(
     device_settings: DeviceSettings = DeviceSettings(),  # noqa: B008 - it cannot be changed
     description: str = '',
     provenance: Mapping[str, Any] | None = None,
+    licence: str = '',
 ) -> NetworksReport:
     """Build a family in the folder `output`, which must not exist.
 
@@ -155,7 +161,7 @@ def build_networks_family(
                     'left_out': left_out,
                 },
             )
-            write_model_card(folder)
+            write_model_card(folder, licence)
             family = Family.load(folder)  # a family that cannot be read must not be published
         work.finish()
     return NetworksReport(replace(family, directory=output), profile, tuple(left_out))
@@ -319,7 +325,9 @@ def _choose(
     """Return the positions of the levels, fastest first, and why the others were omitted."""
     top1 = [accuracy.top1 for accuracy in accuracies]
     latency_ms = [latency.median_ms for latency in profile.levels]
-    kept = [position for position in front(latency_ms, top1) if top1[position] > 0.0]
+    worthy = _faster_than_exact(candidates, latency_ms)
+    fastest = front([latency_ms[i] for i in worthy], [top1[i] for i in worthy])
+    kept = [worthy[i] for i in fastest if top1[worthy[i]] > 0.0]
     if not kept:
         raise FamilyError(
             'all networks classified all images wrongly: check the labels (in the order of '
@@ -339,6 +347,19 @@ def _choose(
             f'{top1[other]:.1%}'
         )
     return kept, left_out
+
+
+def _faster_than_exact(candidates: Sequence[Candidate], latency_ms: Sequence[float]) -> list[int]:
+    """Return the positions without the quantised networks that are not faster than in fp32.
+
+    Their accuracy may be higher by chance.
+    """
+    exact_ms = dict(zip((candidate.name for candidate in candidates), latency_ms, strict=True))
+    return [
+        position
+        for position, candidate in enumerate(candidates)
+        if latency_ms[position] < exact_ms.get(candidate.quantised_from, math.inf)
+    ]
 
 
 def _explained(measured: _Measured) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 
 from dynamic_ofa_ros import requirements
 from dynamic_ofa_ros.errors import DatasetError, FamilyError
-from dynamic_ofa_ros.family import NETWORK_INPUT, NETWORK_PRECISIONS
+from dynamic_ofa_ros.family import NETWORK_INPUT
 from dynamic_ofa_ros.files import replacing
 from dynamic_ofa_ros.offline.data.datasets import ImageDataset, Subset
 from dynamic_ofa_ros.offline.networks.networks import Candidate
@@ -69,16 +69,9 @@ def with_precisions(
     """Return the candidates in these precisions, and the images for their accuracy.
 
     With `int8`, every network that is not int8 yet is also quantised. Some of the images determine
-    the ranges and are not returned. Raise FamilyError if a precision is not `fp32` or `int8`, or
-    if there are too few images.
+    the ranges and are not returned. Raise FamilyError if there are too few images.
     """
-    wanted = {precision.strip() for precision in precisions}
-    if not wanted or wanted - set(NETWORK_PRECISIONS):
-        raise FamilyError(
-            f'--precisions is {",".join(precisions)}; give one or both of '
-            f'{", ".join(NETWORK_PRECISIONS)}, separated by a comma'
-        )
-    if 'int8' not in wanted:
+    if 'int8' not in precisions:
         return list(candidates), images
     found = 0 if images is None else len(images)
     if images is None or found < 2 * CALIBRATION_IMAGES:
@@ -87,12 +80,19 @@ def with_precisions(
             f'and at least as many for the accuracy; --data has {found}'
         )
     order = np.random.default_rng(1).permutation(found).tolist()
-    quantised = _in_int8(
-        [candidate for candidate in candidates if candidate.network.precision == 'fp32'],
-        Subset(images, tuple(order[:CALIBRATION_IMAGES])),
-    )
-    kept = [c for c in candidates if 'fp32' in wanted or c.network.precision == 'int8']
-    return [*kept, *quantised], Subset(images, tuple(sorted(order[CALIBRATION_IMAGES:])))
+    calibration = Subset(images, tuple(order[:CALIBRATION_IMAGES]))
+    rest = Subset(images, tuple(sorted(order[CALIBRATION_IMAGES:])))
+    return in_precisions(candidates, calibration, precisions), rest
+
+
+def in_precisions(
+    candidates: Sequence[Candidate], calibration: ImageDataset, precisions: Sequence[str]
+) -> list[Candidate]:
+    """Return the candidates in these precisions; `calibration` images determine the ranges."""
+    exact = [candidate for candidate in candidates if candidate.network.precision == 'fp32']
+    quantised = _in_int8(exact, calibration) if 'int8' in precisions else []
+    kept = [c for c in candidates if 'fp32' in precisions or c.network.precision == 'int8']
+    return [*kept, *quantised]
 
 
 def _in_int8(candidates: Sequence[Candidate], images: ImageDataset) -> list[Candidate]:
@@ -121,6 +121,7 @@ def _in_int8(candidates: Sequence[Candidate], images: ImageDataset) -> list[Cand
                     network=network,
                     file=target.name,
                     accuracy=None,
+                    quantised_from=candidate.name,
                 )
             )
             report.update(done)
