@@ -35,7 +35,7 @@ from dynamic_ofa_ros.simulation.several import CollectiveModel, play_together
 from dynamic_ofa_ros.simulation.steps import Steps
 
 SECOND_NS = 1_000_000_000
-LOSS = 0.01
+LOSS = 0.001
 """Maximum mean loss of weighted accuracy of the greedy search against exhaustive search."""
 
 
@@ -99,11 +99,21 @@ class Circle:
             self.everyone[name] = replace(own, level=allowance.highest)
 
 
+def greedy_and_best(everyone: list[Status]) -> tuple[float, float, float]:
+    """Return lateness and accuracy of the choice, and the best accuracy on time (0 if none)."""
+    device = Device(everyone, known(3))
+    levels = device.choose([ladder(s) for s in everyone], 0.0)
+    every = [list(c) for c in itertools.product(range(1, 5), repeat=3)]
+    late = device.late(np.array([device.latencies_ms(c) for c in every]), 0.0)
+    best = max(
+        (device.accuracy(c) for c, ms in zip(every, late, strict=True) if not ms), default=0.0
+    )
+    return float(device.late(device.latencies_ms(levels), 0.0)), device.accuracy(levels), best
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.data())
-def test_the_choice_meets_limits_and_nearly_equals_exhaustive_search(
-    data: st.DataObject,
-) -> None:
+def test_the_choice_meets_the_limits_if_it_is_possible(data: st.DataObject) -> None:
     """A family may have levels that are not Pareto-optimal."""
     numbers = st.floats(1.0, 50.0)
     everyone = [
@@ -115,16 +125,27 @@ def test_the_choice_meets_limits_and_nearly_equals_exhaustive_search(
         )
         for name in 'abc'
     ]
-    device = Device(everyone, known(3))
-    levels = device.choose([ladder(s) for s in everyone], 0.0)
-    every = [list(c) for c in itertools.product(range(1, 5), repeat=3)]
-    late = device.late(np.array([device.latencies_ms(c) for c in every]), 0.0)
-    best = max(
-        (device.accuracy(c) for c, ms in zip(every, late, strict=True) if not ms), default=0
-    )
-    if best:
-        assert device.late(device.latencies_ms(levels), 0.0) == 0.0
-        assert device.accuracy(levels) >= best - 2 * LOSS
+    late, _, best = greedy_and_best(everyone)
+    assert not best or late == 0.0
+
+
+def test_the_choice_nearly_equals_exhaustive_search() -> None:
+    random = np.random.default_rng(1)
+    lost = []
+    for _ in range(300):
+        everyone = [
+            status(
+                name,
+                latencies_ms=tuple(random.uniform(1.0, 50.0, 4).tolist()),
+                limit_ms=float(random.uniform(5.0, 150.0)),
+                importance=float(random.uniform(0.1, 10.0)),
+            )
+            for name in 'abc'
+        ]
+        _, accuracy, best = greedy_and_best(everyone)
+        lost += [best - accuracy] if best else []
+    assert len(lost) > 100
+    assert np.mean(lost) <= LOSS
 
 
 def test_the_less_important_model_gets_the_lower_level() -> None:
