@@ -64,6 +64,10 @@ def _no_trial(*_: object) -> bool:
     return False
 
 
+def _accuracy_alone(policy: Any, option: Any, *_: object) -> float:
+    return float(policy._table.accuracy(option))
+
+
 VARIANTS: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     'complete': (),
     'no forecast of periodic loads': ((Rhythm, 'due', _no_rhythm),),
@@ -73,8 +77,16 @@ VARIANTS: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     ),
     'no step assumed after one slow frame': ((experience, 'CREDIBLE', 2.0),),
     'noise of the profile counts as one frame': ((experience, 'PRIOR_FRAMES', 1),),
-    'no tolerance before a level is left': ((predictive, 'STAY', 1.0),),
+    'the most accurate level, late or not': (
+        (predictive.PredictivePolicy, '_on_time', _accuracy_alone),
+    ),
+    'no tolerance before a level is left': (
+        (predictive, 'STAY', 1.0),
+        (predictive, 'LEAST_GAIN', 0.0),
+    ),
+    'no caution for moves up': ((predictive, 'CAUTION', 1.0),),
     'no compensation of excess late frames': ((predictive, 'MOST_EXCESS', 0.0),),
+    'no use of spare late frames': ((predictive, 'MOST_SPARE', 0.0),),
     'no margin for moves up': ((predictive, 'MARGIN_SD', 0.0),),
     'constant hold time': (
         (predictive, 'SHORTEST_HOLD', 1.0),

@@ -1,4 +1,4 @@
-"""Policy `predictive`: the most accurate level whose predicted share of late frames is allowed."""
+"""Policy `predictive`: the highest predicted on-time accuracy among the allowed levels."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from dynamic_ofa_ros.runtime.policies.common import (
 )
 from dynamic_ofa_ros.runtime.policies.settings import PolicySettings
 
-STAY = 2.5
-"""The level in use is left if the predicted share of late frames exceeds this multiple of the
-allowed share. The prediction is based on few frames, and an unnecessary switch is expensive."""
+STAY, LEAST_GAIN, CAUTION = 4.0, 0.05, 2.0
+"""The level in use is left for a lower one if its predicted share of late frames exceeds STAY
+times the allowed share, or if the gain in on-time accuracy is at least LEAST_GAIN. For a move up,
+the predicted share of the higher level is multiplied by CAUTION. The prediction is based on few
+frames, and an unnecessary switch is expensive."""
 
 MARGIN_SD = 0.25
 """Margin below the limit for moves up, in standard deviations of the level's profile."""
@@ -55,21 +57,28 @@ EXCESS_SCALE, MOST_EXCESS = 2.0, 20.0
 """The allowed share is divided by the number of late frames in excess divided by the first value,
 if this is more than 1. The second value is the maximum number that is counted."""
 
+SPARE_SCALE, MOST_SPARE = 5.0, 10.0
+"""If fewer frames were late than allowed, the allowed share is multiplied by 1 plus the number of
+spare ones divided by the first value. The second value is the maximum number that is counted."""
+
 
 class PredictivePolicy:
-    """Chooses the most accurate level whose predicted share of late frames is allowed.
+    """Chooses the level with the highest on-time accuracy whose share of late frames is allowed.
 
-    It moves down at once and directly to the best level. It moves up when a higher level has been
-    predicted to be on time for the hold time of that level, initially `hold_s` of wall-clock time.
-    If a level is left because too many frames were late, the hold time of this level and all
-    higher ones is doubled; after a good time at a level, it is halved.
+    On-time accuracy is the accuracy multiplied by the predicted share of frames that are on time:
+    a late label is worth nothing. It moves down at once and directly to the best level. It moves
+    up when a higher level has been predicted to be better for the hold time of that level,
+    initially `hold_s` of wall-clock time. If a level is left because too many frames were late,
+    the hold time of this level and all higher ones is doubled; after a good time at a level, it is
+    halved.
 
     The latency of a level that has not run under the current load is an estimate, which can be too
     high, because stalls may not scale with the level. So the next higher level is tried if it
     would be on time in the optimistic estimate. Trials are rare, and rarer after every failed
     trial. A move to a platform without measurements is also a trial.
 
-    If more frames were late than allowed, the allowed share is reduced until the balance is even.
+    If more frames were late than allowed, the allowed share is reduced until the balance is even;
+    if fewer were late, it is increased.
 
     If no level is on time often enough, it chooses the most accurate of the levels that are late
     least often: a delay that does not depend on the level is no reason for a lower accuracy. If
@@ -86,7 +95,7 @@ class PredictivePolicy:
         self._trial_ns = dict.fromkeys(table.rank, self._first_trial_ns)
         self._safe_since_ns: dict[Option, int] = {}
         self._floor, self._lower_floor_since_ns = 0.0, 0
-        self._excess = 0.0  # number of late frames beyond the allowed share
+        self._excess = 0.0  # number of late frames beyond the allowed share; negative if spare
         self._stay: Option | None = None  # option whose frames are counted
         self._is_trial = False
         self._frames = self._late = 0
@@ -128,7 +137,9 @@ class PredictivePolicy:
         if not math.isnan(latency_ms):
             was_possible = latency_ms - situation.inference_ms <= limit_ms
             excess = self._excess + (was_possible and is_late(latency_ms, limit_ms)) - allowed
-            self._excess = min(max(excess, 0.0), MOST_EXCESS)
+            self._excess = min(max(excess, -MOST_SPARE), MOST_EXCESS)
+        if self._excess < 0.0:
+            return allowed * (1.0 - self._excess / SPARE_SCALE) + ROUNDING
         return allowed / max(1.0, self._excess / EXCESS_SCALE) + ROUNDING
 
     def _above_floor(self, situation: Situation) -> Sequence[Option]:
@@ -155,6 +166,12 @@ class PredictivePolicy:
         ]
         return {o: by_platform[o.platform][o.level - 1] for o in situation.candidates}
 
+    def _on_time(
+        self, option: Option, shares: Mapping[Option, float], weight: float = 1.0
+    ) -> float:
+        """Return the on-time accuracy of an option, with its share of late frames weighted."""
+        return self._table.accuracy(option) * (1.0 - weight * shares[option])
+
     def _target(
         self,
         situation: Situation,
@@ -162,21 +179,20 @@ class PredictivePolicy:
         shares: Mapping[Option, float],
         allowed: float,
     ) -> Option:
-        """Return the candidate with the best prediction."""
+        """Return the best candidate, without regard to hold times."""
         at, rank = situation.option, self._table.rank
-        for option in reversed(candidates):
-            if shares[option] <= allowed:
-                return option
-            if option == at and shares[at] <= STAY * allowed:
-                break
+        worthy = [o for o in candidates if shares[o] <= (STAY if o == at else 1.0) * allowed]
+        if worthy:
+            best = max(worthy, key=lambda o: (self._on_time(o, shares), rank[o]))
+            if at is None or at not in worthy or rank[best] >= rank[at]:
+                return best
+            gain = self._on_time(best, shares) - self._on_time(at, shares)
+            return best if gain >= LEAST_GAIN else at
         outside = max(f.outside_late_share(situation.limit_ms) for f in situation.forecasts)
         least = max(min([shares[option] for option in candidates]), outside)
-        if at is None or at not in candidates:
-            bound = least + LATE_TOLERANCE
-        elif shares[at] <= max(STAY * allowed, least + 2.0 * LATE_TOLERANCE):
+        bound = least + LATE_TOLERANCE
+        if at is not None and at in candidates and shares[at] <= bound + LATE_TOLERANCE:
             bound = shares[at]  # stay, unless a higher option is not late more often
-        else:
-            bound = least + LATE_TOLERANCE
         is_hopeless = least - outside >= HOPELESS and bound >= HOPELESS
         if is_hopeless and not self._may_be_one_slow_frame(situation):
             return min(candidates, key=lambda o: self._expected_ms(situation, o))
@@ -233,7 +249,8 @@ class PredictivePolicy:
             if rank[option] <= rank[at]:
                 continue
             is_elsewhere = option.platform != at.platform
-            is_safe = cautious[option] <= allowed or (
+            is_better = self._on_time(option, cautious, CAUTION) >= self._on_time(at, shares)
+            is_safe = (cautious[option] <= allowed and is_better) or (
                 # If no option is on time, one that is not late more often is acceptable.
                 rank[option] <= highest_safe and cautious[at] > allowed
             )
