@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
-from dynamic_ofa_ros.cli.numbers import MOST_THREADS, whole_number
+from dynamic_ofa_ros.cli.numbers import MOST_THREADS, whole_number, wrong
 from dynamic_ofa_ros.family import NETWORK_PRECISIONS
 
 
@@ -24,7 +23,5 @@ def precisions(text: str) -> tuple[str, ...]:
     """Parse --precisions of the verbs that can quantise networks."""
     names = tuple(dict.fromkeys(part.strip() for part in text.split(',')))
     if set(names) - set(NETWORK_PRECISIONS):
-        raise argparse.ArgumentTypeError(
-            f'is {text!r}; give one or both of {", ".join(NETWORK_PRECISIONS)}'
-        )
+        raise wrong(text, f'one or both of {", ".join(NETWORK_PRECISIONS)}')
     return names

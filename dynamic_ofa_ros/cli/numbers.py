@@ -39,7 +39,7 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
         except ValueError:
             value = least - 1
         if not least <= value <= most:
-            raise _wrong(text, f'a whole number, from {least} to {most}')
+            raise wrong(text, f'a whole number, from {least} to {most}')
         return value
 
     return parse
@@ -60,9 +60,9 @@ def number(
         try:
             value = float(text)
         except ValueError:
-            raise _wrong(text, expected) from None
+            raise wrong(text, expected) from None
         if not least <= value <= most or (above and value == least) or (below and value == most):
-            raise _wrong(text, expected)
+            raise wrong(text, expected)
         return value
 
     return parse
@@ -79,7 +79,8 @@ def resolutions(most: int = MAX_RESOLUTION) -> Callable[[str], tuple[int, ...]]:
     return lambda text: tuple(sorted(set(parse(text))))
 
 
-def _wrong(text: str, expected: str) -> argparse.ArgumentTypeError:
+def wrong(text: str, expected: str) -> argparse.ArgumentTypeError:
+    """Return the error of an option whose value is `text`."""
     shown = text if len(text) <= LONGEST_SHOWN else f'{text[:LONGEST_SHOWN]}...'
     return argparse.ArgumentTypeError(f'is {shown!r}; give {expected}')
 
