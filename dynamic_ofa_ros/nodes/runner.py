@@ -80,8 +80,7 @@ def run(
             return 0 if signals else _report(name, problem)
         return 0 if signals else _run(name, create, executor, signals)
     finally:
-        # First, because it joins the thread in which rclpy shuts down after a signal.
-        uninstall_signal_handlers()
+        uninstall_signal_handlers()  # if the node was not created
         rclpy.try_shutdown()
         for number in ENDING_SIGNALS:
             _handle(number, signal.SIG_IGN)
@@ -120,6 +119,9 @@ def _run(
         else:
             raise
     finally:
+        # This joins the thread in which rclpy shuts down after a signal. The process could crash
+        # if this thread, or that of a second signal, ran while the node is destroyed.
+        uninstall_signal_handlers()
         if node is not None:
             node.close()
             executor.shutdown()
