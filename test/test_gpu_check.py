@@ -61,9 +61,10 @@ def test_a_complete_check_with_a_fake_gpu(tmp_path, capsys):
     with gzip.open(tmp_path / 'frames.csv.gz', 'rt') as file:
         rows = list(csv.DictReader(file))
     assert {(row['load'], row['policy']) for row in rows} >= {('training', 'reactive')}
-    for before, row in pairwise(rows):
+    options = [(row['level'], row['platform']) for row in rows]
+    for (before, row), (old, new) in zip(pairwise(rows), pairwise(options), strict=True):
         if (row['load'], row['policy']) == (before['load'], before['policy']):
-            assert bool(row['reason']) == (row['level'] != before['level'])
+            assert bool(row['reason']) == (new != old)
     assert 'signs beside training' in capsys.readouterr().out
 
 
