@@ -119,8 +119,8 @@ def _add_levels(group: Any) -> None:
         type=precisions,
         default='fp32',
         metavar='fp32,int8',
-        help='with int8, each level is also quantised, and the levels are the fp32 and int8 '
-        'networks that are worth it. They are then separate networks (ONNX), without a supernet',
+        help='with int8, each level is also quantised, and the fp32 and int8 networks on the '
+        'Pareto front become the levels. They are separate networks (ONNX), without a supernet',
     )
     group.add_argument(
         '--search',

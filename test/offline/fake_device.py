@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from dynamic_ofa_ros.family import LatencyProfile, LevelLatency
+from dynamic_ofa_ros.family import Family, LatencyProfile, LevelLatency
 from dynamic_ofa_ros.offline.latency import family_profile, measure_model, on_device
 from dynamic_ofa_ros.offline.latency.operator_layout import OperatorLayout
 from dynamic_ofa_ros.offline.latency.operators import Operator, Timing
@@ -76,3 +76,20 @@ def profile_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
         return engine.profile_engine(*args, runs=4, pause_s=0.0)
 
     monkeypatch.setattr(family_profile, 'profile_engine', profile_engine)
+
+
+def replace_latencies(monkeypatch: pytest.MonkeyPatch, int8_ratio: float = 0.5) -> None:
+    """Let profiles of families state latencies that follow from cost and precision."""
+
+    def profile(engine: engine.Engine, family: Family, **_: object) -> LatencyProfile:
+        levels = [
+            (0.1 + level.macs / 1e6) * (int8_ratio if level.network.precision == 'int8' else 1.0)
+            for level in family.levels
+        ]
+        return LatencyProfile(
+            engine.platform,
+            tuple(LevelLatency(ms, ms, 0.0, ms, ms, 10) for ms in levels),
+            '2026-01-01T00:00:00+00:00',
+        )
+
+    monkeypatch.setattr(family_profile, 'profile_engine', profile)

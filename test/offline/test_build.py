@@ -19,7 +19,7 @@ import pytest
 import yaml
 from families import make_random_backbone, make_random_family
 from full_disk import files_up_to
-from offline.fake_device import pretend_device, profile_quickly
+from offline.fake_device import pretend_device, profile_quickly, replace_latencies
 
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.family import (
@@ -37,7 +37,6 @@ from dynamic_ofa_ros.offline.latency.measure_model import measure_operator_table
 from dynamic_ofa_ros.offline.latency.on_device import level_of
 from dynamic_ofa_ros.offline.search.candidates import FINALIST, key_of, read_candidates
 from dynamic_ofa_ros.offline.work_folder import WorkFolder
-from dynamic_ofa_ros.runtime.engine import Engine
 from dynamic_ofa_ros.space.architecture import SubnetArchitecture
 from dynamic_ofa_ros.space.genome import GenomeEncoding
 from dynamic_ofa_ros.supernet.trained import TrainedBackbone, open_backbone
@@ -197,18 +196,9 @@ def test_int8_levels_are_added_if_they_are_worth_it(
     backbone: Path, photos: Path, tmp_path: Path, pretended: list[int], level_file: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    def profile(engine: Engine, family: Family, **_: object) -> LatencyProfile:
-        levels = [
-            level.macs / 1e6 * (0.5 if level.network.precision == 'int8' else 1.0)
-            for level in family.levels
-        ]
-        latencies = tuple(LevelLatency(ms, ms, 0.0, ms, ms, 10) for ms in levels)
-        return LatencyProfile(engine.platform, latencies, '2026-01-01T00:00:00+00:00')
-
-    monkeypatch.setattr(family_profile, 'profile_engine', profile)
+    replace_latencies(monkeypatch)
     output = tmp_path / 'colours'
-    options = ('--levels', str(level_file), '--calibration-images', '8', '--device', 'cpu',
-               '--engine', 'onnxruntime', '--workers', '1')  # fmt: skip
+    options = (*SMALL, '--engine', 'onnxruntime', '--levels', str(level_file))
 
     assert build(backbone, photos, output, *options, '--precisions', 'fp32,int8', '--json') == 0
     assert [path.name for path in tmp_path.iterdir()] == ['colours'], 'no other files remain'

@@ -13,33 +13,16 @@ import numpy as np
 import onnx
 import pytest
 import yaml
+from offline.fake_device import replace_latencies
 from onnx_networks import COLOURS, colour_folders, colour_network
 
 from dynamic_ofa_ros.cli.main import main
 from dynamic_ofa_ros.errors import EngineError, FamilyError
-from dynamic_ofa_ros.family import Family, LatencyProfile, LevelLatency, Preprocessing, sha256_of
-from dynamic_ofa_ros.offline.latency import family_profile
+from dynamic_ofa_ros.family import Family, Preprocessing, sha256_of
 from dynamic_ofa_ros.offline.networks import networks
 from dynamic_ofa_ros.offline.networks.quantization import CALIBRATION_IMAGES
 from dynamic_ofa_ros.runtime.classifier import Classifier
-from dynamic_ofa_ros.runtime.engine import Engine, create_engine
-
-
-def replace_latencies(monkeypatch: pytest.MonkeyPatch, int8_ratio: float) -> None:
-    """Replace latencies by a function of the cost, so that results do not depend on the clock."""
-
-    def profile(engine: Engine, family: Family, **options: object) -> LatencyProfile:
-        levels = [
-            (0.1 + level.macs / 1e6) * (int8_ratio if level.network.precision == 'int8' else 1.0)
-            for level in family.levels
-        ]
-        return LatencyProfile(
-            engine.platform,
-            tuple(LevelLatency(ms, ms, 0.0, ms, ms, 10) for ms in levels),
-            '2026-01-01T00:00:00+00:00',
-        )
-
-    monkeypatch.setattr(family_profile, 'profile_engine', profile)
+from dynamic_ofa_ros.runtime.engine import create_engine
 
 
 @pytest.fixture(autouse=True)

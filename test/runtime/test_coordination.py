@@ -35,8 +35,8 @@ from dynamic_ofa_ros.simulation.several import CollectiveModel, play_together
 from dynamic_ofa_ros.simulation.steps import Steps
 
 SECOND_NS = 1_000_000_000
-LOSS = 0.001
-"""Maximum mean loss of weighted accuracy of the greedy search against exhaustive search."""
+MEAN_LOSS, LOSS = 0.001, 0.02
+"""Mean and maximum loss of weighted accuracy of the greedy search against exhaustive search."""
 
 
 def known(count: int, demand: float = 1.0) -> Sharing:
@@ -145,7 +145,8 @@ def test_the_choice_nearly_equals_exhaustive_search() -> None:
         _, accuracy, best = greedy_and_best(everyone)
         lost += [best - accuracy] if best else []
     assert len(lost) > 100
-    assert np.mean(lost) <= LOSS
+    assert np.mean(lost) <= MEAN_LOSS
+    assert max(lost) <= LOSS
 
 
 def test_the_less_important_model_gets_the_lower_level() -> None:

@@ -109,6 +109,7 @@ def build_family(
         shutil.rmtree(default_work, ignore_errors=True)
     _check(trained, training, held_out, output, settings)
     _check_robot(trained, settings, merge_with, candidates_to)
+    _check_int8(settings, candidates_to)
     work = WorkFolder(work_folder or default_work, is_kept=work_folder is not None)
     busy = FamilyError(
         f'another process uses {printable(work.folder)}: wait for it, or choose another '
@@ -155,21 +156,6 @@ def _check_robot(
     ]
     if len(chosen) > 1:
         raise SearchError(f'{" and ".join(chosen)} cannot be combined: give one of them')
-    if 'int8' in settings.precisions:
-        if candidates_to is not None or not settings.times_here:
-            raise SearchError(
-                '--precisions with int8 measures all levels on this machine: build with fp32, and '
-                'on the robot run dynamic-ofa export and dynamic-ofa family from-onnx with int8'
-            )
-        if settings.engine == 'pytorch':
-            raise SearchError(
-                'engine pytorch runs no quantised networks: give another --engine, or omit int8'
-            )
-        if len(settings.precisions) * settings.levels > MAX_LEVELS:
-            raise SearchError(
-                f'{settings.levels} levels in {len(settings.precisions)} precisions are more than '
-                f'{MAX_LEVELS}: give a lower --count'
-            )
     if settings.by_table and not settings.lut:
         raise SearchError('--by-table requires --lut FILE, the latency model of the robot')
     if merge_with is not None and not settings.times_here:
@@ -183,10 +169,29 @@ def _check_robot(
         read_measured(settings.measured).check_fits(trained.backbone, trained.space)
 
 
+def _check_int8(settings: BuildSettings, candidates_to: Path | None) -> None:
+    if 'int8' not in settings.precisions:
+        return
+    if candidates_to is not None or not settings.times_here:
+        raise SearchError(
+            '--precisions with int8 measures all levels on this machine: build with fp32, and on '
+            'the robot run dynamic-ofa export and dynamic-ofa family from-onnx with int8'
+        )
+    if settings.engine == 'pytorch':
+        raise SearchError(
+            'engine pytorch runs no quantised networks: give another --engine, or omit int8'
+        )
+    if len(settings.precisions) * settings.levels > MAX_LEVELS:
+        raise SearchError(
+            f'{settings.levels} levels in {len(settings.precisions)} precisions are more than '
+            f'{MAX_LEVELS}: give a lower --count'
+        )
+
+
 def _build(
     context: BuildContext, output: Path, name: str, merge_with: Family | None
 ) -> BuildReport:
-    settings, work = context.settings, context.work
+    settings, work, trained = context.settings, context.work, context.trained
     found = BuildCandidates([], {})
     if settings.architectures:
         logger.info('%d levels are given: stages 1 to 6 are omitted', len(settings.architectures))
@@ -203,21 +208,23 @@ def _build(
         if merge_with is not None:
             members, new = merged(context, members, merge_with)
             logger.info('%d levels are added to %d', len(new), len(merge_with.levels))
-    is_exact = 'int8' not in settings.precisions
+    left_out: tuple[str, ...] = ()
     with work.timed('8 written'):
         stage(8, f'writing {output}')
-        provenance = _provenance(context, found.facts, merge_with)
-        exact = output if is_exact else work.fresh_folder('exact') / 'family'
-        with creating_folder(exact) as folder:
-            write_members(folder, context, members, name, provenance)
-            profile = write_platforms(folder, context, members, merge_with)
-            write_scatter(folder, context, members, found.candidates, profile.platform, merge_with)
-            write_model_card(folder, _licence(context.trained))
-        left_out: tuple[str, ...] = ()
-        if not is_exact:
-            licence = _licence(context.trained)
-            added = write_in_precisions(context, Family.load(exact), output, provenance, licence)
-            profile, left_out = added.profile, added.left_out
+        provenance, licence = _provenance(context, found.facts, merge_with), _licence(trained)
+        if 'int8' in settings.precisions:
+            exact = work.fresh_folder('exact')
+            write_members(exact, context, members, name, provenance)
+            report = write_in_precisions(context, Family.load(exact), output, provenance, licence)
+            profile, left_out = report.profile, report.left_out
+        else:
+            with creating_folder(output) as folder:
+                write_members(folder, context, members, name, provenance)
+                profile = write_platforms(folder, context, members, merge_with)
+                write_scatter(
+                    folder, context, members, found.candidates, profile.platform, merge_with
+                )
+                write_model_card(folder, licence)
     seconds = dict(sorted(work.times_s.items()))
     work.finish()
     return BuildReport(Family.load(output), profile, seconds, left_out)

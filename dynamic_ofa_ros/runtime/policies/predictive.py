@@ -127,7 +127,7 @@ class PredictivePolicy:
         return choose(risen, f'{"trial" if is_trial else "safe"} after {held_s:.1f} s: ')
 
     def _balance(self, situation: Situation) -> float:
-        """Count the late frames beyond the allowed share; return the share allowed from now on.
+        """Count late frames in excess of the allowed share; return the share allowed from now on.
 
         So systematic errors of the forecast do not add up (adaptive conformal inference, Gibbs and
         Candes, 2021). Frames that would be late without inference do not count.
@@ -249,8 +249,10 @@ class PredictivePolicy:
             if rank[option] <= rank[at]:
                 continue
             is_elsewhere = option.platform != at.platform
-            is_better = self._on_time(option, cautious, CAUTION) >= self._on_time(at, shares)
-            is_safe = (cautious[option] <= allowed and is_better) or (
+            is_safe = (
+                cautious[option] <= allowed
+                and self._on_time(option, cautious, CAUTION) >= self._on_time(at, shares)
+            ) or (
                 # If no option is on time, one that is not late more often is acceptable.
                 rank[option] <= highest_safe and cautious[at] > allowed
             )
