@@ -388,6 +388,18 @@ def test_predictive_keeps_the_accuracy_if_stalls_affect_every_level():
     assert np.mean(np.asarray(levels) == 4) > 0.6
 
 
+def test_predictive_does_not_become_stricter_if_no_level_could_have_been_on_time():
+    shares = []
+    for seed in range(5):
+        simulation = simulate('predictive', 36.0)
+        random = np.random.default_rng(seed)
+        simulation.run(10.0, slowdown=30.0)
+        simulation.run(30.0, lambda _, r=random: 1.5 if r.random() < 0.04 else 1.0)
+        assert np.mean(np.asarray(simulation.latencies_ms[300:]) > 36.0) <= 0.05
+        shares.append(np.mean(np.asarray(simulation.levels[300:]) == 4))
+    assert np.mean(shares) > 0.65
+
+
 def test_predictive_uses_the_fastest_level_if_no_level_is_on_time():
     simulation = simulate('predictive', 33.0)
     simulation.run(1.0)

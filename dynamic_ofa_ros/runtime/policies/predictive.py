@@ -78,7 +78,7 @@ class PredictivePolicy:
     trial. A move to a platform without measurements is also a trial.
 
     If more frames were late than allowed, the allowed share is reduced until the balance is even;
-    if fewer were late, it is increased.
+    if fewer were late, it is increased. Frames that would be late at every level do not count.
 
     If no level is on time often enough, it chooses the most accurate of the levels that are late
     least often: a delay that does not depend on the level is no reason for a lower accuracy. If
@@ -108,8 +108,9 @@ class PredictivePolicy:
         """Return the option for the next frame."""
         at, candidates = situation.option, self._above_floor(situation)
         shares = self._late_shares(situation, 0.0)
-        allowed = self._balance(situation)
-        self._count(situation, allowed)
+        is_counted = self._is_counted(situation)
+        allowed = self._balance(situation, is_counted)
+        self._count(situation, is_counted, allowed)
         target = self._target(situation, candidates, shares, allowed)
         choose = partial(self._choice, situation, shares)
         if at is None or at not in candidates:
@@ -126,17 +127,33 @@ class PredictivePolicy:
         self._begin_stay(is_trial=is_trial, is_rise=True)
         return choose(risen, f'{"trial" if is_trial else "safe"} after {held_s:.1f} s: ')
 
-    def _balance(self, situation: Situation) -> float:
+    def _is_counted(self, situation: Situation) -> bool:
+        """Return whether there is a last frame, and it was on time or could have been.
+
+        A frame that would be late at every other option, too, is no reason to change the level.
+        """
+        at, latency_ms, limit_ms = situation.option, situation.latency_ms, situation.limit_ms
+        if at is None or math.isnan(latency_ms):
+            return False
+        if not is_late(latency_ms, limit_ms):
+            return True
+        uncontended_ms, inference_ms = self._table.latency_ms, situation.inference_ms
+        factor = inference_ms / uncontended_ms(at)
+        fastest_ms = min(
+            uncontended_ms(o) * (factor if o.platform == at.platform else 1.0)
+            for o in situation.candidates
+        )
+        return latency_ms - inference_ms + fastest_ms <= limit_ms
+
+    def _balance(self, situation: Situation, is_counted: bool) -> float:
         """Count late frames in excess of the allowed share; return the share allowed from now on.
 
         So systematic errors of the forecast do not add up (adaptive conformal inference, Gibbs and
-        Candes, 2021). Frames that would be late without inference do not count.
+        Candes, 2021).
         """
         allowed = 1.0 - situation.quantile
-        latency_ms, limit_ms = situation.latency_ms, situation.limit_ms
-        if not math.isnan(latency_ms):
-            was_possible = latency_ms - situation.inference_ms <= limit_ms
-            excess = self._excess + (was_possible and is_late(latency_ms, limit_ms)) - allowed
+        if is_counted:
+            excess = self._excess + is_late(situation.latency_ms, situation.limit_ms) - allowed
             self._excess = min(max(excess, -MOST_SPARE), MOST_EXCESS)
         if self._excess < 0.0:
             return allowed * (1.0 - self._excess / SPARE_SCALE) + ROUNDING
@@ -277,13 +294,15 @@ class PredictivePolicy:
         share = forecast.optimistic_late_share(option.level, situation.limit_ms)
         return share <= 1.0 - situation.quantile + ROUNDING
 
-    def _count(self, situation: Situation, allowed: float) -> None:
+    def _count(self, situation: Situation, is_counted: bool, allowed: float) -> None:
         """Count the frame; shorten the hold time of a level that is on time."""
         option = situation.option
         if option is None or math.isnan(situation.latency_ms):
             return
         if option != self._stay:
             self._stay, self._frames, self._late = option, 0, 0
+        if not is_counted:
+            return
         self._frames += 1
         self._late += is_late(situation.latency_ms, situation.limit_ms)
         if self._frames % GOOD_FRAMES or self._late > allowed * self._frames:
