@@ -181,9 +181,10 @@ def choose_limit(contended_ms: Mapping[int, Sequence[float]], free_ms: Sequence[
     time. A frame without a result has an infinite latency.
     """
     quantiles_ms = {level: quantile_ms(samples) for level, samples in contended_ms.items()}
-    free = quantile_ms(free_ms)
     levels = sorted(contended_ms)
     highest, lowest = levels[-1], levels[0]
+    # Frames without load are not slower, unless other programs disturbed them.
+    free = min(quantile_ms(free_ms), quantiles_ms[highest])
     for middle in reversed(levels[1:-1]):
         limit_ms = MARGIN * max(quantiles_ms[middle], free)
         late = float(np.mean(np.asarray(contended_ms[highest]) > limit_ms))

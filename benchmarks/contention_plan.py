@@ -47,9 +47,12 @@ def fixed_of(
 
         def expected(level: int) -> float:
             """Return the expected on-time accuracy by the trials, with load half of the time."""
-            halves = (node['free_ms'][str(level)], limit['contended_ms'][str(level)])
-            on_time = [np.mean(np.array(known(half)) <= limit['limit_ms']) for half in halves]
-            return float(node['levels'][level - 1]['accuracy'] * np.mean(on_time))
+            free, contended = (
+                float(np.mean(np.array(known(trial)) <= limit['limit_ms']))
+                for trial in (node['free_ms'][str(level)], limit['contended_ms'][str(level)])
+            )
+            free = max(free, contended)  # a slow trial without load was disturbed by others
+            return float(node['levels'][level - 1]['accuracy']) * (free + contended)
 
         best = sorted(levels[1:-1], key=expected)[-LIKELY:]
         levels = sorted({levels[0], *best, levels[-1]})

@@ -148,14 +148,16 @@ def feasible_levels(
     (limit,) = journal.find('limit', load=name)
     (node,) = journal.find('node', device=LOADS[name].device)
     found: dict[str, list[int]] = {}
-    for key, trials in (('free', node['free_ms']), ('under_load', limit['contended_ms'])):
+    trials = (limit['contended_ms'], node['free_ms'])
+    for key, enough in (('free', trials), ('under_load', trials[:1])):
         found[f'feasible_{key}'] = []
         for level in (level['level'] for level in node['levels']):
             row = policies.get(f'fixed {level}')
             if row is not None:
                 is_feasible = row[f'late_{key}'] <= LATE_ALLOWED
-            else:
-                is_feasible = quantile_ms(_known(trials[str(level)])) <= limit['limit_ms']
+            else:  # what is on time under load is on time without load, too
+                quantiles_ms = [quantile_ms(_known(trial[str(level)])) for trial in enough]
+                is_feasible = min(quantiles_ms) <= limit['limit_ms']
             if is_feasible:
                 found[f'feasible_{key}'].append(level)
     return found

@@ -100,6 +100,12 @@ def test_the_limit_makes_a_middle_level_the_best_if_possible():
     assert rate_for(limit.limit_ms) == 60.0
 
 
+def test_a_disturbed_trial_without_load_does_not_raise_the_limit():
+    contended_ms = {1: [2.0] * 50, 2: [3.0] * 50, 3: [9.0] * 50}
+    limit = choose_limit(contended_ms, [200.0] * 50)
+    assert limit.limit_ms < 20.0
+
+
 def test_a_limit_that_does_not_separate_levels_is_reported():
     same = {level: [20.0 + 0.01 * level] * 50 for level in (1, 2, 3)}
     limit = choose_limit(same, [3.0] * 50)
