@@ -6,13 +6,16 @@
 There are two tests. On the simulated traces of `benchmarks.policies`: regret in points, and
 switches per minute. On recorded contention: inference latencies of every level of the ImageNet
 family on one core, alone and beside 1, 2 and 4 busy processes, are replayed to the manager with
-alternating load. All variants and the best fixed level in hindsight get the same frames.
+alternating load, once as recorded and once with stalls: from time to time, for a second or two,
+most frames take longer at every level, as if the whole machine had stopped. All variants and the
+best fixed level in hindsight get the same frames.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -34,6 +37,7 @@ from dynamic_ofa_ros.runtime import experience
 from dynamic_ofa_ros.runtime.decisions import Measurement
 from dynamic_ofa_ros.runtime.manager import RuntimeManager
 from dynamic_ofa_ros.runtime.policies import predictive
+from dynamic_ofa_ros.runtime.policies.common import Situation
 from dynamic_ofa_ros.runtime.rhythm import Rhythm
 from dynamic_ofa_ros.simulation.metrics import measure
 from dynamic_ofa_ros.simulation.platform import load_platform
@@ -47,6 +51,8 @@ RATE_HZ, WARM_UP = 20.0, 5
 # Busy processes, alternating seconds with and without load, limit in ms.
 CASES = ((1, 10, 27.0), (1, 10, 20.0), (2, 15, 20.0), (2, 15, 30.0), (4, 10, 30.0), (1, 20, 12.0))
 REPLAY_S = 120
+# Stalls: mean seconds between two bursts, their seconds, share of frames, mean extra ms / limit.
+BETWEEN_S, BURST_S, STALLED, STALL = 12.0, (0.5, 3.0), 0.7, (0.3, 1.5)
 
 Floats = npt.NDArray[np.float64]
 Latencies = Mapping[tuple[int, int], Floats]
@@ -62,6 +68,10 @@ def _no_own(*_: object) -> None:
 
 def _no_trial(*_: object) -> bool:
     return False
+
+
+def _is_measured(_: object, situation: Situation) -> bool:
+    return not math.isnan(situation.latency_ms)
 
 
 def _accuracy_alone(policy: Any, option: Any, *_: object) -> float:
@@ -86,6 +96,9 @@ VARIANTS: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     ),
     'no caution for moves up': ((predictive, 'CAUTION', 1.0),),
     'no compensation of excess late frames': ((predictive, 'MOST_EXCESS', 0.0),),
+    'frames that are late at every level count, too': (
+        (predictive.PredictivePolicy, '_is_counted', _is_measured),
+    ),
     'no use of spare late frames': ((predictive, 'MOST_SPARE', 0.0),),
     'no margin for moves up': ((predictive, 'MARGIN_SD', 0.0),),
     'constant hold time': (
@@ -140,7 +153,12 @@ def evaluate(variant: str, seeds: int) -> dict[str, float]:
     with ExitStack() as stack:
         for owner, name, value in VARIANTS[variant]:
             stack.enter_context(mock.patch.object(owner, name, value))
-        return {**simulated(seeds), **replayed(read_recording(), seeds)}
+        recording = read_recording()
+        return {
+            **simulated(seeds),
+            **replayed(recording, seeds, 'recorded'),
+            **replayed(recording, seeds, 'with stalls'),
+        }
 
 
 def simulated(seeds: int) -> dict[str, float]:
@@ -164,8 +182,11 @@ def simulated(seeds: int) -> dict[str, float]:
     return row
 
 
-def replayed(latencies_ms: Latencies, seeds: int) -> dict[str, float]:
-    """Return on-time top-1, late frames and switches per minute on the recording."""
+def replayed(latencies_ms: Latencies, seeds: int, name: str) -> dict[str, float]:
+    """Return on-time top-1, late frames and switches per minute on the recording.
+
+    name: 'recorded', or 'with stalls'.
+    """
     levels = recorded_levels()
     profile = profile_of(latencies_ms, levels)
     right, late, switches = [], [], []
@@ -175,7 +196,10 @@ def replayed(latencies_ms: Latencies, seeds: int) -> dict[str, float]:
             # Every level has its own position in the recording.
             rng = np.random.default_rng(seed)
             places = {key: int(rng.integers(len(values))) for key, values in latencies_ms.items()}
-            for frame in range(round(REPLAY_S * RATE_HZ)):
+            extra_ms = np.zeros(round(REPLAY_S * RATE_HZ))
+            if name == 'with stalls':
+                extra_ms = stalls_ms(seed, limit_ms)
+            for frame in range(len(extra_ms)):
                 is_on = frame / RATE_HZ % (2 * seconds) >= seconds
                 now_ns = round(1e9 * frame / RATE_HZ)
                 manager.decide(now_ns)
@@ -183,7 +207,7 @@ def replayed(latencies_ms: Latencies, seeds: int) -> dict[str, float]:
                 key = (load if is_on else 0, level)
                 values = latencies_ms[key]
                 places[key] = (places[key] + 1) % len(values)
-                took_ms = float(values[places[key]])
+                took_ms = float(values[places[key]] + extra_ms[frame])
                 is_late = took_ms > limit_ms
                 late.append(is_late)
                 right.append(0.0 if is_late else levels[level - 1].accuracy)
@@ -191,10 +215,23 @@ def replayed(latencies_ms: Latencies, seeds: int) -> dict[str, float]:
                 decision = manager.observe(Measurement(end_ns, level, took_ms, took_ms))
                 switches.append(decision is not None)
     return {
-        'recorded: on-time top-1, %': round(100.0 * float(np.mean(right)), 2),
-        'recorded: late, %': round(100.0 * float(np.mean(late)), 2),
-        'recorded: switches/min': round(60.0 * RATE_HZ * float(np.mean(switches)), 1),
+        f'{name}: on-time top-1, %': round(100.0 * float(np.mean(right)), 2),
+        f'{name}: late, %': round(100.0 * float(np.mean(late)), 2),
+        f'{name}: switches/min': round(60.0 * RATE_HZ * float(np.mean(switches)), 1),
     }
+
+
+def stalls_ms(seed: int, limit_ms: float) -> Floats:
+    """Return the extra latency of every frame at any level, (frames,)."""
+    rng = np.random.default_rng((seed, 1))
+    extra_ms, begin_s = np.zeros(round(REPLAY_S * RATE_HZ)), 0.0
+    while begin_s < REPLAY_S:
+        end_s = begin_s + rng.uniform(*BURST_S)
+        burst = extra_ms[round(begin_s * RATE_HZ) : round(end_s * RATE_HZ)]
+        is_stalled = rng.random(len(burst)) < STALLED
+        burst[:] = is_stalled * rng.exponential(limit_ms * rng.uniform(*STALL), len(burst))
+        begin_s = end_s + rng.exponential(BETWEEN_S)
+    return extra_ms
 
 
 def best_fixed_percent(latencies_ms: Latencies) -> float:
