@@ -3,12 +3,13 @@
     python -m benchmarks.ablations [--seeds 4] [--workers 2] [--output DIR]
     python -m benchmarks.ablations --record     # records real contention again: 11 minutes
 
-There are two tests. On the simulated traces of `benchmarks.policies`: regret in points, and
-switches per minute. On recorded contention: inference latencies of every level of the ImageNet
-family on one core, alone and beside 1, 2 and 4 busy processes, are replayed to the manager with
-alternating load, once as recorded and once with stalls: from time to time, for a second or two,
-most frames take longer at every level, as if the whole machine had stopped. All variants and the
-best fixed level in hindsight get the same frames.
+There are three tests. On the simulated traces of `benchmarks.policies`: regret in points, and
+switches per minute. On simulated slow frames at a high rate, where each makes several images wait:
+late frames, while the lowest levels are always on time. On recorded contention: inference
+latencies of every level of the ImageNet family on one core, alone and beside 1, 2 and 4 busy
+processes, are replayed to the manager with alternating load, once as recorded and once with
+stalls: from time to time, for a second or two, most frames take longer at every level, as if the
+whole machine had stopped. All variants and the best fixed level in hindsight get the same frames.
 """
 
 from __future__ import annotations
@@ -39,10 +40,12 @@ from dynamic_ofa_ros.runtime.manager import RuntimeManager
 from dynamic_ofa_ros.runtime.policies import predictive
 from dynamic_ofa_ros.runtime.policies.common import Situation
 from dynamic_ofa_ros.runtime.rhythm import Rhythm
+from dynamic_ofa_ros.simulation.camera import Timing
 from dynamic_ofa_ros.simulation.metrics import measure
-from dynamic_ofa_ros.simulation.platform import load_platform
+from dynamic_ofa_ros.simulation.platform import SimulatedPlatform, load_platform
 from dynamic_ofa_ros.simulation.run import run, run_fixed_levels
-from dynamic_ofa_ros.simulation.traces import make_trace
+from dynamic_ofa_ros.simulation.steps import Steps
+from dynamic_ofa_ros.simulation.traces import Trace, make_trace
 
 RECORDING = Path(__file__).parent / 'data' / 'recorded_contention.json'
 LIMITS_MS = (55.0, 65.0)
@@ -156,6 +159,7 @@ def evaluate(variant: str, seeds: int) -> dict[str, float]:
         recording = read_recording()
         return {
             **simulated(seeds),
+            'slow frames: late, %': late_percent(recording, seeds),
             **replayed(recording, seeds, 'recorded'),
             **replayed(recording, seeds, 'with stalls'),
         }
@@ -180,6 +184,26 @@ def simulated(seeds: int) -> dict[str, float]:
         row[f'{kind}: regret, points'] = round(float(np.mean(lost)), 2)
     row['switches/min'] = round(float(np.mean(switches)), 1)
     return row
+
+
+def late_percent(latencies_ms: Latencies, seeds: int) -> float:
+    """Return the share of late frames if 3 % of frames are slow and the overhead increases."""
+    levels = recorded_levels()
+    profile = profile_of(latencies_ms, levels)
+    demands = tuple(np.linspace(0.3, 1.0, len(levels)).tolist())
+    platform = SimulatedPlatform('recorded', levels, profile, demands, 'recorded')
+    limit, timing = Constraints(22.7, latency_scope='node'), Timing(camera_period_ms=1e3 / 60)
+    times_ms = np.arange(0.0, 60_000.0, 10.0)
+    overheads = Steps.of(list(zip(times_ms.tolist(), (times_ms / 6_000.0).tolist(), strict=True)))
+    late = []
+    for seed in range(1, seeds + 1):
+        is_slow = np.random.default_rng(seed).random(len(times_ms)) < 0.03
+        slowdowns = np.where(is_slow, 3.0, 1.0)
+        steps = Steps.of(list(zip(times_ms.tolist(), slowdowns.tolist(), strict=True)))
+        trace = Trace('slow frames', steps, 60_000.0, overheads)
+        record = run(trace, platform, 'predictive', limit, timing=timing, seed=seed)
+        late.append(measure(record).violation_ratio)
+    return round(100.0 * float(np.mean(late)), 2)
 
 
 def replayed(latencies_ms: Latencies, seeds: int, name: str) -> dict[str, float]:

@@ -264,7 +264,14 @@ class RuntimeManager:
         if 0.0 < latency_ms < math.inf:
             self._recent_frames.append(Frame(end_ns, latency_ms, measurement.level))
         self._count_violation(latency_ms)
-        situation = self._situation(time_ns, latency_ms, inference_ms, is_first=is_first)
+        has_wait = self._applied.constraints.latency_scope != 'inference'
+        situation = self._situation(
+            time_ns,
+            latency_ms,
+            inference_ms,
+            measurement.wait_ms if has_wait else 0.0,
+            is_first=is_first,
+        )
         return self._apply(situation, self._policy.decide(situation))
 
     def observe_failure(
@@ -301,6 +308,7 @@ class RuntimeManager:
         time_ns: int,
         latency_ms: float = NAN,
         inference_ms: float = NAN,
+        wait_ms: float = 0.0,
         *,
         is_changed: bool = False,
         is_first: bool = False,
@@ -322,6 +330,7 @@ class RuntimeManager:
                 experience.forecast(time_ns, scope, self._period_ms)
                 for experience in self._experiences
             ],
+            wait_ms=wait_ms,
             is_first_after_switch=is_first,
             is_changed=is_changed,
         )

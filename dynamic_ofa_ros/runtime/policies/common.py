@@ -110,6 +110,7 @@ class Situation(NamedTuple):  # created per frame; a frozen dataclass takes thre
     met.
     quantile: share of frames that must meet the limit.
     forecasts: forecasts for the next frames in the limit's scope, by platform.
+    wait_ms: the part of latency_ms that the image waited for the previous frame.
     is_first_after_switch: the latency includes the cost of a switch, so it is not contention.
     is_changed: constraints or policy have changed since the last decision.
     """
@@ -125,6 +126,7 @@ class Situation(NamedTuple):  # created per frame; a frozen dataclass takes thre
     priority: str
     quantile: float
     forecasts: Sequence[Forecast]
+    wait_ms: float = 0.0
     is_first_after_switch: bool = False
     is_changed: bool = False
 

@@ -131,6 +131,7 @@ class PredictivePolicy:
         """Return whether there is a last frame, and it was on time or could have been.
 
         A frame that would be late at every other option, too, is no reason to change the level.
+        The wait for the previous frame would be shorter at a faster one, so it does not count.
         """
         at, latency_ms, limit_ms = situation.option, situation.latency_ms, situation.limit_ms
         if at is None or math.isnan(latency_ms):
@@ -143,7 +144,7 @@ class PredictivePolicy:
             uncontended_ms(o) * (factor if o.platform == at.platform else 1.0)
             for o in situation.candidates
         )
-        return latency_ms - inference_ms + fastest_ms <= limit_ms
+        return latency_ms - situation.wait_ms - inference_ms + fastest_ms <= limit_ms
 
     def _balance(self, situation: Situation, is_counted: bool) -> float:
         """Count late frames in excess of the allowed share; return the share allowed from now on.
