@@ -21,9 +21,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -151,11 +151,18 @@ def main() -> None:
     )
 
 
-def evaluate(variant: str, seeds: int) -> dict[str, float]:
-    """Return the results of one variant, simulated and on the recording."""
+@contextmanager
+def patched(variant: str) -> Iterator[None]:
+    """Leave out the mechanism of a variant."""
     with ExitStack() as stack:
         for owner, name, value in VARIANTS[variant]:
             stack.enter_context(mock.patch.object(owner, name, value))
+        yield
+
+
+def evaluate(variant: str, seeds: int) -> dict[str, float]:
+    """Return the results of one variant, simulated and on the recording."""
+    with patched(variant):
         recording = read_recording()
         return {
             **simulated(seeds),

@@ -1,9 +1,7 @@
 """The benchmark of ablations: each variant changes the policy, and the recording is complete."""
 
-from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from itertools import product
-from unittest import mock
 
 import pytest
 
@@ -12,6 +10,7 @@ from benchmarks.ablations import (
     LIMITS_MS,
     VARIANTS,
     late_percent,
+    patched,
     read_recording,
     recorded_levels,
 )
@@ -19,15 +18,6 @@ from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.simulation.platform import load_platform
 from dynamic_ofa_ros.simulation.run import run
 from dynamic_ofa_ros.simulation.traces import make_trace
-
-
-@contextmanager
-def patched(variant):
-    """Leave out a mechanism."""
-    with ExitStack() as stack:
-        for owner, name, value in VARIANTS[variant]:
-            stack.enter_context(mock.patch.object(owner, name, value))
-        yield
 
 
 @lru_cache

@@ -131,7 +131,7 @@ class PredictivePolicy:
         """Return whether there is a last frame, and it was on time or could have been.
 
         A frame that would be late at every other option, too, is no reason to change the level.
-        The wait for the previous frame would be shorter at a faster one, so it does not count.
+        The wait for the previous frame is left out, because a faster level shortens it.
         """
         at, latency_ms, limit_ms = situation.option, situation.latency_ms, situation.limit_ms
         if at is None or math.isnan(latency_ms):
