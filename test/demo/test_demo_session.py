@@ -129,7 +129,7 @@ def test_the_whole_demo_compares_switching_with_fixed_levels(start):
     top = len(summary['levels'])
     assert list(runs[HIGHEST]['levels']) == [str(top)]
     assert list(runs[LOWEST]['levels']) == ['1']
-    check_comparison(runs, summary, demo.text)
+    check_comparison(runs, summary, demo.text, late_without_load(demo.frames, HIGHEST))
     if summary['conditions']['busy_before'] < 0.2:
         check_return([f for f in demo.frames if f['run'] == SWITCHING and f['level']])
 
@@ -141,8 +141,22 @@ def check_return(frames):
     assert statistics.mean(last) > statistics.mean(loaded[10:])
 
 
-def check_comparison(runs, summary, text):
-    """Check the result of the comparison, with margins for a busy machine."""
+def late_without_load(frames, title):
+    """Return the share of late images while the demo's own load was off."""
+    latencies_ms = [
+        (float(f['latency_ms'] or 'inf'), float(f['limit_ms']))
+        for f in frames
+        if f['run'] == title and f['is_loaded'] == '0'
+    ]
+    return statistics.mean(latency_ms > limit_ms for latency_ms, limit_ms in latencies_ms)
+
+
+def check_comparison(runs, summary, text, disturbed):
+    """Check the result of the comparison, with margins for a busy machine.
+
+    disturbed: share of images that were late at the highest level although the demo's load was
+    off; other programs of the machine then give switching a reason.
+    """
     highest, lowest, switching = (runs[title] for title in (HIGHEST, LOWEST, SWITCHING))
     # A busy machine may lose images, but not most of them.
     for run in runs.values():
@@ -162,7 +176,8 @@ def check_comparison(runs, summary, text):
             assert highest['late_loaded'] > 0.2
             assert len(switching['levels']) > 1
         assert shares[SWITCHING] > best - spread
-        assert switching['quiet_switches'] <= 3
+        if disturbed <= 0.05:
+            assert switching['quiet_switches'] <= 3
 
 
 @pytest.mark.parametrize(
