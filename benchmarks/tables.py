@@ -30,6 +30,9 @@ PUBLISHED_W12 = 'ofa_mbv3_d234_e346_k357_w1.2 (random weights)'
 """The family of the levels published for the Jetson Xavier NX; docs/performance.md calls it w1.2.
 """
 
+CONTENDED = ('step', 'ramp', 'burst', 'periodic', 'random_walk')
+"""The simulated traces of which docs/simulation.md gives the mean regret."""
+
 
 class BlockError(ValueError):
     """A block is unknown or has no end marker."""
@@ -416,6 +419,25 @@ def traces() -> str:
     return table(('policy', 'late, %', 'on-time top-1, %'), rows)
 
 
+def ablations() -> str:
+    """Return what the policy `predictive` achieves without one mechanism at a time."""
+    document = results('ablations')
+    columns = {
+        'burst: regret, points': 'on bursts',
+        'periodic: regret, points': 'on periodic load',
+        'slow frames: late, %': 'slow frames: late, %',
+        'recorded: on-time top-1, %': 'recorded: on-time top-1, %',
+        'recorded: switches/min': 'switches/min',
+        'with stalls: on-time top-1, %': 'with stalls: on-time top-1, %',
+    }
+    rows = []
+    for name, found in document['results']['variants'].items():
+        regret = sum(found[f'{trace}: regret, points'] for trace in CONTENDED) / len(CONTENDED)
+        rows.append((name, *(f'{value:.2f}' for value in (regret, *map(found.get, columns)))))
+    headers = ('policy', 'regret, points', *columns.values())
+    return f'{table(headers, rows)}\n\n{source(document, "ablations")}'
+
+
 def gpu() -> str:
     """Return the latency of levels and the cost of a switch on a GPU."""
     document = results('gpu_check')
@@ -642,7 +664,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     make.__name__: make
     for make in (
         machine, demo, demo_sentence, imagenet, node_losses, calibration, fine_tuning,
-        latency_models, search, contention, coordination, targets, traces, gpu,
+        latency_models, search, contention, coordination, targets, traces, ablations, gpu,
         performance_targets, precision, scheduling, parameters, monitor_parameters, monitor,
         monitor_memory,
     )
