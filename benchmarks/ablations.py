@@ -166,7 +166,7 @@ def evaluate(variant: str, seeds: int) -> dict[str, float]:
         recording = read_recording()
         return {
             **simulated(seeds),
-            'slow frames: late, %': late_percent(recording, seeds),
+            'slow frames: late, %': slow_frames_late_percent(recording, seeds),
             **replayed(recording, seeds, 'recorded'),
             **replayed(recording, seeds, 'with stalls'),
         }
@@ -193,7 +193,7 @@ def simulated(seeds: int) -> dict[str, float]:
     return row
 
 
-def late_percent(latencies_ms: Latencies, seeds: int) -> float:
+def slow_frames_late_percent(latencies_ms: Latencies, seeds: int) -> float:
     """Return the share of late frames if 3 % of frames are slow and the overhead increases."""
     levels = recorded_levels()
     profile = profile_of(latencies_ms, levels)

@@ -12,10 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from benchmarks.policies import PREDICTABLE
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / 'benchmarks' / 'results'
@@ -29,9 +32,6 @@ USUAL = 'engines'
 PUBLISHED_W12 = 'ofa_mbv3_d234_e346_k357_w1.2 (random weights)'
 """The family of the levels published for the Jetson Xavier NX; docs/performance.md calls it w1.2.
 """
-
-CONTENDED = ('step', 'ramp', 'burst', 'periodic', 'random_walk')
-"""The simulated traces of which docs/simulation.md gives the mean regret."""
 
 
 class BlockError(ValueError):
@@ -432,7 +432,7 @@ def ablations() -> str:
     }
     rows = []
     for name, found in document['results']['variants'].items():
-        regret = sum(found[f'{trace}: regret, points'] for trace in CONTENDED) / len(CONTENDED)
+        regret = statistics.mean(found[f'{trace}: regret, points'] for trace in PREDICTABLE)
         rows.append((name, *(f'{value:.2f}' for value in (regret, *map(found.get, columns)))))
     headers = ('policy', 'regret, points', *columns.values())
     return f'{table(headers, rows)}\n\n{source(document, "ablations")}'

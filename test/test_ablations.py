@@ -9,10 +9,10 @@ from benchmarks.ablations import (
     CASES,
     LIMITS_MS,
     VARIANTS,
-    late_percent,
     patched,
     read_recording,
     recorded_levels,
+    slow_frames_late_percent,
 )
 from dynamic_ofa_ros.constraints import Constraints
 from dynamic_ofa_ros.simulation.platform import load_platform
@@ -33,7 +33,7 @@ def levels_played(variant, kind, limit_ms, seed):
 def late_frames(variant):
     """Return the share of late frames in percent if slow frames make images wait."""
     with patched(variant):
-        return late_percent(read_recording(), seeds=1)
+        return slow_frames_late_percent(read_recording(), seeds=1)
 
 
 @pytest.mark.parametrize('variant', [name for name in VARIANTS if VARIANTS[name]])
@@ -45,7 +45,7 @@ def test_a_variant_changes_the_decisions(variant):
 
 
 def test_late_frames_are_seldom_although_slow_ones_make_images_wait():
-    assert late_percent(read_recording(), seeds=4) <= 5.0
+    assert slow_frames_late_percent(read_recording(), seeds=4) <= 5.0
 
 
 def test_the_recording_contains_every_load():

@@ -248,9 +248,11 @@ class Session:
         is_apart: bool = False,
     ) -> None:
         given = [word for item in parameters.items() for word in ('-p', '{}:={}'.format(*item))]
-        module = f'dynamic_ofa_ros.nodes.{module}'
-        command = [sys.executable, '-m', module, '--ros-args', *others, *given]
-        self.stage = f'waiting for {name}; the first start on a machine measures every level'
+        command = [sys.executable, '-m', f'dynamic_ofa_ros.nodes.{module}', '--ros-args']
+        command += [*others, *given]
+        self.stage = f'waiting for {name}'
+        if module == 'classifier_node':
+            self.stage += '; the first start on a machine measures every level'
         self.supervisor.start(name, command, cpus, is_apart)
 
 

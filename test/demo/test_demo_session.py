@@ -17,9 +17,11 @@ from onnx_networks import COLOURS, colour_folders
 from programs import Program, ignore_sigint, wait_until
 from ros_harness import ROOT
 
+from dynamic_ofa_ros import adaptation
 from dynamic_ofa_ros.demo.comparison import HIGHEST, LOWEST, SWITCHING
 from dynamic_ofa_ros.demo.two import MODELS, PICTURE_FILE, SHARES
 from dynamic_ofa_ros.recordings.measures import interval
+from dynamic_ofa_ros.recordings.reading import read
 
 PREPARE_TIMEOUT_S, END_TIMEOUT_S = 120.0, 60.0
 PLAYING = r'no load\n.*level \d'
@@ -129,7 +131,9 @@ def test_the_whole_demo_compares_switching_with_fixed_levels(start):
     top = len(summary['levels'])
     assert list(runs[HIGHEST]['levels']) == [str(top)]
     assert list(runs[LOWEST]['levels']) == ['1']
-    check_comparison(runs, summary, demo.text, late_without_load(demo.frames, HIGHEST))
+    frames = read(f'{demo.output / "frames.csv"}:{HIGHEST}', HIGHEST).run.frames
+    disturbed = adaptation.late_share([f.timed for f in frames if not f.is_loaded])
+    check_comparison(runs, summary, demo.text, disturbed)
     if summary['conditions']['busy_before'] < 0.2:
         check_return([f for f in demo.frames if f['run'] == SWITCHING and f['level']])
 
@@ -139,16 +143,6 @@ def check_return(frames):
     loaded = [int(f['level']) for f in frames if f['is_loaded'] == '1']
     last = [int(f['level']) for f in frames[-20:]]
     assert statistics.mean(last) > statistics.mean(loaded[10:])
-
-
-def late_without_load(frames, title):
-    """Return the share of late images while the demo's own load was off."""
-    latencies_ms = [
-        (float(f['latency_ms'] or 'inf'), float(f['limit_ms']))
-        for f in frames
-        if f['run'] == title and f['is_loaded'] == '0'
-    ]
-    return statistics.mean(latency_ms > limit_ms for latency_ms, limit_ms in latencies_ms)
 
 
 def check_comparison(runs, summary, text, disturbed):
